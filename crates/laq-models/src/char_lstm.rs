@@ -1,0 +1,283 @@
+//! The character network: one LSTM layer on one-hot symbols and a dense softmax (PAPER.md §4).
+
+use laq_solvers::Method;
+use laq_tensor::{Backend, DenseShape, GateBlock, LstmGradients, LstmParameters, LstmShape};
+
+use crate::ModelError;
+use crate::init::Init;
+use crate::parameter::{Parameter, ParameterSpec};
+
+/// The network's settings; defaults are the paper's but for `symbols`, which the text decides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CharLstmSpec {
+    /// V, distinct symbols; at most 256.
+    pub symbols: usize,
+    /// H, cells. Default 512.
+    pub hidden: usize,
+    /// Initial bias of the forget gates. Default 1.
+    pub forget_bias: f32,
+    /// The LSTM's weights start uniform in ±`init_range`. Default 0.08.
+    pub init_range: f32,
+    /// The output layer's weights start normal with this deviation. Default 0.01.
+    pub output_std: f32,
+    /// Gradients of the gates' pre-activations are clipped to ± this at every step. Default 5.
+    pub gate_clip: f32,
+}
+
+impl CharLstmSpec {
+    /// The paper's network for a text of `symbols` distinct symbols.
+    pub fn paper(symbols: usize) -> Self {
+        CharLstmSpec {
+            symbols,
+            hidden: 512,
+            forget_bias: 1.0,
+            init_range: 0.08,
+            output_std: 0.01,
+            gate_clip: 5.0,
+        }
+    }
+
+    fn check(&self) -> Result<(), ModelError> {
+        let setting = |ok: bool, name, value: String, expected| {
+            if ok {
+                Ok(())
+            } else {
+                Err(ModelError::Setting {
+                    name,
+                    value,
+                    expected,
+                })
+            }
+        };
+        let number = |name, value: f32, positive: bool| {
+            let ok = value.is_finite() && (value > 0.0 || !positive && value == 0.0);
+            let expected = if positive {
+                "a number above 0"
+            } else {
+                "a number, 0 or above"
+            };
+            setting(ok, name, value.to_string(), expected)
+        };
+        setting(
+            (1..=256).contains(&self.symbols),
+            "symbols",
+            self.symbols.to_string(),
+            "1 to 256",
+        )?;
+        setting(
+            self.hidden > 0,
+            "hidden",
+            self.hidden.to_string(),
+            "at least 1",
+        )?;
+        setting(
+            self.forget_bias.is_finite(),
+            "forget_bias",
+            self.forget_bias.to_string(),
+            "a finite number",
+        )?;
+        number("init_range", self.init_range, false)?;
+        number("output_std", self.output_std, false)?;
+        number("gate_clip", self.gate_clip, true)
+    }
+}
+
+/// The size of every batch of text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextShape {
+    /// T, symbols of a sequence.
+    pub length: usize,
+    /// B, sequences of a batch.
+    pub batch: usize,
+}
+
+/// The network and the buffers of one batch.
+pub(crate) struct CharLstm<B: Backend> {
+    /// In the order of [`CharLstm::specs`].
+    pub(crate) parameters: [Parameter<B>; 5],
+    pub(crate) inputs: B::Symbols,
+    pub(crate) targets: B::Symbols,
+    shape: LstmShape,
+    gate_clip: f32,
+    space: B::LstmSpace,
+    hidden: B::Tensor,
+    hidden_gradient: B::Tensor,
+    logits: B::Tensor,
+}
+
+impl<B: Backend> CharLstm<B> {
+    pub(crate) fn new(
+        backend: &B,
+        spec: &CharLstmSpec,
+        text: TextShape,
+        method: &Method,
+        seed: u64,
+    ) -> Result<Self, ModelError> {
+        spec.check()?;
+        if text.length == 0 || text.batch == 0 {
+            return Err(ModelError::Setting {
+                name: "length and batch",
+                value: format!("{} and {}", text.length, text.batch),
+                expected: "at least 1 each",
+            });
+        }
+        let shape = LstmShape {
+            length: text.length,
+            batch: text.batch,
+            symbols: spec.symbols,
+            hidden: spec.hidden,
+        };
+        let [weight_ih, weight_hh, bias, weight, output_bias] = Self::specs(spec);
+        let make = |parameter| Parameter::new(backend, parameter, method, seed);
+        Ok(CharLstm {
+            parameters: [
+                make(weight_ih)?,
+                make(weight_hh)?,
+                make(bias)?,
+                make(weight)?,
+                make(output_bias)?,
+            ],
+            inputs: backend.symbols(shape.rows())?,
+            targets: backend.symbols(shape.rows())?,
+            shape,
+            gate_clip: spec.gate_clip,
+            space: backend.lstm_space(shape)?,
+            hidden: backend.zeros(&[shape.rows(), shape.hidden])?,
+            hidden_gradient: backend.zeros(&[shape.rows(), shape.hidden])?,
+            logits: backend.zeros(&[shape.rows(), shape.symbols])?,
+        })
+    }
+
+    fn specs(spec: &CharLstmSpec) -> [ParameterSpec; 5] {
+        let CharLstmSpec {
+            symbols, hidden, ..
+        } = *spec;
+        let gates = || GateBlock::ALL.map(GateBlock::name).to_vec();
+        let uniform = || Init::Uniform {
+            range: spec.init_range,
+        };
+        let forget_bias = GateBlock::ALL
+            .map(|gate| {
+                if gate == GateBlock::Forget {
+                    spec.forget_bias
+                } else {
+                    0.0
+                }
+            })
+            .to_vec();
+        let parameter = |name, shape: &[usize], init, blocks| ParameterSpec {
+            name,
+            shape: shape.to_vec(),
+            init,
+            blocks,
+        };
+        let normal = Init::Normal {
+            standard_deviation: spec.output_std,
+        };
+        [
+            parameter("lstm.weight_ih", &[4 * hidden, symbols], uniform(), gates()),
+            parameter("lstm.weight_hh", &[4 * hidden, hidden], uniform(), gates()),
+            parameter(
+                "lstm.bias",
+                &[4 * hidden],
+                Init::Blocks(forget_bias),
+                Vec::new(),
+            ),
+            parameter("output.weight", &[symbols, hidden], normal, Vec::new()),
+            parameter(
+                "output.bias",
+                &[symbols],
+                Init::Blocks(vec![0.0]),
+                Vec::new(),
+            ),
+        ]
+    }
+
+    pub(crate) fn shape(&self) -> LstmShape {
+        self.shape
+    }
+
+    fn dense_shape(&self) -> DenseShape {
+        let LstmShape {
+            symbols, hidden, ..
+        } = self.shape;
+        DenseShape {
+            rows: self.shape.rows(),
+            inputs: hidden,
+            outputs: symbols,
+        }
+    }
+
+    /// Mean cross-entropy of the batch in `inputs` and `targets`, in nats a symbol; leaves its
+    /// gradient in `logits`.
+    pub(crate) fn forward(&mut self, backend: &B) -> Result<f64, ModelError> {
+        let shape = self.dense_shape();
+        let [weight_ih, weight_hh, bias, weight, output_bias] = &self.parameters;
+        let lstm = LstmParameters {
+            weight_ih: weight_ih.value(),
+            weight_hh: weight_hh.value(),
+            bias: bias.value(),
+        };
+        backend.lstm_forward(&self.inputs, lstm, &mut self.space, &mut self.hidden)?;
+        backend.dense_forward(
+            shape,
+            &self.hidden,
+            weight.value(),
+            output_bias.value(),
+            &mut self.logits,
+        )?;
+        Ok(backend.softmax_cross_entropy(&self.targets, &mut self.logits)?)
+    }
+
+    /// The gradients of all parameters, after [`CharLstm::forward`].
+    pub(crate) fn backward(&mut self, backend: &B) -> Result<(), ModelError> {
+        let shape = self.dense_shape();
+        let [weight_ih, weight_hh, bias, weight, output_bias] = &mut self.parameters;
+        let (weight, weight_gradient) = weight.value_and_gradient();
+        backend.dense_backward(
+            shape,
+            &self.hidden,
+            weight,
+            &self.logits,
+            &mut self.hidden_gradient,
+            weight_gradient,
+            output_bias.value_and_gradient().1,
+        )?;
+        let (weight_ih, weight_ih_gradient) = weight_ih.value_and_gradient();
+        let (weight_hh, weight_hh_gradient) = weight_hh.value_and_gradient();
+        let (bias, bias_gradient) = bias.value_and_gradient();
+        backend.lstm_backward(
+            &self.inputs,
+            LstmParameters {
+                weight_ih,
+                weight_hh,
+                bias,
+            },
+            &self.hidden,
+            &mut self.hidden_gradient,
+            self.gate_clip,
+            &mut self.space,
+            LstmGradients {
+                weight_ih: weight_ih_gradient,
+                weight_hh: weight_hh_gradient,
+                bias: bias_gradient,
+            },
+        )?;
+        Ok(())
+    }
+
+    /// Where a loss that is not finite comes from: the first layer that shows NaN or infinity.
+    pub(crate) fn blame(&self, backend: &B) -> Result<(&'static str, String), ModelError> {
+        for parameter in &self.parameters {
+            if backend.first_not_finite(parameter.value())?.is_some() {
+                return Ok(("the weights", parameter.spec.name.to_owned()));
+            }
+        }
+        let layer = if backend.first_not_finite(&self.hidden)?.is_some() {
+            "lstm"
+        } else {
+            "output"
+        };
+        Ok(("the output", layer.to_owned()))
+    }
+}

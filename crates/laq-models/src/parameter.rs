@@ -1,0 +1,313 @@
+//! One weight tensor in training: latent values, their quantized form, gradient, Adam's moments.
+
+use std::collections::BTreeMap;
+
+use laq_solvers::{Method, Scale};
+use laq_tensor::{AdamStep, Backend, BackendError, QuantizerSnapshot};
+use ndarray::{ArrayD, ArrayViewD};
+
+use crate::ModelError;
+use crate::init::{self, Init};
+
+/// A tensor of a training's state, in host memory, for a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StateTensor {
+    /// Parameter name, or parameter name and part: `lstm.weight_hh`, `lstm.weight_hh.levels`.
+    pub name: String,
+    /// Sizes, row-major.
+    pub shape: Vec<usize>,
+    /// The numbers.
+    pub data: StateData,
+}
+
+/// The numbers of a [`StateTensor`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum StateData {
+    /// Weights, moments, scales.
+    F32(Vec<f32>),
+    /// Level indices.
+    I8(Vec<i8>),
+    /// Counters.
+    U64(Vec<u64>),
+}
+
+/// What the last quantization did to one matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerReport {
+    /// Parameter and block: `lstm.weight_hh.forget`.
+    pub name: String,
+    /// n, its weights.
+    pub weights: usize,
+    /// α, or (α, β).
+    pub scale: Scale,
+    /// Share of the quantized weights that are zero.
+    pub sparsity: f64,
+    /// ½ Σ d (w − ŵ)².
+    pub weighted_error: f64,
+    /// Rounds of the alternating solver.
+    pub rounds: u32,
+}
+
+/// What a parameter is, before it has values.
+#[derive(Clone, Debug)]
+pub(crate) struct ParameterSpec {
+    pub(crate) name: &'static str,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) init: Init,
+    /// Names of the equal blocks of rows that are quantized apart; none: stays full precision.
+    pub(crate) blocks: Vec<&'static str>,
+}
+
+/// A weight tensor with everything that training keeps about it.
+pub(crate) struct Parameter<B: Backend> {
+    pub(crate) spec: ParameterSpec,
+    latent: B::Tensor,
+    gradient: B::Tensor,
+    first_moment: B::Tensor,
+    second_moment: B::Tensor,
+    quantized: Option<Quantized<B>>,
+}
+
+struct Quantized<B: Backend> {
+    quantizer: B::Quantizer,
+    values: B::Tensor,
+}
+
+impl<B: Backend> Parameter<B> {
+    pub(crate) fn new(
+        backend: &B,
+        spec: ParameterSpec,
+        method: &Method,
+        seed: u64,
+    ) -> Result<Self, BackendError> {
+        let zeros = || backend.zeros(&spec.shape);
+        let mut latent = zeros()?;
+        backend.write(
+            init::draw(&spec.init, &spec.shape, seed, spec.name).view(),
+            &mut latent,
+        )?;
+        let quantized = if method.quantizer().is_some() && !spec.blocks.is_empty() {
+            let weights = spec.shape.iter().product();
+            let quantizer = backend.quantizer(method, weights, spec.blocks.len())?;
+            Some(Quantized {
+                quantizer,
+                values: zeros()?,
+            })
+        } else {
+            None
+        };
+        Ok(Parameter {
+            latent,
+            gradient: zeros()?,
+            first_moment: zeros()?,
+            second_moment: zeros()?,
+            quantized,
+            spec,
+        })
+    }
+
+    /// What the network computes with: ŵ, or w where nothing is quantized.
+    pub(crate) fn value(&self) -> &B::Tensor {
+        self.quantized
+            .as_ref()
+            .map_or(&self.latent, |quantized| &quantized.values)
+    }
+
+    /// [`Parameter::value`], and where its gradient goes.
+    pub(crate) fn value_and_gradient(&mut self) -> (&B::Tensor, &mut B::Tensor) {
+        let value = self
+            .quantized
+            .as_ref()
+            .map_or(&self.latent, |quantized| &quantized.values);
+        (value, &mut self.gradient)
+    }
+
+    pub(crate) fn gradient(&self) -> &B::Tensor {
+        &self.gradient
+    }
+
+    /// ŵ = solve(w, d).
+    pub(crate) fn quantize(&mut self, backend: &B, step: u64) -> Result<(), ModelError> {
+        let Some(quantized) = &mut self.quantized else {
+            return Ok(());
+        };
+        backend
+            .quantize(
+                &self.latent,
+                &self.second_moment,
+                &mut quantized.quantizer,
+                &mut quantized.values,
+            )
+            .map_err(|error| match error {
+                BackendError::Solve { group, source } => ModelError::Solve {
+                    layer: format!("{}.{}", self.spec.name, self.spec.blocks[group]),
+                    step,
+                    source,
+                },
+                other => other.into(),
+            })
+    }
+
+    /// ∂L/∂ŵ becomes ∂L/∂w.
+    pub(crate) fn quantizer_backward(&mut self, backend: &B) -> Result<(), BackendError> {
+        let Some(quantized) = &mut self.quantized else {
+            return Ok(());
+        };
+        backend.quantizer_backward(&self.latent, &mut quantized.quantizer, &mut self.gradient)
+    }
+
+    /// Adam; what is quantized is clipped to [−1, 1], and so are no others.
+    pub(crate) fn update(&mut self, backend: &B, step: AdamStep) -> Result<(), BackendError> {
+        let clip = self.quantized.is_some().then_some(1.0);
+        backend.adam(
+            AdamStep { clip, ..step },
+            &self.gradient,
+            &mut self.latent,
+            &mut self.first_moment,
+            &mut self.second_moment,
+        )?;
+        match &mut self.quantized {
+            Some(quantized) => backend.quantizer_update(step, &mut quantized.quantizer),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn reports(&self, backend: &B) -> Result<Vec<LayerReport>, BackendError> {
+        let Some(quantized) = &self.quantized else {
+            return Ok(Vec::new());
+        };
+        let weights = self.spec.shape.iter().product::<usize>() / self.spec.blocks.len();
+        let reports = backend.quantizer_reports(&quantized.quantizer)?;
+        Ok(self
+            .spec
+            .blocks
+            .iter()
+            .zip(reports)
+            .map(|(block, report)| LayerReport {
+                name: format!("{}.{block}", self.spec.name),
+                weights,
+                scale: report.scale,
+                sparsity: report.sparsity,
+                weighted_error: report.weighted_error,
+                rounds: report.rounds,
+            })
+            .collect())
+    }
+
+    pub(crate) fn save(&self, backend: &B) -> Result<Vec<StateTensor>, BackendError> {
+        let name = self.spec.name;
+        let tensor = |part: &str, shape: Vec<usize>, data: StateData| StateTensor {
+            name: format!("{name}{part}"),
+            shape,
+            data,
+        };
+        let mut state = Vec::new();
+        for (part, values) in [
+            ("", &self.latent),
+            (".first_moment", &self.first_moment),
+            (".second_moment", &self.second_moment),
+        ] {
+            let values = backend.read(values)?;
+            state.push(tensor(part, self.spec.shape.clone(), f32s(values)));
+        }
+        if let Some(quantized) = &self.quantized {
+            let snapshot = backend.quantizer_save(&quantized.quantizer)?;
+            let groups = self.spec.blocks.len();
+            let rows = |numbers: &[f32]| vec![groups, numbers.len() / groups];
+            state.push(tensor(
+                ".levels",
+                self.spec.shape.clone(),
+                StateData::I8(snapshot.levels),
+            ));
+            state.push(tensor(
+                ".scales",
+                rows(&snapshot.scales),
+                StateData::F32(snapshot.scales),
+            ));
+            state.push(tensor(
+                ".scale_moments",
+                rows(&snapshot.moments),
+                StateData::F32(snapshot.moments),
+            ));
+        }
+        Ok(state)
+    }
+
+    /// Takes this parameter's tensors out of `state`; changes nothing when one is missing or of
+    /// the wrong size.
+    pub(crate) fn load(
+        &mut self,
+        backend: &B,
+        state: &BTreeMap<&str, &StateTensor>,
+    ) -> Result<(), ModelError> {
+        let name = self.spec.name;
+        let shape = &self.spec.shape;
+        let latent = view(find(state, name, "", Some(shape))?)?;
+        let first_moment = view(find(state, name, ".first_moment", Some(shape))?)?;
+        let second_moment = view(find(state, name, ".second_moment", Some(shape))?)?;
+        if let Some(quantized) = &mut self.quantized {
+            let levels = find(state, name, ".levels", Some(shape))?;
+            let StateData::I8(levels) = &levels.data else {
+                return Err(wrong_type(&levels.name, "i8"));
+            };
+            let snapshot = QuantizerSnapshot {
+                levels: levels.clone(),
+                scales: view(find(state, name, ".scales", None)?)?
+                    .iter()
+                    .copied()
+                    .collect(),
+                moments: view(find(state, name, ".scale_moments", None)?)?
+                    .iter()
+                    .copied()
+                    .collect(),
+            };
+            backend.quantizer_load(&snapshot, &mut quantized.quantizer, &mut quantized.values)?;
+        }
+        backend.write(latent, &mut self.latent)?;
+        backend.write(first_moment, &mut self.first_moment)?;
+        backend.write(second_moment, &mut self.second_moment)?;
+        Ok(())
+    }
+}
+
+fn f32s(values: ArrayD<f32>) -> StateData {
+    StateData::F32(values.into_iter().collect())
+}
+
+fn wrong_type(name: &str, expected: &str) -> ModelError {
+    ModelError::State(format!("tensor {name} does not hold {expected} numbers"))
+}
+
+/// The tensor `parameter` + `part` of a stored state, of this shape where one is given.
+fn find<'a>(
+    state: &BTreeMap<&str, &'a StateTensor>,
+    parameter: &str,
+    part: &str,
+    shape: Option<&[usize]>,
+) -> Result<&'a StateTensor, ModelError> {
+    let name = format!("{parameter}{part}");
+    let Some(tensor) = state.get(name.as_str()) else {
+        return Err(ModelError::State(format!("tensor {name} is missing")));
+    };
+    match shape {
+        Some(shape) if tensor.shape != shape => Err(ModelError::State(format!(
+            "tensor {name} has shape {:?}, expected {shape:?}",
+            tensor.shape
+        ))),
+        _ => Ok(tensor),
+    }
+}
+
+fn view(tensor: &StateTensor) -> Result<ArrayViewD<'_, f32>, ModelError> {
+    let StateData::F32(values) = &tensor.data else {
+        return Err(wrong_type(&tensor.name, "f32"));
+    };
+    ArrayViewD::from_shape(tensor.shape.as_slice(), values).map_err(|_| {
+        ModelError::State(format!(
+            "tensor {} has {} numbers, which is not its shape {:?}",
+            tensor.name,
+            values.len(),
+            tensor.shape
+        ))
+    })
+}

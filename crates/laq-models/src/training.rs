@@ -1,0 +1,271 @@
+//! One training iteration (PAPER.md §3, Algorithm 3), from a batch to the updated weights.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use laq_solvers::Method;
+use laq_tensor::{AdamStep, Backend};
+
+use crate::ModelError;
+use crate::char_lstm::{CharLstm, CharLstmSpec, TextShape};
+use crate::parameter::{LayerReport, StateData, StateTensor};
+
+/// Adam's constants (PAPER.md §3, step 3).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamSettings {
+    /// β₁, default 0.9.
+    pub beta1: f64,
+    /// β₂, default 0.999.
+    pub beta2: f64,
+    /// ε, default 1e-8.
+    pub epsilon: f64,
+}
+
+impl Default for AdamSettings {
+    fn default() -> Self {
+        AdamSettings {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+        }
+    }
+}
+
+/// What one training step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Mean cross-entropy of the batch in nats a symbol, before the update.
+    pub loss: f64,
+    /// Wall-clock seconds of the step.
+    pub seconds: f64,
+    /// Of these, seconds spent in solving for ŵ and in the quantizer's own gradients and updates.
+    pub quantize_seconds: f64,
+}
+
+/// A network in training: latent weights, their quantized form, Adam's state.
+pub struct Training<B: Backend> {
+    backend: B,
+    network: CharLstm<B>,
+    adam: AdamSettings,
+    steps: u64,
+    /// Whether ŵ belongs to the latent weights as they are now.
+    quantized_is_current: bool,
+}
+
+/// Name of the state tensor with the step counter and whether ŵ is current.
+const COUNTERS: &str = "training.counters";
+
+impl<B: Backend> Training<B> {
+    /// The character network of PAPER.md §4 with fresh weights; equal seeds give equal bits.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`] for a setting out of its range; [`ModelError::Backend`] when the
+    /// device has no room.
+    pub fn char_lstm(
+        backend: B,
+        spec: &CharLstmSpec,
+        shape: TextShape,
+        method: &Method,
+        adam: AdamSettings,
+        seed: u64,
+    ) -> Result<Self, ModelError> {
+        let network = CharLstm::new(&backend, spec, shape, method, seed)?;
+        Ok(Training {
+            backend,
+            network,
+            adam,
+            steps: 0,
+            quantized_is_current: false,
+        })
+    }
+
+    /// The device that computes.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Steps taken so far, those before a checkpoint included.
+    pub fn steps_taken(&self) -> u64 {
+        self.steps
+    }
+
+    /// One iteration of Algorithm 3 on a batch of T·B symbols, time-major (index t·B + b).
+    ///
+    /// 1. ŵ = solve(w, d) for every quantized matrix.
+    /// 2. Forward and backward with ŵ in place of w.
+    /// 3. Adam on the latent weights, clipped to [−1, 1], and on what is not quantized.
+    ///
+    /// # Errors
+    /// [`ModelError::NotFinite`] or [`ModelError::Solve`] when a number is no longer finite; the
+    /// weights are then those of the step before. [`ModelError::Batch`] for a batch of another
+    /// size, or with a symbol that the network does not have.
+    pub fn step(
+        &mut self,
+        inputs: &[u8],
+        targets: &[u8],
+        learning_rate: f64,
+    ) -> Result<StepReport, ModelError> {
+        let start = Instant::now();
+        let step = self.steps + 1;
+        self.load_batch(inputs, targets)?;
+        self.ensure_quantized()?;
+        let mut quantize_seconds = start.elapsed().as_secs_f64();
+
+        let loss = self.network.forward(&self.backend)?;
+        if !loss.is_finite() {
+            let (what, layer) = self.network.blame(&self.backend)?;
+            return Err(ModelError::NotFinite { what, layer, step });
+        }
+        self.network.backward(&self.backend)?;
+        for parameter in &self.network.parameters {
+            if self
+                .backend
+                .first_not_finite(parameter.gradient())?
+                .is_some()
+            {
+                let layer = parameter.spec.name.to_owned();
+                return Err(ModelError::NotFinite {
+                    what: "the gradient",
+                    layer,
+                    step,
+                });
+            }
+        }
+
+        let own = Instant::now();
+        for parameter in &mut self.network.parameters {
+            parameter.quantizer_backward(&self.backend)?;
+        }
+        quantize_seconds += own.elapsed().as_secs_f64();
+        let adam = AdamStep {
+            learning_rate,
+            beta1: self.adam.beta1,
+            beta2: self.adam.beta2,
+            epsilon: self.adam.epsilon,
+            step,
+            clip: None,
+        };
+        self.quantized_is_current = false;
+        for parameter in &mut self.network.parameters {
+            parameter.update(&self.backend, adam)?;
+        }
+        self.steps = step;
+        Ok(StepReport {
+            loss,
+            seconds: start.elapsed().as_secs_f64(),
+            quantize_seconds,
+        })
+    }
+
+    /// Mean cross-entropy of a batch with the quantized weights; training goes on as if it had not
+    /// been called.
+    ///
+    /// # Errors
+    /// As [`Training::step`].
+    pub fn evaluate(&mut self, inputs: &[u8], targets: &[u8]) -> Result<f64, ModelError> {
+        self.load_batch(inputs, targets)?;
+        self.ensure_quantized()?;
+        let loss = self.network.forward(&self.backend)?;
+        if !loss.is_finite() {
+            let (what, layer) = self.network.blame(&self.backend)?;
+            return Err(ModelError::NotFinite {
+                what,
+                layer,
+                step: self.steps,
+            });
+        }
+        Ok(loss)
+    }
+
+    /// What quantization does to each matrix at the current weights; empty for `full`.
+    ///
+    /// # Errors
+    /// As [`Training::step`].
+    pub fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError> {
+        self.ensure_quantized()?;
+        let mut reports = Vec::new();
+        for parameter in &self.network.parameters {
+            reports.extend(parameter.reports(&self.backend)?);
+        }
+        Ok(reports)
+    }
+
+    /// Everything that the same bits need later: weights, moments, levels, scales, counters.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn save(&self) -> Result<Vec<StateTensor>, ModelError> {
+        let mut state = vec![StateTensor {
+            name: COUNTERS.to_owned(),
+            shape: vec![2],
+            data: StateData::U64(vec![self.steps, u64::from(self.quantized_is_current)]),
+        }];
+        for parameter in &self.network.parameters {
+            state.extend(parameter.save(&self.backend)?);
+        }
+        Ok(state)
+    }
+
+    /// Goes on from a saved state.
+    ///
+    /// # Errors
+    /// [`ModelError::State`] or [`ModelError::Backend`] when the state is of another network or
+    /// method. This training is then good for nothing but another `load`.
+    pub fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
+        let by_name: BTreeMap<&str, &StateTensor> = state
+            .iter()
+            .map(|tensor| (tensor.name.as_str(), tensor))
+            .collect();
+        let (steps, current) = match by_name.get(COUNTERS).map(|tensor| &tensor.data) {
+            Some(StateData::U64(counters)) if counters.len() == 2 => (counters[0], counters[1]),
+            _ => return Err(ModelError::State(format!("tensor {COUNTERS} is missing"))),
+        };
+        for parameter in &mut self.network.parameters {
+            parameter.load(&self.backend, &by_name)?;
+        }
+        self.steps = steps;
+        self.quantized_is_current = current != 0;
+        Ok(())
+    }
+
+    /// Solving is done once for each state of the latent weights, so that looking at a network
+    /// (evaluation, reports) between two steps leaves the warm start of the next as it was.
+    fn ensure_quantized(&mut self) -> Result<(), ModelError> {
+        if !self.quantized_is_current {
+            for parameter in &mut self.network.parameters {
+                parameter.quantize(&self.backend, self.steps + 1)?;
+            }
+            self.quantized_is_current = true;
+        }
+        Ok(())
+    }
+
+    fn load_batch(&mut self, inputs: &[u8], targets: &[u8]) -> Result<(), ModelError> {
+        let shape = self.network.shape();
+        for (what, symbols) in [("inputs", inputs), ("targets", targets)] {
+            if symbols.len() != shape.rows() {
+                return Err(ModelError::Batch(format!(
+                    "{} {what}, expected {} (length {} times batch {})",
+                    symbols.len(),
+                    shape.rows(),
+                    shape.length,
+                    shape.batch
+                )));
+            }
+            if let Some(at) = symbols
+                .iter()
+                .position(|&s| usize::from(s) >= shape.symbols)
+            {
+                return Err(ModelError::Batch(format!(
+                    "symbol {} at index {at} of the {what}, but the network has {} symbols",
+                    symbols[at], shape.symbols
+                )));
+            }
+        }
+        self.backend
+            .write_symbols(inputs, &mut self.network.inputs)?;
+        self.backend
+            .write_symbols(targets, &mut self.network.targets)?;
+        Ok(())
+    }
+}

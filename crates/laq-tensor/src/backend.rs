@@ -1,0 +1,410 @@
+//! The contract between a network and the device that computes it.
+//!
+//! [`Backend`] speaks at the granularity of a layer's kernel, not of an array library, so that a
+//! backend is free to fuse: a whole sequence of the LSTM is one call. Forward and backward are
+//! explicit; there is no tape. Which parameters exist and in which order they are used is the
+//! business of `laq-models`; what a method does with a weight is that of `laq-solvers`.
+
+use laq_solvers::{Method, Scale, SolveError};
+use ndarray::{ArrayD, ArrayViewD};
+
+/// What can go wrong on a device.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// A kernel was asked for by name that this build or this processor does not have.
+    #[error(
+        "the kernel \"{found}\" (from {variable}) is not available on this processor: \
+         expected one of {available}; unset {variable} to let the fastest be picked"
+    )]
+    UnknownKernel {
+        /// The name that was found.
+        found: String,
+        /// The environment variable that named it.
+        variable: &'static str,
+        /// The names that would have been accepted, comma separated.
+        available: String,
+    },
+    /// A solver refused a group of weights.
+    #[error("group {group}: {source}")]
+    Solve {
+        /// Index of the group of rows within the parameter.
+        group: usize,
+        /// What the solver said.
+        source: SolveError,
+    },
+    /// A stored state does not fit the parameter that it is loaded into.
+    #[error("the stored quantizer state does not fit: {0}")]
+    StateMismatch(String),
+}
+
+/// Sizes of a one-layer LSTM over a whole sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LstmShape {
+    /// T, time steps.
+    pub length: usize,
+    /// B, sequences side by side.
+    pub batch: usize,
+    /// V, distinct input symbols.
+    pub symbols: usize,
+    /// H, cells.
+    pub hidden: usize,
+}
+
+impl LstmShape {
+    /// T·B, the rows of everything that is kept for each time step and sequence.
+    pub fn rows(&self) -> usize {
+        self.length * self.batch
+    }
+}
+
+/// The four blocks of rows of the LSTM's weights, in the order in which they are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateBlock {
+    /// i, how much of the candidate is written into the cell.
+    Input,
+    /// f, how much of the cell is kept.
+    Forget,
+    /// g, the candidate.
+    Cell,
+    /// o, how much of the cell is shown.
+    Output,
+}
+
+impl GateBlock {
+    /// All four, in storage order.
+    pub const ALL: [GateBlock; 4] = [
+        GateBlock::Input,
+        GateBlock::Forget,
+        GateBlock::Cell,
+        GateBlock::Output,
+    ];
+
+    /// The name used in parameter names.
+    pub fn name(self) -> &'static str {
+        match self {
+            GateBlock::Input => "input",
+            GateBlock::Forget => "forget",
+            GateBlock::Cell => "cell",
+            GateBlock::Output => "output",
+        }
+    }
+}
+
+/// The weights of an LSTM; rows in blocks of H for the gates input, forget, cell, output.
+#[derive(Debug)]
+pub struct LstmParameters<'a, Tensor> {
+    /// `W_x`, 4H × V.
+    pub weight_ih: &'a Tensor,
+    /// `W_h`, 4H × H.
+    pub weight_hh: &'a Tensor,
+    /// b, 4H.
+    pub bias: &'a Tensor,
+}
+
+/// Where [`Backend::lstm_backward`] writes; shapes as in [`LstmParameters`].
+#[derive(Debug)]
+pub struct LstmGradients<'a, Tensor> {
+    /// ∂L/∂`W_x`, 4H × V.
+    pub weight_ih: &'a mut Tensor,
+    /// ∂L/∂`W_h`, 4H × H.
+    pub weight_hh: &'a mut Tensor,
+    /// ∂L/∂b, 4H.
+    pub bias: &'a mut Tensor,
+}
+
+/// Sizes of a dense layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DenseShape {
+    /// R, examples.
+    pub rows: usize,
+    /// K, inputs.
+    pub inputs: usize,
+    /// N, outputs.
+    pub outputs: usize,
+}
+
+/// One step of Adam (PAPER.md §3, step 3).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamStep {
+    /// lr of this step.
+    pub learning_rate: f64,
+    /// β₁, decay of the first moment.
+    pub beta1: f64,
+    /// β₂, decay of the second moment.
+    pub beta2: f64,
+    /// ε, added to √v.
+    pub epsilon: f64,
+    /// t, counted from 1.
+    pub step: u64,
+    /// Clip the parameter to [−limit, limit] after the update.
+    pub clip: Option<f32>,
+}
+
+impl AdamStep {
+    /// lr·√(1−β₂ᵗ)/(1−β₁ᵗ), the bias-corrected step size.
+    pub fn step_size(&self) -> f64 {
+        let t = self.step as f64;
+        self.learning_rate * (1.0 - self.beta2.powf(t)).sqrt() / (1.0 - self.beta1.powf(t))
+    }
+}
+
+/// What the last [`Backend::quantize`] did to one group of rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupReport {
+    /// The scale(s), α or (α, β).
+    pub scale: Scale,
+    /// Share of the weights whose quantized value is zero.
+    pub sparsity: f64,
+    /// ½ Σ d (w − ŵ)².
+    pub weighted_error: f64,
+    /// Rounds of the alternating solver.
+    pub rounds: u32,
+}
+
+/// What a quantizer carries from one iteration to the next, in host memory, for a checkpoint.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct QuantizerSnapshot {
+    /// Level indices, one per weight.
+    pub levels: Vec<i8>,
+    /// One number a group, α, or two, (α, β). Empty before the first solve.
+    pub scales: Vec<f32>,
+    /// Adam's moments of trained scales, four a group: two first, two second; empty otherwise.
+    pub moments: Vec<f32>,
+}
+
+/// A device that holds tensors of f32 and computes layers on them.
+///
+/// Tensors are dense and row-major. An operation whose arguments have the wrong size panics: sizes
+/// are decided by `laq-models`, never by a file. Every buffer is made before training starts, so
+/// that a step need not allocate.
+pub trait Backend: Send + Sync {
+    /// A dense row-major array of f32 in the device's memory.
+    type Tensor: Send;
+    /// A batch of symbol indices in the device's memory.
+    type Symbols: Send;
+    /// What an LSTM keeps from forward to backward, and its scratch.
+    type LstmSpace: Send;
+    /// A quantizer's state for one parameter: levels, scales, scratch.
+    type Quantizer: Send;
+
+    /// Which device and which kernels, for the record of a run.
+    fn describe(&self) -> String;
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    fn zeros(&self, shape: &[usize]) -> Result<Self::Tensor, BackendError>;
+
+    /// Copies `values` into a tensor of the same number of elements.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn write(
+        &self,
+        values: ArrayViewD<'_, f32>,
+        tensor: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// Copies a tensor to the host.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn read(&self, tensor: &Self::Tensor) -> Result<ArrayD<f32>, BackendError>;
+
+    /// Room for `count` symbol indices.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    fn symbols(&self, count: usize) -> Result<Self::Symbols, BackendError>;
+
+    /// Copies symbol indices to the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn write_symbols(&self, values: &[u8], symbols: &mut Self::Symbols)
+    -> Result<(), BackendError>;
+
+    /// Space for one LSTM of this shape.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    fn lstm_space(&self, shape: LstmShape) -> Result<Self::LstmSpace, BackendError>;
+
+    /// The LSTM over a whole sequence, from zero state (PAPER.md §4).
+    ///
+    /// ```text
+    /// a_t = W_x[:, x_t] + W_h h_{t−1} + b          blocks i, f, g, o of a_t
+    /// i, f, o = σ(a),  g = tanh(a)
+    /// c_t = f ∘ c_{t−1} + i ∘ g
+    /// h_t = o ∘ tanh(c_t)
+    /// ```
+    ///
+    /// `input` holds T·B symbols, time-major: x of time t and sequence b at t·B + b. `hidden`
+    /// receives `h_t`, T·B × H in the same order.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn lstm_forward(
+        &self,
+        input: &Self::Symbols,
+        parameters: LstmParameters<'_, Self::Tensor>,
+        space: &mut Self::LstmSpace,
+        hidden: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// The gradients of the LSTM's weights; to be called after [`Backend::lstm_forward`] with the
+    /// same arguments.
+    ///
+    /// `hidden_gradient` (T·B × H) brings ∂L/∂`h_t` from the layer above and is overwritten: it
+    /// leaves with the gradient through time added. The gradients with respect to the gates'
+    /// pre-activations `a_t` are clipped to [−clip, clip] at every time step (PAPER.md §5).
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn lstm_backward(
+        &self,
+        input: &Self::Symbols,
+        parameters: LstmParameters<'_, Self::Tensor>,
+        hidden: &Self::Tensor,
+        hidden_gradient: &mut Self::Tensor,
+        clip: f32,
+        space: &mut Self::LstmSpace,
+        gradients: LstmGradients<'_, Self::Tensor>,
+    ) -> Result<(), BackendError>;
+
+    /// y = x Wᵀ + b, with x R × K, W N × K, b N, y R × N.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn dense_forward(
+        &self,
+        shape: DenseShape,
+        input: &Self::Tensor,
+        weight: &Self::Tensor,
+        bias: &Self::Tensor,
+        output: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// The three gradients of [`Backend::dense_forward`]: ∂x = ∂y W, ∂W = ∂yᵀ x, ∂b = Σ ∂y.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn dense_backward(
+        &self,
+        shape: DenseShape,
+        input: &Self::Tensor,
+        weight: &Self::Tensor,
+        output_gradient: &Self::Tensor,
+        input_gradient: &mut Self::Tensor,
+        weight_gradient: &mut Self::Tensor,
+        bias_gradient: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// Mean cross-entropy of softmax(logits) in nats, L = −1/R Σ log softmax(y_r)[target_r].
+    ///
+    /// `logits` is R × N with one target per row, and is overwritten with ∂L/∂y.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn softmax_cross_entropy(
+        &self,
+        targets: &Self::Symbols,
+        logits: &mut Self::Tensor,
+    ) -> Result<f64, BackendError>;
+
+    /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², w ← w − step·m/(√v + ε), then the clip.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn adam(
+        &self,
+        step: AdamStep,
+        gradient: &Self::Tensor,
+        weight: &mut Self::Tensor,
+        first_moment: &mut Self::Tensor,
+        second_moment: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// Index of the first NaN or infinity, if there is one.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn first_not_finite(&self, tensor: &Self::Tensor) -> Result<Option<usize>, BackendError>;
+
+    /// State for a parameter of `groups` equal blocks of rows, each quantized with its own scale.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    fn quantizer(
+        &self,
+        method: &Method,
+        weights: usize,
+        groups: usize,
+    ) -> Result<Self::Quantizer, BackendError>;
+
+    /// ŵ = solve(w, √v + 1e-8), group by group (PAPER.md §3, step 1), warm-started by the levels
+    /// of the call before.
+    ///
+    /// # Errors
+    /// [`BackendError::Solve`] when a weight or a moment is NaN or infinite.
+    fn quantize(
+        &self,
+        latent: &Self::Tensor,
+        second_moment: &Self::Tensor,
+        quantizer: &mut Self::Quantizer,
+        quantized: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// Turns ∂L/∂ŵ into ∂L/∂w in place, by the method's own rule (PAPER.md §2), and keeps the
+    /// gradients of trained scales.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn quantizer_backward(
+        &self,
+        latent: &Self::Tensor,
+        quantizer: &mut Self::Quantizer,
+        gradient: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// Adam on the trained scales, where the method has any.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn quantizer_update(
+        &self,
+        step: AdamStep,
+        quantizer: &mut Self::Quantizer,
+    ) -> Result<(), BackendError>;
+
+    /// What the last solve did, a line a group; empty before the first.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn quantizer_reports(
+        &self,
+        quantizer: &Self::Quantizer,
+    ) -> Result<Vec<GroupReport>, BackendError>;
+
+    /// The state to keep in a checkpoint.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn quantizer_save(
+        &self,
+        quantizer: &Self::Quantizer,
+    ) -> Result<QuantizerSnapshot, BackendError>;
+
+    /// Goes on from a kept state, and writes the ŵ that it stands for where it holds one.
+    ///
+    /// # Errors
+    /// [`BackendError::StateMismatch`] when it is of another size.
+    fn quantizer_load(
+        &self,
+        snapshot: &QuantizerSnapshot,
+        quantizer: &mut Self::Quantizer,
+        quantized: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+}

@@ -1,0 +1,173 @@
+//! The dense layer, its loss, and Adam: what is not the recurrence.
+
+use rayon::prelude::*;
+
+use super::gemm::{Matrix, gemm};
+use super::kernel::{Kernel, for_each_set};
+use super::math;
+use crate::{AdamStep, DenseShape};
+
+pub(crate) fn forward(
+    kernel: Kernel,
+    shape: DenseShape,
+    input: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    output: &mut [f32],
+) {
+    let DenseShape {
+        rows,
+        inputs,
+        outputs,
+    } = shape;
+    assert_eq!(bias.len(), outputs);
+    output
+        .par_chunks_exact_mut(outputs)
+        .for_each(|row| row.copy_from_slice(bias));
+    let weight = Matrix::new(weight, outputs, inputs).transposed();
+    gemm(
+        kernel,
+        Matrix::new(input, rows, inputs),
+        weight,
+        true,
+        output,
+    );
+}
+
+pub(crate) fn backward(
+    kernel: Kernel,
+    shape: DenseShape,
+    input: &[f32],
+    weight: &[f32],
+    output_gradient: &[f32],
+    input_gradient: &mut [f32],
+    weight_gradient: &mut [f32],
+    bias_gradient: &mut [f32],
+) {
+    let DenseShape {
+        rows,
+        inputs,
+        outputs,
+    } = shape;
+    assert_eq!(bias_gradient.len(), outputs);
+    let gradient = Matrix::new(output_gradient, rows, outputs);
+    gemm(
+        kernel,
+        gradient,
+        Matrix::new(weight, outputs, inputs),
+        false,
+        input_gradient,
+    );
+    gemm(
+        kernel,
+        gradient.transposed(),
+        Matrix::new(input, rows, inputs),
+        false,
+        weight_gradient,
+    );
+    // Sixteen columns are one cache line of every row.
+    bias_gradient
+        .par_chunks_mut(16)
+        .enumerate()
+        .for_each(|(chunk, sums)| {
+            let mut wide = [0.0f64; 16];
+            for row in output_gradient.chunks_exact(outputs) {
+                for (sum, &value) in wide.iter_mut().zip(&row[chunk * 16..]) {
+                    *sum += f64::from(value);
+                }
+            }
+            for (sum, wide) in sums.iter_mut().zip(wide) {
+                *sum = wide as f32;
+            }
+        });
+}
+
+/// Chunks of rows whose losses are summed apart and then in order: the same bits with any number
+/// of threads.
+const LOSS_CHUNKS: usize = 128;
+
+pub(crate) fn softmax_cross_entropy(kernel: Kernel, targets: &[u8], logits: &mut [f32]) -> f64 {
+    let rows = targets.len();
+    if rows == 0 {
+        return 0.0;
+    }
+    assert_eq!(logits.len() % rows, 0);
+    let classes = logits.len() / rows;
+    assert!(targets.iter().all(|&target| usize::from(target) < classes));
+    let chunk = rows.div_ceil(LOSS_CHUNKS);
+    let mut sums = [0.0f64; LOSS_CHUNKS];
+    logits
+        .par_chunks_mut(chunk * classes)
+        .zip(targets.par_chunks(chunk))
+        .zip(sums.par_iter_mut())
+        .for_each(|((logits, targets), sum)| {
+            for (row, &target) in logits.chunks_exact_mut(classes).zip(targets) {
+                *sum += softmax_row(kernel, row, usize::from(target), 1.0 / rows as f32);
+            }
+        });
+    sums.iter().sum::<f64>() / rows as f64
+}
+
+for_each_set! {
+    /// −log softmax(y)[target]; y becomes (softmax(y) − onehot)·weight.
+    fn softmax_row(row: &mut [f32], target: usize, weight: f32) -> f64 {
+        let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let of_target = f64::from(row[target]) - f64::from(largest);
+        for value in row.iter_mut() {
+            *value = math::exp(*value - largest);
+        }
+        let sum: f64 = row.iter().map(|&value| f64::from(value)).sum();
+        let factor = (f64::from(weight) / sum) as f32;
+        for value in row.iter_mut() {
+            *value *= factor;
+        }
+        row[target] -= weight;
+        sum.ln() - of_target
+    }
+}
+
+/// Numbers a thread updates at once.
+const ADAM_CHUNK: usize = 1 << 15;
+
+pub(crate) fn adam(
+    kernel: Kernel,
+    step: AdamStep,
+    gradient: &[f32],
+    weight: &mut [f32],
+    first_moment: &mut [f32],
+    second_moment: &mut [f32],
+) {
+    assert!(
+        gradient.len() == weight.len()
+            && first_moment.len() == weight.len()
+            && second_moment.len() == weight.len()
+    );
+    weight
+        .par_chunks_mut(ADAM_CHUNK)
+        .zip(gradient.par_chunks(ADAM_CHUNK))
+        .zip(first_moment.par_chunks_mut(ADAM_CHUNK))
+        .zip(second_moment.par_chunks_mut(ADAM_CHUNK))
+        .for_each(|(((weight, gradient), first), second)| {
+            adam_chunk(kernel, step, gradient, weight, first, second);
+        });
+}
+
+for_each_set! {
+    fn adam_chunk(
+        step: AdamStep, gradient: &[f32], weight: &mut [f32], first: &mut [f32], second: &mut [f32],
+    ) {
+        let n = weight.len();
+        let (gradient, first, second) = (&gradient[..n], &mut first[..n], &mut second[..n]);
+        let (beta1, beta2) = (step.beta1 as f32, step.beta2 as f32);
+        let (rest1, rest2) = ((1.0 - step.beta1) as f32, (1.0 - step.beta2) as f32);
+        let (size, epsilon) = (step.step_size() as f32, step.epsilon as f32);
+        let limit = step.clip.unwrap_or(f32::INFINITY);
+        for j in 0..n {
+            let g = gradient[j];
+            first[j] = beta1 * first[j] + rest1 * g;
+            second[j] = beta2 * second[j] + rest2 * (g * g);
+            let moved = weight[j] - size * first[j] / (second[j].sqrt() + epsilon);
+            weight[j] = moved.clamp(-limit, limit);
+        }
+    }
+}

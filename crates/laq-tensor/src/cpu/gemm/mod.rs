@@ -1,0 +1,290 @@
+//! C = A·B in f32, packed and tiled, over all threads of the current rayon pool.
+//!
+//! The product is cut along its depth into slices of [`DEPTH`]; of each slice, B is packed once for
+//! all, and blocks of C are dealt to the threads, which pack the rows of A that they need. Every
+//! element of C is summed in the order of the depth, whoever computes it: the same bits with any
+//! number of threads. Scratch memory belongs to the thread and is kept from call to call.
+
+mod pack;
+mod tile;
+
+use std::cell::Cell;
+
+use rayon::prelude::*;
+
+use super::kernel::Kernel;
+use super::shared::Shared;
+pub(crate) use pack::{Matrix, pack_panel};
+pub(crate) use tile::{LARGEST_TILE, tile_columns, tile_rows};
+
+/// Depth of a slice: panels of A and B of this depth stay in the second-level cache.
+pub(crate) const DEPTH: usize = 512;
+/// Rows of a block of C, about; a multiple of the tile's rows is taken.
+const BLOCK_ROWS: usize = 120;
+/// Columns of a block of C, about.
+const BLOCK_COLUMNS: usize = 256;
+
+thread_local! {
+    static PACKED_A: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PACKED_B: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lends the thread's scratch of at least `length` numbers, which are whatever was left there.
+fn with_scratch<R>(
+    cell: &'static std::thread::LocalKey<Cell<Vec<f32>>>,
+    length: usize,
+    work: impl FnOnce(&mut [f32]) -> R,
+) -> R {
+    // Taken out for the time of the work: a product that this thread is given meanwhile finds an
+    // empty cell and makes its own scratch.
+    let mut scratch = cell.take();
+    if scratch.len() < length {
+        scratch.resize(length, 0.0);
+    }
+    let result = work(&mut scratch[..length]);
+    cell.set(scratch);
+    result
+}
+
+/// C ← A·B, or C ← C + A·B with `accumulate`; C is dense and row-major.
+pub(crate) fn gemm(kernel: Kernel, a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, c: &mut [f32]) {
+    let (rows, columns, depth) = (a.rows, b.columns, a.columns);
+    assert_eq!(b.rows, depth);
+    assert_eq!(c.len(), rows * columns);
+    if depth == 0 && !accumulate {
+        c.fill(0.0);
+    }
+    if rows == 0 || columns == 0 || depth == 0 {
+        return;
+    }
+    let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
+    let block_rows = BLOCK_ROWS.div_ceil(mr) * mr;
+    let block_panels = (BLOCK_COLUMNS / nr).max(1);
+    let panels = columns.div_ceil(nr);
+    let row_blocks = rows.div_ceil(block_rows);
+    let column_blocks = panels.div_ceil(block_panels);
+    let c = Shared::new(c);
+    with_scratch(&PACKED_B, panels * nr * DEPTH.min(depth), |packed_b| {
+        let mut start = 0;
+        while start < depth {
+            let slice = start..depth.min(start + DEPTH);
+            let steps = slice.len();
+            let packed_b = &mut packed_b[..panels * nr * steps];
+            packed_b
+                .par_chunks_exact_mut(nr * steps)
+                .enumerate()
+                .for_each(|(panel, target)| {
+                    pack_panel(
+                        b.transposed(),
+                        panel * nr,
+                        columns,
+                        nr,
+                        slice.clone(),
+                        target,
+                    );
+                });
+            let packed_b = &*packed_b;
+            let add = accumulate || start > 0;
+            (0..row_blocks * column_blocks)
+                .into_par_iter()
+                .for_each(|block| {
+                    let first_row = block / column_blocks * block_rows;
+                    let last_row = rows.min(first_row + block_rows);
+                    let first_panel = block % column_blocks * block_panels;
+                    let last_panel = panels.min(first_panel + block_panels);
+                    let tiles = (last_row - first_row).div_ceil(mr);
+                    with_scratch(&PACKED_A, tiles * mr * steps, |packed_a| {
+                        for (tile, target) in packed_a.chunks_exact_mut(mr * steps).enumerate() {
+                            pack_panel(
+                                a,
+                                first_row + tile * mr,
+                                last_row,
+                                mr,
+                                slice.clone(),
+                                target,
+                            );
+                        }
+                        for panel in first_panel..last_panel {
+                            let first_column = panel * nr;
+                            // SAFETY: this block of C is this task's alone.
+                            unsafe {
+                                multiply_panel(
+                                    kernel,
+                                    steps,
+                                    packed_a,
+                                    last_row - first_row,
+                                    &packed_b[panel * nr * steps..][..nr * steps],
+                                    nr.min(columns - first_column),
+                                    c.address(first_row * columns + first_column),
+                                    columns,
+                                    add,
+                                );
+                            }
+                        }
+                    });
+                });
+            start += DEPTH;
+        }
+    });
+}
+
+/// All tiles of one panel of B: C ← A·B or C ← C + A·B for `rows` × `columns` numbers of C, of
+/// which `columns` ≤ NR.
+///
+/// # Safety
+/// `c` is readable and writable at r·stride + j for every r < `rows`, j < `columns`, and nobody
+/// else touches these numbers meanwhile.
+pub(crate) unsafe fn multiply_panel(
+    kernel: Kernel,
+    steps: usize,
+    packed_a: &[f32],
+    rows: usize,
+    panel: &[f32],
+    columns: usize,
+    c: *mut f32,
+    stride: usize,
+    accumulate: bool,
+) {
+    let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
+    assert!(packed_a.len() >= rows.div_ceil(mr) * mr * steps && panel.len() >= nr * steps);
+    for first in (0..rows).step_by(mr) {
+        let a = packed_a[first * steps..].as_ptr();
+        let present = mr.min(rows - first);
+        // SAFETY: the operands are as long as the assertion says; the tile's numbers in C are ours
+        // by the caller's promise, and the edge tile is computed aside so that only those that
+        // exist are touched.
+        unsafe {
+            let c = c.add(first * stride);
+            if present == mr && columns == nr {
+                tile::tile(kernel, steps, a, panel.as_ptr(), c, stride, accumulate);
+            } else {
+                let mut edge = [0.0f32; LARGEST_TILE];
+                tile::tile(
+                    kernel,
+                    steps,
+                    a,
+                    panel.as_ptr(),
+                    edge.as_mut_ptr(),
+                    nr,
+                    false,
+                );
+                for r in 0..present {
+                    for j in 0..columns {
+                        let target = c.add(r * stride + j);
+                        *target = if accumulate { *target } else { 0.0 } + edge[r * nr + j];
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn numbers(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn matrix<'a>(data: &'a [f32], rows: usize, columns: usize, transposed: bool) -> Matrix<'a> {
+        if transposed {
+            Matrix::new(data, columns, rows).transposed()
+        } else {
+            Matrix::new(data, rows, columns)
+        }
+    }
+
+    fn check(kernel: Kernel, m: usize, n: usize, k: usize, ta: bool, tb: bool, accumulate: bool) {
+        let (a, b, before) = (numbers(m * k, 1), numbers(k * n, 2), numbers(m * n, 3));
+        let (a, b) = (matrix(&a, m, k, ta), matrix(&b, k, n, tb));
+        let mut c = before.clone();
+        gemm(kernel, a, b, accumulate, &mut c);
+        let at = |x: Matrix<'_>, i: usize, j: usize| {
+            f64::from(x.data[i * x.row_stride + j * x.column_stride])
+        };
+        for i in 0..m {
+            for j in 0..n {
+                let mut expect: f64 = (0..k).map(|p| at(a, i, p) * at(b, p, j)).sum();
+                let size: f64 = (0..k).map(|p| (at(a, i, p) * at(b, p, j)).abs()).sum();
+                if accumulate {
+                    expect += f64::from(before[i * n + j]);
+                }
+                let found = f64::from(c[i * n + j]);
+                // k roundings of partial sums, which mostly cancel: √k of them.
+                let tolerance = 2.0 * (k as f64).sqrt() * 2f64.powi(-24) * (size + 1.0);
+                assert!(
+                    (found - expect).abs() <= tolerance,
+                    "{} {m}×{n}×{k} at ({i}, {j}): {found} instead of {expect}",
+                    kernel.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_around_tiles_blocks_and_slices() {
+        for kernel in Kernel::available() {
+            for (m, n, k) in [
+                (1, 1, 1),
+                (0, 3, 2),
+                (3, 0, 2),
+                (3, 2, 0),
+                (10, 32, 512),
+                (121, 33, 513),
+                (7, 300, 40),
+                (250, 31, 1030),
+            ] {
+                check(kernel, m, n, k, false, false, false);
+                check(kernel, m, n, k, true, true, true);
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_bits_with_any_number_of_threads() {
+        let (m, n, k) = (203, 97, 777);
+        let (a, b) = (numbers(m * k, 4), numbers(k * n, 5));
+        for kernel in Kernel::available() {
+            let mut results = [1, 2, 8].map(|threads| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .unwrap();
+                let mut c = vec![0.0; m * n];
+                pool.install(|| {
+                    gemm(
+                        kernel,
+                        Matrix::new(&a, m, k),
+                        Matrix::new(&b, k, n),
+                        false,
+                        &mut c,
+                    );
+                });
+                c
+            });
+            let first = std::mem::take(&mut results[0]);
+            assert!(results[1..].iter().all(|other| *other == first));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn equals_the_sum_in_f64(
+            m in 1usize..70, n in 1usize..70, k in 1usize..70,
+            ta: bool, tb: bool, accumulate: bool,
+        ) {
+            for kernel in Kernel::available() {
+                check(kernel, m, n, k, ta, tb, accumulate);
+            }
+        }
+    }
+}

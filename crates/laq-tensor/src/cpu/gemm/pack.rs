@@ -1,0 +1,89 @@
+//! Rearranges operands into the panels that the tiles read from end to end.
+
+/// A matrix that is read in place: element (i, j) stands at `i·row_stride + j·column_stride`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) column_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// A dense row-major matrix.
+    pub(crate) fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        assert_eq!(data.len(), rows * columns);
+        Matrix {
+            data,
+            rows,
+            columns,
+            row_stride: columns,
+            column_stride: 1,
+        }
+    }
+
+    /// The transpose, in place.
+    pub(crate) fn transposed(self) -> Self {
+        Matrix {
+            data: self.data,
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+        }
+    }
+}
+
+/// Writes rows `first..first + width` of columns `columns` as one panel: for each column, `width`
+/// numbers. Rows past `last` are zeros.
+pub(crate) fn pack_panel(
+    matrix: Matrix<'_>,
+    first: usize,
+    last: usize,
+    width: usize,
+    columns: std::ops::Range<usize>,
+    panel: &mut [f32],
+) {
+    debug_assert_eq!(panel.len(), width * columns.len());
+    let present = width.min(last.saturating_sub(first));
+    let at = |row: usize, column: usize| row * matrix.row_stride + column * matrix.column_stride;
+    if matrix.row_stride == 1 {
+        for (column, target) in columns.zip(panel.chunks_exact_mut(width)) {
+            let start = at(first, column);
+            target[..present].copy_from_slice(&matrix.data[start..start + present]);
+            target[present..].fill(0.0);
+        }
+    } else if matrix.column_stride == 1 {
+        // Sixteen columns of a row are one cache line: read it once, scatter within the panel.
+        const LINE: usize = 16;
+        let mut done = 0;
+        while done < columns.len() {
+            let line = LINE.min(columns.len() - done);
+            let target = &mut panel[done * width..(done + line) * width];
+            for row in 0..width {
+                if row < present {
+                    let start = at(first + row, columns.start + done);
+                    for (step, &value) in matrix.data[start..start + line].iter().enumerate() {
+                        target[step * width + row] = value;
+                    }
+                } else {
+                    for step in 0..line {
+                        target[step * width + row] = 0.0;
+                    }
+                }
+            }
+            done += line;
+        }
+    } else {
+        for (column, target) in columns.zip(panel.chunks_exact_mut(width)) {
+            for row in 0..width {
+                target[row] = if row < present {
+                    matrix.data[at(first + row, column)]
+                } else {
+                    0.0
+                };
+            }
+        }
+    }
+}

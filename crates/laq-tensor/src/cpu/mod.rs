@@ -1,0 +1,294 @@
+//! The CPU backend: every operation of [`Backend`] on the threads of the current rayon pool.
+//!
+//! Kernels are picked once at run time by what the processor has; the environment variable
+//! `LAQ_KERNEL` (`portable`, `avx2`, `avx512`) forces one. Sums that cross threads are cut at
+//! places that depend on the sizes alone and combined in order: the same bits with any number of
+//! threads. Different kernels round differently.
+
+mod dense;
+mod gemm;
+mod kernel;
+mod lstm;
+mod math;
+mod quantize;
+mod shared;
+
+use laq_solvers::Method;
+use ndarray::{ArrayD, ArrayViewD, IxDyn};
+
+use crate::{
+    AdamStep, Backend, BackendError, DenseShape, GroupReport, LstmGradients, LstmParameters,
+    LstmShape, QuantizerSnapshot,
+};
+pub use kernel::{KERNEL_VARIABLE, Kernel};
+pub use lstm::LstmSpace;
+pub use quantize::ParameterQuantizer;
+
+/// Computes on the processor, in f32, with rayon.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuBackend {
+    kernel: Kernel,
+}
+
+impl CpuBackend {
+    /// The backend with the fastest kernel of this processor, or the one that `LAQ_KERNEL` names.
+    ///
+    /// # Errors
+    /// [`BackendError::UnknownKernel`] when `LAQ_KERNEL` names none that this processor has.
+    pub fn new() -> Result<Self, BackendError> {
+        Ok(CpuBackend {
+            kernel: Kernel::from_environment()?,
+        })
+    }
+
+    /// The backend with a kernel of [`Kernel::available`].
+    pub fn with_kernel(kernel: Kernel) -> Self {
+        CpuBackend { kernel }
+    }
+
+    /// The kernel in use.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+}
+
+/// The numbers of a tensor; every tensor is made dense and row-major by [`Backend::zeros`].
+fn numbers(tensor: &ArrayD<f32>) -> &[f32] {
+    tensor
+        .as_slice()
+        .expect("tensors of this backend are dense")
+}
+
+fn numbers_mut(tensor: &mut ArrayD<f32>) -> &mut [f32] {
+    tensor
+        .as_slice_mut()
+        .expect("tensors of this backend are dense")
+}
+
+impl Backend for CpuBackend {
+    type Tensor = ArrayD<f32>;
+    type Symbols = Vec<u8>;
+    type LstmSpace = LstmSpace;
+    type Quantizer = ParameterQuantizer;
+
+    fn describe(&self) -> String {
+        format!("cpu ({})", self.kernel.name())
+    }
+
+    fn zeros(&self, shape: &[usize]) -> Result<ArrayD<f32>, BackendError> {
+        Ok(ArrayD::zeros(IxDyn(shape)))
+    }
+
+    fn write(
+        &self,
+        values: ArrayViewD<'_, f32>,
+        tensor: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        tensor.assign(&values);
+        Ok(())
+    }
+
+    fn read(&self, tensor: &ArrayD<f32>) -> Result<ArrayD<f32>, BackendError> {
+        Ok(tensor.clone())
+    }
+
+    fn symbols(&self, count: usize) -> Result<Vec<u8>, BackendError> {
+        Ok(vec![0; count])
+    }
+
+    fn write_symbols(&self, values: &[u8], symbols: &mut Vec<u8>) -> Result<(), BackendError> {
+        symbols.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn lstm_space(&self, shape: LstmShape) -> Result<LstmSpace, BackendError> {
+        Ok(LstmSpace::new(self.kernel, shape))
+    }
+
+    fn lstm_forward(
+        &self,
+        input: &Vec<u8>,
+        parameters: LstmParameters<'_, ArrayD<f32>>,
+        space: &mut LstmSpace,
+        hidden: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        space.forward(
+            input,
+            numbers(parameters.weight_ih),
+            numbers(parameters.weight_hh),
+            numbers(parameters.bias),
+            numbers_mut(hidden),
+        );
+        Ok(())
+    }
+
+    fn lstm_backward(
+        &self,
+        input: &Vec<u8>,
+        parameters: LstmParameters<'_, ArrayD<f32>>,
+        hidden: &ArrayD<f32>,
+        hidden_gradient: &mut ArrayD<f32>,
+        clip: f32,
+        space: &mut LstmSpace,
+        gradients: LstmGradients<'_, ArrayD<f32>>,
+    ) -> Result<(), BackendError> {
+        space.backward(
+            input,
+            numbers(parameters.weight_hh),
+            numbers(hidden),
+            numbers_mut(hidden_gradient),
+            clip,
+            numbers_mut(gradients.weight_ih),
+            numbers_mut(gradients.weight_hh),
+            numbers_mut(gradients.bias),
+        );
+        Ok(())
+    }
+
+    fn dense_forward(
+        &self,
+        shape: DenseShape,
+        input: &ArrayD<f32>,
+        weight: &ArrayD<f32>,
+        bias: &ArrayD<f32>,
+        output: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        dense::forward(
+            self.kernel,
+            shape,
+            numbers(input),
+            numbers(weight),
+            numbers(bias),
+            numbers_mut(output),
+        );
+        Ok(())
+    }
+
+    fn dense_backward(
+        &self,
+        shape: DenseShape,
+        input: &ArrayD<f32>,
+        weight: &ArrayD<f32>,
+        output_gradient: &ArrayD<f32>,
+        input_gradient: &mut ArrayD<f32>,
+        weight_gradient: &mut ArrayD<f32>,
+        bias_gradient: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        dense::backward(
+            self.kernel,
+            shape,
+            numbers(input),
+            numbers(weight),
+            numbers(output_gradient),
+            numbers_mut(input_gradient),
+            numbers_mut(weight_gradient),
+            numbers_mut(bias_gradient),
+        );
+        Ok(())
+    }
+
+    fn softmax_cross_entropy(
+        &self,
+        targets: &Vec<u8>,
+        logits: &mut ArrayD<f32>,
+    ) -> Result<f64, BackendError> {
+        Ok(dense::softmax_cross_entropy(
+            self.kernel,
+            targets,
+            numbers_mut(logits),
+        ))
+    }
+
+    fn adam(
+        &self,
+        step: AdamStep,
+        gradient: &ArrayD<f32>,
+        weight: &mut ArrayD<f32>,
+        first_moment: &mut ArrayD<f32>,
+        second_moment: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        dense::adam(
+            self.kernel,
+            step,
+            numbers(gradient),
+            numbers_mut(weight),
+            numbers_mut(first_moment),
+            numbers_mut(second_moment),
+        );
+        Ok(())
+    }
+
+    fn first_not_finite(&self, tensor: &ArrayD<f32>) -> Result<Option<usize>, BackendError> {
+        Ok(numbers(tensor).iter().position(|value| !value.is_finite()))
+    }
+
+    fn quantizer(
+        &self,
+        method: &Method,
+        weights: usize,
+        groups: usize,
+    ) -> Result<ParameterQuantizer, BackendError> {
+        Ok(ParameterQuantizer::new(
+            self.kernel,
+            method,
+            weights,
+            groups,
+        ))
+    }
+
+    fn quantize(
+        &self,
+        latent: &ArrayD<f32>,
+        second_moment: &ArrayD<f32>,
+        quantizer: &mut ParameterQuantizer,
+        quantized: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        quantizer.solve(
+            numbers(latent),
+            numbers(second_moment),
+            numbers_mut(quantized),
+        )
+    }
+
+    fn quantizer_backward(
+        &self,
+        latent: &ArrayD<f32>,
+        quantizer: &mut ParameterQuantizer,
+        gradient: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        quantizer.backward(numbers(latent), numbers_mut(gradient));
+        Ok(())
+    }
+
+    fn quantizer_update(
+        &self,
+        step: AdamStep,
+        quantizer: &mut ParameterQuantizer,
+    ) -> Result<(), BackendError> {
+        quantizer.update_scales(step);
+        Ok(())
+    }
+
+    fn quantizer_reports(
+        &self,
+        quantizer: &ParameterQuantizer,
+    ) -> Result<Vec<GroupReport>, BackendError> {
+        Ok(quantizer.reports())
+    }
+
+    fn quantizer_save(
+        &self,
+        quantizer: &ParameterQuantizer,
+    ) -> Result<QuantizerSnapshot, BackendError> {
+        Ok(quantizer.save())
+    }
+
+    fn quantizer_load(
+        &self,
+        snapshot: &QuantizerSnapshot,
+        quantizer: &mut ParameterQuantizer,
+        quantized: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        quantizer.load(snapshot, numbers_mut(quantized))
+    }
+}

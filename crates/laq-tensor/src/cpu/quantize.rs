@@ -1,0 +1,262 @@
+//! Quantization of a parameter, group by group, by the solvers of `laq-solvers`.
+
+use laq_solvers::{Method, Problem, Scale, Solution, SolveError, Workspace};
+use rayon::prelude::*;
+
+use super::kernel::{Kernel, for_each_set};
+use crate::{AdamStep, BackendError, GroupReport, QuantizerSnapshot};
+
+/// Added to √v, so that the curvature is positive (PAPER.md §1).
+const CURVATURE_FLOOR: f32 = 1e-8;
+
+/// What the quantizer of one parameter carries from step to step.
+#[derive(Debug)]
+pub struct ParameterQuantizer {
+    method: Method,
+    kernel: Kernel,
+    /// Level indices of all groups, one after the other.
+    levels: Vec<i8>,
+    groups: Vec<Group>,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    scale: Option<Scale>,
+    solution: Option<Solution>,
+    error: Option<SolveError>,
+    workspace: Workspace,
+    curvature: Vec<f32>,
+    trained: Option<TrainedScales>,
+}
+
+/// Gradient and Adam's moments of a pair of scales that are trained like weights.
+#[derive(Clone, Copy, Debug, Default)]
+struct TrainedScales {
+    gradient: [f64; 2],
+    first_moment: [f32; 2],
+    second_moment: [f32; 2],
+}
+
+impl ParameterQuantizer {
+    pub(crate) fn new(kernel: Kernel, method: &Method, weights: usize, groups: usize) -> Self {
+        assert!(groups > 0 && weights.is_multiple_of(groups));
+        ParameterQuantizer {
+            method: method.clone(),
+            kernel,
+            levels: vec![0; weights],
+            groups: (0..groups)
+                .map(|_| Group {
+                    curvature: vec![0.0; weights / groups],
+                    ..Group::default()
+                })
+                .collect(),
+        }
+    }
+
+    fn group_size(&self) -> usize {
+        self.levels.len() / self.groups.len()
+    }
+
+    pub(crate) fn solve(
+        &mut self,
+        latent: &[f32],
+        second_moment: &[f32],
+        quantized: &mut [f32],
+    ) -> Result<(), BackendError> {
+        assert!(latent.len() == self.levels.len() && quantized.len() == latent.len());
+        assert_eq!(second_moment.len(), latent.len());
+        let size = self.group_size();
+        let kernel = self.kernel;
+        let Some(quantizer) = self.method.quantizer() else {
+            quantized.copy_from_slice(latent);
+            return Ok(());
+        };
+        if size == 0 {
+            return Ok(());
+        }
+        self.groups
+            .par_iter_mut()
+            .zip(self.levels.par_chunks_exact_mut(size))
+            .zip(latent.par_chunks_exact(size))
+            .zip(second_moment.par_chunks_exact(size))
+            .zip(quantized.par_chunks_exact_mut(size))
+            .for_each(|((((group, levels), latent), second_moment), quantized)| {
+                curvature(kernel, second_moment, &mut group.curvature);
+                let solved = Problem::new(latent, Some(&group.curvature)).and_then(|problem| {
+                    quantizer.solve(problem, group.scale, levels, &mut group.workspace)
+                });
+                match solved {
+                    Ok(solution) => {
+                        quantizer
+                            .codebook()
+                            .decode(levels, solution.scale, quantized);
+                        group.scale = Some(solution.scale);
+                        group.solution = Some(solution);
+                    }
+                    Err(error) => group.error = Some(error),
+                }
+            });
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            if let Some(source) = group.error.take() {
+                return Err(BackendError::Solve {
+                    group: index,
+                    source,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn backward(&mut self, latent: &[f32], gradient: &mut [f32]) {
+        let size = self.group_size();
+        let Some(quantizer) = self.method.quantizer() else {
+            return;
+        };
+        if size == 0 {
+            return;
+        }
+        self.groups
+            .par_iter_mut()
+            .zip(self.levels.par_chunks_exact(size))
+            .zip(latent.par_chunks_exact(size))
+            .zip(gradient.par_chunks_exact_mut(size))
+            .for_each(|(((group, levels), latent), gradient)| {
+                let Some(scale) = group.scale else { return };
+                if let Some(scale_gradient) = quantizer.scale_gradient(levels, gradient) {
+                    group.trained.get_or_insert_default().gradient = scale_gradient;
+                }
+                quantizer.latent_gradient(latent, scale, levels, gradient);
+            });
+    }
+
+    pub(crate) fn update_scales(&mut self, step: AdamStep) {
+        for group in &mut self.groups {
+            let (Some(trained), Some(Scale::Two { positive, negative })) =
+                (&mut group.trained, &mut group.scale)
+            else {
+                continue;
+            };
+            let mut values = [*positive, *negative];
+            let gradient = trained.gradient.map(|value| value as f32);
+            super::dense::adam(
+                self.kernel,
+                AdamStep { clip: None, ..step },
+                &gradient,
+                &mut values,
+                &mut trained.first_moment,
+                &mut trained.second_moment,
+            );
+            [*positive, *negative] = values;
+        }
+    }
+
+    pub(crate) fn reports(&self) -> Vec<GroupReport> {
+        let Some(quantizer) = self.method.quantizer() else {
+            return Vec::new();
+        };
+        let codebook = quantizer.codebook();
+        let zero =
+            (i8::MIN..=i8::MAX).find(|&level| codebook.values().contains(&0.0) && level == 0);
+        self.groups
+            .iter()
+            .zip(self.levels.chunks_exact(self.group_size().max(1)))
+            .filter_map(|(group, levels)| {
+                let solution = group.solution?;
+                let zeros = levels.iter().filter(|&&level| Some(level) == zero).count();
+                Some(GroupReport {
+                    scale: solution.scale,
+                    sparsity: zeros as f64 / levels.len() as f64,
+                    weighted_error: solution.weighted_error,
+                    rounds: solution.rounds,
+                })
+            })
+            .collect()
+    }
+
+    pub(crate) fn save(&self) -> QuantizerSnapshot {
+        let trained: Vec<TrainedScales> = self.groups.iter().filter_map(|g| g.trained).collect();
+        QuantizerSnapshot {
+            levels: self.levels.clone(),
+            scales: self
+                .groups
+                .iter()
+                .filter_map(|g| g.scale)
+                .flat_map(|scale| match scale {
+                    Scale::One(scale) => vec![scale],
+                    Scale::Two { positive, negative } => vec![positive, negative],
+                })
+                .collect(),
+            moments: trained
+                .iter()
+                .flat_map(|t| [t.first_moment, t.second_moment].concat())
+                .collect(),
+        }
+    }
+
+    pub(crate) fn load(
+        &mut self,
+        snapshot: &QuantizerSnapshot,
+        quantized: &mut [f32],
+    ) -> Result<(), BackendError> {
+        let mismatch = |what: &str, found: usize, expected: String| {
+            Err(BackendError::StateMismatch(format!(
+                "{found} {what}, expected {expected}"
+            )))
+        };
+        let (weights, groups) = (self.levels.len(), self.groups.len());
+        if snapshot.levels.len() != weights {
+            return mismatch("levels", snapshot.levels.len(), weights.to_string());
+        }
+        if ![0, groups, 2 * groups].contains(&snapshot.scales.len()) {
+            let expected = format!("0, {groups} or {}", 2 * groups);
+            return mismatch("scales", snapshot.scales.len(), expected);
+        }
+        if ![0, 4 * groups].contains(&snapshot.moments.len()) {
+            return mismatch(
+                "moments of scales",
+                snapshot.moments.len(),
+                format!("0 or {}", 4 * groups),
+            );
+        }
+        self.levels.copy_from_slice(&snapshot.levels);
+        let size = self.group_size();
+        for (index, group) in self.groups.iter_mut().enumerate() {
+            group.solution = None;
+            group.scale = match snapshot.scales.len() / groups {
+                1 => Some(Scale::One(snapshot.scales[index])),
+                2 => Some(Scale::Two {
+                    positive: snapshot.scales[2 * index],
+                    negative: snapshot.scales[2 * index + 1],
+                }),
+                _ => None,
+            };
+            group.trained = snapshot
+                .moments
+                .get(4 * index..4 * index + 4)
+                .map(|m| TrainedScales {
+                    gradient: [0.0; 2],
+                    first_moment: [m[0], m[1]],
+                    second_moment: [m[2], m[3]],
+                });
+            let range = index * size..(index + 1) * size;
+            if let (Some(quantizer), Some(scale)) = (self.method.quantizer(), group.scale) {
+                let levels = &self.levels[range.clone()];
+                quantizer
+                    .codebook()
+                    .decode(levels, scale, &mut quantized[range]);
+            }
+        }
+        Ok(())
+    }
+}
+
+for_each_set! {
+    /// d = √v + 1e-8.
+    fn curvature(second_moment: &[f32], curvature: &mut [f32]) {
+        let n = curvature.len();
+        let second_moment = &second_moment[..n];
+        for j in 0..n {
+            curvature[j] = second_moment[j].sqrt() + CURVATURE_FLOOR;
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The backward passes of the f64 reference against central differences of its forward passes.
+//!
+//! The backends' backward passes are compared with the reference's by the conformance suite, so
+//! that together every gradient rests on a difference quotient.
+
+use laq_tensor::{DenseShape, LstmShape, reference};
+use proptest::prelude::*;
+
+const STEP: f64 = 1e-5;
+
+/// Checks `gradient` of `loss` at `point`, element by element.
+fn check(what: &str, point: &[f64], gradient: &[f64], loss: impl Fn(&[f64]) -> f64) {
+    assert_eq!(point.len(), gradient.len(), "{what}");
+    let mut moved = point.to_vec();
+    for index in 0..point.len() {
+        moved[index] = point[index] + STEP;
+        let above = loss(&moved);
+        moved[index] = point[index] - STEP;
+        let below = loss(&moved);
+        moved[index] = point[index];
+        let quotient = (above - below) / (2.0 * STEP);
+        let difference = (quotient - gradient[index]).abs();
+        assert!(
+            difference <= 1e-7 * (1.0 + quotient.abs()),
+            "{what}[{index}]: gradient {}, difference quotient {quotient}",
+            gradient[index]
+        );
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn numbers(count: usize) -> impl Strategy<Value = Vec<f64>> {
+    prop::collection::vec(-1.0f64..1.0, count)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn lstm(
+        (shape, input, weight_ih, weight_hh, bias, from_above) in
+            (1usize..5, 1usize..4, 1usize..5, 1usize..5).prop_flat_map(
+                |(length, batch, symbols, hidden)| {
+                    let rows = length * batch;
+                    (
+                        Just(LstmShape { length, batch, symbols, hidden }),
+                        prop::collection::vec(0u8..symbols as u8, rows),
+                        numbers(4 * hidden * symbols),
+                        numbers(4 * hidden * hidden),
+                        numbers(4 * hidden),
+                        numbers(rows * hidden),
+                    )
+                },
+            )
+    ) {
+        let loss = |weight_ih: &[f64], weight_hh: &[f64], bias: &[f64]| {
+            let trace = reference::lstm_forward(shape, &input, weight_ih, weight_hh, bias);
+            dot(&trace.hidden, &from_above)
+        };
+        let trace = reference::lstm_forward(shape, &input, &weight_ih, &weight_hh, &bias);
+        let found =
+            reference::lstm_backward(shape, &input, &weight_hh, &trace, &from_above, f64::INFINITY);
+        check("weight_ih", &weight_ih, &found.weight_ih, |w| loss(w, &weight_hh, &bias));
+        check("weight_hh", &weight_hh, &found.weight_hh, |w| loss(&weight_ih, w, &bias));
+        check("bias", &bias, &found.bias, |b| loss(&weight_ih, &weight_hh, b));
+    }
+
+    #[test]
+    fn dense(
+        (shape, input, weight, bias, from_above) in (1usize..5, 1usize..5, 1usize..5).prop_flat_map(
+            |(rows, inputs, outputs)| (
+                Just(DenseShape { rows, inputs, outputs }),
+                numbers(rows * inputs),
+                numbers(outputs * inputs),
+                numbers(outputs),
+                numbers(rows * outputs),
+            ),
+        )
+    ) {
+        let loss = |input: &[f64], weight: &[f64], bias: &[f64]| {
+            dot(&reference::dense_forward(shape, input, weight, bias), &from_above)
+        };
+        let [of_input, of_weight, of_bias] =
+            reference::dense_backward(shape, &input, &weight, &from_above);
+        check("input", &input, &of_input, |x| loss(x, &weight, &bias));
+        check("weight", &weight, &of_weight, |w| loss(&input, w, &bias));
+        check("bias", &bias, &of_bias, |b| loss(&input, &weight, b));
+    }
+
+    #[test]
+    fn softmax_cross_entropy(
+        (targets, logits) in (1usize..6, 1usize..6).prop_flat_map(|(rows, classes)| (
+            prop::collection::vec(0u8..classes as u8, rows),
+            prop::collection::vec(-5.0f64..5.0, rows * classes),
+        ))
+    ) {
+        let (_, gradient) = reference::softmax_cross_entropy(&targets, &logits);
+        check("logits", &logits, &gradient, |y| reference::softmax_cross_entropy(&targets, y).0);
+    }
+}
+
+/// What clipping does, by hand: one step, one cell, so that each gradient is that of the bias.
+#[test]
+fn clipping_bounds_the_gradient_of_every_pre_activation() {
+    let shape = LstmShape {
+        length: 1,
+        batch: 1,
+        symbols: 1,
+        hidden: 1,
+    };
+    let weight_ih = [0.3, -0.2, 0.5, 0.1];
+    let trace = reference::lstm_forward(shape, &[0], &weight_ih, &[0.0; 4], &[0.0; 4]);
+    let free = reference::lstm_backward(shape, &[0], &[0.0; 4], &trace, &[100.0], f64::INFINITY);
+    let clipped = reference::lstm_backward(shape, &[0], &[0.0; 4], &trace, &[100.0], 5.0);
+    for (free, clipped) in free.bias.iter().zip(&clipped.bias) {
+        assert_eq!(*clipped, free.clamp(-5.0, 5.0));
+    }
+    assert!(free.bias.iter().any(|gradient| gradient.abs() > 5.0));
+}
