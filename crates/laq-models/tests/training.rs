@@ -1,0 +1,229 @@
+//! The training step as a whole: reproducible, resumable, learning, and safe when numbers blow up.
+
+use laq_models::{AdamSettings, CharLstmSpec, ModelError, StateData, TextShape, Training};
+use laq_solvers::{Method, Scale};
+use laq_tensor::CpuBackend;
+
+const SHAPE: TextShape = TextShape { length: 12, batch: 10 };
+const SYMBOLS: usize = 11;
+
+const METHODS: [&str; 16] = [
+    "full",
+    "binary-connect",
+    "bwn",
+    "lab",
+    "twn",
+    "lat-e",
+    "lat-a",
+    "ttq",
+    "lat2-e",
+    "lat2-a",
+    "dorefa-3",
+    "laq-linear-3",
+    "laq-log-3",
+    "dorefa-4",
+    "laq-linear-4",
+    "laq-log-4",
+];
+
+fn build(spec: &CharLstmSpec, id: &str, seed: u64) -> Result<Training<CpuBackend>, ModelError> {
+    let method = Method::try_from(id).unwrap();
+    let backend = CpuBackend::new().unwrap();
+    Training::char_lstm(backend, spec, SHAPE, &method, AdamSettings::default(), seed)
+}
+
+fn spec() -> CharLstmSpec {
+    CharLstmSpec { hidden: 37, ..CharLstmSpec::paper(SYMBOLS) }
+}
+
+fn training(id: &str, seed: u64) -> Training<CpuBackend> {
+    build(&spec(), id, seed).unwrap()
+}
+
+/// Inputs and targets of a text that is a formula, one step apart.
+fn batch(number: usize) -> (Vec<u8>, Vec<u8>) {
+    let rows = SHAPE.length * SHAPE.batch;
+    let symbol = |time: usize, sequence: usize| {
+        let position = time + 5 * sequence + 3 * number;
+        ((position * position / 7 + 2 * position) % SYMBOLS) as u8
+    };
+    (0..rows)
+        .map(|row| (row / SHAPE.batch, row % SHAPE.batch))
+        .map(|(time, sequence)| (symbol(time, sequence), symbol(time + 1, sequence)))
+        .unzip()
+}
+
+fn steps(training: &mut Training<CpuBackend>, from: usize, to: usize) -> Vec<f64> {
+    (from..to)
+        .map(|number| {
+            let (inputs, targets) = batch(number);
+            training.step(&inputs, &targets, 0.01).unwrap().loss
+        })
+        .collect()
+}
+
+#[test]
+fn every_method_learns() {
+    for id in METHODS {
+        let mut training = training(id, 1);
+        let losses = steps(&mut training, 0, 120);
+        let uniform = (SYMBOLS as f64).ln();
+        assert!((losses[0] - uniform).abs() < 0.3, "{id} starts at {}", losses[0]);
+        let end = losses[100..].iter().sum::<f64>() / 20.0;
+        assert!(end < 0.8 * uniform, "{id} ends at {end}");
+    }
+}
+
+#[test]
+fn the_same_bits_with_any_number_of_threads() {
+    for id in ["full", "lat-a", "lat2-e", "ttq", "laq-linear-4"] {
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut training = training(id, 3);
+                let losses = steps(&mut training, 0, 8);
+                (losses, training.save().unwrap())
+            })
+        };
+        let one = run(1);
+        assert_eq!(one, run(2), "{id}");
+        assert_eq!(one, run(8), "{id}");
+    }
+}
+
+#[test]
+fn a_loaded_state_goes_on_with_the_same_bits() {
+    for id in METHODS {
+        // Saved before the first step, between steps, and after a look at the network.
+        for (steps_before, look) in [(0, false), (3, false), (3, true)] {
+            let mut straight = training(id, 5);
+            steps(&mut straight, 0, steps_before);
+            let (inputs, targets) = batch(99);
+            if look {
+                straight.evaluate(&inputs, &targets).unwrap();
+            }
+            let kept = straight.save().unwrap();
+            let mut resumed = training(id, 6);
+            steps(&mut resumed, 7, 9);
+            resumed.load(&kept).unwrap();
+            assert_eq!(resumed.save().unwrap(), kept, "{id}");
+            assert_eq!(resumed.steps_taken(), steps_before as u64);
+            if look {
+                assert_eq!(
+                    straight.evaluate(&inputs, &targets).unwrap(),
+                    resumed.evaluate(&inputs, &targets).unwrap(),
+                    "{id}"
+                );
+            }
+            assert_eq!(steps(&mut straight, 3, 7), steps(&mut resumed, 3, 7), "{id}");
+            assert_eq!(straight.save().unwrap(), resumed.save().unwrap(), "{id}");
+        }
+    }
+}
+
+#[test]
+fn looking_at_a_network_does_not_change_its_training() {
+    for id in METHODS {
+        let (mut looked_at, mut left_alone) = (training(id, 2), training(id, 2));
+        let (inputs, targets) = batch(77);
+        for step in 0..4 {
+            looked_at.evaluate(&inputs, &targets).unwrap();
+            looked_at.layers().unwrap();
+            let (a, b) =
+                (steps(&mut looked_at, step, step + 1), steps(&mut left_alone, step, step + 1));
+            assert_eq!(a, b, "{id}");
+        }
+        assert_eq!(looked_at.save().unwrap(), left_alone.save().unwrap(), "{id}");
+    }
+}
+
+#[test]
+fn layers_report_what_the_method_promises() {
+    for id in METHODS {
+        let mut training = training(id, 4);
+        steps(&mut training, 0, 3);
+        let layers = training.layers().unwrap();
+        assert_eq!(layers.len(), if id == "full" { 0 } else { 8 }, "{id}");
+        for layer in layers {
+            let weights = if layer.name.contains("weight_ih") { 37 * SYMBOLS } else { 37 * 37 };
+            assert_eq!(layer.weights, weights, "{id} {}", layer.name);
+            assert!(layer.weighted_error.is_finite() && layer.weighted_error >= 0.0);
+            let two_scales = ["ttq", "lat2-e", "lat2-a"].contains(&id);
+            assert_eq!(matches!(layer.scale, Scale::Two { .. }), two_scales, "{id}");
+            let has_zeros =
+                !["binary-connect", "bwn", "lab"].contains(&id) && !id.starts_with("dorefa");
+            assert_eq!(layer.sparsity > 0.0, has_zeros, "{id} {}", layer.name);
+            assert!(layer.sparsity < 1.0);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_is_named_and_changes_nothing() {
+    for (id, name, expected) in [
+        ("lat-a", "lstm.weight_hh", "lstm.weight_hh.input"),
+        ("full", "lstm.weight_hh", "the weights of layer lstm.weight_hh"),
+        ("full", "output.weight", "the weights of layer output.weight"),
+        ("lat-a", "output.bias", "the weights of layer output.bias"),
+    ] {
+        let mut training = training(id, 1);
+        let mut state = training.save().unwrap();
+        let tensor = state.iter_mut().find(|tensor| tensor.name == name).unwrap();
+        let StateData::F32(numbers) = &mut tensor.data else { panic!("{name} is not f32") };
+        numbers[0] = f32::NAN;
+        training.load(&state).unwrap();
+        let (inputs, targets) = batch(0);
+        let error = training.step(&inputs, &targets, 0.01).unwrap_err();
+        assert!(
+            matches!(error, ModelError::NotFinite { .. } | ModelError::Solve { .. }),
+            "{id} {name}: {error:?}"
+        );
+        assert!(error.to_string().contains(expected), "{id} {name}: {error}");
+        for (before, after) in state.iter().zip(&training.save().unwrap()) {
+            if let (StateData::F32(before), StateData::F32(after)) = (&before.data, &after.data) {
+                let bits = |numbers: &[f32]| -> Vec<u32> {
+                    numbers.iter().map(|number| number.to_bits()).collect()
+                };
+                let is_weight = !before.is_empty() && !after.is_empty();
+                assert!(!is_weight || bits(before) == bits(after), "{id} {name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn states_of_another_network_are_refused() {
+    let mut ternary = training("lat-a", 1);
+    let state = ternary.save().unwrap();
+    let mut small = build(&CharLstmSpec { hidden: 5, ..spec() }, "lat-a", 1).unwrap();
+    let message = small.load(&state).unwrap_err().to_string();
+    assert!(message.contains("lstm.weight_ih has shape [148, 11], expected [20, 11]"), "{message}");
+    let message = ternary.load(&state[..3]).unwrap_err().to_string();
+    assert!(message.contains("is missing"), "{message}");
+    let message = ternary.load(&training("full", 1).save().unwrap()).unwrap_err().to_string();
+    assert!(message.contains("lstm.weight_ih.levels is missing"), "{message}");
+}
+
+#[test]
+fn settings_and_batches_out_of_range_are_refused() {
+    let refused = |change: fn(&mut CharLstmSpec)| {
+        let mut spec = spec();
+        change(&mut spec);
+        build(&spec, "twn", 1).err().map(|error| error.to_string())
+    };
+    assert_eq!(refused(|_| ()), None);
+    assert_eq!(refused(|s| s.symbols = 257).unwrap(), "symbols is 257, expected 1 to 256");
+    assert_eq!(refused(|s| s.hidden = 0).unwrap(), "hidden is 0, expected at least 1");
+    assert_eq!(refused(|s| s.gate_clip = 0.0).unwrap(), "gate_clip is 0, expected a number above 0");
+    assert!(refused(|s| s.init_range = f32::NAN).is_some());
+    assert!(refused(|s| s.output_std = -1.0).is_some());
+    assert!(refused(|s| s.forget_bias = f32::INFINITY).is_some());
+
+    let mut training = training("full", 1);
+    let (mut inputs, targets) = batch(0);
+    let message = training.step(&inputs[1..], &targets, 0.01).unwrap_err().to_string();
+    assert!(message.contains("119 inputs, expected 120"), "{message}");
+    inputs[17] = 11;
+    let message = training.step(&inputs, &targets, 0.01).unwrap_err().to_string();
+    assert!(message.contains("symbol 11 at index 17"), "{message}");
+}
