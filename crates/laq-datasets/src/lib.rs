@@ -1,0 +1,23 @@
+#![doc = include_str!("../README.md")]
+
+mod alphabet;
+mod catalogue;
+mod check;
+mod demo;
+#[cfg(feature = "fetch")]
+mod fetch;
+mod random;
+mod sequences;
+mod text;
+
+pub use alphabet::{Alphabet, SymbolError};
+pub use catalogue::{DataFile, Dataset, Kind, Split, SplitRule, UnknownDataset, catalogue, find};
+pub use check::{Check, FileState};
+#[cfg(feature = "fetch")]
+pub use fetch::{
+    Action, Attempt, DownloadError, DownloadOptions, Fetched, NotFound, Outcome, Phase, Progress,
+    download,
+};
+pub use random::{epoch_order, identity_order};
+pub use sequences::{Sequences, SequencesError, count_batches};
+pub use text::{Fractions, Text, TextError};

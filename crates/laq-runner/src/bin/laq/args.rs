@@ -1,0 +1,177 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Trains neural networks with weights of one to eight bits.
+#[derive(Debug, Parser)]
+#[command(name = "laq", version, max_term_width = 100)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Train(TrainArgs),
+    Eval(EvalArgs),
+    Config(ConfigArgs),
+    Estimate(EstimateArgs),
+    Methods(MethodsArgs),
+    Doctor(DoctorArgs),
+    Download(DownloadArgs),
+}
+
+/// Which experiment.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExperimentArgs {
+    /// The experiment's TOML file.
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) over: OverArgs,
+}
+
+/// What is laid over an experiment's file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct OverArgs {
+    /// A TOML file whose values win over CONFIG's; may be given more than once, later ones win.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) overlay: Vec<PathBuf>,
+    /// A value that wins over all files, such as train.epochs=10; may be given more than once.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+/// How many threads.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ThreadsArgs {
+    /// Threads; the numbers do not depend on it [default: one for each processor].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+}
+
+impl ThreadsArgs {
+    pub(crate) fn count(&self) -> Option<usize> {
+        self.threads.map(usize::from)
+    }
+}
+
+/// Train an experiment.
+///
+/// Ctrl-C finishes the step under way, saves, and says how to go on; a second one stops at once.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TrainArgs {
+    #[command(flatten)]
+    pub(crate) experiment: ExperimentArgs,
+    /// The run's folder [default: runs/NAME for a CONFIG called NAME.toml].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Go on from the run's checkpoint; from the beginning where there is none.
+    #[arg(long)]
+    pub(crate) resume: bool,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgs,
+    /// How progress is shown, on the standard error.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) progress: ProgressStyle,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressStyle {
+    /// A bar on a terminal, plain lines elsewhere.
+    #[default]
+    Auto,
+    /// A bar with the time left.
+    Bar,
+    /// A line an epoch, and one every half minute.
+    Plain,
+    /// Nothing.
+    None,
+}
+
+/// Evaluate a trained network, with quantized weights.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EvalArgs {
+    /// A run's folder (its best epoch is taken), or a checkpoint.
+    #[arg(value_name = "RUN_DIR|CHECKPOINT")]
+    pub(crate) path: PathBuf,
+    /// The split of its own data.
+    #[arg(long, value_enum, default_value = "test")]
+    pub(crate) split: SplitName,
+    /// A text file instead of a split.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["split", "data_dir"])]
+    pub(crate) text: Option<PathBuf>,
+    /// Where the data are [default: where they were for the training].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SplitName {
+    Train,
+    Validation,
+    Test,
+}
+
+/// Print an experiment with every default filled in; without CONFIG, print the commented defaults.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConfigArgs {
+    /// The experiment's TOML file.
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) over: OverArgs,
+    /// Print JSON, with the experiment's key.
+    #[arg(long, requires = "config")]
+    pub(crate) json: bool,
+}
+
+/// Say how long an experiment would take here, by timing a few steps on random symbols.
+#[derive(Debug, clap::Args)]
+pub(crate) struct EstimateArgs {
+    #[command(flatten)]
+    pub(crate) experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// List the quantization methods.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MethodsArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Look at what this machine has: processor, kernels, memory, disk, data.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DoctorArgs {
+    /// Where the data are.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub(crate) data_dir: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Fetch data sets, verify them, and leave what is already good alone.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DownloadArgs {
+    /// Names of data sets [default: all].
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// A folder or an address that is tried before all others.
+    #[arg(long, value_name = "DIR|URL")]
+    pub(crate) mirror: Option<String>,
+    /// Where the data go.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub(crate) data_dir: PathBuf,
+}

@@ -1,0 +1,322 @@
+//! One function a command: calls the library and prints what it says.
+
+use std::ffi::OsString;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use laq_datasets::{DownloadOptions, Split, catalogue, download as fetch, find};
+use laq_runner::TRAINING_VERSION;
+use laq_runner::config::{self, DEFAULTS, Experiment};
+use laq_runner::doctor::diagnose;
+use laq_runner::evaluate::{Source, evaluate};
+use laq_runner::record::Status;
+use laq_runner::train::{Options, train as run_training};
+use laq_solvers::families;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::args::{
+    ConfigArgs, DoctorArgs, DownloadArgs, EstimateArgs, EvalArgs, ExperimentArgs, MethodsArgs,
+    OverArgs, SplitName, TrainArgs,
+};
+use crate::progress::{Progress, Transfer, duration};
+
+/// Set by the first Ctrl-C.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// What a shell reports for a program that Ctrl-C stopped.
+const INTERRUPTED: u8 = 130;
+
+fn load(config: &Path, over: &OverArgs) -> Result<Experiment> {
+    Ok(config::load(config, &over.overlay, &over.set)?)
+}
+
+fn experiment(args: &ExperimentArgs) -> Result<Experiment> {
+    load(&args.config, &args.over)
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    writeln!(stdout(), "{}", serde_json::to_string_pretty(value)?)?;
+    Ok(())
+}
+
+pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
+    let experiment = experiment(&args.experiment)?;
+    let name = args.experiment.config.file_stem().unwrap_or_default();
+    let run_dir = args
+        .run_dir
+        .clone()
+        .unwrap_or_else(|| Path::new("runs").join(name));
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(INTERRUPTED));
+        }
+        eprintln!("stopping: the step under way is finished and saved; once more stops at once");
+    })
+    .context("cannot listen for Ctrl-C")?;
+    let options = Options {
+        run_dir,
+        resume: args.resume,
+        threads: args.threads.count(),
+    };
+    let mut progress = Progress::new(args.progress);
+    let done = run_training(&experiment, &options, &STOP, &mut |event| {
+        progress.show(event)
+    });
+    progress.end();
+    let summary = done?;
+    let folder = options.run_dir.display();
+    if summary.status == Status::Interrupted {
+        writeln!(
+            stdout(),
+            "interrupted and saved in {folder} after {} steps; go on with: {}",
+            summary.steps,
+            command_to_resume()
+        )?;
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    if let (Some(epoch), Some(validation), Some(test)) = (
+        summary.best_epoch,
+        summary.validation_loss,
+        summary.test_loss,
+    ) {
+        writeln!(
+            stdout(),
+            "finished in {}: {}, best epoch {epoch} of {}, validation {validation:.4}, test {test:.4} nats per \
+             character; {folder}",
+            duration(summary.seconds),
+            summary.title,
+            summary.epochs,
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// This command once more, with `--resume`, ready for a shell.
+fn command_to_resume() -> String {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    if !arguments.iter().any(|argument| argument == "--resume") {
+        arguments.push("--resume".into());
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,".contains(c);
+    let quoted = |argument: OsString| {
+        let argument = argument.to_string_lossy().into_owned();
+        if argument.chars().all(plain) {
+            argument
+        } else {
+            format!("'{}'", argument.replace('\'', "'\\''"))
+        }
+    };
+    arguments
+        .into_iter()
+        .map(quoted)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+pub(crate) fn eval(args: &EvalArgs) -> Result<ExitCode> {
+    let source = match &args.text {
+        Some(path) => Source::File(path.clone()),
+        None => Source::Split {
+            split: match args.split {
+                SplitName::Train => Split::Train,
+                SplitName::Validation => Split::Validation,
+                SplitName::Test => Split::Test,
+            },
+            data_dir: args.data_dir.clone(),
+        },
+    };
+    let found = evaluate(&args.path, &source, args.threads.count(), &mut |_, _| {})?;
+    if args.json {
+        print_json(&found)?;
+    } else {
+        writeln!(
+            stdout(),
+            "{:.4} nats per character on {} ({} characters, {} left out), {}, epoch {}, {}",
+            found.loss,
+            found.source,
+            found.characters,
+            found.left_out,
+            found.method,
+            found.epochs_done,
+            found.checkpoint.display(),
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn config(args: &ConfigArgs) -> Result<ExitCode> {
+    let Some(path) = &args.config else {
+        write!(stdout(), "{DEFAULTS}")?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let experiment = load(path, &args.over)?;
+    if args.json {
+        print_json(&json!({
+            "key": config::key(&experiment),
+            "training_version": TRAINING_VERSION,
+            "config": experiment,
+        }))?;
+    } else {
+        write!(stdout(), "{}", toml::to_string(&experiment)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn estimate(args: &EstimateArgs) -> Result<ExitCode> {
+    let experiment = experiment(&args.experiment)?;
+    let found = laq_runner::estimate::estimate(&experiment, args.threads.count())?;
+    if args.json {
+        print_json(&found)?;
+    } else {
+        writeln!(
+            stdout(),
+            "{}: about {} for {} steps of {:.3} s ({:.1} % of it quantizing) and the evaluations",
+            experiment.title,
+            duration(found.seconds),
+            found.steps,
+            found.seconds_per_step,
+            100.0 * found.quantize_share,
+        )?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
+    let found = diagnose(&args.data_dir, Path::new("runs"))?;
+    if args.json {
+        print_json(&found)?;
+    } else {
+        let gigabytes = |bytes: Option<u64>| {
+            bytes.map_or("unknown".into(), |bytes| {
+                format!("{:.1} GB", bytes as f64 / 1e9)
+            })
+        };
+        let mut out = stdout().lock();
+        let environment = &found.environment;
+        writeln!(
+            out,
+            "laq        {} (commit {})",
+            environment.laq, environment.commit
+        )?;
+        writeln!(
+            out,
+            "processor  {}, {} threads",
+            environment.cpu, environment.threads
+        )?;
+        writeln!(out, "extensions {}", found.features.join(" "))?;
+        writeln!(
+            out,
+            "kernel     {} (LAQ_KERNEL forces another)",
+            environment.kernel
+        )?;
+        writeln!(out, "memory     {}", gigabytes(found.memory_bytes))?;
+        writeln!(
+            out,
+            "free disk  {} where runs/ goes",
+            gigabytes(found.free_disk_bytes)
+        )?;
+        for file in &found.data {
+            let path = file
+                .path
+                .as_ref()
+                .map(|path| format!("  {}", path.display()));
+            writeln!(
+                out,
+                "data       {:<18} {}{}",
+                file.dataset,
+                file.state,
+                path.unwrap_or_default()
+            )?;
+        }
+    }
+    if let Some(bad) = found.data.iter().find(|file| file.bad) {
+        bail!(
+            "{} is {}: `laq download {}` fetches it again",
+            bad.path.as_ref().unwrap_or(&PathBuf::new()).display(),
+            bad.state,
+            bad.dataset
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn methods(args: &MethodsArgs) -> Result<ExitCode> {
+    if args.json {
+        let families: Vec<_> = families()
+            .iter()
+            .map(|family| {
+                json!({
+                    "id": family.id,
+                    "aliases": family.aliases,
+                    "bits": family.bits.as_ref().map(|bits| [bits.start(), bits.end()]),
+                    "codebook": family.codebook,
+                    "scale": family.scale,
+                    "solver": family.solver,
+                    "source": family.source,
+                })
+            })
+            .collect();
+        print_json(&families)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut out = stdout().lock();
+    for family in families() {
+        let bits = family
+            .bits
+            .as_ref()
+            .map(|bits| format!("-M, M = {} to {}", bits.start(), bits.end()));
+        writeln!(out, "{}{}", family.id, bits.unwrap_or_default())?;
+        writeln!(out, "    levels   {}", family.codebook)?;
+        writeln!(out, "    scale    {}", family.scale)?;
+        writeln!(out, "    solver   {}", family.solver)?;
+        if !family.aliases.is_empty() {
+            writeln!(out, "    aliases  {}", family.aliases.join(", "))?;
+        }
+        writeln!(out, "    source   {}", family.source)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn download(args: &DownloadArgs) -> Result<ExitCode> {
+    let datasets = match args.names.as_slice() {
+        [] => catalogue().iter().collect(),
+        names => names
+            .iter()
+            .map(|name| find(name))
+            .collect::<Result<Vec<_>, _>>()?,
+    };
+    let options = DownloadOptions {
+        mirror: args.mirror.clone(),
+        ..Default::default()
+    };
+    let mut failed = Vec::new();
+    for dataset in datasets {
+        let has_address = dataset.files.iter().all(|file| !file.urls.is_empty());
+        if args.names.is_empty() && args.mirror.is_none() && !has_address {
+            writeln!(
+                stdout(),
+                "{}: left out, because it comes from a --mirror alone",
+                dataset.name
+            )?;
+            continue;
+        }
+        let mut transfer = Transfer::new();
+        let done = fetch(dataset, &args.data_dir, &options, &mut |progress| {
+            transfer.show(progress)
+        });
+        transfer.end();
+        // One data set that cannot be had does not keep the others from coming.
+        match done {
+            Ok(outcome) => writeln!(stdout(), "{outcome}")?,
+            Err(error) => failed.push(error.to_string()),
+        }
+    }
+    if !failed.is_empty() {
+        bail!("{}", failed.join("\nerror: "));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,220 @@
+//! Progress of training and of downloads on the standard error: a bar with the time left on a terminal, plain lines elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle as BarStyle};
+use laq_datasets::{Phase, Split};
+use laq_runner::record::EpochRecord;
+use laq_runner::train::Event;
+
+use crate::args::ProgressStyle;
+
+/// The time of a training step in evaluations of a batch: a backward pass takes about two forward ones.
+const STEP_WORK: u64 = 3;
+
+/// Seconds between plain lines within an epoch.
+const PLAIN_SECONDS: u64 = 30;
+
+/// Shows the events of one run.
+pub(crate) struct Progress {
+    style: ProgressStyle,
+    bar: ProgressBar,
+    epochs: u32,
+    batches: [usize; 3],
+    /// Work done before this session, which says nothing about its speed.
+    before: u64,
+    begin: Instant,
+    /// When the last plain line was written.
+    line: Instant,
+}
+
+impl Progress {
+    pub(crate) fn new(style: ProgressStyle) -> Self {
+        let style = match style {
+            ProgressStyle::Auto if std::io::stderr().is_terminal() => ProgressStyle::Bar,
+            ProgressStyle::Auto => ProgressStyle::Plain,
+            chosen => chosen,
+        };
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        if style != ProgressStyle::Bar {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        let template = "{bar:30} {percent:>3} %  {msg}  left {eta}";
+        bar.set_style(
+            BarStyle::with_template(template).unwrap_or_else(|_| BarStyle::default_bar()),
+        );
+        let now = Instant::now();
+        Self {
+            style,
+            bar,
+            epochs: 0,
+            batches: [0; 3],
+            before: 0,
+            begin: now,
+            line: now,
+        }
+    }
+
+    pub(crate) fn show(&mut self, event: Event<'_>) {
+        match event {
+            Event::Started {
+                epoch,
+                step,
+                epochs,
+                batches,
+                resumed,
+            } => {
+                (self.epochs, self.batches) = (epochs, batches);
+                self.before = self.work(epoch, step);
+                (self.begin, self.line) = (Instant::now(), Instant::now());
+                self.bar.set_length(self.work(epochs + 1, 0));
+                self.bar.set_position(self.before);
+                self.bar.reset_eta();
+                let [train, validation, test] = batches;
+                let begins = if resumed { "goes on" } else { "begins" };
+                self.say(&format!(
+                    "{begins} in epoch {epoch} of {epochs} after {step} of {train} steps; {validation} batches for \
+                     validation, {test} for testing"
+                ));
+            }
+            Event::Step { epoch, step, loss } => {
+                let work = self.work(epoch, step);
+                self.bar.set_position(work);
+                self.bar.set_message(format!(
+                    "epoch {epoch}/{}, step {step}/{}, loss {loss:.4}",
+                    self.epochs, self.batches[0]
+                ));
+                if self.line.elapsed() >= Duration::from_secs(PLAIN_SECONDS) {
+                    self.line = Instant::now();
+                    self.plain(&format!(
+                        "{}, left about {}",
+                        self.bar.message(),
+                        self.left(work)
+                    ));
+                }
+            }
+            Event::Evaluating { split, .. } => {
+                self.bar.inc(1);
+                let after = if split == Split::Test {
+                    "test"
+                } else {
+                    "validation"
+                };
+                self.bar
+                    .set_message(format!("evaluating the {after} split"));
+            }
+            Event::Epoch(record) => {
+                let work = self.work(record.epoch + 1, 0);
+                self.bar.set_position(work);
+                self.say(&format!(
+                    "{}, left about {}",
+                    self.line(record),
+                    self.left(work)
+                ));
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    /// Work done when `step` steps of `epoch` are.
+    fn work(&self, epoch: u32, step: usize) -> u64 {
+        let [train, validation, test] = self.batches.map(|batches| batches as u64);
+        u64::from(epoch - 1) * (train * STEP_WORK + validation + test) + step as u64 * STEP_WORK
+    }
+
+    fn left(&self, work: u64) -> String {
+        let done = work.saturating_sub(self.before).max(1) as f64;
+        let left = self.work(self.epochs + 1, 0).saturating_sub(work) as f64;
+        duration(self.begin.elapsed().as_secs_f64() / done * left)
+    }
+
+    fn line(&self, record: &EpochRecord) -> String {
+        let test = record
+            .test_loss
+            .map(|loss| format!(", test {loss:.4} (best so far)"));
+        format!(
+            "epoch {}/{}: train {:.4}, validation {:.4}{}, {}",
+            record.epoch,
+            self.epochs,
+            record.train_loss,
+            record.validation_loss,
+            test.unwrap_or_default(),
+            duration(record.seconds),
+        )
+    }
+
+    /// A line that stays, above the bar or by itself.
+    fn say(&self, line: &str) {
+        match self.style {
+            ProgressStyle::Bar => self.bar.println(line),
+            _ => self.plain(line),
+        }
+    }
+
+    fn plain(&self, line: &str) {
+        if self.style == ProgressStyle::Plain {
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// Shows the progress of one download.
+pub(crate) struct Transfer {
+    bar: ProgressBar,
+    /// What the last line, or the bar, says is being done.
+    doing: String,
+}
+
+impl Transfer {
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let template = "{bar:30} {bytes} of {total_bytes}  {msg}  left {eta}";
+        bar.set_style(
+            BarStyle::with_template(template).unwrap_or_else(|_| BarStyle::default_bar()),
+        );
+        Self {
+            bar,
+            doing: String::new(),
+        }
+    }
+
+    pub(crate) fn show(&mut self, progress: laq_datasets::Progress<'_>) {
+        let doing = match progress.phase {
+            Phase::Check => "looking at what is there".into(),
+            Phase::Fetch(from) => format!("from {from}"),
+            Phase::Retry(reason) => format!("trying again, because {reason}"),
+            Phase::Unpack => "unpacking".into(),
+            Phase::Verify => "verifying".into(),
+        };
+        let doing = format!("{}/{}: {doing}", progress.dataset, progress.file);
+        if doing != self.doing {
+            self.bar.set_message(doing.clone());
+            self.bar.reset_eta();
+            if self.bar.is_hidden() {
+                eprintln!("{doing}");
+            }
+            self.doing = doing;
+        }
+        self.bar.set_length(progress.total);
+        self.bar.set_position(progress.done);
+    }
+
+    pub(crate) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// `12.3 s`, `4 min 05 s` or `3 h 20 min`.
+pub(crate) fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
+    }
+}

@@ -1,0 +1,380 @@
+//! Reads an experiment: layers of TOML over the defaults, each key known, each value checked.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use toml::{Table, Value};
+
+use super::DEFAULTS;
+use super::schema::{Experiment, nearest};
+
+/// Keys that have no default.
+const WITHOUT_DEFAULT: [&str; 9] = [
+    "data.name",
+    "data.path",
+    "data.train_fraction",
+    "data.validation_fraction",
+    "quantize.method",
+    "train.max_batches",
+    "paper.value",
+    "paper.status",
+    "paper.epochs",
+];
+
+/// Keys of a [`super::Schedule`] of another kind than the default one.
+const OTHER_KINDS: [&str; 1] = ["train.schedule.epochs"];
+
+/// Why an experiment cannot be read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A file that cannot be read.
+    #[error("cannot read the configuration {path}: {source}{}", named_by(.from))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The file whose `extends` names it.
+        from: Option<PathBuf>,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A file that is not TOML.
+    #[error("{origin} is not valid TOML: {message}")]
+    Syntax {
+        /// The file.
+        origin: String,
+        /// Line, column and what is wrong there.
+        message: String,
+    },
+    /// Files that extend each other in a circle.
+    #[error("{path} extends itself, by way of {chain}: take one `extends` out")]
+    Circle {
+        /// The file.
+        path: PathBuf,
+        /// The files in between.
+        chain: String,
+    },
+    /// A key that the schema does not have.
+    #[error(
+        "{origin} sets {key:?}, which no experiment has{}; `laq config` without a file prints every key",
+        suggested(.suggestion)
+    )]
+    UnknownKey {
+        /// The file or option.
+        origin: String,
+        /// The key, dotted.
+        key: String,
+        /// The nearest key that there is.
+        suggestion: Option<String>,
+    },
+    /// A `--set` that is not `key=value`.
+    #[error("--set {text:?} is not of the form key=value, such as train.epochs=10")]
+    Set {
+        /// What was given.
+        text: String,
+    },
+    /// A needed key that no layer sets.
+    #[error("{key} is missing: {hint}")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// What to write.
+        hint: &'static str,
+    },
+    /// A value of the wrong type.
+    #[error("{origin} does not fit the schema: {message}")]
+    Type {
+        /// The file or option that set the value.
+        origin: String,
+        /// What was found and what was expected.
+        message: String,
+    },
+    /// A value outside of its range.
+    #[error("{key} = {value} (set by {origin}) is not allowed: {allowed}")]
+    Range {
+        /// The key, dotted.
+        key: &'static str,
+        /// The value found.
+        value: String,
+        /// The file or option that set it.
+        origin: String,
+        /// What is allowed.
+        allowed: String,
+    },
+}
+
+fn named_by(from: &Option<PathBuf>) -> String {
+    from.as_ref()
+        .map(|from| format!(" (named by `extends` in {})", from.display()))
+        .unwrap_or_default()
+}
+
+fn suggested(suggestion: &Option<String>) -> String {
+    suggestion
+        .as_ref()
+        .map(|key| format!(" (did you mean {key:?}?)"))
+        .unwrap_or_default()
+}
+
+/// Reads the experiment in `path`, under it what it extends, over it each of `overlays` and then each of `sets`
+/// (`key=value`, where a value that is not TOML is a string); later layers win.
+///
+/// Tables are merged key by key, except that a table of another `kind` replaces the one below it.
+///
+/// # Errors
+///
+/// Files that cannot be read or parsed, unknown keys, and values of the wrong type or out of range; each error names
+/// the layer that is at fault.
+pub fn load(path: &Path, overlays: &[PathBuf], sets: &[String]) -> Result<Experiment, ConfigError> {
+    let mut layers = Layers::over_defaults();
+    layers.add_file(path, &mut Vec::new())?;
+    for overlay in overlays {
+        layers.add_file(overlay, &mut Vec::new())?;
+    }
+    for set in sets {
+        layers.add_set(set)?;
+    }
+    layers.experiment()
+}
+
+/// The experiment in `text`, which `origin` names in errors. As [`load`], without `extends`.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn parse(text: &str, origin: &str) -> Result<Experiment, ConfigError> {
+    let mut layers = Layers::over_defaults();
+    layers.add(parse_table(text, origin)?, origin)?;
+    layers.experiment()
+}
+
+fn parse_table(text: &str, origin: &str) -> Result<Table, ConfigError> {
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
+        let line = before.matches('\n').count() + 1;
+        let column = before
+            .rsplit('\n')
+            .next()
+            .unwrap_or_default()
+            .chars()
+            .count()
+            + 1;
+        let message = format!(
+            "line {line}, column {column}: {}",
+            one_line(error.message())
+        );
+        ConfigError::Syntax {
+            origin: origin.into(),
+            message,
+        }
+    })
+}
+
+struct Layers {
+    merged: Table,
+    /// For every dotted key, the layer that set it last.
+    origins: BTreeMap<String, String>,
+    known: Vec<String>,
+}
+
+impl Layers {
+    fn over_defaults() -> Self {
+        let merged: Table = DEFAULTS
+            .parse()
+            .expect("the defaults are TOML: a test reads them");
+        let mut known = Vec::new();
+        for_each_leaf(&merged, "", &mut |key, _| known.push(key.to_string()));
+        known.extend(
+            WITHOUT_DEFAULT
+                .iter()
+                .chain(&OTHER_KINDS)
+                .map(ToString::to_string),
+        );
+        Self {
+            merged,
+            origins: BTreeMap::new(),
+            known,
+        }
+    }
+
+    fn add_file(&mut self, path: &Path, above: &mut Vec<PathBuf>) -> Result<(), ConfigError> {
+        let error = |source| ConfigError::Read {
+            path: path.into(),
+            from: above.last().cloned(),
+            source,
+        };
+        let text = fs::read_to_string(path).map_err(error)?;
+        let origin = path.display().to_string();
+        let mut table = parse_table(&text, &origin)?;
+        if let Some(base) = table.remove("extends") {
+            let Value::String(base) = base else {
+                let message = format!("`extends` must be the path of a file, not {base}");
+                return Err(ConfigError::Type { origin, message });
+            };
+            above.push(fs::canonicalize(path).map_err(error)?);
+            let base = path.parent().unwrap_or(Path::new("")).join(base);
+            if fs::canonicalize(&base).is_ok_and(|base| above.contains(&base)) {
+                let chain: Vec<_> = above
+                    .iter()
+                    .map(|path| path.display().to_string())
+                    .collect();
+                return Err(ConfigError::Circle {
+                    path: base,
+                    chain: chain.join(", "),
+                });
+            }
+            self.add_file(&base, above)?;
+            above.pop();
+        }
+        self.add(table, &origin)
+    }
+
+    fn add_set(&mut self, set: &str) -> Result<(), ConfigError> {
+        let error = || ConfigError::Set { text: set.into() };
+        let (key, text) = set.split_once('=').ok_or_else(error)?;
+        let key = key.trim();
+        if key.is_empty() || key.split('.').any(str::is_empty) {
+            return Err(error());
+        }
+        // A value that is not TOML is a string, so that a shell needs no quotes within quotes.
+        let mut value = match format!("value = {text}").parse::<Table>() {
+            Ok(mut table) if table.len() == 1 => table.remove("value").ok_or_else(error)?,
+            _ => Value::String(text.into()),
+        };
+        let mut table = Table::new();
+        for (depth, part) in key.rsplit('.').enumerate() {
+            if depth > 0 {
+                value = Value::Table(std::mem::take(&mut table));
+            }
+            table.insert(part.into(), value.clone());
+        }
+        self.add(table, &format!("--set {set}"))
+    }
+
+    fn add(&mut self, table: Table, origin: &str) -> Result<(), ConfigError> {
+        let mut unknown = None;
+        let origins = &mut self.origins;
+        let known = &self.known;
+        for_each_leaf(&table, "", &mut |key, value| {
+            // A section given as a plain value is known by its name, and refused as a wrong type later on.
+            let section = format!("{key}.");
+            let is_section = known.iter().any(|known| known.starts_with(&section));
+            let empty_section = is_section && value.as_table().is_some_and(Table::is_empty);
+            if !empty_section && !is_section && !known.iter().any(|known| known == key) {
+                unknown.get_or_insert_with(|| key.to_string());
+            }
+            origins.insert(key.into(), origin.into());
+        });
+        if let Some(key) = unknown {
+            let suggestion = suggest(&key, known);
+            return Err(ConfigError::UnknownKey {
+                origin: origin.into(),
+                key,
+                suggestion,
+            });
+        }
+        merge(&mut self.merged, table);
+        Ok(())
+    }
+
+    fn experiment(self) -> Result<Experiment, ConfigError> {
+        let needed = [
+            (
+                "data",
+                "name",
+                "data.name",
+                "write name = \"demo\" or another name of `laq download --help` under [data]",
+            ),
+            (
+                "quantize",
+                "method",
+                "quantize.method",
+                "write method = \"lat-a\" or another id of `laq methods` under [quantize]",
+            ),
+        ];
+        for (section, name, key, hint) in needed {
+            match self.merged.get(section) {
+                None => return Err(ConfigError::Missing { key, hint }),
+                Some(Value::Table(table)) if !table.contains_key(name) => {
+                    return Err(ConfigError::Missing { key, hint });
+                }
+                Some(_) => {}
+            }
+        }
+        let origins = self.origins;
+        let origin_of = |key: &str| {
+            let section = format!("{key}.");
+            origins
+                .iter()
+                .find(|(name, _)| *name == key || name.starts_with(&section))
+                .map_or_else(|| "the defaults".to_string(), |(_, origin)| origin.clone())
+        };
+        let experiment: Experiment = self.merged.try_into().map_err(|error: toml::de::Error| {
+            let message = one_line(&error.to_string());
+            // The library ends its message with "in `the.key`".
+            let key = message.rsplit('`').nth(1).unwrap_or_default();
+            ConfigError::Type {
+                origin: origin_of(key),
+                message,
+            }
+        })?;
+        experiment
+            .resolve()
+            .map_err(|(key, value, allowed)| ConfigError::Range {
+                key,
+                value,
+                origin: origin_of(key),
+                allowed,
+            })
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Calls `visit` with every value that is not a table, or is an empty one, and its dotted key.
+pub(super) fn for_each_leaf(table: &Table, prefix: &str, visit: &mut dyn FnMut(&str, &Value)) {
+    for (name, value) in table {
+        let key = if prefix.is_empty() {
+            name.clone()
+        } else {
+            format!("{prefix}.{name}")
+        };
+        match value {
+            Value::Table(inner) if !inner.is_empty() => for_each_leaf(inner, &key, visit),
+            _ => visit(&key, value),
+        }
+    }
+}
+
+/// Compares both the whole key and its last part, so that a right name in the wrong section is found too.
+fn suggest(key: &str, known: &[String]) -> Option<String> {
+    let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_string();
+    if let Some(found) = known.iter().find(|known| last(known) == last(key)) {
+        return Some(found.clone());
+    }
+    nearest(key, known.iter().map(String::as_str)).map(ToString::to_string)
+}
+
+fn merge(below: &mut Table, above: Table) {
+    for (name, value) in above {
+        match (below.get_mut(&name), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => {
+                let other_kind = above
+                    .get("kind")
+                    .is_some_and(|kind| below.get("kind") != Some(kind));
+                if other_kind {
+                    *below = above;
+                } else {
+                    merge(below, above);
+                }
+            }
+            (_, value) => {
+                below.insert(name, value);
+            }
+        }
+    }
+}

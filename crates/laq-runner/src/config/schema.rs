@@ -1,0 +1,352 @@
+//! The sections of an experiment and the allowed range of every value.
+
+use std::path::PathBuf;
+
+use laq_datasets::catalogue;
+use laq_solvers::Method;
+use serde::{Deserialize, Serialize};
+
+/// The value of [`Data::name`] that stands for a text file of the user's.
+pub const FILE: &str = "file";
+
+/// One training run, resolved: every default is filled in and every value is within its range.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// What the run is called in reports.
+    pub title: String,
+    /// The network.
+    pub model: Model,
+    /// The text and how it is cut.
+    pub data: Data,
+    /// How the weights are quantized.
+    pub quantize: Quantize,
+    /// The optimisation.
+    pub train: Train,
+    /// When checkpoints are written.
+    pub checkpoint: Checkpoints,
+    /// The published figure that the run is compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paper: Option<Paper>,
+}
+
+/// The network, by its `kind`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Model {
+    /// The character language model of the paper's section 4.2.
+    CharLstm(CharLstm),
+}
+
+/// One LSTM layer between one-hot bytes and a softmax over them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CharLstm {
+    /// Cells.
+    pub hidden: usize,
+    /// The forget gate's bias at the start.
+    pub forget_bias: f64,
+    /// The gates' weights start uniform in ± this.
+    pub init_range: f64,
+    /// The output layer's weights start normal with this standard deviation.
+    pub output_std: f64,
+    /// The gradients of the gates' pre-activations are clipped to ± this at every time step.
+    pub gate_clip: f64,
+}
+
+/// The text and how it is cut.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// A name of [`laq_datasets::catalogue`], or [`FILE`].
+    pub name: String,
+    /// The text file, where `name` is [`FILE`]; relative to the current folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// The file's share for training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_fraction: Option<f64>,
+    /// The file's share for validation; what is left is for testing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_fraction: Option<f64>,
+    /// The folder of downloaded data, relative to the current folder.
+    pub dir: PathBuf,
+    /// Characters a sequence.
+    pub length: usize,
+    /// Sequences a batch.
+    pub batch: usize,
+}
+
+/// How the weights are quantized.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantize {
+    /// The canonical id of a [`Method`].
+    pub method: String,
+}
+
+/// The optimisation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// Passes over the training split.
+    pub epochs: u32,
+    /// Adam's step size before the schedule.
+    pub learning_rate: f64,
+    /// Of the initial weights and of the order of the batches.
+    pub seed: u64,
+    /// Adam's decay of the first moment.
+    pub beta1: f64,
+    /// Adam's decay of the second moment.
+    pub beta2: f64,
+    /// Adam's ε, added to the root of the second moment.
+    pub epsilon: f64,
+    /// How the learning rate falls.
+    pub schedule: Schedule,
+    /// At most so many batches an epoch; a run that has it is marked as cut short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_batches: Option<usize>,
+}
+
+/// The learning rate's factor in epoch e = 1, 2, …
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Schedule {
+    /// 1.
+    Constant {},
+    /// factor^max(0, e − after).
+    Exponential {
+        /// What the rate is multiplied with after each epoch from `after` on.
+        factor: f64,
+        /// The last epoch at the full rate.
+        after: u32,
+    },
+    /// factor^(how many of `epochs` are below e).
+    Milestones {
+        /// The epochs after which the rate falls, rising.
+        epochs: Vec<u32>,
+        /// What the rate is multiplied with after each of them.
+        factor: f64,
+    },
+    /// factor^floor((e − 1) / epochs).
+    Every {
+        /// Epochs at each rate.
+        epochs: u32,
+        /// What the rate is multiplied with after them.
+        factor: f64,
+    },
+}
+
+impl Schedule {
+    /// The learning rate's factor in `epoch` = 1, 2, …
+    #[must_use]
+    pub fn factor(&self, epoch: u32) -> f64 {
+        let (factor, times) = match self {
+            Self::Constant {} => (1.0, 0),
+            Self::Exponential { factor, after } => (*factor, epoch.saturating_sub(*after)),
+            Self::Milestones { epochs, factor } => (
+                *factor,
+                epochs.iter().filter(|&&e| e < epoch).count() as u32,
+            ),
+            Self::Every { epochs, factor } => (*factor, epoch.saturating_sub(1) / epochs.max(&1)),
+        };
+        factor.powi(i32::try_from(times).unwrap_or(i32::MAX))
+    }
+}
+
+/// When checkpoints are written besides at the end of each epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoints {
+    /// Minutes between two checkpoints within an epoch; 0 after every step.
+    pub minutes: f64,
+}
+
+/// A published figure; carried to the summary and otherwise unused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Paper {
+    /// The test error as printed.
+    pub value: f64,
+    /// How sure the figure is.
+    pub status: String,
+    /// The epochs that it was trained for.
+    pub epochs: u32,
+}
+
+/// A value outside of its range: the key, the value, and a clause that says what is allowed.
+pub(crate) type OutOfRange = (&'static str, String, String);
+
+/// The shares of a [`FILE`] where the experiment does not say: those of War and Peace.
+const FILE_FRACTIONS: (f64, f64) = (0.8, 0.1);
+
+impl Experiment {
+    /// Fills in what depends on other values, and brings the method to its canonical id.
+    ///
+    /// # Errors
+    ///
+    /// The first value outside of its range.
+    pub(crate) fn resolve(mut self) -> Result<Self, OutOfRange> {
+        let method = Method::try_from(self.quantize.method.as_str()).map_err(|error| {
+            (
+                "quantize.method",
+                format!("{:?}", self.quantize.method),
+                error.to_string(),
+            )
+        })?;
+        self.quantize.method = method.id().to_string();
+        if self.data.name == FILE {
+            self.data.train_fraction.get_or_insert(FILE_FRACTIONS.0);
+            self.data
+                .validation_fraction
+                .get_or_insert(FILE_FRACTIONS.1);
+        }
+        if self.title.is_empty() {
+            self.title = format!("{} on {}", self.quantize.method, self.data.name);
+        }
+        self.check()?;
+        Ok(self)
+    }
+
+    fn check(&self) -> Result<(), OutOfRange> {
+        let Model::CharLstm(model) = &self.model;
+        // The upper ends leave a factor of ten and more above anything useful, and keep every product of sizes
+        // that the networks form far inside a machine word.
+        whole("model.hidden", model.hidden, 1, 65_536)?;
+        within("model.forget_bias", model.forget_bias, -100.0, 100.0)?;
+        within("model.init_range", model.init_range, 0.0, 1.0)?;
+        within("model.output_std", model.output_std, 0.0, 1.0)?;
+        above_zero("model.gate_clip", model.gate_clip, f64::INFINITY)?;
+        whole("data.length", self.data.length, 1, 1_000_000)?;
+        whole("data.batch", self.data.batch, 1, 1_000_000)?;
+        self.check_source()?;
+        let train = &self.train;
+        whole("train.epochs", train.epochs as usize, 1, 1_000_000)?;
+        above_zero("train.learning_rate", train.learning_rate, f64::INFINITY)?;
+        whole("train.seed", train.seed as usize, 0, i64::MAX as usize)?;
+        within("train.beta1", train.beta1, 0.0, 0.999_999)?;
+        within("train.beta2", train.beta2, 0.0, 0.999_999)?;
+        above_zero("train.epsilon", train.epsilon, 1.0)?;
+        self.check_schedule()?;
+        if let Some(batches) = train.max_batches {
+            whole("train.max_batches", batches, 1, 1_000_000_000)?;
+        }
+        within("checkpoint.minutes", self.checkpoint.minutes, 0.0, 10_080.0)?;
+        if let Some(paper) = &self.paper {
+            within("paper.value", paper.value, 0.0, 1e9)?;
+        }
+        Ok(())
+    }
+
+    fn check_source(&self) -> Result<(), OutOfRange> {
+        let data = &self.data;
+        let names = || catalogue().iter().map(|dataset| dataset.name);
+        if data.name != FILE {
+            if !names().any(|name| name == data.name) {
+                let names: Vec<_> = names().chain([FILE]).collect();
+                let near = nearest(&data.name, names.iter().copied());
+                let near = near.map(|name| format!(" (did you mean {name:?}?)"));
+                let allowed = format!(
+                    "it must be one of {}{}",
+                    names.join(", "),
+                    near.unwrap_or_default()
+                );
+                return Err(("data.name", format!("{:?}", data.name), allowed));
+            }
+            let only = || format!("it must be left out unless data.name = {FILE:?}");
+            if let Some(path) = &data.path {
+                return Err(("data.path", path.display().to_string(), only()));
+            }
+            let fractions = [
+                ("data.train_fraction", data.train_fraction),
+                ("data.validation_fraction", data.validation_fraction),
+            ];
+            for (name, fraction) in fractions {
+                if let Some(fraction) = fraction {
+                    return Err((name, fraction.to_string(), only()));
+                }
+            }
+            return Ok(());
+        }
+        if data.path.is_none() {
+            let allowed =
+                format!("it must be the path of a text file, because data.name = {FILE:?}");
+            return Err(("data.path", "missing".into(), allowed));
+        }
+        let train = data.train_fraction.unwrap_or(FILE_FRACTIONS.0);
+        let validation = data.validation_fraction.unwrap_or(FILE_FRACTIONS.1);
+        above_zero("data.train_fraction", train, 1.0)?;
+        above_zero("data.validation_fraction", validation, 1.0)?;
+        if train + validation >= 1.0 {
+            let allowed = format!(
+                "it must be below {} so that a share is left for testing",
+                1.0 - train
+            );
+            return Err(("data.validation_fraction", validation.to_string(), allowed));
+        }
+        Ok(())
+    }
+
+    fn check_schedule(&self) -> Result<(), OutOfRange> {
+        let factor = match &self.train.schedule {
+            Schedule::Constant {} => return Ok(()),
+            Schedule::Exponential { factor, .. } => factor,
+            Schedule::Every { factor, epochs } => {
+                whole("train.schedule.epochs", *epochs as usize, 1, 1_000_000)?;
+                factor
+            }
+            Schedule::Milestones { factor, epochs } => {
+                if epochs.is_empty() || epochs[0] == 0 || epochs.windows(2).any(|e| e[0] >= e[1]) {
+                    let allowed = "they must be rising epochs from 1 on, such as [15, 25]".into();
+                    return Err(("train.schedule.epochs", format!("{epochs:?}"), allowed));
+                }
+                factor
+            }
+        };
+        above_zero("train.schedule.factor", *factor, 1.0)
+    }
+}
+
+fn whole(name: &'static str, value: usize, low: usize, high: usize) -> Result<(), OutOfRange> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err((
+        name,
+        value.to_string(),
+        format!("it must be {low} to {high}"),
+    ))
+}
+
+fn within(name: &'static str, value: f64, low: f64, high: f64) -> Result<(), OutOfRange> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err((
+        name,
+        value.to_string(),
+        format!("it must be {low} to {high}"),
+    ))
+}
+
+fn above_zero(name: &'static str, value: f64, high: f64) -> Result<(), OutOfRange> {
+    // The upper end is that of f32, in which the network computes.
+    let high = high.min(f64::from(f32::MAX));
+    if value > 0.0 && value <= high && value as f32 > 0.0 {
+        return Ok(());
+    }
+    Err((
+        name,
+        value.to_string(),
+        format!("it must be above 0, and at most {high:e}"),
+    ))
+}
+
+/// The candidate that `found` was most likely meant to be, if any is near.
+pub(crate) fn nearest<'a>(
+    found: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let distance = |candidate: &str| strsim::damerau_levenshtein(found, candidate);
+    let best = candidates.min_by_key(|candidate| distance(candidate))?;
+    (distance(best) <= 1 + found.chars().count() / 3).then_some(best)
+}

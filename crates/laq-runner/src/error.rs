@@ -1,0 +1,186 @@
+//! Everything that can go wrong in a run.
+
+use std::path::PathBuf;
+
+use laq_datasets::{SequencesError, Split, SymbolError, TextError};
+use laq_models::ModelError;
+use laq_tensor::BackendError;
+use thiserror::Error;
+
+use crate::checkpoint::CheckpointError;
+use crate::config::ConfigError;
+use crate::files::FileError;
+
+/// Why a run, an evaluation or an estimate stopped. Each message is one paragraph: what, where, and what to do.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The experiment cannot be read.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The text cannot be loaded.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A split that does not fill a batch.
+    #[error(
+        "the {split} split of {data} is too short for data.length = {length} and data.batch = {batch}: {source}"
+    )]
+    TooShort {
+        /// The split.
+        split: Split,
+        /// The data's name.
+        data: String,
+        /// Characters a sequence.
+        length: usize,
+        /// Sequences a batch.
+        batch: usize,
+        /// What there is and what is needed.
+        source: SequencesError,
+    },
+    /// A text for evaluation that is shorter than one sequence.
+    #[error("{path} has {found} bytes, and one sequence needs {needed}: use a longer text")]
+    ShortText {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes.
+        found: usize,
+        /// One sequence and the character after it.
+        needed: usize,
+    },
+    /// A text with a byte that the network does not know.
+    #[error("{path} does not fit the alphabet that {checkpoint} was trained with: {source}")]
+    Symbol {
+        /// The text.
+        path: PathBuf,
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// The byte and where it stands.
+        source: SymbolError,
+    },
+    /// The data are not those that the checkpoint was trained with.
+    #[error(
+        "the text of {data} is not the one that {checkpoint} was trained with: its characters differ; bring the old \
+         text back, or use another --run-dir to train anew on this one"
+    )]
+    OtherText {
+        /// The data's name.
+        data: String,
+        /// The checkpoint.
+        checkpoint: PathBuf,
+    },
+    /// A checkpoint that cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A checkpoint whose tensors are not this network's.
+    #[error(
+        "{checkpoint} does not fit the network that its own experiment describes: {source}; delete it"
+    )]
+    OtherNetwork {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// What does not fit.
+        source: ModelError,
+    },
+    /// A file of the run cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Another process holds the run folder.
+    #[error(
+        "the run folder {folder} is held by {}: wait until it is done, stop it, or use another --run-dir",
+        .pid.map_or("another process".into(), |pid| format!("process {pid}"))
+    )]
+    Locked {
+        /// The folder.
+        folder: PathBuf,
+        /// The process, if it is known.
+        pid: Option<u32>,
+    },
+    /// A checkpoint is there, and nobody asked to go on from it.
+    #[error(
+        "the run folder {folder} already has a checkpoint: add --resume to go on from it, or use another --run-dir to \
+         train anew"
+    )]
+    HasCheckpoint {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The checkpoint is that of another experiment.
+    #[error(
+        "{checkpoint} belongs to another experiment ({}); restore the old values to go on, or use another --run-dir to \
+         train anew",
+        differences.join("; ")
+    )]
+    OtherExperiment {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// "name: value here, value there".
+        differences: Vec<String>,
+    },
+    /// No checkpoint where one is needed.
+    #[error(
+        "{path} has no checkpoint: give the folder of a run that has been trained, or a .safetensors file from one"
+    )]
+    NoCheckpoint {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// The kernels cannot be picked.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The network cannot be built.
+    #[error("this network cannot be built: {0}")]
+    Build(ModelError),
+    /// The network does not fit in memory.
+    #[error(
+        "model.hidden = {hidden}, data.length = {length} and data.batch = {batch} need at least {needed} MB of memory, \
+         and this machine has {available} MB: lower one of them"
+    )]
+    Memory {
+        /// Cells.
+        hidden: usize,
+        /// Characters a sequence.
+        length: usize,
+        /// Sequences a batch.
+        batch: usize,
+        /// What the activations alone take.
+        needed: u128,
+        /// What there is.
+        available: u64,
+    },
+    /// A step could not be done; no weight was changed by it.
+    #[error(
+        "stopped in epoch {epoch} after {step} of its steps, at a learning rate of {learning_rate:?}: {source}; {kept} is \
+         the last good checkpoint and stays as it is, and another --run-dir is the place for another experiment"
+    )]
+    Step {
+        /// The epoch.
+        epoch: u32,
+        /// Steps done in it.
+        step: usize,
+        /// The schedule's rate in this epoch.
+        learning_rate: f64,
+        /// The checkpoint.
+        kept: PathBuf,
+        /// What went wrong, and in which layer.
+        source: Box<ModelError>,
+    },
+    /// The network computes something that is not a number.
+    #[error("{checkpoint} cannot be evaluated: {source}; use an earlier checkpoint, or train anew")]
+    Evaluation {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// What went wrong, and in which layer.
+        source: ModelError,
+    },
+    /// The threads cannot be started.
+    #[error("cannot start {threads} threads: {source}; use a smaller --threads")]
+    Threads {
+        /// How many.
+        threads: usize,
+        /// Why not.
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// A mistake in this program.
+    #[error("a mistake in this program, please report it: {0}")]
+    Internal(String),
+}

@@ -1,0 +1,20 @@
+#![doc = include_str!("../README.md")]
+
+pub mod checkpoint;
+pub mod config;
+pub mod doctor;
+pub mod environment;
+mod error;
+pub mod estimate;
+pub mod evaluate;
+pub mod files;
+pub mod record;
+pub mod run_folder;
+mod session;
+pub mod train;
+
+pub use error::RunError;
+
+/// Raised whenever a change makes the numbers of a run others than before: a run's key holds it, so that results of
+/// different versions are never taken for one another and no run goes on across them. A test pins the numbers.
+pub const TRAINING_VERSION: u32 = 1;

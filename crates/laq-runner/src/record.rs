@@ -1,0 +1,131 @@
+//! What a run writes for people and programs to read: a line per epoch, a summary, the environment.
+
+use laq_models::LayerReport;
+use laq_solvers::Scale;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Paper;
+
+/// How a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It is being trained, or was killed.
+    Running,
+    /// Every epoch is done.
+    Finished,
+    /// It was stopped and saved; it can go on.
+    Interrupted,
+    /// It stopped with an error.
+    Failed,
+}
+
+/// One line of `metrics.jsonl`. Losses are mean cross-entropies per character, in nats.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// The epoch, from 1.
+    pub epoch: u32,
+    /// The mean over the epoch's steps of the loss before each step.
+    pub train_loss: f64,
+    /// After the epoch, with quantized weights.
+    pub validation_loss: f64,
+    /// After the epoch, where the validation loss is the lowest so far; else null.
+    pub test_loss: Option<f64>,
+    /// Adam's step size in this epoch.
+    pub learning_rate: f64,
+    /// Wall-clock seconds of the epoch, its evaluation included.
+    pub seconds: f64,
+    /// Mean wall-clock seconds of a training step.
+    pub seconds_per_step: f64,
+    /// The share of them spent quantizing.
+    pub quantize_share: f64,
+    /// The quantized layers after the epoch; none in full precision.
+    pub layers: Vec<LayerRecord>,
+}
+
+/// A quantized layer at the end of an epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// Such as `lstm.weight_hh.forget`.
+    pub name: String,
+    /// One, or the positive and the magnitude of the negative one.
+    pub scale: Vec<f32>,
+    /// The share of weights whose level is 0.
+    pub sparsity: f64,
+    /// ½ Σ d (w − ŵ)².
+    pub weighted_error: f64,
+    /// Rounds that an alternating solver used.
+    pub rounds: u32,
+}
+
+impl From<LayerReport> for LayerRecord {
+    fn from(layer: LayerReport) -> Self {
+        let scale = match layer.scale {
+            Scale::One(scale) => vec![scale],
+            Scale::Two { positive, negative } => vec![positive, negative],
+        };
+        Self {
+            name: layer.name,
+            scale,
+            sparsity: layer.sparsity,
+            weighted_error: layer.weighted_error,
+            rounds: layer.rounds,
+        }
+    }
+}
+
+/// `summary.json`. The losses are those of the best epoch: the one with the lowest validation loss, of equal ones the
+/// latest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// How the run stands.
+    pub status: Status,
+    /// Why it failed or stopped.
+    pub reason: Option<String>,
+    /// See [`crate::config::key`].
+    pub key: String,
+    /// See [`crate::TRAINING_VERSION`].
+    pub training_version: u32,
+    /// What the run is called.
+    pub title: String,
+    /// The method's id.
+    pub method: String,
+    /// The data's name.
+    pub data: String,
+    /// What the data stand in for, if they are not the paper's own.
+    pub stand_in: Option<String>,
+    /// Epochs asked for.
+    pub epochs: u32,
+    /// Epochs done.
+    pub epochs_done: u32,
+    /// The best epoch, once there is one.
+    pub best_epoch: Option<u32>,
+    /// Its training loss, nats per character.
+    pub train_loss: Option<f64>,
+    /// Its validation loss, nats per character.
+    pub validation_loss: Option<f64>,
+    /// Its test loss, nats per character.
+    pub test_loss: Option<f64>,
+    /// Wall-clock seconds, over all sessions.
+    pub seconds: f64,
+    /// Mean wall-clock seconds of a training step.
+    pub seconds_per_step: f64,
+    /// The share of them spent quantizing.
+    pub quantize_share: f64,
+    /// Training steps done.
+    pub steps: u64,
+    /// The most batches an epoch, if the run was cut short so.
+    pub max_batches: Option<usize>,
+    /// The published figure.
+    pub paper: Option<Paper>,
+    /// The commit of the sources, or `unknown`.
+    pub commit: String,
+    /// The processor's name, or `unknown`.
+    pub cpu: String,
+    /// Threads used.
+    pub threads: usize,
+    /// The matrix kernel used.
+    pub kernel: String,
+    /// The process's peak resident memory; null where the system does not say.
+    pub peak_memory_bytes: Option<u64>,
+}

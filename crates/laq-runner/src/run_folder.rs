@@ -1,0 +1,179 @@
+//! The folder of one run, held by one process at a time.
+//!
+//! | file | content |
+//! |---|---|
+//! | `config.toml` | the resolved experiment |
+//! | `environment.json` | [`crate::environment::Environment`] |
+//! | `metrics.jsonl` | one [`EpochRecord`] a line |
+//! | `summary.json` | [`Summary`] |
+//! | `last.safetensors`, `best.safetensors` | [`crate::checkpoint`]s: the newest, and that of the best epoch |
+//! | `lock` | held while the run is trained; the process's number |
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::RunError;
+use crate::config::Experiment;
+use crate::environment::Environment;
+use crate::files::{FileError, write_atomically};
+use crate::record::{EpochRecord, Summary};
+
+/// The newest checkpoint of the run in `folder`.
+#[must_use]
+pub fn last_checkpoint(folder: &Path) -> PathBuf {
+    folder.join("last.safetensors")
+}
+
+/// The checkpoint of the best epoch of the run in `folder`.
+#[must_use]
+pub fn best_checkpoint(folder: &Path) -> PathBuf {
+    folder.join("best.safetensors")
+}
+
+/// The summary of the run in `folder`, if there is one that can be read.
+#[must_use]
+pub fn read_summary(folder: &Path) -> Option<Summary> {
+    serde_json::from_slice(&fs::read(folder.join("summary.json")).ok()?).ok()
+}
+
+/// A run's folder; no other process holds it while this lives.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    /// The system frees the lock when the process ends, however it ends.
+    lock: File,
+}
+
+impl Drop for RunFolder {
+    fn drop(&mut self) {
+        // Closing the file alone would leave the lock to a child process that was just being started. If this fails, the
+        // end of the process does it.
+        let _ = self.lock.unlock();
+    }
+}
+
+impl RunFolder {
+    /// Makes the folder if need be, and takes its lock.
+    ///
+    /// # Errors
+    ///
+    /// A folder that cannot be made or that another process holds.
+    pub fn open(path: &Path) -> Result<Self, RunError> {
+        fs::create_dir_all(path).map_err(FileError::on("make the run folder", path))?;
+        let lock_path = path.join("lock");
+        let mut lock = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(FileError::on("open", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // Some systems keep others from reading a locked file; then the number stays unknown.
+                let _ = lock.read_to_string(&mut pid);
+                return Err(RunError::Locked {
+                    folder: path.into(),
+                    pid: pid.trim().parse().ok(),
+                });
+            }
+            Err(TryLockError::Error(source)) => {
+                return Err(FileError {
+                    action: "lock",
+                    path: lock_path,
+                    source,
+                }
+                .into());
+            }
+        }
+        lock.set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(FileError::on("write", &lock_path))?;
+        Ok(Self {
+            path: path.into(),
+            lock,
+        })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The checkpoint to go on from: the newest, or, where that was deleted, the best epoch's.
+    #[must_use]
+    pub fn checkpoint_to_resume(&self) -> Option<PathBuf> {
+        [last_checkpoint(&self.path), best_checkpoint(&self.path)]
+            .into_iter()
+            .find(|path| path.exists())
+    }
+
+    pub(crate) fn write_config(&self, experiment: &Experiment) -> Result<(), RunError> {
+        let text =
+            toml::to_string(experiment).map_err(|error| RunError::Internal(error.to_string()))?;
+        Ok(write_atomically(
+            &self.path.join("config.toml"),
+            text.as_bytes(),
+        )?)
+    }
+
+    pub(crate) fn write_environment(&self, environment: &Environment) -> Result<(), RunError> {
+        self.write_json("environment.json", environment)
+    }
+
+    pub(crate) fn write_summary(&self, summary: &Summary) -> Result<(), RunError> {
+        self.write_json("summary.json", summary)
+    }
+
+    fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), RunError> {
+        let mut text = serde_json::to_string_pretty(value)
+            .map_err(|error| RunError::Internal(error.to_string()))?;
+        text.push('\n');
+        Ok(write_atomically(&self.path.join(name), text.as_bytes())?)
+    }
+
+    pub(crate) fn append_epoch(&self, record: &EpochRecord) -> Result<(), RunError> {
+        let path = self.path.join("metrics.jsonl");
+        let mut line =
+            serde_json::to_string(record).map_err(|error| RunError::Internal(error.to_string()))?;
+        line.push('\n');
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| {
+                file.write_all(line.as_bytes())?;
+                file.sync_data()
+            })
+            .map_err(FileError::on("write", &path))?;
+        Ok(())
+    }
+
+    /// Keeps the metrics of the first `epochs` epochs: a run that goes on from an older checkpoint, or that died in the
+    /// middle of a line, writes the others again.
+    pub(crate) fn cut_metrics(&self, epochs: u32) -> Result<(), RunError> {
+        let path = self.path.join("metrics.jsonl");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(FileError::on("read", &path)(error).into()),
+        };
+        let kept: String = text
+            .lines()
+            .filter(|line| {
+                serde_json::from_str::<EpochRecord>(line).is_ok_and(|record| record.epoch <= epochs)
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        if kept != text {
+            write_atomically(&path, kept.as_bytes())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,495 @@
+//! The training loop: epochs, schedule, evaluation, checkpoints, and going on after an interruption.
+//!
+//! After every epoch the network is evaluated on the validation split, with quantized weights. The epoch with the
+//! lowest validation loss is the best, of equal ones the latest; its test loss is the run's result (paper, section 4).
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use laq_datasets::{Sequences, Split, Text, epoch_order};
+use laq_models::ModelError;
+use laq_tensor::CpuBackend;
+
+use crate::checkpoint::{Best, Checkpoint, Progress, RunState, StepTimes};
+use crate::config::{Experiment, differences, key};
+use crate::environment::{Environment, peak_memory_bytes};
+use crate::files::write_atomically;
+use crate::record::{EpochRecord, LayerRecord, Status, Summary};
+use crate::run_folder::{RunFolder, best_checkpoint, last_checkpoint, read_summary};
+use crate::session::{Network, fingerprint, mean_loss, network, pool, sequences, text};
+use crate::{RunError, TRAINING_VERSION};
+
+/// Where and how a run is trained; nothing here changes its numbers.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The run's folder.
+    pub run_dir: PathBuf,
+    /// Go on from the folder's checkpoint, if it has one.
+    pub resume: bool,
+    /// Threads; one for each processor where it is not given.
+    pub threads: Option<usize>,
+}
+
+/// What an observer hears of a run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Training begins, or goes on.
+    Started {
+        /// The epoch under way.
+        epoch: u32,
+        /// Steps done in it.
+        step: usize,
+        /// All epochs.
+        epochs: u32,
+        /// Batches of an epoch, of the validation split and of the test split.
+        batches: [usize; 3],
+        /// Whether it goes on from a checkpoint.
+        resumed: bool,
+    },
+    /// A step is done.
+    Step {
+        /// Its epoch.
+        epoch: u32,
+        /// Steps done in it, this one included.
+        step: usize,
+        /// The mean loss of the epoch so far.
+        loss: f64,
+    },
+    /// A batch is about to be evaluated.
+    Evaluating {
+        /// Of which split.
+        split: Split,
+        /// Which one, from 0.
+        batch: usize,
+    },
+    /// An epoch is done and evaluated.
+    Epoch(&'a EpochRecord),
+    /// A checkpoint is on the disk.
+    Saved {
+        /// The epoch under way.
+        epoch: u32,
+        /// Steps done in it.
+        step: usize,
+    },
+}
+
+/// Hears what happens in a run.
+pub type Observer<'a> = dyn FnMut(Event<'_>) + Send + 'a;
+
+/// Trains `experiment` to its end, or until `stop` is set: then the step under way is finished, the run is saved, and
+/// the summary says so. The loss of a step, and so every number of the run but its times, depends on the experiment
+/// alone: not on the threads, and not on how often the run was stopped and resumed.
+///
+/// A run that is finished already is left as it is.
+///
+/// # Errors
+///
+/// See [`RunError`]. Whatever happens, the last checkpoint stays usable, and the summary gives the reason.
+pub fn train(
+    experiment: &Experiment,
+    options: &Options,
+    stop: &AtomicBool,
+    observer: &mut Observer<'_>,
+) -> Result<Summary, RunError> {
+    let pool = pool(options.threads)?;
+    let folder = RunFolder::open(&options.run_dir)?;
+    let found = read_checkpoint(experiment, &folder, options.resume)?;
+    if let Some(summary) = read_summary(folder.path()).filter(|summary| {
+        let done = found
+            .as_ref()
+            .is_some_and(|(_, found)| found.run.progress.epoch > experiment.train.epochs);
+        done && summary.status == Status::Finished && summary.key == key(experiment)
+    }) {
+        return Ok(summary);
+    }
+    // Every parallel loop inside runs on the pool's threads, this one included.
+    pool.install(|| run(experiment, folder, found, stop, observer))
+}
+
+/// The checkpoint to go on from, if there is one and it is this experiment's.
+fn read_checkpoint(
+    experiment: &Experiment,
+    folder: &RunFolder,
+    resume: bool,
+) -> Result<Option<(PathBuf, Checkpoint)>, RunError> {
+    let Some(path) = folder.checkpoint_to_resume() else {
+        return Ok(None);
+    };
+    if !resume {
+        return Err(RunError::HasCheckpoint {
+            folder: folder.path().into(),
+        });
+    }
+    let found = Checkpoint::read(&path)?;
+    if found.run.key == key(experiment) {
+        return Ok(Some((path, found)));
+    }
+    let mut differences = differences(experiment, &found.run.experiment);
+    let there = found.run.training_version;
+    if there != TRAINING_VERSION {
+        differences.push(format!(
+            "the training's version: {TRAINING_VERSION} here, {there} there"
+        ));
+    }
+    Err(RunError::OtherExperiment {
+        checkpoint: path,
+        differences,
+    })
+}
+
+fn run(
+    experiment: &Experiment,
+    folder: RunFolder,
+    found: Option<(PathBuf, Checkpoint)>,
+    stop: &AtomicBool,
+    observer: &mut Observer<'_>,
+) -> Result<Summary, RunError> {
+    let text = text(&experiment.data)?;
+    let data_sha256 = fingerprint(&text);
+    let mut network = network(experiment, text.alphabet.len(), experiment.data.batch)?;
+    let resumed = found.is_some();
+    let progress = match found {
+        None => Progress::at_the_beginning(),
+        Some((checkpoint, found)) => {
+            if found.run.data_sha256 != data_sha256 {
+                return Err(RunError::OtherText {
+                    data: text.name,
+                    checkpoint,
+                });
+            }
+            network
+                .load(&found.network)
+                .map_err(|source| RunError::OtherNetwork { checkpoint, source })?;
+            found.run.progress
+        }
+    };
+    let environment = Environment::found(
+        CpuBackend::new()?.kernel().name(),
+        rayon::current_num_threads(),
+    );
+    let mut run = Run {
+        splits: Splits::new(&text, experiment)?,
+        experiment,
+        alphabet: text.alphabet.bytes(),
+        data_sha256,
+        folder,
+        environment,
+        network,
+        progress,
+        clock: Instant::now(),
+        saved: Instant::now(),
+        stop,
+        observer,
+    };
+    let outcome = run.begin(resumed).and_then(|()| run.epochs());
+    run.tick();
+    let (status, reason) = match &outcome {
+        Ok(true) => (Status::Finished, None),
+        Ok(false) => (
+            Status::Interrupted,
+            Some("stopped by the user; --resume goes on".to_string()),
+        ),
+        Err(error) => (Status::Failed, Some(error.to_string())),
+    };
+    let summary = run.summary(status, reason);
+    let written = run.folder.write_summary(&summary);
+    // A full disk stops both; the first error is the one to tell.
+    outcome?;
+    written?;
+    Ok(summary)
+}
+
+/// The text in whole batches.
+struct Splits<'a> {
+    train: Sequences<'a>,
+    validation: Sequences<'a>,
+    test: Sequences<'a>,
+    /// Batches of an epoch.
+    batches: usize,
+}
+
+impl<'a> Splits<'a> {
+    fn new(text: &'a Text, experiment: &Experiment) -> Result<Self, RunError> {
+        let of = |split| sequences(text, split, &experiment.data);
+        let train = of(Split::Train)?;
+        let most = experiment.train.max_batches.unwrap_or(usize::MAX);
+        Ok(Self {
+            batches: train.batches().min(most),
+            train,
+            validation: of(Split::Validation)?,
+            test: of(Split::Test)?,
+        })
+    }
+}
+
+/// A run under way.
+struct Run<'a> {
+    experiment: &'a Experiment,
+    splits: Splits<'a>,
+    alphabet: &'a [u8],
+    data_sha256: String,
+    folder: RunFolder,
+    environment: Environment,
+    network: Network,
+    progress: Progress,
+    /// When the progress's seconds were last brought up to date.
+    clock: Instant,
+    /// When the last checkpoint was written.
+    saved: Instant,
+    stop: &'a AtomicBool,
+    observer: &'a mut Observer<'a>,
+}
+
+impl Run<'_> {
+    /// Leaves a complete folder behind before the first step, so that a disk that cannot take a checkpoint is found
+    /// now and not after the first epoch.
+    fn begin(&mut self, resumed: bool) -> Result<(), RunError> {
+        self.folder.cut_metrics(self.progress.epoch - 1)?;
+        self.folder.write_config(self.experiment)?;
+        self.folder.write_environment(&self.environment)?;
+        let summary = self.summary(Status::Running, None);
+        self.folder.write_summary(&summary)?;
+        if !resumed {
+            self.save()?;
+        }
+        (self.observer)(Event::Started {
+            epoch: self.progress.epoch,
+            step: self.progress.step,
+            epochs: self.experiment.train.epochs,
+            batches: [
+                self.splits.batches,
+                self.splits.validation.batches(),
+                self.splits.test.batches(),
+            ],
+            resumed,
+        });
+        Ok(())
+    }
+
+    /// Whether all epochs are done; false where the run was stopped and saved.
+    fn epochs(&mut self) -> Result<bool, RunError> {
+        while self.progress.epoch <= self.experiment.train.epochs {
+            if !self.train_epoch()? {
+                self.save()?;
+                return Ok(false);
+            }
+            let Some((record, improved)) = self.evaluate_epoch()? else {
+                self.save()?;
+                return Ok(false);
+            };
+            self.end_epoch(&record, improved)?;
+        }
+        Ok(true)
+    }
+
+    fn learning_rate(&self) -> f64 {
+        let train = &self.experiment.train;
+        train.learning_rate * train.schedule.factor(self.progress.epoch)
+    }
+
+    /// The steps of the epoch that are left; false where the run was stopped.
+    fn train_epoch(&mut self) -> Result<bool, RunError> {
+        let sequences = self.splits.train;
+        let order = epoch_order(
+            sequences.count(),
+            self.experiment.train.seed,
+            self.progress.epoch,
+        );
+        let learning_rate = self.learning_rate();
+        let size = sequences.length() * sequences.batch_size();
+        let (mut inputs, mut targets) = (vec![0; size], vec![0; size]);
+        let interval = Duration::from_secs_f64(self.experiment.checkpoint.minutes * 60.0);
+        while self.progress.step < self.splits.batches {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            sequences.fill(&order, self.progress.step, &mut inputs, &mut targets);
+            let report = self
+                .network
+                .step(&inputs, &targets, learning_rate)
+                .map_err(|error| self.failed(error))?;
+            let progress = &mut self.progress;
+            progress.step += 1;
+            progress.loss_sum += report.loss;
+            progress
+                .epoch_times
+                .add(report.seconds, report.quantize_seconds);
+            progress.times.add(report.seconds, report.quantize_seconds);
+            (self.observer)(Event::Step {
+                epoch: progress.epoch,
+                step: progress.step,
+                loss: progress.loss_sum / progress.step as f64,
+            });
+            if self.saved.elapsed() >= interval {
+                self.save()?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// The epoch's record and whether it is the best so far; `None` where the run was stopped.
+    fn evaluate_epoch(&mut self) -> Result<Option<(EpochRecord, bool)>, RunError> {
+        if self.progress.layers.is_none() {
+            let layers = self.network.layers().map_err(|error| self.failed(error))?;
+            self.progress.layers = Some(layers.into_iter().map(LayerRecord::from).collect());
+        }
+        let Some(validation_loss) = self.loss_of(Split::Validation)? else {
+            return Ok(None);
+        };
+        let improved = self
+            .progress
+            .best
+            .is_none_or(|best| validation_loss <= best.validation_loss);
+        let mut test_loss = None;
+        if improved {
+            test_loss = self.loss_of(Split::Test)?;
+            if test_loss.is_none() {
+                return Ok(None);
+            }
+        }
+        self.tick();
+        let progress = &self.progress;
+        let record = EpochRecord {
+            epoch: progress.epoch,
+            train_loss: progress.loss_sum / progress.step as f64,
+            validation_loss,
+            test_loss,
+            learning_rate: self.learning_rate(),
+            seconds: progress.epoch_seconds,
+            seconds_per_step: progress.epoch_times.per_step(),
+            quantize_share: progress.epoch_times.quantize_share(),
+            layers: progress.layers.clone().unwrap_or_default(),
+        };
+        Ok(Some((record, improved)))
+    }
+
+    fn loss_of(&mut self, split: Split) -> Result<Option<f64>, RunError> {
+        let sequences = match split {
+            Split::Train => self.splits.train,
+            Split::Validation => self.splits.validation,
+            Split::Test => self.splits.test,
+        };
+        let (stop, observer) = (self.stop, &mut self.observer);
+        let loss = mean_loss(&mut self.network, &sequences, &mut |batch| {
+            observer(Event::Evaluating { split, batch });
+            !stop.load(Ordering::Relaxed)
+        });
+        loss.map_err(|error| self.failed(error))
+    }
+
+    /// Writes the epoch down: its line, then the best checkpoint, then the last, which alone says that it is done. So
+    /// a crash in between repeats the epoch, with the same bits.
+    fn end_epoch(&mut self, record: &EpochRecord, improved: bool) -> Result<(), RunError> {
+        self.folder.append_epoch(record)?;
+        let progress = &mut self.progress;
+        if let Some(test_loss) = record.test_loss.filter(|_| improved) {
+            progress.best = Some(Best {
+                epoch: record.epoch,
+                train_loss: record.train_loss,
+                validation_loss: record.validation_loss,
+                test_loss,
+            });
+        }
+        progress.epoch += 1;
+        progress.step = 0;
+        progress.loss_sum = 0.0;
+        progress.layers = None;
+        progress.epoch_seconds = 0.0;
+        progress.epoch_times = StepTimes::default();
+        if improved {
+            self.save_as(&[best_checkpoint, last_checkpoint])?;
+        } else {
+            self.save()?;
+        }
+        let summary = self.summary(Status::Running, None);
+        self.folder.write_summary(&summary)?;
+        (self.observer)(Event::Epoch(record));
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<(), RunError> {
+        self.save_as(&[last_checkpoint])
+    }
+
+    fn save_as(&mut self, names: &[fn(&Path) -> PathBuf]) -> Result<(), RunError> {
+        self.tick();
+        let bytes = self.checkpoint()?;
+        for name in names {
+            write_atomically(&name(self.folder.path()), &bytes)?;
+        }
+        self.saved = Instant::now();
+        (self.observer)(Event::Saved {
+            epoch: self.progress.epoch,
+            step: self.progress.step,
+        });
+        Ok(())
+    }
+
+    fn checkpoint(&self) -> Result<Vec<u8>, RunError> {
+        let network = self
+            .network
+            .save()
+            .map_err(|error| RunError::Internal(error.to_string()))?;
+        let run = RunState {
+            key: key(self.experiment),
+            training_version: TRAINING_VERSION,
+            experiment: self.experiment.clone(),
+            alphabet: self.alphabet.to_vec(),
+            data_sha256: self.data_sha256.clone(),
+            progress: self.progress.clone(),
+        };
+        Ok(Checkpoint { run, network }.to_bytes()?)
+    }
+
+    /// Brings the seconds up to date.
+    fn tick(&mut self) {
+        let seconds = self.clock.elapsed().as_secs_f64();
+        self.clock = Instant::now();
+        self.progress.seconds += seconds;
+        self.progress.epoch_seconds += seconds;
+    }
+
+    fn failed(&self, source: ModelError) -> RunError {
+        RunError::Step {
+            epoch: self.progress.epoch,
+            step: self.progress.step,
+            learning_rate: self.learning_rate(),
+            kept: last_checkpoint(self.folder.path()),
+            source: source.into(),
+        }
+    }
+
+    fn summary(&self, status: Status, reason: Option<String>) -> Summary {
+        let (experiment, progress) = (self.experiment, &self.progress);
+        let dataset = laq_datasets::find(&experiment.data.name).ok();
+        Summary {
+            status,
+            reason,
+            key: key(experiment),
+            training_version: TRAINING_VERSION,
+            title: experiment.title.clone(),
+            method: experiment.quantize.method.clone(),
+            data: experiment.data.name.clone(),
+            stand_in: dataset.and_then(|dataset| dataset.stand_in).map(Into::into),
+            epochs: experiment.train.epochs,
+            epochs_done: progress.epoch - 1,
+            best_epoch: progress.best.map(|best| best.epoch),
+            train_loss: progress.best.map(|best| best.train_loss),
+            validation_loss: progress.best.map(|best| best.validation_loss),
+            test_loss: progress.best.map(|best| best.test_loss),
+            seconds: progress.seconds,
+            seconds_per_step: progress.times.per_step(),
+            quantize_share: progress.times.quantize_share(),
+            steps: progress.times.steps,
+            max_batches: experiment.train.max_batches,
+            paper: experiment.paper.clone(),
+            commit: self.environment.commit.clone(),
+            cpu: self.environment.cpu.clone(),
+            threads: self.environment.threads,
+            kernel: self.environment.kernel.clone(),
+            peak_memory_bytes: peak_memory_bytes(),
+        }
+    }
+}

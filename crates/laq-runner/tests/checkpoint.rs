@@ -1,0 +1,224 @@
+//! The checkpoint file: what goes in comes out, and nothing else is ever taken for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use laq_models::{StateData, StateTensor};
+use laq_runner::checkpoint::{Best, Checkpoint, CheckpointError, Progress, RunState, StepTimes};
+use laq_runner::config::{key, parse};
+use laq_runner::record::LayerRecord;
+use tempfile::TempDir;
+
+fn checkpoint() -> Checkpoint {
+    let experiment = parse(
+        "title = \"a \\\"checksum\\\":\\\" b\"\ndata.name = \"demo\"\nquantize.method = \"lat-a\"",
+        "test",
+    )
+    .expect("a good experiment");
+    let tensor = |name: &str, shape: &[usize], data| StateTensor {
+        name: name.into(),
+        shape: shape.into(),
+        data,
+    };
+    Checkpoint {
+        run: RunState {
+            key: key(&experiment),
+            training_version: 1,
+            experiment,
+            alphabet: vec![10, 32, 65, 255],
+            data_sha256: "0".repeat(64),
+            progress: Progress {
+                epoch: 3,
+                step: 17,
+                loss_sum: 0.1 + 0.2,
+                layers: Some(vec![LayerRecord {
+                    name: "lstm.weight_hh.cell".into(),
+                    scale: vec![0.1, f32::MIN_POSITIVE],
+                    sparsity: 1.0 / 3.0,
+                    weighted_error: 1e-12,
+                    rounds: 3,
+                }]),
+                epoch_seconds: 1.0 / 3.0,
+                epoch_times: StepTimes {
+                    steps: 17,
+                    seconds: 1e-300,
+                    quantize_seconds: 5e-324,
+                },
+                seconds: 12_345.678,
+                times: StepTimes {
+                    steps: u64::MAX,
+                    seconds: 1e300,
+                    quantize_seconds: 0.1,
+                },
+                best: Some(Best {
+                    epoch: 2,
+                    train_loss: 1.1,
+                    validation_loss: 1.2,
+                    test_loss: 1.3,
+                }),
+            },
+        },
+        network: vec![
+            tensor(
+                "w",
+                &[2, 3],
+                StateData::F32(vec![0.1, -0.0, f32::MIN_POSITIVE / 2.0, f32::MAX, 1.0, 2.0]),
+            ),
+            tensor("levels", &[3], StateData::I8(vec![-128, 0, 127])),
+            tensor("steps", &[1], StateData::U64(vec![u64::MAX - 1])),
+            tensor("none", &[0], StateData::F32(vec![])),
+        ],
+    }
+}
+
+fn written() -> (TempDir, PathBuf, Vec<u8>) {
+    let folder = TempDir::new().expect("a temporary folder");
+    let path = folder.path().join("last.safetensors");
+    checkpoint().write(&path).expect("written");
+    let bytes = fs::read(&path).expect("read");
+    (folder, path, bytes)
+}
+
+fn error_of(path: &Path, bytes: &[u8]) -> CheckpointError {
+    fs::write(path, bytes).expect("a temporary file");
+    Checkpoint::read(path).expect_err("a file that is not a good checkpoint")
+}
+
+#[test]
+fn what_goes_in_comes_out() {
+    let (_folder, path, _) = written();
+    let (found, expected) = (Checkpoint::read(&path).expect("read"), checkpoint());
+    assert_eq!(found.run, expected.run);
+    let sorted = |checkpoint: &Checkpoint| {
+        let mut tensors: Vec<_> = checkpoint
+            .network
+            .iter()
+            .map(|tensor| format!("{tensor:?}"))
+            .collect();
+        tensors.sort();
+        tensors
+    };
+    assert_eq!(sorted(&found), sorted(&expected));
+}
+
+#[test]
+fn every_shorter_file_is_refused() {
+    let (_folder, path, bytes) = written();
+    for length in 0..bytes.len() {
+        let message = error_of(&path, &bytes[..length]).to_string();
+        assert!(
+            message.contains("last.safetensors is cut off"),
+            "{length} bytes: {message}"
+        );
+    }
+    let message = error_of(&path, &bytes[..bytes.len() / 2]).to_string();
+    assert!(
+        message.contains(&format!("has {} bytes", bytes.len() / 2)),
+        "{message}"
+    );
+    assert!(
+        message.contains("delete it") && message.contains("--resume"),
+        "{message}"
+    );
+}
+
+#[test]
+fn every_altered_byte_is_noticed() {
+    let (_folder, path, bytes) = written();
+    for place in 0..bytes.len() {
+        let mut altered = bytes.clone();
+        altered[place] ^= 1;
+        error_of(&path, &altered);
+    }
+    let mut altered = bytes.clone();
+    *altered.last_mut().expect("not empty") ^= 0x80;
+    let message = error_of(&path, &altered).to_string();
+    assert!(
+        message.contains("last.safetensors was altered") && message.contains("checksum"),
+        "{message}"
+    );
+    let mut longer = bytes;
+    longer.push(0);
+    error_of(&path, &longer);
+}
+
+#[test]
+fn a_newer_version_is_named() {
+    let (_folder, path, bytes) = written();
+    let mark = b"\"format_version\":\"1\"";
+    let place = bytes
+        .windows(mark.len())
+        .position(|window| window == mark)
+        .expect("the version");
+    let mut newer = bytes;
+    newer[place + mark.len() - 2] = b'7';
+    let error = error_of(&path, &newer);
+    assert!(
+        matches!(error, CheckpointError::Newer { found: 7, .. }),
+        "{error:?}"
+    );
+    let message = error.to_string();
+    assert!(
+        message.contains("newer version") && message.contains("update laq"),
+        "{message}"
+    );
+}
+
+#[test]
+fn other_files_are_refused() {
+    let (_folder, path, _) = written();
+    let none: [(&str, Vec<u8>); 0] = [];
+    let empty =
+        safetensors::serialize(none.iter().map(|(n, _)| (*n, view())), None).expect("empty");
+    for bytes in [b"just some text, of no format at all".to_vec(), empty] {
+        let error = error_of(&path, &bytes);
+        assert!(
+            matches!(error, CheckpointError::Foreign { .. }),
+            "{error:?}"
+        );
+        let message = error.to_string();
+        assert!(
+            message.contains("last.safetensors is not a checkpoint"),
+            "{message}"
+        );
+    }
+    let missing = path.with_file_name("missing.safetensors");
+    let message = Checkpoint::read(&missing).expect_err("no file").to_string();
+    assert!(
+        message.contains("cannot read") && message.contains("missing.safetensors"),
+        "{message}"
+    );
+}
+
+fn view() -> safetensors::tensor::TensorView<'static> {
+    safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![0], &[])
+        .expect("an empty view")
+}
+
+#[test]
+fn values_out_of_range_are_refused_although_the_checksum_is_right() {
+    let (_folder, path, _) = written();
+    let mut bad = checkpoint();
+    bad.run.experiment.data.batch = usize::MAX;
+    bad.write(&path).expect("written");
+    let message = Checkpoint::read(&path)
+        .expect_err("a batch of 2⁶⁴")
+        .to_string();
+    assert!(
+        message.contains("data.batch") && message.contains("1 to 1000000"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_failed_write_leaves_the_old_file() {
+    let (folder, path, bytes) = written();
+    // A folder in the place of the file that is written first stands for any disk that does not take it.
+    fs::create_dir(folder.path().join("last.safetensors.tmp")).expect("a folder");
+    let message = checkpoint().write(&path).expect_err("no place").to_string();
+    assert!(
+        message.contains("cannot write") && message.contains("last.safetensors"),
+        "{message}"
+    );
+    assert_eq!(fs::read(&path).expect("the old file"), bytes);
+}

@@ -1,0 +1,403 @@
+//! Reading experiments: layers, defaults, keys, and everything that a wrong file is told.
+
+use std::fs;
+use std::path::PathBuf;
+
+use laq_runner::config::{Experiment, Model, Schedule, differences, key, load, parse};
+use tempfile::TempDir;
+
+const SMALL: &str = "data.name = \"demo\"\nquantize.method = \"lat-a\"\n";
+
+fn small(more: &str) -> Experiment {
+    parse(&format!("{SMALL}{more}"), "test").expect(more)
+}
+
+fn write(folder: &TempDir, name: &str, text: &str) -> PathBuf {
+    let path = folder.path().join(name);
+    fs::write(&path, text).expect("a temporary file");
+    path
+}
+
+fn sets(sets: &[&str]) -> Vec<String> {
+    sets.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_defaults_are_the_papers() {
+    let experiment = small("");
+    let Model::CharLstm(model) = &experiment.model;
+    assert_eq!(
+        (model.hidden, model.forget_bias, model.init_range),
+        (512, 1.0, 0.08)
+    );
+    assert_eq!((model.output_std, model.gate_clip), (0.01, 5.0));
+    assert_eq!((experiment.data.length, experiment.data.batch), (100, 100));
+    let train = &experiment.train;
+    assert_eq!(
+        (train.epochs, train.learning_rate, train.seed),
+        (200, 0.002, 1)
+    );
+    assert_eq!(
+        (train.beta1, train.beta2, train.epsilon),
+        (0.9, 0.999, 1e-8)
+    );
+    assert_eq!(
+        train.schedule,
+        Schedule::Exponential {
+            factor: 0.98,
+            after: 10
+        }
+    );
+    assert_eq!(experiment.title, "lat-a on demo");
+    assert_eq!(experiment.checkpoint.minutes, 10.0);
+}
+
+#[test]
+fn schedules_fall_after_their_epochs() {
+    let factors = |schedule: &Schedule, epochs: &[u32]| {
+        epochs
+            .iter()
+            .map(|&epoch| schedule.factor(epoch))
+            .collect::<Vec<_>>()
+    };
+    let check = |schedule: Schedule, epochs: &[u32], expected: &[f64]| {
+        for (found, expected) in factors(&schedule, epochs).iter().zip(expected) {
+            assert!(
+                (found - expected).abs() < 1e-12,
+                "{schedule:?}: {found} {expected}"
+            );
+        }
+    };
+    check(Schedule::Constant {}, &[1, 500], &[1.0, 1.0]);
+    check(
+        Schedule::Exponential {
+            factor: 0.98,
+            after: 10,
+        },
+        &[1, 10, 11, 13],
+        &[1.0, 1.0, 0.98, 0.98 * 0.98 * 0.98],
+    );
+    let milestones = Schedule::Milestones {
+        epochs: vec![15, 25],
+        factor: 0.1,
+    };
+    check(
+        milestones,
+        &[1, 15, 16, 25, 26, 50],
+        &[1.0, 1.0, 0.1, 0.1, 0.01, 0.01],
+    );
+    check(
+        Schedule::Every {
+            epochs: 15,
+            factor: 0.5,
+        },
+        &[1, 15, 16, 30, 31],
+        &[1.0, 1.0, 0.5, 0.5, 0.25],
+    );
+}
+
+#[test]
+fn later_layers_win() {
+    let folder = TempDir::new().expect("a temporary folder");
+    write(
+        &folder,
+        "base.toml",
+        &format!("{SMALL}[train]\nepochs = 7\nseed = 7\n[model]\nhidden = 7\n"),
+    );
+    let file = write(
+        &folder,
+        "file.toml",
+        "extends = \"base.toml\"\n[train]\nepochs = 8\nlearning_rate = 0.5\n",
+    );
+    let overlay = write(
+        &folder,
+        "overlay.toml",
+        "[train]\nlearning_rate = 0.25\nbeta1 = 0.5\n",
+    );
+    let experiment = load(
+        &file,
+        &[overlay],
+        &sets(&["train.beta1=0.75", "quantize.method=LATe"]),
+    )
+    .expect("layers");
+    let Model::CharLstm(model) = &experiment.model;
+    let train = &experiment.train;
+    assert_eq!((model.hidden, train.seed, train.epochs), (7, 7, 8));
+    assert_eq!((train.learning_rate, train.beta1), (0.25, 0.75));
+    assert_eq!(
+        experiment.quantize.method, "lat-e",
+        "an alias becomes the id"
+    );
+}
+
+#[test]
+fn a_table_of_another_kind_replaces_the_one_below() {
+    let constant = small("train.schedule = { kind = \"constant\" }");
+    assert_eq!(constant.train.schedule, Schedule::Constant {});
+    let changed = small("train.schedule.after = 3");
+    assert_eq!(
+        changed.train.schedule,
+        Schedule::Exponential {
+            factor: 0.98,
+            after: 3
+        }
+    );
+}
+
+#[test]
+fn what_is_printed_reads_back_as_the_same() {
+    let experiment = small(
+        "title = \"a\"\npaper = { value = 1.25, status = \"s\", epochs = 200 }\ntrain.max_batches = 3\n\
+         train.schedule = { kind = \"milestones\", epochs = [1, 4], factor = 0.1 }\n",
+    );
+    let text = toml::to_string(&experiment).expect("TOML");
+    assert_eq!(parse(&text, "printed").expect("its own print"), experiment);
+    let file = parse(
+        "data = { name = \"file\", path = \"x.txt\" }\nquantize.method = \"full\"",
+        "test",
+    )
+    .expect("file");
+    assert_eq!(
+        (file.data.train_fraction, file.data.validation_fraction),
+        (Some(0.8), Some(0.1))
+    );
+}
+
+#[test]
+fn the_key_is_of_what_changes_the_numbers() {
+    let base = small("");
+    assert_eq!(key(&base).len(), 12);
+    for same in [
+        "title = \"another\"",
+        "data.dir = \"elsewhere\"",
+        "checkpoint.minutes = 1",
+        "paper = { value = 1.0, status = \"s\", epochs = 1 }",
+        "model.forget_bias = 1",
+    ] {
+        assert_eq!(key(&small(same)), key(&base), "{same}");
+        assert_eq!(
+            differences(&small(same), &base),
+            Vec::<String>::new(),
+            "{same}"
+        );
+    }
+    for (other, difference) in [
+        ("model.hidden = 511", "model.hidden: 511 here, 512 there"),
+        ("data.batch = 99", "data.batch: 99 here, 100 there"),
+        ("train.seed = 2", "train.seed: 2 here, 1 there"),
+        (
+            "train.max_batches = 2",
+            "train.max_batches: 2 here, not set there",
+        ),
+        (
+            "train.schedule.after = 9",
+            "train.schedule.after: 9 here, 10 there",
+        ),
+    ] {
+        assert_ne!(key(&small(other)), key(&base), "{other}");
+        assert_eq!(differences(&small(other), &base), [difference]);
+    }
+    // Computed once by another program from the canonical JSON, with TRAINING_VERSION 1.
+    assert_eq!(key(&base), "cb622cba7005");
+}
+
+#[test]
+fn wrong_values_are_told_with_name_value_and_range() {
+    for (more, expected) in [
+        ("train.epochs = 0", ["train.epochs = 0", "1 to 1000000"]),
+        (
+            "train.learning_rate = 0",
+            ["train.learning_rate = 0", "above 0"],
+        ),
+        (
+            "train.learning_rate = nan",
+            ["train.learning_rate = NaN", "above 0"],
+        ),
+        (
+            "train.learning_rate = 1e39",
+            ["train.learning_rate", "at most 3.4"],
+        ),
+        ("train.beta1 = 1.0", ["train.beta1 = 1", "0 to 0.999999"]),
+        (
+            "train.max_batches = 0",
+            ["train.max_batches = 0", "1 to 1000000000"],
+        ),
+        (
+            "train.schedule.factor = 2.0",
+            ["train.schedule.factor = 2", "at most 1"],
+        ),
+        (
+            "train.schedule = { kind = \"every\", epochs = 0, factor = 0.5 }",
+            ["train.schedule.epochs = 0", "1 to"],
+        ),
+        (
+            "train.schedule = { kind = \"milestones\", epochs = [5, 5], factor = 0.5 }",
+            ["train.schedule.epochs = [5, 5]", "rising"],
+        ),
+        ("model.hidden = 0", ["model.hidden = 0", "1 to 65536"]),
+        (
+            "model.init_range = 1.5",
+            ["model.init_range = 1.5", "0 to 1"],
+        ),
+        (
+            "model.gate_clip = -5.0",
+            ["model.gate_clip = -5", "above 0"],
+        ),
+        ("data.batch = 0", ["data.batch = 0", "1 to 1000000"]),
+        (
+            "data.length = 99999999",
+            ["data.length = 99999999", "1 to 1000000"],
+        ),
+        (
+            "data.path = \"x\"",
+            ["data.path = x", "data.name = \"file\""],
+        ),
+        (
+            "data.train_fraction = 0.5",
+            ["data.train_fraction = 0.5", "left out unless"],
+        ),
+        (
+            "checkpoint.minutes = -1",
+            ["checkpoint.minutes = -1", "0 to 10080"],
+        ),
+    ] {
+        let message = parse(&format!("{SMALL}{more}"), "my.toml")
+            .expect_err(more)
+            .to_string();
+        assert!(message.contains("set by my.toml"), "{message}");
+        for part in expected {
+            assert!(message.contains(part), "{part:?} is not in {message:?}");
+        }
+    }
+}
+
+#[test]
+fn wrong_files_are_told_what_and_where() {
+    for (text, expected) in [
+        (
+            "quantize.method = \"lat-a\"",
+            vec!["data.name is missing", "demo"],
+        ),
+        (
+            "data.name = \"demo\"",
+            vec!["quantize.method is missing", "laq methods"],
+        ),
+        (
+            "data.name = \"demo\"\nquantize.method = \"latt-a\"",
+            vec!["latt-a", "lat-a", "my.toml"],
+        ),
+        (
+            "data.name = \"demo\"\nquantize.method = \"laq-log-9\"",
+            vec!["laq-log-9", "2", "8", "my.toml"],
+        ),
+        (
+            "data.name = \"war-and-peas\"\nquantize.method = \"full\"",
+            vec!["war-and-peas", "did you mean \"war-and-peace\""],
+        ),
+        (
+            "data = { name = \"file\" }\nquantize.method = \"full\"",
+            vec!["data.path = missing"],
+        ),
+        (
+            "[train]\nepoch = 3",
+            vec!["my.toml", "train.epoch", "did you mean \"train.epochs\""],
+        ),
+        ("epochs = 3", vec!["did you mean \"train.epochs\""]),
+        (
+            "[trian]\nepochs = 3",
+            vec!["trian.epochs", "did you mean \"train.epochs\""],
+        ),
+        ("zzz.yyy = 3", vec!["zzz.yyy"]),
+        ("extend = 3", vec!["extend"]),
+        ("train = 3", vec!["my.toml", "train"]),
+        ("train.seed = -1", vec!["my.toml", "train.seed", "-1"]),
+        ("train.seed = \"one\"", vec!["my.toml", "train.seed", "one"]),
+        ("model.kind = \"mlp\"", vec!["my.toml", "mlp", "char-lstm"]),
+        (
+            "train.schedule = { kind = \"every\", epochs = 1, factor = 0.5, after = 3 }",
+            vec!["my.toml", "after"],
+        ),
+        (
+            "train.schedule = { kind = \"every\", epochs = 1 }",
+            vec!["my.toml", "factor"],
+        ),
+        ("paper.value = 1.0", vec!["my.toml", "paper", "status"]),
+        (
+            "train = [",
+            vec!["my.toml is not valid TOML: line 3, column 10: unclosed array"],
+        ),
+    ] {
+        let text = if text.starts_with("data") || text.starts_with("quantize") {
+            text.into()
+        } else {
+            format!("{SMALL}{text}")
+        };
+        let message = parse(&text, "my.toml").expect_err(&text).to_string();
+        for part in expected {
+            assert!(
+                message.contains(part),
+                "{part:?} is not in {message:?} about {text:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn files_that_are_not_there_are_told() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let missing = folder.path().join("missing.toml");
+    let message = load(&missing, &[], &[]).expect_err("no file").to_string();
+    assert!(message.contains("missing.toml"), "{message}");
+    let file = write(
+        &folder,
+        "file.toml",
+        &format!("extends = \"base.toml\"\n{SMALL}"),
+    );
+    let message = load(&file, &[], &[]).expect_err("no base").to_string();
+    assert!(
+        message.contains("base.toml") && message.contains("`extends` in"),
+        "{message}"
+    );
+    let good = write(&folder, "good.toml", SMALL);
+    let message = load(&good, &[missing], &[])
+        .expect_err("no overlay")
+        .to_string();
+    assert!(message.contains("missing.toml"), "{message}");
+    let binary = folder.path().join("binary.toml");
+    fs::write(&binary, [0xff, 0xfe]).expect("a temporary file");
+    let message = load(&binary, &[], &[]).expect_err("not text").to_string();
+    assert!(message.contains("binary.toml"), "{message}");
+}
+
+#[test]
+fn circles_are_told() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let one = write(&folder, "one.toml", "extends = \"two.toml\"");
+    write(&folder, "two.toml", "extends = \"one.toml\"");
+    let message = load(&one, &[], &[]).expect_err("a circle").to_string();
+    assert!(
+        message.contains("extends itself") && message.contains("two.toml"),
+        "{message}"
+    );
+}
+
+#[test]
+fn wrong_sets_are_told() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let file = write(&folder, "file.toml", SMALL);
+    for (set, expected) in [
+        ("epochs", "key=value"),
+        ("=3", "key=value"),
+        ("train..epochs=3", "key=value"),
+        ("train.epoch=3", "did you mean \"train.epochs\""),
+        ("train.epochs=many", "--set train.epochs=many"),
+        ("train.epochs=3\nseed=4", "--set"),
+        ("train.epochs=0", "set by --set train.epochs=0"),
+    ] {
+        let message = load(&file, &[], &sets(&[set])).expect_err(set).to_string();
+        assert!(
+            message.contains(expected),
+            "{expected:?} is not in {message:?}"
+        );
+    }
+}

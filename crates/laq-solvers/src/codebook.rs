@@ -1,0 +1,282 @@
+//! The sets of levels that quantized weights may take, and the one rule that turns a level and a
+//! scale into a weight. Training, export and inference all decode by it.
+
+use crate::kernels::{self, Kernel};
+use crate::problem::SolveError;
+
+/// The levels `Q` that the entries `b_i` of `ŵ = α·b` are taken from, symmetric and within [−1, 1].
+///
+/// A level is stored as an `i8` index, written `i` here; with `k = 2^(bits − 1) − 1`:
+///
+/// | codebook | indices | value of index i | paper |
+/// |---|---|---|---|
+/// | `Binary` | −1, 1 | i | §2, LAB |
+/// | `Ternary` | −1, 0, 1 | i | §2, LAT |
+/// | `Linear` | −k ..= k | i / k | §2, LAQ linear |
+/// | `Logarithmic` | −k ..= k | sign(i) · 2^(abs i − k), and 0 for 0 | §2, LAQ log |
+/// | `Uniform` | −2^(bits−1) ..= 2^(bits−1) − 1 | (2i + 1) / (2^bits − 1) | §2, DoReFa; no zero |
+///
+/// Bits run from 2 to 8. The solvers refuse others; the plain look-ups below, which cannot fail, clamp
+/// bits to that range and indices to the codebook's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // The one field's meaning stands above.
+pub enum Codebook {
+    /// {−1, 1}
+    Binary,
+    /// {−1, 0, 1}
+    Ternary,
+    /// {0, ±1/k, …, ±(k−1)/k, ±1}
+    Linear { bits: u8 },
+    /// {0, ±2^−(k−1), …, ±½, ±1}
+    Logarithmic { bits: u8 },
+    /// {±1/(2^bits − 1), ±3/(2^bits − 1), …, ±1}
+    Uniform { bits: u8 },
+}
+
+/// What the levels are multiplied by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scale {
+    /// One scale `α` for all levels.
+    One(f32),
+    /// A scale for each sign: `ŵ = α·b` where the level is positive, `ŵ = β·b` where it is negative.
+    Two {
+        /// α, of the positive levels.
+        positive: f32,
+        /// β, of the negative levels: a magnitude, the sign is the level's.
+        negative: f32,
+    },
+}
+
+impl Scale {
+    /// The factors of the positive and of the negative levels.
+    pub fn pair(self) -> [f32; 2] {
+        match self {
+            Scale::One(scale) => [scale; 2],
+            Scale::Two { positive, negative } => [positive, negative],
+        }
+    }
+}
+
+/// Most levels above zero that a codebook can have (`Uniform` with 8 bits).
+pub(crate) const MOST_MAGNITUDES: usize = 128;
+
+impl Codebook {
+    /// The value of a level, within [−1, 1].
+    pub fn value(self, level: i8) -> f32 {
+        match self.rule() {
+            Rule::Affine(rule) => rule.value(level),
+            Rule::PowerOfTwo(rule) => rule.value(level),
+        }
+    }
+
+    /// The level indices in rising order.
+    pub fn levels(self) -> impl Iterator<Item = i8> {
+        let (low, high) = match self.rule() {
+            Rule::Affine(rule) => (rule.low, rule.high),
+            Rule::PowerOfTwo(rule) => (-rule.top, rule.top),
+        };
+        (low..=high).filter(move |&level| self != Codebook::Binary || level != 0)
+    }
+
+    /// The values of all levels in rising order.
+    pub fn values(self) -> Vec<f32> {
+        self.levels().map(|level| self.value(level)).collect()
+    }
+
+    /// Bits that one level takes when packed: 1 for `Binary`, 2 for `Ternary`, else the codebook's bits.
+    pub fn storage_bits(self) -> u8 {
+        match self {
+            Codebook::Binary => 1,
+            Codebook::Ternary => 2,
+            Codebook::Linear { bits }
+            | Codebook::Logarithmic { bits }
+            | Codebook::Uniform { bits } => bits.clamp(2, 8),
+        }
+    }
+
+    /// `ŵ_i = scale · value(level_i)`, rounded once to f32: the one decode rule.
+    ///
+    /// With two scales the level's sign picks the scale. Stops at the end of the shorter slice.
+    pub fn decode(self, levels: &[i8], scale: Scale, quantized: &mut [f32]) {
+        // Every kernel gives the same bits, so there is nothing to report when none could be picked.
+        let kernel = Kernel::selected().unwrap_or(Kernel::Portable);
+        kernels::decode(kernel, self, levels, scale, quantized);
+    }
+
+    /// The levels' magnitudes in rising order, zero included where the codebook has it.
+    pub(crate) fn magnitudes(self) -> Magnitudes {
+        let mut magnitudes = Magnitudes {
+            values: [0.0; MOST_MAGNITUDES],
+            count: 0,
+            first_positive: 0,
+            first_negative: 0,
+        };
+        for level in self.levels().filter(|&level| level >= 0) {
+            if magnitudes.count == 0 {
+                magnitudes.first_positive = level;
+            }
+            magnitudes.values[magnitudes.count] = self.value(level);
+            magnitudes.count += 1;
+        }
+        magnitudes.first_negative = match self {
+            Codebook::Binary | Codebook::Uniform { .. } => -1,
+            _ => 0,
+        };
+        magnitudes
+    }
+
+    pub(crate) fn check(self) -> Result<(), SolveError> {
+        match self {
+            Codebook::Linear { bits }
+            | Codebook::Logarithmic { bits }
+            | Codebook::Uniform { bits }
+                if !(2..=8).contains(&bits) =>
+            {
+                Err(SolveError::Bits { bits })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn rule(self) -> Rule {
+        let affine = |low, high, slope, offset, divisor| {
+            Rule::Affine(Affine {
+                low,
+                high,
+                slope,
+                offset,
+                divisor,
+            })
+        };
+        let top = |bits: u8| i8::MAX >> (8 - bits.clamp(2, 8));
+        match self {
+            Codebook::Binary | Codebook::Ternary => affine(-1, 1, 1, 0, 1.0),
+            Codebook::Linear { bits } => affine(-top(bits), top(bits), 1, 0, f32::from(top(bits))),
+            Codebook::Logarithmic { bits } => Rule::PowerOfTwo(PowerOfTwo { top: top(bits) }),
+            Codebook::Uniform { bits } => {
+                let top = top(bits);
+                affine(-top - 1, top, 2, 1, 2.0 * f32::from(top) + 1.0)
+            }
+        }
+    }
+}
+
+/// A codebook seen from zero outwards. The level of magnitude number m is `first_positive + m` for a
+/// weight that is not negative and `first_negative − m` for one that is.
+#[derive(Clone, Copy)]
+pub(crate) struct Magnitudes {
+    values: [f32; MOST_MAGNITUDES],
+    count: usize,
+    pub(crate) first_positive: i8,
+    pub(crate) first_negative: i8,
+}
+
+impl Magnitudes {
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.values[..self.count]
+    }
+
+    /// Midpoints between neighbouring magnitudes, rising: one fewer than there are magnitudes.
+    pub(crate) fn midpoints(&self) -> impl ExactSizeIterator<Item = f64> {
+        self.values()
+            .windows(2)
+            .map(|pair| 0.5 * (f64::from(pair[0]) + f64::from(pair[1])))
+    }
+
+    /// A weight takes magnitude m or a higher one where `|w|` is above threshold number m − 1, that is,
+    /// above the midpoint times the scale. A scale of zero leaves every weight at the lowest magnitude.
+    pub(crate) fn thresholds(&self, scale: f64) -> Thresholds {
+        self.thresholds_by(|midpoint| {
+            if scale > 0.0 {
+                midpoint * scale
+            } else {
+                f64::INFINITY
+            }
+        })
+    }
+
+    /// Thresholds at `border(midpoint)`, which must be rising.
+    pub(crate) fn thresholds_by(&self, border: impl Fn(f64) -> f64) -> Thresholds {
+        let mut thresholds = Thresholds {
+            values: [f32::INFINITY; MOST_MAGNITUDES],
+            count: self.count - 1,
+        };
+        for (threshold, midpoint) in thresholds.values.iter_mut().zip(self.midpoints()) {
+            *threshold = at_most(border(midpoint));
+        }
+        thresholds
+    }
+}
+
+/// Thresholds on `|w|`, rising.
+#[derive(Clone, Copy)]
+pub(crate) struct Thresholds {
+    values: [f32; MOST_MAGNITUDES],
+    count: usize,
+}
+
+impl Thresholds {
+    pub(crate) fn values(&self) -> &[f32] {
+        &self.values[..self.count]
+    }
+}
+
+/// The largest f32 that is not above `bound ≥ 0`. An f32 is above `bound` exactly where it is above this,
+/// so kernels compare in f32 and lose nothing.
+pub(crate) fn at_most(bound: f64) -> f32 {
+    let rounded = bound as f32;
+    if f64::from(rounded) > bound {
+        rounded.next_down()
+    } else {
+        rounded
+    }
+}
+
+/// How a level index becomes a value, in a form that compiles to straight vector code.
+pub(crate) trait LevelValue: Copy {
+    fn value(self, level: i8) -> f32;
+}
+
+pub(crate) enum Rule {
+    Affine(Affine),
+    PowerOfTwo(PowerOfTwo),
+}
+
+/// `(slope · i + offset) / divisor`
+#[derive(Clone, Copy)]
+pub(crate) struct Affine {
+    low: i8,
+    high: i8,
+    slope: i32,
+    offset: i32,
+    divisor: f32,
+}
+
+impl LevelValue for Affine {
+    #[inline(always)]
+    fn value(self, level: i8) -> f32 {
+        let level = i32::from(level.clamp(self.low, self.high));
+        (self.slope * level + self.offset) as f32 / self.divisor
+    }
+}
+
+/// `sign(i) · 2^(|i| − top)`, built from its exponent bits.
+#[derive(Clone, Copy)]
+pub(crate) struct PowerOfTwo {
+    top: i8,
+}
+
+impl LevelValue for PowerOfTwo {
+    #[inline(always)]
+    fn value(self, level: i8) -> f32 {
+        let level = i32::from(level.clamp(-self.top, self.top));
+        let exponent = (127 - i32::from(self.top) + level.abs()) as u32;
+        let sign = (level as u32) & 0x8000_0000;
+        let bits = if level == 0 {
+            0
+        } else {
+            sign | (exponent << 23)
+        };
+        f32::from_bits(bits)
+    }
+}

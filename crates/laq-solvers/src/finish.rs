@@ -1,0 +1,114 @@
+//! The end that every solver shares: from a scale to levels and error, so that what is returned belongs
+//! together; and the rule for curvatures that are zero.
+
+use crate::codebook::{Codebook, Magnitudes, Scale, Thresholds, at_most};
+use crate::kernels::{self, Kernel, Moments, Side};
+use crate::problem::Problem;
+use crate::quantizer::Solution;
+
+/// The nearest f32 that is finite.
+pub(crate) fn to_f32(scale: f64) -> f32 {
+    (scale as f32).clamp(f32::MIN, f32::MAX)
+}
+
+/// The problem to solve for one side, and its totals: without curvature where that is zero throughout,
+/// and `None` where there is no weight but zeros, so that the best scale is zero.
+pub(crate) fn weighted_or_not<'a>(
+    kernel: Kernel,
+    problem: Problem<'a>,
+    side: Side,
+) -> Option<(Problem<'a>, Moments)> {
+    [problem, problem.unweighted()]
+        .into_iter()
+        .map(|problem| (problem, kernels::totals(kernel, problem, side)))
+        .find(|(_, totals)| totals.square > 0.0)
+        .filter(|(_, totals)| totals.product > 0.0)
+}
+
+/// The nearest levels for one scale, and their error.
+pub(crate) fn one_scale(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    codebook: Codebook,
+    magnitudes: &Magnitudes,
+    scale: f32,
+    rounds: u32,
+    levels: &mut [i8],
+) -> Solution {
+    let thresholds = magnitudes.thresholds(f64::from(scale));
+    at_thresholds(
+        kernel,
+        problem,
+        codebook,
+        magnitudes,
+        &thresholds,
+        Scale::One(scale),
+        rounds,
+        levels,
+    )
+}
+
+/// The levels that some thresholds on `|w|` give, and their error.
+pub(crate) fn at_thresholds(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    codebook: Codebook,
+    magnitudes: &Magnitudes,
+    thresholds: &Thresholds,
+    scale: Scale,
+    rounds: u32,
+    levels: &mut [i8],
+) -> Solution {
+    kernels::assign(kernel, problem.weights(), magnitudes, thresholds, levels);
+    solution(kernel, problem, codebook, scale, rounds, levels)
+}
+
+/// The nearest levels for ternary codes with a scale for each sign, and their error.
+pub(crate) fn two_scales(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    scale: Scale,
+    rounds: u32,
+    levels: &mut [i8],
+) -> Solution {
+    // A side of scale zero is a side without weights worth a level.
+    let threshold = |scale: f32| {
+        if scale > 0.0 {
+            at_most(0.5 * f64::from(scale))
+        } else {
+            f32::INFINITY
+        }
+    };
+    let [above, below] = scale.pair().map(threshold);
+    ternary_at(kernel, problem, above, below, scale, rounds, levels)
+}
+
+/// Ternary levels at given thresholds, and their error.
+pub(crate) fn ternary_at(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    above: f32,
+    below: f32,
+    scale: Scale,
+    rounds: u32,
+    levels: &mut [i8],
+) -> Solution {
+    kernels::assign_ternary(kernel, problem.weights(), above, below, levels);
+    solution(kernel, problem, Codebook::Ternary, scale, rounds, levels)
+}
+
+fn solution(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    codebook: Codebook,
+    scale: Scale,
+    rounds: u32,
+    levels: &[i8],
+) -> Solution {
+    let weighted_error = kernels::weighted_error(kernel, problem, codebook, scale, levels);
+    Solution {
+        scale,
+        weighted_error,
+        rounds,
+    }
+}

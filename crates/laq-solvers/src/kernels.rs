@@ -1,0 +1,771 @@
+//! The passes over memory that the solvers are made of, compiled for several instruction sets.
+//!
+//! Every kernel is plain Rust over arrays of [`LANES`] elements, so that the compiler turns it into
+//! vector code, and is compiled once for each [`Kernel`]. Sums run in f64, one partial sum a lane, lanes
+//! added in order at the end; nothing is fused or reordered, so all kernels give the same bits.
+//! What the sums mean is left to the solvers.
+
+use std::sync::OnceLock;
+
+use crate::codebook::{Codebook, LevelValue, Magnitudes, Rule, Scale, Thresholds};
+use crate::problem::{Problem, SolveError};
+
+/// Elements that one step of a kernel handles: enough of them that the compiler keeps the loop over the
+/// lanes and makes vector code of it. (At 16 it unrolls the loop first, and the code is four times slower.)
+const LANES: usize = 64;
+
+/// The instruction set that kernels run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    Portable,
+    Avx2,
+    Avx512,
+}
+
+impl Kernel {
+    const NAMES: [(Kernel, &str); 3] = [
+        (Kernel::Avx512, "avx512"),
+        (Kernel::Avx2, "avx2"),
+        (Kernel::Portable, "portable"),
+    ];
+
+    /// Whether this processor has it. The unsafe calls below rest on no other kernel being used.
+    fn is_available(self) -> bool {
+        match self {
+            Kernel::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx2 => is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
+            Kernel::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The kernels of this processor, fastest first.
+    fn available() -> impl Iterator<Item = (Kernel, &'static str)> {
+        Self::NAMES
+            .into_iter()
+            .filter(|(kernel, _)| kernel.is_available())
+    }
+
+    /// The kernel named by `LAQ_KERNEL` (read once), or else the fastest.
+    pub(crate) fn selected() -> Result<Kernel, SolveError> {
+        static SELECTED: OnceLock<Result<Kernel, SolveError>> = OnceLock::new();
+        SELECTED
+            .get_or_init(|| Self::by_name(std::env::var_os("LAQ_KERNEL").as_deref()))
+            .clone()
+    }
+
+    fn by_name(name: Option<&std::ffi::OsStr>) -> Result<Kernel, SolveError> {
+        let accepted = |known: &str| name.is_none_or(|name| name == known);
+        match Self::available().find(|(_, known)| accepted(known)) {
+            Some((kernel, _)) => Ok(kernel),
+            None => Err(SolveError::Kernel {
+                found: name.unwrap_or_default().to_string_lossy().into_owned(),
+                available: Self::available()
+                    .map(|(_, known)| known)
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            }),
+        }
+    }
+}
+
+/// Compiles one function body for every kernel and picks among them by the first argument.
+macro_rules! multiversion {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident<$($generic:ident: $bound:path),*>($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$attribute])*
+        $visibility fn $name<$($generic: $bound),*>(kernel: Kernel, $($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            fn portable<$($generic: $bound),*>($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2")]
+            fn avx2<$($generic: $bound),*>($($argument: $type),*) $(-> $result)? {
+                portable($($argument),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+            fn avx512<$($generic: $bound),*>($($argument: $type),*) $(-> $result)? {
+                portable($($argument),*)
+            }
+
+            debug_assert!(kernel.is_available());
+            match kernel {
+                // SAFETY: a kernel is only ever taken from `Kernel::available`, so the processor has AVX2.
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Avx2 => unsafe { avx2($($argument),*) },
+                // SAFETY: as above, for the four parts of AVX-512 that are enabled.
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Avx512 => unsafe { avx512($($argument),*) },
+                _ => portable($($argument),*),
+            }
+        }
+    };
+}
+
+/// Which weights a solver looks at, and as which magnitude `x ≥ 0`.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Side {
+    /// All weights, `x = |w|`.
+    Both,
+    /// The positive weights, `x = w`.
+    Positive,
+    /// The negative weights, `x = −w`.
+    Negative,
+}
+
+impl Side {
+    /// Bits to flip, then bits to keep, that make a weight of this side its magnitude; weights of the
+    /// other side come out negative, below every threshold.
+    fn masks(self) -> (u32, u32) {
+        match self {
+            Side::Both => (0, !0 >> 1),
+            Side::Positive => (0, !0),
+            Side::Negative => (1 << 31, !0),
+        }
+    }
+
+    /// The magnitude of `w`, negative or zero where `w` is not of this side.
+    #[inline(always)]
+    pub(crate) fn magnitude(self, w: f32) -> f32 {
+        let (flip, keep) = self.masks();
+        masked(w, flip, keep)
+    }
+}
+
+#[inline(always)]
+fn masked(w: f32, flip: u32, keep: u32) -> f32 {
+    f32::from_bits((w.to_bits() ^ flip) & keep)
+}
+
+/// `Σ d b x` and `Σ d b²` of some assignment `b`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Moments {
+    pub(crate) product: f64,
+    pub(crate) square: f64,
+}
+
+impl Moments {
+    /// The best scale for the assignment, `Σ d b x / Σ d b²`.
+    pub(crate) fn scale(self) -> f64 {
+        self.product / self.square
+    }
+
+    /// What the assignment takes off the error of all zeros, times two: `(Σ d b x)² / Σ d b²`.
+    pub(crate) fn gain(self) -> f64 {
+        self.product * self.product / self.square
+    }
+}
+
+/// The curvature, [`LANES`] at a time; behind the end it is zero, so that padding adds nothing to a sum.
+trait Curvature: Copy {
+    fn chunk(self, index: usize) -> [f32; LANES];
+    fn tail(self) -> [f32; LANES];
+}
+
+#[derive(Clone, Copy)]
+struct Ones {
+    tail: usize,
+}
+
+impl Curvature for Ones {
+    #[inline(always)]
+    fn chunk(self, _: usize) -> [f32; LANES] {
+        [1.0; LANES]
+    }
+    #[inline(always)]
+    fn tail(self) -> [f32; LANES] {
+        std::array::from_fn(|lane| if lane < self.tail { 1.0 } else { 0.0 })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    chunks: &'a [[f32; LANES]],
+    tail: &'a [f32],
+}
+
+impl Curvature for Given<'_> {
+    #[inline(always)]
+    fn chunk(self, index: usize) -> [f32; LANES] {
+        self.chunks[index]
+    }
+    #[inline(always)]
+    fn tail(self) -> [f32; LANES] {
+        padded(self.tail)
+    }
+}
+
+#[inline(always)]
+fn padded<T: Copy + Default>(tail: &[T]) -> [T; LANES] {
+    std::array::from_fn(|lane| tail.get(lane).copied().unwrap_or_default())
+}
+
+/// Calls `$call` with the curvature of `$problem` bound to `$curvature`, as the type that it has.
+macro_rules! with_curvature {
+    ($problem:expr, |$curvature:ident| $call:expr) => {
+        match $problem.curvature() {
+            Some(given) => {
+                let (chunks, tail) = given.as_chunks();
+                let $curvature = Given { chunks, tail };
+                $call
+            }
+            None => {
+                let $curvature = Ones {
+                    tail: $problem.weights().len() % LANES,
+                };
+                $call
+            }
+        }
+    };
+}
+
+/// Calls `$call` with the decode rule of `$codebook` bound to `$rule`, as the type that it has.
+macro_rules! with_rule {
+    ($codebook:expr, |$rule:ident| $call:expr) => {
+        match $codebook.rule() {
+            Rule::Affine($rule) => $call,
+            Rule::PowerOfTwo($rule) => $call,
+        }
+    };
+}
+
+/// Adds the lanes in order.
+fn sum(lanes: [f64; LANES]) -> f64 {
+    lanes.into_iter().sum()
+}
+
+/// Partial sums of [`Moments`], one a lane.
+struct Sums {
+    product: [f64; LANES],
+    square: [f64; LANES],
+}
+
+impl Sums {
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            product: [0.0; LANES],
+            square: [0.0; LANES],
+        }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, x: [f32; LANES], b: [f32; LANES], d: [f32; LANES]) {
+        for lane in 0..LANES {
+            let (x, b) = (f64::from(x[lane]), f64::from(b[lane]));
+            let weighted = f64::from(d[lane]) * b;
+            self.product[lane] += weighted * x;
+            self.square[lane] += weighted * b;
+        }
+    }
+
+    #[inline(always)]
+    fn moments(self) -> Moments {
+        Moments {
+            product: sum(self.product),
+            square: sum(self.square),
+        }
+    }
+}
+
+multiversion! {
+    /// Whether no element has a bit pattern above `largest`, sign bits dropped where `keep` says so.
+    fn bits_up_to<>(values: &[f32], keep: u32, largest: u32) -> bool {
+        let (chunks, tail) = values.as_chunks::<LANES>();
+        let mut highest = [0_u32; LANES];
+        for chunk in chunks {
+            for lane in 0..LANES {
+                highest[lane] = highest[lane].max(chunk[lane].to_bits() & keep);
+            }
+        }
+        let in_tail = tail.iter().map(|value| value.to_bits() & keep);
+        highest.into_iter().chain(in_tail).all(|bits| bits <= largest)
+    }
+}
+
+pub(crate) fn all_finite(kernel: Kernel, values: &[f32]) -> bool {
+    bits_up_to(kernel, values, !0 >> 1, f32::MAX.to_bits())
+}
+
+/// False for a negative zero too; callers look again one by one and find nothing wrong with it.
+pub(crate) fn all_finite_and_not_negative(kernel: Kernel, values: &[f32]) -> bool {
+    bits_up_to(kernel, values, !0, f32::MAX.to_bits())
+}
+
+multiversion! {
+    /// The largest `|w|`, zero for none.
+    pub(crate) fn largest_magnitude<>(weights: &[f32]) -> f32 {
+        let (chunks, tail) = weights.as_chunks::<LANES>();
+        let mut highest = [0_u32; LANES];
+        for chunk in chunks {
+            for lane in 0..LANES {
+                highest[lane] = highest[lane].max(chunk[lane].to_bits() & (!0 >> 1));
+            }
+        }
+        let in_tail = tail.iter().map(|value| value.to_bits() & (!0 >> 1));
+        f32::from_bits(highest.into_iter().chain(in_tail).max().unwrap_or(0))
+    }
+}
+
+/// `Σ d x` and `Σ d` over the weights of one side: the moments of the assignment that puts every one at
+/// the level of magnitude one. Zero weights count for [`Side::Both`], and belong to neither other side.
+pub(crate) fn totals(kernel: Kernel, problem: Problem<'_>, side: Side) -> Moments {
+    let below = if side == Side::Both { -1.0 } else { 0.0 };
+    with_curvature!(problem, |curvature| {
+        threshold_moments(
+            kernel,
+            problem.weights(),
+            curvature,
+            side.masks(),
+            0.0,
+            [below],
+            [1.0],
+        )
+    })
+}
+
+/// `Σ d b x` and `Σ d b²` over the weights of one side, where `b` is the magnitude that the thresholds
+/// give `x`.
+pub(crate) fn moments(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    side: Side,
+    magnitudes: &Magnitudes,
+    thresholds: &Thresholds,
+) -> Moments {
+    let (w, masks) = (problem.weights(), side.masks());
+    let (lowest, q) = (magnitudes.values()[0], &magnitudes.values()[1..]);
+    let t = thresholds.values();
+    // Tables of a length known to the compiler stay in registers: 2, 3 and 4 bits.
+    with_curvature!(problem, |d| {
+        if let (Ok(t), Ok(q)) = (<[f32; 1]>::try_from(t), <[f32; 1]>::try_from(q)) {
+            threshold_moments(kernel, w, d, masks, lowest, t, q)
+        } else if let (Ok(t), Ok(q)) = (<[f32; 3]>::try_from(t), <[f32; 3]>::try_from(q)) {
+            threshold_moments(kernel, w, d, masks, lowest, t, q)
+        } else if let (Ok(t), Ok(q)) = (<[f32; 7]>::try_from(t), <[f32; 7]>::try_from(q)) {
+            threshold_moments(kernel, w, d, masks, lowest, t, q)
+        } else {
+            threshold_moments(kernel, w, d, masks, lowest, t, q)
+        }
+    })
+}
+
+/// `Σ d |w|` and `Σ d` over `|w| > threshold`.
+pub(crate) fn moments_above(kernel: Kernel, problem: Problem<'_>, threshold: f32) -> Moments {
+    let (w, masks) = (problem.weights(), Side::Both.masks());
+    with_curvature!(problem, |d| {
+        threshold_moments(kernel, w, d, masks, 0.0, [threshold], [1.0])
+    })
+}
+
+/// As many f32 as there are thresholds.
+trait Table: Copy {
+    fn get(&self) -> &[f32];
+}
+
+impl<const N: usize> Table for [f32; N] {
+    #[inline(always)]
+    fn get(&self) -> &[f32] {
+        self
+    }
+}
+
+impl Table for &[f32] {
+    #[inline(always)]
+    fn get(&self) -> &[f32] {
+        self
+    }
+}
+
+multiversion! {
+    /// `b` is `lowest`, or else `magnitudes[j]` for the last `j` with `x > thresholds[j]`.
+    fn threshold_moments<C: Curvature, T: Table>(
+        weights: &[f32],
+        curvature: C,
+        masks: (u32, u32),
+        lowest: f32,
+        thresholds: T,
+        magnitudes: T,
+    ) -> Moments {
+        let (chunks, tail) = weights.as_chunks::<LANES>();
+        let mut sums = Sums::new();
+        for (index, chunk) in chunks.iter().enumerate() {
+            let x = magnitudes_of(chunk, masks);
+            let b = above_thresholds(&x, lowest, &thresholds, &magnitudes);
+            sums.add(x, b, curvature.chunk(index));
+        }
+        let x = magnitudes_of(&padded(tail), masks);
+        let b = above_thresholds(&x, lowest, &thresholds, &magnitudes);
+        sums.add(x, b, curvature.tail());
+        sums.moments()
+    }
+}
+
+#[inline(always)]
+fn magnitudes_of(weights: &[f32; LANES], (flip, keep): (u32, u32)) -> [f32; LANES] {
+    weights.map(|w| masked(w, flip, keep))
+}
+
+#[inline(always)]
+fn above_thresholds<T: Table>(
+    x: &[f32; LANES],
+    lowest: f32,
+    thresholds: &T,
+    magnitudes: &T,
+) -> [f32; LANES] {
+    let mut b = [lowest; LANES];
+    for (&threshold, &magnitude) in thresholds.get().iter().zip(magnitudes.get()) {
+        for lane in 0..LANES {
+            b[lane] = if x[lane] > threshold {
+                magnitude
+            } else {
+                b[lane]
+            };
+        }
+    }
+    b
+}
+
+/// `Σ d b x` and `Σ d b²` over the weights of one side, where `b` is what `levels` hold. For
+/// [`Side::Both`] a level whose sign is not its weight's counts against the product; for one side only
+/// those weights count whose level is on that side too.
+pub(crate) fn moments_of_levels(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    side: Side,
+    codebook: Codebook,
+    levels: &[i8],
+) -> Moments {
+    let (w, flip, one_side) = (problem.weights(), side.masks().0, side != Side::Both);
+    with_curvature!(problem, |d| with_rule!(codebook, |rule| {
+        level_moments(kernel, w, d, rule, levels, flip, one_side)
+    }))
+}
+
+multiversion! {
+    fn level_moments<C: Curvature, R: LevelValue>(
+        weights: &[f32],
+        curvature: C,
+        rule: R,
+        levels: &[i8],
+        flip: u32,
+        one_side: bool,
+    ) -> Moments {
+        let (chunks, tail) = weights.as_chunks::<LANES>();
+        let (level_chunks, level_tail) = levels.as_chunks::<LANES>();
+        let mut sums = Sums::new();
+        for (index, (chunk, levels)) in chunks.iter().zip(level_chunks).enumerate() {
+            let x = magnitudes_of(chunk, (flip, !0));
+            let b = values_of(rule, levels, &x, flip, one_side);
+            sums.add(x, b, curvature.chunk(index));
+        }
+        let x = magnitudes_of(&padded(tail), (flip, !0));
+        let b = values_of(rule, &padded(level_tail), &x, flip, one_side);
+        sums.add(x, b, curvature.tail());
+        sums.moments()
+    }
+}
+
+#[inline(always)]
+fn values_of<R: LevelValue>(
+    rule: R,
+    levels: &[i8; LANES],
+    x: &[f32; LANES],
+    flip: u32,
+    one_side: bool,
+) -> [f32; LANES] {
+    let mut b = [0.0; LANES];
+    for lane in 0..LANES {
+        let value = masked(rule.value(levels[lane]), flip, !0);
+        let counts = !one_side || (x[lane] > 0.0 && value > 0.0);
+        b[lane] = if counts { value } else { 0.0 };
+    }
+    b
+}
+
+multiversion! {
+    /// The level that the thresholds give each weight: magnitude number m is level
+    /// `first_positive + m`, or `first_negative − m` where `w < 0`.
+    fn assign_table<T: Table>(
+        weights: &[f32],
+        thresholds: T,
+        first_positive: i8,
+        first_negative: i8,
+        levels: &mut [i8],
+    ) {
+        let (chunks, tail) = weights.as_chunks::<LANES>();
+        let (level_chunks, level_tail) = levels.as_chunks_mut::<LANES>();
+        for (chunk, levels) in chunks.iter().zip(level_chunks) {
+            *levels = levels_of(chunk, &thresholds, first_positive, first_negative);
+        }
+        let last = levels_of(&padded(tail), &thresholds, first_positive, first_negative);
+        level_tail.copy_from_slice(&last[..tail.len()]);
+    }
+}
+
+#[inline(always)]
+fn levels_of<T: Table>(
+    weights: &[f32; LANES],
+    thresholds: &T,
+    first_positive: i8,
+    first_negative: i8,
+) -> [i8; LANES] {
+    let mut number = [0_i32; LANES];
+    for &threshold in thresholds.get() {
+        for lane in 0..LANES {
+            number[lane] += i32::from(weights[lane].abs() > threshold);
+        }
+    }
+    let mut levels = [0; LANES];
+    for lane in 0..LANES {
+        let positive = i32::from(first_positive) + number[lane];
+        let negative = i32::from(first_negative) - number[lane];
+        levels[lane] = if weights[lane] < 0.0 {
+            negative
+        } else {
+            positive
+        } as i8;
+    }
+    levels
+}
+
+/// Writes the nearest levels: see [`Magnitudes`] for how numbers become indices.
+pub(crate) fn assign(
+    kernel: Kernel,
+    weights: &[f32],
+    magnitudes: &Magnitudes,
+    thresholds: &Thresholds,
+    levels: &mut [i8],
+) {
+    let (p, n) = (magnitudes.first_positive, magnitudes.first_negative);
+    let t = thresholds.values();
+    if let Ok(t) = <[f32; 3]>::try_from(t) {
+        assign_table(kernel, weights, t, p, n, levels);
+    } else if let Ok(t) = <[f32; 7]>::try_from(t) {
+        assign_table(kernel, weights, t, p, n, levels);
+    } else {
+        assign_table(kernel, weights, t, p, n, levels);
+    }
+}
+
+multiversion! {
+    /// Ternary levels: 1 where `w > above`, −1 where `w < −below`, else 0.
+    pub(crate) fn assign_ternary<>(weights: &[f32], above: f32, below: f32, levels: &mut [i8]) {
+        for (level, &w) in levels.iter_mut().zip(weights) {
+            *level = i8::from(w > above) - i8::from(w < -below);
+        }
+    }
+}
+
+/// `½ Σ d (w − ŵ)²` of what `levels` and `scale` decode to.
+pub(crate) fn weighted_error(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    codebook: Codebook,
+    scale: Scale,
+    levels: &[i8],
+) -> f64 {
+    let (w, [positive, negative]) = (problem.weights(), scale.pair());
+    with_curvature!(problem, |d| with_rule!(codebook, |rule| {
+        level_error(kernel, w, d, rule, levels, positive, negative)
+    }))
+}
+
+/// The one decode rule.
+#[inline(always)]
+fn decoded<R: LevelValue>(rule: R, level: i8, positive: f32, negative: f32) -> f32 {
+    rule.value(level) * if level < 0 { negative } else { positive }
+}
+
+multiversion! {
+    fn level_error<C: Curvature, R: LevelValue>(
+        weights: &[f32],
+        curvature: C,
+        rule: R,
+        levels: &[i8],
+        positive: f32,
+        negative: f32,
+    ) -> f64 {
+        let (chunks, tail) = weights.as_chunks::<LANES>();
+        let (level_chunks, level_tail) = levels.as_chunks::<LANES>();
+        let mut error = [0.0_f64; LANES];
+        for (index, (chunk, levels)) in chunks.iter().zip(level_chunks).enumerate() {
+            let quantized = levels.map(|level| decoded(rule, level, positive, negative));
+            add_errors(&mut error, chunk, quantized, curvature.chunk(index));
+        }
+        let quantized = padded(level_tail).map(|level| decoded(rule, level, positive, negative));
+        add_errors(&mut error, &padded(tail), quantized, curvature.tail());
+        0.5 * sum(error)
+    }
+}
+
+#[inline(always)]
+fn add_errors(
+    error: &mut [f64; LANES],
+    weights: &[f32; LANES],
+    quantized: [f32; LANES],
+    curvature: [f32; LANES],
+) {
+    for lane in 0..LANES {
+        let gap = f64::from(weights[lane]) - f64::from(quantized[lane]);
+        error[lane] += f64::from(curvature[lane]) * (gap * gap);
+    }
+}
+
+/// `ŵ` of `levels` and `scale`, up to the end of the shorter slice.
+pub(crate) fn decode(
+    kernel: Kernel,
+    codebook: Codebook,
+    levels: &[i8],
+    scale: Scale,
+    quantized: &mut [f32],
+) {
+    let [positive, negative] = scale.pair();
+    with_rule!(codebook, |rule| decode_levels(
+        kernel, rule, levels, positive, negative, quantized
+    ));
+}
+
+multiversion! {
+    fn decode_levels<R: LevelValue>(
+        rule: R,
+        levels: &[i8],
+        positive: f32,
+        negative: f32,
+        quantized: &mut [f32],
+    ) {
+        for (quantized, &level) in quantized.iter_mut().zip(levels) {
+            *quantized = decoded(rule, level, positive, negative);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    /// Numbers of either sign over a few decades, zeros among them.
+    fn numbers(count: usize, step: f32) -> Vec<f32> {
+        let number = |i: usize| (i as f32 * step).sin() * 10_f32.powi((i % 5) as i32 - 2);
+        (0..count)
+            .map(|i| if i % 11 == 3 { 0.0 } else { number(i) })
+            .collect()
+    }
+
+    /// Everything that the kernels compute for one problem, as bits.
+    fn all_results(kernel: Kernel, problem: Problem<'_>, codebook: Codebook) -> Vec<u64> {
+        let weights = problem.weights();
+        let magnitudes = codebook.magnitudes();
+        let thresholds = magnitudes.thresholds(0.7);
+        let mut levels = vec![0; weights.len()];
+        let mut quantized = vec![0.0; weights.len()];
+        let scale = Scale::Two {
+            positive: 0.7,
+            negative: 0.3,
+        };
+        let mut results = vec![largest_magnitude(kernel, weights).to_bits().into()];
+        assign(kernel, weights, &magnitudes, &thresholds, &mut levels);
+        for side in [Side::Both, Side::Positive, Side::Negative] {
+            for moments in [
+                totals(kernel, problem, side),
+                moments(kernel, problem, side, &magnitudes, &thresholds),
+                moments_of_levels(kernel, problem, side, codebook, &levels),
+                moments_above(kernel, problem, 0.2),
+            ] {
+                results.extend([moments.product.to_bits(), moments.square.to_bits()]);
+            }
+        }
+        results.push(weighted_error(kernel, problem, codebook, scale, &levels).to_bits());
+        decode(kernel, codebook, &levels, scale, &mut quantized);
+        results.extend(levels.iter().map(|&level| level as u64));
+        results.extend(quantized.iter().map(|value| u64::from(value.to_bits())));
+        assign_ternary(kernel, weights, 0.2, 0.4, &mut levels);
+        results.extend(levels.iter().map(|&level| level as u64));
+        results
+    }
+
+    #[test]
+    fn every_kernel_gives_the_same_bits() {
+        let others: Vec<Kernel> = Kernel::available().map(|(kernel, _)| kernel).collect();
+        assert!(others.contains(&Kernel::Portable));
+        for count in [0, 1, 63, 64, 65, 127, 128, 200, 1000] {
+            let (weights, curvature) = (numbers(count, 0.7), numbers(count, 0.3));
+            let curvature: Vec<f32> = curvature.iter().map(|d| d.abs()).collect();
+            for given in [None, Some(&curvature[..])] {
+                let problem = Problem::new(&weights, given).unwrap();
+                for codebook in [
+                    Codebook::Binary,
+                    Codebook::Ternary,
+                    Codebook::Linear { bits: 3 },
+                    Codebook::Logarithmic { bits: 4 },
+                    Codebook::Linear { bits: 6 },
+                    Codebook::Uniform { bits: 8 },
+                ] {
+                    let expected = all_results(Kernel::Portable, problem, codebook);
+                    for &kernel in &others {
+                        let found = all_results(kernel, problem, codebook);
+                        assert_eq!(found, expected, "{kernel:?}, {count} of {codebook:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sums over lanes, with their padding, are the plain sums.
+    #[test]
+    fn sums_are_those_of_a_plain_loop() {
+        for count in [0, 1, 64, 100, 777] {
+            let (weights, curvature) = (numbers(count, 0.7), numbers(count, 0.3));
+            let curvature: Vec<f32> = curvature.iter().map(|d| d.abs()).collect();
+            let problem = Problem::new(&weights, Some(&curvature)).unwrap();
+            for side in [Side::Both, Side::Positive, Side::Negative] {
+                for threshold in [0.1, 1.0] {
+                    let (mut product, mut square) = (0.0, 0.0);
+                    for (&w, &d) in weights.iter().zip(&curvature) {
+                        let x = match side {
+                            Side::Both => w.abs(),
+                            Side::Positive => w,
+                            Side::Negative => -w,
+                        };
+                        if x > threshold {
+                            product += f64::from(d) * f64::from(x);
+                            square += f64::from(d);
+                        }
+                    }
+                    let magnitudes = Codebook::Ternary.magnitudes();
+                    let thresholds = magnitudes.thresholds(2.0 * f64::from(threshold));
+                    let found = moments(Kernel::Portable, problem, side, &magnitudes, &thresholds);
+                    assert!((found.product - product).abs() <= 1e-12 * product);
+                    assert!((found.square - square).abs() <= 1e-12 * square);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_kernel_can_be_asked_for_by_name() {
+        for (kernel, name) in Kernel::available() {
+            assert_eq!(Kernel::by_name(Some(OsStr::new(name))), Ok(kernel));
+        }
+        let fastest = Kernel::available().next().map(|(kernel, _)| kernel);
+        assert_eq!(Kernel::by_name(None).ok(), fastest);
+        let message = Kernel::by_name(Some(OsStr::new("mmx")))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.starts_with("LAQ_KERNEL is `mmx`, expected one of"),
+            "{message}"
+        );
+        assert!(message.contains("portable"), "{message}");
+    }
+}

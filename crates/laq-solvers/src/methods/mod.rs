@@ -1,0 +1,66 @@
+//! The methods of PAPER.md §2, one a file. A new one is a file and its entry in [`FAMILIES`].
+
+mod binary_connect;
+mod bwn;
+mod dorefa;
+mod full;
+mod lab;
+mod laq_linear;
+mod laq_log;
+mod lat2_a;
+mod lat2_e;
+mod lat_a;
+mod lat_e;
+mod ttq;
+mod twn;
+
+use crate::codebook::Codebook;
+use crate::finish;
+use crate::kernels::{Kernel, Side};
+use crate::method::Family;
+use crate::problem::{Problem, SolveError};
+use crate::quantizer::Solution;
+
+/// In the order of the paper's tables.
+pub(crate) static FAMILIES: [Family; 13] = [
+    full::FAMILY,
+    binary_connect::FAMILY,
+    bwn::FAMILY,
+    lab::FAMILY,
+    twn::FAMILY,
+    lat_e::FAMILY,
+    lat_a::FAMILY,
+    ttq::FAMILY,
+    lat2_e::FAMILY,
+    lat2_a::FAMILY,
+    dorefa::FAMILY,
+    laq_linear::FAMILY,
+    laq_log::FAMILY,
+];
+
+/// The binary methods: the sign of every weight, 1 for zero, and a scale.
+fn signs(
+    problem: Problem<'_>,
+    levels: &mut [i8],
+    scale: impl FnOnce(Kernel) -> f32,
+) -> Result<Solution, SolveError> {
+    problem.check_length(levels)?;
+    let kernel = Kernel::selected()?;
+    let magnitudes = Codebook::Binary.magnitudes();
+    let scale = scale(kernel);
+    Ok(finish::one_scale(
+        kernel,
+        problem,
+        Codebook::Binary,
+        &magnitudes,
+        scale,
+        0,
+        levels,
+    ))
+}
+
+/// `Σ d |w| / Σ d`, zero where all weights are.
+fn mean_magnitude(kernel: Kernel, problem: Problem<'_>) -> f32 {
+    finish::weighted_or_not(kernel, problem, Side::Both)
+        .map_or(0.0, |(_, totals)| finish::to_f32(totals.scale()))
+}

@@ -1,0 +1,61 @@
+//! What a quantization method is to the training loop.
+
+use std::fmt::Debug;
+
+use crate::codebook::{Codebook, Scale};
+use crate::exact::Events;
+use crate::problem::{Problem, SolveError};
+
+/// What a solver returns beside the levels.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Solution {
+    /// What the levels are multiplied by.
+    pub scale: Scale,
+    /// `½ Σ d (w − ŵ)²` of the returned levels and scale, summed in f64.
+    pub weighted_error: f64,
+    /// Rounds of an alternating solver; 1 for an exact one, 0 for a closed form.
+    pub rounds: u32,
+}
+
+/// Memory that solvers work in. It grows at the first problem of a size and is used again, so a training
+/// step allocates nothing; give each thread its own.
+#[derive(Clone, Debug, Default)]
+pub struct Workspace {
+    pub(crate) sorted: Vec<u64>,
+    pub(crate) events: Events,
+}
+
+/// A method of quantization (PAPER.md §2), with its gradients.
+pub trait Quantizer: Debug + Send + Sync {
+    /// The levels that the method uses.
+    fn codebook(&self) -> Codebook;
+
+    /// Quantizes the weights of `problem`: fills `levels`, of the same length, and returns their scale.
+    ///
+    /// `previous` is the scale of the previous training iteration, `levels` then holds its levels: the
+    /// alternating solvers start from the levels, TTQ takes the scale, which it trains, and the others use
+    /// neither. `None` is a cold start, and `levels` may hold anything.
+    ///
+    /// # Errors
+    /// `levels` of another length than the weights; for TTQ, a trained scale that is NaN or infinite.
+    fn solve(
+        &self,
+        problem: Problem<'_>,
+        previous: Option<Scale>,
+        levels: &mut [i8],
+        workspace: &mut Workspace,
+    ) -> Result<Solution, SolveError>;
+
+    /// Turns `∂loss/∂ŵ` into `∂loss/∂w`, in place; all slices have length n, and the rest of longer ones
+    /// is left alone. By default the gradient goes straight through (PAPER.md §2, last sentence).
+    fn latent_gradient(&self, weights: &[f32], scale: Scale, levels: &[i8], gradient: &mut [f32]) {
+        let _ = (weights, scale, levels, gradient);
+    }
+
+    /// `[∂loss/∂W_p, ∂loss/∂W_n]` from `∂loss/∂ŵ`, which [`latent_gradient`](Self::latent_gradient) must
+    /// not have changed yet. `None` where the scales are not trained, that is, for all but TTQ.
+    fn scale_gradient(&self, levels: &[i8], gradient: &[f32]) -> Option<[f64; 2]> {
+        let _ = (levels, gradient);
+        None
+    }
+}

@@ -1,0 +1,253 @@
+//! What holds for every method of the registry, at every number of bits.
+
+use crate::common::*;
+use laq_solvers::{Method, Problem, Scale, Solution, Workspace};
+use proptest::prelude::*;
+
+/// Methods that minimise the weighted error, or try to.
+fn is_loss_aware(method: &Method) -> bool {
+    ["lab", "lat", "laq"]
+        .iter()
+        .any(|family| method.id().starts_with(family))
+}
+
+fn takes_turns(method: &Method) -> bool {
+    method.family().solver.starts_with("alternating")
+}
+
+/// Everything that can be checked of one answer, however it was found.
+fn check_answer(
+    method: &Method,
+    weights: &[f32],
+    curvature: Option<&[f32]>,
+    levels: &[i8],
+    solution: Solution,
+) -> Result<(), TestCaseError> {
+    let quantizer = method.quantizer().unwrap();
+    let codebook = quantizer.codebook();
+    let allowed: Vec<i8> = codebook.levels().collect();
+    prop_assert!(
+        levels.iter().all(|level| allowed.contains(level)),
+        "{method}: {levels:?}"
+    );
+    for scale in solution.scale.pair() {
+        prop_assert!((0.0..=f32::MAX).contains(&scale), "{method}: scale {scale}");
+    }
+
+    // The error is that of the returned pair, and of what it decodes to.
+    let expected = error_of(weights, curvature, codebook, solution.scale, levels);
+    let found = solution.weighted_error;
+    prop_assert!(
+        (found - expected).abs() <= 1e-12 * expected,
+        "{method}: {found}, {expected}"
+    );
+    let problem = Problem::new(weights, curvature).unwrap();
+    prop_assert_eq!(
+        problem
+            .weighted_error(codebook, solution.scale, levels)
+            .unwrap(),
+        found
+    );
+
+    // Zeros can always be had, so a method that minimises the error, and has zero, is not worse.
+    if is_loss_aware(method) {
+        let zeros = error_of_zeros(weights, curvature);
+        prop_assert!(
+            found <= zeros * (1.0 + 3e-7) + 1e-80,
+            "{method}: {found} above {zeros}"
+        );
+    }
+
+    // No weight is on the wrong side of zero.
+    for (&w, &level) in weights.iter().zip(levels) {
+        let value = codebook.value(level);
+        prop_assert!(
+            value == 0.0 || (value < 0.0) == (w < 0.0),
+            "{method}: {w} to {value}"
+        );
+    }
+    let rounds = match method.family().solver {
+        solver if solver.starts_with("alternating") => 0..=10,
+        solver if solver.starts_with("exact") => 1..=1,
+        _ => 0..=0,
+    };
+    prop_assert!(
+        rounds.contains(&solution.rounds),
+        "{method}: {} rounds",
+        solution.rounds
+    );
+    Ok(())
+}
+
+fn check_method(
+    method: &Method,
+    weights: &[f32],
+    curvature: Option<&[f32]>,
+    workspace: &mut Workspace,
+) -> Result<(), TestCaseError> {
+    let quantizer = method.quantizer().unwrap();
+    let (levels, cold) = solve(&method.id(), weights, curvature);
+    check_answer(method, weights, curvature, &levels, cold)?;
+
+    // A cold start depends neither on what `levels` held nor on what the workspace did before.
+    let problem = Problem::new(weights, curvature).unwrap();
+    let mut again = vec![-128; weights.len()];
+    let solution = quantizer
+        .solve(problem, None, &mut again, workspace)
+        .unwrap();
+    prop_assert_eq!(&again, &levels);
+    prop_assert_eq!(solution, cold);
+
+    // A warm start is an answer too; where turns are taken it is never worse than what it starts from.
+    let warm = quantizer
+        .solve(problem, Some(cold.scale), &mut again, workspace)
+        .unwrap();
+    check_answer(method, weights, curvature, &again, warm)?;
+    if takes_turns(method) {
+        let slack = 3e-7 * error_of_zeros(weights, curvature) + 1e-80;
+        prop_assert!(
+            warm.weighted_error <= cold.weighted_error + slack,
+            "{method}"
+        );
+    } else {
+        prop_assert_eq!((&again, warm), (&levels, cold));
+    }
+
+    // A quarter of the curvature is the same problem.
+    let factor = 0.25;
+    if let Some(curvature) = curvature.filter(|d| d.iter().all(|&d| d == 0.0 || d > 1e-30)) {
+        let scaled: Vec<f32> = curvature.iter().map(|d| d * factor).collect();
+        let (scaled_levels, solution) = solve(&method.id(), weights, Some(&scaled));
+        prop_assert_eq!(&scaled_levels, &levels);
+        prop_assert_eq!(solution.scale, cold.scale);
+        prop_assert_eq!(
+            solution.weighted_error,
+            cold.weighted_error * f64::from(factor)
+        );
+    }
+
+    // The mirrored weights have the mirrored answer. (Zero has no mirror where it must take a side.)
+    if weights.iter().all(|&w| w != 0.0) {
+        let mirrored: Vec<f32> = weights.iter().map(|w| -w).collect();
+        let (mirrored_levels, solution) = solve(&method.id(), &mirrored, curvature);
+        let codebook = quantizer.codebook();
+        for (&level, &mirror) in levels.iter().zip(&mirrored_levels) {
+            prop_assert_eq!(codebook.value(level), -codebook.value(mirror), "{}", method);
+        }
+        let [positive, negative] = cold.scale.pair();
+        prop_assert_eq!(solution.scale.pair(), [negative, positive], "{}", method);
+        prop_assert_eq!(solution.weighted_error, cold.weighted_error, "{}", method);
+    }
+
+    // Twice the weights have twice the scale, but where the scale is fixed or the stop absolute.
+    let scales = !takes_turns(method) && cold.scale != Scale::One(1.0);
+    if scales
+        && weights
+            .iter()
+            .all(|w| *w == 0.0 || (1e-20..1e20).contains(&w.abs()))
+    {
+        let doubled: Vec<f32> = weights.iter().map(|w| 2.0 * w).collect();
+        let (doubled_levels, solution) = solve(&method.id(), &doubled, curvature);
+        prop_assert_eq!(&doubled_levels, &levels, "{}", method);
+        prop_assert_eq!(
+            solution.scale.pair(),
+            cold.scale.pair().map(|scale| 2.0 * scale)
+        );
+        prop_assert_eq!(solution.weighted_error, 4.0 * cold.weighted_error);
+    }
+
+    // The gradients keep their length and hold numbers; only TTQ trains its scales.
+    let gradient = bell(weights.len(), 11);
+    let mut latent = gradient.clone();
+    quantizer.latent_gradient(weights, cold.scale, &levels, &mut latent);
+    prop_assert!(latent.iter().all(|g| g.is_finite()), "{method}: {latent:?}");
+    let id = method.family().id;
+    prop_assert_eq!(
+        quantizer.scale_gradient(&levels, &gradient).is_some(),
+        id == "ttq"
+    );
+    if id != "ttq" && id != "dorefa" {
+        prop_assert_eq!(latent, gradient, "{}", method);
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn every_method_conforms((w, d) in problems(0..200)) {
+        let mut workspace = Workspace::default();
+        for method in quantizing() {
+            check_method(&method, &w, d.as_deref(), &mut workspace)?;
+        }
+    }
+
+    /// A method that is exact is not beaten by one with the same levels and as many scales.
+    #[test]
+    fn exact_methods_are_not_beaten((w, d) in problems(0..200)) {
+        let d = d.as_deref();
+        let slack = 1e-12 * error_of_zeros(&w, d) + 1e-80;
+        let error = |id: &str| solve(id, &w, d).1.weighted_error;
+        for (exact, others) in [
+            ("lab", &["bwn", "binary-connect"][..]),
+            ("lat-e", &["lat-a", "twn", "laq-linear-2", "laq-log-2"]),
+            ("lat2-e", &["lat2-a", "ttq", "lat-e", "twn"]),
+        ] {
+            let least = error(exact);
+            for other in others {
+                prop_assert!(least <= error(other) + slack, "{exact} {least}, {other} {}", error(other));
+            }
+        }
+    }
+
+    /// Whatever the bits of the input are, there is an answer or an error.
+    #[test]
+    fn nothing_panics(
+        w in prop::collection::vec(any::<u32>().prop_map(f32::from_bits), 0..80),
+        d in prop::option::of(prop::collection::vec(any::<u32>().prop_map(f32::from_bits), 0..80)),
+        finite: bool,
+        levels in prop::collection::vec(any::<i8>(), 0..80),
+        scales: (u32, u32),
+    ) {
+        let tame = |values: &mut Vec<f32>, length: usize| {
+            values.resize(length, 1.0);
+            values.iter_mut().for_each(|value| *value = if value.is_finite() { *value } else { 0.0 });
+        };
+        let (mut w, mut d, mut levels) = (w, d, levels);
+        if finite {
+            let length = w.len();
+            tame(&mut w, length);
+            if let Some(d) = &mut d {
+                tame(d, length);
+                d.iter_mut().for_each(|d| *d = d.abs());
+            }
+            levels.resize(length, 3);
+        }
+        let trained = Scale::Two { positive: f32::from_bits(scales.0), negative: f32::from_bits(scales.1) };
+        let mut workspace = Workspace::default();
+        for method in quantizing() {
+            let quantizer = method.quantizer().unwrap();
+            let mut gradient = w.clone();
+            gradient.push(1.0);
+            quantizer.latent_gradient(&w, trained, &levels, &mut gradient);
+            quantizer.scale_gradient(&levels, &gradient);
+            let mut quantized = vec![0.0; 40];
+            quantizer.codebook().decode(&levels, trained, &mut quantized);
+            let Ok(problem) = Problem::new(&w, d.as_deref()) else {
+                prop_assert!(!finite);
+                continue;
+            };
+            for previous in [Some(trained), None] {
+                let mut levels = levels.clone();
+                let solution = quantizer.solve(problem, previous, &mut levels, &mut workspace);
+                if finite && previous.is_none() {
+                    prop_assert!(solution.is_ok(), "{method}: {solution:?}");
+                }
+                if let Ok(solution) = solution && method.family().id != "ttq" {
+                    check_answer(&method, &w, d.as_deref(), &levels, solution)?;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The cells of a plan: what `laq` will run in each, where it is kept, and how far it is.
+//!
+//! A cell is one row, one column and one seed. Its folder carries the key that `laq` computes from the resolved
+//! configuration and the version of the training code, so a finished run is found again exactly as long as it would come
+//! out the same.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::Selection;
+use crate::laq::Laq;
+use crate::table::Table;
+
+/// The cells that were asked for, with what they share.
+pub(crate) struct Plan {
+    pub(crate) table: Table,
+    pub(crate) preset: String,
+    pub(crate) rows: Vec<String>,
+    pub(crate) columns: Vec<String>,
+    pub(crate) seeds: u32,
+    /// Folder of the runs and of the report.
+    pub(crate) out: PathBuf,
+    /// Seed by seed, so that a whole table is there before the second seed starts; then column by column.
+    pub(crate) cells: Vec<Cell>,
+}
+
+/// One run.
+pub(crate) struct Cell {
+    pub(crate) row: String,
+    pub(crate) column: String,
+    pub(crate) seed: u32,
+    pub(crate) key: String,
+    /// The run folder.
+    pub(crate) folder: PathBuf,
+    /// The resolved configuration.
+    pub(crate) config: Value,
+    /// What differs from the paper's setting, in words; empty if nothing does.
+    pub(crate) cut_short: String,
+    /// Configuration, overlay and settings as arguments of `laq`.
+    arguments: Vec<OsString>,
+}
+
+/// What `laq config --json` prints.
+#[derive(Deserialize)]
+struct Resolved {
+    key: String,
+    config: Value,
+}
+
+impl Plan {
+    /// Asks `laq` for the key of every cell of the selection.
+    pub(crate) fn new(root: &Path, laq: &Laq, selection: &Selection) -> Result<Plan> {
+        let table = Table::load(root, selection)?;
+        let (rows, columns, preset) = table.choose(selection)?;
+        let out = match &selection.out {
+            Some(out) => crate::from_here(out)?,
+            None => root.join("runs").join(table.id).join(&preset),
+        };
+        let mut cells = Vec::new();
+        for seed in 1..=selection.seeds {
+            for column in &columns {
+                for row in &rows {
+                    let config = table.config(row, column);
+                    let arguments = |preset: &str| -> Vec<OsString> {
+                        vec![
+                            config.clone().into(),
+                            "--overlay".into(),
+                            table.preset(preset).into(),
+                            "--set".into(),
+                            format!("train.seed={seed}").into(),
+                        ]
+                    };
+                    let resolve = |arguments: &[OsString]| -> Result<Resolved> {
+                        laq.ask(&[&["config".into()], arguments, &["--json".into()]].concat())
+                    };
+                    let resolved = resolve(&arguments(&preset))?;
+                    let papers = resolve(&arguments("paper"))?;
+                    cells.push(Cell {
+                        row: row.clone(),
+                        column: column.clone(),
+                        seed,
+                        folder: out
+                            .join(column)
+                            .join(format!("{row}-seed{seed}-{}", resolved.key)),
+                        cut_short: differences(&resolved.config, &papers.config),
+                        key: resolved.key,
+                        config: resolved.config,
+                        arguments: arguments(&preset),
+                    });
+                }
+            }
+        }
+        Ok(Plan {
+            table,
+            preset,
+            rows,
+            columns,
+            seeds: selection.seeds,
+            out,
+            cells,
+        })
+    }
+}
+
+impl Cell {
+    /// `laq COMMAND CONFIG --overlay … --set …`, to which the caller adds what the command needs.
+    pub(crate) fn arguments(&self, command: &str) -> Vec<OsString> {
+        [&[command.into()], self.arguments.as_slice()].concat()
+    }
+
+    /// "lat-a on war-and-peace (seed 1)"
+    pub(crate) fn name(&self) -> String {
+        format!("{} on {} (seed {})", self.row, self.column, self.seed)
+    }
+
+    /// The data set's name, as `laq download` knows it.
+    pub(crate) fn data(&self) -> &str {
+        self.config["data"]["name"].as_str().unwrap_or_default()
+    }
+
+    /// Epochs that the configuration asks for.
+    pub(crate) fn epochs(&self) -> u64 {
+        self.config["train"]["epochs"].as_u64().unwrap_or_default()
+    }
+
+    /// How far the run is.
+    pub(crate) fn state(&self) -> State {
+        let summary = Summary::read(&self.folder).filter(|summary| summary.key == self.key);
+        let begun = self.folder.join("last.safetensors").exists();
+        match summary {
+            Some(summary) if summary.status == "finished" => State::Finished(summary),
+            Some(summary) if summary.status == "failed" => State::Failed(summary),
+            summary if begun => State::Begun(summary.unwrap_or_default()),
+            _ => State::ToDo,
+        }
+    }
+
+    /// The epochs that the run has written down; those of a line that cannot be read are left out.
+    pub(crate) fn epochs_seen(&self) -> Vec<Epoch> {
+        let text = fs::read_to_string(self.folder.join("metrics.jsonl")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+}
+
+/// How far a run is, with what it says about itself.
+pub(crate) enum State {
+    Finished(Summary),
+    /// Has a checkpoint: interrupted, killed, or running in another process.
+    Begun(Summary),
+    Failed(Summary),
+    ToDo,
+}
+
+/// `summary.json`, as far as xtask uses it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Summary {
+    pub(crate) status: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) key: String,
+    pub(crate) training_version: Option<u64>,
+    pub(crate) title: Option<String>,
+    pub(crate) method: Option<String>,
+    pub(crate) data: Option<String>,
+    pub(crate) stand_in: Option<String>,
+    pub(crate) epochs: Option<u64>,
+    pub(crate) epochs_done: Option<u64>,
+    pub(crate) best_epoch: Option<u64>,
+    pub(crate) train_loss: Option<f64>,
+    pub(crate) validation_loss: Option<f64>,
+    pub(crate) test_loss: Option<f64>,
+    pub(crate) seconds: Option<f64>,
+    pub(crate) seconds_per_step: Option<f64>,
+    pub(crate) quantize_share: Option<f64>,
+    pub(crate) steps: Option<u64>,
+    pub(crate) max_batches: Option<u64>,
+    pub(crate) commit: Option<String>,
+    pub(crate) cpu: Option<String>,
+    pub(crate) threads: Option<u64>,
+    pub(crate) kernel: Option<String>,
+    pub(crate) peak_memory_bytes: Option<u64>,
+}
+
+impl Summary {
+    /// The summary of a run folder; none if there is none or it cannot be read, since then the run is not finished.
+    pub(crate) fn read(folder: &Path) -> Option<Summary> {
+        serde_json::from_str(&fs::read_to_string(folder.join("summary.json")).ok()?).ok()
+    }
+}
+
+/// The part of a line of `metrics.jsonl` that a learning curve needs.
+#[derive(Deserialize)]
+pub(crate) struct Epoch {
+    pub(crate) epoch: u64,
+    pub(crate) validation_loss: Option<f64>,
+}
+
+/// What makes one step as long as another: the network and the shape of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Network([Value; 4]);
+
+impl Network {
+    /// Reads it from a resolved configuration.
+    pub(crate) fn of(config: &Value) -> Network {
+        let (model, data) = (&config["model"], &config["data"]);
+        Network(
+            [
+                &model["kind"],
+                &model["hidden"],
+                &data["length"],
+                &data["batch"],
+            ]
+            .map(Value::clone),
+        )
+    }
+
+    /// Reads it from the `config.toml` of a run folder.
+    pub(crate) fn of_run(folder: &Path) -> Result<Network> {
+        let text = fs::read_to_string(folder.join("config.toml")).context("no config.toml")?;
+        Ok(Network::of(&serde_json::to_value(toml::from_str::<
+            toml::Table,
+        >(&text)?)?))
+    }
+}
+
+/// The settings in which a run differs from the paper's, as "train.epochs 2 (paper: 200), …".
+fn differences(ours: &Value, papers: &Value) -> String {
+    let mut found = Vec::new();
+    for section in ["model", "data", "train"] {
+        let empty = serde_json::Map::new();
+        let fields = |value: &Value| value[section].as_object().unwrap_or(&empty).clone();
+        let (ours, papers) = (fields(ours), fields(papers));
+        let names = ours
+            .keys()
+            .chain(papers.keys().filter(|name| !ours.contains_key(*name)));
+        for name in names {
+            let (ours, papers) = (value_text(ours.get(name)), value_text(papers.get(name)));
+            if ours != papers {
+                found.push(format!("{section}.{name} {ours} (paper: {papers})"));
+            }
+        }
+    }
+    found.join(", ")
+}
+
+/// A setting as a reader expects it: no quotes, no null.
+fn value_text(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "not set".into(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Object(fields)) => fields
+            .iter()
+            .map(|(name, value)| format!("{name} {}", value_text(Some(value))))
+            .collect::<Vec<_>>()
+            .join(" "),
+        Some(value) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_same_settings_differ_in_nothing() {
+        let config = json!({"model": {"hidden": 512}, "data": {"name": "x"}, "train": {"max_batches": null}});
+        assert_eq!(
+            differences(
+                &config,
+                &json!({"model": {"hidden": 512}, "data": {"name": "x"}, "train": {}})
+            ),
+            ""
+        );
+    }
+
+    #[test]
+    fn every_other_setting_is_named_with_both_values() {
+        let ours = json!({"model": {"hidden": 96}, "train": {"epochs": 2, "max_batches": 20, "schedule": {"kind": "constant"}}});
+        let papers = json!({"model": {"hidden": 512}, "train": {"epochs": 200, "schedule": {"kind": "exponential", "factor": 0.98}}});
+        assert_eq!(
+            differences(&ours, &papers),
+            "model.hidden 96 (paper: 512), train.epochs 2 (paper: 200), train.max_batches 20 (paper: not set), \
+             train.schedule kind constant (paper: kind exponential factor 0.98)"
+        );
+    }
+}

@@ -1,0 +1,49 @@
+//! `cargo xtask ci`: every check of the project, in one list. `.ci/run` prepares a machine and then runs this.
+
+use std::env;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+/// Arguments of cargo, and environment variables that the step needs. The arrows between the crates are among the tests.
+const STEPS: &[(&str, &[(&str, &str)])] = &[
+    ("fmt --all --check", &[]),
+    (
+        "clippy --workspace --all-targets --all-features -- -D warnings",
+        &[],
+    ),
+    (
+        "doc --workspace --no-deps --all-features",
+        &[("RUSTDOCFLAGS", "-D warnings")],
+    ),
+    ("test --workspace", &[]),
+    ("bench --workspace --no-run", &[]),
+    ("xtask reproduce table2 --preset demo", &[]),
+];
+
+/// The command: stops at the first step that fails.
+pub(crate) fn run() -> Result<ExitCode> {
+    let root = crate::root();
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    for (index, (step, variables)) in STEPS.iter().enumerate() {
+        let shown: String = variables
+            .iter()
+            .map(|(name, value)| format!("{name}='{value}' "))
+            .collect();
+        eprintln!("\n[{}/{}] {shown}cargo {step}", index + 1, STEPS.len());
+        let start = Instant::now();
+        let status = Command::new(&cargo)
+            .args(step.split(' '))
+            .envs(variables.iter().copied())
+            .current_dir(&root)
+            .status()
+            .context("cannot start cargo")?;
+        if !status.success() {
+            eprintln!("\nfailed: {shown}cargo {step} ({status})");
+            return Ok(ExitCode::FAILURE);
+        }
+        eprintln!("ok, {:.0} s", start.elapsed().as_secs_f64());
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,125 @@
+//! The project's own commands, run as `cargo xtask …`: `download`, `reproduce`, `report` and `ci`.
+//!
+//! One module a command. Training itself is the business of the `laq` binary: xtask builds it in release mode, spawns it
+//! once a cell, and links none of the project's crates.
+
+mod cells;
+mod ci;
+mod download;
+mod estimate;
+mod laq;
+mod report;
+mod reproduce;
+mod table;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fetch and verify data sets into data/
+    Download(download::Options),
+    /// Train every cell of a table that is not finished yet, and print it beside the paper's
+    Reproduce(reproduce::Options),
+    /// Write the report again from the cells that are finished, without training
+    Report {
+        #[command(flatten)]
+        selection: Selection,
+    },
+    /// Run every check of the project: format, lints, documentation, tests, benches, demo
+    Ci,
+}
+
+/// Which cells of which table, at which size, and where they are kept.
+#[derive(Args, Clone)]
+struct Selection {
+    /// The table of the paper
+    table: TableName,
+    /// Size of the runs: demo (embedded text, minutes), short (the paper's network, 2 epochs), paper (to the letter)
+    #[arg(long, default_value = "demo")]
+    preset: String,
+    /// Rows, separated by commas [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "ROW,…")]
+    rows: Vec<String>,
+    /// Columns, separated by commas [default: the paper's; with the preset demo the embedded text]
+    #[arg(long, value_delimiter = ',', value_name = "COLUMN,…")]
+    columns: Vec<String>,
+    /// Number of seeds: each cell is trained with the seeds 1 to N
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    seeds: u32,
+    /// Folder of the runs and of the report [default: runs/<table>/<preset>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum TableName {
+    /// Test cross-entropy of the character LSTM
+    Table2,
+}
+
+impl TableName {
+    /// The name of the table on the command line, in `configs/` and in `runs/`.
+    fn id(self) -> &'static str {
+        match self {
+            TableName::Table2 => "table2",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Download(options) => download::run(&options),
+        Command::Reproduce(options) => reproduce::run(&options),
+        Command::Report { selection } => report::run(&selection),
+        Command::Ci => ci::run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(if error.is::<table::Unknown>() { 2 } else { 1 })
+    })
+}
+
+/// The root of the workspace. Cargo names the manifest's folder at run time; the folder of the build is the fallback for
+/// a binary that is started by hand.
+fn root() -> PathBuf {
+    let manifest = env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    manifest
+        .parent()
+        .map_or_else(|| manifest.clone(), Path::to_path_buf)
+}
+
+/// `path` as the user meant it: relative to the folder in which the command was typed, because `laq` runs in the root.
+fn from_here(path: &Path) -> Result<PathBuf> {
+    Ok(env::current_dir()?.join(path))
+}
+
+/// The command line as it can be typed again.
+fn command_line() -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:+@%".contains(c);
+    let quoted = env::args().skip(1).map(|word| {
+        if !word.is_empty() && word.chars().all(plain) {
+            word
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    });
+    ["cargo".to_string(), "xtask".to_string()]
+        .into_iter()
+        .chain(quoted)
+        .collect::<Vec<_>>()
+        .join(" ")
+}

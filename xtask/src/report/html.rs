@@ -1,0 +1,269 @@
+//! The report as one HTML page that needs nothing else: no script, no font, no address; light and dark.
+
+use std::fmt::Write;
+
+use super::claims::{Outcome, Verdict, explanation};
+use super::{Report, curves, figure, letter};
+use crate::estimate::duration;
+
+/// The whole page.
+pub(super) fn render(report: &Report) -> String {
+    let title = escape(&format!("{}, preset {}", report.title, report.preset));
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
+         content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <main>\n<header>\n<p class=\"over\">Loss-aware weight quantization of deep networks</p>\n<h1>{title}</h1>\n\
+         <p>{}.</p>\n</header>\n{}{}{}{}</main>\n</body>\n</html>\n",
+        escape(&report.caption),
+        table(report),
+        claims(report),
+        learning(report),
+        cells(report),
+    )
+}
+
+fn table(report: &Report) -> String {
+    let mut html = String::from(
+        "<section>\n<div class=\"wide\"><table class=\"results\">\n<thead>\n<tr><th></th>",
+    );
+    for column in &report.columns {
+        let (class, fields) = if column.is_papers {
+            ("group", 3)
+        } else {
+            ("group single", 1)
+        };
+        let name = escape(&column.name);
+        let _ = write!(
+            html,
+            "<th class=\"{class}\" colspan=\"{fields}\">{name}</th>"
+        );
+    }
+    html += "</tr>\n<tr><th scope=\"col\">method</th>";
+    for column in &report.columns {
+        html += "<th scope=\"col\" class=\"first\">ours</th>";
+        if column.is_papers {
+            html += "<th scope=\"col\">paper</th><th scope=\"col\">difference</th>";
+        }
+    }
+    html += "</tr>\n</thead>\n<tbody>\n";
+    let mut bits = None;
+    for row in &report.rows {
+        // A rule between numbers of bits.
+        let class = if bits.replace(row.bits).is_some_and(|bits| bits != row.bits) {
+            " class=\"rule\""
+        } else {
+            ""
+        };
+        let _ = write!(
+            html,
+            "<tr{class}><th scope=\"row\">{}</th>",
+            escape(&row.name)
+        );
+        for (column, entry) in report.columns.iter().zip(&row.entries) {
+            let marks = entry.marks();
+            let marks = if marks.is_empty() {
+                String::new()
+            } else {
+                format!("<sup>{marks}</sup>")
+            };
+            let class = if entry.ours.is_some() {
+                "first ours"
+            } else {
+                "first none"
+            };
+            let _ = write!(
+                html,
+                "<td class=\"{class}\">{}{marks}</td>",
+                entry.ours_text()
+            );
+            if column.is_papers {
+                let _ = write!(
+                    html,
+                    "<td>{}</td><td>{}</td>",
+                    entry.paper_text(),
+                    entry.difference_text()
+                );
+            }
+        }
+        html += "</tr>\n";
+    }
+    html += "</tbody>\n</table></div>\n<ul class=\"notes\">\n";
+    let papers = report
+        .columns
+        .iter()
+        .any(|column| column.is_papers)
+        .then(|| report.source());
+    let remarks = papers
+        .into_iter()
+        .chain(report.spread())
+        .chain(report.columns.iter().filter_map(|c| c.note.clone()));
+    for remark in remarks {
+        let _ = writeln!(html, "<li>{}</li>", escape(&remark));
+    }
+    for (index, note) in report.notes.iter().enumerate() {
+        let _ = writeln!(
+            html,
+            "<li><sup>{}</sup> {}</li>",
+            letter(index),
+            escape(note)
+        );
+    }
+    html + "</ul>\n</section>\n"
+}
+
+fn claims(report: &Report) -> String {
+    let mut html = format!(
+        "<section>\n<h2>The paper’s claims</h2>\n<p>{}</p>\n",
+        escape(&explanation())
+    );
+    html += "<div class=\"wide\"><table class=\"claims\">\n<thead><tr><th>claim</th><th>column</th><th>by our figures</th>\
+             <th></th><th>by the paper’s</th></tr></thead>\n<tbody>\n";
+    for claim in &report.claims {
+        for (index, (column, ours, papers)) in claim.columns.iter().enumerate() {
+            html += if index == 0 {
+                "<tr class=\"rule\">"
+            } else {
+                "<tr>"
+            };
+            if index == 0 {
+                let _ = write!(
+                    html,
+                    "<th scope=\"row\" rowspan=\"{}\">{}</th>",
+                    claim.columns.len(),
+                    escape(claim.title)
+                );
+            }
+            // Whether the paper's own figures bear its claim is no verdict on us: no colour.
+            let papers = if papers.judged.is_empty() {
+                "–"
+            } else {
+                papers.outcome.text()
+            };
+            let _ = writeln!(
+                html,
+                "<td>{}</td><td>{}</td><td>{}</td><td class=\"open\">{papers}</td></tr>",
+                escape(column),
+                outcome(ours.outcome),
+                comparisons(ours)
+            );
+        }
+    }
+    html + "</tbody>\n</table></div>\n</section>\n"
+}
+
+fn outcome(outcome: Outcome) -> String {
+    let (class, mark) = match outcome {
+        Outcome::Holds => ("holds", "✓ "),
+        Outcome::Fails => ("fails", "✗ "),
+        Outcome::Open => ("open", ""),
+    };
+    format!("<span class=\"{class}\">{mark}{}</span>", outcome.text())
+}
+
+fn comparisons(verdict: &Verdict) -> String {
+    let text = verdict.judged.iter().map(|judged| {
+        let (left, relation, right) = judged.comparison;
+        let class = if judged.holds { "" } else { " class=\"fails\"" };
+        let sign = escape(&relation.sign().to_string());
+        format!(
+            "<li{class}>{left} {} {sign} {right} {}</li>",
+            figure(judged.left),
+            figure(judged.right)
+        )
+    });
+    format!(
+        "<ul class=\"comparisons\">{}</ul>",
+        text.collect::<String>()
+    )
+}
+
+fn learning(report: &Report) -> String {
+    let mut html = String::new();
+    for column in &report.columns {
+        let charts = curves::charts(report, &column.name);
+        if !charts.is_empty() {
+            let _ = write!(
+                html,
+                "<h3>{}</h3>\n<div class=\"charts\">\n{charts}</div>\n",
+                escape(&column.name)
+            );
+        }
+    }
+    if html.is_empty() {
+        return html;
+    }
+    format!(
+        "<section>\n<h2>Learning curves</h2>\n<p>Validation cross-entropy after each epoch; beside each method its lowest. Every \
+         chart has a scale of its own and full precision in grey.</p>\n{html}</section>\n"
+    )
+}
+
+fn cells(report: &Report) -> String {
+    let mut html = format!(
+        "<section>\n<h2>How it was made</h2>\n<p>{}</p>\n<pre>{}</pre>\n<details>\n<summary>Every cell</summary>\n\
+         <div class=\"wide\"><table class=\"cells\">\n<thead><tr><th>column</th><th>method</th><th>seed</th><th>state</th>\
+         <th>test</th><th>validation</th><th>train</th><th>best epoch</th><th>epochs</th><th>s/step</th>\
+         <th>quantizing</th><th>time</th><th>memory</th><th>key</th></tr></thead>\n<tbody>\n",
+        escape(&report.made),
+        escape(&report.command()),
+    );
+    for run in &report.cells {
+        let summary = &run.summary;
+        let loss = |value: Option<f64>| value.map_or("–".into(), figure);
+        let number = |value: Option<u64>| value.map_or("–".into(), |value| value.to_string());
+        let _ = write!(
+            html,
+            "<tr title=\"{}\"><td>{}</td><td>{}</td>",
+            escape(summary.title.as_deref().unwrap_or_default()),
+            escape(&run.column),
+            escape(&run.row)
+        );
+        for field in [
+            run.seed.to_string(),
+            run.status.into(),
+            loss(summary.test_loss),
+            loss(summary.validation_loss),
+            loss(summary.train_loss),
+            number(summary.best_epoch),
+            format!(
+                "{} of {}",
+                summary.epochs_done.unwrap_or_default(),
+                run.epochs
+            ),
+            loss(summary.seconds_per_step),
+            summary
+                .quantize_share
+                .map_or("–".into(), |share| format!("{:.1} %", 100.0 * share)),
+            summary.seconds.map_or("–".into(), duration),
+            summary.peak_memory_bytes.map_or("–".into(), |bytes| {
+                format!("{:.0} MiB", bytes as f64 / 1_048_576.0)
+            }),
+            run.key.clone(),
+        ] {
+            let _ = write!(html, "<td>{}</td>", escape(&field));
+        }
+        html += "</tr>\n";
+    }
+    html + "</tbody>\n</table></div>\n</details>\n</section>\n"
+}
+
+/// Text in an element or in an attribute with double quotes.
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+const STYLE: &str = include_str!("style.css");
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn text_cannot_become_markup() {
+        assert_eq!(
+            super::escape("<b title=\"x\">&</b>"),
+            "&lt;b title=&quot;x&quot;&gt;&amp;&lt;/b&gt;"
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! The report as Markdown, for a folder of results.
+
+use super::claims::{Verdict, explanation};
+use super::{Report, figure, letter};
+
+/// Table, notes and claims.
+pub(super) fn render(report: &Report) -> String {
+    let mut text = format!(
+        "# {}, preset {}\n\n{}.\n\n",
+        report.title,
+        report.preset,
+        escape(&report.caption)
+    );
+
+    let mut heading = vec![String::new()];
+    for column in &report.columns {
+        heading.push(format!("{}: ours", column.name));
+        if column.is_papers {
+            heading.extend(["paper".into(), "difference".into()]);
+        }
+    }
+    text += &line(&heading);
+    text += &format!("|---|{}\n", "---:|".repeat(heading.len() - 1));
+    for row in &report.rows {
+        let mut fields = vec![format!("`{}`", row.name)];
+        for (column, entry) in report.columns.iter().zip(&row.entries) {
+            let marks = entry.marks();
+            fields.push(if marks.is_empty() {
+                entry.ours_text()
+            } else {
+                format!("{} <sup>{marks}</sup>", entry.ours_text())
+            });
+            if column.is_papers {
+                fields.extend([entry.paper_text(), entry.difference_text()]);
+            }
+        }
+        text += &line(&fields);
+    }
+    text += "\n";
+
+    let papers = report
+        .columns
+        .iter()
+        .any(|column| column.is_papers)
+        .then(|| report.source());
+    let remarks = papers
+        .into_iter()
+        .chain(report.spread())
+        .chain(report.columns.iter().filter_map(|c| c.note.clone()));
+    let notes = report
+        .notes
+        .iter()
+        .enumerate()
+        .map(|(index, note)| format!("<sup>{}</sup> {}", letter(index), escape(note)));
+    for remark in remarks.map(|remark| escape(&remark)).chain(notes) {
+        text += &format!("- {remark}\n");
+    }
+
+    text += "\n## The paper's claims\n\n| claim | column | by our figures | | by the paper's |\n|---|---|---|---|---|\n";
+    for claim in &report.claims {
+        for (column, ours, papers) in &claim.columns {
+            let papers = if papers.judged.is_empty() {
+                "–"
+            } else {
+                papers.outcome.text()
+            };
+            text += &line(&[
+                claim.title.into(),
+                column.clone(),
+                ours.outcome.text().into(),
+                comparisons(ours),
+                papers.into(),
+            ]);
+        }
+    }
+    text += &format!("\n{}\n\n", explanation());
+
+    text += &format!(
+        "## How it was made\n\n{}\n\n```\n{}\n```\n",
+        escape(&report.made),
+        report.command()
+    );
+    text
+}
+
+fn line(fields: &[String]) -> String {
+    let fields: Vec<String> = fields
+        .iter()
+        .map(|field| field.replace('|', "\\|").replace('\n', " "))
+        .collect();
+    format!("| {} |\n", fields.join(" | "))
+}
+
+/// "lat-e 1.402 < twn 1.450 ✓; …"
+fn comparisons(verdict: &Verdict) -> String {
+    let text = verdict.judged.iter().map(|judged| {
+        let (left, relation, right) = judged.comparison;
+        let mark = if judged.holds { '✓' } else { '✗' };
+        format!(
+            "{left} {} {} {right} {} {mark}",
+            figure(judged.left),
+            relation.sign(),
+            figure(judged.right)
+        )
+    });
+    text.collect::<Vec<_>>().join("; ")
+}
+
+/// Text that must not be taken for Markdown or HTML.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => escaped += "&lt;",
+            '&' => escaped += "&amp;",
+            '*' | '_' | '`' | '|' | '[' | '\\' => escaped.extend(['\\', c]),
+            '\n' => escaped.push(' '),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}

@@ -1,0 +1,552 @@
+//! The report of a table: what the finished cells say, beside the paper, as terminal text, Markdown, CSV and one HTML page.
+//!
+//! This module collects the figures and writes the files; each format has a module of its own, and none of them computes.
+
+pub(crate) mod claims;
+mod csv;
+mod curves;
+mod html;
+mod markdown;
+pub(crate) mod text;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+use crate::Selection;
+use crate::cells::{Cell, Epoch, Plan, State, Summary};
+use crate::estimate::duration;
+use crate::laq::{self, Laq};
+use claims::Claim;
+
+/// Everything that a report shows.
+pub(crate) struct Report {
+    /// "Table 2"
+    title: String,
+    /// What is measured, in which unit.
+    caption: String,
+    preset: String,
+    seeds: u32,
+    /// How far the paper's figures can be trusted, literally.
+    status: String,
+    columns: Vec<Column>,
+    rows: Vec<Row>,
+    /// Whether these are all rows of the table.
+    every_row: bool,
+    /// What the letters beside the figures mean.
+    notes: Vec<String>,
+    claims: Vec<Claim>,
+    cells: Vec<Run>,
+    /// Where and from which sources the figures come.
+    made: String,
+    /// Folder of the three files.
+    folder: PathBuf,
+    /// `table2`
+    id: &'static str,
+}
+
+/// A text.
+struct Column {
+    name: String,
+    /// Whether the paper has it; only then its figures are shown.
+    is_papers: bool,
+    /// What the column is, if it is not one of the paper's.
+    note: Option<String>,
+}
+
+/// A method.
+struct Row {
+    name: String,
+    bits: u32,
+    /// One a column.
+    entries: Vec<Entry>,
+}
+
+/// One field of the table, over the seeds.
+struct Entry {
+    ours: Option<Mean>,
+    /// Shown where there is no figure: "failed" or a dash.
+    otherwise: &'static str,
+    /// Indices into the notes.
+    notes: Vec<usize>,
+    paper: Option<f64>,
+}
+
+/// A mean over n seeds, with the sample's standard deviation from two on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Mean {
+    mean: f64,
+    deviation: Option<f64>,
+}
+
+/// One cell with its run.
+struct Run {
+    row: String,
+    column: String,
+    seed: u32,
+    key: String,
+    /// The run folder, as seen from the folder of all runs.
+    folder: String,
+    /// "finished", "interrupted", "failed" or "to do"
+    status: &'static str,
+    summary: Summary,
+    cut_short: String,
+    epochs: u64,
+    paper: Option<f64>,
+    curve: Vec<Epoch>,
+}
+
+/// The command `report`: writes and prints it from what is there.
+pub(crate) fn run(selection: &Selection) -> Result<ExitCode> {
+    let root = crate::root();
+    let laq = Laq::build(&root)?;
+    laq::outlive_interruptions();
+    print(&write(&Plan::new(&root, &laq, selection)?)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Collects the report of a plan and writes `<out>/report/<table>.{md,csv,html}`.
+pub(crate) fn write(plan: &Plan) -> Result<Report> {
+    let report = collect(plan);
+    fs::create_dir_all(&report.folder)
+        .with_context(|| format!("cannot create the folder {}", report.folder.display()))?;
+    for (extension, content) in [
+        ("md", markdown::render(&report)),
+        ("csv", csv::render(&report)),
+        ("html", html::render(&report)),
+    ] {
+        let path = report.file(extension);
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(report)
+}
+
+/// Prints the table for the terminal, and where the other forms are.
+pub(crate) fn print(report: &Report) {
+    println!("\n{}", text::render(report));
+    for extension in ["md", "csv", "html"] {
+        println!("{}", report.file(extension).display());
+    }
+}
+
+fn collect(plan: &Plan) -> Report {
+    let cells: Vec<Run> = plan.cells.iter().map(|cell| Run::of(plan, cell)).collect();
+    let mut notes = Vec::new();
+    let rows: Vec<Row> = plan
+        .rows
+        .iter()
+        .map(|row| Row {
+            name: row.clone(),
+            bits: bits(row),
+            entries: plan
+                .columns
+                .iter()
+                .map(|column| {
+                    let runs: Vec<&Run> = cells
+                        .iter()
+                        .filter(|run| run.row == *row && run.column == *column)
+                        .collect();
+                    Entry::of(&runs, plan.table.paper(row, column), &mut notes)
+                })
+                .collect(),
+        })
+        .collect();
+    let columns: Vec<Column> = plan
+        .columns
+        .iter()
+        .map(|name| Column::of(plan, &cells, name))
+        .collect();
+    let means = |row: &str, column: usize| -> Option<f64> {
+        let entry = &rows.iter().find(|candidate| candidate.name == row)?.entries[column];
+        // A run that has not ended is no evidence.
+        let ended = cells
+            .iter()
+            .any(|run| run.row == row && run.column == columns[column].name && run.is_finished());
+        entry.ours.filter(|_| ended).map(|ours| ours.mean)
+    };
+    let claims = claims::judge(&plan.columns, means, |row, column| {
+        plan.table.paper(row, &plan.columns[column])
+    });
+    Report {
+        title: format!("Table {}", plan.table.id.trim_start_matches("table")),
+        // What follows the first comma is the paper's network, which a preset may change.
+        caption: plan
+            .table
+            .caption
+            .split(", ")
+            .next()
+            .unwrap_or_default()
+            .into(),
+        preset: plan.preset.clone(),
+        seeds: plan.seeds,
+        status: plan.table.status.clone(),
+        made: made(&cells),
+        folder: plan.out.join("report"),
+        every_row: plan.rows == plan.table.rows,
+        id: plan.table.id,
+        columns,
+        rows,
+        notes,
+        claims,
+        cells,
+    }
+}
+
+impl Report {
+    fn file(&self, extension: &str) -> PathBuf {
+        self.folder.join(format!("{}.{extension}", self.id))
+    }
+
+    /// The command that makes these cells, or finds them made.
+    fn command(&self) -> String {
+        let seeds = if self.seeds > 1 {
+            format!(" --seeds {}", self.seeds)
+        } else {
+            String::new()
+        };
+        let columns: Vec<&str> = self
+            .columns
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect();
+        let rows: Vec<&str> = self.rows.iter().map(|row| row.name.as_str()).collect();
+        let rows = if self.every_row {
+            String::new()
+        } else {
+            format!(" --rows {}", rows.join(","))
+        };
+        format!(
+            "cargo xtask reproduce {} --preset {} --columns {}{rows}{seeds}",
+            self.id,
+            self.preset,
+            columns.join(",")
+        )
+    }
+
+    /// What the column "paper" is.
+    fn source(&self) -> String {
+        format!(
+            "paper: {} of arXiv:1802.08635v2, {}",
+            self.title, self.status
+        )
+    }
+
+    /// What the figures are, over several seeds.
+    fn spread(&self) -> Option<String> {
+        (self.seeds > 1).then(|| {
+            format!(
+                "ours: mean ± sample standard deviation, n = {} seeds",
+                self.seeds
+            )
+        })
+    }
+}
+
+impl Column {
+    fn of(plan: &Plan, cells: &[Run], name: &str) -> Column {
+        let is_papers = plan.table.is_papers(name);
+        let stand_in = cells
+            .iter()
+            .find(|run| run.column == name)
+            .and_then(|run| run.summary.stand_in.clone());
+        let note = (!is_papers).then(|| match stand_in {
+            Some(stand_in) => format!("{name} is not the paper's text: {stand_in}"),
+            None => format!("{name} is not one of the paper's texts"),
+        });
+        Column {
+            name: name.into(),
+            is_papers,
+            note,
+        }
+    }
+}
+
+impl Entry {
+    /// The field of some seeds' runs. New notes are added to `notes`.
+    fn of(runs: &[&Run], paper: Option<f64>, notes: &mut Vec<String>) -> Entry {
+        let with_status = |status: &str| -> Vec<&Run> {
+            runs.iter()
+                .copied()
+                .filter(|run| run.status == status)
+                .collect()
+        };
+        let finished = with_status("finished");
+        // Where nothing is finished, what an interrupted run has reached is shown, with a note that says so.
+        let shown = if finished.is_empty() {
+            with_status("interrupted")
+        } else {
+            finished.clone()
+        };
+        let losses: Vec<f64> = shown
+            .iter()
+            .filter_map(|run| run.summary.test_loss)
+            .collect();
+        let mut entry = Entry {
+            ours: Mean::of(&losses),
+            otherwise: "–",
+            notes: Vec::new(),
+            paper,
+        };
+        let mut note = |text: String| {
+            let index = notes
+                .iter()
+                .position(|note| *note == text)
+                .unwrap_or_else(|| {
+                    notes.push(text);
+                    notes.len() - 1
+                });
+            if !entry.notes.contains(&index) {
+                entry.notes.push(index);
+            }
+        };
+        for run in shown
+            .iter()
+            .filter(|run| !run.cut_short.is_empty() && run.summary.test_loss.is_some())
+        {
+            note(format!("cut short: {}", run.cut_short));
+        }
+        if !finished.is_empty() && finished.len() < runs.len() {
+            note(format!(
+                "{} of {} seeds finished",
+                finished.len(),
+                runs.len()
+            ));
+        }
+        for run in runs {
+            match run.status {
+                "interrupted" => {
+                    let done = run.summary.epochs_done.unwrap_or_default();
+                    note(format!(
+                        "interrupted after {done} of {} epochs; not final",
+                        run.epochs
+                    ));
+                }
+                "failed" => note(format!(
+                    "failed: {}",
+                    run.summary.reason.as_deref().unwrap_or("no reason given")
+                )),
+                _ => {}
+            }
+        }
+        if runs.iter().any(|run| run.status == "failed") {
+            entry.otherwise = "failed";
+        }
+        entry
+    }
+
+    /// Ours less the paper's.
+    fn difference(&self) -> Option<f64> {
+        Some(self.ours?.mean - self.paper?)
+    }
+
+    /// "1.402 ± 0.003", "failed" or a dash.
+    fn ours_text(&self) -> String {
+        match self.ours {
+            None => self.otherwise.into(),
+            Some(Mean {
+                mean,
+                deviation: None,
+            }) => figure(mean),
+            Some(Mean {
+                mean,
+                deviation: Some(deviation),
+            }) => format!("{} ± {}", figure(mean), figure(deviation)),
+        }
+    }
+
+    fn paper_text(&self) -> String {
+        self.paper.map_or("–".into(), figure)
+    }
+
+    fn difference_text(&self) -> String {
+        self.difference().map_or("–".into(), signed)
+    }
+
+    /// The letters of the notes, as "a" or "a b".
+    fn marks(&self) -> String {
+        self.notes
+            .iter()
+            .map(|&note| letter(note))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+impl Mean {
+    fn of(values: &[f64]) -> Option<Mean> {
+        if values.is_empty() {
+            return None;
+        }
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        Some(Mean {
+            mean,
+            deviation: (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()),
+        })
+    }
+}
+
+impl Run {
+    fn of(plan: &Plan, cell: &Cell) -> Run {
+        let (status, summary) = match cell.state() {
+            State::Finished(summary) => ("finished", summary),
+            State::Begun(summary) => ("interrupted", summary),
+            State::Failed(summary) => ("failed", summary),
+            State::ToDo => ("to do", Summary::default()),
+        };
+        Run {
+            row: cell.row.clone(),
+            column: cell.column.clone(),
+            seed: cell.seed,
+            key: cell.key.clone(),
+            folder: cell
+                .folder
+                .strip_prefix(&plan.out)
+                .unwrap_or(&cell.folder)
+                .display()
+                .to_string(),
+            curve: if status == "to do" {
+                Vec::new()
+            } else {
+                cell.epochs_seen()
+            },
+            status,
+            summary,
+            cut_short: cell.cut_short.clone(),
+            epochs: cell.epochs(),
+            paper: plan.table.paper(&cell.row, &cell.column),
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.status == "finished"
+    }
+}
+
+/// Sources, machines and time of the finished cells, as one sentence.
+fn made(cells: &[Run]) -> String {
+    let finished: Vec<&Summary> = cells
+        .iter()
+        .filter(|run| run.is_finished())
+        .map(|run| &run.summary)
+        .collect();
+    let distinct = |field: &dyn Fn(&Summary) -> Option<String>| {
+        let mut values: Vec<String> = finished
+            .iter()
+            .filter_map(|summary| field(summary))
+            .collect();
+        values.sort();
+        values.dedup();
+        if values.is_empty() {
+            "unknown".to_string()
+        } else {
+            values.join(", ")
+        }
+    };
+    let seconds: f64 = finished.iter().filter_map(|summary| summary.seconds).sum();
+    format!(
+        "{} of {} cells finished, {} of training. Commit {}. {}, threads: {}, kernel: {}.",
+        finished.len(),
+        cells.len(),
+        duration(seconds),
+        distinct(&|summary| summary.commit.clone()),
+        distinct(&|summary| summary.cpu.clone()),
+        distinct(&|summary| summary.threads.map(|threads| threads.to_string())),
+        distinct(&|summary| summary.kernel.clone()),
+    )
+}
+
+/// Bits of a weight, as the paper counts them: ternary weights have 2.
+fn bits(row: &str) -> u32 {
+    match row {
+        "full" => 32,
+        "binary-connect" | "bwn" | "lab" => 1,
+        _ => row
+            .rsplit('-')
+            .next()
+            .and_then(|last| last.parse().ok())
+            .unwrap_or(2),
+    }
+}
+
+/// Three digits after the point, as the paper prints them.
+fn figure(value: f64) -> String {
+    format!("{value:.3}")
+}
+
+/// The same with its sign, and a minus as wide as the plus.
+fn signed(value: f64) -> String {
+    let text = format!("{value:+.3}");
+    if text[1..] == *"0.000" {
+        "0.000".into()
+    } else {
+        text.replace('-', "−")
+    }
+}
+
+/// a, b, …, z, aa, ab, …
+fn letter(index: usize) -> String {
+    let last = char::from(b'a' + (index % 26) as u8);
+    if index < 26 {
+        last.to_string()
+    } else {
+        format!("{}{last}", letter(index / 26 - 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_and_deviations() {
+        assert_eq!(Mean::of(&[]), None);
+        assert_eq!(
+            Mean::of(&[1.5]),
+            Some(Mean {
+                mean: 1.5,
+                deviation: None
+            })
+        );
+        // By hand: mean 2, squares 1 + 0 + 1, divided by n − 1 = 2.
+        assert_eq!(
+            Mean::of(&[1.0, 2.0, 3.0]),
+            Some(Mean {
+                mean: 2.0,
+                deviation: Some(1.0)
+            })
+        );
+    }
+
+    #[test]
+    fn signs_letters_and_bits() {
+        assert_eq!(
+            [signed(0.0449), signed(-0.0451), signed(-0.0001)],
+            ["+0.045", "−0.045", "0.000"]
+        );
+        assert_eq!(
+            [
+                letter(0),
+                letter(25),
+                letter(26),
+                letter(27),
+                letter(701),
+                letter(702)
+            ],
+            ["a", "z", "aa", "ab", "zz", "aaa"]
+        );
+        let rows = [
+            "full",
+            "lab",
+            "twn",
+            "lat-a",
+            "lat2-e",
+            "laq-log-3",
+            "dorefa-4",
+        ];
+        assert_eq!(rows.map(bits), [32, 1, 2, 2, 2, 3, 4]);
+    }
+}

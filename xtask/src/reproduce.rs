@@ -1,0 +1,180 @@
+//! `cargo xtask reproduce`: trains the cells of a table that are not finished, one after the other, and prints the table.
+//!
+//! A cell that fails, or a column whose data cannot be had, does not hold up the others; the exit code tells. Ctrl-C stops
+//! the run after `laq` has saved.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::cells::{Cell, Plan, State};
+use crate::download::{self, Mirror};
+use crate::laq::{self, Laq};
+use crate::{Selection, estimate, report};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Print the plan and an estimate of its time, and train nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) mirror: Mirror,
+    /// Threads of a run [default: what `laq` takes, every core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) threads: Option<u32>,
+}
+
+/// The command.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    laq::outlive_interruptions();
+    let root = crate::root();
+    let laq = Laq::build(&root)?;
+    let plan = Plan::new(&root, &laq, &options.selection)?;
+    if options.dry_run {
+        estimate::print(&laq, &plan, options)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let mut problems = fetch_data(&laq, &plan, &options.mirror)?;
+    let without_data: Vec<String> = problems.keys().cloned().collect();
+    let trainable = |cell: &&Cell| !without_data.iter().any(|data| data == cell.data());
+    let finished = plan
+        .cells
+        .iter()
+        .filter(|cell| matches!(cell.state(), State::Finished(_)))
+        .count();
+    if finished > 0 {
+        println!(
+            "{finished} of {} cells are finished and kept",
+            plan.cells.len()
+        );
+    }
+    for (index, cell) in plan
+        .cells
+        .iter()
+        .enumerate()
+        .filter(|(_, cell)| trainable(cell))
+    {
+        if matches!(cell.state(), State::Finished(_)) {
+            continue;
+        }
+        if laq::interrupted() {
+            return stop(&plan);
+        }
+        println!("[{}/{}] {}", index + 1, plan.cells.len(), cell.name());
+        match train(&laq, cell, options)? {
+            Outcome::Finished => {}
+            Outcome::Interrupted => return stop(&plan),
+            Outcome::Failed(reason) => {
+                eprintln!("{} failed: {reason}", cell.name());
+                problems.insert(cell.name(), reason);
+            }
+        }
+    }
+    if laq::interrupted() {
+        return stop(&plan);
+    }
+    report::print(&report::write(&plan)?);
+    if problems.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("\nnot everything could be had:");
+    for (name, reason) in &problems {
+        eprintln!("  {name}: {reason}");
+    }
+    eprintln!("The same command tries these again and keeps what is finished.");
+    Ok(ExitCode::FAILURE)
+}
+
+enum Outcome {
+    Finished,
+    Interrupted,
+    Failed(String),
+}
+
+/// Trains one cell, going on from its checkpoint if it has one.
+fn train(laq: &Laq, cell: &Cell, options: &Options) -> Result<Outcome> {
+    let mut arguments = cell.arguments("train");
+    arguments.extend([
+        "--run-dir".into(),
+        cell.folder.clone().into(),
+        "--resume".into(),
+    ]);
+    if let Some(threads) = options.threads {
+        arguments.extend(["--threads".into(), threads.to_string().into()]);
+    }
+    let status = laq.run(&arguments)?;
+    // A second Ctrl-C ends laq without a code; it was an interruption all the same.
+    if status.code() == Some(laq::INTERRUPTED.into()) || (laq::interrupted() && !status.success()) {
+        return Ok(Outcome::Interrupted);
+    }
+    Ok(match cell.state() {
+        State::Finished(_) if status.success() => Outcome::Finished,
+        State::Failed(summary) if summary.reason.is_some() => {
+            Outcome::Failed(summary.reason.unwrap_or_default())
+        }
+        _ if status.success() => Outcome::Failed(format!(
+            "`laq train` succeeded, but {} does not say \"finished\" with the key {}",
+            cell.folder.join("summary.json").display(),
+            cell.key
+        )),
+        _ => Outcome::Failed(format!(
+            "`laq train` ended with {status}; its message is above"
+        )),
+    })
+}
+
+/// Fetches the data of the columns that still have something to train. What cannot be had is returned by its name.
+fn fetch_data(laq: &Laq, plan: &Plan, mirror: &Mirror) -> Result<BTreeMap<String, String>> {
+    let mut missing = BTreeMap::new();
+    let machine = download::doctor(laq)?;
+    for data in needed_data(plan) {
+        if laq::interrupted() || machine.is_present(&data) {
+            continue;
+        }
+        println!("fetching {data}");
+        if !download::fetch(laq, std::slice::from_ref(&data), mirror)?.success()
+            && !laq::interrupted()
+        {
+            let reason = format!(
+                "the data cannot be had (the message is above); `cargo xtask download {data} --mirror DIR|URL` takes \
+                 them from a copy"
+            );
+            eprintln!("{data}: its cells are left out");
+            missing.insert(data, reason);
+        }
+    }
+    Ok(missing)
+}
+
+/// The data sets of the cells that are not finished, each once.
+pub(crate) fn needed_data(plan: &Plan) -> Vec<String> {
+    let mut needed = Vec::new();
+    for cell in &plan.cells {
+        let data = cell.data().to_string();
+        if !needed.contains(&data) && !matches!(cell.state(), State::Finished(_)) {
+            needed.push(data);
+        }
+    }
+    needed
+}
+
+/// After an interruption: the report of what there is, and how to go on.
+fn stop(plan: &Plan) -> Result<ExitCode> {
+    let finished = plan
+        .cells
+        .iter()
+        .filter(|cell| matches!(cell.state(), State::Finished(_)))
+        .count();
+    report::write(plan)?;
+    eprintln!(
+        "\ninterrupted; {finished} of {} cells are finished. The same command goes on where it stopped:\n  {}",
+        plan.cells.len(),
+        crate::command_line()
+    );
+    Ok(ExitCode::from(laq::INTERRUPTED))
+}

@@ -1,0 +1,216 @@
+//! What there is to reproduce: the rows, columns and presets of a table, read from `configs/`, and the paper's figures.
+//!
+//! Nothing is listed in code. A row is a line of the paper's table; a column is a folder of `configs/<table>/` with one
+//! file a row; a preset is a file of `configs/<table>/presets/`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::Selection;
+
+/// A table of the paper with everything that can be asked of it.
+pub(crate) struct Table {
+    /// `table2`
+    pub(crate) id: &'static str,
+    /// The paper's caption: what is measured, in which unit.
+    pub(crate) caption: String,
+    /// How far the figures of the paper can be trusted, literally as their file says it.
+    pub(crate) status: String,
+    /// Method ids in the paper's order.
+    pub(crate) rows: Vec<String>,
+    /// The paper's columns in its order, then those that only this project has, by name.
+    pub(crate) columns: Vec<String>,
+    presets: Vec<String>,
+    paper_columns: Vec<String>,
+    /// `[row][paper column]`
+    figures: Vec<Vec<f64>>,
+    folder: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct PaperTables {
+    status: String,
+    table2: PaperTable,
+}
+
+#[derive(Deserialize)]
+struct PaperTable {
+    caption: String,
+    columns: Vec<String>,
+    rows: toml::Table,
+}
+
+impl Table {
+    /// Reads the table that `selection` names.
+    pub(crate) fn load(root: &Path, selection: &Selection) -> Result<Table> {
+        let id = selection.table.id();
+        let path = root.join("configs/paper_tables.toml");
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let paper: PaperTables =
+            toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+        let folder = root.join("configs").join(id);
+
+        let mut columns = paper.table2.columns.clone();
+        columns.extend(
+            names(&folder, |path| path.is_dir())?
+                .into_iter()
+                .filter(|name| name != "presets" && !paper.table2.columns.contains(name)),
+        );
+        let mut rows = Vec::new();
+        let mut figures = Vec::new();
+        for (row, values) in paper.table2.rows {
+            let values: Vec<f64> = values.try_into().with_context(|| {
+                format!("{}: row {row} is not a list of numbers", path.display())
+            })?;
+            anyhow::ensure!(
+                values.len() == paper.table2.columns.len(),
+                "{}: row {row} has {} figures for {} columns",
+                path.display(),
+                values.len(),
+                paper.table2.columns.len()
+            );
+            rows.push(row);
+            figures.push(values);
+        }
+        Ok(Table {
+            id,
+            caption: paper.table2.caption,
+            status: paper.status,
+            rows,
+            columns,
+            presets: names(&folder.join("presets"), |path| {
+                path.extension().is_some_and(|e| e == "toml")
+            })?
+            .into_iter()
+            .collect(),
+            paper_columns: paper.table2.columns,
+            figures,
+            folder,
+        })
+    }
+
+    /// The paper's figure of a cell; none for a text that the paper does not have.
+    pub(crate) fn paper(&self, row: &str, column: &str) -> Option<f64> {
+        let row = self.rows.iter().position(|r| r == row)?;
+        let column = self.paper_columns.iter().position(|c| c == column)?;
+        Some(self.figures[row][column])
+    }
+
+    /// Whether the paper's table has this column.
+    pub(crate) fn is_papers(&self, column: &str) -> bool {
+        self.paper_columns.iter().any(|c| c == column)
+    }
+
+    /// The configuration file of a cell.
+    pub(crate) fn config(&self, row: &str, column: &str) -> PathBuf {
+        self.folder.join(column).join(format!("{row}.toml"))
+    }
+
+    /// The overlay of a preset.
+    pub(crate) fn preset(&self, preset: &str) -> PathBuf {
+        self.folder.join("presets").join(format!("{preset}.toml"))
+    }
+
+    /// Rows, columns and preset of the selection, in the table's order and each once.
+    ///
+    /// # Errors
+    ///
+    /// [`Unknown`] for the first name that does not exist.
+    pub(crate) fn choose(
+        &self,
+        selection: &Selection,
+    ) -> Result<(Vec<String>, Vec<String>, String), Unknown> {
+        let preset = known("preset", &self.presets, &selection.preset)?;
+        let rows = pick("row", &self.rows, &selection.rows)?.unwrap_or_else(|| self.rows.clone());
+        let columns = pick("column", &self.columns, &selection.columns)?.unwrap_or_else(|| {
+            if preset == "demo" {
+                vec!["demo".into()]
+            } else {
+                self.paper_columns.clone()
+            }
+        });
+        Ok((rows, columns, preset))
+    }
+}
+
+/// A name that is not in its list.
+#[derive(Debug)]
+pub(crate) struct Unknown {
+    kind: &'static str,
+    name: String,
+    known: Vec<String>,
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no {} \"{}\"", self.kind, self.name)?;
+        let similarity = |known: &&String| strsim::jaro_winkler(&self.name.to_lowercase(), known);
+        let nearest = self
+            .known
+            .iter()
+            .max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+        if let Some(nearest) = nearest.filter(|nearest| similarity(nearest) > 0.6) {
+            write!(f, "; did you mean \"{nearest}\"?")?;
+        } else {
+            write!(f, ".")?;
+        }
+        write!(f, " There are: {}.", self.known.join(", "))
+    }
+}
+
+impl std::error::Error for Unknown {}
+
+fn known(kind: &'static str, known: &[String], name: &str) -> Result<String, Unknown> {
+    if known.iter().any(|k| k == name) {
+        return Ok(name.into());
+    }
+    Err(Unknown {
+        kind,
+        name: name.into(),
+        known: known.to_vec(),
+    })
+}
+
+/// The wanted names in the order of the list; none when nothing was asked for.
+fn pick(
+    kind: &'static str,
+    all: &[String],
+    wanted: &[String],
+) -> Result<Option<Vec<String>>, Unknown> {
+    let wanted = wanted
+        .iter()
+        .map(|name| known(kind, all, name.trim()))
+        .collect::<Result<BTreeSet<_>, _>>()?;
+    Ok((!wanted.is_empty()).then(|| {
+        all.iter()
+            .filter(|name| wanted.contains(*name))
+            .cloned()
+            .collect()
+    }))
+}
+
+/// File stems in a folder, sorted.
+fn names(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder)
+        .with_context(|| format!("cannot read the folder {}", folder.display()))?
+    {
+        let path = entry?.path();
+        // A folder's name may hold a dot (linux-6.1-kernel), which is no extension.
+        let name = if path.is_dir() {
+            path.file_name()
+        } else {
+            path.file_stem()
+        };
+        if let (true, Some(name)) = (wanted(&path), name.and_then(|name| name.to_str())) {
+            names.insert(name.to_string());
+        }
+    }
+    Ok(names)
+}

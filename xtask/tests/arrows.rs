@@ -1,0 +1,238 @@
+//! The arrows between the crates: who may depend on whom, and where network, GPU and command-line libraries may be.
+//!
+//! What a manifest declares is read from `cargo metadata`, what comes with it from `Cargo.lock`; nothing is fetched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Every crate of ours, with those of ours that it may depend on. `*` stands for all.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("laq-solvers", &[]),
+    ("laq-tensor", &["laq-solvers"]),
+    ("laq-datasets", &[]),
+    ("laq-models", &["laq-solvers", "laq-tensor"]),
+    ("laq-cuda", &["laq-solvers", "laq-tensor"]),
+    ("laq-packed", &["laq-solvers"]),
+    ("laq-runner", &["*"]),
+    ("laq-benches", &["*"]),
+    ("xtask", &[]),
+];
+
+/// Libraries that only some of our crates may depend on.
+const PLACES: &[(&[&str], &[&str])] = &[
+    // A network client.
+    (
+        &[
+            "ureq",
+            "reqwest",
+            "hyper",
+            "curl",
+            "attohttpc",
+            "minreq",
+            "isahc",
+        ],
+        &["laq-datasets"],
+    ),
+    // The GPU.
+    (&["cudarc"], &["laq-cuda"]),
+    // The command line: laq-runner is the package of the binary.
+    (&["clap", "indicatif"], &["laq-runner", "xtask"]),
+];
+
+/// What `laq-solvers` leaves to its users.
+const NOT_IN_SOLVERS: &[&str] = &[
+    "ndarray",
+    "ndarray-rand",
+    "rand",
+    "rand_chacha",
+    "serde",
+    "rayon",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// One entry of a manifest's dependencies.
+struct Dependency {
+    name: String,
+    /// "normal", "build" or "dev"
+    kind: String,
+    optional: bool,
+}
+
+/// The packages of the workspace: dependencies and features.
+fn packages() -> BTreeMap<String, (Vec<Dependency>, Value)> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = [
+        "metadata",
+        "--no-deps",
+        "--offline",
+        "--format-version",
+        "1",
+    ];
+    let output = Command::new(cargo)
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .expect("cargo starts");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let text = |value: &Value| value.as_str().unwrap_or("normal").to_string();
+    let packages = metadata["packages"]
+        .as_array()
+        .expect("packages")
+        .iter()
+        .map(|package| {
+            let dependencies = package["dependencies"]
+                .as_array()
+                .expect("dependencies")
+                .iter()
+                .map(|found| Dependency {
+                    name: text(&found["name"]),
+                    kind: text(&found["kind"]),
+                    optional: found["optional"] == true,
+                });
+            (
+                text(&package["name"]),
+                (dependencies.collect(), package["features"].clone()),
+            )
+        });
+    packages.collect()
+}
+
+/// What breaks the rules, in words.
+fn broken(packages: &BTreeMap<String, (Vec<Dependency>, Value)>) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (name, (dependencies, _)) in packages {
+        let Some((_, allowed)) = ARROWS.iter().find(|(known, _)| known == name) else {
+            broken.push(format!("{name} is not in the list of arrows"));
+            continue;
+        };
+        for Dependency { name: to, kind, .. } in dependencies {
+            let ours = packages.contains_key(to);
+            if ours && !allowed.contains(&"*") && !allowed.contains(&to.as_str()) {
+                broken.push(format!("{name} → {to}"));
+            }
+            let place = PLACES
+                .iter()
+                .find(|(libraries, _)| libraries.contains(&to.as_str()));
+            if place.is_some_and(|(_, places)| !places.contains(&name.as_str())) {
+                broken.push(format!("{name} → {to}"));
+            }
+            if name == "laq-solvers" && kind != "dev" && NOT_IN_SOLVERS.contains(&to.as_str()) {
+                broken.push(format!("{name} → {to}"));
+            }
+        }
+    }
+    broken
+}
+
+#[test]
+fn crates_depend_on_whom_they_may() {
+    let packages = packages();
+    assert!(
+        packages.contains_key("laq-solvers") && packages.contains_key("xtask"),
+        "{:?}",
+        packages.keys()
+    );
+    assert_eq!(broken(&packages), Vec::<String>::new());
+}
+
+#[test]
+fn a_wrong_arrow_is_found() {
+    let dependency = |name: &str, kind: &str| Dependency {
+        name: name.into(),
+        kind: kind.into(),
+        optional: false,
+    };
+    for (from, to, kind, wrong) in [
+        ("laq-solvers", "laq-tensor", "dev", true),
+        ("laq-tensor", "laq-solvers", "normal", false),
+        ("laq-models", "laq-datasets", "normal", true),
+        ("laq-solvers", "rand", "normal", true),
+        ("laq-solvers", "rand", "dev", false),
+        ("laq-models", "clap", "normal", true),
+        ("laq-runner", "clap", "normal", false),
+        ("laq-runner", "ureq", "normal", true),
+        ("laq-tensor", "cudarc", "normal", true),
+        ("xtask", "laq-runner", "normal", true),
+        ("laq-other", "serde", "normal", true),
+    ] {
+        let mut packages: BTreeMap<_, _> = ARROWS
+            .iter()
+            .map(|(name, _)| (name.to_string(), (Vec::new(), Value::Null)))
+            .collect();
+        packages.insert(from.into(), (vec![dependency(to, kind)], Value::Null));
+        assert_eq!(
+            !broken(&packages).is_empty(),
+            wrong,
+            "{from} → {to} ({kind})"
+        );
+    }
+}
+
+#[test]
+fn the_network_is_behind_a_feature() {
+    let packages = packages();
+    let (dependencies, features) = &packages["laq-datasets"];
+    let clients: Vec<_> = dependencies
+        .iter()
+        .filter(|found| PLACES[0].0.contains(&found.name.as_str()))
+        .collect();
+    assert!(
+        !clients.is_empty(),
+        "the download has no client, or one that this test does not know"
+    );
+    assert!(
+        clients
+            .iter()
+            .all(|client| client.optional && client.kind == "normal")
+    );
+    for (feature, parts) in features.as_object().expect("features") {
+        let enables = parts
+            .as_array()
+            .expect("a list")
+            .iter()
+            .filter_map(Value::as_str);
+        let client = enables.into_iter().any(|part| {
+            clients
+                .iter()
+                .any(|client| part.contains(client.name.as_str()))
+        });
+        assert_eq!(client, feature == "fetch", "feature {feature}");
+    }
+}
+
+/// No crate from outside may bring a network client or the GPU in by the back door.
+#[test]
+fn nothing_else_brings_the_network_or_the_gpu() {
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock");
+    let lock: toml::Table = toml::from_str(&lock).expect("TOML");
+    for (libraries, places) in [PLACES[0], PLACES[1]] {
+        let mut users = BTreeSet::new();
+        for package in lock["package"].as_array().expect("packages") {
+            let depends = package
+                .get("dependencies")
+                .and_then(toml::Value::as_array)
+                .into_iter()
+                .flatten();
+            // "name" or "name version"
+            let mut names = depends.filter_map(|entry| entry.as_str()?.split(' ').next());
+            if names.any(|name| libraries.contains(&name)) {
+                users.insert(package["name"].as_str().expect("a name"));
+            }
+        }
+        assert!(
+            users.iter().all(|user| places.contains(user)),
+            "{libraries:?} come with {users:?}"
+        );
+    }
+}

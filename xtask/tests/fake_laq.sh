@@ -1,0 +1,126 @@
+#!/bin/sh
+# Stands in for laq in the tests of xtask. It answers from the names of the files that it is given, and "trains" by
+# writing what a run folder holds. The environment says what goes wrong:
+#   FAKE_LOG      file that gets a line a call
+#   FAKE_VERSION  part of every key
+#   FAKE_FAIL     row whose training fails
+#   FAKE_STOP     row whose training says that it was interrupted, in its second epoch
+#   FAKE_HANG     row whose training waits for a signal, then saves as laq does
+#   FAKE_MISSING  data set that is not there and cannot be fetched
+#   FAKE_ABSENT   data set that is not there and can be fetched
+set -eu
+
+command=$1
+shift
+config='' preset='' seed=1 run='' names='' json=''
+while [ $# -gt 0 ]; do
+    case $1 in
+        --overlay) preset=$(basename "$2" .toml); shift ;;
+        --set) seed=${2#train.seed=}; shift ;;
+        --run-dir) run=$2; shift ;;
+        --mirror) mirror=$2; shift ;;
+        --threads) threads=$2; shift ;;
+        --resume) resume=yes ;;
+        --json) json=yes ;;
+        -*) echo "unexpected $1" >&2; exit 2 ;;
+        *) config=$1; names="$names$1 " ;;
+    esac
+    shift
+done
+row=$(basename "$config" .toml)
+column=$(basename "$(dirname "$config")")
+key=$(printf '%s %s %s %s %s' "$row" "$column" "$preset" "$seed" "${FAKE_VERSION:-1}" | cksum | cut -d ' ' -f 1)
+key=$(printf '%012x' "$key")
+case $preset in
+    demo) hidden=96 length=50 epochs=3 ;;
+    short) hidden=512 length=100 epochs=2 ;;
+    *) hidden=512 length=100 epochs=200 ;;
+esac
+echo "$command $row $column $preset $seed${mirror:+ mirror=$mirror}${threads:+ threads=$threads}${resume:+ resume}" >> "${FAKE_LOG:-/dev/null}"
+
+loss() {
+    case $row in
+        full) base=1.300 ;; binary-connect) base=2.900 ;; bwn) base=1.310 ;; lab) base=1.305 ;;
+        twn) base=1.350 ;; lat-e) base=1.290 ;; lat-a) base=1.295 ;; ttq) base=1.280 ;;
+        lat2-e) base=1.285 ;; lat2-a) base=1.270 ;; dorefa-3) base=1.400 ;; dorefa-4) base=1.300 ;;
+        laq-linear-3) base=1.200 ;; laq-log-3) base=1.250 ;; *) base=1.295 ;;
+    esac
+    awk "BEGIN { printf \"%.4f\", $base + 0.02 * ($seed - 1) + $1 }"
+}
+
+# save STATUS REASON EPOCHS
+save() {
+    mkdir -p "$run"
+    : > "$run/last.safetensors"
+    : > "$run/metrics.jsonl"
+    epoch=1
+    while [ $epoch -le "$3" ] && [ $epoch -le 20 ]; do
+        extra=$(awk "BEGIN { print 1 / $epoch }")
+        echo "{\"epoch\": $epoch, \"train_loss\": 1, \"validation_loss\": $(loss "$extra"), \"test_loss\": null}" >> "$run/metrics.jsonl"
+        epoch=$((epoch + 1))
+    done
+    printf '[model]\nkind = "char-lstm"\nhidden = %s\n[data]\nname = "%s"\nlength = %s\nbatch = 100\n' \
+        "$hidden" "$column" "$length" > "$run/config.toml"
+    stand_in=null
+    [ "$column" != linux-6.1-kernel ] || stand_in='"stands in for linux-kernel"'
+    cat > "$run/summary.json" <<SUMMARY
+{"status": "$1", "reason": $2, "key": "$key", "training_version": 1, "title": "<b>$row & co</b>", "method": "$row",
+ "data": "$column", "stand_in": $stand_in, "epochs": $epochs, "epochs_done": $3, "best_epoch": $3, "train_loss": $(loss -0.1),
+ "validation_loss": $(loss 0.01), "test_loss": $(loss 0), "seconds": $((3 * 10)).5, "seconds_per_step": 0.25,
+ "quantize_share": 0.02, "steps": 100, "max_batches": null, "paper": null, "commit": "abc123", "cpu": "Fake CPU",
+ "threads": ${threads:-2}, "kernel": "portable", "peak_memory_bytes": 104857600}
+SUMMARY
+}
+
+# state DATASET: how doctor finds it
+state() {
+    case $1 in
+        "${FAKE_MISSING:-}" | "${FAKE_ABSENT:-}") echo missing ;;
+        *) echo good ;;
+    esac
+}
+
+case $command in
+    config)
+        [ -n "$json" ] || exit 2
+        [ -f "$config" ] || { echo "error: no file $config" >&2; exit 1; }
+        cat <<CONFIG
+{"key": "$key", "training_version": 1, "config": {
+ "model": {"kind": "char-lstm", "hidden": $hidden}, "data": {"name": "$column", "dir": "data", "length": $length, "batch": 100},
+ "quantize": {"method": "$row"}, "train": {"epochs": $epochs, "seed": $seed}}}
+CONFIG
+        ;;
+    estimate)
+        # 100 steps of half a second, and ten seconds of evaluation.
+        echo "{\"steps\": 100, \"seconds_per_step\": 0.5, \"seconds\": 60, \"batches\": {\"train\": 50, \"validation\": 7, \"test\": 6}}"
+        ;;
+    doctor)
+        echo '{"cpu": "Fake CPU", "threads": 2, "data": ['
+        for data in war-and-peace linux-kernel linux-6.1-kernel; do
+            echo "{\"dataset\": \"$data\", \"state\": \"$(state "$data")\"},"
+        done
+        echo "{\"dataset\": \"penn-treebank\", \"state\": \"good\"}, {\"dataset\": \"penn-treebank\", \"state\": \"$(state penn-treebank)\"},"
+        echo '{"dataset": "demo", "state": "good (part of the program)"}]}'
+        # As laq does when a file is not what it should be; the answer counts all the same.
+        exit 1
+        ;;
+    download)
+        echo "downloaded $names"
+        case " $names" in *" ${FAKE_MISSING:-none} "*) echo "error: no address answers" >&2; exit 1 ;; esac
+        ;;
+    train)
+        case $row in
+            "${FAKE_FAIL:-}") save failed '"the loss is NaN in <lstm>, which is | not a number"' 1; exit 1 ;;
+            "${FAKE_STOP:-}") save interrupted '"interrupted"' 1; exit 130 ;;
+            "${FAKE_HANG:-}")
+                trap 'save interrupted null 1; exit 130' TERM
+                mkdir -p "$run"
+                : > "$run/waiting"
+                # A signal ends the wait at once, and the sleep in the background soon.
+                while :; do sleep 1 & wait $!; done
+                ;;
+        esac
+        save finished null "$epochs"
+        ;;
+    *) echo "unexpected command $command" >&2; exit 2 ;;
+esac

@@ -1,0 +1,653 @@
+//! `cargo xtask reproduce | report | download` against a `laq` that only pretends to train (`fake_laq.sh`).
+#![cfg(unix)]
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// An output folder of its own, and what the fake has been asked.
+struct Place {
+    folder: TempDir,
+}
+
+/// What a command printed, and its exit code.
+struct Said {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Place {
+    fn new() -> Place {
+        Place {
+            folder: TempDir::new().expect("a temporary folder"),
+        }
+    }
+
+    fn out(&self) -> PathBuf {
+        self.folder.path().join("out")
+    }
+
+    /// `cargo xtask <words>` with some environment variables.
+    fn command(&self, words: &str, variables: &[(&str, &str)]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        command
+            .args(words.split_whitespace())
+            .current_dir(self.folder.path());
+        command.env(
+            "LAQ_BIN",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake_laq.sh"),
+        );
+        command.env("FAKE_LOG", self.folder.path().join("log"));
+        command.envs(variables.iter().copied()).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, words: &str, variables: &[(&str, &str)]) -> Said {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self
+            .command(words, variables)
+            .output()
+            .expect("xtask starts");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Said {
+            code: status.code(),
+            out: text(stdout),
+            err: text(stderr),
+        }
+    }
+
+    /// The calls of the fake since the last time, of one of its commands.
+    fn calls(&self, command: &str) -> Vec<String> {
+        let log = self.folder.path().join("log");
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let calls = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(command))
+            .map(|line| line.trim().to_string());
+        let calls = calls.collect();
+        let _ = fs::remove_file(log);
+        calls
+    }
+
+    fn report(&self, extension: &str) -> String {
+        fs::read_to_string(self.out().join("report/table2").with_extension(extension))
+            .expect("the report")
+    }
+}
+
+/// The lines of a text with one space between their words.
+fn lines(text: &str) -> Vec<String> {
+    text.lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+#[track_caller]
+fn has_line(text: &str, line: &str) {
+    assert!(
+        lines(text).iter().any(|found| found == line),
+        "no line {line:?} in:\n{text}"
+    );
+}
+
+fn waited(mut condition: impl FnMut() -> bool) -> bool {
+    // Half a minute, so that a loaded machine does not fail; nothing is measured.
+    (0..600).any(|_| {
+        condition() || {
+            sleep(Duration::from_millis(50));
+            false
+        }
+    })
+}
+
+#[test]
+fn the_demo_trains_every_row_once() {
+    let place = Place::new();
+    let said = place.run("reproduce table2 --out out", &[]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    has_line(&said.out, "[1/16] full on demo (seed 1)");
+    has_line(&said.out, "[16/16] laq-log-4 on demo (seed 1)");
+    let trained = place.calls("train");
+    assert_eq!(trained.len(), 16);
+    assert_eq!(trained[6], "lat-a demo demo 1 resume");
+
+    let said = place.run("reproduce table2 --out out", &[]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    has_line(&said.out, "16 of 16 cells are finished and kept");
+    assert!(
+        place.calls("train").is_empty(),
+        "finished cells were trained again"
+    );
+}
+
+#[test]
+fn a_cell_whose_key_changed_is_trained_again() {
+    let place = Place::new();
+    place.run("reproduce table2 --out out --rows full,lab", &[]);
+    place.calls("train");
+    let said = place.run(
+        "reproduce table2 --out out --rows full,lab",
+        &[("FAKE_VERSION", "2")],
+    );
+    assert_eq!((said.code, place.calls("train").len()), (Some(0), 2));
+}
+
+#[test]
+fn a_summary_that_is_cut_off_or_of_another_key_does_not_count() {
+    let place = Place::new();
+    place.run("reproduce table2 --out out --rows full,lab", &[]);
+    for (row, spoil) in [("full", 0), ("lab", 1)] {
+        let cells = fs::read_dir(place.out().join("demo"))
+            .expect("the cells")
+            .map(|cell| cell.expect("a cell").path());
+        let cell = cells
+            .into_iter()
+            .find(|cell| cell.to_string_lossy().contains(&format!("/{row}-")))
+            .expect("the cell");
+        let text = fs::read_to_string(cell.join("summary.json")).expect("a summary");
+        let spoilt = if spoil == 0 {
+            text[..text.len() / 2].into()
+        } else {
+            text.replace("\"key\": \"", "\"key\": \"other")
+        };
+        fs::write(cell.join("summary.json"), spoilt).expect("written");
+    }
+    place.calls("train");
+    let said = place.run("reproduce table2 --out out --rows full,lab", &[]);
+    assert_eq!((said.code, place.calls("train").len()), (Some(0), 2));
+}
+
+#[test]
+fn a_cell_that_fails_does_not_hold_up_the_others() {
+    let place = Place::new();
+    let said = place.run(
+        "reproduce table2 --out out --rows twn,lat-e,lat-a",
+        &[("FAKE_FAIL", "lat-e")],
+    );
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.err.contains("lat-e on demo (seed 1): the loss is NaN"),
+        "{}",
+        said.err
+    );
+    assert_eq!(place.calls("train").len(), 3);
+    has_line(&said.out, "twn 1.350 a");
+    has_line(&said.out, "lat-a 1.295 a");
+    // What it had reached is shown, but not as a result.
+    has_line(&said.out, "lat-e failed b");
+    has_line(
+        &said.out,
+        "b failed: the loss is NaN in <lstm>, which is | not a number",
+    );
+    assert!(place.report("md").contains("which is \\| not a number"));
+    assert!(place.report("html").contains("NaN in &lt;lstm&gt;"));
+
+    let said = place.run("reproduce table2 --out out --rows twn,lat-e,lat-a", &[]);
+    assert_eq!(said.code, Some(0));
+    assert_eq!(
+        place.calls("train"),
+        ["lat-e demo demo 1 resume"],
+        "only what failed is tried again"
+    );
+}
+
+#[test]
+fn an_interrupted_cell_stops_the_run_and_is_gone_on_with() {
+    let place = Place::new();
+    let said = place.run(
+        "reproduce table2 --out out --rows full,twn,ttq",
+        &[("FAKE_STOP", "twn")],
+    );
+    assert_eq!(said.code, Some(130));
+    assert_eq!(
+        place.calls("train").len(),
+        2,
+        "nothing is started after an interruption"
+    );
+    assert!(
+        said.err.contains("1 of 3 cells are finished"),
+        "{}",
+        said.err
+    );
+    assert!(
+        said.err
+            .contains("cargo xtask reproduce table2 --out out --rows full,twn,ttq"),
+        "{}",
+        said.err
+    );
+
+    let said = place.run("report table2 --out out --rows full,twn,ttq", &[]);
+    assert_eq!(said.code, Some(0));
+    has_line(&said.out, "twn 1.350 a b");
+    has_line(&said.out, "b interrupted after 1 of 3 epochs; not final");
+    has_line(&said.out, "ttq –");
+    assert!(place.calls("train").is_empty(), "a report trains nothing");
+
+    let said = place.run("reproduce table2 --out out --rows full,twn,ttq", &[]);
+    assert_eq!(said.code, Some(0));
+    assert_eq!(
+        place.calls("train"),
+        ["twn demo demo 1 resume", "ttq demo demo 1 resume"]
+    );
+}
+
+#[test]
+fn a_signal_reaches_laq_and_is_waited_for() {
+    let place = Place::new();
+    let log = fs::File::create(place.folder.path().join("err")).expect("a file");
+    let mut command = place.command(
+        "reproduce table2 --out out --rows full,twn,ttq",
+        &[("FAKE_HANG", "twn")],
+    );
+    // The terminal signals the whole group; a group of its own keeps the test out of it. The signal is the one that no
+    // test runner ignores on behalf of its children.
+    let mut child = command
+        .process_group(0)
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("xtask starts");
+    let cells = place.out().join("demo");
+    let waiting = || {
+        let cells = fs::read_dir(&cells).into_iter().flatten().flatten();
+        cells
+            .map(|cell| cell.path().join("waiting"))
+            .find(|file| file.exists())
+    };
+    assert!(waited(|| waiting().is_some()), "the fake has not begun");
+    let group = format!("-{}", child.id());
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", "--", &group])
+            .status()
+            .expect("kill")
+            .success()
+    );
+    assert_eq!(child.wait().expect("xtask ends").code(), Some(130));
+    let cell = waiting().expect("the cell").with_file_name("summary.json");
+    assert!(
+        fs::read_to_string(cell)
+            .expect("saved before xtask ended")
+            .contains("interrupted")
+    );
+    let err = fs::read_to_string(place.folder.path().join("err")).expect("the messages");
+    assert!(err.contains("The same command goes on"), "{err}");
+    assert_eq!(place.calls("train").len(), 2);
+}
+
+#[test]
+fn a_column_without_data_does_not_hold_up_the_others() {
+    let place = Place::new();
+    let words = "reproduce table2 --preset short --out out --rows full,lat-a --mirror http://127.0.0.1:1/none";
+    let said = place.run(
+        words,
+        &[
+            ("FAKE_MISSING", "linux-kernel"),
+            ("FAKE_ABSENT", "war-and-peace"),
+        ],
+    );
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.err.contains("linux-kernel: the data cannot be had"),
+        "{}",
+        said.err
+    );
+    let calls = fs::read_to_string(place.folder.path().join("log")).expect("the log");
+    let downloads: Vec<&str> = calls
+        .lines()
+        .filter(|line| line.starts_with("download"))
+        .collect();
+    assert_eq!(downloads.len(), 2, "{downloads:?}");
+    assert!(
+        downloads
+            .iter()
+            .all(|line| line.ends_with("mirror=http://127.0.0.1:1/none")),
+        "{downloads:?}"
+    );
+    let trained = place.calls("train");
+    assert_eq!(trained.len(), 4);
+    assert!(
+        !trained.iter().any(|call| call.contains("linux-kernel")),
+        "{trained:?}"
+    );
+}
+
+#[test]
+fn the_report_says_ours_paper_and_difference() {
+    let place = Place::new();
+    let said = place.run("reproduce table2 --preset short --out out", &[]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(
+        said.out
+            .lines()
+            .all(|line| line.chars().count() <= 120 || line.contains(['/', '\\'])),
+        "{}",
+        said.out
+    );
+    has_line(&said.out, "war-and-peace linux-kernel penn-treebank");
+    has_line(
+        &said.out,
+        "ours paper difference ours paper difference ours paper difference",
+    );
+    has_line(
+        &said.out,
+        "lat-a 1.295 a 1.253 +0.042 1.295 a 1.264 +0.031 1.295 a 1.024 +0.271",
+    );
+    has_line(
+        &said.out,
+        "laq-linear-3 1.200 a 1.282 −0.082 1.200 a 1.327 −0.127 1.200 a 1.017 +0.183",
+    );
+    has_line(
+        &said.out,
+        "paper: Table 2 of arXiv:1802.08635v2, recalled, not checked against the PDF",
+    );
+    has_line(&said.out, "a cut short: train.epochs 2 (paper: 200)");
+
+    // The claims, each by the figures of the fake.
+    has_line(&said.out, "war-and-peace holds lat-e −0.060, lat-a −0.055");
+    has_line(
+        &said.out,
+        "war-and-peace does not hold lat2-e +0.005 (!), lat2-a −0.010",
+    );
+    has_line(&said.out, "penn-treebank holds lab −0.005, bwn −1.590");
+    has_line(
+        &said.out,
+        "penn-treebank does not hold lat-a +0.005, lat2-a −0.015 (!)",
+    );
+
+    let markdown = place.report("md");
+    has_line(
+        &markdown,
+        "| | war-and-peace: ours | paper | difference | linux-kernel: ours | paper | difference | penn-treebank: ours | paper | difference |",
+    );
+    has_line(
+        &markdown,
+        "| `twn` | 1.350 <sup>a</sup> | 1.290 | +0.060 | 1.350 <sup>a</sup> | 1.280 | +0.070 | 1.350 <sup>a</sup> | 1.045 | +0.305 |",
+    );
+    has_line(
+        &markdown,
+        "| LAT < TWN: loss-aware beats plain ternary | war-and-peace | holds | lat-e 1.290 < twn 1.350 ✓; lat-a 1.295 < twn 1.350 ✓ | holds |",
+    );
+    assert!(markdown.contains("recalled, not checked against the PDF"));
+    assert!(
+        markdown.contains("48 of 48 cells finished")
+            && markdown.contains("Commit abc123. Fake CPU, threads: 2")
+    );
+    has_line(
+        &markdown,
+        "cargo xtask reproduce table2 --preset short --columns war-and-peace,linux-kernel,penn-treebank",
+    );
+
+    let csv = place.report("csv");
+    assert_eq!(csv.lines().count(), 1 + 48);
+    let heading: Vec<&str> = csv.lines().next().expect("a heading").split(',').collect();
+    let line = csv
+        .lines()
+        .find(|line| line.starts_with("linux-kernel,lat-a,2,1,finished,"))
+        .expect("the cell");
+    assert!(line.starts_with("linux-kernel,lat-a,2,1,finished,,1.295,1.264,0.031000,\"recalled, not checked against the PDF\","), "{line}");
+    assert_eq!(
+        heading.len(),
+        line.split(',').count() - 1,
+        "one comma is inside quotes"
+    );
+
+    let html = place.report("html");
+    assert!(html.starts_with("<!doctype html>") && html.trim_end().ends_with("</html>"));
+    assert!(
+        !html.contains("<script") && !html.contains("http"),
+        "the page needs something else"
+    );
+    assert!(
+        html.contains("&lt;b&gt;lat-a &amp; co&lt;/b&gt;") && !html.contains("<b>"),
+        "text became markup"
+    );
+    assert!(
+        html.contains(
+            "<td class=\"first ours\">1.295<sup>a</sup></td><td>1.253</td><td>+0.042</td>"
+        )
+    );
+    // Three columns with four numbers of bits.
+    assert_eq!(html.matches("<figure>").count(), 12);
+    for tag in [
+        "section", "table", "svg", "figure", "ul", "li", "tr", "td", "th", "g", "div", "details",
+    ] {
+        let opened =
+            html.matches(&format!("<{tag}>")).count() + html.matches(&format!("<{tag} ")).count();
+        assert_eq!(
+            opened,
+            html.matches(&format!("</{tag}>")).count(),
+            "<{tag}> is not closed"
+        );
+    }
+}
+
+#[test]
+fn stand_ins_and_demo_stand_under_their_own_names() {
+    let place = Place::new();
+    let said = place.run("reproduce table2 --preset demo --out out --rows full,lat-a --columns linux-6.1-kernel,demo,linux-kernel", &[]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    has_line(&said.out, "linux-kernel demo linux-6.1-kernel");
+    has_line(&said.out, "ours paper difference ours ours");
+    has_line(&said.out, "full 1.300 a 1.326 −0.026 1.300 a 1.300 a");
+    has_line(
+        &said.out,
+        "linux-6.1-kernel is not the paper's text: stands in for linux-kernel",
+    );
+    has_line(&said.out, "demo is not one of the paper's texts");
+    has_line(
+        &said.out,
+        "a cut short: model.hidden 96 (paper: 512), data.length 50 (paper: 100), train.epochs 3 (paper: 200)",
+    );
+}
+
+#[test]
+fn the_papers_own_setting_is_not_cut_short() {
+    let place = Place::new();
+    let said = place.run(
+        "reproduce table2 --preset paper --out out --rows full --columns war-and-peace",
+        &[],
+    );
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    has_line(&said.out, "full 1.300 1.268 +0.032");
+    assert!(!said.out.contains("cut short:"), "{}", said.out);
+    has_line(&said.out, "war-and-peace not enough cells 2 of 2 open");
+}
+
+#[test]
+fn seeds_give_a_mean_and_a_deviation() {
+    let place = Place::new();
+    let said = place.run(
+        "reproduce table2 --preset short --out out --rows full --columns war-and-peace --seeds 3",
+        &[],
+    );
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert_eq!(place.calls("train").len(), 3);
+    // 1.30, 1.32, 1.34.
+    has_line(&said.out, "full 1.320 ± 0.020 a 1.268 +0.052");
+    has_line(
+        &said.out,
+        "ours: mean ± sample standard deviation, n = 3 seeds",
+    );
+    assert_eq!(place.report("csv").lines().count(), 4);
+
+    fs::remove_dir_all(place.out()).expect("removed");
+    let said = place.run(
+        "reproduce table2 --preset short --out out --rows full --columns war-and-peace",
+        &[],
+    );
+    assert_eq!(said.code, Some(0));
+    let said = place.run(
+        "report table2 --preset short --out out --rows full --columns war-and-peace --seeds 3",
+        &[],
+    );
+    has_line(&said.out, "full 1.300 a b 1.268 +0.032");
+    has_line(&said.out, "b 1 of 3 seeds finished");
+}
+
+#[test]
+fn a_dry_run_plans_and_trains_nothing() {
+    let place = Place::new();
+    let rows = "full,twn,lat-a,ttq";
+    let words = format!("reproduce table2 --preset short --out out --rows {rows}");
+    let said = place.run(
+        &format!("{words} --dry-run --threads 1"),
+        &[("FAKE_MISSING", "linux-kernel")],
+    );
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(!place.out().exists(), "a dry run left something behind");
+    has_line(&said.out, "table2, preset short: 12 cells, 12 to do");
+    has_line(&said.out, "lat-a to do to do to do");
+    has_line(&said.out, "linux-kernel 4 2 50 7 6 missing");
+    has_line(&said.out, "penn-treebank 4 2 50 7 6 present");
+    assert!(
+        said.out.contains("cargo xtask download linux-kernel"),
+        "{}",
+        said.out
+    );
+    // 60 s for 100 steps, three columns.
+    has_line(
+        &said.out,
+        "ttq 0.600 3 min a few timed steps (`laq estimate`)",
+    );
+    has_line(
+        &said.out,
+        "Together about 12 min. A step's time includes its share of the evaluation.",
+    );
+    let timed = place.calls("estimate");
+    assert_eq!(
+        timed.len(),
+        4,
+        "once a row, and every column is among them: {timed:?}"
+    );
+    assert!(
+        timed.iter().all(|call| call.ends_with("threads=1")),
+        "{timed:?}"
+    );
+
+    // Finished cells know better, an interrupted one has less to do, and a finished one nothing.
+    place.run(
+        &format!("{words} --columns war-and-peace"),
+        &[("FAKE_STOP", "ttq")],
+    );
+    place.calls("train");
+    let said = place.run(&format!("{words} --dry-run"), &[]);
+    has_line(&said.out, "table2, preset short: 12 cells, 9 to do");
+    has_line(&said.out, "lat-a finished to do to do");
+    has_line(&said.out, "ttq 1 of 2 epochs to do to do");
+    has_line(&said.out, "lat-a 0.305 61 s 1 finished cell");
+    has_line(
+        &said.out,
+        "ttq 0.600 3 min a few timed steps (`laq estimate`)",
+    );
+    assert!(place.calls("train").is_empty());
+    // Other threads make other speeds.
+    let said = place.run(&format!("{words} --dry-run --threads 1"), &[]);
+    has_line(
+        &said.out,
+        "lat-a 0.600 2 min a few timed steps (`laq estimate`)",
+    );
+}
+
+#[test]
+fn a_dry_run_with_nothing_to_do_says_so() {
+    let place = Place::new();
+    place.run("reproduce table2 --out out --rows full", &[]);
+    place.calls("config");
+    let said = place.run("reproduce table2 --out out --rows full --dry-run", &[]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    has_line(&said.out, "Nothing to do: every cell is finished.");
+    assert!(place.calls("estimate").is_empty());
+}
+
+#[test]
+fn names_that_do_not_exist_are_refused_with_a_suggestion() {
+    let place = Place::new();
+    for (words, expected) in [
+        (
+            "--rows lat_a",
+            "there is no row \"lat_a\"; did you mean \"lat-a\"? There are: full, binary-connect, bwn,",
+        ),
+        (
+            "--rows full,zzz",
+            "there is no row \"zzz\". There are: full,",
+        ),
+        (
+            "--columns war-and-piece",
+            "there is no column \"war-and-piece\"; did you mean \"war-and-peace\"?",
+        ),
+        (
+            "--preset shrot",
+            "there is no preset \"shrot\"; did you mean \"short\"? There are: demo, paper, short.",
+        ),
+    ] {
+        let said = place.run(&format!("reproduce table2 --out out {words}"), &[]);
+        assert_eq!(said.code, Some(2), "{words}");
+        assert!(said.err.contains(expected), "{words}: {}", said.err);
+    }
+    for words in [
+        "--seeds 0",
+        "--seeds x",
+        "--threads 0",
+        "--nonsense",
+        "table9",
+    ] {
+        let said = place.run(&format!("reproduce table2 --out out {words}"), &[]);
+        assert_eq!(said.code, Some(2), "{words}");
+    }
+    assert!(!place.out().exists());
+}
+
+#[test]
+fn threads_reach_laq() {
+    let place = Place::new();
+    place.run("reproduce table2 --out out --rows full --threads 1", &[]);
+    assert_eq!(place.calls("train"), ["full demo demo 1 threads=1 resume"]);
+}
+
+#[test]
+fn downloads_are_handed_over() {
+    let place = Place::new();
+    let said = place.run(
+        "download war-and-peace penn-treebank --mirror copy/of/data",
+        &[],
+    );
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    has_line(&said.out, "downloaded war-and-peace penn-treebank");
+    // A mirror is a folder as seen from where the command is typed.
+    let here = fs::canonicalize(place.folder.path()).expect("the folder");
+    let calls = place.calls("download");
+    let mirror = calls[0].rsplit_once("mirror=").expect("a mirror").1;
+    let (parent, rest) =
+        mirror.split_at(mirror.find("/copy/of/data").expect("the mirror's folder"));
+    assert_eq!(
+        (fs::canonicalize(parent).expect("the parent"), rest),
+        (here, "/copy/of/data")
+    );
+
+    let said = place.run("download linux-kernel", &[("FAKE_MISSING", "linux-kernel")]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("no address answers"), "{}", said.err);
+}
+
+#[test]
+fn a_laq_that_does_not_start_is_named() {
+    let place = Place::new();
+    let said = place.run("reproduce table2 --out out", &[("LAQ_BIN", "no/such/laq")]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.err
+            .contains(&Path::new("no/such/laq").display().to_string()),
+        "{}",
+        said.err
+    );
+}
