@@ -59,7 +59,7 @@ struct Selection {
     /// Number of seeds: each cell is trained with the seeds 1 to N
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     seeds: u32,
-    /// Folder of the runs and of the report [default: runs/<table>/<preset>]
+    /// Folder of the runs and of the report [default: runs/TABLE/PRESET]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -87,6 +87,11 @@ fn main() -> ExitCode {
         Command::Ci => ci::run(),
     };
     result.unwrap_or_else(|error| {
+        // Ctrl-C has ended a child that only prepares; what it left unsaid is no error.
+        if laq::interrupted() {
+            eprintln!("interrupted");
+            return ExitCode::from(laq::INTERRUPTED);
+        }
         eprintln!("error: {error:#}");
         ExitCode::from(if error.is::<table::Unknown>() { 2 } else { 1 })
     })

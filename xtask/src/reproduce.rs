@@ -82,7 +82,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if problems.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("\nnot everything could be had:");
+    eprintln!("\nnot everything is done:");
     for (name, reason) in &problems {
         eprintln!("  {name}: {reason}");
     }

@@ -460,7 +460,15 @@ fn the_papers_own_setting_is_not_cut_short() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     has_line(&said.out, "full 1.300 1.268 +0.032");
     assert!(!said.out.contains("cut short:"), "{}", said.out);
-    has_line(&said.out, "war-and-peace not enough cells 2 of 2 open");
+    assert!(
+        said.out
+            .contains("Not enough cells for: LAT < TWN; LAT2 < TTQ; LAQ"),
+        "{}",
+        said.out
+    );
+    assert!(place.report("md").contains(
+        "| LAT < TWN: loss-aware beats plain ternary | war-and-peace | not enough cells |"
+    ));
 }
 
 #[test]

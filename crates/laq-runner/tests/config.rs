@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use laq_runner::config::{Experiment, Model, Schedule, differences, key, load, parse};
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 const SMALL: &str = "data.name = \"demo\"\nquantize.method = \"lat-a\"\n";
@@ -399,5 +400,30 @@ fn wrong_sets_are_told() {
             message.contains(expected),
             "{expected:?} is not in {message:?}"
         );
+    }
+}
+
+proptest! {
+    /// Whatever is written into a file, it is refused with a message, or it is an experiment that prints and reads back
+    /// as itself.
+    #[test]
+    fn no_edit_of_a_file_panics(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), "[a-z0-9.=\\[\\]{}\"# \n-]{0,3}"), 1..4),
+    ) {
+        let mut text = toml::to_string(&small("")).expect("TOML");
+        for (place, with) in edits {
+            let place = place.index(text.len());
+            text.replace_range(place..=place, &with);
+        }
+        match parse(&text, "edited") {
+            Ok(experiment) => {
+                let printed = toml::to_string(&experiment).expect("TOML");
+                prop_assert_eq!(parse(&printed, "printed").expect("its own print"), experiment);
+            }
+            Err(error) => {
+                let message = error.to_string();
+                prop_assert!(message.contains("edited") || message.contains("missing"), "{}", message);
+            }
+        }
     }
 }

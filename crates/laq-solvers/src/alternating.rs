@@ -5,8 +5,9 @@
 //! iteration is both quicker and better than a cold one.
 
 use crate::codebook::{Codebook, Magnitudes, Scale};
+use crate::dispatch::Kernel;
 use crate::finish;
-use crate::kernels::{self, Kernel, Moments, Side};
+use crate::kernels::{self, Moments, Side};
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::Solution;
 

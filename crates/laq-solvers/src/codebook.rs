@@ -1,7 +1,8 @@
 //! The sets of levels that quantized weights may take, and the one rule that turns a level and a
 //! scale into a weight. Training, export and inference all decode by it.
 
-use crate::kernels::{self, Kernel};
+use crate::dispatch::Kernel;
+use crate::kernels;
 use crate::problem::SolveError;
 
 /// The levels `Q` that the entries `b_i` of `ŵ = α·b` are taken from, symmetric and within [−1, 1].
@@ -278,5 +279,33 @@ impl LevelValue for PowerOfTwo {
             sign | (exponent << 23)
         };
         f32::from_bits(bits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An f32 is above the bound exactly where it is above the bound's f32.
+    #[test]
+    fn bounds_lose_nothing_in_f32() {
+        let smallest = f64::from(f32::from_bits(1));
+        for bound in [
+            0.0,
+            0.1,
+            0.3,
+            1.0 / 3.0,
+            1.0,
+            1e-40,
+            0.6 * smallest,
+            0.4 * smallest,
+            1e38,
+            1e39,
+        ] {
+            let found = at_most(bound);
+            assert!(f64::from(found) <= bound, "{found} {bound}");
+            assert!(f64::from(found.next_up()) > bound, "{found} {bound}");
+        }
+        assert_eq!(at_most(f64::INFINITY), f32::INFINITY);
     }
 }

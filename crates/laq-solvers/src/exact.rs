@@ -20,8 +20,9 @@
 use std::collections::BinaryHeap;
 
 use crate::codebook::{Codebook, MOST_MAGNITUDES, Magnitudes, Scale};
+use crate::dispatch::Kernel;
 use crate::finish;
-use crate::kernels::{Kernel, Moments, Side};
+use crate::kernels::{Moments, Side};
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Solution, Workspace};
 
@@ -95,20 +96,18 @@ fn best_scale(
     let q = magnitudes.values();
     let mut positions = [0_usize; MOST_MAGNITUDES];
     let mut midpoints = [0.0_f64; MOST_MAGNITUDES];
-    // The event that takes the weight at `position` to magnitude number `number`. Positions are not
-    // negative, so their bits order as they do.
-    let event = |midpoint: f64, number: usize, weight: Weight| {
-        (
-            (f64::from(weight.magnitude) / midpoint).to_bits(),
-            number as u8,
-        )
+    // The event that takes a weight to magnitude `number`: the scale at which it happens, as bits, which
+    // order as the scales do, and the number.
+    let event = |midpoint: f64, number: usize, weight: u64| {
+        let (magnitude, _) = unpack(weight);
+        ((magnitude / midpoint).to_bits(), number as u8)
     };
     let events = &mut workspace.events;
     events.clear();
     for (number, midpoint) in (1..).zip(magnitudes.midpoints()) {
         midpoints[number] = midpoint;
         if let Some(&first) = sorted.first() {
-            events.push(event(midpoint, number, Weight::unpack(first)));
+            events.push(event(midpoint, number, first));
         }
     }
 
@@ -121,19 +120,16 @@ fn best_scale(
     consider(state, &mut best);
     while let Some(&(at, number)) = events.peek() {
         let number = usize::from(number);
-        let Weight {
-            magnitude,
-            curvature,
-        } = Weight::unpack(sorted[positions[number]]);
+        let (magnitude, curvature) = unpack(sorted[positions[number]]);
         let (lower, upper) = (f64::from(q[number - 1]), f64::from(q[number]));
-        let climb = f64::from(curvature) * (upper - lower);
-        state.product += climb * f64::from(magnitude);
+        let climb = curvature * (upper - lower);
+        state.product += climb * magnitude;
         state.square += climb * (upper + lower);
         positions[number] += 1;
         match sorted.get(positions[number]) {
             Some(&weight) => {
                 if let Some(mut next) = events.peek_mut() {
-                    *next = event(midpoints[number], number, Weight::unpack(weight));
+                    *next = event(midpoints[number], number, weight);
                 }
             }
             None => {
@@ -149,6 +145,9 @@ fn best_scale(
 
 /// Keeps the larger gain with its scale. On a draw the later state stays, whose scale is the smaller.
 fn consider(state: Moments, best: &mut (f64, f64)) {
+    if state.square == 0.0 {
+        return; // All zeros, which have no best scale; every other state gains something.
+    }
     // Linear levels can ask for a scale of up to k times the largest weight. Where that is above
     // every f32, the largest f32 is the best of those that can be had.
     const LARGEST: f64 = f32::MAX as f64;
@@ -163,54 +162,33 @@ fn consider(state: Moments, best: &mut (f64, f64)) {
     }
 }
 
-/// `x > 0` and `d > 0` of one weight. Packed, `x` in the upper half of a u64, they order by `x`, and by
-/// `d` among equals, so that the sums do not depend on the order of the input.
-#[derive(Clone, Copy)]
-struct Weight {
-    magnitude: f32,
-    curvature: f32,
+/// `x > 0` and `d > 0` of one weight in one number, `x` in its upper half. Positive floats order as
+/// their bits do, so these order by `x`, and by `d` among equals: sums do not depend on the order of the input.
+fn pack(magnitude: f32, curvature: f32) -> u64 {
+    u64::from(magnitude.to_bits()) << 32 | u64::from(curvature.to_bits())
 }
 
-impl Weight {
-    fn pack(self) -> u64 {
-        u64::from(self.magnitude.to_bits()) << 32 | u64::from(self.curvature.to_bits())
-    }
-
-    fn unpack(packed: u64) -> Self {
-        Self {
-            magnitude: f32::from_bits((packed >> 32) as u32),
-            curvature: f32::from_bits(packed as u32),
-        }
-    }
+/// The magnitude and the curvature, as f64.
+fn unpack(packed: u64) -> (f64, f64) {
+    let float = |bits: u64| f64::from(f32::from_bits(bits as u32));
+    (float(packed >> 32), float(packed))
 }
 
 /// The weights of one side by falling magnitude, less those that change no state.
 fn sort_falling(problem: Problem<'_>, side: Side, sorted: &mut Vec<u64>) {
     let magnitudes = problem.weights().iter().map(|&w| side.magnitude(w));
-    let counts = |magnitude: f32, curvature: f32| magnitude > 0.0 && curvature > 0.0;
     sorted.clear();
     match problem.curvature() {
-        Some(curvature) => sorted.extend(
-            magnitudes
-                .zip(curvature)
-                .filter(|&(magnitude, &curvature)| counts(magnitude, curvature))
-                .map(|(magnitude, &curvature)| {
-                    Weight {
-                        magnitude,
-                        curvature,
-                    }
-                    .pack()
-                }),
-        ),
-        None => sorted.extend(magnitudes.filter(|&magnitude| counts(magnitude, 1.0)).map(
-            |magnitude| {
-                Weight {
-                    magnitude,
-                    curvature: 1.0,
-                }
-                .pack()
-            },
-        )),
+        Some(curvature) => {
+            let pairs = magnitudes.zip(curvature.iter().copied());
+            let counting =
+                pairs.filter(|&(magnitude, curvature)| magnitude > 0.0 && curvature > 0.0);
+            sorted.extend(counting.map(|(magnitude, curvature)| pack(magnitude, curvature)));
+        }
+        None => {
+            let counting = magnitudes.filter(|&magnitude| magnitude > 0.0);
+            sorted.extend(counting.map(|magnitude| pack(magnitude, 1.0)));
+        }
     }
     sorted.sort_unstable_by(|a, b| b.cmp(a));
 }

@@ -2,7 +2,8 @@
 //! together; and the rule for curvatures that are zero.
 
 use crate::codebook::{Codebook, Magnitudes, Scale, Thresholds, at_most};
-use crate::kernels::{self, Kernel, Moments, Side};
+use crate::dispatch::Kernel;
+use crate::kernels::{self, Moments, Side};
 use crate::problem::Problem;
 use crate::quantizer::Solution;
 

@@ -1,115 +1,17 @@
 //! The passes over memory that the solvers are made of, compiled for several instruction sets.
 //!
-//! Every kernel is plain Rust over arrays of [`LANES`] elements, so that the compiler turns it into
+//! Every pass is plain Rust over arrays of [`LANES`] elements, so that the compiler turns it into
 //! vector code, and is compiled once for each [`Kernel`]. Sums run in f64, one partial sum a lane, lanes
 //! added in order at the end; nothing is fused or reordered, so all kernels give the same bits.
 //! What the sums mean is left to the solvers.
 
-use std::sync::OnceLock;
-
 use crate::codebook::{Codebook, LevelValue, Magnitudes, Rule, Scale, Thresholds};
-use crate::problem::{Problem, SolveError};
+use crate::dispatch::{Kernel, multiversion};
+use crate::problem::Problem;
 
 /// Elements that one step of a kernel handles: enough of them that the compiler keeps the loop over the
 /// lanes and makes vector code of it. (At 16 it unrolls the loop first, and the code is four times slower.)
 const LANES: usize = 64;
-
-/// The instruction set that kernels run on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kernel {
-    Portable,
-    Avx2,
-    Avx512,
-}
-
-impl Kernel {
-    const NAMES: [(Kernel, &str); 3] = [
-        (Kernel::Avx512, "avx512"),
-        (Kernel::Avx2, "avx2"),
-        (Kernel::Portable, "portable"),
-    ];
-
-    /// Whether this processor has it. The unsafe calls below rest on no other kernel being used.
-    fn is_available(self) -> bool {
-        match self {
-            Kernel::Portable => true,
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => is_x86_feature_detected!("avx2"),
-            #[cfg(target_arch = "x86_64")]
-            Kernel::Avx512 => {
-                is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => false,
-        }
-    }
-
-    /// The kernels of this processor, fastest first.
-    fn available() -> impl Iterator<Item = (Kernel, &'static str)> {
-        Self::NAMES
-            .into_iter()
-            .filter(|(kernel, _)| kernel.is_available())
-    }
-
-    /// The kernel named by `LAQ_KERNEL` (read once), or else the fastest.
-    pub(crate) fn selected() -> Result<Kernel, SolveError> {
-        static SELECTED: OnceLock<Result<Kernel, SolveError>> = OnceLock::new();
-        SELECTED
-            .get_or_init(|| Self::by_name(std::env::var_os("LAQ_KERNEL").as_deref()))
-            .clone()
-    }
-
-    fn by_name(name: Option<&std::ffi::OsStr>) -> Result<Kernel, SolveError> {
-        let accepted = |known: &str| name.is_none_or(|name| name == known);
-        match Self::available().find(|(_, known)| accepted(known)) {
-            Some((kernel, _)) => Ok(kernel),
-            None => Err(SolveError::Kernel {
-                found: name.unwrap_or_default().to_string_lossy().into_owned(),
-                available: Self::available()
-                    .map(|(_, known)| known)
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            }),
-        }
-    }
-}
-
-/// Compiles one function body for every kernel and picks among them by the first argument.
-macro_rules! multiversion {
-    ($(#[$attribute:meta])* $visibility:vis fn $name:ident<$($generic:ident: $bound:path),*>($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
-        $(#[$attribute])*
-        $visibility fn $name<$($generic: $bound),*>(kernel: Kernel, $($argument: $type),*) $(-> $result)? {
-            #[inline(always)]
-            fn portable<$($generic: $bound),*>($($argument: $type),*) $(-> $result)? $body
-
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2")]
-            fn avx2<$($generic: $bound),*>($($argument: $type),*) $(-> $result)? {
-                portable($($argument),*)
-            }
-
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
-            fn avx512<$($generic: $bound),*>($($argument: $type),*) $(-> $result)? {
-                portable($($argument),*)
-            }
-
-            debug_assert!(kernel.is_available());
-            match kernel {
-                // SAFETY: a kernel is only ever taken from `Kernel::available`, so the processor has AVX2.
-                #[cfg(target_arch = "x86_64")]
-                Kernel::Avx2 => unsafe { avx2($($argument),*) },
-                // SAFETY: as above, for the four parts of AVX-512 that are enabled.
-                #[cfg(target_arch = "x86_64")]
-                Kernel::Avx512 => unsafe { avx512($($argument),*) },
-                _ => portable($($argument),*),
-            }
-        }
-    };
-}
 
 /// Which weights a solver looks at, and as which magnitude `x ≥ 0`.
 #[derive(Clone, Copy, PartialEq)]
@@ -652,7 +554,6 @@ multiversion! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::OsStr;
 
     /// Numbers of either sign over a few decades, zeros among them.
     fn numbers(count: usize, step: f32) -> Vec<f32> {
@@ -724,48 +625,52 @@ mod tests {
     /// Sums over lanes, with their padding, are the plain sums.
     #[test]
     fn sums_are_those_of_a_plain_loop() {
+        let magnitudes = Codebook::Ternary.magnitudes();
         for count in [0, 1, 64, 100, 777] {
-            let (weights, curvature) = (numbers(count, 0.7), numbers(count, 0.3));
+            let (mut weights, curvature) = (numbers(count, 0.7), numbers(count, 0.3));
             let curvature: Vec<f32> = curvature.iter().map(|d| d.abs()).collect();
+            // Some weights right at a threshold, and levels that have nothing to do with their weights.
+            weights
+                .iter_mut()
+                .skip(5)
+                .step_by(9)
+                .for_each(|w| *w = 0.1 * w.signum());
+            let levels: Vec<i8> = (0..count).map(|i| (i * i % 3) as i8 - 1).collect();
             let problem = Problem::new(&weights, Some(&curvature)).unwrap();
-            for side in [Side::Both, Side::Positive, Side::Negative] {
-                for threshold in [0.1, 1.0] {
-                    let (mut product, mut square) = (0.0, 0.0);
-                    for (&w, &d) in weights.iter().zip(&curvature) {
-                        let x = match side {
-                            Side::Both => w.abs(),
-                            Side::Positive => w,
-                            Side::Negative => -w,
-                        };
-                        if x > threshold {
-                            product += f64::from(d) * f64::from(x);
-                            square += f64::from(d);
-                        }
-                    }
-                    let magnitudes = Codebook::Ternary.magnitudes();
-                    let thresholds = magnitudes.thresholds(2.0 * f64::from(threshold));
-                    let found = moments(Kernel::Portable, problem, side, &magnitudes, &thresholds);
-                    assert!((found.product - product).abs() <= 1e-12 * product);
-                    assert!((found.square - square).abs() <= 1e-12 * square);
+            let agree = |found: Moments, expected: &dyn Fn(f64, f64) -> (f64, f64)| {
+                let (mut product, mut square) = (0.0, 0.0);
+                for (index, (&w, &d)) in weights.iter().zip(&curvature).enumerate() {
+                    let (x, b) = expected(f64::from(w), f64::from(levels[index]));
+                    product += f64::from(d) * b * x;
+                    square += f64::from(d) * b * b;
                 }
+                assert!((found.product - product).abs() <= 1e-12 * product.abs());
+                assert!((found.square - square).abs() <= 1e-12 * square);
+            };
+            let both = (Side::Both, 0.0);
+            for (side, sign) in [both, (Side::Positive, 1.0), (Side::Negative, -1.0)] {
+                let magnitude = |w: f64| {
+                    if side == Side::Both {
+                        w.abs()
+                    } else {
+                        sign * w
+                    }
+                };
+                for threshold in [0.1_f32, 1.0] {
+                    let threshold = f64::from(threshold);
+                    let thresholds = magnitudes.thresholds(2.0 * threshold);
+                    let found = moments(Kernel::Portable, problem, side, &magnitudes, &thresholds);
+                    agree(found, &|w, _| {
+                        (magnitude(w), f64::from(magnitude(w) > threshold))
+                    });
+                }
+                let codebook = Codebook::Ternary;
+                let found = moments_of_levels(Kernel::Portable, problem, side, codebook, &levels);
+                agree(found, &|w, b| match side {
+                    Side::Both => (w, b),
+                    _ => (sign * w, f64::from(sign * w > 0.0 && sign * b > 0.0)),
+                });
             }
         }
-    }
-
-    #[test]
-    fn a_kernel_can_be_asked_for_by_name() {
-        for (kernel, name) in Kernel::available() {
-            assert_eq!(Kernel::by_name(Some(OsStr::new(name))), Ok(kernel));
-        }
-        let fastest = Kernel::available().next().map(|(kernel, _)| kernel);
-        assert_eq!(Kernel::by_name(None).ok(), fastest);
-        let message = Kernel::by_name(Some(OsStr::new("mmx")))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.starts_with("LAQ_KERNEL is `mmx`, expected one of"),
-            "{message}"
-        );
-        assert!(message.contains("portable"), "{message}");
     }
 }

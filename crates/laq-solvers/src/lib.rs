@@ -50,6 +50,7 @@
 
 mod alternating;
 mod codebook;
+mod dispatch;
 mod exact;
 mod finish;
 mod kernels;

@@ -1,7 +1,8 @@
 //! The data of one quantization problem, checked once, and what can go wrong with it.
 
 use crate::codebook::{Codebook, Scale};
-use crate::kernels::{self, Kernel};
+use crate::dispatch::Kernel;
+use crate::kernels;
 
 /// Weights `w` and curvature `d` of problem (1) of the paper:
 /// minimise `½ Σ_i d_i (w_i − ŵ_i)²` over the quantized weights `ŵ`.

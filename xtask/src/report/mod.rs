@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use crate::Selection;
 use crate::cells::{Cell, Epoch, Plan, State, Summary};
 use crate::estimate::duration;
-use crate::laq::{self, Laq};
+use crate::laq::Laq;
 use claims::Claim;
 
 /// Everything that a report shows.
@@ -102,7 +102,6 @@ struct Run {
 pub(crate) fn run(selection: &Selection) -> Result<ExitCode> {
     let root = crate::root();
     let laq = Laq::build(&root)?;
-    laq::outlive_interruptions();
     print(&write(&Plan::new(&root, &laq, selection)?)?);
     Ok(ExitCode::SUCCESS)
 }

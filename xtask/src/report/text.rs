@@ -105,27 +105,40 @@ fn table(report: &Report, columns: &[(usize, &Column)]) -> String {
     format!("{}\n{body}", names.trim_end())
 }
 
-/// A line a claim and column: the verdict, and left less right of each comparison, with a mark on those that fail.
+/// A line a claim and column: the verdict, and left less right of each comparison, with a mark on those that fail. What
+/// has no cells to compare yet is only named, at the end.
 fn claims(claims: &[Claim]) -> String {
     let names = claims
         .iter()
         .flat_map(|claim| &claim.columns)
-        .map(|(column, ..)| width(column))
-        .max()
-        .unwrap_or_default();
+        .map(|(column, ..)| width(column));
+    let names = names.max().unwrap_or_default();
     let outcomes =
         [Outcome::Holds, Outcome::Fails, Outcome::Open].map(|outcome| width(outcome.text()));
     let outcomes = outcomes.into_iter().max().unwrap_or_default();
     let mut text = String::new();
+    let mut open = Vec::new();
     for claim in claims {
+        let judged: Vec<_> = claim
+            .columns
+            .iter()
+            .filter(|(_, ours, _)| !ours.judged.is_empty())
+            .collect();
+        if judged.is_empty() {
+            open.push(claim.title.split(':').next().unwrap_or_default());
+            continue;
+        }
         text += &format!("{}\n", claim.title);
-        for (column, ours, _) in &claim.columns {
+        for (column, ours, _) in judged {
             let start = format!("  {column:names$}  {:outcomes$}  ", ours.outcome.text());
             text += &wrap(
                 &(start.clone() + &margins(ours)),
                 &" ".repeat(width(&start)),
             );
         }
+    }
+    if !open.is_empty() {
+        text += &wrap(&format!("Not enough cells for: {}", open.join("; ")), "  ");
     }
     text.replace(FIRM, " ")
 }

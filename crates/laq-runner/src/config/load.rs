@@ -285,13 +285,13 @@ impl Layers {
                 "data",
                 "name",
                 "data.name",
-                "write name = \"demo\" or another name of `laq download --help` under [data]",
+                "write name = \"demo\" or another data set that `laq doctor` lists, under [data]",
             ),
             (
                 "quantize",
                 "method",
                 "quantize.method",
-                "write method = \"lat-a\" or another id of `laq methods` under [quantize]",
+                "write method = \"lat-a\" or another id that `laq methods` lists, under [quantize]",
             ),
         ];
         for (section, name, key, hint) in needed {

@@ -4,8 +4,9 @@
 //! between levels can be taken back to the weights, `|w| = artanh(M · midpoint)`, once a slice: no tanh a weight.
 
 use crate::codebook::{Codebook, Scale};
+use crate::dispatch::Kernel;
 use crate::finish;
-use crate::kernels::{self, Kernel};
+use crate::kernels;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Quantizer, Solution, Workspace};

@@ -15,8 +15,9 @@ mod ttq;
 mod twn;
 
 use crate::codebook::Codebook;
+use crate::dispatch::Kernel;
 use crate::finish;
-use crate::kernels::{Kernel, Side};
+use crate::kernels::Side;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::Solution;

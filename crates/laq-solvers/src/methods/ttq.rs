@@ -1,8 +1,9 @@
 //! TTQ: levels {−W_n, 0, W_p}, both scales trained, `Δ = t · max |w|` with `t = 0.05`.
 
 use crate::codebook::{Codebook, Scale, at_most};
+use crate::dispatch::Kernel;
 use crate::finish;
-use crate::kernels::{self, Kernel};
+use crate::kernels;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Quantizer, Solution, Workspace};

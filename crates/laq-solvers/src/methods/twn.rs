@@ -2,8 +2,9 @@
 //! weights above `Δ`. The curvature plays no part.
 
 use crate::codebook::{Codebook, Scale, at_most};
+use crate::dispatch::Kernel;
 use crate::finish;
-use crate::kernels::{self, Kernel, Side};
+use crate::kernels::{self, Side};
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Quantizer, Solution, Workspace};

@@ -122,6 +122,11 @@ proptest! {
     }
 }
 
+#[test]
+fn the_stop_is_that_of_the_paper() {
+    assert_eq!((SCALE_TOLERANCE, MOST_ROUNDS), (1e-6, 10));
+}
+
 /// The rounds and the scale are those of the same turns taken the plain way.
 #[test]
 fn the_turns_are_those_of_the_paper() {

@@ -172,6 +172,31 @@ fn check_method(
     Ok(())
 }
 
+/// A warm start goes on where the last one stopped: in fewer rounds, or to a lower error.
+#[test]
+fn turns_go_on_from_the_previous_levels() {
+    let (weights, curvature) = (bell(3000, 51), bell(3000, 52));
+    let curvature: Vec<f32> = curvature.iter().map(|d| d.abs()).collect();
+    let mut count = 0;
+    for method in quantizing().filter(takes_turns) {
+        let (mut levels, cold) = solve(&method.id(), &weights, Some(&curvature));
+        let problem = Problem::new(&weights, Some(&curvature)).unwrap();
+        let quantizer = method.quantizer().unwrap();
+        let warm = quantizer
+            .solve(
+                problem,
+                Some(cold.scale),
+                &mut levels,
+                &mut Workspace::default(),
+            )
+            .unwrap();
+        let on = warm.rounds < cold.rounds || warm.weighted_error < cold.weighted_error;
+        assert!(on, "{method}: {cold:?}, then {warm:?}");
+        count += 1;
+    }
+    assert_eq!(count, 2 + 2 * 7);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 

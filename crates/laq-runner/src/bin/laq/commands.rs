@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use laq_datasets::{DownloadOptions, Split, catalogue, download as fetch, find};
 use laq_runner::TRAINING_VERSION;
 use laq_runner::config::{self, DEFAULTS, Experiment};
@@ -56,7 +56,7 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
         }
         eprintln!("stopping: the step under way is finished and saved; once more stops at once");
     })
-    .context("cannot listen for Ctrl-C")?;
+    .map_err(|error| anyhow!("cannot listen for Ctrl-C: {error}"))?;
     let options = Options {
         run_dir,
         resume: args.resume,
