@@ -1,8 +1,6 @@
 //! The machine and the sources that a run's numbers come from.
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -12,8 +10,8 @@ use crate::TRAINING_VERSION;
 /// `environment.json`: of the session that trained last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
-    /// The commit checked out in the current folder, with `-dirty` for uncommitted changes; `unknown` outside of a
-    /// checkout of this project. It is the program's own unless the program was built from another one.
+    /// The commit that the program was built from, with `-dirty` for uncommitted changes; `unknown` where it was not
+    /// built in a checkout of this project.
     pub commit: String,
     /// This crate's version.
     pub laq: String,
@@ -39,7 +37,7 @@ impl Environment {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Self {
-            commit: commit(),
+            commit: env!("LAQ_COMMIT").into(),
             laq: env!("CARGO_PKG_VERSION").into(),
             training_version: TRAINING_VERSION,
             cpu: cpu(),
@@ -49,23 +47,6 @@ impl Environment {
             date: date(since.as_secs()),
         }
     }
-}
-
-fn commit() -> String {
-    let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).output().ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
-        output.status.success().then(|| text.trim().to_string())
-    };
-    let ours = |root: &String| {
-        Path::new(root)
-            .join("crates/laq-runner/Cargo.toml")
-            .is_file()
-    };
-    git(&["rev-parse", "--show-toplevel"])
-        .filter(ours)
-        .and_then(|_| git(&["describe", "--always", "--dirty", "--abbrev=12"]))
-        .unwrap_or_else(|| "unknown".into())
 }
 
 /// The processor's name, where Linux tells it.
