@@ -15,7 +15,11 @@ fn main() {
             println!("cargo::rerun-if-changed={}", root.join(watched).display());
         }
         let describe = ["describe", "--always", "--dirty", "--abbrev=12"];
-        let output = Command::new("git").args(describe).current_dir(&root).output().ok()?;
+        let output = Command::new("git")
+            .args(describe)
+            .current_dir(&root)
+            .output()
+            .ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         output.status.success().then(|| text.trim().to_owned())
     });

@@ -21,6 +21,41 @@ pub struct AdamSettings {
     pub epsilon: f64,
 }
 
+impl AdamSettings {
+    fn check(&self) -> Result<(), ModelError> {
+        for (name, value, ok, expected) in [
+            (
+                "beta1",
+                self.beta1,
+                (0.0..1.0).contains(&self.beta1),
+                "at least 0 and below 1",
+            ),
+            (
+                "beta2",
+                self.beta2,
+                (0.0..1.0).contains(&self.beta2),
+                "at least 0 and below 1",
+            ),
+            // Below it, √v + ε would be zero in f32 for a weight that never had a gradient.
+            (
+                "epsilon",
+                self.epsilon,
+                (1e-30..=1e30).contains(&self.epsilon),
+                "1e-30 to 1e30",
+            ),
+        ] {
+            if !ok {
+                return Err(ModelError::Setting {
+                    name,
+                    value: value.to_string(),
+                    expected,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Default for AdamSettings {
     fn default() -> Self {
         AdamSettings {
@@ -38,7 +73,7 @@ pub struct StepReport {
     pub loss: f64,
     /// Wall-clock seconds of the step.
     pub seconds: f64,
-    /// Of these, seconds spent in solving for ŵ and in the quantizer's own gradients and updates.
+    /// Of these, seconds spent in solving for ŵ and in turning ∂L/∂ŵ into ∂L/∂w.
     pub quantize_seconds: f64,
 }
 
@@ -69,6 +104,7 @@ impl<B: Backend> Training<B> {
         adam: AdamSettings,
         seed: u64,
     ) -> Result<Self, ModelError> {
+        adam.check()?;
         let network = CharLstm::new(&backend, spec, shape, method, seed)?;
         Ok(Training {
             backend,
@@ -98,7 +134,8 @@ impl<B: Backend> Training<B> {
     /// # Errors
     /// [`ModelError::NotFinite`] or [`ModelError::Solve`] when a number is no longer finite; the
     /// weights are then those of the step before. [`ModelError::Batch`] for a batch of another
-    /// size, or with a symbol that the network does not have.
+    /// size, or with a symbol that the network does not have. [`ModelError::Setting`] for a
+    /// learning rate that is negative or not finite.
     pub fn step(
         &mut self,
         inputs: &[u8],
@@ -107,9 +144,17 @@ impl<B: Backend> Training<B> {
     ) -> Result<StepReport, ModelError> {
         let start = Instant::now();
         let step = self.steps + 1;
+        if !(learning_rate >= 0.0 && learning_rate.is_finite()) {
+            return Err(ModelError::Setting {
+                name: "learning_rate",
+                value: learning_rate.to_string(),
+                expected: "a finite number, 0 or above",
+            });
+        }
         self.load_batch(inputs, targets)?;
+        let own = Instant::now();
         self.ensure_quantized()?;
-        let mut quantize_seconds = start.elapsed().as_secs_f64();
+        let mut quantize_seconds = own.elapsed().as_secs_f64();
 
         let loss = self.network.forward(&self.backend)?;
         if !loss.is_finite() {
@@ -177,7 +222,8 @@ impl<B: Backend> Training<B> {
         Ok(loss)
     }
 
-    /// What quantization does to each matrix at the current weights; empty for `full`.
+    /// What quantization does to each matrix at the current weights; empty for `full`, and for a
+    /// state that was loaded after a look at it, until the next step.
     ///
     /// # Errors
     /// As [`Training::step`].
@@ -209,8 +255,8 @@ impl<B: Backend> Training<B> {
     /// Goes on from a saved state.
     ///
     /// # Errors
-    /// [`ModelError::State`] or [`ModelError::Backend`] when the state is of another network or
-    /// method. This training is then good for nothing but another `load`.
+    /// [`ModelError::State`] or [`ModelError::Backend`] when the state is of another network, or of
+    /// a method with other levels. This training is then good for nothing but another `load`.
     pub fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
         let by_name: BTreeMap<&str, &StateTensor> = state
             .iter()

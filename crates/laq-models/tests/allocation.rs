@@ -43,17 +43,30 @@ fn a_step_allocates_nothing() {
         (1, "laq-log-3"),
         (2, "lat-a"),
     ] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         let counted = pool.install(|| {
-            let spec = CharLstmSpec { hidden: 70, ..CharLstmSpec::paper(40) };
-            let shape = TextShape { length: 9, batch: 21 };
+            let spec = CharLstmSpec {
+                hidden: 70,
+                ..CharLstmSpec::paper(40)
+            };
+            let shape = TextShape {
+                length: 9,
+                batch: 21,
+            };
             let method = Method::try_from(id).unwrap();
             let adam = AdamSettings::default();
             let backend = CpuBackend::new().unwrap();
             let mut training =
                 Training::char_lstm(backend, &spec, shape, &method, adam, 1).unwrap();
             let symbols: Vec<u8> = (0..190u32).map(|i| (i * i % 40) as u8).collect();
-            let mut step = || training.step(&symbols[..189], &symbols[1..], 0.002).unwrap();
+            let mut step = || {
+                training
+                    .step(&symbols[..189], &symbols[1..], 0.002)
+                    .unwrap()
+            };
             // With several threads it takes a while until each has met every kind of work and
             // made its scratch memory.
             for _ in 0..200 {

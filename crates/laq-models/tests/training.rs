@@ -3,8 +3,12 @@
 use laq_models::{AdamSettings, CharLstmSpec, ModelError, StateData, TextShape, Training};
 use laq_solvers::{Method, Scale};
 use laq_tensor::CpuBackend;
+use laq_tensor::cpu::Kernel;
 
-const SHAPE: TextShape = TextShape { length: 12, batch: 10 };
+const SHAPE: TextShape = TextShape {
+    length: 12,
+    batch: 10,
+};
 const SYMBOLS: usize = 11;
 
 const METHODS: [&str; 16] = [
@@ -27,13 +31,24 @@ const METHODS: [&str; 16] = [
 ];
 
 fn build(spec: &CharLstmSpec, id: &str, seed: u64) -> Result<Training<CpuBackend>, ModelError> {
+    build_on(CpuBackend::new().unwrap(), spec, id, seed)
+}
+
+fn build_on(
+    backend: CpuBackend,
+    spec: &CharLstmSpec,
+    id: &str,
+    seed: u64,
+) -> Result<Training<CpuBackend>, ModelError> {
     let method = Method::try_from(id).unwrap();
-    let backend = CpuBackend::new().unwrap();
     Training::char_lstm(backend, spec, SHAPE, &method, AdamSettings::default(), seed)
 }
 
 fn spec() -> CharLstmSpec {
-    CharLstmSpec { hidden: 37, ..CharLstmSpec::paper(SYMBOLS) }
+    CharLstmSpec {
+        hidden: 37,
+        ..CharLstmSpec::paper(SYMBOLS)
+    }
 }
 
 fn training(id: &str, seed: u64) -> Training<CpuBackend> {
@@ -68,7 +83,11 @@ fn every_method_learns() {
         let mut training = training(id, 1);
         let losses = steps(&mut training, 0, 120);
         let uniform = (SYMBOLS as f64).ln();
-        assert!((losses[0] - uniform).abs() < 0.3, "{id} starts at {}", losses[0]);
+        assert!(
+            (losses[0] - uniform).abs() < 0.3,
+            "{id} starts at {}",
+            losses[0]
+        );
         let end = losses[100..].iter().sum::<f64>() / 20.0;
         assert!(end < 0.8 * uniform, "{id} ends at {end}");
     }
@@ -76,18 +95,24 @@ fn every_method_learns() {
 
 #[test]
 fn the_same_bits_with_any_number_of_threads() {
-    for id in ["full", "lat-a", "lat2-e", "ttq", "laq-linear-4"] {
-        let run = |threads: usize| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| {
-                let mut training = training(id, 3);
-                let losses = steps(&mut training, 0, 8);
-                (losses, training.save().unwrap())
-            })
-        };
-        let one = run(1);
-        assert_eq!(one, run(2), "{id}");
-        assert_eq!(one, run(8), "{id}");
+    for kernel in Kernel::available() {
+        for id in ["full", "lat-a", "lat2-e", "ttq", "laq-linear-4"] {
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .unwrap();
+                pool.install(|| {
+                    let backend = CpuBackend::with_kernel(kernel);
+                    let mut training = build_on(backend, &spec(), id, 3).unwrap();
+                    let losses = steps(&mut training, 0, 8);
+                    (losses, training.save().unwrap())
+                })
+            };
+            let one = run(1);
+            assert_eq!(one, run(2), "{id} {}", kernel.name());
+            assert_eq!(one, run(8), "{id} {}", kernel.name());
+        }
     }
 }
 
@@ -115,7 +140,11 @@ fn a_loaded_state_goes_on_with_the_same_bits() {
                     "{id}"
                 );
             }
-            assert_eq!(steps(&mut straight, 3, 7), steps(&mut resumed, 3, 7), "{id}");
+            assert_eq!(
+                steps(&mut straight, 3, 7),
+                steps(&mut resumed, 3, 7),
+                "{id}"
+            );
             assert_eq!(straight.save().unwrap(), resumed.save().unwrap(), "{id}");
         }
     }
@@ -129,11 +158,17 @@ fn looking_at_a_network_does_not_change_its_training() {
         for step in 0..4 {
             looked_at.evaluate(&inputs, &targets).unwrap();
             looked_at.layers().unwrap();
-            let (a, b) =
-                (steps(&mut looked_at, step, step + 1), steps(&mut left_alone, step, step + 1));
+            let (a, b) = (
+                steps(&mut looked_at, step, step + 1),
+                steps(&mut left_alone, step, step + 1),
+            );
             assert_eq!(a, b, "{id}");
         }
-        assert_eq!(looked_at.save().unwrap(), left_alone.save().unwrap(), "{id}");
+        assert_eq!(
+            looked_at.save().unwrap(),
+            left_alone.save().unwrap(),
+            "{id}"
+        );
     }
 }
 
@@ -145,7 +180,11 @@ fn layers_report_what_the_method_promises() {
         let layers = training.layers().unwrap();
         assert_eq!(layers.len(), if id == "full" { 0 } else { 8 }, "{id}");
         for layer in layers {
-            let weights = if layer.name.contains("weight_ih") { 37 * SYMBOLS } else { 37 * 37 };
+            let weights = if layer.name.contains("weight_ih") {
+                37 * SYMBOLS
+            } else {
+                37 * 37
+            };
             assert_eq!(layer.weights, weights, "{id} {}", layer.name);
             assert!(layer.weighted_error.is_finite() && layer.weighted_error >= 0.0);
             let two_scales = ["ttq", "lat2-e", "lat2-a"].contains(&id);
@@ -162,20 +201,33 @@ fn layers_report_what_the_method_promises() {
 fn what_is_not_finite_is_named_and_changes_nothing() {
     for (id, name, expected) in [
         ("lat-a", "lstm.weight_hh", "lstm.weight_hh.input"),
-        ("full", "lstm.weight_hh", "the weights of layer lstm.weight_hh"),
-        ("full", "output.weight", "the weights of layer output.weight"),
+        (
+            "full",
+            "lstm.weight_hh",
+            "the weights of layer lstm.weight_hh",
+        ),
+        (
+            "full",
+            "output.weight",
+            "the weights of layer output.weight",
+        ),
         ("lat-a", "output.bias", "the weights of layer output.bias"),
     ] {
         let mut training = training(id, 1);
         let mut state = training.save().unwrap();
         let tensor = state.iter_mut().find(|tensor| tensor.name == name).unwrap();
-        let StateData::F32(numbers) = &mut tensor.data else { panic!("{name} is not f32") };
+        let StateData::F32(numbers) = &mut tensor.data else {
+            panic!("{name} is not f32")
+        };
         numbers[0] = f32::NAN;
         training.load(&state).unwrap();
         let (inputs, targets) = batch(0);
         let error = training.step(&inputs, &targets, 0.01).unwrap_err();
         assert!(
-            matches!(error, ModelError::NotFinite { .. } | ModelError::Solve { .. }),
+            matches!(
+                error,
+                ModelError::NotFinite { .. } | ModelError::Solve { .. }
+            ),
             "{id} {name}: {error:?}"
         );
         assert!(error.to_string().contains(expected), "{id} {name}: {error}");
@@ -195,13 +247,41 @@ fn what_is_not_finite_is_named_and_changes_nothing() {
 fn states_of_another_network_are_refused() {
     let mut ternary = training("lat-a", 1);
     let state = ternary.save().unwrap();
-    let mut small = build(&CharLstmSpec { hidden: 5, ..spec() }, "lat-a", 1).unwrap();
+    let mut small = build(
+        &CharLstmSpec {
+            hidden: 5,
+            ..spec()
+        },
+        "lat-a",
+        1,
+    )
+    .unwrap();
     let message = small.load(&state).unwrap_err().to_string();
-    assert!(message.contains("lstm.weight_ih has shape [148, 11], expected [20, 11]"), "{message}");
+    assert!(
+        message.contains("lstm.weight_ih has shape [148, 11], expected [20, 11]"),
+        "{message}"
+    );
     let message = ternary.load(&state[..3]).unwrap_err().to_string();
     assert!(message.contains("is missing"), "{message}");
-    let message = ternary.load(&training("full", 1).save().unwrap()).unwrap_err().to_string();
-    assert!(message.contains("lstm.weight_ih.levels is missing"), "{message}");
+    let mut binary = training("bwn", 1);
+    let mut solved = training("lat-a", 1);
+    solved.layers().unwrap();
+    let message = binary
+        .load(&solved.save().unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("level 0, which bwn does not have"),
+        "{message}"
+    );
+    let message = ternary
+        .load(&training("full", 1).save().unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("lstm.weight_ih.levels is missing"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -212,18 +292,62 @@ fn settings_and_batches_out_of_range_are_refused() {
         build(&spec, "twn", 1).err().map(|error| error.to_string())
     };
     assert_eq!(refused(|_| ()), None);
-    assert_eq!(refused(|s| s.symbols = 257).unwrap(), "symbols is 257, expected 1 to 256");
-    assert_eq!(refused(|s| s.hidden = 0).unwrap(), "hidden is 0, expected at least 1");
-    assert_eq!(refused(|s| s.gate_clip = 0.0).unwrap(), "gate_clip is 0, expected a number above 0");
+    assert_eq!(
+        refused(|s| s.symbols = 257).unwrap(),
+        "symbols is 257, expected 1 to 256"
+    );
+    assert_eq!(
+        refused(|s| s.hidden = 0).unwrap(),
+        "hidden is 0, expected at least 1"
+    );
+    assert_eq!(
+        refused(|s| s.gate_clip = 0.0).unwrap(),
+        "gate_clip is 0, expected a number above 0"
+    );
     assert!(refused(|s| s.init_range = f32::NAN).is_some());
     assert!(refused(|s| s.output_std = -1.0).is_some());
     assert!(refused(|s| s.forget_bias = f32::INFINITY).is_some());
 
+    let refused = |adam: AdamSettings| {
+        let backend = CpuBackend::new().unwrap();
+        let method = Method::try_from("twn").unwrap();
+        let built = Training::char_lstm(backend, &spec(), SHAPE, &method, adam, 1);
+        built.err().map(|error| error.to_string())
+    };
+    let adam = AdamSettings::default();
+    assert_eq!(refused(adam), None);
+    let message = refused(AdamSettings { beta1: 1.0, ..adam }).unwrap();
+    assert_eq!(message, "beta1 is 1, expected at least 0 and below 1");
+    assert!(
+        refused(AdamSettings {
+            beta2: f64::NAN,
+            ..adam
+        })
+        .is_some()
+    );
+    assert!(
+        refused(AdamSettings {
+            epsilon: 0.0,
+            ..adam
+        })
+        .is_some()
+    );
+
     let mut training = training("full", 1);
     let (mut inputs, targets) = batch(0);
-    let message = training.step(&inputs[1..], &targets, 0.01).unwrap_err().to_string();
+    let message = training
+        .step(&inputs[1..], &targets, 0.01)
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("119 inputs, expected 120"), "{message}");
     inputs[17] = 11;
-    let message = training.step(&inputs, &targets, 0.01).unwrap_err().to_string();
+    let message = training
+        .step(&inputs, &targets, 0.01)
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("symbol 11 at index 17"), "{message}");
+    let (inputs, _) = batch(0);
+    let before = training.save().unwrap();
+    assert!(training.step(&inputs, &targets, f64::NAN).is_err());
+    assert_eq!(before, training.save().unwrap());
 }

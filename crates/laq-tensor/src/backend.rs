@@ -197,7 +197,7 @@ pub trait Backend: Send + Sync {
     /// When the device has no room.
     fn zeros(&self, shape: &[usize]) -> Result<Self::Tensor, BackendError>;
 
-    /// Copies `values` into a tensor of the same number of elements.
+    /// Copies `values` into a tensor of the same number of elements, in row-major order.
     ///
     /// # Errors
     /// When the device fails.
@@ -257,9 +257,9 @@ pub trait Backend: Send + Sync {
     /// The gradients of the LSTM's weights; to be called after [`Backend::lstm_forward`] with the
     /// same arguments.
     ///
-    /// `hidden_gradient` (T·B × H) brings ∂L/∂`h_t` from the layer above and is overwritten: it
-    /// leaves with the gradient through time added. The gradients with respect to the gates'
-    /// pre-activations `a_t` are clipped to [−clip, clip] at every time step (PAPER.md §5).
+    /// `hidden_gradient` (T·B × H) brings ∂L/∂`h_t` from the layer above and is overwritten. The
+    /// gradients with respect to the gates' pre-activations `a_t` are clipped to [−clip, clip] at
+    /// every time step (PAPER.md §5).
     ///
     /// # Errors
     /// When the device fails.
@@ -379,7 +379,8 @@ pub trait Backend: Send + Sync {
         quantizer: &mut Self::Quantizer,
     ) -> Result<(), BackendError>;
 
-    /// What the last solve did, a line a group; empty before the first.
+    /// What the last solve did, a line a group; empty before the first, and after
+    /// [`Backend::quantizer_load`] until the next.
     ///
     /// # Errors
     /// When the device fails.
@@ -400,7 +401,8 @@ pub trait Backend: Send + Sync {
     /// Goes on from a kept state, and writes the ŵ that it stands for where it holds one.
     ///
     /// # Errors
-    /// [`BackendError::StateMismatch`] when it is of another size.
+    /// [`BackendError::StateMismatch`] when it is of another size, or has levels that the method
+    /// does not have.
     fn quantizer_load(
         &self,
         snapshot: &QuantizerSnapshot,

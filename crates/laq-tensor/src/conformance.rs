@@ -393,6 +393,14 @@ impl<B: Backend> Suite<'_, B> {
                 scales[group] = Some(scale);
             }
 
+            // A kept state goes on like the quantizer that it was taken from.
+            let mut kept = backend.quantizer_save(&quantizer)?;
+            quantizer = backend.quantizer(method, count, groups)?;
+            if iteration == 1 {
+                // The moments of scales that were never trained are absent, as before any step.
+                kept.moments.clear();
+            }
+            backend.quantizer_load(&kept, &mut quantizer, &mut quantized)?;
             let latent = self.tensor(&weights)?;
             let second = self.tensor(&second)?;
             let mut gradient = self.tensor(&gradient)?;

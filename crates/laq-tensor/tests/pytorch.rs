@@ -13,10 +13,17 @@ fn golden() -> HashMap<&'static str, ArrayD<f64>> {
         .map(|line| {
             let mut words = line.split(' ');
             let name = words.next().unwrap();
-            let shape: Vec<usize> =
-                words.next().unwrap().split('x').map(|size| size.parse().unwrap()).collect();
+            let shape: Vec<usize> = words
+                .next()
+                .unwrap()
+                .split('x')
+                .map(|size| size.parse().unwrap())
+                .collect();
             let numbers = words.map(|word| word.parse().unwrap()).collect();
-            (name, ArrayD::from_shape_vec(IxDyn(&shape), numbers).unwrap())
+            (
+                name,
+                ArrayD::from_shape_vec(IxDyn(&shape), numbers).unwrap(),
+            )
         })
         .collect()
 }
@@ -29,33 +36,71 @@ fn bytes(tensor: &ArrayD<f64>) -> Vec<u8> {
 fn loss_and_all_gradients_are_those_of_pytorch() {
     let golden = golden();
     let (length, batch) = (golden["inputs"].shape()[0], golden["inputs"].shape()[1]);
-    let (symbols, hidden) = (golden["output_weight"].shape()[0], golden["output_weight"].shape()[1]);
-    let shape = LstmShape { length, batch, symbols, hidden };
-    let dense = DenseShape { rows: shape.rows(), inputs: hidden, outputs: symbols };
+    let (symbols, hidden) = (
+        golden["output_weight"].shape()[0],
+        golden["output_weight"].shape()[1],
+    );
+    let shape = LstmShape {
+        length,
+        batch,
+        symbols,
+        hidden,
+    };
+    let dense = DenseShape {
+        rows: shape.rows(),
+        inputs: hidden,
+        outputs: symbols,
+    };
     for kernel in Kernel::available() {
         let backend = CpuBackend::with_kernel(kernel);
         let zeros = |name: &str| backend.zeros(golden[name].shape()).unwrap();
         let upload = |name: &str| {
             let mut tensor = zeros(name);
-            backend.write(golden[name].mapv(|x| x as f32).view(), &mut tensor).unwrap();
+            backend
+                .write(golden[name].mapv(|x| x as f32).view(), &mut tensor)
+                .unwrap();
             tensor
         };
-        let (weight_ih, weight_hh, bias) = (upload("weight_ih"), upload("weight_hh"), upload("bias"));
+        let (weight_ih, weight_hh, bias) =
+            (upload("weight_ih"), upload("weight_hh"), upload("bias"));
         let (weight, output_bias) = (upload("output_weight"), upload("output_bias"));
         let (inputs, targets) = (bytes(&golden["inputs"]), bytes(&golden["targets"]));
-        let parameters =
-            || LstmParameters { weight_ih: &weight_ih, weight_hh: &weight_hh, bias: &bias };
-        for (label, clip) in [("free", f32::INFINITY), ("clipped", golden["clip"][[0]] as f32)] {
+        let parameters = || LstmParameters {
+            weight_ih: &weight_ih,
+            weight_hh: &weight_hh,
+            bias: &bias,
+        };
+        for (label, clip) in [
+            ("free", f32::INFINITY),
+            ("clipped", golden["clip"][[0]] as f32),
+        ] {
             let mut space = backend.lstm_space(shape).unwrap();
             let mut states = backend.zeros(&[shape.rows(), hidden]).unwrap();
             let mut state_gradient = states.clone();
             let mut logits = backend.zeros(&[shape.rows(), symbols]).unwrap();
-            let names = ["weight_ih", "weight_hh", "bias", "output_weight", "output_bias"];
-            let [mut of_ih, mut of_hh, mut of_bias, mut of_weight, mut of_output_bias] =
-                names.map(zeros);
-            backend.lstm_forward(&inputs, parameters(), &mut space, &mut states).unwrap();
-            backend.dense_forward(dense, &states, &weight, &output_bias, &mut logits).unwrap();
-            let loss = backend.softmax_cross_entropy(&targets, &mut logits).unwrap();
+            let names = [
+                "weight_ih",
+                "weight_hh",
+                "bias",
+                "output_weight",
+                "output_bias",
+            ];
+            let [
+                mut of_ih,
+                mut of_hh,
+                mut of_bias,
+                mut of_weight,
+                mut of_output_bias,
+            ] = names.map(zeros);
+            backend
+                .lstm_forward(&inputs, parameters(), &mut space, &mut states)
+                .unwrap();
+            backend
+                .dense_forward(dense, &states, &weight, &output_bias, &mut logits)
+                .unwrap();
+            let loss = backend
+                .softmax_cross_entropy(&targets, &mut logits)
+                .unwrap();
             backend
                 .dense_backward(
                     dense,
@@ -84,10 +129,14 @@ fn loss_and_all_gradients_are_those_of_pytorch() {
                 .unwrap();
             assert!((loss - golden["loss"][[0]]).abs() < 1e-6, "{loss}");
             for (name, found) in
-                names.into_iter().zip([of_ih, of_hh, of_bias, of_weight, of_output_bias])
+                names
+                    .into_iter()
+                    .zip([of_ih, of_hh, of_bias, of_weight, of_output_bias])
             {
                 let expected = &golden[format!("{label}.{name}").as_str()];
-                let largest = expected.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+                let largest = expected
+                    .iter()
+                    .fold(0.0f64, |largest, x| largest.max(x.abs()));
                 for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
                     let error = (f64::from(*found) - expected).abs();
                     assert!(
@@ -99,6 +148,10 @@ fn loss_and_all_gradients_are_those_of_pytorch() {
             }
         }
         let (free, clipped) = (&golden["free.weight_hh"], &golden["clipped.weight_hh"]);
-        assert!(free.iter().zip(clipped).any(|(a, b)| (a - b).abs() > 0.1 * a.abs()));
+        assert!(
+            free.iter()
+                .zip(clipped)
+                .any(|(a, b)| (a - b).abs() > 0.1 * a.abs())
+        );
     }
 }

@@ -80,6 +80,7 @@ impl LstmSpace {
         let kernel = self.kernel;
         let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
         assert_eq!(input.len(), length * batch);
+        assert_eq!(weight_ih.len(), 4 * hidden * symbols);
         assert_eq!(bias.len(), 4 * hidden);
         assert_eq!(hidden_states.len(), length * batch * hidden);
         assert!(input.iter().all(|&symbol| usize::from(symbol) < symbols));
@@ -209,6 +210,7 @@ impl LstmSpace {
         assert_eq!(hidden_states.len(), length * batch * hidden);
         assert_eq!(hidden_gradient.len(), hidden_states.len());
         assert_eq!(weight_ih_gradient.len(), 4 * hidden * symbols);
+        assert_eq!(bias_gradient.len(), 4 * hidden);
         assert!(input.iter().all(|&symbol| usize::from(symbol) < symbols));
 
         let weight = Matrix::new(weight_hh, 4 * hidden, hidden).transposed();
@@ -354,10 +356,15 @@ unsafe fn write_packed(
     values: &[f32],
 ) {
     let start = row / mr * tile_length + first * mr + row % mr;
+    let Some(last) = values.len().checked_sub(1) else {
+        return;
+    };
+    // Checks both ends, and so all that lies between.
+    packed.address(start + last * mr + 1);
+    let start = packed.address(start);
     for (step, &value) in values.iter().enumerate() {
-        let index = start + step * mr;
-        // SAFETY: one number of a column that is the caller's alone.
-        unsafe { packed.part(index..index + 1)[0] = value };
+        // SAFETY: within the slice by the check above, and the caller's alone.
+        unsafe { *start.add(step * mr) = value };
     }
 }
 

@@ -109,6 +109,7 @@ impl ParameterQuantizer {
 
     pub(crate) fn backward(&mut self, latent: &[f32], gradient: &mut [f32]) {
         let size = self.group_size();
+        assert!(latent.len() == self.levels.len() && gradient.len() == latent.len());
         let Some(quantizer) = self.method.quantizer() else {
             return;
         };
@@ -154,15 +155,16 @@ impl ParameterQuantizer {
         let Some(quantizer) = self.method.quantizer() else {
             return Vec::new();
         };
-        let codebook = quantizer.codebook();
-        let zero =
-            (i8::MIN..=i8::MAX).find(|&level| codebook.values().contains(&0.0) && level == 0);
+        let has_zero = quantizer.codebook().values().contains(&0.0);
         self.groups
             .iter()
             .zip(self.levels.chunks_exact(self.group_size().max(1)))
             .filter_map(|(group, levels)| {
                 let solution = group.solution?;
-                let zeros = levels.iter().filter(|&&level| Some(level) == zero).count();
+                let zeros = levels
+                    .iter()
+                    .filter(|&&level| has_zero && level == 0)
+                    .count();
                 Some(GroupReport {
                     scale: solution.scale,
                     sparsity: zeros as f64 / levels.len() as f64,
@@ -175,17 +177,19 @@ impl ParameterQuantizer {
 
     pub(crate) fn save(&self) -> QuantizerSnapshot {
         let trained: Vec<TrainedScales> = self.groups.iter().filter_map(|g| g.trained).collect();
+        // After a failed first solve only some groups have a scale, which is as good as none.
+        let solved: Option<Vec<Scale>> = self.groups.iter().map(|group| group.scale).collect();
+        let scales = solved
+            .unwrap_or_default()
+            .into_iter()
+            .flat_map(|scale| match scale {
+                Scale::One(scale) => vec![scale],
+                Scale::Two { positive, negative } => vec![positive, negative],
+            });
+        let scales = scales.collect();
         QuantizerSnapshot {
             levels: self.levels.clone(),
-            scales: self
-                .groups
-                .iter()
-                .filter_map(|g| g.scale)
-                .flat_map(|scale| match scale {
-                    Scale::One(scale) => vec![scale],
-                    Scale::Two { positive, negative } => vec![positive, negative],
-                })
-                .collect(),
+            scales,
             moments: trained
                 .iter()
                 .flat_map(|t| [t.first_moment, t.second_moment].concat())
@@ -217,6 +221,19 @@ impl ParameterQuantizer {
                 snapshot.moments.len(),
                 format!("0 or {}", 4 * groups),
             );
+        }
+        if let Some(quantizer) = self
+            .method
+            .quantizer()
+            .filter(|_| !snapshot.scales.is_empty())
+        {
+            let known: Vec<i8> = quantizer.codebook().levels().collect();
+            if let Some(level) = snapshot.levels.iter().find(|level| !known.contains(level)) {
+                return Err(BackendError::StateMismatch(format!(
+                    "level {level}, which {} does not have",
+                    self.method
+                )));
+            }
         }
         self.levels.copy_from_slice(&snapshot.levels);
         let size = self.group_size();

@@ -21,8 +21,10 @@ pub(crate) use tile::{LARGEST_TILE, tile_columns, tile_rows};
 pub(crate) const DEPTH: usize = 512;
 /// Rows of a block of C, about; a multiple of the tile's rows is taken.
 const BLOCK_ROWS: usize = 120;
-/// Columns of a block of C, about.
+/// Columns of a block of C, about, where the rows alone make too few blocks for the threads.
 const BLOCK_COLUMNS: usize = 256;
+/// So many blocks are enough for the threads.
+const ENOUGH_BLOCKS: usize = 16;
 
 thread_local! {
     static PACKED_A: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
@@ -59,9 +61,14 @@ pub(crate) fn gemm(kernel: Kernel, a: Matrix<'_>, b: Matrix<'_>, accumulate: boo
     }
     let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
     let block_rows = BLOCK_ROWS.div_ceil(mr) * mr;
-    let block_panels = (BLOCK_COLUMNS / nr).max(1);
     let panels = columns.div_ceil(nr);
     let row_blocks = rows.div_ceil(block_rows);
+    // Each block packs its rows of A, so fewer blocks side by side are less work.
+    let block_panels = if row_blocks >= ENOUGH_BLOCKS {
+        panels
+    } else {
+        (BLOCK_COLUMNS / nr).max(1)
+    };
     let column_blocks = panels.div_ceil(block_panels);
     let c = Shared::new(c);
     with_scratch(&PACKED_B, panels * nr * DEPTH.min(depth), |packed_b| {

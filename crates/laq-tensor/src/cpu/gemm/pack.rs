@@ -1,6 +1,7 @@
 //! Rearranges operands into the panels that the tiles read from end to end.
 
-/// A matrix that is read in place: element (i, j) stands at `i·row_stride + j·column_stride`.
+/// A matrix that is read in place: element (i, j) stands at `i·row_stride + j·column_stride`. It is
+/// row-major or the transpose of a row-major one, so that one of the strides is 1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix<'a> {
     pub(crate) data: &'a [f32],
@@ -54,7 +55,7 @@ pub(crate) fn pack_panel(
             target[..present].copy_from_slice(&matrix.data[start..start + present]);
             target[present..].fill(0.0);
         }
-    } else if matrix.column_stride == 1 {
+    } else {
         // Sixteen columns of a row are one cache line: read it once, scatter within the panel.
         const LINE: usize = 16;
         let mut done = 0;
@@ -74,16 +75,6 @@ pub(crate) fn pack_panel(
                 }
             }
             done += line;
-        }
-    } else {
-        for (column, target) in columns.zip(panel.chunks_exact_mut(width)) {
-            for row in 0..width {
-                target[row] = if row < present {
-                    matrix.data[at(first + row, column)]
-                } else {
-                    0.0
-                };
-            }
         }
     }
 }

@@ -12,6 +12,11 @@ use crate::cpu::kernel::{Kernel, Set};
 
 /// The largest tile of any kernel, in elements.
 pub(crate) const LARGEST_TILE: usize = 10 * 32;
+const _: () = assert!(PORTABLE_ROWS * PORTABLE_COLUMNS <= LARGEST_TILE);
+#[cfg(target_arch = "x86_64")]
+const _: () = assert!(x86::AVX2_ROWS * x86::AVX2_COLUMNS <= LARGEST_TILE);
+#[cfg(target_arch = "x86_64")]
+const _: () = assert!(x86::AVX512_ROWS * x86::AVX512_COLUMNS <= LARGEST_TILE);
 
 /// MR, rows of a tile.
 pub(crate) fn tile_rows(kernel: Kernel) -> usize {
