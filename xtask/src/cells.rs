@@ -4,6 +4,7 @@
 //! configuration and the version of the training code, so a finished run is found again exactly as long as it would come
 //! out the same.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,9 @@ pub(crate) struct Cell {
     arguments: Vec<OsString>,
 }
 
+/// Why a run without a figure counts as failed; `laq` leaves it as it is, so only its removal helps.
+const NO_TEST_LOSS: &str = "summary.json says \"finished\", but has no test_loss; remove the run folder to train the cell anew";
+
 /// What `laq config --json` prints.
 #[derive(Deserialize)]
 struct Resolved {
@@ -61,53 +65,108 @@ impl Plan {
             Some(out) => crate::from_here(out)?,
             None => root.join("runs").join(table.id).join(&preset),
         };
-        let mut cells = Vec::new();
-        for seed in 1..=selection.seeds {
-            for column in &columns {
-                for row in &rows {
-                    let config = table.config(row, column);
-                    let arguments = |preset: &str| -> Vec<OsString> {
-                        vec![
-                            config.clone().into(),
-                            "--overlay".into(),
-                            table.preset(preset).into(),
-                            "--set".into(),
-                            format!("train.seed={seed}").into(),
-                        ]
-                    };
-                    let resolve = |arguments: &[OsString]| -> Result<Resolved> {
-                        laq.ask(&[&["config".into()], arguments, &["--json".into()]].concat())
-                    };
-                    let resolved = resolve(&arguments(&preset))?;
-                    let papers = resolve(&arguments("paper"))?;
-                    cells.push(Cell {
-                        row: row.clone(),
-                        column: column.clone(),
-                        seed,
-                        folder: out
-                            .join(column)
-                            .join(format!("{row}-seed{seed}-{}", resolved.key)),
-                        cut_short: differences(&resolved.config, &papers.config),
-                        key: resolved.key,
-                        config: resolved.config,
-                        arguments: arguments(&preset),
-                    });
-                }
-            }
-        }
-        Ok(Plan {
+        let mut plan = Plan {
             table,
             preset,
             rows,
             columns,
             seeds: selection.seeds,
             out,
-            cells,
-        })
+            cells: Vec::new(),
+        };
+        for seed in 1..=plan.seeds {
+            for column in &plan.columns {
+                for row in &plan.rows {
+                    plan.cells.push(Cell::new(laq, &plan, row, column, seed)?);
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The plan together with every other cell of its table and preset that has been begun in its folder, whatever the
+    /// seed, under the key that its configuration has now.
+    pub(crate) fn with_begun(mut self, laq: &Laq) -> Result<Plan> {
+        for (row, column, seed) in self.folders() {
+            let planned =
+                |cell: &Cell| cell.row == row && cell.column == column && cell.seed == seed;
+            if self.cells.iter().any(planned) {
+                continue;
+            }
+            let cell = Cell::new(laq, &self, &row, &column, seed)?;
+            // A folder of another key is a run of another configuration.
+            if !matches!(cell.state(), State::ToDo) {
+                self.cells.push(cell);
+            }
+        }
+        let cells = &self.cells;
+        let begun = |names: &[String], name: fn(&Cell) -> &str| -> Vec<String> {
+            let names = names.iter();
+            let names = names.filter(|wanted| cells.iter().any(|cell| name(cell) == *wanted));
+            names.cloned().collect()
+        };
+        self.rows = begun(&self.table.rows, |cell| &cell.row);
+        self.columns = begun(&self.table.columns, |cell| &cell.column);
+        self.seeds = cells.iter().map(|cell| cell.seed).max().unwrap_or_default();
+        let place = |names: &[String], name: &str| names.iter().position(|other| other == name);
+        self.cells.sort_by_key(|cell| {
+            let column = place(&self.columns, &cell.column);
+            (cell.seed, column, place(&self.rows, &cell.row))
+        });
+        Ok(self)
+    }
+
+    /// Row, column and seed of the run folders, each once, whatever their keys.
+    fn folders(&self) -> BTreeSet<(String, String, u32)> {
+        let mut found = BTreeSet::new();
+        for column in &self.table.columns {
+            let entries = fs::read_dir(self.out.join(column)).into_iter().flatten();
+            for entry in entries.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let seed = |row: &String| -> Option<u32> {
+                    let rest = name.strip_prefix(row)?.strip_prefix("-seed")?;
+                    rest.split_once('-')?.0.parse().ok()
+                };
+                let named = self.table.rows.iter();
+                found.extend(
+                    named.filter_map(|row| Some((row.clone(), column.clone(), seed(row)?))),
+                );
+            }
+        }
+        found
     }
 }
 
 impl Cell {
+    /// Asks `laq` for the key of a cell.
+    fn new(laq: &Laq, plan: &Plan, row: &str, column: &str, seed: u32) -> Result<Cell> {
+        let arguments = |preset: &str| -> Vec<OsString> {
+            vec![
+                plan.table.config(row, column).into(),
+                "--overlay".into(),
+                plan.table.preset(preset).into(),
+                "--set".into(),
+                format!("train.seed={seed}").into(),
+            ]
+        };
+        let resolve = |arguments: &[OsString]| -> Result<Resolved> {
+            laq.ask(&[&["config".into()], arguments, &["--json".into()]].concat())
+        };
+        let resolved = resolve(&arguments(&plan.preset))?;
+        let papers = resolve(&arguments("paper"))?;
+        let folder = format!("{row}-seed{seed}-{}", resolved.key);
+        Ok(Cell {
+            row: row.into(),
+            column: column.into(),
+            seed,
+            folder: plan.out.join(column).join(folder),
+            cut_short: differences(&resolved.config, &papers.config),
+            key: resolved.key,
+            config: resolved.config,
+            arguments: arguments(&plan.preset),
+        })
+    }
+
     /// `laq COMMAND CONFIG --overlay … --set …`, to which the caller adds what the command needs.
     pub(crate) fn arguments(&self, command: &str) -> Vec<OsString> {
         [&[command.into()], self.arguments.as_slice()].concat()
@@ -128,12 +187,18 @@ impl Cell {
         self.config["train"]["epochs"].as_u64().unwrap_or_default()
     }
 
-    /// How far the run is.
+    /// How far the run is. A run that is finished has the figure that the table needs.
     pub(crate) fn state(&self) -> State {
         let summary = Summary::read(&self.folder).filter(|summary| summary.key == self.key);
         let begun = self.folder.join("last.safetensors").exists();
         match summary {
-            Some(summary) if summary.status == "finished" => State::Finished(summary),
+            Some(summary) if summary.status == "finished" && summary.test_loss.is_some() => {
+                State::Finished(summary)
+            }
+            Some(summary) if summary.status == "finished" => State::Failed(Summary {
+                reason: Some(NO_TEST_LOSS.into()),
+                ..summary
+            }),
             Some(summary) if summary.status == "failed" => State::Failed(summary),
             summary if begun => State::Begun(summary.unwrap_or_default()),
             _ => State::ToDo,

@@ -29,7 +29,7 @@ pub(crate) struct Mirror {
 
 /// The command.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    laq::outlive_interruptions();
+    laq::outlive_interruptions()?;
     let laq = Laq::build(&crate::root())?;
     let status = fetch(&laq, &options.names, &options.mirror)?;
     // A child that a signal ended has no code of its own.

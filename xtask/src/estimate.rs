@@ -63,6 +63,19 @@ pub(crate) fn print(laq: &Laq, plan: &Plan, options: &Options) -> Result<()> {
     );
     println!("{}\n", plan.out.display());
     println!("{}", cells_text(plan));
+    let finished = plan.cells.iter().filter_map(|cell| match cell.state() {
+        State::Finished(summary) => Some(summary.seconds.unwrap_or_default()),
+        _ => None,
+    });
+    let finished: Vec<f64> = finished.collect();
+    if !finished.is_empty() {
+        println!(
+            "Finished and kept: {} of {} cells, which took {}.\n",
+            finished.len(),
+            plan.cells.len(),
+            duration(finished.iter().sum())
+        );
+    }
 
     let mut speeds = finished_speeds(plan, &machine.cpu, threads);
     let lengths = measure(laq, plan, &left, options, &mut speeds)?;

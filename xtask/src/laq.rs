@@ -7,24 +7,29 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 /// What `laq train` exits with after it was interrupted and has saved.
 pub(crate) const INTERRUPTED: u8 = 130;
 
-static STOP: AtomicBool = AtomicBool::new(false);
+static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// From now on Ctrl-C does not end xtask: it reaches `laq` too, which saves, and xtask waits for that.
-///
-/// A signal that was ignored from outside (`nohup` ignores hang-ups) stays ignored.
-pub(crate) fn outlive_interruptions() {
-    let _ = ctrlc::try_set_handler(|| STOP.store(true, Ordering::SeqCst));
+/// From now on Ctrl-C does not end xtask: it reaches `laq` too, which saves, and xtask waits for that. The same holds of a
+/// request to terminate that is sent to the whole group. Hang-ups are left as they are, so that `nohup` works.
+pub(crate) fn outlive_interruptions() -> Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        flag::register(signal, Arc::clone(&STOP)).context("cannot listen to signals")?;
+    }
+    Ok(())
 }
 
-/// Whether Ctrl-C was pressed.
+/// Whether there was one of these signals.
 pub(crate) fn interrupted() -> bool {
     STOP.load(Ordering::SeqCst)
 }

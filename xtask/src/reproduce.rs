@@ -4,12 +4,13 @@
 //! the run after `laq` has saved.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
 
-use crate::cells::{Cell, Plan, State};
+use crate::cells::{Cell, Plan, State, Summary};
 use crate::download::{self, Mirror};
 use crate::laq::{self, Laq};
 use crate::{Selection, estimate, report};
@@ -30,7 +31,7 @@ pub(crate) struct Options {
 
 /// The command.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    laq::outlive_interruptions();
+    laq::outlive_interruptions()?;
     let root = crate::root();
     let laq = Laq::build(&root)?;
     let plan = Plan::new(&root, &laq, &options.selection)?;
@@ -63,12 +64,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             continue;
         }
         if laq::interrupted() {
-            return stop(&plan);
+            return stop(plan, &laq);
         }
         println!("[{}/{}] {}", index + 1, plan.cells.len(), cell.name());
         match train(&laq, cell, options)? {
             Outcome::Finished => {}
-            Outcome::Interrupted => return stop(&plan),
+            Outcome::Interrupted => return stop(plan, &laq),
             Outcome::Failed(reason) => {
                 eprintln!("{} failed: {reason}", cell.name());
                 problems.insert(cell.name(), reason);
@@ -76,9 +77,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         }
     }
     if laq::interrupted() {
-        return stop(&plan);
+        return stop(plan, &laq);
     }
-    report::print(&report::write(&plan)?);
+    report::print(&report::write(plan, &laq)?);
     if problems.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
@@ -107,16 +108,22 @@ fn train(laq: &Laq, cell: &Cell, options: &Options) -> Result<Outcome> {
     if let Some(threads) = options.threads {
         arguments.extend(["--threads".into(), threads.to_string().into()]);
     }
+    let written =
+        || fs::metadata(cell.folder.join("summary.json")).and_then(|file| file.modified());
+    let before = written().ok();
     let status = laq.run(&arguments)?;
+    // A summary that `laq` has not touched tells of an earlier failure.
+    let is_news = status.success() || written().ok() != before;
     // A second Ctrl-C ends laq without a code; it was an interruption all the same.
     if status.code() == Some(laq::INTERRUPTED.into()) || (laq::interrupted() && !status.success()) {
         return Ok(Outcome::Interrupted);
     }
     Ok(match cell.state() {
         State::Finished(_) if status.success() => Outcome::Finished,
-        State::Failed(summary) if summary.reason.is_some() => {
-            Outcome::Failed(summary.reason.unwrap_or_default())
-        }
+        State::Failed(Summary {
+            reason: Some(reason),
+            ..
+        }) if is_news => Outcome::Failed(reason),
         _ if status.success() => Outcome::Failed(format!(
             "`laq train` succeeded, but {} does not say \"finished\" with the key {}",
             cell.folder.join("summary.json").display(),
@@ -163,18 +170,18 @@ pub(crate) fn needed_data(plan: &Plan) -> Vec<String> {
     needed
 }
 
-/// After an interruption: the report of what there is, and how to go on.
-fn stop(plan: &Plan) -> Result<ExitCode> {
+/// After an interruption: how to go on, and the report of what there is.
+fn stop(plan: Plan, laq: &Laq) -> Result<ExitCode> {
     let finished = plan
         .cells
         .iter()
         .filter(|cell| matches!(cell.state(), State::Finished(_)))
         .count();
-    report::write(plan)?;
     eprintln!(
         "\ninterrupted; {finished} of {} cells are finished. The same command goes on where it stopped:\n  {}",
         plan.cells.len(),
         crate::command_line()
     );
+    report::write(plan, laq)?;
     Ok(ExitCode::from(laq::INTERRUPTED))
 }

@@ -1,13 +1,19 @@
 //! `cargo xtask ci` with a cargo that does nothing, and with one that fails.
 #![cfg(unix)]
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Output};
 
-fn ci(cargo: &str) -> (Option<i32>, String) {
+use tempfile::TempDir;
+
+/// Runs it for a workspace at `root`.
+fn ci(cargo: &str, root: &Path) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
     let Output { status, stderr, .. } = command
         .arg("ci")
         .env("CARGO", cargo)
+        .env("CARGO_MANIFEST_DIR", root.join("xtask"))
         .output()
         .expect("xtask starts");
     (status.code(), String::from_utf8(stderr).expect("UTF-8"))
@@ -15,15 +21,20 @@ fn ci(cargo: &str) -> (Option<i32>, String) {
 
 #[test]
 fn every_step_is_run() {
-    let (code, err) = ci("true");
+    let root = TempDir::new().expect("a temporary folder");
+    let left = root.path().join("target/ci/demo");
+    fs::create_dir_all(left.join("demo/full-seed1-0")).expect("a cell of an earlier check");
+    let (code, err) = ci("true", root.path());
     assert_eq!(code, Some(0));
+    assert!(!left.exists(), "the demo would train nothing");
     for step in [
         "cargo fmt --all --check",
         "cargo clippy --workspace --all-targets --all-features -- -D warnings",
+        "cargo check -p laq-datasets --no-default-features --all-targets",
         "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --all-features",
         "cargo test --workspace",
         "cargo bench --workspace --no-run",
-        "cargo xtask reproduce table2 --preset demo",
+        "cargo xtask reproduce table2 --preset demo --out target/ci/demo",
     ] {
         assert!(
             err.lines().any(|line| line.ends_with(step)),
@@ -34,7 +45,8 @@ fn every_step_is_run() {
 
 #[test]
 fn the_first_failure_ends_it() {
-    let (code, err) = ci("false");
+    let root = TempDir::new().expect("a temporary folder");
+    let (code, err) = ci("false", root.path());
     assert_eq!(code, Some(1));
     assert!(err.contains("failed: cargo fmt --all --check"), "{err}");
     assert!(!err.contains("clippy"), "{err}");

@@ -4,6 +4,7 @@
 #   FAKE_LOG      file that gets a line a call
 #   FAKE_VERSION  part of every key
 #   FAKE_FAIL     row whose training fails
+#   FAKE_BREAK    row whose training fails before it writes anything
 #   FAKE_STOP     row whose training says that it was interrupted, in its second epoch
 #   FAKE_HANG     row whose training waits for a signal, then saves as laq does
 #   FAKE_MISSING  data set that is not there and cannot be fetched
@@ -110,7 +111,8 @@ CONFIG
         ;;
     train)
         case $row in
-            "${FAKE_FAIL:-}") save failed '"the loss is NaN in <lstm>, which is | not a number"' 1; exit 1 ;;
+            "${FAKE_FAIL:-}") save failed "\"the loss is NaN in <lstm>, which is | not a number; see $run/metrics.jsonl\"" 1; exit 1 ;;
+            "${FAKE_BREAK:-}") echo "error: no memory" >&2; exit 1 ;;
             "${FAKE_STOP:-}") save interrupted '"interrupted"' 1; exit 130 ;;
             "${FAKE_HANG:-}")
                 trap 'save interrupted null 1; exit 130' TERM

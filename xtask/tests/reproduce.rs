@@ -78,6 +78,21 @@ impl Place {
         calls
     }
 
+    /// The summary of a row's run on the demo text.
+    fn summary(&self, row: &str) -> PathBuf {
+        let mut cells = fs::read_dir(self.out().join("demo"))
+            .expect("the cells")
+            .map(|cell| cell.expect("a cell").path());
+        let start = format!("{row}-seed1-");
+        let named = |cell: &PathBuf| {
+            cell.file_name()
+                .unwrap()
+                .to_string_lossy()
+                .starts_with(&start)
+        };
+        cells.find(named).expect("the cell").join("summary.json")
+    }
+
     fn report(&self, extension: &str) -> String {
         fs::read_to_string(self.out().join("report/table2").with_extension(extension))
             .expect("the report")
@@ -146,24 +161,99 @@ fn a_summary_that_is_cut_off_or_of_another_key_does_not_count() {
     let place = Place::new();
     place.run("reproduce table2 --out out --rows full,lab", &[]);
     for (row, spoil) in [("full", 0), ("lab", 1)] {
-        let cells = fs::read_dir(place.out().join("demo"))
-            .expect("the cells")
-            .map(|cell| cell.expect("a cell").path());
-        let cell = cells
-            .into_iter()
-            .find(|cell| cell.to_string_lossy().contains(&format!("/{row}-")))
-            .expect("the cell");
-        let text = fs::read_to_string(cell.join("summary.json")).expect("a summary");
+        let summary = place.summary(row);
+        let text = fs::read_to_string(&summary).expect("a summary");
         let spoilt = if spoil == 0 {
             text[..text.len() / 2].into()
         } else {
             text.replace("\"key\": \"", "\"key\": \"other")
         };
-        fs::write(cell.join("summary.json"), spoilt).expect("written");
+        fs::write(summary, spoilt).expect("written");
     }
     place.calls("train");
     let said = place.run("reproduce table2 --out out --rows full,lab", &[]);
     assert_eq!((said.code, place.calls("train").len()), (Some(0), 2));
+}
+
+#[test]
+fn a_finished_run_without_a_figure_is_a_failure_that_says_so() {
+    let place = Place::new();
+    place.run("reproduce table2 --out out --rows full,lab", &[]);
+    let summary = place.summary("lab");
+    let text = fs::read_to_string(&summary).expect("a summary");
+    fs::write(
+        &summary,
+        text.replace("\"test_loss\": 1.3050", "\"test_loss\": null"),
+    )
+    .expect("written");
+    let said = place.run("report table2 --out out --rows full,lab", &[]);
+    has_line(&said.out, "lab failed b");
+    has_line(
+        &said.out,
+        "b failed: summary.json says \"finished\", but has no test_loss; remove the run folder to train the cell anew",
+    );
+    assert!(said.out.contains("1 of 2 cells finished"), "{}", said.out);
+}
+
+#[test]
+fn the_files_hold_every_cell_that_has_been_begun() {
+    let place = Place::new();
+    place.run("reproduce table2 --out out --rows full,lab --seeds 2", &[]);
+    // Another configuration, another preset, and what is no run.
+    place.run(
+        "reproduce table2 --out out --rows bwn",
+        &[("FAKE_VERSION", "2")],
+    );
+    place.run(
+        "reproduce table2 --preset short --out out --rows ttq --columns demo",
+        &[],
+    );
+    fs::create_dir_all(place.out().join("demo/dorefa-3-seedx-1")).expect("a folder");
+    let said = place.run(
+        "reproduce table2 --out out --rows twn --columns war-and-peace",
+        &[],
+    );
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(
+        !said.out.contains("lab"),
+        "more than was asked for: {}",
+        said.out
+    );
+    let cells: Vec<String> = place
+        .report("csv")
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').take(5).collect::<Vec<_>>().join(" "))
+        .collect();
+    assert_eq!(
+        cells,
+        [
+            "war-and-peace twn 2 1 finished",
+            "demo full 32 1 finished",
+            "demo lab 1 1 finished",
+            "demo full 32 2 finished",
+            "demo lab 1 2 finished",
+        ]
+    );
+    let markdown = place.report("md");
+    has_line(
+        &markdown,
+        "| `lab` | – | 1.291 | – | 1.315 ± 0.014 <sup>a</sup> |",
+    );
+    has_line(
+        &markdown,
+        "| `twn` | 1.350 <sup>a</sup> | 1.290 | +0.060 | – |",
+    );
+    has_line(
+        &markdown,
+        "- ours: mean ± sample standard deviation, n = 1 to 2 seeds",
+    );
+    has_line(
+        &markdown,
+        "cargo xtask reproduce table2 --preset demo --columns war-and-peace,demo --rows full,lab,twn --seeds 2",
+    );
+    let files = fs::read_dir(place.out().join("report")).expect("the report");
+    assert_eq!(files.count(), 3, "a part was left behind");
 }
 
 #[test]
@@ -184,12 +274,34 @@ fn a_cell_that_fails_does_not_hold_up_the_others() {
     has_line(&said.out, "lat-a 1.295 a");
     // What it had reached is shown, but not as a result.
     has_line(&said.out, "lat-e failed b");
-    has_line(
-        &said.out,
-        "b failed: the loss is NaN in <lstm>, which is | not a number",
+    assert!(
+        said.out
+            .contains("b  failed: the loss is NaN in <lstm>, which is | not a number; see"),
+        "{}",
+        said.out
     );
     assert!(place.report("md").contains("which is \\| not a number"));
     assert!(place.report("html").contains("NaN in &lt;lstm&gt;"));
+    // The fake's reason names the run folder.
+    for extension in ["md", "csv", "html"] {
+        let report = place.report(extension);
+        assert!(report.contains("see demo/lat-e-seed1-"), "{report}");
+        assert!(
+            !report.contains(&*place.folder.path().to_string_lossy()),
+            "a folder of this machine in {report}"
+        );
+    }
+
+    // The reason of an earlier failure is not taken for the new one's.
+    let words = "reproduce table2 --out out --rows twn,lat-e,lat-a";
+    let said = place.run(words, &[("FAKE_BREAK", "lat-e")]);
+    assert_eq!((said.code, place.calls("train").len()), (Some(1), 1));
+    assert!(
+        said.err
+            .contains("lat-e on demo (seed 1): `laq train` ended with exit status: 1"),
+        "{}",
+        said.err
+    );
 
     let said = place.run("reproduce table2 --out out --rows twn,lat-e,lat-a", &[]);
     assert_eq!(said.code, Some(0));
@@ -242,12 +354,33 @@ fn an_interrupted_cell_stops_the_run_and_is_gone_on_with() {
 
 #[test]
 fn a_signal_reaches_laq_and_is_waited_for() {
+    signalled(|command| command);
+}
+
+#[test]
+fn so_it_does_under_nohup() {
+    signalled(|plain| {
+        // As `nohup` does, without its output.
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]);
+        command.arg(plain.get_program()).args(plain.get_args());
+        let variables = plain.get_envs();
+        command.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+        command
+            .current_dir(plain.get_current_dir().expect("the place"))
+            .stdin(Stdio::null());
+        command
+    });
+}
+
+/// Ends a run with a signal to its group.
+fn signalled(wrap: impl Fn(Command) -> Command) {
     let place = Place::new();
     let log = fs::File::create(place.folder.path().join("err")).expect("a file");
-    let mut command = place.command(
+    let mut command = wrap(place.command(
         "reproduce table2 --out out --rows full,twn,ttq",
         &[("FAKE_HANG", "twn")],
-    );
+    ));
     // The terminal signals the whole group; a group of its own keeps the test out of it. The signal is the one that no
     // test runner ignores on behalf of its children.
     let mut child = command
@@ -377,7 +510,21 @@ fn the_report_says_ours_paper_and_difference() {
         &markdown,
         "| LAT < TWN: loss-aware beats plain ternary | war-and-peace | holds | lat-e 1.290 < twn 1.350 ✓; lat-a 1.295 < twn 1.350 ✓ | holds |",
     );
-    assert!(markdown.contains("recalled, not checked against the PDF"));
+    let html = place.report("html");
+    let headers = [
+        &markdown[..markdown.find("\n| ").expect("a table")],
+        &html[..html.find("</header>").expect("a header")],
+    ];
+    for header in headers {
+        for part in [
+            "preset short",
+            "cargo xtask reproduce table2 --preset short",
+            "Commit abc123. Fake CPU, threads: 2, kernel: portable.",
+            "paper: Table 2 of arXiv:1802.08635v2, recalled, not checked against the PDF",
+        ] {
+            assert!(header.contains(part), "no {part:?} in {header}");
+        }
+    }
     assert!(
         markdown.contains("48 of 48 cells finished")
             && markdown.contains("Commit abc123. Fake CPU, threads: 2")
@@ -397,11 +544,10 @@ fn the_report_says_ours_paper_and_difference() {
     assert!(line.starts_with("linux-kernel,lat-a,2,1,finished,,1.295,1.264,0.031000,\"recalled, not checked against the PDF\","), "{line}");
     assert_eq!(
         heading.len(),
-        line.split(',').count() - 1,
-        "one comma is inside quotes"
+        line.split(',').count() - 3,
+        "one comma of the status and two of the command are inside quotes"
     );
 
-    let html = place.report("html");
     assert!(html.starts_with("<!doctype html>") && html.trim_end().ends_with("</html>"));
     assert!(
         !html.contains("<script") && !html.contains("http"),
@@ -444,6 +590,18 @@ fn stand_ins_and_demo_stand_under_their_own_names() {
         "linux-6.1-kernel is not the paper's text: stands in for linux-kernel",
     );
     has_line(&said.out, "demo is not one of the paper's texts");
+    let csv = place.report("csv");
+    let heading = csv.lines().next().expect("a heading");
+    assert!(heading.starts_with(
+        "column,row,bits,seed,status,reason,test_loss,paper,difference,paper_status,"
+    ));
+    for column in ["demo", "linux-6.1-kernel"] {
+        let line = csv
+            .lines()
+            .find(|line| line.starts_with(&format!("{column},full,")))
+            .expect("the cell");
+        assert!(line.contains(",1,finished,,1.3,,,,"), "{line}");
+    }
     has_line(
         &said.out,
         "a cut short: model.hidden 96 (paper: 512), data.length 50 (paper: 100), train.epochs 3 (paper: 200)",
@@ -553,6 +711,10 @@ fn a_dry_run_plans_and_trains_nothing() {
     has_line(&said.out, "lat-a finished to do to do");
     has_line(&said.out, "ttq 1 of 2 epochs to do to do");
     has_line(&said.out, "lat-a 0.305 61 s 1 finished cell");
+    has_line(
+        &said.out,
+        "Finished and kept: 3 of 12 cells, which took 92 s.",
+    );
     has_line(
         &said.out,
         "ttq 0.600 3 min a few timed steps (`laq estimate`)",

@@ -16,8 +16,6 @@ pub struct Dataset {
     pub name: &'static str,
     /// The name for people.
     pub title: &'static str,
-    /// What the data set holds.
-    pub kind: Kind,
     /// Its files, in the order train, validation, test where the split is [`SplitRule::Files`]. None for a data
     /// set that is part of this crate.
     pub files: &'static [DataFile],
@@ -43,14 +41,6 @@ pub struct DataFile {
     pub bytes: u64,
     /// How the content is checked beside its size.
     pub check: Check,
-}
-
-/// What a data set holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Kind {
-    /// One text whose symbols are bytes, for the character LSTM.
-    Text,
 }
 
 /// One of the three parts of a data set.
@@ -175,7 +165,6 @@ const CATALOGUE: &[Dataset] = &[
     Dataset {
         name: "demo",
         title: "Harbour almanac (part of this crate)",
-        kind: Kind::Text,
         files: &[],
         split: TENTHS,
         symbols: demo::SYMBOLS,
@@ -184,7 +173,6 @@ const CATALOGUE: &[Dataset] = &[
     Dataset {
         name: "war-and-peace",
         title: "War and Peace",
-        kind: Kind::Text,
         files: &[DataFile {
             name: "warpeace_input.txt",
             mirror_path: "text/warpeace_input.txt",
@@ -204,7 +192,6 @@ const CATALOGUE: &[Dataset] = &[
     Dataset {
         name: "linux-kernel",
         title: "Linux kernel",
-        kind: Kind::Text,
         files: &[DataFile {
             name: "linux_input.txt",
             mirror_path: "text/linux_input.txt",
@@ -222,7 +209,6 @@ const CATALOGUE: &[Dataset] = &[
     Dataset {
         name: "penn-treebank",
         title: "Penn Treebank",
-        kind: Kind::Text,
         files: &[
             // The published md5 sums of these three are f26c4b92c5fdc7b3f8c7cdcb991d8420,
             // aa0affc06ff7c36e977d7cd49e3839bf and 8b80168b89c18661a38ef683c0dc3721.
@@ -270,7 +256,6 @@ const CATALOGUE: &[Dataset] = &[
     Dataset {
         name: "linux-6.1-kernel",
         title: "Linux 6.1 kernel/ (stand-in)",
-        kind: Kind::Text,
         files: &[DataFile {
             name: "linux-6.1-kernel.txt",
             mirror_path: "text/linux-6.1-kernel.txt",

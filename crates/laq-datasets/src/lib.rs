@@ -12,7 +12,7 @@ mod sequences;
 mod text;
 
 pub use alphabet::{Alphabet, SymbolError};
-pub use catalogue::{DataFile, Dataset, Kind, Split, SplitRule, UnknownDataset, catalogue, find};
+pub use catalogue::{DataFile, Dataset, Split, SplitRule, UnknownDataset, catalogue, find};
 pub use check::{Check, FileState};
 #[cfg(feature = "fetch")]
 pub use fetch::{

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use laq_datasets::{
-    Alphabet, Check, DataFile, Dataset, FileState, Fractions, Kind, Sequences, SequencesError,
-    Split, SplitRule, SymbolError, Text, TextError, catalogue, count_batches, epoch_order, find,
+    Alphabet, Check, DataFile, Dataset, FileState, Fractions, Sequences, SequencesError, Split,
+    SplitRule, SymbolError, Text, TextError, catalogue, count_batches, epoch_order, find,
     identity_order,
 };
 use proptest::prelude::*;
@@ -147,7 +147,6 @@ fn a_data_set_of_three_files_has_them_as_splits() {
     let three = Dataset {
         name: "three",
         title: "Three",
-        kind: Kind::Text,
         files: files.leak(),
         split: SplitRule::Files,
         symbols: 4,

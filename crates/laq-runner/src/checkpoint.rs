@@ -23,6 +23,7 @@ use thiserror::Error;
 use crate::config::Experiment;
 use crate::files::{FileError, write_atomically};
 use crate::record::LayerRecord;
+use crate::run_folder::BEST;
 
 /// The version of the file format that this program writes, and the newest that it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -53,6 +54,8 @@ pub struct RunState {
     pub alphabet: Vec<u8>,
     /// SHA-256 of the splits, in hexadecimal.
     pub data_sha256: String,
+    /// The matrix kernel that it is trained with: another rounds differently.
+    pub kernel: String,
     /// How far it is.
     pub progress: Progress,
 }
@@ -162,7 +165,7 @@ pub enum CheckpointError {
     /// The file is shorter than it says.
     #[error(
         "{path} is cut off: it has {found} bytes, its header promises {expected}; {}",
-        ADVICE
+        advice(path)
     )]
     CutOff {
         /// The file.
@@ -175,7 +178,7 @@ pub enum CheckpointError {
     /// Bytes differ from those that were written.
     #[error(
         "{path} was altered or damaged after it was written ({detail}); {}",
-        ADVICE
+        advice(path)
     )]
     Altered {
         /// The file.
@@ -212,8 +215,16 @@ pub enum CheckpointError {
     },
 }
 
-const ADVICE: &str = "delete it, and `laq train --resume` goes on from the run's other checkpoint, or from the \
-                      beginning where there is none";
+/// What to do about a checkpoint that is spoilt.
+fn advice(path: &Path) -> &'static str {
+    if path.file_name().is_some_and(|name| name == BEST) {
+        "the weights of the best epoch are lost with it: give last.safetensors by name to use the last ones, or train \
+         anew in another --run-dir"
+    } else {
+        "delete it, and `laq train --resume` goes on from the run's other checkpoint, or from the beginning where there \
+         is none"
+    }
+}
 
 impl Checkpoint {
     /// The file's bytes.

@@ -104,6 +104,29 @@ pub enum RunError {
         /// The folder.
         folder: PathBuf,
     },
+    /// A file is there that a new run would replace, without a checkpoint to go on from.
+    #[error(
+        "{file} is there, and no checkpoint beside it: a new run would replace it; use another --run-dir, or add --resume \
+         if it is left from a run that may begin again in this folder"
+    )]
+    HasFiles {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The checkpoint was trained with another kernel.
+    #[error(
+        "{checkpoint} was trained with the kernel {there}, and {here}, which is in use here, rounds differently: set \
+         LAQ_KERNEL={there} to go on (`laq doctor` tells whether this processor has it), or use another --run-dir to \
+         train anew"
+    )]
+    OtherKernel {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// The kernel in use.
+        here: &'static str,
+        /// The checkpoint's.
+        there: String,
+    },
     /// The checkpoint is that of another experiment.
     #[error(
         "{checkpoint} belongs to another experiment ({}); restore the old values to go on, or use another --run-dir to \
@@ -124,12 +147,40 @@ pub enum RunError {
         /// What was given.
         path: PathBuf,
     },
+    /// A run whose best epoch's checkpoint is gone.
+    #[error(
+        "the run folder {folder} has had a best epoch, and its best.safetensors is missing: give last.safetensors by name \
+         to use the last weights, or train anew in another --run-dir"
+    )]
+    NoBest {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A data folder for a network that was trained on a file.
+    #[error(
+        "{checkpoint} was trained on a file of its own, and --data-dir is for downloaded data: leave it out, or give a \
+         file with --text"
+    )]
+    NoDataDir {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+    },
     /// The kernels cannot be picked.
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The network cannot be built.
     #[error("this network cannot be built: {0}")]
     Build(ModelError),
+    /// A step that was to be timed cannot be done.
+    #[error(
+        "a step of this network cannot be timed, at a learning rate of {learning_rate:?}: {source}"
+    )]
+    Estimate {
+        /// The experiment's rate.
+        learning_rate: f64,
+        /// What went wrong, and in which layer.
+        source: ModelError,
+    },
     /// The network does not fit in memory.
     #[error(
         "model.hidden = {hidden}, data.length = {length} and data.batch = {batch} need at least {needed} MB of memory, \
@@ -142,7 +193,7 @@ pub enum RunError {
         length: usize,
         /// Sequences a batch.
         batch: usize,
-        /// What the activations alone take.
+        /// What weights and activations take at least.
         needed: u128,
         /// What there is.
         available: u64,

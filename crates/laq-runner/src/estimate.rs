@@ -130,5 +130,8 @@ fn time(experiment: &Experiment, symbols: usize) -> Result<(StepTimes, StepTimes
         }
         Ok((steps, evaluations))
     };
-    run().map_err(RunError::Build)
+    run().map_err(|source| RunError::Estimate {
+        learning_rate: rate,
+        source,
+    })
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::RunError;
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::config::FILE;
 use crate::files::FileError;
 use crate::run_folder::{best_checkpoint, last_checkpoint};
 use crate::session::{fingerprint, mean_loss, network, pool, sequences, text};
@@ -46,12 +47,8 @@ pub struct Evaluation {
 }
 
 /// The checkpoint that `path` means: itself if it is a file; the best one of a run folder, or the last if there is no
-/// best one yet.
-///
-/// # Errors
-///
-/// [`RunError::NoCheckpoint`].
-pub fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
+/// best one.
+fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
     [
         path.to_path_buf(),
         best_checkpoint(path),
@@ -65,7 +62,7 @@ pub fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
 /// Evaluates the network of `path`, a run folder or a checkpoint, with quantized weights. `progress` hears of every
 /// batch before it is evaluated, and of how many there are.
 ///
-/// A split is cut into the batches of its training. A text of its own is cut into sequences of the same length, in
+/// A run folder stands for its best epoch; while there is none yet, for its last checkpoint. A split is cut into the batches of its training. A text of its own is cut into sequences of the same length, in
 /// batches no larger than the text fills.
 ///
 /// # Errors
@@ -79,6 +76,14 @@ pub fn evaluate(
 ) -> Result<Evaluation, RunError> {
     let checkpoint = find_checkpoint(path)?;
     let found = Checkpoint::read(&checkpoint)?;
+    if checkpoint != path
+        && checkpoint != best_checkpoint(path)
+        && found.run.progress.best.is_some()
+    {
+        return Err(RunError::NoBest {
+            folder: path.into(),
+        });
+    }
     let experiment = &found.run.experiment;
     let mut data = experiment.data.clone();
     let alphabet = Alphabet::from_bytes(found.run.alphabet.clone()).map_err(|error| {
@@ -92,6 +97,9 @@ pub fn evaluate(
         match source {
             Source::Split { split, data_dir } => {
                 if let Some(dir) = data_dir {
+                    if data.name == FILE {
+                        return Err(RunError::NoDataDir { checkpoint });
+                    }
                     data.dir.clone_from(dir);
                 }
                 text = self::text(&data)?;

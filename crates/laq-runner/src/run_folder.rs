@@ -21,6 +21,8 @@ use crate::environment::Environment;
 use crate::files::{FileError, write_atomically};
 use crate::record::{EpochRecord, Summary};
 
+pub(crate) const BEST: &str = "best.safetensors";
+
 /// The newest checkpoint of the run in `folder`.
 #[must_use]
 pub fn last_checkpoint(folder: &Path) -> PathBuf {
@@ -30,7 +32,7 @@ pub fn last_checkpoint(folder: &Path) -> PathBuf {
 /// The checkpoint of the best epoch of the run in `folder`.
 #[must_use]
 pub fn best_checkpoint(folder: &Path) -> PathBuf {
-    folder.join("best.safetensors")
+    folder.join(BEST)
 }
 
 /// The summary of the run in `folder`, if there is one that can be read.
@@ -110,6 +112,14 @@ impl RunFolder {
     #[must_use]
     pub fn checkpoint_to_resume(&self) -> Option<PathBuf> {
         [last_checkpoint(&self.path), best_checkpoint(&self.path)]
+            .into_iter()
+            .find(|path| path.exists())
+    }
+
+    /// One of the files that a new run would replace, if there is one.
+    pub(crate) fn file_of_a_run(&self) -> Option<PathBuf> {
+        ["config.toml", "metrics.jsonl", "summary.json"]
+            .map(|name| self.path.join(name))
             .into_iter()
             .find(|path| path.exists())
     }

@@ -81,7 +81,7 @@ pub(crate) fn network(
         length: experiment.data.length,
         batch,
     };
-    check_memory(model.hidden, shape)?;
+    check_memory(model.hidden, symbols, shape)?;
     let spec = CharLstmSpec {
         symbols,
         hidden: model.hidden,
@@ -101,9 +101,13 @@ pub(crate) fn network(
         .map_err(RunError::Build)
 }
 
-/// Refuses what cannot fit: four gates, the cell and the output are kept for every character of a batch.
-fn check_memory(hidden: usize, shape: TextShape) -> Result<(), RunError> {
-    let needed = 6 * 4 * hidden as u128 * shape.length as u128 * shape.batch as u128;
+/// Refuses what cannot fit. For every character of a batch there are four gates, the cell, the output, its gradient and the
+/// logits; for every weight itself, its gradient, Adam's two moments, and the copies of three of these in a checkpoint.
+fn check_memory(hidden: usize, symbols: usize, shape: TextShape) -> Result<(), RunError> {
+    let (cells, symbols) = (hidden as u128, symbols as u128);
+    let characters = shape.length as u128 * shape.batch as u128;
+    let weights = 4 * cells * (cells + symbols);
+    let needed = 4 * (characters * (7 * cells + symbols) + 7 * weights);
     match total_memory_bytes() {
         Some(available) if needed > u128::from(available) => Err(RunError::Memory {
             hidden,

@@ -73,6 +73,8 @@ pub enum Event<'a> {
         /// Steps done in it.
         step: usize,
     },
+    /// The run was told to stop, and is about to be saved.
+    Stopping,
 }
 
 /// Hears what happens in a run.
@@ -115,7 +117,10 @@ fn read_checkpoint(
     resume: bool,
 ) -> Result<Option<(PathBuf, Checkpoint)>, RunError> {
     let Some(path) = folder.checkpoint_to_resume() else {
-        return Ok(None);
+        return match folder.file_of_a_run().filter(|_| !resume) {
+            None => Ok(None),
+            Some(file) => Err(RunError::HasFiles { file }),
+        };
     };
     if !resume {
         return Err(RunError::HasCheckpoint {
@@ -146,6 +151,16 @@ fn run(
     stop: &AtomicBool,
     observer: &mut Observer<'_>,
 ) -> Result<Summary, RunError> {
+    let kernel = CpuBackend::new()?.kernel().name();
+    if let Some((checkpoint, found)) = &found
+        && found.run.kernel != kernel
+    {
+        return Err(RunError::OtherKernel {
+            checkpoint: checkpoint.clone(),
+            here: kernel,
+            there: found.run.kernel.clone(),
+        });
+    }
     let text = text(&experiment.data)?;
     let data_sha256 = fingerprint(&text);
     let mut network = network(experiment, text.alphabet.len(), experiment.data.batch)?;
@@ -165,10 +180,7 @@ fn run(
             found.run.progress
         }
     };
-    let environment = Environment::found(
-        CpuBackend::new()?.kernel().name(),
-        rayon::current_num_threads(),
-    );
+    let environment = Environment::found(kernel, rayon::current_num_threads());
     let mut run = Run {
         splits: Splits::new(&text, experiment)?,
         experiment,
@@ -272,16 +284,20 @@ impl Run<'_> {
     fn epochs(&mut self) -> Result<bool, RunError> {
         while self.progress.epoch <= self.experiment.train.epochs {
             if !self.train_epoch()? {
-                self.save()?;
-                return Ok(false);
+                return self.stop_here();
             }
             let Some((record, improved)) = self.evaluate_epoch()? else {
-                self.save()?;
-                return Ok(false);
+                return self.stop_here();
             };
             self.end_epoch(&record, improved)?;
         }
         Ok(true)
+    }
+
+    fn stop_here(&mut self) -> Result<bool, RunError> {
+        (self.observer)(Event::Stopping);
+        self.save()?;
+        Ok(false)
     }
 
     fn learning_rate(&self) -> f64 {
@@ -438,6 +454,7 @@ impl Run<'_> {
             experiment: self.experiment.clone(),
             alphabet: self.alphabet.to_vec(),
             data_sha256: self.data_sha256.clone(),
+            kernel: self.environment.kernel.clone(),
             progress: self.progress.clone(),
         };
         Ok(Checkpoint { run, network }.to_bytes()?)

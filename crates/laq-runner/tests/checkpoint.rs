@@ -27,6 +27,7 @@ fn checkpoint() -> Checkpoint {
             experiment,
             alphabet: vec![10, 32, 65, 255],
             data_sha256: "0".repeat(64),
+            kernel: "portable".into(),
             progress: Progress {
                 epoch: 3,
                 step: 17,

@@ -5,14 +5,21 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin;
 use common::{Lab, run_bits};
 use laq_runner::checkpoint::Checkpoint;
 use laq_runner::config::{key, load};
+use laq_runner::environment::ignores_hang_ups;
 use laq_runner::record::Status;
 use laq_runner::run_folder::{RunFolder, read_summary};
+use laq_runner::train::Event;
+use laq_tensor::CpuBackend;
+use laq_tensor::cpu::Kernel;
 use serde_json::Value;
 
 fn laq(lab: &Lab, arguments: &[&str]) -> Output {
@@ -388,6 +395,21 @@ fn a_network_larger_than_the_machine_is_told() {
         ],
         &expected,
     );
+    // Few characters, and weights that alone are too many.
+    bad(
+        &lab,
+        &[
+            "estimate",
+            "huge.toml",
+            "--set",
+            "model.hidden=60000",
+            "--set",
+            "data.length=10",
+            "--set",
+            "data.batch=1",
+        ],
+        &["model.hidden = 60000", "MB of memory"],
+    );
 }
 
 #[test]
@@ -444,6 +466,114 @@ fn a_run_that_is_there_is_not_begun_again() {
 }
 
 #[test]
+fn files_of_a_run_without_its_checkpoints_are_not_replaced() {
+    let lab = Lab::new();
+    lab.file("lat-a", "");
+    good(&lab, &["train", "tiny.toml"]);
+    let file = |name: &str| lab.path("runs/tiny").join(name);
+    for name in ["last.safetensors", "best.safetensors"] {
+        fs::remove_file(file(name)).expect("removed");
+    }
+    for name in ["config.toml", "metrics.jsonl", "summary.json"] {
+        let before = fs::read(file(name)).expect("read");
+        bad(
+            &lab,
+            &["train", "tiny.toml"],
+            &["runs/tiny", name, "--run-dir", "--resume"],
+        );
+        assert_eq!(fs::read(file(name)).expect("read"), before);
+        fs::remove_file(file(name)).expect("removed");
+    }
+    // The lock and the environment alone hold nothing back.
+    good(&lab, &["train", "tiny.toml"]);
+}
+
+#[test]
+fn an_experiment_is_not_replaced_by_its_own_run() {
+    let lab = Lab::new();
+    let path = lab.file("lat-a", "# mine");
+    let config = lab.path("config.toml");
+    fs::rename(path, &config).expect("renamed");
+    let before = fs::read(&config).expect("read");
+    for (command, expected) in [
+        (
+            &["train", "config.toml", "--run-dir", "."][..],
+            "where config.toml lies",
+        ),
+        (
+            &["train", "config.toml", "--run-dir", ".", "--resume"],
+            "where config.toml lies",
+        ),
+        (
+            &[
+                "train",
+                "base.toml",
+                "--run-dir",
+                ".",
+                "--overlay",
+                "config.toml",
+                "--resume",
+            ],
+            "where config.toml lies",
+        ),
+        (
+            &["train", "base.toml", "--run-dir", "."],
+            "config.toml is there",
+        ),
+    ] {
+        bad(&lab, command, &[expected, "--run-dir"]);
+        assert_eq!(fs::read(&config).expect("read"), before);
+    }
+}
+
+/// The same bits cannot come from another kernel; an evaluation may be done with any.
+#[test]
+fn a_run_goes_on_with_its_own_kernel_alone() {
+    let lab = Lab::new();
+    let experiment = lab.experiment("lat-a", "");
+    lab.train(&experiment, "whole").expect("a whole run");
+    let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { step: 2, .. });
+    lab.train_until(&experiment, "runs/tiny", None, stop)
+        .expect("a part of a run");
+    let own = CpuBackend::new().expect("a kernel").kernel().name();
+    let with = |kernel: &str, arguments: &[&str]| {
+        let mut command = Command::new(cargo_bin!("laq"));
+        command
+            .current_dir(lab.folder.path())
+            .env("LAQ_KERNEL", kernel);
+        command.args(arguments).output().expect("laq runs")
+    };
+    let resume = ["train", "tiny.toml", "--resume"];
+    // A processor without another kernel has nothing to refuse.
+    for other in Kernel::available().iter().map(|kernel| kernel.name()) {
+        if other == own {
+            continue;
+        }
+        let before = run_file(&lab);
+        let output = with(other, &resume);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        for part in [
+            "last.safetensors",
+            &format!("LAQ_KERNEL={own}"),
+            other,
+            "--run-dir",
+        ] {
+            assert!(stderr(&output).contains(part), "{}", stderr(&output));
+        }
+        assert_eq!(run_file(&lab), before);
+        let output = with(other, &["eval", "runs/tiny"]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    }
+    let output = with(own, &resume);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(run_bits(&lab, "runs/tiny"), run_bits(&lab, "whole"));
+}
+
+fn run_file(lab: &Lab) -> Vec<u8> {
+    fs::read(lab.path("runs/tiny/last.safetensors")).expect("read")
+}
+
+#[test]
 fn bad_checkpoints_are_told() {
     let lab = Lab::new();
     lab.file("lat-a", "");
@@ -478,13 +608,21 @@ fn bad_checkpoints_are_told() {
             &[&["best.safetensors"], expected].concat(),
         );
     };
-    refused(&bytes[..bytes.len() - 1000], &["is cut off", "delete it"]);
+    refused(&bytes[..bytes.len() - 1000], &["is cut off"]);
     refused(&[], &["is cut off"]);
     let mut altered = bytes.clone();
     altered[bytes.len() - 7] ^= 4;
-    refused(
-        &altered,
-        &["was altered or damaged", "checksum", "delete it"],
+    refused(&altered, &["was altered or damaged", "checksum"]);
+    // What is to be done about the one does not help with the other.
+    bad(
+        &lab,
+        &["train", "tiny.toml", "--resume"],
+        &["last.safetensors", "delete it", "goes on"],
+    );
+    bad(
+        &lab,
+        &["eval", "runs/tiny"],
+        &["best.safetensors", "give last.safetensors by name"],
     );
     let version = b"\"format_version\":\"1\"";
     let place = bytes
@@ -515,6 +653,30 @@ fn bad_checkpoints_are_told() {
 }
 
 #[test]
+fn a_lost_best_epoch_is_not_replaced_by_the_last() {
+    let lab = Lab::new();
+    let experiment = lab.experiment("lat-a", "");
+    // While no epoch is done there is no best one, and the last weights are all there are.
+    let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { step: 2, .. });
+    lab.train_until(&experiment, "runs/tiny", None, stop)
+        .expect("a part of a run");
+    let found = json(&lab, &["eval", "runs/tiny", "--json"]);
+    assert_eq!(found["checkpoint"], "runs/tiny/last.safetensors");
+    good(&lab, &["train", "tiny.toml", "--resume"]);
+    fs::remove_file(lab.path("runs/tiny/best.safetensors")).expect("removed");
+    bad(
+        &lab,
+        &["eval", "runs/tiny"],
+        &[
+            "runs/tiny",
+            "best.safetensors is missing",
+            "give last.safetensors by name",
+        ],
+    );
+    good(&lab, &["eval", "runs/tiny/last.safetensors"]);
+}
+
+#[test]
 fn bad_evaluations_are_told() {
     let lab = Lab::new();
     lab.file("lat-a", "");
@@ -524,6 +686,11 @@ fn bad_evaluations_are_told() {
         &["runs/tiny has no checkpoint"],
     );
     good(&lab, &["train", "tiny.toml"]);
+    bad(
+        &lab,
+        &["eval", "runs/tiny", "--data-dir", "."],
+        &["best.safetensors", "--data-dir", "--text"],
+    );
     fs::write(lab.path("foreign.txt"), "wind tide sail \u{e9}t\u{e9}").expect("a file");
     let expected = ["foreign.txt", "0xc3", "offset 15", "best.safetensors"];
     bad(
@@ -633,6 +800,8 @@ fn a_loss_that_is_no_number_is_told() {
     let summary = read_summary(&lab.path("runs/tiny")).expect("a summary");
     assert_eq!(summary.status, Status::Failed);
     assert!(summary.reason.expect("a reason").contains("layer"));
+    let estimate = ["estimate", "tiny.toml", "--set", "train.learning_rate=1e38"];
+    bad(&lab, &estimate, &["cannot be timed", "1e38", "layer"]);
 }
 
 #[test]
@@ -656,7 +825,7 @@ fn bad_downloads_are_told() {
     assert!(good(&lab, &["download", "demo"]).contains("part of the program"));
 }
 
-/// Ctrl-C and a plain kill: saved, exit code 130, and then the same numbers as without.
+/// Ctrl-C, a plain kill and a hang-up: saved, exit code 130, and then the same numbers as without.
 #[test]
 #[cfg(unix)]
 fn signals_save_and_the_run_goes_on() {
@@ -664,8 +833,16 @@ fn signals_save_and_the_run_goes_on() {
     let lab = Lab::new();
     lab.file("lat-a", "train.epochs = 12");
     good(&lab, &["train", "tiny.toml", "--run-dir", "whole"]);
-    for (signal, epoch) in [(Signal::INT, 2), (Signal::TERM, 5), (Signal::INT, 12)] {
-        stop_after_epoch(&lab, signal, epoch);
+    let mut signals = vec![(Signal::INT, 2), (Signal::TERM, 5), (Signal::INT, 12)];
+    // Whoever starts the tests under `nohup` has it ignored here and in every process below.
+    if !ignores_hang_ups() {
+        signals.push((Signal::HUP, 13));
+    }
+    for (signal, epoch) in signals {
+        let mut run = Session::start(&lab, &[]);
+        run.reach(epoch);
+        run.send(signal);
+        run.ends_interrupted();
         let summary = read_summary(&lab.path("parts")).expect("a summary");
         assert_eq!(summary.status, Status::Interrupted);
         assert!(summary.epochs_done >= epoch);
@@ -679,54 +856,138 @@ fn signals_save_and_the_run_goes_on() {
     assert_eq!(losses("whole"), losses("parts"));
 }
 
-/// Goes on with the run `parts`, which has so many epochs that none but a signal ends it.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_hang_up_that_is_ignored_from_outside_stays_ignored() {
+    use rustix::process::Signal;
+    let lab = Lab::new();
+    lab.file("lat-a", "");
+    let mut run = Session::start(&lab, &["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]);
+    let epoch = run.reach(1);
+    run.send(Signal::HUP);
+    run.reach(epoch + 20);
+    run.send(Signal::INT);
+    run.ends_interrupted();
+}
+
+/// Whoever reads what a run says may go away: the run does not mind, and its exit code stays.
+#[test]
 #[cfg(unix)]
-fn stop_after_epoch(lab: &Lab, signal: rustix::process::Signal, epoch: u32) {
-    let mut child = std::process::Command::new(cargo_bin!("laq"))
-        .current_dir(lab.folder.path())
-        .args([
-            "train",
-            "tiny.toml",
-            "--run-dir",
-            "parts",
-            "--resume",
-            "--set",
-            "train.epochs=1000000",
-        ])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("laq runs");
-    let mut lines = BufReader::new(child.stderr.take().expect("its errors"))
-        .lines()
-        .map_while(Result::ok);
-    let reached = format!("epoch {epoch}/");
-    assert!(
-        lines.by_ref().any(|line| line.starts_with(&reached)),
-        "{reached}"
-    );
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal)
-        .expect("a signal");
-    // Read on, so that the run never waits for a full pipe.
-    let rest: Vec<_> = lines.collect();
-    assert!(
-        rest.iter().any(|line| line.starts_with("stopping")),
-        "{rest:?}"
-    );
-    let mut said = String::new();
-    child
-        .stdout
-        .take()
-        .expect("its output")
-        .read_to_string(&mut said)
-        .expect("text");
-    assert_eq!(child.wait().expect("its end").code(), Some(130));
-    assert!(
-        said.contains("interrupted and saved in parts") && said.contains("go on with: "),
-        "{said}"
-    );
-    assert!(
-        said.contains(" train tiny.toml --run-dir parts --resume --set train.epochs=1000000"),
-        "{said}"
-    );
+fn closed_pipes_change_nothing() {
+    let lab = Lab::new();
+    lab.file("lat-a", "");
+    let mut run = Session::start(&lab, &[]);
+    drop(run.child.stdout.take());
+    let epoch = run.reach(1);
+    // The thread that reads ends with its receiver, and closes its end of the pipe.
+    run.lines = mpsc::channel().1;
+    let deadline = Instant::now() + PATIENCE;
+    while read_summary(&lab.path("parts")).is_none_or(|summary| summary.epochs_done < epoch + 20) {
+        assert!(Instant::now() < deadline, "the run stands still");
+        thread::sleep(Duration::from_millis(10));
+    }
+    run.send(rustix::process::Signal::INT);
+    assert_eq!(run.child.wait().expect("its end").code(), Some(130));
+    let summary = read_summary(&lab.path("parts")).expect("a summary");
+    assert_eq!(summary.status, Status::Interrupted);
+}
+
+/// Far more than a run needs to come to its next line, even on a busy machine.
+#[cfg(unix)]
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The run `parts` in a process of its own; it ends with the test, if by nothing else.
+#[cfg(unix)]
+struct Session {
+    child: std::process::Child,
+    lines: mpsc::Receiver<String>,
+}
+
+#[cfg(unix)]
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(unix)]
+impl Session {
+    /// Begins or goes on with the run, with `prefix` before the command. It has more epochs than any test waits for.
+    fn start(lab: &Lab, prefix: &[&str]) -> Self {
+        let laq = cargo_bin!("laq").to_str().expect("a path");
+        let train = "train tiny.toml --run-dir parts --resume --set train.epochs=5000";
+        let words: Vec<&str> = [prefix, &[laq][..]]
+            .concat()
+            .into_iter()
+            .chain(train.split(' '))
+            .collect();
+        let mut child = std::process::Command::new(words[0])
+            .current_dir(lab.folder.path())
+            .args(&words[1..])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("laq runs");
+        // A thread reads on, so that the run never waits for a full pipe.
+        let errors = BufReader::new(child.stderr.take().expect("its errors"));
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            errors
+                .lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
+        Self { child, lines }
+    }
+
+    /// Waits until `epoch` or a later one is done, and says which.
+    fn reach(&self, epoch: u32) -> u32 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left).expect("a run that goes on");
+            let done = line
+                .strip_prefix("epoch ")
+                .and_then(|line| line.split_once('/'));
+            if let Some(done) = done
+                .and_then(|(done, _)| done.parse().ok())
+                .filter(|&done| done >= epoch)
+            {
+                return done;
+            }
+        }
+    }
+
+    fn send(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)
+            .expect("a signal");
+    }
+
+    /// It says that it stops, saves, and says how to go on.
+    fn ends_interrupted(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self
+                .lines
+                .recv_timeout(left)
+                .expect("a word about stopping");
+            if line.starts_with("stopping: ") {
+                break;
+            }
+        }
+        let mut said = String::new();
+        let mut output = self.child.stdout.take().expect("its output");
+        output.read_to_string(&mut said).expect("text");
+        assert_eq!(self.child.wait().expect("its end").code(), Some(130));
+        assert!(
+            said.contains("interrupted and saved in parts") && said.contains("go on with: "),
+            "{said}"
+        );
+        assert!(
+            said.contains(" train tiny.toml --run-dir parts --resume --set train.epochs=5000"),
+            "{said}"
+        );
+    }
 }

@@ -1,7 +1,8 @@
 //! Reading experiments: layers, defaults, keys, and everything that a wrong file is told.
 
+use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use laq_runner::config::{Experiment, Model, Schedule, differences, key, load, parse};
 use proptest::prelude::*;
@@ -401,6 +402,52 @@ fn wrong_sets_are_told() {
             "{expected:?} is not in {message:?}"
         );
     }
+}
+
+/// The experiments of this repository are read with the names that they are spelt with here.
+#[test]
+fn every_cell_of_every_table_is_an_experiment_under_every_preset() {
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/table2");
+    let toml_files = |folder: &Path| -> Vec<PathBuf> {
+        fs::read_dir(folder)
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").path())
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "toml")
+            })
+            .collect()
+    };
+    let presets = toml_files(&table.join("presets"));
+    let mut keys = HashMap::new();
+    for column in fs::read_dir(&table).expect("a folder") {
+        let column = column.expect("an entry").path();
+        if !column.is_dir() || column.ends_with("presets") {
+            continue;
+        }
+        for cell in toml_files(&column) {
+            for preset in &presets {
+                let experiment =
+                    load(&cell, std::slice::from_ref(preset), &[]).unwrap_or_else(|error| {
+                        panic!("{} with {}: {error}", cell.display(), preset.display())
+                    });
+                let (row, data) = (cell.file_stem(), column.file_name());
+                assert_eq!(
+                    row.and_then(|row| row.to_str()),
+                    Some(&*experiment.quantize.method)
+                );
+                assert_eq!(
+                    data.and_then(|data| data.to_str()),
+                    Some(&*experiment.data.name)
+                );
+                let what = format!("{} with {}", cell.display(), preset.display());
+                if let Some(same) = keys.insert(key(&experiment), what.clone()) {
+                    panic!("{what} is the same experiment as {same}");
+                }
+            }
+        }
+    }
+    assert!(presets.len() >= 3 && keys.len() >= 16 * presets.len());
 }
 
 proptest! {

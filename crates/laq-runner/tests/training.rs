@@ -263,6 +263,8 @@ fn the_run_folder_says_what_was_run() {
     ] {
         assert!(!environment[name].is_null(), "{name}");
     }
+    assert_eq!(fields(&summary), SUMMARY);
+    assert_eq!(fields(&lab.metrics("run")[0]), METRICS);
     let layers = &lab.metrics("run")[0].layers;
     assert_eq!(
         layers.len(),
@@ -285,6 +287,58 @@ fn the_run_folder_says_what_was_run() {
             .all(|name| !name.to_string_lossy().ends_with(".tmp")),
         "{names:?}"
     );
+}
+
+/// The fields of `summary.json`; `xtask` and whoever else reads it rely on these names.
+const SUMMARY: [&str; 25] = [
+    "status",
+    "reason",
+    "key",
+    "training_version",
+    "title",
+    "method",
+    "data",
+    "stand_in",
+    "epochs",
+    "epochs_done",
+    "best_epoch",
+    "train_loss",
+    "validation_loss",
+    "test_loss",
+    "seconds",
+    "seconds_per_step",
+    "quantize_share",
+    "steps",
+    "max_batches",
+    "paper",
+    "commit",
+    "cpu",
+    "threads",
+    "kernel",
+    "peak_memory_bytes",
+];
+
+/// The fields of a line of `metrics.jsonl`; likewise.
+const METRICS: [&str; 9] = [
+    "epoch",
+    "train_loss",
+    "validation_loss",
+    "test_loss",
+    "learning_rate",
+    "seconds",
+    "seconds_per_step",
+    "quantize_share",
+    "layers",
+];
+
+fn fields(record: &impl serde::Serialize) -> Vec<String> {
+    let value = serde_json::to_value(record).expect("JSON");
+    value
+        .as_object()
+        .expect("an object")
+        .keys()
+        .cloned()
+        .collect()
 }
 
 #[test]

@@ -46,6 +46,8 @@ const FIELDS: &[Field] = &[
     ("data", |run, _| text(&run.summary.data)),
     ("stand_in", |run, _| text(&run.summary.stand_in)),
     ("title", |run, _| text(&run.summary.title)),
+    ("command", |_, report| report.command()),
+    ("preset", |_, report| report.preset.clone()),
     ("run", |run, _| run.folder.clone()),
     ("key", |run, _| run.key.clone()),
     ("training_version", |run, _| {

@@ -13,8 +13,14 @@ pub(super) fn render(report: &Report) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
          content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
          <main>\n<header>\n<p class=\"over\">Loss-aware weight quantization of deep networks</p>\n<h1>{title}</h1>\n\
-         <p>{}.</p>\n</header>\n{}{}{}{}</main>\n</body>\n</html>\n",
+         <p>{}.</p>\n<p>{}</p>\n<pre>{}</pre>\n{}</header>\n{}{}{}{}</main>\n</body>\n</html>\n",
         escape(&report.caption),
+        escape(&report.made),
+        escape(&report.command()),
+        report.source().map_or(String::new(), |source| format!(
+            "<p>{}</p>\n",
+            escape(&source)
+        )),
         table(report),
         claims(report),
         learning(report),
@@ -88,14 +94,9 @@ fn table(report: &Report) -> String {
         html += "</tr>\n";
     }
     html += "</tbody>\n</table></div>\n<ul class=\"notes\">\n";
-    let papers = report
-        .columns
-        .iter()
-        .any(|column| column.is_papers)
-        .then(|| report.source());
-    let remarks = papers
+    let remarks = report
+        .spread()
         .into_iter()
-        .chain(report.spread())
         .chain(report.columns.iter().filter_map(|c| c.note.clone()));
     for remark in remarks {
         let _ = writeln!(html, "<li>{}</li>", escape(&remark));
@@ -199,13 +200,11 @@ fn learning(report: &Report) -> String {
 }
 
 fn cells(report: &Report) -> String {
-    let mut html = format!(
-        "<section>\n<h2>How it was made</h2>\n<p>{}</p>\n<pre>{}</pre>\n<details>\n<summary>Every cell</summary>\n\
+    let mut html = String::from(
+        "<section>\n<details>\n<summary>Every cell</summary>\n\
          <div class=\"wide\"><table class=\"cells\">\n<thead><tr><th>column</th><th>method</th><th>seed</th><th>state</th>\
          <th>test</th><th>validation</th><th>train</th><th>best epoch</th><th>epochs</th><th>s/step</th>\
          <th>quantizing</th><th>time</th><th>memory</th><th>key</th></tr></thead>\n<tbody>\n",
-        escape(&report.made),
-        escape(&report.command()),
     );
     for run in &report.cells {
         let summary = &run.summary;

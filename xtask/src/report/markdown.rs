@@ -3,14 +3,19 @@
 use super::claims::{Verdict, explanation};
 use super::{Report, figure, letter};
 
-/// Table, notes and claims.
+/// How it was made, table, notes and claims.
 pub(super) fn render(report: &Report) -> String {
     let mut text = format!(
-        "# {}, preset {}\n\n{}.\n\n",
+        "# {}, preset {}\n\n{}.\n\n{}\n\n```\n{}\n```\n\n",
         report.title,
         report.preset,
-        escape(&report.caption)
+        escape(&report.caption),
+        escape(&report.made),
+        report.command()
     );
+    if let Some(source) = report.source() {
+        text += &format!("{}\n\n", escape(&source));
+    }
 
     let mut heading = vec![String::new()];
     for column in &report.columns {
@@ -38,14 +43,9 @@ pub(super) fn render(report: &Report) -> String {
     }
     text += "\n";
 
-    let papers = report
-        .columns
-        .iter()
-        .any(|column| column.is_papers)
-        .then(|| report.source());
-    let remarks = papers
+    let remarks = report
+        .spread()
         .into_iter()
-        .chain(report.spread())
         .chain(report.columns.iter().filter_map(|c| c.note.clone()));
     let notes = report
         .notes
@@ -73,14 +73,7 @@ pub(super) fn render(report: &Report) -> String {
             ]);
         }
     }
-    text += &format!("\n{}\n\n", explanation());
-
-    text += &format!(
-        "## How it was made\n\n{}\n\n```\n{}\n```\n",
-        escape(&report.made),
-        report.command()
-    );
-    text
+    text + &format!("\n{}\n", explanation())
 }
 
 fn line(fields: &[String]) -> String {

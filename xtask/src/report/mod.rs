@@ -1,5 +1,8 @@
 //! The report of a table: what the finished cells say, beside the paper, as terminal text, Markdown, CSV and one HTML page.
 //!
+//! The terminal shows the cells that were asked for. The files hold every cell that has been begun beside them, so that one
+//! part of a table after the other can be trained; they are for publishing, and name no folder of this machine.
+//!
 //! This module collects the figures and writes the files; each format has a module of its own, and none of them computes.
 
 pub(crate) mod claims;
@@ -10,8 +13,8 @@ mod markdown;
 pub(crate) mod text;
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
 
 use anyhow::{Context, Result};
 
@@ -79,6 +82,7 @@ struct Entry {
 struct Mean {
     mean: f64,
     deviation: Option<f64>,
+    seeds: usize,
 }
 
 /// One cell with its run.
@@ -102,22 +106,29 @@ struct Run {
 pub(crate) fn run(selection: &Selection) -> Result<ExitCode> {
     let root = crate::root();
     let laq = Laq::build(&root)?;
-    print(&write(&Plan::new(&root, &laq, selection)?)?);
+    print(&write(Plan::new(&root, &laq, selection)?, &laq)?);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Collects the report of a plan and writes `<out>/report/<table>.{md,csv,html}`.
-pub(crate) fn write(plan: &Plan) -> Result<Report> {
-    let report = collect(plan);
-    fs::create_dir_all(&report.folder)
-        .with_context(|| format!("cannot create the folder {}", report.folder.display()))?;
+/// Writes `<out>/report/<table>.{md,csv,html}` with every cell that has been begun beside those of the plan, and gives the
+/// report of the plan alone.
+pub(crate) fn write(plan: Plan, laq: &Laq) -> Result<Report> {
+    let report = collect(&plan);
+    let whole = collect(&plan.with_begun(laq)?);
+    fs::create_dir_all(&whole.folder)
+        .with_context(|| format!("cannot create the folder {}", whole.folder.display()))?;
     for (extension, content) in [
-        ("md", markdown::render(&report)),
-        ("csv", csv::render(&report)),
-        ("html", html::render(&report)),
+        ("md", markdown::render(&whole)),
+        ("csv", csv::render(&whole)),
+        ("html", html::render(&whole)),
     ] {
-        let path = report.file(extension);
-        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        let path = whole.file(extension);
+        // Written aside, so that there is always a whole file under the name.
+        let aside = path.with_extension(format!("{extension}.{}.part", process::id()));
+        fs::write(&aside, content)
+            .and_then(|()| fs::rename(&aside, &path))
+            .inspect_err(|_| drop(fs::remove_file(&aside)))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(report)
 }
@@ -224,22 +235,28 @@ impl Report {
         )
     }
 
-    /// What the column "paper" is.
-    fn source(&self) -> String {
-        format!(
-            "paper: {} of arXiv:1802.08635v2, {}",
-            self.title, self.status
-        )
+    /// What the columns "paper" are, if there are any.
+    fn source(&self) -> Option<String> {
+        let any = self.columns.iter().any(|column| column.is_papers);
+        any.then(|| {
+            format!(
+                "paper: {} of arXiv:1802.08635v2, {}",
+                self.title, self.status
+            )
+        })
     }
 
     /// What the figures are, over several seeds.
     fn spread(&self) -> Option<String> {
-        (self.seeds > 1).then(|| {
-            format!(
-                "ours: mean ± sample standard deviation, n = {} seeds",
-                self.seeds
-            )
-        })
+        let entries = self.rows.iter().flat_map(|row| &row.entries);
+        let seeds = || entries.clone().filter_map(|entry| Some(entry.ours?.seeds));
+        let (least, most) = (seeds().min()?, seeds().max()?);
+        let range = if least == most {
+            most.to_string()
+        } else {
+            format!("{least} to {most}")
+        };
+        (most > 1).then(|| format!("ours: mean ± sample standard deviation, n = {range} seeds"))
     }
 }
 
@@ -347,10 +364,12 @@ impl Entry {
             Some(Mean {
                 mean,
                 deviation: None,
+                ..
             }) => figure(mean),
             Some(Mean {
                 mean,
                 deviation: Some(deviation),
+                ..
             }) => format!("{} ± {}", figure(mean), figure(deviation)),
         }
     }
@@ -384,18 +403,22 @@ impl Mean {
         Some(Mean {
             mean,
             deviation: (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()),
+            seeds: values.len(),
         })
     }
 }
 
 impl Run {
     fn of(plan: &Plan, cell: &Cell) -> Run {
-        let (status, summary) = match cell.state() {
+        let (status, mut summary) = match cell.state() {
             State::Finished(summary) => ("finished", summary),
             State::Begun(summary) => ("interrupted", summary),
             State::Failed(summary) => ("failed", summary),
             State::ToDo => ("to do", Summary::default()),
         };
+        summary.reason = summary
+            .reason
+            .map(|reason| without_folders(&reason, &[&plan.out, &crate::root()]));
         Run {
             row: cell.row.clone(),
             column: cell.column.clone(),
@@ -425,18 +448,12 @@ impl Run {
     }
 }
 
-/// Sources, machines and time of the finished cells, as one sentence.
+/// Sources, machines and time of the cells, as one sentence.
 fn made(cells: &[Run]) -> String {
-    let finished: Vec<&Summary> = cells
-        .iter()
-        .filter(|run| run.is_finished())
-        .map(|run| &run.summary)
-        .collect();
+    let finished = cells.iter().filter(|run| run.is_finished());
     let distinct = |field: &dyn Fn(&Summary) -> Option<String>| {
-        let mut values: Vec<String> = finished
-            .iter()
-            .filter_map(|summary| field(summary))
-            .collect();
+        // What is not finished may be shown too. A cell that is to do has an empty summary.
+        let mut values: Vec<String> = cells.iter().filter_map(|run| field(&run.summary)).collect();
         values.sort();
         values.dedup();
         if values.is_empty() {
@@ -445,10 +462,10 @@ fn made(cells: &[Run]) -> String {
             values.join(", ")
         }
     };
-    let seconds: f64 = finished.iter().filter_map(|summary| summary.seconds).sum();
+    let seconds: f64 = finished.clone().filter_map(|run| run.summary.seconds).sum();
     format!(
         "{} of {} cells finished, {} of training. Commit {}. {}, threads: {}, kernel: {}.",
-        finished.len(),
+        finished.count(),
         cells.len(),
         duration(seconds),
         distinct(&|summary| summary.commit.clone()),
@@ -456,6 +473,23 @@ fn made(cells: &[Run]) -> String {
         distinct(&|summary| summary.threads.map(|threads| threads.to_string())),
         distinct(&|summary| summary.kernel.clone()),
     )
+}
+
+/// A message without the folders of this machine: paths in one of `known` begin below it, and of any other absolute path
+/// the file's name remains.
+fn without_folders(message: &str, known: &[&Path]) -> String {
+    let mut text = message.to_string();
+    for folder in known.iter().filter(|folder| folder.parent().is_some()) {
+        text = text.replace(&format!("{}/", folder.display()), "");
+    }
+    // A path ends where a blank, a quotation mark or a bracket stands; no address begins with a slash.
+    let ends = |c: char| c.is_whitespace() || "\"'`()[]<>,;".contains(c);
+    text.split_inclusive(ends)
+        .map(|word| match word.trim_end_matches(':').rsplit_once('/') {
+            Some((folder, _)) if word.starts_with('/') => format!("…{}", &word[folder.len()..]),
+            _ => word.to_string(),
+        })
+        .collect()
 }
 
 /// Bits of a weight, as the paper counts them: ternary weights have 2.
@@ -507,7 +541,8 @@ mod tests {
             Mean::of(&[1.5]),
             Some(Mean {
                 mean: 1.5,
-                deviation: None
+                deviation: None,
+                seeds: 1
             })
         );
         // By hand: mean 2, squares 1 + 0 + 1, divided by n − 1 = 2.
@@ -515,9 +550,33 @@ mod tests {
             Mean::of(&[1.0, 2.0, 3.0]),
             Some(Mean {
                 mean: 2.0,
-                deviation: Some(1.0)
+                deviation: Some(1.0),
+                seeds: 3
             })
         );
+    }
+
+    #[test]
+    fn messages_keep_files_and_lose_folders() {
+        let known = [Path::new("/home/a b/laq/runs"), Path::new("/home/a b/laq")];
+        for (message, expected) in [
+            ("no figure here", "no figure here"),
+            (
+                "cannot write /home/a b/laq/runs/demo/full-seed1-0/last.safetensors: No space left",
+                "cannot write demo/full-seed1-0/last.safetensors: No space left",
+            ),
+            (
+                "/home/a b/laq/configs/x.toml (from \"/mnt/data/y.txt\"), line 1/2",
+                "configs/x.toml (from \"…/y.txt\"), line 1/2",
+            ),
+            (
+                "see https://a.org/b: /mnt/z: gone",
+                "see https://a.org/b: …/z: gone",
+            ),
+        ] {
+            assert_eq!(without_folders(message, &known), expected);
+        }
+        assert_eq!(without_folders("a/b", &[Path::new("/")]), "a/b");
     }
 
     #[test]

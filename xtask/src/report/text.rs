@@ -30,12 +30,8 @@ pub(super) fn render(report: &Report) -> String {
         text += &tables.join("\n");
     }
     text += "\n";
-    let papers = report
-        .columns
-        .iter()
-        .any(|column| column.is_papers)
-        .then(|| report.source());
-    for line in papers
+    for line in report
+        .source()
         .into_iter()
         .chain(report.spread())
         .chain(report.columns.iter().filter_map(|c| c.note.clone()))

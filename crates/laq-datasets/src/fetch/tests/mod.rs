@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use self::server::{Reply, Server};
 use super::*;
-use crate::{Check, Fractions, Kind, SplitRule};
+use crate::{Check, Fractions, SplitRule};
 
 /// Content that cannot be compressed and repeats nowhere, so that a piece in the wrong place shows.
 fn content(bytes: usize) -> Vec<u8> {
@@ -48,7 +48,6 @@ fn dataset(content: &[u8], urls: &[&'static str]) -> Dataset {
     Dataset {
         name: "some-set",
         title: "Some set",
-        kind: Kind::Text,
         files: vec![file].leak(),
         split: SplitRule::Fractions(Fractions {
             train: 0.8,

@@ -1,22 +1,27 @@
 //! One function a command: calls the library and prints what it says.
 
 use std::ffi::OsString;
-use std::io::{Write, stdout};
+use std::io::{self, ErrorKind, Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use laq_datasets::{DownloadOptions, Split, catalogue, download as fetch, find};
 use laq_runner::TRAINING_VERSION;
 use laq_runner::config::{self, DEFAULTS, Experiment};
 use laq_runner::doctor::diagnose;
+#[cfg(unix)]
+use laq_runner::environment::ignores_hang_ups;
 use laq_runner::evaluate::{Source, evaluate};
 use laq_runner::record::Status;
 use laq_runner::train::{Options, train as run_training};
 use laq_solvers::families;
 use serde::Serialize;
 use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use crate::args::{
     ConfigArgs, DoctorArgs, DownloadArgs, EstimateArgs, EvalArgs, ExperimentArgs, MethodsArgs,
@@ -24,11 +29,61 @@ use crate::args::{
 };
 use crate::progress::{Progress, Transfer, duration};
 
-/// Set by the first Ctrl-C.
-static STOP: AtomicBool = AtomicBool::new(false);
-
 /// What a shell reports for a program that Ctrl-C stopped.
 const INTERRUPTED: u8 = 130;
+
+/// The standard output. Whoever closes it early, as `head` does, has seen enough: what the command does, and its exit
+/// code, stay the same.
+struct Output;
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match stdout().write(bytes) {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(bytes.len()),
+            written => written,
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match stdout().flush() {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            flushed => flushed,
+        }
+    }
+}
+
+/// A flag that Ctrl-C, a plain kill or a hang-up sets; Ctrl-C once it is set ends the process.
+fn stop_flag() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    // The order counts: the signal that sets the flag must not find it set.
+    flag::register_conditional_shutdown(SIGINT, INTERRUPTED.into(), stop.clone())?;
+    flag::register(SIGINT, stop.clone())?;
+    flag::register(SIGTERM, stop.clone())?;
+    // Under `nohup` the run outlives its terminal.
+    #[cfg(unix)]
+    if !ignores_hang_ups() {
+        flag::register(signal_hook::consts::SIGHUP, stop.clone())?;
+    }
+    Ok(stop)
+}
+
+/// Refuses a run folder whose `config.toml` is one of the files that describe the experiment: the run would replace it.
+fn keep_inputs(args: &ExperimentArgs, run_dir: &Path) -> Result<()> {
+    let Ok(replaced) = run_dir.join("config.toml").canonicalize() else {
+        return Ok(());
+    };
+    for input in [&args.config].into_iter().chain(&args.over.overlay) {
+        if input.canonicalize().is_ok_and(|input| input == replaced) {
+            bail!(
+                "the run folder {} is where {} lies, which the run would replace by its own config.toml: use another \
+                 --run-dir",
+                run_dir.display(),
+                input.display()
+            );
+        }
+    }
+    Ok(())
+}
 
 fn load(config: &Path, over: &OverArgs) -> Result<Experiment> {
     Ok(config::load(config, &over.overlay, &over.set)?)
@@ -39,7 +94,7 @@ fn experiment(args: &ExperimentArgs) -> Result<Experiment> {
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {
-    writeln!(stdout(), "{}", serde_json::to_string_pretty(value)?)?;
+    writeln!(Output, "{}", serde_json::to_string_pretty(value)?)?;
     Ok(())
 }
 
@@ -50,20 +105,15 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
         .run_dir
         .clone()
         .unwrap_or_else(|| Path::new("runs").join(name));
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(INTERRUPTED));
-        }
-        eprintln!("stopping: the step under way is finished and saved; once more stops at once");
-    })
-    .map_err(|error| anyhow!("cannot listen for Ctrl-C: {error}"))?;
+    keep_inputs(&args.experiment, &run_dir)?;
+    let stop = stop_flag().context("cannot listen for Ctrl-C")?;
     let options = Options {
         run_dir,
         resume: args.resume,
         threads: args.threads.count(),
     };
     let mut progress = Progress::new(args.progress);
-    let done = run_training(&experiment, &options, &STOP, &mut |event| {
+    let done = run_training(&experiment, &options, &stop, &mut |event| {
         progress.show(event)
     });
     progress.end();
@@ -71,7 +121,7 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
     let folder = options.run_dir.display();
     if summary.status == Status::Interrupted {
         writeln!(
-            stdout(),
+            Output,
             "interrupted and saved in {folder} after {} steps; go on with: {}",
             summary.steps,
             command_to_resume()
@@ -84,7 +134,7 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
         summary.test_loss,
     ) {
         writeln!(
-            stdout(),
+            Output,
             "finished in {}: {}, best epoch {epoch} of {}, validation {validation:.4}, test {test:.4} nats per \
              character; {folder}",
             duration(summary.seconds),
@@ -134,7 +184,7 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<ExitCode> {
         print_json(&found)?;
     } else {
         writeln!(
-            stdout(),
+            Output,
             "{:.4} nats per character on {} ({} characters, {} left out), {}, epoch {}, {}",
             found.loss,
             found.source,
@@ -150,7 +200,7 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<ExitCode> {
 
 pub(crate) fn config(args: &ConfigArgs) -> Result<ExitCode> {
     let Some(path) = &args.config else {
-        write!(stdout(), "{DEFAULTS}")?;
+        write!(Output, "{DEFAULTS}")?;
         return Ok(ExitCode::SUCCESS);
     };
     let experiment = load(path, &args.over)?;
@@ -161,7 +211,7 @@ pub(crate) fn config(args: &ConfigArgs) -> Result<ExitCode> {
             "config": experiment,
         }))?;
     } else {
-        write!(stdout(), "{}", toml::to_string(&experiment)?)?;
+        write!(Output, "{}", toml::to_string(&experiment)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -173,7 +223,7 @@ pub(crate) fn estimate(args: &EstimateArgs) -> Result<ExitCode> {
         print_json(&found)?;
     } else {
         writeln!(
-            stdout(),
+            Output,
             "{}: about {} for {} steps of {:.3} s ({:.1} % of it quantizing) and the evaluations",
             experiment.title,
             duration(found.seconds),
@@ -195,7 +245,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
                 format!("{:.1} GB", bytes as f64 / 1e9)
             })
         };
-        let mut out = stdout().lock();
+        let mut out = Output;
         let environment = &found.environment;
         writeln!(
             out,
@@ -263,7 +313,7 @@ pub(crate) fn methods(args: &MethodsArgs) -> Result<ExitCode> {
         print_json(&families)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut out = stdout().lock();
+    let mut out = Output;
     for family in families() {
         let bits = family
             .bits
@@ -298,7 +348,7 @@ pub(crate) fn download(args: &DownloadArgs) -> Result<ExitCode> {
         let has_address = dataset.files.iter().all(|file| !file.urls.is_empty());
         if args.names.is_empty() && args.mirror.is_none() && !has_address {
             writeln!(
-                stdout(),
+                Output,
                 "{}: left out, because it comes from a --mirror alone",
                 dataset.name
             )?;
@@ -311,7 +361,7 @@ pub(crate) fn download(args: &DownloadArgs) -> Result<ExitCode> {
         transfer.end();
         // One data set that cannot be had does not keep the others from coming.
         match done {
-            Ok(outcome) => writeln!(stdout(), "{outcome}")?,
+            Ok(outcome) => writeln!(Output, "{outcome}")?,
             Err(error) => failed.push(error.to_string()),
         }
     }

@@ -9,7 +9,6 @@ mod args;
 mod commands;
 mod progress;
 
-use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -29,17 +28,9 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(code) => code,
-        // Whoever closes the pipe early, as `head` does, has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            progress::tell(&format!("error: {error}"));
             ExitCode::FAILURE
         }
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }

@@ -1,6 +1,6 @@
 //! Progress of training and of downloads on the standard error: a bar with the time left on a terminal, plain lines elsewhere.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle as BarStyle};
@@ -32,7 +32,7 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn new(style: ProgressStyle) -> Self {
         let style = match style {
-            ProgressStyle::Auto if std::io::stderr().is_terminal() => ProgressStyle::Bar,
+            ProgressStyle::Auto if stderr().is_terminal() => ProgressStyle::Bar,
             ProgressStyle::Auto => ProgressStyle::Plain,
             chosen => chosen,
         };
@@ -113,6 +113,9 @@ impl Progress {
                     self.left(work)
                 ));
             }
+            Event::Stopping => {
+                self.say("stopping: what is done is being saved; another Ctrl-C stops at once")
+            }
             _ => {}
         }
     }
@@ -158,7 +161,7 @@ impl Progress {
 
     fn plain(&self, line: &str) {
         if self.style == ProgressStyle::Plain {
-            eprintln!("{line}");
+            tell(line);
         }
     }
 }
@@ -196,7 +199,7 @@ impl Transfer {
             self.bar.set_message(doing.clone());
             self.bar.reset_eta();
             if self.bar.is_hidden() {
-                eprintln!("{doing}");
+                tell(&doing);
             }
             self.doing = doing;
         }
@@ -207,6 +210,11 @@ impl Transfer {
     pub(crate) fn end(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// Writes a line to the standard error. That nobody reads it any more must not end a run.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(stderr(), "{line}");
 }
 
 /// `12.3 s`, `4 min 05 s` or `3 h 20 min`.
