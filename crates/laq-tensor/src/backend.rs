@@ -302,7 +302,7 @@ pub trait Backend: Send + Sync {
         bias_gradient: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 
-    /// Mean cross-entropy of softmax(logits) in nats, L = −1/R Σ log softmax(y_r)[target_r].
+    /// Mean cross-entropy of softmax(logits) in nats, `L = −1/R Σ log softmax(y_r)[target_r]`.
     ///
     /// `logits` is R × N with one target per row, and is overwritten with ∂L/∂y.
     ///

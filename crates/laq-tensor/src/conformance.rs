@@ -1,5 +1,5 @@
 //! One suite for every backend: each operation on sizes that are round and sizes that are not,
-//! compared with [`reference`](crate::reference) and with the solvers of `laq-solvers`.
+//! compared with [`crate::reference`] and with the solvers of `laq-solvers`.
 
 use laq_solvers::{Method, Problem, Scale, Workspace};
 use ndarray::{ArrayView, IxDyn};
