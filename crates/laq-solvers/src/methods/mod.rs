@@ -14,13 +14,14 @@ mod lat_e;
 mod ttq;
 mod twn;
 
-use crate::codebook::Codebook;
+use crate::alternating::alternating;
+use crate::codebook::{Codebook, Scale};
 use crate::dispatch::Kernel;
 use crate::finish;
 use crate::kernels::Side;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
-use crate::quantizer::Solution;
+use crate::quantizer::{Quantizer, Solution, Workspace};
 
 /// In the order of the paper's tables.
 pub(crate) static FAMILIES: [Family; 13] = [
@@ -38,6 +39,26 @@ pub(crate) static FAMILIES: [Family; 13] = [
     laq_linear::FAMILY,
     laq_log::FAMILY,
 ];
+
+/// The methods with one scale that take turns: whatever the codebook, from the previous levels on.
+#[derive(Debug)]
+struct Alternating(Codebook);
+
+impl Quantizer for Alternating {
+    fn codebook(&self) -> Codebook {
+        self.0
+    }
+
+    fn solve(
+        &self,
+        problem: Problem<'_>,
+        previous: Option<Scale>,
+        levels: &mut [i8],
+        _workspace: &mut Workspace,
+    ) -> Result<Solution, SolveError> {
+        alternating(problem, self.0, previous.is_some(), levels)
+    }
+}
 
 /// The binary methods: the sign of every weight, 1 for zero, and a scale.
 fn signs(
