@@ -12,11 +12,11 @@ use crate::quantizer::Quantizer;
 /// A method for any number of bits, as the registry describes it.
 #[derive(Debug)]
 pub struct Family {
-    /// The id, without the bits: `lat-a`, or `laq-linear` of `laq-linear-3`.
+    /// The id, with M for the bits where it has any: `lat-a`, `laq-linear-M`, `laq-linear-M-e`.
     pub id: &'static str,
     /// Other names that are understood, those of the authors' code among them.
     pub aliases: &'static [&'static str],
-    /// The bits that the id must end with, where it has any.
+    /// The bits that may stand for M.
     pub bits: Option<RangeInclusive<u8>>,
     /// The levels, in a few words.
     pub codebook: &'static str,
@@ -30,7 +30,14 @@ pub struct Family {
     pub(crate) quantizer: Option<fn(u8) -> Arc<dyn Quantizer>>,
 }
 
-/// All families, in the order of the paper's tables.
+impl Family {
+    /// The id with a number of bits for M.
+    fn with_bits(&self, bits: u8) -> String {
+        self.id.replace('M', &bits.to_string())
+    }
+}
+
+/// All families, in the order of the paper's tables; behind them those that the paper does not have.
 pub fn families() -> &'static [Family] {
     &FAMILIES
 }
@@ -70,7 +77,7 @@ impl Method {
     /// The canonical id, such as `lat-a` or `laq-linear-3`.
     pub fn id(&self) -> String {
         match self.bits {
-            Some(bits) => format!("{}-{bits}", self.family.id),
+            Some(bits) => self.family.with_bits(bits),
             None => self.family.id.to_owned(),
         }
     }
@@ -108,26 +115,20 @@ pub enum ParseMethodError {
     },
     /// A method with bits, named without them or with a number that it does not have.
     #[error(
-        "`{found}` is no number of bits for `{family}`; expected `{family}-{low}` to `{family}-{high}`"
+        "`{found}` has no number of bits that it could have; expected `{lowest}` to `{highest}`"
     )]
     Bits {
         /// What was asked for.
         found: String,
-        /// The family.
-        family: &'static str,
-        /// Fewest bits.
-        low: u8,
-        /// Most bits.
-        high: u8,
+        /// The id with the fewest bits.
+        lowest: String,
+        /// The id with the most bits.
+        highest: String,
     },
 }
 
 fn list_of_ids() -> String {
-    let name = |family: &Family| match family.bits {
-        Some(_) => format!("{}-M", family.id),
-        None => family.id.to_owned(),
-    };
-    let ids: Vec<_> = families().iter().map(name).collect();
+    let ids: Vec<_> = families().iter().map(|family| family.id).collect();
     format!("{} (M is 2 to 8 bits)", ids.join(", "))
 }
 
@@ -137,40 +138,55 @@ impl FromStr for Method {
     /// Reads an id or an alias, in upper or lower case. An id that has bits needs them
     /// (`laq-linear-3`); an alias may go without (`LAQ_linear` is 3 bits, `LAQ_linear-4` is 4).
     fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let mut wrong_bits = None;
         for family in families() {
-            for known in family.aliases.iter().chain([&family.id]) {
-                let Some(rest) = strip_prefix(name, known) else {
-                    continue;
-                };
-                let Some(range) = &family.bits else {
-                    if rest.is_empty() {
-                        return Ok(Method::new(family, None));
-                    }
-                    continue;
-                };
-                if rest.is_empty() && *known != family.id {
+            let Some(range) = &family.bits else {
+                let mut names = family.aliases.iter().chain([&family.id]);
+                if names.any(|known| known.eq_ignore_ascii_case(name)) {
+                    return Ok(Method::new(family, None));
+                }
+                continue;
+            };
+            for alias in family.aliases {
+                if alias.eq_ignore_ascii_case(name) {
                     return Ok(Method::new(family, Some(DEFAULT_BITS)));
                 }
-                // Bits are written one way only, so that no method has two ids: no sign, no leading zero.
-                let bits = range.clone().find(|bits| rest == format!("-{bits}"));
-                if bits.is_some() {
-                    return Ok(Method::new(family, bits));
-                }
-                if rest.is_empty() || rest.starts_with('-') {
-                    return Err(ParseMethodError::Bits {
-                        found: name.to_owned(),
-                        family: family.id,
-                        low: *range.start(),
-                        high: *range.end(),
-                    });
-                }
+            }
+            // Bits are written one way only, so that no method has two ids: no sign, no leading zero.
+            let with_bits = |bits: &u8| {
+                let alias = |alias: &&str| format!("{alias}-{bits}").eq_ignore_ascii_case(name);
+                family.with_bits(*bits).eq_ignore_ascii_case(name)
+                    || family.aliases.iter().any(alias)
+            };
+            if let Some(bits) = range.clone().find(with_bits) {
+                return Ok(Method::new(family, Some(bits)));
+            }
+            // Of several families whose beginning and end fit, the last is the one with the longer id.
+            if names_family(name, family) {
+                wrong_bits = Some(ParseMethodError::Bits {
+                    found: name.to_owned(),
+                    lowest: family.with_bits(*range.start()),
+                    highest: family.with_bits(*range.end()),
+                });
             }
         }
-        Err(ParseMethodError::Unknown {
+        Err(wrong_bits.unwrap_or_else(|| ParseMethodError::Unknown {
             found: name.to_owned(),
             suggestion: nearest(name),
-        })
+        }))
     }
+}
+
+/// Whether `name` is the family's id or an alias with something else, or nothing, for its bits.
+fn names_family(name: &str, family: &Family) -> bool {
+    let (start, end) = family.id.split_once("-M").unwrap_or((family.id, ""));
+    let starts = family.aliases.iter().chain([&start]);
+    starts.into_iter().any(|start| {
+        strip_prefix(name, start).is_some_and(|rest| {
+            rest.eq_ignore_ascii_case(end)
+                || rest.starts_with('-') && rest.to_ascii_lowercase().ends_with(end)
+        })
+    })
 }
 
 /// What follows `prefix`, whatever the case.

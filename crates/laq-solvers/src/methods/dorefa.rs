@@ -12,7 +12,7 @@ use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Quantizer, Solution, Workspace};
 
 pub(crate) const FAMILY: Family = Family {
-    id: "dorefa",
+    id: "dorefa-M",
     aliases: &[],
     bits: Some(2..=8),
     codebook: "{±1/(2^bits - 1), ±3/(2^bits - 1), ..., ±1}",

@@ -5,7 +5,7 @@ use crate::codebook::Codebook;
 use crate::method::Family;
 
 pub(crate) const FAMILY: Family = Family {
-    id: "laq-linear",
+    id: "laq-linear-M",
     aliases: &["LAQ_linear"],
     bits: Some(2..=8),
     codebook: "{0, ±1/k, ..., ±1}, k = 2^(bits-1) - 1",

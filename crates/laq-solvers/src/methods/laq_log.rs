@@ -5,7 +5,7 @@ use crate::codebook::Codebook;
 use crate::method::Family;
 
 pub(crate) const FAMILY: Family = Family {
-    id: "laq-log",
+    id: "laq-log-M",
     aliases: &["LAQ_log"],
     bits: Some(2..=8),
     codebook: "{0, ±2^-(k-1), ..., ±1/2, ±1}, k = 2^(bits-1) - 1",

@@ -12,7 +12,7 @@ pub(crate) const FAMILY: Family = Family {
     bits: None,
     codebook: "{-1, 0, 1}",
     scale: "two, from the loss",
-    solver: "exact, by sorting each sign",
+    solver: "exact, each sign",
     source: "Hou and Kwok 2018 (arXiv 1802.08635)",
     quantizer: Some(|_| std::sync::Arc::new(Lat2Exact)),
 };

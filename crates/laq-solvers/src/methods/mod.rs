@@ -6,7 +6,9 @@ mod dorefa;
 mod full;
 mod lab;
 mod laq_linear;
+mod laq_linear_e;
 mod laq_log;
+mod laq_log_e;
 mod lat2_a;
 mod lat2_e;
 mod lat_a;
@@ -17,14 +19,15 @@ mod twn;
 use crate::alternating::alternating;
 use crate::codebook::{Codebook, Scale};
 use crate::dispatch::Kernel;
+use crate::exact::exact_by_sorting;
 use crate::finish;
 use crate::kernels::Side;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Quantizer, Solution, Workspace};
 
-/// In the order of the paper's tables.
-pub(crate) static FAMILIES: [Family; 13] = [
+/// In the order of the paper's tables, then what is not in the paper.
+pub(crate) static FAMILIES: [Family; 15] = [
     full::FAMILY,
     binary_connect::FAMILY,
     bwn::FAMILY,
@@ -38,6 +41,8 @@ pub(crate) static FAMILIES: [Family; 13] = [
     dorefa::FAMILY,
     laq_linear::FAMILY,
     laq_log::FAMILY,
+    laq_linear_e::FAMILY,
+    laq_log_e::FAMILY,
 ];
 
 /// The methods with one scale that take turns: whatever the codebook, from the previous levels on.
@@ -57,6 +62,26 @@ impl Quantizer for Alternating {
         _workspace: &mut Workspace,
     ) -> Result<Solution, SolveError> {
         alternating(problem, self.0, previous.is_some(), levels)
+    }
+}
+
+/// The methods with one scale that find the global optimum, whatever the codebook.
+#[derive(Debug)]
+struct Exact(Codebook);
+
+impl Quantizer for Exact {
+    fn codebook(&self) -> Codebook {
+        self.0
+    }
+
+    fn solve(
+        &self,
+        problem: Problem<'_>,
+        _previous: Option<Scale>,
+        levels: &mut [i8],
+        workspace: &mut Workspace,
+    ) -> Result<Solution, SolveError> {
+        exact_by_sorting(problem, self.0, levels, workspace)
     }
 }
 

@@ -13,12 +13,12 @@ fn parse(name: &str) -> Result<String, String> {
 
 #[test]
 fn ids_are_those_of_the_specification() {
-    let expected =
-        "full binary-connect bwn lab twn lat-e lat-a ttq lat2-e lat2-a dorefa laq-linear laq-log";
+    let expected = "full binary-connect bwn lab twn lat-e lat-a ttq lat2-e lat2-a dorefa-M laq-linear-M laq-log-M \
+         laq-linear-M-e laq-log-M-e";
     let found: Vec<&str> = families().iter().map(|family| family.id).collect();
     assert_eq!(found.join(" "), expected);
     for family in families() {
-        let sized = ["dorefa", "laq-linear", "laq-log"].contains(&family.id);
+        let sized = family.id.contains("-M");
         assert_eq!(family.bits, sized.then_some(2..=8), "{}", family.id);
     }
 }
@@ -38,6 +38,8 @@ fn ids_and_aliases_are_understood() {
         ("LAQ_log", "laq-log-3"),
         ("LAQ_log-8", "laq-log-8"),
         ("laq-log-2", "laq-log-2"),
+        ("laq-linear-3-e", "laq-linear-3-e"),
+        ("LAQ-Log-8-E", "laq-log-8-e"),
         ("DOREFA-2", "dorefa-2"),
         ("BinaryConnect", "binary-connect"),
         ("TWN", "twn"),
@@ -86,6 +88,11 @@ fn bits_are_checked() {
             "{message}"
         );
     }
+    for name in ["laq-log-e", "laq-log-9-e", "laq-log--e"] {
+        let message = parse(name).unwrap_err();
+        let range = "expected `laq-log-2-e` to `laq-log-8-e`";
+        assert!(message.contains(range), "{message}");
+    }
     assert!(
         parse("dorefa")
             .unwrap_err()
@@ -108,7 +115,7 @@ fn every_method_comes_back_from_its_id() {
             "{method} twice"
         );
     }
-    assert_eq!(seen.len(), 10 + 3 * 7);
+    assert_eq!(seen.len(), 10 + 5 * 7);
     let names: Vec<&str> = families()
         .iter()
         .flat_map(|family| family.aliases)

@@ -318,7 +318,7 @@ pub(crate) fn methods(args: &MethodsArgs) -> Result<ExitCode> {
         let bits = family
             .bits
             .as_ref()
-            .map(|bits| format!("-M, M = {} to {}", bits.start(), bits.end()));
+            .map(|bits| format!(", M = {} to {}", bits.start(), bits.end()));
         writeln!(out, "{}{}", family.id, bits.unwrap_or_default())?;
         writeln!(out, "    levels   {}", family.codebook)?;
         writeln!(out, "    scale    {}", family.scale)?;
