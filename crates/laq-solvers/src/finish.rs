@@ -3,7 +3,7 @@
 
 use crate::codebook::{Codebook, Magnitudes, Scale, Thresholds, at_most};
 use crate::dispatch::Kernel;
-use crate::kernels::{self, Moments, Side};
+use crate::kernels::{self, Assignment, Moments, Side};
 use crate::problem::Problem;
 use crate::quantizer::Solution;
 
@@ -60,8 +60,14 @@ pub(crate) fn at_thresholds(
     rounds: u32,
     levels: &mut [i8],
 ) -> Solution {
-    kernels::assign(kernel, problem.weights(), magnitudes, thresholds, levels);
-    solution(kernel, problem, codebook, scale, rounds, levels)
+    let nearest = Assignment::Nearest(magnitudes, thresholds);
+    Solution {
+        scale,
+        weighted_error: kernels::assign_with_error(
+            kernel, problem, nearest, codebook, scale, levels,
+        ),
+        rounds,
+    }
 }
 
 /// The nearest levels for ternary codes with a scale for each sign, and their error.
@@ -94,22 +100,13 @@ pub(crate) fn ternary_at(
     rounds: u32,
     levels: &mut [i8],
 ) -> Solution {
-    kernels::assign_ternary(kernel, problem.weights(), above, below, levels);
-    solution(kernel, problem, Codebook::Ternary, scale, rounds, levels)
-}
-
-fn solution(
-    kernel: Kernel,
-    problem: Problem<'_>,
-    codebook: Codebook,
-    scale: Scale,
-    rounds: u32,
-    levels: &[i8],
-) -> Solution {
-    let weighted_error = kernels::weighted_error(kernel, problem, codebook, scale, levels);
+    let ternary = Assignment::Ternary(above, below);
+    let codebook = Codebook::Ternary;
     Solution {
         scale,
-        weighted_error,
+        weighted_error: kernels::assign_with_error(
+            kernel, problem, ternary, codebook, scale, levels,
+        ),
         rounds,
     }
 }

@@ -7,14 +7,15 @@
 
 use crate::codebook::{Codebook, LevelValue, Magnitudes, Rule, Scale, Thresholds};
 use crate::dispatch::{Kernel, multiversion};
-use crate::problem::Problem;
+use crate::parallel::{self, Parts};
+use crate::problem::{Problem, Span};
 
 /// Elements that one step of a kernel handles: enough of them that the compiler keeps the loop over the
 /// lanes and makes vector code of it. (At 16 it unrolls the loop first, and the code is four times slower.)
-const LANES: usize = 64;
+pub(crate) const LANES: usize = 64;
 
 /// Which weights a solver looks at, and as which magnitude `x ≥ 0`.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Side {
     /// All weights, `x = |w|`.
     Both,
@@ -61,6 +62,13 @@ impl Moments {
         self.product / self.square
     }
 
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            product: self.product + other.product,
+            square: self.square + other.square,
+        }
+    }
+
     /// What the assignment takes off the error of all zeros, times two: `(Σ d b x)² / Σ d b²`.
     pub(crate) fn gain(self) -> f64 {
         self.product * self.product / self.square
@@ -71,6 +79,8 @@ impl Moments {
 trait Curvature: Copy {
     fn chunk(self, index: usize) -> [f32; LANES];
     fn tail(self) -> [f32; LANES];
+    /// Asks for a chunk that will be needed soon.
+    fn prefetch(self, _index: usize) {}
 }
 
 #[derive(Clone, Copy)]
@@ -101,9 +111,25 @@ impl Curvature for Given<'_> {
         self.chunks[index]
     }
     #[inline(always)]
+    fn prefetch(self, index: usize) {
+        prefetch(&self.chunks[index]);
+    }
+    #[inline(always)]
     fn tail(self) -> [f32; LANES] {
         padded(self.tail)
     }
+}
+
+#[inline(always)]
+fn prefetch(chunk: &[f32; LANES]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in chunk.chunks_exact(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 has the instruction, and it changes nothing that a program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = chunk;
 }
 
 #[inline(always)]
@@ -179,59 +205,78 @@ impl Sums {
     }
 }
 
+/// Bit patterns of the smallest and the largest magnitude but zero; where an element is not finite the
+/// largest is above that of [`f32::MAX`].
+pub(crate) fn span(kernel: Kernel, values: &[f32]) -> Span {
+    let wider = |a: Span, b: Span| Span {
+        smallest: a.smallest.min(b.smallest),
+        largest: a.largest.max(b.largest),
+    };
+    let parts = Parts::of(values.len());
+    parallel::reduce(
+        values,
+        parts,
+        &|part: &[f32]| span_of_part(kernel, part),
+        &wider,
+    )
+}
+
 multiversion! {
-    /// Whether no element has a bit pattern above `largest`, sign bits dropped where `keep` says so.
-    fn bits_up_to<>(values: &[f32], keep: u32, largest: u32) -> bool {
+    fn span_of_part<>(values: &[f32]) -> Span {
         let (chunks, tail) = values.as_chunks::<LANES>();
-        let mut highest = [0_u32; LANES];
-        for chunk in chunks {
+        let mut largest = [0_u32; LANES];
+        // Less one, zero is the highest number there is.
+        let mut smallest_less_one = [f32::MAX.to_bits() - 1; LANES];
+        for chunk in chunks.iter().chain([&padded(tail)]) {
             for lane in 0..LANES {
-                highest[lane] = highest[lane].max(chunk[lane].to_bits() & keep);
+                let magnitude = chunk[lane].to_bits() & (!0 >> 1);
+                largest[lane] = largest[lane].max(magnitude);
+                smallest_less_one[lane] = smallest_less_one[lane].min(magnitude.wrapping_sub(1));
             }
         }
-        let in_tail = tail.iter().map(|value| value.to_bits() & keep);
-        highest.into_iter().chain(in_tail).all(|bits| bits <= largest)
+        Span {
+            smallest: smallest_less_one.into_iter().fold(u32::MAX, u32::min) + 1,
+            largest: largest.into_iter().fold(0, u32::max),
+        }
     }
 }
 
-pub(crate) fn all_finite(kernel: Kernel, values: &[f32]) -> bool {
-    bits_up_to(kernel, values, !0 >> 1, f32::MAX.to_bits())
-}
-
-/// False for a negative zero too; callers look again one by one and find nothing wrong with it.
+/// Whether every element is finite and has no sign; false for a negative zero too.
 pub(crate) fn all_finite_and_not_negative(kernel: Kernel, values: &[f32]) -> bool {
-    bits_up_to(kernel, values, !0, f32::MAX.to_bits())
+    let largest = |part: &[f32]| largest_bits(kernel, part);
+    let parts = Parts::of(values.len());
+    parallel::reduce(values, parts, &largest, &u32::max) <= f32::MAX.to_bits()
 }
 
 multiversion! {
-    /// The largest `|w|`, zero for none.
-    pub(crate) fn largest_magnitude<>(weights: &[f32]) -> f32 {
-        let (chunks, tail) = weights.as_chunks::<LANES>();
-        let mut highest = [0_u32; LANES];
-        for chunk in chunks {
+    /// The largest bit pattern, in which the sign comes first.
+    fn largest_bits<>(values: &[f32]) -> u32 {
+        let (chunks, tail) = values.as_chunks::<LANES>();
+        let mut largest = [0_u32; LANES];
+        for chunk in chunks.iter().chain([&padded(tail)]) {
             for lane in 0..LANES {
-                highest[lane] = highest[lane].max(chunk[lane].to_bits() & (!0 >> 1));
+                largest[lane] = largest[lane].max(chunk[lane].to_bits());
             }
         }
-        let in_tail = tail.iter().map(|value| value.to_bits() & (!0 >> 1));
-        f32::from_bits(highest.into_iter().chain(in_tail).max().unwrap_or(0))
+        largest.into_iter().fold(0, u32::max)
     }
+}
+
+/// Sums up what `moments` gives for every part of the problem.
+fn sum_of_parts(problem: Problem<'_>, moments: impl Fn(Problem<'_>) -> Moments + Sync) -> Moments {
+    let parts = Parts::of(problem.weights().len());
+    parallel::reduce(problem, parts, &moments, &Moments::plus)
 }
 
 /// `Σ d x` and `Σ d` over the weights of one side: the moments of the assignment that puts every one at
 /// the level of magnitude one. Zero weights count for [`Side::Both`], and belong to neither other side.
 pub(crate) fn totals(kernel: Kernel, problem: Problem<'_>, side: Side) -> Moments {
     let below = if side == Side::Both { -1.0 } else { 0.0 };
-    with_curvature!(problem, |curvature| {
-        threshold_moments(
-            kernel,
-            problem.weights(),
-            curvature,
-            side.masks(),
-            0.0,
-            [below],
-            [1.0],
-        )
+    sum_of_parts(problem, |part| {
+        with_curvature!(part, |d| {
+            let (w, masks) = (part.weights(), side.masks());
+            threshold_moments(kernel, w, d, masks, 0.0, [below], [1.0])
+        })
     })
 }
 
@@ -244,28 +289,33 @@ pub(crate) fn moments(
     magnitudes: &Magnitudes,
     thresholds: &Thresholds,
 ) -> Moments {
-    let (w, masks) = (problem.weights(), side.masks());
+    let masks = side.masks();
     let (lowest, q) = (magnitudes.values()[0], &magnitudes.values()[1..]);
     let t = thresholds.values();
     // Tables of a length known to the compiler stay in registers: 2, 3 and 4 bits.
-    with_curvature!(problem, |d| {
-        if let (Ok(t), Ok(q)) = (<[f32; 1]>::try_from(t), <[f32; 1]>::try_from(q)) {
-            threshold_moments(kernel, w, d, masks, lowest, t, q)
-        } else if let (Ok(t), Ok(q)) = (<[f32; 3]>::try_from(t), <[f32; 3]>::try_from(q)) {
-            threshold_moments(kernel, w, d, masks, lowest, t, q)
-        } else if let (Ok(t), Ok(q)) = (<[f32; 7]>::try_from(t), <[f32; 7]>::try_from(q)) {
-            threshold_moments(kernel, w, d, masks, lowest, t, q)
-        } else {
-            threshold_moments(kernel, w, d, masks, lowest, t, q)
-        }
+    sum_of_parts(problem, |part| {
+        let w = part.weights();
+        with_curvature!(part, |d| {
+            if let (Ok(t), Ok(q)) = (<[f32; 1]>::try_from(t), <[f32; 1]>::try_from(q)) {
+                threshold_moments(kernel, w, d, masks, lowest, t, q)
+            } else if let (Ok(t), Ok(q)) = (<[f32; 3]>::try_from(t), <[f32; 3]>::try_from(q)) {
+                threshold_moments(kernel, w, d, masks, lowest, t, q)
+            } else if let (Ok(t), Ok(q)) = (<[f32; 7]>::try_from(t), <[f32; 7]>::try_from(q)) {
+                threshold_moments(kernel, w, d, masks, lowest, t, q)
+            } else {
+                threshold_moments(kernel, w, d, masks, lowest, t, q)
+            }
+        })
     })
 }
 
 /// `Σ d |w|` and `Σ d` over `|w| > threshold`.
 pub(crate) fn moments_above(kernel: Kernel, problem: Problem<'_>, threshold: f32) -> Moments {
-    let (w, masks) = (problem.weights(), Side::Both.masks());
-    with_curvature!(problem, |d| {
-        threshold_moments(kernel, w, d, masks, 0.0, [threshold], [1.0])
+    sum_of_parts(problem, |part| {
+        with_curvature!(part, |d| {
+            let (w, masks) = (part.weights(), Side::Both.masks());
+            threshold_moments(kernel, w, d, masks, 0.0, [threshold], [1.0])
+        })
     })
 }
 
@@ -347,10 +397,15 @@ pub(crate) fn moments_of_levels(
     codebook: Codebook,
     levels: &[i8],
 ) -> Moments {
-    let (w, flip, one_side) = (problem.weights(), side.masks().0, side != Side::Both);
-    with_curvature!(problem, |d| with_rule!(codebook, |rule| {
-        level_moments(kernel, w, d, rule, levels, flip, one_side)
-    }))
+    let (flip, one_side) = (side.masks().0, side != Side::Both);
+    let moments = |(part, levels): (Problem<'_>, &[i8])| {
+        let w = part.weights();
+        with_curvature!(part, |d| with_rule!(codebook, |rule| {
+            level_moments(kernel, w, d, rule, levels, flip, one_side)
+        }))
+    };
+    let parts = Parts::of(problem.weights().len());
+    parallel::reduce((problem, levels), parts, &moments, &Moments::plus)
 }
 
 multiversion! {
@@ -392,6 +447,208 @@ fn values_of<R: LevelValue>(
         b[lane] = if counts { value } else { 0.0 };
     }
     b
+}
+
+/// `Σ d x` and `Σ d` of the weights in each bucket: `table[0]` gets what is not of the side, or zero, and
+/// `table[b]` the magnitudes whose bits, shifted right, are `lowest + b − 1`.
+pub(crate) fn fill_buckets(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    side: Side,
+    shift: u32,
+    lowest: u32,
+    table: &mut [[f64; 2]],
+) {
+    with_curvature!(problem, |d| {
+        let (w, masks) = (problem.weights(), side.masks());
+        fill_table(kernel, w, d, masks, shift, lowest, table);
+    });
+}
+
+/// How many chunks ahead of its use memory is asked for.
+const AHEAD: usize = 6;
+
+/// Magnitudes and their buckets.
+#[inline(always)]
+fn buckets_of<const N: usize>(
+    weights: &[f32; N],
+    (flip, keep): (u32, u32),
+    shift: u32,
+    lowest: u32,
+) -> ([f32; N], [u32; N]) {
+    let x = weights.map(|w| masked(w, flip, keep));
+    let mut buckets = [0; N];
+    for lane in 0..N {
+        let bucket = (x[lane].to_bits() >> shift)
+            .wrapping_sub(lowest)
+            .wrapping_add(1);
+        buckets[lane] = if x[lane] > 0.0 { bucket } else { 0 };
+    }
+    (x, buckets)
+}
+
+multiversion! {
+    fn fill_table<C: Curvature>(
+        weights: &[f32],
+        curvature: C,
+        masks: (u32, u32),
+        shift: u32,
+        lowest: u32,
+        table: &mut [[f64; 2]],
+    ) {
+        let (chunks, tail) = weights.as_chunks::<LANES>();
+        let mut add = |weights: &[f32; LANES], d: [f32; LANES]| {
+            let (x, buckets) = buckets_of(weights, masks, shift, lowest);
+            let mut sums = [[0.0; 2]; LANES];
+            for lane in 0..LANES {
+                let d = f64::from(d[lane]);
+                sums[lane] = [d * f64::from(x[lane]), d];
+            }
+            for lane in 0..LANES {
+                let bucket = &mut table[buckets[lane] as usize];
+                *bucket = [bucket[0] + sums[lane][0], bucket[1] + sums[lane][1]];
+            }
+        };
+        for (index, chunk) in chunks.iter().enumerate() {
+            // Adding up keeps the processor too busy to look ahead by itself.
+            if let Some(ahead) = chunks.get(index + AHEAD) {
+                prefetch(ahead);
+                curvature.prefetch(index + AHEAD);
+            }
+            add(chunk, curvature.chunk(index));
+        }
+        add(&padded(tail), curvature.tail());
+    }
+}
+
+/// Magnitude and curvature of the weights within some ranges, from the first of each pair up to below the
+/// second, packed; as many as returned are in `packed`, which grows as needed and holds anything behind them.
+/// `marks` says the same of buckets as [`fill_buckets`] has them, with a one.
+pub(crate) fn gather(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    side: Side,
+    ranges: &[[f32; 2]],
+    (marks, shift, lowest): (&[u8], u32, u32),
+    packed: &mut Vec<u64>,
+) -> usize {
+    let (w, masks) = (problem.weights(), side.masks());
+    with_curvature!(problem, |d| {
+        if let &[range] = ranges {
+            gather_wanted(kernel, w, d, Within { range, masks }, packed)
+        } else {
+            let marked = Marked {
+                marks,
+                masks,
+                shift,
+                lowest,
+            };
+            gather_wanted(kernel, w, d, marked, packed)
+        }
+    })
+}
+
+/// Which weights to gather.
+trait Wanted: Copy {
+    /// The magnitudes, and a one where they are wanted; false if there is none, which need not be noticed.
+    fn wanted(self, weights: &[f32; GROUP], x: &mut [f32; GROUP], wanted: &mut [u8; GROUP])
+    -> bool;
+}
+
+/// Weights that are looked at together.
+const GROUP: usize = 16;
+
+#[derive(Clone, Copy)]
+struct Within {
+    range: [f32; 2],
+    masks: (u32, u32),
+}
+
+impl Wanted for Within {
+    #[inline(always)]
+    fn wanted(
+        self,
+        weights: &[f32; GROUP],
+        x: &mut [f32; GROUP],
+        wanted: &mut [u8; GROUP],
+    ) -> bool {
+        let [low, high] = self.range;
+        let (flip, keep) = self.masks;
+        *x = weights.map(|w| masked(w, flip, keep));
+        let within = |x: f32| (x >= low) & (x < high);
+        if !x.iter().fold(false, |any, &x| any | within(x)) {
+            return false;
+        }
+        *wanted = x.map(|x| u8::from(within(x)));
+        true
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Marked<'a> {
+    marks: &'a [u8],
+    masks: (u32, u32),
+    shift: u32,
+    lowest: u32,
+}
+
+impl Wanted for Marked<'_> {
+    #[inline(always)]
+    fn wanted(
+        self,
+        weights: &[f32; GROUP],
+        x: &mut [f32; GROUP],
+        wanted: &mut [u8; GROUP],
+    ) -> bool {
+        let buckets;
+        (*x, buckets) = buckets_of(weights, self.masks, self.shift, self.lowest);
+        *wanted = buckets.map(|bucket| self.marks[bucket as usize]);
+        true
+    }
+}
+
+/// `x > 0` and `d > 0` of one weight in one number, `x` in its upper half. Positive floats order as
+/// their bits do, so these order by `x`, and by `d` among equals: sums do not depend on the order of the input.
+#[inline(always)]
+pub(crate) fn pack(magnitude: f32, curvature: f32) -> u64 {
+    u64::from(magnitude.to_bits()) << 32 | u64::from(curvature.to_bits())
+}
+
+multiversion! {
+    fn gather_wanted<C: Curvature, W: Wanted>(
+        weights: &[f32],
+        curvature: C,
+        wanted: W,
+        packed: &mut Vec<u64>,
+    ) -> usize {
+        let (chunks, tail) = weights.as_chunks::<LANES>();
+        let mut count = 0;
+        let mut gather = |weights: &[f32; LANES], d: [f32; LANES]| {
+            if packed.len() < count + LANES {
+                packed.resize((count + LANES).next_power_of_two().max(1 << 12), 0);
+            }
+            let room: &mut [u64] = &mut packed[count..count + LANES];
+            let mut taken = 0;
+            let (groups, curvatures) = (weights.as_chunks().0, d.as_chunks::<GROUP>().0);
+            for (weights, d) in groups.iter().zip(curvatures) {
+                let (mut x, mut take) = ([0.0; GROUP], [0; GROUP]);
+                if !wanted.wanted(weights, &mut x, &mut take) {
+                    continue;
+                }
+                for lane in 0..GROUP {
+                    // Written whether or not it is wanted: a branch would be guessed wrong too often.
+                    room[taken] = pack(x[lane], d[lane]);
+                    taken += usize::from(take[lane] & u8::from(d[lane] > 0.0));
+                }
+            }
+            count += taken;
+        };
+        for (index, chunk) in chunks.iter().enumerate() {
+            gather(chunk, curvature.chunk(index));
+        }
+        gather(&padded(tail), curvature.tail());
+        count
+    }
 }
 
 multiversion! {
@@ -440,14 +697,22 @@ fn levels_of<T: Table>(
     levels
 }
 
-/// Writes the nearest levels: see [`Magnitudes`] for how numbers become indices.
-pub(crate) fn assign(
-    kernel: Kernel,
-    weights: &[f32],
-    magnitudes: &Magnitudes,
-    thresholds: &Thresholds,
-    levels: &mut [i8],
-) {
+/// What turns weights into levels.
+#[derive(Clone, Copy)]
+pub(crate) enum Assignment<'a> {
+    /// By magnitude: see [`Magnitudes`] for how the number of thresholds below `|w|` becomes an index.
+    Nearest(&'a Magnitudes, &'a Thresholds),
+    /// Ternary levels: 1 where `w` is above the first, −1 where `−w` is above the second, else 0.
+    Ternary(f32, f32),
+}
+
+fn assign(kernel: Kernel, weights: &[f32], assignment: Assignment<'_>, levels: &mut [i8]) {
+    let (magnitudes, thresholds) = match assignment {
+        Assignment::Nearest(magnitudes, thresholds) => (magnitudes, thresholds),
+        Assignment::Ternary(above, below) => {
+            return assign_ternary(kernel, weights, above, below, levels);
+        }
+    };
     let (p, n) = (magnitudes.first_positive, magnitudes.first_negative);
     let t = thresholds.values();
     if let Ok(t) = <[f32; 3]>::try_from(t) {
@@ -459,9 +724,35 @@ pub(crate) fn assign(
     }
 }
 
+/// Weights that are assigned and looked at again while they are in the cache, a multiple of [`LANES`].
+const BLOCK: usize = 1 << 12;
+
+/// Writes the levels, and returns `½ Σ d (w − ŵ)²` of what they and `scale` decode to.
+pub(crate) fn assign_with_error(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    assignment: Assignment<'_>,
+    codebook: Codebook,
+    scale: Scale,
+    levels: &mut [i8],
+) -> f64 {
+    let parts = Parts::of(levels.len());
+    let of_part = |(mut part, levels): (Problem<'_>, &mut [i8])| {
+        let mut error = 0.0;
+        for levels in levels.chunks_mut(BLOCK) {
+            let (block, rest) = part.split_at(levels.len());
+            assign(kernel, block.weights(), assignment, levels);
+            error += error_of_part(kernel, block, codebook, scale, levels);
+            part = rest;
+        }
+        error
+    };
+    parallel::reduce((problem, levels), parts, &of_part, &|a: f64, b: f64| a + b)
+}
+
 multiversion! {
     /// Ternary levels: 1 where `w > above`, −1 where `w < −below`, else 0.
-    pub(crate) fn assign_ternary<>(weights: &[f32], above: f32, below: f32, levels: &mut [i8]) {
+    fn assign_ternary<>(weights: &[f32], above: f32, below: f32, levels: &mut [i8]) {
         for (level, &w) in levels.iter_mut().zip(weights) {
             *level = i8::from(w > above) - i8::from(w < -below);
         }
@@ -470,6 +761,26 @@ multiversion! {
 
 /// `½ Σ d (w − ŵ)²` of what `levels` and `scale` decode to.
 pub(crate) fn weighted_error(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    codebook: Codebook,
+    scale: Scale,
+    levels: &[i8],
+) -> f64 {
+    let parts = Parts::of(levels.len());
+    let of_part = |(mut part, levels): (Problem<'_>, &[i8])| {
+        let mut error = 0.0;
+        for levels in levels.chunks(BLOCK) {
+            let (block, rest) = part.split_at(levels.len());
+            error += error_of_part(kernel, block, codebook, scale, levels);
+            part = rest;
+        }
+        error
+    };
+    parallel::reduce((problem, levels), parts, &of_part, &|a: f64, b: f64| a + b)
+}
+
+fn error_of_part(
     kernel: Kernel,
     problem: Problem<'_>,
     codebook: Codebook,
@@ -532,9 +843,14 @@ pub(crate) fn decode(
     quantized: &mut [f32],
 ) {
     let [positive, negative] = scale.pair();
-    with_rule!(codebook, |rule| decode_levels(
-        kernel, rule, levels, positive, negative, quantized
-    ));
+    let length = levels.len().min(quantized.len());
+    let decode = |(levels, quantized): (&[i8], &mut [f32])| {
+        with_rule!(codebook, |rule| decode_levels(
+            kernel, rule, levels, positive, negative, quantized
+        ));
+    };
+    let both = (&levels[..length], &mut quantized[..length]);
+    parallel::for_each(both, Parts::of(length), &decode);
 }
 
 multiversion! {
@@ -574,8 +890,11 @@ mod tests {
             positive: 0.7,
             negative: 0.3,
         };
-        let mut results = vec![largest_magnitude(kernel, weights).to_bits().into()];
-        assign(kernel, weights, &magnitudes, &thresholds, &mut levels);
+        let Span { smallest, largest } = span(kernel, weights);
+        let mut results = vec![smallest.into(), largest.into()];
+        let nearest = Assignment::Nearest(&magnitudes, &thresholds);
+        let error = assign_with_error(kernel, problem, nearest, codebook, scale, &mut levels);
+        results.push(error.to_bits());
         for side in [Side::Both, Side::Positive, Side::Negative] {
             for moments in [
                 totals(kernel, problem, side),
@@ -590,7 +909,7 @@ mod tests {
         decode(kernel, codebook, &levels, scale, &mut quantized);
         results.extend(levels.iter().map(|&level| level as u64));
         results.extend(quantized.iter().map(|value| u64::from(value.to_bits())));
-        assign_ternary(kernel, weights, 0.2, 0.4, &mut levels);
+        assign(kernel, weights, Assignment::Ternary(0.2, 0.4), &mut levels);
         results.extend(levels.iter().map(|&level| level as u64));
         results
     }

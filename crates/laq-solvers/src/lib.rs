@@ -49,6 +49,7 @@
 //! curvature of zero throughout is taken as no curvature. Scales too large for an f32 are never returned.
 
 mod alternating;
+mod climb;
 mod codebook;
 mod dispatch;
 mod exact;
@@ -56,12 +57,15 @@ mod finish;
 mod kernels;
 mod method;
 mod methods;
+mod parallel;
 mod problem;
 mod quantizer;
+mod sorting;
 
 pub use alternating::{MOST_ROUNDS, SCALE_TOLERANCE, alternating};
 pub use codebook::{Codebook, Scale};
-pub use exact::exact_by_sorting;
+pub use exact::exact;
 pub use method::{Family, Method, ParseMethodError, families};
 pub use problem::{Problem, SolveError};
 pub use quantizer::{Quantizer, Solution, Workspace};
+pub use sorting::exact_by_sorting;

@@ -17,6 +17,15 @@ use crate::kernels;
 pub struct Problem<'a> {
     weights: &'a [f32],
     curvature: Option<&'a [f32]>,
+    span: Span,
+}
+
+/// Bit patterns of the smallest and the largest `|w|`, zeros left out; without any other weight they are
+/// those of the largest and the smallest f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Span {
+    pub(crate) smallest: u32,
+    pub(crate) largest: u32,
 }
 
 impl<'a> Problem<'a> {
@@ -27,7 +36,8 @@ impl<'a> Problem<'a> {
     /// negative. The error names the first such index.
     pub fn new(weights: &'a [f32], curvature: Option<&'a [f32]>) -> Result<Self, SolveError> {
         let kernel = Kernel::selected()?;
-        if !kernels::all_finite(kernel, weights) {
+        let span = kernels::span(kernel, weights);
+        if span.largest > f32::MAX.to_bits() {
             let bad = |(_, value): &(usize, f32)| !value.is_finite();
             let found = weights.iter().copied().enumerate().find(bad);
             if let Some((index, value)) = found {
@@ -49,7 +59,11 @@ impl<'a> Problem<'a> {
                 }
             }
         }
-        Ok(Self { weights, curvature })
+        Ok(Self {
+            weights,
+            curvature,
+            span,
+        })
     }
 
     /// The weights `w`.
@@ -80,6 +94,25 @@ impl<'a> Problem<'a> {
             scale,
             levels,
         ))
+    }
+
+    pub(crate) fn span(&self) -> Span {
+        self.span
+    }
+
+    /// The first `count` weights and the others, each with the span of all.
+    pub(crate) fn split_at(self, count: usize) -> (Self, Self) {
+        let weights = self.weights.split_at(count);
+        let curvature = self.curvature.map(|curvature| curvature.split_at(count));
+        let part = |weights, curvature| Self {
+            weights,
+            curvature,
+            ..self
+        };
+        (
+            part(weights.0, curvature.map(|halves| halves.0)),
+            part(weights.1, curvature.map(|halves| halves.1)),
+        )
     }
 
     pub(crate) fn unweighted(self) -> Self {

@@ -2,8 +2,9 @@
 
 use std::fmt::Debug;
 
+use crate::climb::Events;
 use crate::codebook::{Codebook, Scale};
-use crate::exact::Events;
+use crate::exact::Memory;
 use crate::problem::{Problem, SolveError};
 
 /// What a solver returns beside the levels.
@@ -23,6 +24,7 @@ pub struct Solution {
 pub struct Workspace {
     pub(crate) sorted: Vec<u64>,
     pub(crate) events: Events,
+    pub(crate) exact: Memory,
 }
 
 /// A method of quantization (PAPER.md §2), with its gradients.

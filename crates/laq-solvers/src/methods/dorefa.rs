@@ -6,7 +6,6 @@
 use crate::codebook::{Codebook, Scale};
 use crate::dispatch::Kernel;
 use crate::finish;
-use crate::kernels;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Quantizer, Solution, Workspace};
@@ -41,7 +40,7 @@ impl Quantizer for DoReFa {
     ) -> Result<Solution, SolveError> {
         problem.check_length(levels)?;
         let kernel = Kernel::selected()?;
-        let largest = f64::from(kernels::largest_magnitude(kernel, problem.weights())).tanh();
+        let largest = f64::from(f32::from_bits(problem.span().largest)).tanh();
         let magnitudes = self.codebook().magnitudes();
         let thresholds = magnitudes.thresholds_by(|midpoint| (largest * midpoint).atanh());
         let scale = Scale::One(1.0);

@@ -19,7 +19,7 @@ mod twn;
 use crate::alternating::alternating;
 use crate::codebook::{Codebook, Scale};
 use crate::dispatch::Kernel;
-use crate::exact::exact_by_sorting;
+use crate::exact::exact;
 use crate::finish;
 use crate::kernels::Side;
 use crate::method::Family;
@@ -81,7 +81,7 @@ impl Quantizer for Exact {
         levels: &mut [i8],
         workspace: &mut Workspace,
     ) -> Result<Solution, SolveError> {
-        exact_by_sorting(problem, self.0, levels, workspace)
+        exact(problem, self.0, levels, workspace)
     }
 }
 

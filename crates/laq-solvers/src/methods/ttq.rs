@@ -3,7 +3,6 @@
 use crate::codebook::{Codebook, Scale, at_most};
 use crate::dispatch::Kernel;
 use crate::finish;
-use crate::kernels;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Quantizer, Solution, Workspace};
@@ -46,7 +45,7 @@ impl Quantizer for Ttq {
         if let Some(&value) = [positive, negative].iter().find(|scale| !scale.is_finite()) {
             return Err(SolveError::Scale { value });
         }
-        let largest = kernels::largest_magnitude(kernel, problem.weights());
+        let largest = f32::from_bits(problem.span().largest);
         let threshold = at_most(THRESHOLD * f64::from(largest));
         let scale = Scale::Two { positive, negative };
         Ok(finish::ternary_at(
