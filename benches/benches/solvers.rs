@@ -1,11 +1,14 @@
-//! Every method on one matrix of the paper's LSTM: 512 × 512 weights with a spread of curvatures.
+//! Every method on one matrix of the paper's LSTM, 512 × 512 weights with a spread of curvatures; and the
+//! solvers of each codebook, from a thousand weights to 16 million.
 //!
 //! `cold` starts from nothing; `warm` starts from the answer to slightly other weights, as in training.
+//! `cargo xtask bench solvers` puts the solvers side by side in one run.
+
+use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use laq_solvers::{Method, Problem, Workspace};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
+use laq_benches::{Data, alternating_of};
+use laq_solvers::{Method, Problem, Workspace, exact_by_sorting};
 
 const WEIGHTS: usize = 512 * 512;
 
@@ -27,24 +30,23 @@ const METHODS: [&str; 15] = [
     "laq-log-4",
 ];
 
-/// Sums of uniform numbers, near enough to normal ones.
-fn normal(random: &mut ChaCha8Rng) -> f32 {
-    let sum: f64 = (0..12)
-        .map(|_| f64::from(random.next_u32()) / 2f64.powi(32))
-        .sum();
-    (sum - 6.0) as f32
-}
+const EXACT: [&str; 5] = [
+    "lat-e",
+    "laq-linear-3-e",
+    "laq-linear-4-e",
+    "laq-log-3-e",
+    "laq-log-4-e",
+];
 
-fn solvers(criterion: &mut Criterion) {
-    let mut random = ChaCha8Rng::seed_from_u64(1);
-    let weights: Vec<f32> = (0..WEIGHTS).map(|_| 0.1 * normal(&mut random)).collect();
-    let moved: Vec<f32> = weights
-        .iter()
-        .map(|w| w + 1e-4 * normal(&mut random))
-        .collect();
-    let curvature: Vec<f32> = (0..WEIGHTS).map(|_| normal(&mut random).exp()).collect();
-    let before = Problem::new(&weights, Some(&curvature)).unwrap();
-    let problem = Problem::new(&moved, Some(&curvature)).unwrap();
+const SIZES: [usize; 4] = [1 << 10, 1 << 16, 1 << 20, 1 << 24];
+
+/// Above it sorting takes seconds, and ten samples a minute.
+const MOST_SORTED: usize = 1 << 20;
+
+fn methods(criterion: &mut Criterion) {
+    let data = Data::new(WEIGHTS);
+    let before = Problem::new(&data.before, Some(&data.curvature)).unwrap();
+    let problem = Problem::new(&data.weights, Some(&data.curvature)).unwrap();
     let mut group = criterion.benchmark_group("solve 512x512");
     group.throughput(Throughput::Elements(WEIGHTS as u64));
     for id in METHODS {
@@ -73,5 +75,43 @@ fn solvers(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, solvers);
+fn sizes(criterion: &mut Criterion) {
+    for size in SIZES {
+        let data = Data::new(size);
+        let problem = Problem::new(&data.weights, Some(&data.curvature)).unwrap();
+        let mut levels = vec![0i8; size];
+        let mut workspace = Workspace::default();
+        let mut group = criterion.benchmark_group(format!("solve {size}"));
+        group
+            .throughput(Throughput::Elements(size as u64))
+            .sample_size(if size < MOST_SORTED { 100 } else { 10 })
+            .warm_up_time(Duration::from_millis(500))
+            .measurement_time(Duration::from_secs(2));
+        for id in EXACT {
+            let exact = Method::try_from(id).unwrap();
+            let alternating = alternating_of(id).unwrap();
+            for method in [&exact, &alternating] {
+                let solver = method.quantizer().unwrap();
+                group.bench_function(format!("{method}"), |bencher| {
+                    bencher.iter(|| {
+                        solver
+                            .solve(problem, None, &mut levels, &mut workspace)
+                            .unwrap()
+                    });
+                });
+            }
+            let codebook = exact.quantizer().unwrap().codebook();
+            if size <= MOST_SORTED {
+                group.bench_function(format!("{id}/by sorting"), |bencher| {
+                    bencher.iter(|| {
+                        exact_by_sorting(problem, codebook, &mut levels, &mut workspace).unwrap()
+                    });
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, methods, sizes);
 criterion_main!(benches);

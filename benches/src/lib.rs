@@ -1,1 +1,103 @@
-//! Benchmarks only; see `benches/`.
+//! What the benchmarks share: the data that they solve, which solvers belong together, and how a program
+//! ends.
+
+use std::process::ExitCode;
+
+use laq_solvers::Method;
+use ndarray_rand::rand_distr::{Distribution, StandardNormal};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// What goes wrong in the programs of this package.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Ends a program: what went wrong goes to standard error.
+pub fn end(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A quantization problem as training poses it; the same numbers whenever the count is the same.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// The weights one training step earlier: normal, with standard deviation 0.1.
+    pub before: Vec<f32>,
+    /// The weights: each moved by a normal number with standard deviation 1e-4.
+    pub weights: Vec<f32>,
+    /// Their curvature: the exponential of a standard normal number.
+    pub curvature: Vec<f32>,
+}
+
+impl Data {
+    /// Draws a problem with `count` weights.
+    pub fn new(count: usize) -> Self {
+        let before: Vec<f32> = normal(1, count).map(|normal| 0.1 * normal).collect();
+        let moves = normal(2, count).map(|normal| 1e-4 * normal);
+        let weights = before.iter().zip(moves).map(|(w, step)| w + step).collect();
+        let curvature = normal(3, count).map(f32::exp).collect();
+        Self {
+            before,
+            weights,
+            curvature,
+        }
+    }
+}
+
+/// `count` standard normal numbers, the same for the same seed.
+pub fn normal(seed: u64, count: usize) -> impl Iterator<Item = f32> {
+    let random = ChaCha8Rng::seed_from_u64(seed);
+    StandardNormal.sample_iter(random).take(count)
+}
+
+/// The method that approaches by turns what an exact method solves: `lat-a` for `lat-e`,
+/// `laq-linear-3` for `laq-linear-3-e`.
+///
+/// # Errors
+/// A method that does not exist, and one that is not exact.
+pub fn alternating_of(exact: &str) -> Result<Method, Failure> {
+    let id = Method::try_from(exact)?.id();
+    let base = id.strip_suffix("-e").ok_or_else(|| {
+        format!("`{id}` is not an exact method; expected one that ends in -e, such as lat-e")
+    })?;
+    let approximate = Method::try_from(format!("{base}-a").as_str());
+    Ok(approximate.or_else(|_| Method::try_from(base))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exact_method_has_one_by_turns() {
+        for (exact, expected) in [
+            ("lat-e", "lat-a"),
+            ("LATe", "lat-a"),
+            ("lat2-e", "lat2-a"),
+            ("laq-linear-3-e", "laq-linear-3"),
+            ("laq-log-8-e", "laq-log-8"),
+        ] {
+            assert_eq!(alternating_of(exact).unwrap().id(), expected);
+        }
+        for other in ["lat-a", "full", "lat-f"] {
+            assert!(alternating_of(other).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn data_are_normal_and_repeat() {
+        let data = Data::new(10_000);
+        assert_eq!(data.weights, Data::new(10_000).weights);
+        let mean_square = |values: &mut dyn Iterator<Item = f32>| {
+            values.map(|value| f64::from(value * value)).sum::<f64>() / 1e4
+        };
+        let moved = mean_square(&mut data.before.iter().zip(&data.weights).map(|(a, b)| a - b));
+        assert!((mean_square(&mut data.before.iter().copied()) - 1e-2).abs() < 1e-3);
+        assert!((moved - 1e-8).abs() < 1e-9);
+        assert!((mean_square(&mut data.curvature.iter().map(|d| d.ln())) - 1.0).abs() < 0.1);
+    }
+}

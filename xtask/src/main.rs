@@ -1,8 +1,9 @@
-//! The project's own commands, run as `cargo xtask …`: `download`, `reproduce`, `report` and `ci`.
+//! The project's own commands, run as `cargo xtask …`: `download`, `reproduce`, `report`, `bench` and `ci`.
 //!
 //! One module a command. Training itself is the business of the `laq` binary: xtask builds it in release mode, spawns it
 //! once a cell, and links none of the project's crates.
 
+mod bench;
 mod cells;
 mod ci;
 mod download;
@@ -38,6 +39,9 @@ enum Command {
         #[command(flatten)]
         selection: Selection,
     },
+    /// Time the solvers, or training steps of several methods, side by side
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Run every check of the project: format, lints, documentation, tests, benches, demo
     Ci,
 }
@@ -84,6 +88,7 @@ fn main() -> ExitCode {
         Command::Download(options) => download::run(&options),
         Command::Reproduce(options) => reproduce::run(&options),
         Command::Report { selection } => report::run(&selection),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Ci => ci::run(),
     };
     result.unwrap_or_else(|error| {
