@@ -1,7 +1,8 @@
 //! What there is to reproduce: the rows, columns and presets of a table, read from `configs/`, and the paper's figures.
 //!
-//! Nothing is listed in code. A row is a line of the paper's table; a column is a folder of `configs/<table>/` with one
-//! file a row; a preset is a file of `configs/<table>/presets/`.
+//! Nothing is listed in code. A column is a folder of `configs/<table>/` with one file a row; a preset is a file of
+//! `configs/<table>/presets/`. A row is a line of the paper's table, or a file of the columns that is no such line: those
+//! follow the paper's.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -21,13 +22,13 @@ pub(crate) struct Table {
     pub(crate) caption: String,
     /// How far the figures of the paper can be trusted, literally as their file says it.
     pub(crate) status: String,
-    /// Method ids in the paper's order.
+    /// Method ids: the paper's in its order, then those that only this project has, by bits and name.
     pub(crate) rows: Vec<String>,
     /// The paper's columns in its order, then those that only this project has, by name.
     pub(crate) columns: Vec<String>,
     presets: Vec<String>,
     paper_columns: Vec<String>,
-    /// `[row][paper column]`
+    /// `[paper row][paper column]`
     figures: Vec<Vec<f64>>,
     folder: PathBuf,
 }
@@ -78,32 +79,43 @@ impl Table {
             rows.push(row);
             figures.push(values);
         }
+        let mut others = BTreeSet::new();
+        for column in &columns {
+            let files = names(&folder.join(column), is_toml)?;
+            others.extend(files.into_iter().filter(|row| !rows.contains(row)));
+        }
+        let mut others: Vec<String> = others.into_iter().collect();
+        others.sort_by_key(|row| bits(row));
+        rows.extend(others);
         Ok(Table {
             id,
             caption: paper.table2.caption,
             status: paper.status,
             rows,
             columns,
-            presets: names(&folder.join("presets"), |path| {
-                path.extension().is_some_and(|e| e == "toml")
-            })?
-            .into_iter()
-            .collect(),
+            presets: names(&folder.join("presets"), is_toml)?
+                .into_iter()
+                .collect(),
             paper_columns: paper.table2.columns,
             figures,
             folder,
         })
     }
 
-    /// The paper's figure of a cell; none for a text that the paper does not have.
+    /// The paper's figure of a cell; none for a method or a text that the paper does not have.
     pub(crate) fn paper(&self, row: &str, column: &str) -> Option<f64> {
         let row = self.rows.iter().position(|r| r == row)?;
         let column = self.paper_columns.iter().position(|c| c == column)?;
-        Some(self.figures[row][column])
+        Some(self.figures.get(row)?[column])
+    }
+
+    /// Whether the paper's table has this row.
+    pub(crate) fn has_row(&self, row: &str) -> bool {
+        self.rows[..self.figures.len()].iter().any(|r| r == row)
     }
 
     /// Whether the paper's table has this column.
-    pub(crate) fn is_papers(&self, column: &str) -> bool {
+    pub(crate) fn has_column(&self, column: &str) -> bool {
         self.paper_columns.iter().any(|c| c == column)
     }
 
@@ -195,6 +207,24 @@ fn pick(
     }))
 }
 
+/// Bits of a weight, as the paper counts them: ternary weights have 2.
+pub(crate) fn bits(row: &str) -> u32 {
+    match row {
+        "full" => 32,
+        "binary-connect" | "bwn" | "lab" => 1,
+        // Three and more stand in the name: laq-log-3, laq-log-3-e.
+        _ => row
+            .rsplit('-')
+            .find_map(|part| part.parse().ok())
+            .unwrap_or(2),
+    }
+}
+
+fn is_toml(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "toml")
+}
+
 /// File stems in a folder, sorted.
 fn names(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
@@ -213,4 +243,24 @@ fn names(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<BTreeSet<Strin
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bits;
+
+    #[test]
+    fn bits_are_counted_as_in_the_paper() {
+        let rows = [
+            "full",
+            "lab",
+            "twn",
+            "lat-a",
+            "lat2-e",
+            "laq-log-3",
+            "laq-log-3-e",
+            "dorefa-4",
+        ];
+        assert_eq!(rows.map(bits), [32, 1, 2, 2, 2, 3, 3, 4]);
+    }
 }

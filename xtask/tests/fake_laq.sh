@@ -44,7 +44,7 @@ loss() {
         full) base=1.300 ;; binary-connect) base=2.900 ;; bwn) base=1.310 ;; lab) base=1.305 ;;
         twn) base=1.350 ;; lat-e) base=1.290 ;; lat-a) base=1.295 ;; ttq) base=1.280 ;;
         lat2-e) base=1.285 ;; lat2-a) base=1.270 ;; dorefa-3) base=1.400 ;; dorefa-4) base=1.300 ;;
-        laq-linear-3) base=1.200 ;; laq-log-3) base=1.250 ;; *) base=1.295 ;;
+        laq-linear-3) base=1.200 ;; laq-linear-3-e) base=1.220 ;; laq-log-3) base=1.250 ;; laq-log-3-e) base=1.245 ;; *) base=1.295 ;;
     esac
     awk "BEGIN { printf \"%.4f\", $base + 0.02 * ($seed - 1) + $1 }"
 }

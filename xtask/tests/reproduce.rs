@@ -129,15 +129,16 @@ fn the_demo_trains_every_row_once() {
     let place = Place::new();
     let said = place.run("reproduce table2 --out out", &[]);
     assert_eq!(said.code, Some(0), "{}", said.err);
-    has_line(&said.out, "[1/16] full on demo (seed 1)");
-    has_line(&said.out, "[16/16] laq-log-4 on demo (seed 1)");
+    has_line(&said.out, "[1/20] full on demo (seed 1)");
+    has_line(&said.out, "[16/20] laq-log-4 on demo (seed 1)");
+    has_line(&said.out, "[20/20] laq-log-4-e on demo (seed 1)");
     let trained = place.calls("train");
-    assert_eq!(trained.len(), 16);
+    assert_eq!(trained.len(), 20);
     assert_eq!(trained[6], "lat-a demo demo 1 resume");
 
     let said = place.run("reproduce table2 --out out", &[]);
     assert_eq!(said.code, Some(0), "{}", said.err);
-    has_line(&said.out, "16 of 16 cells are finished and kept");
+    has_line(&said.out, "20 of 20 cells are finished and kept");
     assert!(
         place.calls("train").is_empty(),
         "finished cells were trained again"
@@ -496,6 +497,10 @@ fn the_report_says_ours_paper_and_difference() {
         &said.out,
         "penn-treebank does not hold lat-a +0.005, lat2-a −0.015 (!)",
     );
+    has_line(
+        &said.out,
+        "penn-treebank does not hold laq-linear-3 −0.020 (!), laq-log-3 +0.005, laq-linear-4 0.000, laq-log-4 0.000",
+    );
 
     let markdown = place.report("md");
     has_line(
@@ -526,7 +531,7 @@ fn the_report_says_ours_paper_and_difference() {
         }
     }
     assert!(
-        markdown.contains("48 of 48 cells finished")
+        markdown.contains("60 of 60 cells finished")
             && markdown.contains("Commit abc123. Fake CPU, threads: 2")
     );
     has_line(
@@ -535,7 +540,7 @@ fn the_report_says_ours_paper_and_difference() {
     );
 
     let csv = place.report("csv");
-    assert_eq!(csv.lines().count(), 1 + 48);
+    assert_eq!(csv.lines().count(), 1 + 60);
     let heading: Vec<&str> = csv.lines().next().expect("a heading").split(',').collect();
     let line = csv
         .lines()
@@ -575,6 +580,86 @@ fn the_report_says_ours_paper_and_difference() {
             "<{tag}> is not closed"
         );
     }
+}
+
+/// The first words of a table's lines, from the row `first` on.
+fn names_from<'a>(table: &'a str, first: &str) -> Vec<&'a str> {
+    table
+        .lines()
+        .map(|line| line.trim_matches(['|', ' ']))
+        .map(|line| line.split([' ', ',']).next().unwrap_or_default())
+        .map(|name| name.trim_matches(['`', '*']))
+        .skip_while(|name| *name != first)
+        .take_while(|name| !name.is_empty())
+        .collect()
+}
+
+#[test]
+fn rows_that_the_paper_does_not_have_stand_in_a_block_of_their_own() {
+    let place = Place::new();
+    let rows = "laq-log-4-e,laq-linear-3-e,laq-log-4,laq-linear-4-e,lab,laq-log-3-e";
+    let columns = "demo,war-and-peace";
+    let said = place.run(
+        &format!("reproduce table2 --preset short --out out --rows {rows} --columns {columns}"),
+        &[],
+    );
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let order = [
+        "lab",
+        "laq-log-4",
+        "not",
+        "laq-linear-3-e",
+        "laq-log-3-e",
+        "laq-linear-4-e",
+        "laq-log-4-e",
+    ];
+    assert_eq!(names_from(&said.out, "lab"), order);
+    assert_eq!(names_from(&place.report("md"), "lab"), order);
+    // Neither a figure of the paper nor a difference to it.
+    has_line(&said.out, "not in the paper");
+    has_line(&said.out, "laq-log-4 1.295 a 1.272 +0.023 1.295 a");
+    has_line(&said.out, "laq-log-3-e 1.245 a 1.245 a");
+    let markdown = place.report("md");
+    has_line(&markdown, "| *not in the paper* | | | | |");
+    has_line(
+        &markdown,
+        "| `laq-log-3-e` | 1.245 <sup>a</sup> | | | 1.245 <sup>a</sup> |",
+    );
+    let html = place.report("html");
+    let (above, below) = html
+        .split_once("<th scope=\"rowgroup\" colspan=\"5\">not in the paper</th>")
+        .expect("the block's heading");
+    assert!(above.contains("<th scope=\"row\">laq-log-4</th>"));
+    assert!(below.contains(
+        "<th scope=\"row\">laq-log-3-e</th><td class=\"first ours\">1.245<sup>a</sup></td><td></td><td></td>"
+    ));
+
+    let csv: Vec<String> = place
+        .report("csv")
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let fields: Vec<&str> = line.split(',').collect();
+            [fields[0], fields[1], fields[7], fields[8], fields[9]].join(" ")
+        })
+        .collect();
+    let recalled = "\"recalled";
+    assert_eq!(csv.len(), 12);
+    assert_eq!(
+        csv[..6],
+        [
+            format!("war-and-peace lab 1.291 0.014000 {recalled}"),
+            format!("war-and-peace laq-log-4 1.272 0.023000 {recalled}"),
+            "demo lab   ".into(),
+            "demo laq-log-4   ".into(),
+            "war-and-peace laq-linear-3-e   not in the paper".into(),
+            "war-and-peace laq-log-3-e   not in the paper".into(),
+        ]
+    );
+    has_line(
+        &said.out,
+        "war-and-peace not enough cells laq-log-4 0.000, 3 of 4 open",
+    );
 }
 
 #[test]

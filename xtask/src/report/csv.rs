@@ -1,6 +1,6 @@
 //! The report as CSV: one line a cell, whether it is finished or not.
 
-use super::{Report, Run, bits};
+use super::{NOT_IN_PAPER, Report, Run, bits};
 
 /// Heading and value of every field.
 type Field = (&'static str, fn(&Run, &Report) -> String);
@@ -23,7 +23,11 @@ const FIELDS: &[Field] = &[
         )
     }),
     ("paper_status", |run, report| {
-        text(&run.paper.map(|_| &report.status))
+        if run.is_papers {
+            text(&run.paper.map(|_| &report.status))
+        } else {
+            NOT_IN_PAPER.into()
+        }
     }),
     ("cut_short", |run, _| run.cut_short.clone()),
     ("validation_loss", |run, _| {
@@ -59,10 +63,12 @@ const FIELDS: &[Field] = &[
     ("kernel", |run, _| text(&run.summary.kernel)),
 ];
 
-/// A heading and a line a cell, in the order of the plan.
+/// A heading and a line a cell, in the order of the plan; those of the rows that the paper does not have come last.
 pub(super) fn render(report: &Report) -> String {
     let mut csv = line(FIELDS.iter().map(|(name, _)| (*name).to_string()));
-    for run in &report.cells {
+    let (papers, others): (Vec<&Run>, Vec<&Run>) =
+        report.cells.iter().partition(|run| run.is_papers);
+    for run in papers.into_iter().chain(others) {
         csv += &line(FIELDS.iter().map(|(_, value)| value(run, report)));
     }
     csv

@@ -1,7 +1,7 @@
 //! Learning curves as inline SVG: one small chart a number of bits, with full precision in each as the yardstick.
 //!
-//! Colours are classes (`c0` … `c4`) that the page's style sheet sets for light and dark. A method and its approximate
-//! solver share a colour; the approximate one is dashed.
+//! Colours are classes (`c0` … `c4`) that the page's style sheet sets for light and dark. The exact and the approximate
+//! solver of a method share a colour; the approximate one is dashed.
 
 use std::fmt::Write;
 
@@ -207,7 +207,8 @@ fn style(row: &str) -> (&'static str, bool) {
         row if row.starts_with("laq-log") => "c3",
         _ => "c4",
     };
-    (class, row == "full" || row.ends_with("-a"))
+    let approximate = row.ends_with("-a") || row.starts_with("laq-") && !row.ends_with("-e");
+    (class, row == "full" || approximate)
 }
 
 /// About five round values that hold `low..=high` between the first and the last, with their labels.

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::claims::{Outcome, Verdict, explanation};
-use super::{Report, curves, figure, letter};
+use super::{NOT_IN_PAPER, Report, curves, figure, letter};
 use crate::estimate::duration;
 
 /// The whole page.
@@ -52,8 +52,22 @@ fn table(report: &Report) -> String {
         }
     }
     html += "</tr>\n</thead>\n<tbody>\n";
+    let (papers, others) = report.blocks();
+    let fields: usize = report
+        .columns
+        .iter()
+        .map(|column| if column.is_papers { 3 } else { 1 })
+        .sum();
     let mut bits = None;
-    for row in &report.rows {
+    for (index, row) in papers.iter().chain(others).enumerate() {
+        if index == papers.len() {
+            let _ = writeln!(
+                html,
+                "</tbody>\n<tbody>\n<tr class=\"block\"><th scope=\"rowgroup\" colspan=\"{}\">{NOT_IN_PAPER}</th></tr>",
+                1 + fields
+            );
+            bits = None;
+        }
         // A rule between numbers of bits.
         let class = if bits.replace(row.bits).is_some_and(|bits| bits != row.bits) {
             " class=\"rule\""
@@ -83,12 +97,8 @@ fn table(report: &Report) -> String {
                 entry.ours_text()
             );
             if column.is_papers {
-                let _ = write!(
-                    html,
-                    "<td>{}</td><td>{}</td>",
-                    entry.paper_text(),
-                    entry.difference_text()
-                );
+                let [paper, difference] = entry.paper_texts();
+                let _ = write!(html, "<td>{paper}</td><td>{difference}</td>");
             }
         }
         html += "</tr>\n";

@@ -1,7 +1,7 @@
 //! The report as Markdown, for a folder of results.
 
 use super::claims::{Verdict, explanation};
-use super::{Report, figure, letter};
+use super::{NOT_IN_PAPER, Report, figure, letter};
 
 /// How it was made, table, notes and claims.
 pub(super) fn render(report: &Report) -> String {
@@ -26,7 +26,13 @@ pub(super) fn render(report: &Report) -> String {
     }
     text += &line(&heading);
     text += &format!("|---|{}\n", "---:|".repeat(heading.len() - 1));
-    for row in &report.rows {
+    let (papers, others) = report.blocks();
+    for (index, row) in papers.iter().chain(others).enumerate() {
+        if index == papers.len() {
+            let mut fields = vec![String::new(); heading.len()];
+            fields[0] = format!("*{NOT_IN_PAPER}*");
+            text += &line(&fields);
+        }
         let mut fields = vec![format!("`{}`", row.name)];
         for (column, entry) in report.columns.iter().zip(&row.entries) {
             let marks = entry.marks();
@@ -36,7 +42,7 @@ pub(super) fn render(report: &Report) -> String {
                 format!("{} <sup>{marks}</sup>", entry.ours_text())
             });
             if column.is_papers {
-                fields.extend([entry.paper_text(), entry.difference_text()]);
+                fields.extend(entry.paper_texts());
             }
         }
         text += &line(&fields);

@@ -22,6 +22,7 @@ use crate::Selection;
 use crate::cells::{Cell, Epoch, Plan, State, Summary};
 use crate::estimate::duration;
 use crate::laq::Laq;
+use crate::table::bits;
 use claims::Claim;
 
 /// Everything that a report shows.
@@ -50,6 +51,9 @@ pub(crate) struct Report {
     id: &'static str,
 }
 
+/// The heading of the rows that the paper's table does not have.
+const NOT_IN_PAPER: &str = "not in the paper";
+
 /// A text.
 struct Column {
     name: String,
@@ -62,6 +66,8 @@ struct Column {
 /// A method.
 struct Row {
     name: String,
+    /// Whether the paper's table has it. Those that it has not stand in a block of their own, under [`NOT_IN_PAPER`].
+    is_papers: bool,
     bits: u32,
     /// One a column.
     entries: Vec<Entry>,
@@ -98,6 +104,8 @@ struct Run {
     summary: Summary,
     cut_short: String,
     epochs: u64,
+    /// Whether the paper's table has the row.
+    is_papers: bool,
     paper: Option<f64>,
     curve: Vec<Epoch>,
 }
@@ -149,6 +157,7 @@ fn collect(plan: &Plan) -> Report {
         .iter()
         .map(|row| Row {
             name: row.clone(),
+            is_papers: plan.table.has_row(row),
             bits: bits(row),
             entries: plan
                 .columns
@@ -235,6 +244,12 @@ impl Report {
         )
     }
 
+    /// The rows of the paper's table, and those that it does not have.
+    fn blocks(&self) -> (&[Row], &[Row]) {
+        self.rows
+            .split_at(self.rows.partition_point(|row| row.is_papers))
+    }
+
     /// What the columns "paper" are, if there are any.
     fn source(&self) -> Option<String> {
         let any = self.columns.iter().any(|column| column.is_papers);
@@ -262,7 +277,7 @@ impl Report {
 
 impl Column {
     fn of(plan: &Plan, cells: &[Run], name: &str) -> Column {
-        let is_papers = plan.table.is_papers(name);
+        let is_papers = plan.table.has_column(name);
         let stand_in = cells
             .iter()
             .find(|run| run.column == name)
@@ -352,11 +367,6 @@ impl Entry {
         entry
     }
 
-    /// Ours less the paper's.
-    fn difference(&self) -> Option<f64> {
-        Some(self.ours?.mean - self.paper?)
-    }
-
     /// "1.402 ± 0.003", "failed" or a dash.
     fn ours_text(&self) -> String {
         match self.ours {
@@ -374,12 +384,16 @@ impl Entry {
         }
     }
 
-    fn paper_text(&self) -> String {
-        self.paper.map_or("–".into(), figure)
-    }
-
-    fn difference_text(&self) -> String {
-        self.difference().map_or("–".into(), signed)
+    /// The paper's figure and ours less it; empty where the paper has none.
+    fn paper_texts(&self) -> [String; 2] {
+        match self.paper {
+            None => Default::default(),
+            Some(paper) => [
+                figure(paper),
+                self.ours
+                    .map_or("–".into(), |ours| signed(ours.mean - paper)),
+            ],
+        }
     }
 
     /// The letters of the notes, as "a" or "a b".
@@ -439,6 +453,7 @@ impl Run {
             summary,
             cut_short: cell.cut_short.clone(),
             epochs: cell.epochs(),
+            is_papers: plan.table.has_row(&cell.row),
             paper: plan.table.paper(&cell.row, &cell.column),
         }
     }
@@ -490,19 +505,6 @@ fn without_folders(message: &str, known: &[&Path]) -> String {
             _ => word.to_string(),
         })
         .collect()
-}
-
-/// Bits of a weight, as the paper counts them: ternary weights have 2.
-fn bits(row: &str) -> u32 {
-    match row {
-        "full" => 32,
-        "binary-connect" | "bwn" | "lab" => 1,
-        _ => row
-            .rsplit('-')
-            .next()
-            .and_then(|last| last.parse().ok())
-            .unwrap_or(2),
-    }
 }
 
 /// Three digits after the point, as the paper prints them.
@@ -580,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_letters_and_bits() {
+    fn signs_and_letters() {
         assert_eq!(
             [signed(0.0449), signed(-0.0451), signed(-0.0001)],
             ["+0.045", "−0.045", "0.000"]
@@ -596,15 +598,5 @@ mod tests {
             ],
             ["a", "z", "aa", "ab", "zz", "aaa"]
         );
-        let rows = [
-            "full",
-            "lab",
-            "twn",
-            "lat-a",
-            "lat2-e",
-            "laq-log-3",
-            "dorefa-4",
-        ];
-        assert_eq!(rows.map(bits), [32, 1, 2, 2, 2, 3, 4]);
     }
 }

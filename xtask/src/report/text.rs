@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::claims::{Claim, Outcome, Verdict, explanation};
-use super::{Column, Report, letter, signed};
+use super::{Column, NOT_IN_PAPER, Report, letter, signed};
 
 /// Wider tables are shown column by column.
 const WIDTH: usize = 120;
@@ -66,13 +66,14 @@ fn table(report: &Report, columns: &[(usize, &Column)]) -> String {
                 .map(|heading| (*heading).to_string()),
         );
     }
-    for row in &report.rows {
+    let (papers, others) = report.blocks();
+    for row in papers.iter().chain(others) {
         let mut line = vec![row.name.clone()];
         for &(index, column) in columns {
             let entry = &row.entries[index];
             line.extend([entry.ours_text(), entry.marks()]);
             if column.is_papers {
-                line.extend([entry.paper_text(), entry.difference_text()]);
+                line.extend(entry.paper_texts());
             }
         }
         lines.push(line);
@@ -94,11 +95,14 @@ fn table(report: &Report, columns: &[(usize, &Column)]) -> String {
         first = fields.end;
     }
     let marks = |index: usize| lines[0][index].is_empty();
-    let body: String = lines
+    let mut body: Vec<String> = lines
         .iter()
         .map(|line| line_text(line, &widths, |index| !marks(index)))
         .collect();
-    format!("{}\n{body}", names.trim_end())
+    if !others.is_empty() {
+        body.insert(1 + papers.len(), format!("{NOT_IN_PAPER}\n"));
+    }
+    format!("{}\n{}", names.trim_end(), body.concat())
 }
 
 /// A line a claim and column: the verdict, and left less right of each comparison, with a mark on those that fail. What
