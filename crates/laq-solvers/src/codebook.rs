@@ -1,6 +1,9 @@
 //! The sets of levels that quantized weights may take, and the one rule that turns a level and a
 //! scale into a weight. Training, export and inference all decode by it.
 
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
+
 use crate::dispatch::Kernel;
 use crate::kernels;
 use crate::problem::SolveError;
@@ -16,6 +19,8 @@ use crate::problem::SolveError;
 /// | `Linear` | −k ..= k | i / k | §2, LAQ linear |
 /// | `Logarithmic` | −k ..= k | sign(i) · 2^(abs i − k), and 0 for 0 | §2, LAQ log |
 /// | `Uniform` | −2^(bits−1) ..= 2^(bits−1) − 1 | (2i + 1) / (2^bits − 1) | §2, DoReFa; no zero |
+/// | `Given`, zero among its m magnitudes | −(m − 1) ..= m − 1 | sign(i) · magnitude number abs i, from 0 | see [`Codebook::given`] |
+/// | `Given`, without zero | −m ..= m − 1 | magnitude number i, or minus number −1 − i where i < 0 | |
 ///
 /// Bits run from 2 to 8. The solvers refuse others; the plain look-ups below, which cannot fail, clamp
 /// bits to that range and indices to the codebook's.
@@ -32,6 +37,43 @@ pub enum Codebook {
     Logarithmic { bits: u8 },
     /// {±1/(2^bits − 1), ±3/(2^bits − 1), …, ±1}
     Uniform { bits: u8 },
+    /// Levels of one's own, symmetric to zero.
+    Given(Given),
+}
+
+/// Magnitudes that [`Codebook::given`] has found fit to be a codebook.
+#[derive(Clone, Copy, Debug)]
+pub struct Given {
+    magnitudes: &'static [f32],
+}
+
+impl Given {
+    /// The magnitudes, rising.
+    pub fn magnitudes(self) -> &'static [f32] {
+        self.magnitudes
+    }
+
+    fn bits(self) -> impl Iterator<Item = u32> {
+        self.magnitudes.iter().map(|magnitude| magnitude.to_bits())
+    }
+
+    fn has_zero(self) -> bool {
+        self.magnitudes[0] == 0.0
+    }
+}
+
+impl PartialEq for Given {
+    fn eq(&self, other: &Self) -> bool {
+        self.bits().eq(other.bits())
+    }
+}
+
+impl Eq for Given {}
+
+impl Hash for Given {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bits().for_each(|bits| bits.hash(state));
+    }
 }
 
 /// What the levels are multiplied by.
@@ -62,11 +104,53 @@ impl Scale {
 pub(crate) const MOST_MAGNITUDES: usize = 128;
 
 impl Codebook {
+    /// The codebook of some magnitudes and their negatives: rising, from zero or above it to 1 at most, 128 of
+    /// them at most. The slice lives as long as the program, as a constant does; magnitudes that are only known
+    /// at run time become such a slice by [`Vec::leak`].
+    ///
+    /// The levels of the four-bit float E2M1, as shares of the largest:
+    ///
+    /// ```
+    /// use laq_solvers::{Codebook, Problem, Workspace, exact};
+    ///
+    /// const E2M1: [f32; 8] = [0.0, 1.0 / 12.0, 1.0 / 6.0, 0.25, 1.0 / 3.0, 0.5, 2.0 / 3.0, 1.0];
+    /// let codebook = Codebook::given(&E2M1)?;
+    /// let problem = Problem::new(&[0.9, -0.31, 0.05, -0.8], None)?;
+    /// let mut levels = [0; 4];
+    /// exact(problem, codebook, &mut levels, &mut Workspace::default())?;
+    /// assert_eq!(levels, [7, -4, 1, -7]);
+    /// # Ok::<(), laq_solvers::SolveError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Magnitudes that are none, all zero, more than 128, not rising or outside [0, 1].
+    pub fn given(magnitudes: &'static [f32]) -> Result<Codebook, SolveError> {
+        let refused = |reason| Err(SolveError::Magnitudes { reason });
+        let (Some(&first), Some(&last)) = (magnitudes.first(), magnitudes.last()) else {
+            return refused("there are none".to_owned());
+        };
+        if magnitudes.len() > MOST_MAGNITUDES {
+            return refused(format!("there are {}", magnitudes.len()));
+        }
+        let not_above = |pair: &&[f32]| pair[0].partial_cmp(&pair[1]) != Some(Ordering::Less);
+        if let Some(pair) = magnitudes.windows(2).find(not_above) {
+            return refused(format!("{} is followed by {}", pair[0], pair[1]));
+        }
+        if first.is_sign_negative() || !(0.0..=1.0).contains(&first) {
+            return refused(format!("the first is {first}"));
+        }
+        if !(last > 0.0 && last <= 1.0) {
+            return refused(format!("the last is {last}"));
+        }
+        Ok(Codebook::Given(Given { magnitudes }))
+    }
+
     /// The value of a level, within [−1, 1].
     pub fn value(self, level: i8) -> f32 {
         match self.rule() {
             Rule::Affine(rule) => rule.value(level),
             Rule::PowerOfTwo(rule) => rule.value(level),
+            Rule::Given(rule) => rule.value(level),
         }
     }
 
@@ -75,6 +159,7 @@ impl Codebook {
         let (low, high) = match self.rule() {
             Rule::Affine(rule) => (rule.low, rule.high),
             Rule::PowerOfTwo(rule) => (-rule.top, rule.top),
+            Rule::Given(rule) => rule.range(),
         };
         (low..=high).filter(move |&level| self != Codebook::Binary || level != 0)
     }
@@ -84,7 +169,7 @@ impl Codebook {
         self.levels().map(|level| self.value(level)).collect()
     }
 
-    /// Bits that one level takes when packed: 1 for `Binary`, 2 for `Ternary`, else the codebook's bits.
+    /// Bits that one level takes when packed: the fewest that tell all levels apart.
     pub fn storage_bits(self) -> u8 {
         match self {
             Codebook::Binary => 1,
@@ -92,6 +177,7 @@ impl Codebook {
             Codebook::Linear { bits }
             | Codebook::Logarithmic { bits }
             | Codebook::Uniform { bits } => bits.clamp(2, 8),
+            Codebook::Given(_) => self.levels().count().next_power_of_two().ilog2() as u8,
         }
     }
 
@@ -120,7 +206,7 @@ impl Codebook {
             magnitudes.count += 1;
         }
         magnitudes.first_negative = match self {
-            Codebook::Binary | Codebook::Uniform { .. } => -1,
+            _ if magnitudes.values[0] > 0.0 => -1,
             _ => 0,
         };
         magnitudes
@@ -154,6 +240,7 @@ impl Codebook {
             Codebook::Binary | Codebook::Ternary => affine(-1, 1, 1, 0, 1.0),
             Codebook::Linear { bits } => affine(-top(bits), top(bits), 1, 0, f32::from(top(bits))),
             Codebook::Logarithmic { bits } => Rule::PowerOfTwo(PowerOfTwo { top: top(bits) }),
+            Codebook::Given(given) => Rule::Given(given),
             Codebook::Uniform { bits } => {
                 let top = top(bits);
                 affine(-top - 1, top, 2, 1, 2.0 * f32::from(top) + 1.0)
@@ -241,6 +328,7 @@ pub(crate) trait LevelValue: Copy {
 pub(crate) enum Rule {
     Affine(Affine),
     PowerOfTwo(PowerOfTwo),
+    Given(Given),
 }
 
 /// `(slope · i + offset) / divisor`
@@ -279,6 +367,39 @@ impl LevelValue for PowerOfTwo {
             sign | (exponent << 23)
         };
         f32::from_bits(bits)
+    }
+}
+
+impl Given {
+    /// The lowest and the highest level.
+    fn range(self) -> (i8, i8) {
+        let highest = (self.magnitudes.len() - 1) as i8;
+        (
+            if self.has_zero() {
+                -highest
+            } else {
+                -1 - highest
+            },
+            highest,
+        )
+    }
+}
+
+impl LevelValue for Given {
+    #[inline(always)]
+    fn value(self, level: i8) -> f32 {
+        let (low, high) = self.range();
+        let level = level.clamp(low, high);
+        let mirrored = if self.has_zero() {
+            -i16::from(level)
+        } else {
+            -1 - i16::from(level)
+        };
+        if level < 0 {
+            -self.magnitudes[mirrored as usize]
+        } else {
+            self.magnitudes[level as usize]
+        }
     }
 }
 

@@ -723,7 +723,7 @@ mod tests {
             let normal = (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos();
             let sign = (b - 0.5).signum();
             weights.push(match kind {
-                0 | 1 | 2 => 0.3 * normal,
+                0..=2 => 0.3 * normal,
                 3 => 2.0 * a - 1.0,
                 4 => sign * a.powf(-3.0),
                 5 => sign * (5.0 * a).floor() / 4.0,

@@ -162,6 +162,7 @@ macro_rules! with_rule {
         match $codebook.rule() {
             Rule::Affine($rule) => $call,
             Rule::PowerOfTwo($rule) => $call,
+            Rule::Given($rule) => $call,
         }
     };
 }
@@ -930,6 +931,8 @@ mod tests {
                     Codebook::Logarithmic { bits: 4 },
                     Codebook::Linear { bits: 6 },
                     Codebook::Uniform { bits: 8 },
+                    Codebook::given(&[0.0, 0.1, 0.7]).unwrap(),
+                    Codebook::given(&[0.1, 0.7, 0.8, 1.0]).unwrap(),
                 ] {
                     let expected = all_results(Kernel::Portable, problem, codebook);
                     for &kernel in &others {

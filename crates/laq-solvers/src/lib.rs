@@ -63,7 +63,7 @@ mod quantizer;
 mod sorting;
 
 pub use alternating::{MOST_ROUNDS, SCALE_TOLERANCE, alternating};
-pub use codebook::{Codebook, Scale};
+pub use codebook::{Codebook, Given, Scale};
 pub use exact::exact;
 pub use method::{Family, Method, ParseMethodError, families};
 pub use problem::{Problem, SolveError};

@@ -193,6 +193,15 @@ pub enum SolveError {
         /// What was asked for.
         bits: u8,
     },
+    /// Magnitudes of which no codebook can be made.
+    #[error(
+        "these magnitudes are no codebook: {reason}; expected up to 128 of them, rising, from zero or above it to 1 \
+         at most, and not zero alone"
+    )]
+    Magnitudes {
+        /// What is wrong with them.
+        reason: String,
+    },
     /// The environment variable `LAQ_KERNEL` asks for something that cannot be had.
     #[error(
         "LAQ_KERNEL is `{found}`, expected one of the kernels that this processor has: {available}; \

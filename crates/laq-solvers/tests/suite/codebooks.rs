@@ -1,7 +1,9 @@
 //! Codebooks and the decode rule.
 
 use crate::common::*;
-use laq_solvers::{Codebook, Problem, Scale, SolveError, Workspace, alternating, exact_by_sorting};
+use laq_solvers::{
+    Codebook, Problem, Scale, SolveError, Workspace, alternating, exact, exact_by_sorting,
+};
 use proptest::prelude::*;
 
 #[test]
@@ -130,4 +132,75 @@ fn slices_of_different_length_decode_up_to_the_shorter() {
     assert_eq!(quantized, [2.0, -2.0, 9.0]);
     Codebook::Ternary.decode(&[0; 5], Scale::One(2.0), &mut quantized);
     assert_eq!(quantized, [0.0; 3]);
+}
+
+/// What is given is what the codebook of that name would be.
+#[test]
+fn given_levels_are_as_good_as_named_ones() {
+    let weights = bell(500, 11);
+    let problem = Problem::new(&weights, None).unwrap();
+    for named in [
+        Codebook::Binary,
+        Codebook::Ternary,
+        Codebook::Linear { bits: 8 },
+        Codebook::Logarithmic { bits: 4 },
+        Codebook::Uniform { bits: 8 },
+    ] {
+        let magnitudes: Vec<f32> = named
+            .values()
+            .into_iter()
+            .filter(|value| *value >= 0.0)
+            .collect();
+        let given = Codebook::given(magnitudes.leak()).unwrap();
+        assert_eq!(given.values(), named.values());
+        assert_eq!(given.storage_bits(), named.storage_bits());
+        let solve = |codebook: Codebook| {
+            let (mut levels, mut quantized) = (vec![0; 500], vec![0.0; 500]);
+            let solution =
+                exact(problem, codebook, &mut levels, &mut Workspace::default()).unwrap();
+            codebook.decode(&levels, solution.scale, &mut quantized);
+            (solution, quantized)
+        };
+        assert_eq!(solve(given), solve(named), "{named:?}");
+        assert_eq!(given.value(i8::MAX), 1.0);
+        assert_eq!(given.value(i8::MIN), -1.0);
+    }
+    let (a, b) = (
+        Codebook::given(&[0.0, 0.5]),
+        Codebook::given(&[0.0, 0.25 + 0.25]),
+    );
+    assert_eq!(a, b);
+    assert_ne!(a, Codebook::given(&[0.5]));
+}
+
+#[test]
+fn magnitudes_that_are_no_codebook_are_refused() {
+    const MANY: [f32; 129] = {
+        let mut many = [0.0; 129];
+        let mut index = 0;
+        while index < 129 {
+            many[index] = index as f32 / 128.0;
+            index += 1;
+        }
+        many
+    };
+    for (magnitudes, reason) in [
+        (&[][..], "there are none"),
+        (&[0.0], "the last is 0"),
+        (&[-0.0, 1.0], "the first is -0"),
+        (&[-0.5, 1.0], "the first is -0.5"),
+        (&[0.5, 0.5], "0.5 is followed by 0.5"),
+        (&[0.5, f32::NAN], "0.5 is followed by NaN"),
+        (&[f32::NAN], "the first is NaN"),
+        (&[0.5, 1.5], "the last is 1.5"),
+        (&MANY, "there are 129"),
+    ] {
+        let message = Codebook::given(magnitudes).unwrap_err().to_string();
+        assert!(message.contains(reason), "{message}");
+        assert!(
+            message.contains("expected up to 128 of them, rising"),
+            "{message}"
+        );
+    }
+    assert!(Codebook::given(&MANY[1..]).is_ok());
 }

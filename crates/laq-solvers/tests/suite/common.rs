@@ -3,6 +3,18 @@
 use laq_solvers::{Codebook, Method, Problem, Scale, Solution, Workspace};
 use proptest::prelude::*;
 
+/// Magnitudes of a four-bit float, as shares of the largest.
+pub(crate) const E2M1: &[f32] = &[
+    0.0,
+    1.0 / 12.0,
+    1.0 / 6.0,
+    0.25,
+    1.0 / 3.0,
+    0.5,
+    2.0 / 3.0,
+    1.0,
+];
+
 pub(crate) fn all_codebooks() -> Vec<Codebook> {
     let sized = (2..=8).flat_map(|bits| {
         [
@@ -14,6 +26,9 @@ pub(crate) fn all_codebooks() -> Vec<Codebook> {
     [Codebook::Binary, Codebook::Ternary]
         .into_iter()
         .chain(sized)
+        .chain(
+            [E2M1, &[0.05, 0.3, 0.35, 1.0]].map(|magnitudes| Codebook::given(magnitudes).unwrap()),
+        )
         .collect()
 }
 

@@ -9,3 +9,4 @@ mod edge_cases;
 mod exact;
 mod gradients;
 mod names;
+mod threads;
