@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval(&args),
         Command::Config(args) => commands::config(&args),
         Command::Estimate(args) => commands::estimate(&args),
+        Command::Quantize(args) => commands::quantize(&args),
         Command::Methods(args) => commands::methods(&args),
         Command::Doctor(args) => commands::doctor(&args),
         Command::Download(args) => commands::download(&args),

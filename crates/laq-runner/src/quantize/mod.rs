@@ -1,0 +1,891 @@
+//! Quantizing the tensors of a safetensors file, one at a time: what is in memory is about one tensor, whatever the
+//! file's size.
+//!
+//! [`Plan::new`] reads headers alone and finds everything that is wrong with them, before any work is done;
+//! [`Plan::run`] solves and writes. The new file has the tensors of the old one under their own names, in their own
+//! element types, and beside each quantized one
+//!
+//! | name | elements | shape | content |
+//! |---|---|---|---|
+//! | `NAME.levels` | I8 | that of `NAME` | the level indices of [`Codebook`](laq_solvers::Codebook) |
+//! | `NAME.scale` | F32 | see [`Granularity`] | the scales |
+//!
+//! The metadata say what an index stands for, so that a reader needs nothing of this program:
+//!
+//! | entry | content |
+//! |---|---|
+//! | `laq.version` | this program's version |
+//! | `laq.method` | the method's id |
+//! | `laq.granularity` | `per-tensor` or `per-channel` |
+//! | `laq.codebook` | the levels, in a few words |
+//! | `laq.codebook.lowest` | the lowest index |
+//! | `laq.codebook.values` | a JSON list of the values of all indices from the lowest on |
+//!
+//! With `b = values[level − lowest]`, a weight is `scale · b` in f32; of two scales the first belongs to levels above
+//! zero, the second to those below. In `NAME` itself that number is rounded to the element type of the old file.
+
+mod selection;
+mod tensor_file;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use laq_solvers::{
+    Method, ParseMethodError, Problem, Quantizer, Scale, SolveError, Workspace, families,
+};
+use rayon::prelude::*;
+use safetensors::tensor::{Dtype, TensorInfo};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::RunError;
+use crate::files::{FileError, replace};
+use crate::session::pool;
+pub use selection::SelectionError;
+use selection::select;
+pub use tensor_file::TensorFileError;
+use tensor_file::{Float, Layout, NewTensor, PIECE, TensorFile, Writer};
+
+/// How many weights share a scale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Granularity {
+    /// One problem a tensor: `NAME.scale` has shape `[1]`, or `[2]` for methods with two scales.
+    #[default]
+    PerTensor,
+    /// One problem an index of the first dimension, which is a row of a linear layer and a filter of a convolution:
+    /// `NAME.scale` has shape `[C]`, or `[C, 2]`.
+    PerChannel,
+}
+
+impl Granularity {
+    fn name(self) -> &'static str {
+        match self {
+            Self::PerTensor => "per-tensor",
+            Self::PerChannel => "per-channel",
+        }
+    }
+}
+
+/// What is to be quantized, and how.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The safetensors file with the weights.
+    pub weights: PathBuf,
+    /// The one with the curvature `d` of every quantized tensor, under its name and in its shape; `d = 1` without.
+    pub curvature: Option<PathBuf>,
+    /// The file to write.
+    pub out: PathBuf,
+    /// How weights are quantized.
+    pub method: Method,
+    /// How many of them share a scale.
+    pub granularity: Granularity,
+    /// Globs of names; without any, all floating tensors with two or more dimensions.
+    pub include: Vec<String>,
+    /// Globs of names that are copied after all.
+    pub exclude: Vec<String>,
+    /// Threads; one for each processor by default. The numbers do not depend on it.
+    pub threads: Option<usize>,
+}
+
+/// Why a file cannot be quantized. Each message is one paragraph: what, where, and what to do.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum QuantizeError {
+    /// No such method.
+    #[error(transparent)]
+    Method(#[from] ParseMethodError),
+    /// Bits for a method that has none.
+    #[error("{method} has no number of bits to choose: leave --bits {bits} out")]
+    NoBits {
+        /// The method.
+        method: String,
+        /// What was asked for.
+        bits: u8,
+    },
+    /// Bits twice, and different ones.
+    #[error("{method} has {own} bits, and --bits asks for {bits}: leave one of them out")]
+    OtherBits {
+        /// The method.
+        method: String,
+        /// Its bits.
+        own: u8,
+        /// What was asked for.
+        bits: u8,
+    },
+    /// A method that leaves weights as they are.
+    #[error("{method} quantizes nothing: take another method of `laq methods`")]
+    FullPrecision {
+        /// The method.
+        method: String,
+    },
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file is not what it should be.
+    #[error(transparent)]
+    TensorFile(#[from] TensorFileError),
+    /// The tensors cannot be picked.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    /// The output would replace an input.
+    #[error("--out {out} is the file that is read: give another")]
+    OutIsInput {
+        /// The file.
+        out: PathBuf,
+    },
+    /// Something is in the output's place that is no file.
+    #[error("--out {out} is there and is not a plain file: give the path of a file")]
+    OutIsNoFile {
+        /// What was given.
+        out: PathBuf,
+    },
+    /// A name that is needed for levels or scales.
+    #[error(
+        "{path} already has {taken}, where the result of {name} would go: leave {name} out with --exclude, or rename one \
+         of them (was the file written by `laq quantize`?)"
+    )]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// The tensor to be quantized.
+        name: String,
+        /// The one that is in the way.
+        taken: String,
+    },
+    /// A tensor without a first dimension cannot be cut along it.
+    #[error(
+        "{name} has no dimension, and so no channels: leave it out with --exclude, or quantize per tensor"
+    )]
+    NoChannels {
+        /// The tensor.
+        name: String,
+    },
+    /// A quantized tensor without curvature.
+    #[error(
+        "{path} has no curvature for {name}{}: it must have a tensor of the same name and shape for every one that is \
+         quantized",
+        and_more(*.others)
+    )]
+    NoCurvature {
+        /// The curvature's file.
+        path: PathBuf,
+        /// The first tensor that it lacks.
+        name: String,
+        /// How many others it lacks.
+        others: usize,
+    },
+    /// Curvature that does not fit.
+    #[error("{name} has {found} in {path}, expected {expected}")]
+    OtherCurvature {
+        /// The tensor.
+        name: String,
+        /// The curvature's file.
+        path: PathBuf,
+        /// Its shape or element type there.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+    /// A number that no problem can have.
+    #[error("{place} in {path} is {value}, expected {expected}")]
+    Number {
+        /// The tensor and the index in it.
+        place: String,
+        /// The file.
+        path: PathBuf,
+        /// What stands there.
+        value: f32,
+        /// What could.
+        expected: &'static str,
+    },
+    /// A tensor for which there is no memory.
+    #[error("{name} does not fit in memory: it has {elements} elements")]
+    Memory {
+        /// The tensor.
+        name: String,
+        /// How many numbers it has.
+        elements: usize,
+    },
+    /// A problem that cannot be solved.
+    #[error("{name} cannot be quantized: {source}")]
+    Solve {
+        /// The tensor.
+        name: String,
+        /// Why not.
+        source: SolveError,
+    },
+    /// Stopped from outside.
+    #[error("interrupted: {out} is as it was")]
+    Interrupted {
+        /// The file that was not written.
+        out: PathBuf,
+    },
+}
+
+fn and_more(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        _ => format!(" and {others} more"),
+    }
+}
+
+/// The method `id`. With `bits`, an id may come without its number, as `laq-linear`, `laq-linear-M` or an alias.
+///
+/// # Errors
+///
+/// A method that does not exist, that cannot have these bits, or that quantizes nothing.
+pub fn method(id: &str, bits: Option<u8>) -> Result<Method, QuantizeError> {
+    let method = match bits {
+        None => id.parse()?,
+        Some(bits) => method_with_bits(id, bits)?,
+    };
+    quantizer(&method)?;
+    Ok(method)
+}
+
+fn method_with_bits(id: &str, bits: u8) -> Result<Method, QuantizeError> {
+    let without_bits = |family: &&laq_solvers::Family| {
+        let plain = family.id.replace("-M", "");
+        let mut names = family.aliases.iter().copied().chain([family.id, &plain]);
+        family.bits.is_some() && names.any(|name| name.eq_ignore_ascii_case(id))
+    };
+    if let Some(family) = families().iter().find(without_bits) {
+        return Ok(family.id.replace('M', &bits.to_string()).parse()?);
+    }
+    let method: Method = id.parse()?;
+    match method.bits() {
+        Some(own) if own == bits => Ok(method),
+        Some(own) => Err(QuantizeError::OtherBits {
+            method: method.id(),
+            own,
+            bits,
+        }),
+        None => Err(QuantizeError::NoBits {
+            method: method.id(),
+            bits,
+        }),
+    }
+}
+
+fn quantizer(method: &Method) -> Result<&dyn Quantizer, QuantizeError> {
+    method
+        .quantizer()
+        .ok_or_else(|| QuantizeError::FullPrecision {
+            method: method.id(),
+        })
+}
+
+/// A quantized tensor: a line of what `laq quantize --json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TensorRecord {
+    /// Its name.
+    pub name: String,
+    /// Its weights.
+    pub n: usize,
+    /// The method's id.
+    pub method: String,
+    /// What is in `NAME.scale`.
+    pub scale: Scales,
+    /// `½ Σ d (w − ŵ)²` with `ŵ` in f32, over all channels.
+    pub weighted_error: f64,
+    /// It over `½ Σ d w²`; none where that is zero and the error is not.
+    pub relative_error: Option<f64>,
+    /// The share of weights whose level has the value zero.
+    pub sparsity: f64,
+    /// Bits that one level takes when it is packed.
+    pub bits: u8,
+    /// Wall-clock milliseconds of solving, without reading and writing.
+    pub milliseconds: f64,
+}
+
+/// Scales in the shape of `NAME.scale`. They are f32 numbers, held wider so that they are printed in full.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Scales {
+    /// One for the tensor, two for the tensor (of positive and of negative levels), or one a channel.
+    Flat(Vec<f64>),
+    /// Two a channel, of positive and of negative levels.
+    Pairs(Vec<[f64; 2]>),
+}
+
+/// What was done to a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Totals {
+    /// Quantized tensors.
+    pub tensors: usize,
+    /// Tensors that were copied as they are.
+    pub copied: usize,
+    /// Weights in the quantized tensors.
+    pub weights: usize,
+    /// Bits that they took in the file that was read.
+    pub bits_before: f64,
+    /// Bits that they take as packed levels with their scales.
+    pub bits_after: f64,
+    /// `½ Σ d (w − ŵ)²` over all quantized tensors.
+    pub weighted_error: f64,
+    /// `½ Σ d w²` over all quantized tensors.
+    pub energy: f64,
+}
+
+impl Totals {
+    /// The error over the energy; none where the energy is zero and the error is not.
+    #[must_use]
+    pub fn relative_error(&self) -> Option<f64> {
+        relative(self.weighted_error, self.energy)
+    }
+}
+
+fn relative(error: f64, energy: f64) -> Option<f64> {
+    if error == 0.0 {
+        Some(0.0)
+    } else {
+        Some(error / energy).filter(|relative| relative.is_finite())
+    }
+}
+
+/// A request that was found to be possible, as far as headers tell.
+#[derive(Debug)]
+pub struct Plan {
+    request: Request,
+    weights: TensorFile,
+    curvature: Option<TensorFile>,
+    /// All tensors in the order of their bytes.
+    tensors: Vec<Planned>,
+    layout: Layout,
+}
+
+/// A tensor of the old file.
+#[derive(Debug)]
+struct Planned {
+    name: String,
+    info: TensorInfo,
+    /// The element type and the number of problems that it is cut into, if it is quantized.
+    quantized: Option<(Float, usize)>,
+}
+
+impl Plan {
+    /// Reads the headers of the files, picks tensors, and lays out the new file. Nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// All that is wrong with the request and the headers; see [`QuantizeError`].
+    pub fn new(request: Request) -> Result<Self, QuantizeError> {
+        let quantizer = quantizer(&request.method)?;
+        check_out(&request)?;
+        let weights = TensorFile::open(&request.weights)?;
+        let curvature = request
+            .curvature
+            .as_deref()
+            .map(TensorFile::open)
+            .transpose()?;
+        let names = weights.names();
+        let selected = select(&weights, &names, &request.include, &request.exclude)?;
+        let mut tensors = Vec::with_capacity(names.len());
+        for (name, selected) in names.into_iter().zip(selected) {
+            let Some(info) = weights.info(&name).cloned() else {
+                continue; // The names are those of the header.
+            };
+            let quantized = match Float::of(info.dtype).filter(|_| selected) {
+                Some(float) => Some((float, problems(&name, &info, request.granularity)?)),
+                None => None,
+            };
+            tensors.push(Planned {
+                name,
+                info,
+                quantized,
+            });
+        }
+        if let Some(curvature) = &curvature {
+            check_curvature(curvature, &tensors)?;
+        }
+        let taken: HashSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let two_scales = has_two_scales(quantizer)?;
+        let mut new = Vec::new();
+        for tensor in &tensors {
+            new.push(NewTensor {
+                name: tensor.name.clone(),
+                dtype: tensor.info.dtype,
+                shape: tensor.info.shape.clone(),
+            });
+            let Some((_, problems)) = tensor.quantized else {
+                continue;
+            };
+            let scale_shape = match (request.granularity, two_scales) {
+                (Granularity::PerTensor, false) => vec![1],
+                (Granularity::PerTensor, true) => vec![2],
+                (Granularity::PerChannel, false) => vec![problems],
+                (Granularity::PerChannel, true) => vec![problems, 2],
+            };
+            for (name, dtype, shape) in [
+                (
+                    levels_name(&tensor.name),
+                    Dtype::I8,
+                    tensor.info.shape.clone(),
+                ),
+                (scale_name(&tensor.name), Dtype::F32, scale_shape),
+            ] {
+                if taken.contains(name.as_str()) {
+                    return Err(QuantizeError::Taken {
+                        path: request.weights.clone(),
+                        name: tensor.name.clone(),
+                        taken: name,
+                    });
+                }
+                new.push(NewTensor { name, dtype, shape });
+            }
+        }
+        let metadata = metadata(&weights, &request, quantizer);
+        let layout = Layout::new(&request.out, new, &metadata)?;
+        Ok(Self {
+            request,
+            weights,
+            curvature,
+            tensors,
+            layout,
+        })
+    }
+
+    /// The names of the tensors that are quantized, in the order of the file.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let quantized = |tensor: &&Planned| tensor.quantized.is_some();
+        self.tensors
+            .iter()
+            .filter(quantized)
+            .map(|tensor| tensor.name.as_str())
+    }
+
+    /// Quantizes and writes the file in one step: until it is whole, what was under its name stays. `report` hears of
+    /// every tensor when it is quantized; `stop` is looked at between two tensors.
+    ///
+    /// # Errors
+    ///
+    /// A weight or a curvature that is not finite, a file that cannot be read or written, a request to stop.
+    pub fn run(
+        &self,
+        stop: &AtomicBool,
+        report: &mut dyn FnMut(&TensorRecord),
+    ) -> Result<Totals, RunError> {
+        let solver = Solver {
+            quantizer: quantizer(&self.request.method)?,
+            pool: pool(self.request.threads)?,
+            spare: Mutex::default(),
+        };
+        let out = &self.request.out;
+        let mut totals = Totals::default();
+        // The name beside the target is this process's own: two of them do not write into one file.
+        let ending = format!(".{}.tmp", process::id());
+        replace(out, &ending, |file| {
+            let mut writer = Writer::new(&self.layout, out, file)?;
+            let mut buffers = Buffers::default();
+            for tensor in &self.tensors {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(QuantizeError::Interrupted { out: out.clone() });
+                }
+                match tensor.quantized {
+                    Some((float, problems)) => {
+                        let record = self.quantize(
+                            tensor,
+                            float,
+                            problems,
+                            &solver,
+                            &mut buffers,
+                            &mut writer,
+                            &mut totals,
+                        )?;
+                        report(&record);
+                    }
+                    None => {
+                        writer.begin(&tensor.name)?;
+                        self.weights
+                            .read(&tensor.info, |piece| writer.write(piece))?;
+                        totals.copied += 1;
+                    }
+                }
+            }
+            Ok(writer.end()?)
+        })?;
+        Ok(totals)
+    }
+
+    /// Reads, solves and writes one tensor.
+    fn quantize(
+        &self,
+        tensor: &Planned,
+        float: Float,
+        problems: usize,
+        solver: &Solver<'_>,
+        buffers: &mut Buffers,
+        writer: &mut Writer<'_>,
+        totals: &mut Totals,
+    ) -> Result<TensorRecord, QuantizeError> {
+        let Buffers {
+            weights,
+            curvature,
+            levels,
+            scales,
+        } = buffers;
+        let name = &tensor.name;
+        read_floats(&self.weights, tensor, weights)?;
+        let curvature = match &self.curvature {
+            Some(file) => {
+                read_floats(file, tensor, curvature)?;
+                Some(curvature.as_slice())
+            }
+            None => None,
+        };
+        make_room(name, weights.len(), levels)?;
+        levels.resize(weights.len(), 0);
+        make_room(name, problems, scales)?;
+
+        let start = Instant::now();
+        let problem = Problem::new(weights, curvature).map_err(|error| self.told(tensor, error))?;
+        let told = |error| self.told(tensor, error);
+        let weighted_error = solver
+            .solve(problem, problems, levels, scales)
+            .map_err(told)?;
+        let milliseconds = 1e3 * start.elapsed().as_secs_f64();
+
+        let codebook = solver.quantizer.codebook();
+        // All weights at zero: what remains of the error is ½ Σ d w².
+        let energy = problem
+            .weighted_error(codebook, Scale::One(0.0), levels)
+            .map_err(told)?;
+        writer.begin(&levels_name(name))?;
+        for piece in levels.chunks(PIECE) {
+            let bytes: Vec<u8> = piece.iter().map(|level| level.cast_unsigned()).collect();
+            writer.write(&bytes)?;
+        }
+        writer.begin(name)?;
+        let mut quantized = vec![0.0; PIECE.min(levels.len())];
+        let mut bytes = Vec::new();
+        let channels = levels.chunks(channel_length(levels.len(), problems).max(1));
+        for (levels, scale) in channels.zip(scales.iter()) {
+            for levels in levels.chunks(PIECE) {
+                let quantized = &mut quantized[..levels.len()];
+                codebook.decode(levels, *scale, quantized);
+                bytes.clear();
+                float.encode(quantized, &mut bytes);
+                writer.write(&bytes)?;
+            }
+        }
+        writer.begin(&scale_name(name))?;
+        for &scale in scales.iter() {
+            writer.write(&scale_bytes(scale))?;
+        }
+
+        let has_zero = codebook.values().contains(&0.0);
+        let zeros = levels.iter().filter(|&&level| has_zero && level == 0);
+        let n = levels.len();
+        totals.tensors += 1;
+        totals.weights += n;
+        totals.bits_before += (n * tensor.info.dtype.bitsize()) as f64;
+        let scale_bits: usize = scales
+            .iter()
+            .map(|&scale| 8 * scale_bytes(scale).len())
+            .sum();
+        totals.bits_after += n as f64 * f64::from(codebook.storage_bits()) + scale_bits as f64;
+        totals.weighted_error += weighted_error;
+        totals.energy += energy;
+        Ok(TensorRecord {
+            name: name.clone(),
+            n,
+            method: self.request.method.id(),
+            scale: printed(scales, self.request.granularity),
+            weighted_error,
+            relative_error: relative(weighted_error, energy),
+            sparsity: zeros.count() as f64 / n.max(1) as f64,
+            bits: codebook.storage_bits(),
+            milliseconds,
+        })
+    }
+
+    /// The solver's error with the tensor's name, and the index as a user of tensors counts.
+    fn told(&self, tensor: &Planned, error: SolveError) -> QuantizeError {
+        let number = |path: &Path, index, value, expected| QuantizeError::Number {
+            place: place(tensor, index),
+            path: path.into(),
+            value,
+            expected,
+        };
+        match (error, &self.curvature) {
+            (SolveError::Weight { index, value }, _) => {
+                number(self.weights.path(), index, value, "a finite number")
+            }
+            (SolveError::Curvature { index, value }, Some(file)) => number(
+                file.path(),
+                index,
+                value,
+                "a curvature that is finite and not negative",
+            ),
+            (source, _) => QuantizeError::Solve {
+                name: tensor.name.clone(),
+                source,
+            },
+        }
+    }
+}
+
+/// What one tensor after the other is read into.
+#[derive(Default)]
+struct Buffers {
+    weights: Vec<f32>,
+    curvature: Vec<f32>,
+    levels: Vec<i8>,
+    scales: Vec<Scale>,
+}
+
+struct Solver<'a> {
+    quantizer: &'a dyn Quantizer,
+    pool: rayon::ThreadPool,
+    /// Workspaces that nobody works in: in the end as many as have ever been needed at a time.
+    spare: Mutex<Vec<Workspace>>,
+}
+
+impl Solver<'_> {
+    /// Solves a tensor as `problems` problems of equal length, one after the other in memory: appends their scales, in
+    /// order, and gives the sum of their errors.
+    fn solve(
+        &self,
+        problem: Problem<'_>,
+        problems: usize,
+        levels: &mut [i8],
+        scales: &mut Vec<Scale>,
+    ) -> Result<f64, SolveError> {
+        let length = channel_length(levels.len(), problems);
+        if length == 0 || problems == 1 {
+            let (scale, error) = self.pool.install(|| self.solve_one(problem, levels))?;
+            scales.resize(problems, scale);
+            return Ok(error);
+        }
+        let channels = levels.par_chunks_mut(length).enumerate();
+        let solve = |(channel, levels): (usize, &mut [i8])| {
+            let range = channel * length..(channel + 1) * length;
+            let curvature = problem
+                .curvature()
+                .map(|curvature| &curvature[range.clone()]);
+            let problem = Problem::new(&problem.weights()[range], curvature)?;
+            self.solve_one(problem, levels)
+        };
+        let solved: Result<Vec<_>, SolveError> =
+            self.pool.install(|| channels.map(solve).collect());
+        let mut error = 0.0;
+        for (scale, channel_error) in solved? {
+            scales.push(scale);
+            error += channel_error;
+        }
+        Ok(error)
+    }
+
+    fn solve_one(
+        &self,
+        problem: Problem<'_>,
+        levels: &mut [i8],
+    ) -> Result<(Scale, f64), SolveError> {
+        let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workspace = spare().pop().unwrap_or_default();
+        let solution = self
+            .quantizer
+            .solve(problem, None, levels, &mut workspace)?;
+        spare().push(workspace);
+        Ok((solution.scale, solution.weighted_error))
+    }
+}
+
+fn levels_name(name: &str) -> String {
+    format!("{name}.levels")
+}
+
+fn scale_name(name: &str) -> String {
+    format!("{name}.scale")
+}
+
+/// Refuses an output that is an input, or in whose place is something else than a file.
+fn check_out(request: &Request) -> Result<(), QuantizeError> {
+    let out = &request.out;
+    match fs::metadata(out) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(FileError::on("write", out)(error).into()),
+        Ok(found) if !found.is_file() => {
+            return Err(QuantizeError::OutIsNoFile { out: out.clone() });
+        }
+        Ok(_) => {}
+    }
+    let same = |input: &PathBuf| match (input.canonicalize(), out.canonicalize()) {
+        (Ok(input), Ok(out)) => input == out,
+        _ => false,
+    };
+    if [&request.weights]
+        .into_iter()
+        .chain(&request.curvature)
+        .any(same)
+    {
+        return Err(QuantizeError::OutIsInput { out: out.clone() });
+    }
+    Ok(())
+}
+
+/// The number of problems that a tensor is cut into.
+fn problems(
+    name: &str,
+    info: &TensorInfo,
+    granularity: Granularity,
+) -> Result<usize, QuantizeError> {
+    match (granularity, info.shape.first()) {
+        (Granularity::PerTensor, _) => Ok(1),
+        (Granularity::PerChannel, Some(&channels)) => Ok(channels),
+        (Granularity::PerChannel, None) => Err(QuantizeError::NoChannels { name: name.into() }),
+    }
+}
+
+/// Every quantized tensor needs a curvature of its shape.
+fn check_curvature(curvature: &TensorFile, tensors: &[Planned]) -> Result<(), QuantizeError> {
+    let mut missing = Vec::new();
+    for tensor in tensors.iter().filter(|tensor| tensor.quantized.is_some()) {
+        let other = |found, expected| QuantizeError::OtherCurvature {
+            name: tensor.name.clone(),
+            path: curvature.path().into(),
+            found,
+            expected,
+        };
+        let Some(info) = curvature.info(&tensor.name) else {
+            missing.push(&tensor.name);
+            continue;
+        };
+        if info.shape != tensor.info.shape {
+            let expected = format!("{:?} as in the file of weights", tensor.info.shape);
+            return Err(other(format!("shape {:?}", info.shape), expected));
+        }
+        if Float::of(info.dtype).is_none() {
+            let found = format!("elements of type {}", info.dtype);
+            return Err(other(found, "F32, F16 or BF16".into()));
+        }
+    }
+    match missing.split_first() {
+        None => Ok(()),
+        Some((first, others)) => Err(QuantizeError::NoCurvature {
+            path: curvature.path().into(),
+            name: (*first).clone(),
+            others: others.len(),
+        }),
+    }
+}
+
+/// Whether the method's solutions have two scales, which even that of no weights tells.
+fn has_two_scales(quantizer: &dyn Quantizer) -> Result<bool, QuantizeError> {
+    let nothing = Problem::new(&[], None)
+        .and_then(|nothing| quantizer.solve(nothing, None, &mut [], &mut Workspace::default()));
+    match nothing {
+        Ok(solution) => Ok(matches!(solution.scale, Scale::Two { .. })),
+        Err(source) => Err(QuantizeError::Solve {
+            name: "an empty tensor".into(),
+            source,
+        }),
+    }
+}
+
+/// The entries of the old file and those that this module's page lists.
+fn metadata(
+    weights: &TensorFile,
+    request: &Request,
+    quantizer: &dyn Quantizer,
+) -> BTreeMap<String, String> {
+    let codebook = quantizer.codebook();
+    let levels: Vec<i8> = codebook.levels().collect();
+    let (lowest, highest) = match (levels.first(), levels.last()) {
+        (Some(&lowest), Some(&highest)) => (lowest, highest),
+        _ => (0, 0),
+    };
+    // An index within the range that is no level, as 0 is for the binary methods, has a place as well.
+    let values: Vec<f64> = (lowest..=highest)
+        .map(|level| f64::from(codebook.value(level)))
+        .collect();
+    let values: serde_json::Value = values.into();
+    let mut metadata: BTreeMap<String, String> = weights.metadata().collect();
+    for (key, value) in [
+        ("laq.version", env!("CARGO_PKG_VERSION").to_string()),
+        ("laq.method", request.method.id()),
+        ("laq.granularity", request.granularity.name().into()),
+        ("laq.codebook", request.method.family().codebook.into()),
+        ("laq.codebook.lowest", lowest.to_string()),
+        ("laq.codebook.values", values.to_string()),
+    ] {
+        metadata.insert(key.into(), value);
+    }
+    metadata
+}
+
+/// Reads the tensor of this name and shape, of any of the three element types, in place of what `values` has.
+fn read_floats(
+    file: &TensorFile,
+    tensor: &Planned,
+    values: &mut Vec<f32>,
+) -> Result<(), QuantizeError> {
+    let name = &tensor.name;
+    let found = file
+        .info(name)
+        .and_then(|info| Some((info, Float::of(info.dtype)?)));
+    let Some((info, float)) = found else {
+        return Ok(()); // The plan has checked it.
+    };
+    make_room(name, tensor.info.shape.iter().product(), values)?;
+    file.read(info, |piece| {
+        float.decode(piece, values);
+        Ok(())
+    })
+}
+
+/// Empties the buffer, and sees to it that `length` elements fit.
+fn make_room<T>(name: &str, length: usize, buffer: &mut Vec<T>) -> Result<(), QuantizeError> {
+    buffer.clear();
+    buffer
+        .try_reserve_exact(length)
+        .map_err(|_| QuantizeError::Memory {
+            name: name.into(),
+            elements: length,
+        })
+}
+
+/// The weights of one problem.
+fn channel_length(weights: usize, problems: usize) -> usize {
+    weights.checked_div(problems).unwrap_or_default()
+}
+
+fn scale_bytes(scale: Scale) -> Vec<u8> {
+    match scale {
+        Scale::One(scale) => scale.to_le_bytes().to_vec(),
+        Scale::Two { positive, negative } => {
+            [positive.to_le_bytes(), negative.to_le_bytes()].concat()
+        }
+    }
+}
+
+/// The scales as a record has them.
+fn printed(scales: &[Scale], granularity: Granularity) -> Scales {
+    let pair = |scale: &Scale| scale.pair().map(f64::from);
+    match (granularity, scales.first()) {
+        (Granularity::PerTensor, Some(scale @ Scale::Two { .. })) => {
+            Scales::Flat(pair(scale).to_vec())
+        }
+        (Granularity::PerChannel, Some(Scale::Two { .. })) => {
+            Scales::Pairs(scales.iter().map(pair).collect())
+        }
+        _ => Scales::Flat(scales.iter().map(|scale| pair(scale)[0]).collect()),
+    }
+}
+
+/// `name[3, 7]` for an index into the flat tensor.
+fn place(tensor: &Planned, mut index: usize) -> String {
+    let mut indices = Vec::new();
+    for &length in tensor.info.shape.iter().rev() {
+        indices.push((index % length.max(1)).to_string());
+        index /= length.max(1);
+    }
+    indices.reverse();
+    format!("{}[{}]", tensor.name, indices.join(", "))
+}
