@@ -334,6 +334,18 @@ pub struct Totals {
 }
 
 impl Totals {
+    fn add(&mut self, tensor: &Planned, record: &TensorRecord, solved: &Solved, buffers: &Buffers) {
+        let scales = buffers.scales.iter();
+        let scale_bits: usize = scales.map(|&scale| 8 * scale_bytes(scale).len()).sum();
+        let weights = record.n as f64;
+        self.tensors += 1;
+        self.weights += record.n;
+        self.bits_before += weights * tensor.info.dtype.bitsize() as f64;
+        self.bits_after += weights * f64::from(record.bits) + scale_bits as f64;
+        self.weighted_error += solved.weighted_error;
+        self.energy += solved.energy;
+    }
+
     /// The error over the energy; none where the energy is zero and the error is not.
     #[must_use]
     pub fn relative_error(&self) -> Option<f64> {
@@ -365,8 +377,17 @@ pub struct Plan {
 struct Planned {
     name: String,
     info: TensorInfo,
-    /// The element type and the number of problems that it is cut into, if it is quantized.
-    quantized: Option<(Float, usize)>,
+    /// How it is quantized, if it is.
+    quantized: Option<Quantized>,
+}
+
+#[derive(Debug)]
+struct Quantized {
+    float: Float,
+    /// The number of problems that the tensor is cut into.
+    problems: usize,
+    /// Its place in the curvature's file, if there is one.
+    curvature: Option<(TensorInfo, Float)>,
 }
 
 impl Plan {
@@ -384,15 +405,17 @@ impl Plan {
             .as_deref()
             .map(TensorFile::open)
             .transpose()?;
-        let names = weights.names();
-        let selected = select(&weights, &names, &request.include, &request.exclude)?;
-        let mut tensors = Vec::with_capacity(names.len());
-        for (name, selected) in names.into_iter().zip(selected) {
-            let Some(info) = weights.info(&name).cloned() else {
-                continue; // The names are those of the header.
-            };
+        let old = weights.tensors();
+        let selected = select(&request.weights, &old, &request.include, &request.exclude)?;
+        let mut tensors = Vec::with_capacity(old.len());
+        for ((name, info), selected) in old.into_iter().zip(selected) {
+            let info = info.clone();
             let quantized = match Float::of(info.dtype).filter(|_| selected) {
-                Some(float) => Some((float, problems(&name, &info, request.granularity)?)),
+                Some(float) => Some(Quantized {
+                    float,
+                    problems: problems(&name, &info, request.granularity)?,
+                    curvature: None,
+                }),
                 None => None,
             };
             tensors.push(Planned {
@@ -402,7 +425,7 @@ impl Plan {
             });
         }
         if let Some(curvature) = &curvature {
-            check_curvature(curvature, &tensors)?;
+            find_curvature(curvature, &mut tensors)?;
         }
         let taken: HashSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         let two_scales = has_two_scales(quantizer)?;
@@ -413,7 +436,7 @@ impl Plan {
                 dtype: tensor.info.dtype,
                 shape: tensor.info.shape.clone(),
             });
-            let Some((_, problems)) = tensor.quantized else {
+            let Some(Quantized { problems, .. }) = tensor.quantized else {
                 continue;
             };
             let scale_shape = match (request.granularity, two_scales) {
@@ -487,43 +510,32 @@ impl Plan {
                 if stop.load(Ordering::Relaxed) {
                     return Err(QuantizeError::Interrupted { out: out.clone() });
                 }
-                match tensor.quantized {
-                    Some((float, problems)) => {
-                        let record = self.quantize(
-                            tensor,
-                            float,
-                            problems,
-                            &solver,
-                            &mut buffers,
-                            &mut writer,
-                            &mut totals,
-                        )?;
-                        report(&record);
-                    }
-                    None => {
-                        writer.begin(&tensor.name)?;
-                        self.weights
-                            .read(&tensor.info, |piece| writer.write(piece))?;
-                        totals.copied += 1;
-                    }
-                }
+                let Some(how) = &tensor.quantized else {
+                    writer.begin(&tensor.name)?;
+                    self.weights
+                        .read(&tensor.info, |piece| writer.write(piece))?;
+                    totals.copied += 1;
+                    continue;
+                };
+                let solved = self.solve(tensor, how, &solver, &mut buffers)?;
+                buffers.write(&tensor.name, how.float, solver.quantizer, &mut writer)?;
+                let record = self.record(tensor, &solved, solver.quantizer, &buffers);
+                totals.add(tensor, &record, &solved, &buffers);
+                report(&record);
             }
             Ok(writer.end()?)
         })?;
         Ok(totals)
     }
 
-    /// Reads, solves and writes one tensor.
-    fn quantize(
+    /// Reads one tensor, and leaves its levels and scales in the buffers.
+    fn solve(
         &self,
         tensor: &Planned,
-        float: Float,
-        problems: usize,
+        how: &Quantized,
         solver: &Solver<'_>,
         buffers: &mut Buffers,
-        writer: &mut Writer<'_>,
-        totals: &mut Totals,
-    ) -> Result<TensorRecord, QuantizeError> {
+    ) -> Result<Solved, QuantizeError> {
         let Buffers {
             weights,
             curvature,
@@ -531,78 +543,62 @@ impl Plan {
             scales,
         } = buffers;
         let name = &tensor.name;
-        read_floats(&self.weights, tensor, weights)?;
-        let curvature = match &self.curvature {
-            Some(file) => {
-                read_floats(file, tensor, curvature)?;
+        read_floats(&self.weights, name, (&tensor.info, how.float), weights)?;
+        let curvature = match (&self.curvature, &how.curvature) {
+            (Some(file), Some((info, float))) => {
+                read_floats(file, name, (info, *float), curvature)?;
                 Some(curvature.as_slice())
             }
-            None => None,
+            _ => None,
         };
         make_room(name, weights.len(), levels)?;
         levels.resize(weights.len(), 0);
-        make_room(name, problems, scales)?;
+        make_room(name, how.problems, scales)?;
 
-        let start = Instant::now();
-        let problem = Problem::new(weights, curvature).map_err(|error| self.told(tensor, error))?;
         let told = |error| self.told(tensor, error);
+        let start = Instant::now();
+        let problem = Problem::new(weights, curvature).map_err(told)?;
         let weighted_error = solver
-            .solve(problem, problems, levels, scales)
+            .solve(problem, how.problems, levels, scales)
             .map_err(told)?;
         let milliseconds = 1e3 * start.elapsed().as_secs_f64();
-
-        let codebook = solver.quantizer.codebook();
-        // All weights at zero: what remains of the error is ½ Σ d w².
+        // With all weights at zero, what remains of the error is ½ Σ d w².
         let energy = problem
-            .weighted_error(codebook, Scale::One(0.0), levels)
+            .weighted_error(solver.quantizer.codebook(), Scale::One(0.0), levels)
             .map_err(told)?;
-        writer.begin(&levels_name(name))?;
-        for piece in levels.chunks(PIECE) {
-            let bytes: Vec<u8> = piece.iter().map(|level| level.cast_unsigned()).collect();
-            writer.write(&bytes)?;
-        }
-        writer.begin(name)?;
-        let mut quantized = vec![0.0; PIECE.min(levels.len())];
-        let mut bytes = Vec::new();
-        let channels = levels.chunks(channel_length(levels.len(), problems).max(1));
-        for (levels, scale) in channels.zip(scales.iter()) {
-            for levels in levels.chunks(PIECE) {
-                let quantized = &mut quantized[..levels.len()];
-                codebook.decode(levels, *scale, quantized);
-                bytes.clear();
-                float.encode(quantized, &mut bytes);
-                writer.write(&bytes)?;
-            }
-        }
-        writer.begin(&scale_name(name))?;
-        for &scale in scales.iter() {
-            writer.write(&scale_bytes(scale))?;
-        }
-
-        let has_zero = codebook.values().contains(&0.0);
-        let zeros = levels.iter().filter(|&&level| has_zero && level == 0);
-        let n = levels.len();
-        totals.tensors += 1;
-        totals.weights += n;
-        totals.bits_before += (n * tensor.info.dtype.bitsize()) as f64;
-        let scale_bits: usize = scales
-            .iter()
-            .map(|&scale| 8 * scale_bytes(scale).len())
-            .sum();
-        totals.bits_after += n as f64 * f64::from(codebook.storage_bits()) + scale_bits as f64;
-        totals.weighted_error += weighted_error;
-        totals.energy += energy;
-        Ok(TensorRecord {
-            name: name.clone(),
-            n,
-            method: self.request.method.id(),
-            scale: printed(scales, self.request.granularity),
+        Ok(Solved {
             weighted_error,
-            relative_error: relative(weighted_error, energy),
-            sparsity: zeros.count() as f64 / n.max(1) as f64,
-            bits: codebook.storage_bits(),
+            energy,
             milliseconds,
         })
+    }
+
+    fn record(
+        &self,
+        tensor: &Planned,
+        solved: &Solved,
+        quantizer: &dyn Quantizer,
+        buffers: &Buffers,
+    ) -> TensorRecord {
+        let codebook = quantizer.codebook();
+        let has_zero = codebook.values().contains(&0.0);
+        let n = buffers.levels.len();
+        let zeros = buffers.levels.iter().filter(|&&level| level == 0).count();
+        TensorRecord {
+            name: tensor.name.clone(),
+            n,
+            method: self.request.method.id(),
+            scale: printed(&buffers.scales, self.request.granularity),
+            weighted_error: solved.weighted_error,
+            relative_error: relative(solved.weighted_error, solved.energy),
+            sparsity: if has_zero {
+                zeros as f64 / n.max(1) as f64
+            } else {
+                0.0
+            },
+            bits: codebook.storage_bits(),
+            milliseconds: solved.milliseconds,
+        }
     }
 
     /// The solver's error with the tensor's name, and the index as a user of tensors counts.
@@ -638,6 +634,51 @@ struct Buffers {
     curvature: Vec<f32>,
     levels: Vec<i8>,
     scales: Vec<Scale>,
+}
+
+impl Buffers {
+    /// Writes the levels, what they stand for, and the scales.
+    fn write(
+        &self,
+        name: &str,
+        float: Float,
+        quantizer: &dyn Quantizer,
+        writer: &mut Writer<'_>,
+    ) -> Result<(), FileError> {
+        let mut bytes = Vec::new();
+        writer.begin(&levels_name(name))?;
+        for levels in self.levels.chunks(PIECE) {
+            bytes.clear();
+            bytes.extend(levels.iter().map(|level| level.cast_unsigned()));
+            writer.write(&bytes)?;
+        }
+        writer.begin(name)?;
+        let codebook = quantizer.codebook();
+        let mut quantized = vec![0.0; PIECE.min(self.levels.len())];
+        let length = channel_length(self.levels.len(), self.scales.len());
+        for (levels, scale) in self.levels.chunks(length.max(1)).zip(&self.scales) {
+            for levels in levels.chunks(PIECE) {
+                let quantized = &mut quantized[..levels.len()];
+                codebook.decode(levels, *scale, quantized);
+                bytes.clear();
+                float.encode(quantized, &mut bytes);
+                writer.write(&bytes)?;
+            }
+        }
+        writer.begin(&scale_name(name))?;
+        for &scale in &self.scales {
+            writer.write(&scale_bytes(scale))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is known of a tensor once it is solved.
+struct Solved {
+    weighted_error: f64,
+    /// `½ Σ d w²`.
+    energy: f64,
+    milliseconds: f64,
 }
 
 struct Solver<'a> {
@@ -743,10 +784,13 @@ fn problems(
     }
 }
 
-/// Every quantized tensor needs a curvature of its shape.
-fn check_curvature(curvature: &TensorFile, tensors: &[Planned]) -> Result<(), QuantizeError> {
+/// Finds the curvature of every quantized tensor, which must have its shape.
+fn find_curvature(curvature: &TensorFile, tensors: &mut [Planned]) -> Result<(), QuantizeError> {
     let mut missing = Vec::new();
-    for tensor in tensors.iter().filter(|tensor| tensor.quantized.is_some()) {
+    for tensor in tensors {
+        let Some(quantized) = &mut tensor.quantized else {
+            continue;
+        };
         let other = |found, expected| QuantizeError::OtherCurvature {
             name: tensor.name.clone(),
             path: curvature.path().into(),
@@ -761,10 +805,11 @@ fn check_curvature(curvature: &TensorFile, tensors: &[Planned]) -> Result<(), Qu
             let expected = format!("{:?} as in the file of weights", tensor.info.shape);
             return Err(other(format!("shape {:?}", info.shape), expected));
         }
-        if Float::of(info.dtype).is_none() {
+        let Some(float) = Float::of(info.dtype) else {
             let found = format!("elements of type {}", info.dtype);
             return Err(other(found, "F32, F16 or BF16".into()));
-        }
+        };
+        quantized.curvature = Some((info.clone(), float));
     }
     match missing.split_first() {
         None => Ok(()),
@@ -820,20 +865,14 @@ fn metadata(
     metadata
 }
 
-/// Reads the tensor of this name and shape, of any of the three element types, in place of what `values` has.
+/// Reads a tensor in place of what `values` has.
 fn read_floats(
     file: &TensorFile,
-    tensor: &Planned,
+    name: &str,
+    (info, float): (&TensorInfo, Float),
     values: &mut Vec<f32>,
 ) -> Result<(), QuantizeError> {
-    let name = &tensor.name;
-    let found = file
-        .info(name)
-        .and_then(|info| Some((info, Float::of(info.dtype)?)));
-    let Some((info, float)) = found else {
-        return Ok(()); // The plan has checked it.
-    };
-    make_room(name, tensor.info.shape.iter().product(), values)?;
+    make_room(name, info.shape.iter().product(), values)?;
     file.read(info, |piece| {
         float.decode(piece, values);
         Ok(())

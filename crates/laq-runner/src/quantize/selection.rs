@@ -1,10 +1,12 @@
 //! Which tensors of a file are quantized.
 
+use std::path::Path;
+
 use glob::Pattern;
-use safetensors::tensor::Dtype;
+use safetensors::tensor::{Dtype, TensorInfo};
 use thiserror::Error;
 
-use super::tensor_file::{Float, TensorFile};
+use super::tensor_file::Float;
 
 /// Names that an error about a glob lists.
 const LISTED: usize = 5;
@@ -74,26 +76,23 @@ pub enum SelectionError {
     },
 }
 
-/// Whether each of `names`, those of all tensors of `file`, is to be quantized.
+/// Whether each of `tensors`, all those of the file `path`, is to be quantized.
 ///
 /// Without `include`, the tensors of floating numbers with two or more dimensions are; with it, those that match one of
 /// its globs, whatever their dimensions. Those that match a glob of `exclude` are not.
 pub(super) fn select(
-    file: &TensorFile,
-    names: &[String],
+    path: &Path,
+    tensors: &[(String, &TensorInfo)],
     include: &[String],
     exclude: &[String],
 ) -> Result<Vec<bool>, SelectionError> {
-    let path = || file.path().display().to_string();
-    let tensors = || {
-        names
-            .iter()
-            .filter_map(|name| Some((name, file.info(name)?)))
-    };
-    let included = patterns("--include", include, file, names)?;
-    let excluded = patterns("--exclude", exclude, file, names)?;
+    let path = path.display();
+    let names: Vec<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
+    let matching_some = |flag, globs| patterns(flag, globs, &path.to_string(), &names);
+    let included = matching_some("--include", include)?;
+    let excluded = matching_some("--exclude", exclude)?;
     for glob in &included {
-        let mut matching = tensors().filter(|(name, _)| glob.matches(name));
+        let mut matching = tensors.iter().filter(|(name, _)| glob.matches(name));
         let weights = matching.clone().any(|(_, info)| is_floating(info.dtype));
         if let Some((name, info)) = matching.next().filter(|_| !weights) {
             return Err(SelectionError::NotFloating {
@@ -104,8 +103,8 @@ pub(super) fn select(
         }
     }
     let any = |globs: &[Pattern], name: &str| globs.iter().any(|glob| glob.matches(name));
-    let mut selected = Vec::with_capacity(names.len());
-    for (name, info) in tensors() {
+    let mut selected = Vec::with_capacity(tensors.len());
+    for (name, info) in tensors {
         let wanted = if include.is_empty() {
             info.shape.len() >= 2
         } else {
@@ -115,7 +114,7 @@ pub(super) fn select(
         if taken && Float::of(info.dtype).is_none() {
             return Err(SelectionError::Dtype {
                 name: name.clone(),
-                path: path(),
+                path: path.to_string(),
                 dtype: info.dtype,
             });
         }
@@ -123,8 +122,8 @@ pub(super) fn select(
     }
     if !selected.contains(&true) {
         return Err(SelectionError::Nothing {
-            path: path(),
-            names: listed(names.iter().map(String::as_str).collect()),
+            path: path.to_string(),
+            names: listed(&names),
         });
     }
     Ok(selected)
@@ -134,8 +133,8 @@ pub(super) fn select(
 fn patterns(
     flag: &'static str,
     globs: &[String],
-    file: &TensorFile,
-    names: &[String],
+    path: &str,
+    names: &[&str],
 ) -> Result<Vec<Pattern>, SelectionError> {
     let pattern = |glob: &String| {
         let pattern = Pattern::new(glob).map_err(|source| SelectionError::Glob {
@@ -146,20 +145,20 @@ fn patterns(
         if names.iter().any(|name| pattern.matches(name)) {
             return Ok(pattern);
         }
-        let mut nearest: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut nearest = names.to_vec();
         nearest.sort_by_cached_key(|name| strsim::damerau_levenshtein(glob, name));
         Err(SelectionError::NoMatch {
             flag,
             glob: glob.clone(),
-            path: file.path().display().to_string(),
-            names: listed(nearest),
+            path: path.into(),
+            names: listed(&nearest),
         })
     };
     globs.iter().map(pattern).collect()
 }
 
 /// The first names, and how many more there are.
-fn listed(names: Vec<&str>) -> Vec<String> {
+fn listed(names: &[&str]) -> Vec<String> {
     if names.is_empty() {
         return vec!["no tensor at all".into()];
     }

@@ -168,9 +168,11 @@ impl TensorFile {
         &self.path
     }
 
-    /// The names of the tensors in the order of their bytes.
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.header.offset_keys()
+    /// The tensors in the order of their bytes.
+    pub(crate) fn tensors(&self) -> Vec<(String, &TensorInfo)> {
+        let names = self.header.offset_keys().into_iter();
+        let tensor = |name: String| self.info(&name).map(|info| (name, info));
+        names.filter_map(tensor).collect()
     }
 
     pub(crate) fn info(&self, name: &str) -> Option<&TensorInfo> {
