@@ -46,26 +46,45 @@ impl FileError {
 ///
 /// What the system says; `path` is then as it was.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".tmp");
-    let beside = path.with_file_name(name);
-    let write = || {
-        let mut file = File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&beside, path)
-    };
-    write().map_err(|error| {
-        // The space goes back; if even that fails, the first error is the one to tell.
-        let _ = fs::remove_file(&beside);
-        FileError::on("write", path)(error)
-    })?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
+    replace(path, ".tmp", |file| {
+        file.write_all(bytes).map_err(FileError::on("write", path))
+    })
 }
 
-/// Brings the renaming itself to the disk, where folders can be opened as files.
-fn sync_folder(folder: &Path) -> Result<(), FileError> {
+/// Puts what `write` writes under `path` in one step, as [`write_atomically`] does. The file beside it is called as
+/// `path` is, with `ending` behind.
+///
+/// # Errors
+///
+/// What `write` and the system say; `path` is then as it was, and the file beside it is gone.
+pub(crate) fn replace<E: From<FileError>>(
+    path: &Path,
+    ending: &str,
+    write: impl FnOnce(&mut File) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(ending);
+    let beside = path.with_file_name(name);
+    let put = || -> Result<(), E> {
+        let mut file = File::create(&beside).map_err(FileError::on("write", path))?;
+        write(&mut file)?;
+        file.sync_all().map_err(FileError::on("write", path))?;
+        drop(file);
+        fs::rename(&beside, path).map_err(FileError::on("write", path))?;
+        Ok(())
+    };
+    put().inspect_err(|_| {
+        // The space goes back; if even that fails, the first error is the one to tell.
+        let _ = fs::remove_file(&beside);
+    })?;
+    Ok(sync_folder(path)?)
+}
+
+/// Brings the renaming of `path` to the disk, where folders can be opened as files.
+fn sync_folder(path: &Path) -> Result<(), FileError> {
+    // The parent of a bare file name is the empty path.
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
     if cfg!(unix) {
         File::open(folder)
             .and_then(|folder| folder.sync_all())

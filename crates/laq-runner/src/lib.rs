@@ -9,6 +9,7 @@ mod error;
 pub mod estimate;
 pub mod evaluate;
 pub mod files;
+pub mod quantize;
 pub mod record;
 pub mod run_folder;
 mod session;

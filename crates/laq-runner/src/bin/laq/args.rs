@@ -18,6 +18,7 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     Config(ConfigArgs),
     Estimate(EstimateArgs),
+    Quantize(QuantizeArgs),
     Methods(MethodsArgs),
     Doctor(DoctorArgs),
     Download(DownloadArgs),
@@ -139,6 +140,51 @@ pub(crate) struct EstimateArgs {
     #[command(flatten)]
     pub(crate) threads: ThreadsArgs,
     /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Quantize the tensors of a safetensors file, such as a PyTorch state_dict.
+///
+/// Solves `min ½ Σ d (w − ŵ)²` for every floating tensor (F32, F16, BF16) with two or more dimensions, and writes a file
+/// with all tensors of the old one under their names: the quantized ones as scale · level, rounded to their old element
+/// type, all others unchanged. Beside each quantized NAME stand NAME.levels (I8, indices of levels) and NAME.scale (F32:
+/// one number, two for methods with a scale for each sign, or those of each channel), from which the weights are rebuilt
+/// in f32 without loss; the metadata entry laq.codebook.values has the values of the indices from laq.codebook.lowest on.
+/// Files are worked through tensor by tensor, so they may be larger than the memory.
+#[derive(Debug, clap::Args)]
+pub(crate) struct QuantizeArgs {
+    /// The method: an id of `laq methods`, such as lat-e, laq-linear-4, or laq-linear with --bits 4.
+    #[arg(long, value_name = "ID")]
+    pub(crate) method: String,
+    /// The bits of a level, for methods that have them in their id.
+    #[arg(long, value_name = "M")]
+    pub(crate) bits: Option<u8>,
+    /// The file with the weights w.
+    #[arg(long, value_name = "F.safetensors")]
+    pub(crate) weights: PathBuf,
+    /// A file with the curvature d of every quantized tensor, under its name and in its shape [default: d = 1].
+    #[arg(long, value_name = "G.safetensors")]
+    pub(crate) curvature: Option<PathBuf>,
+    /// One scale (or pair of scales) a tensor; the default.
+    #[arg(long, conflicts_with = "per_channel")]
+    pub(crate) per_tensor: bool,
+    /// One scale (or pair of scales) an index of the first dimension.
+    #[arg(long)]
+    pub(crate) per_channel: bool,
+    /// Quantize the floating tensors whose names match, whatever their dimensions, and no others; `*` stands for any
+    /// characters, dots among them. May be given more than once.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) include: Vec<String>,
+    /// Copy the tensors whose names match as they are; may be given more than once.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// The file to write; one that is there is replaced once the new one is whole.
+    #[arg(long, value_name = "Q.safetensors")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgs,
+    /// Print a line of JSON a tensor.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -1,9 +1,9 @@
-//! `laq`: trains, evaluates and looks at networks with low-bit weights.
+//! `laq`: trains, evaluates, quantizes and looks at networks with low-bit weights.
 //!
 //! The definition of the command line is in `args`, what a command prints in `commands`, how progress looks in
 //! `progress`; what a command does is left to the library.
 //!
-//! Exit codes: 0 done, 1 an error, 2 a wrong command line, 130 interrupted and saved.
+//! Exit codes: 0 done, 1 an error, 2 a wrong command line, 130 interrupted (and saved, where there is something to save).
 
 mod args;
 mod commands;
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval(&args),
         Command::Config(args) => commands::config(&args),
         Command::Estimate(args) => commands::estimate(&args),
+        Command::Quantize(args) => commands::quantize(&args),
         Command::Methods(args) => commands::methods(&args),
         Command::Doctor(args) => commands::doctor(&args),
         Command::Download(args) => commands::download(&args),
