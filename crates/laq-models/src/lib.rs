@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod char_lstm;
+mod comparison;
 mod init;
 mod parameter;
 mod training;
@@ -10,6 +11,7 @@ use laq_solvers::SolveError;
 use laq_tensor::BackendError;
 
 pub use char_lstm::{CharLstmSpec, TextShape};
+pub use comparison::{LayerComparison, exact_twin};
 pub use parameter::{LayerReport, StateData, StateTensor};
 pub use training::{AdamSettings, StepReport, Training};
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use laq_solvers::{Method, Scale};
+use laq_solvers::{Method, Scale, SolveError};
 use laq_tensor::{AdamStep, Backend, BackendError, QuantizerSnapshot};
 use ndarray::{ArrayD, ArrayViewD};
 
 use crate::ModelError;
+use crate::comparison::{LayerComparison, compare};
 use crate::init::{self, Init};
 
 /// A tensor of a training's state, in host memory, for a checkpoint.
@@ -58,6 +59,16 @@ pub(crate) struct ParameterSpec {
     pub(crate) blocks: Vec<&'static str>,
 }
 
+impl ParameterSpec {
+    fn unsolved(&self, group: usize, step: u64, source: SolveError) -> ModelError {
+        ModelError::Solve {
+            layer: format!("{}.{}", self.name, self.blocks[group]),
+            step,
+            source,
+        }
+    }
+}
+
 /// A weight tensor with everything that training keeps about it.
 pub(crate) struct Parameter<B: Backend> {
     pub(crate) spec: ParameterSpec,
@@ -69,6 +80,7 @@ pub(crate) struct Parameter<B: Backend> {
 }
 
 struct Quantized<B: Backend> {
+    method: Method,
     quantizer: B::Quantizer,
     values: B::Tensor,
 }
@@ -90,6 +102,7 @@ impl<B: Backend> Parameter<B> {
             let weights = spec.shape.iter().product();
             let quantizer = backend.quantizer(method, weights, spec.blocks.len())?;
             Some(Quantized {
+                method: method.clone(),
                 quantizer,
                 values: zeros()?,
             })
@@ -139,13 +152,50 @@ impl<B: Backend> Parameter<B> {
                 &mut quantized.values,
             )
             .map_err(|error| match error {
-                BackendError::Solve { group, source } => ModelError::Solve {
-                    layer: format!("{}.{}", self.spec.name, self.spec.blocks[group]),
-                    step,
-                    source,
-                },
+                BackendError::Solve { group, source } => self.spec.unsolved(group, step, source),
                 other => other.into(),
             })
+    }
+
+    /// The weighted errors of ŵ and of what `other` makes of the same weights, block by block; none before the first
+    /// solve.
+    pub(crate) fn compare(
+        &self,
+        backend: &B,
+        other: &Method,
+        step: u64,
+    ) -> Result<Vec<LayerComparison>, ModelError> {
+        let Some(quantized) = &self.quantized else {
+            return Ok(Vec::new());
+        };
+        let state = backend.quantizer_save(&quantized.quantizer)?;
+        let scales: Vec<Scale> = match state.scales.len() / self.spec.blocks.len() {
+            0 => return Ok(Vec::new()),
+            1 => state.scales.iter().copied().map(Scale::One).collect(),
+            _ => (state.scales.chunks_exact(2))
+                .map(|pair| Scale::Two {
+                    positive: pair[0],
+                    negative: pair[1],
+                })
+                .collect(),
+        };
+        let read = |tensor: &B::Tensor| -> Result<Vec<f32>, BackendError> {
+            Ok(backend.read(tensor)?.into_iter().collect())
+        };
+        let (latent, second_moment) = (read(&self.latent)?, read(&self.second_moment)?);
+        let methods = (&quantized.method, other);
+        let errors = compare(methods, &latent, &second_moment, &state.levels, &scales)
+            .map_err(|(group, source)| self.spec.unsolved(group, step, source))?;
+        let named = self.spec.blocks.iter().zip(errors);
+        Ok(named
+            .map(
+                |(block, [weighted_error, other_weighted_error])| LayerComparison {
+                    name: format!("{}.{block}", self.spec.name),
+                    weighted_error,
+                    other_weighted_error,
+                },
+            )
+            .collect())
     }
 
     /// ∂L/∂ŵ becomes ∂L/∂w.

@@ -8,6 +8,7 @@ use laq_tensor::{AdamStep, Backend};
 
 use crate::ModelError;
 use crate::char_lstm::{CharLstm, CharLstmSpec, TextShape};
+use crate::comparison::LayerComparison;
 use crate::parameter::{LayerReport, StateData, StateTensor};
 
 /// Adam's constants (PAPER.md §3, step 3).
@@ -71,7 +72,7 @@ impl Default for AdamSettings {
 pub struct StepReport {
     /// Mean cross-entropy of the batch in nats a symbol, before the update.
     pub loss: f64,
-    /// Wall-clock seconds of the step.
+    /// Wall-clock seconds of the step, with the solve that a look at the network has done before it.
     pub seconds: f64,
     /// Of these, seconds spent in solving for ŵ and in turning ∂L/∂ŵ into ∂L/∂w.
     pub quantize_seconds: f64,
@@ -85,6 +86,8 @@ pub struct Training<B: Backend> {
     steps: u64,
     /// Whether ŵ belongs to the latent weights as they are now.
     quantized_is_current: bool,
+    /// Wall-clock seconds of the solves that no step has counted yet.
+    solve_seconds: f64,
 }
 
 /// Name of the state tensor with the step counter and whether ŵ is current.
@@ -112,6 +115,7 @@ impl<B: Backend> Training<B> {
             adam,
             steps: 0,
             quantized_is_current: false,
+            solve_seconds: 0.0,
         })
     }
 
@@ -152,9 +156,8 @@ impl<B: Backend> Training<B> {
             });
         }
         self.load_batch(inputs, targets)?;
-        let own = Instant::now();
+        let solved_before = self.solve_seconds;
         self.ensure_quantized()?;
-        let mut quantize_seconds = own.elapsed().as_secs_f64();
 
         let loss = self.network.forward(&self.backend)?;
         if !loss.is_finite() {
@@ -181,7 +184,7 @@ impl<B: Backend> Training<B> {
         for parameter in &mut self.network.parameters {
             parameter.quantizer_backward(&self.backend)?;
         }
-        quantize_seconds += own.elapsed().as_secs_f64();
+        let quantize_seconds = self.solve_seconds + own.elapsed().as_secs_f64();
         let adam = AdamStep {
             learning_rate,
             beta1: self.adam.beta1,
@@ -195,9 +198,10 @@ impl<B: Backend> Training<B> {
             parameter.update(&self.backend, adam)?;
         }
         self.steps = step;
+        self.solve_seconds = 0.0;
         Ok(StepReport {
             loss,
-            seconds: start.elapsed().as_secs_f64(),
+            seconds: solved_before + start.elapsed().as_secs_f64(),
             quantize_seconds,
         })
     }
@@ -236,6 +240,20 @@ impl<B: Backend> Training<B> {
         Ok(reports)
     }
 
+    /// The weighted error of each quantized matrix as the coming step will use it, beside that of `other` on the same
+    /// weights and curvature; empty for `full`. Training goes on as if it had not been called.
+    ///
+    /// # Errors
+    /// As [`Training::step`].
+    pub fn compare(&mut self, other: &Method) -> Result<Vec<LayerComparison>, ModelError> {
+        self.ensure_quantized()?;
+        let mut comparisons = Vec::new();
+        for parameter in &self.network.parameters {
+            comparisons.extend(parameter.compare(&self.backend, other, self.steps + 1)?);
+        }
+        Ok(comparisons)
+    }
+
     /// Everything that the same bits need later: weights, moments, levels, scales, counters.
     ///
     /// # Errors
@@ -271,6 +289,7 @@ impl<B: Backend> Training<B> {
         }
         self.steps = steps;
         self.quantized_is_current = current != 0;
+        self.solve_seconds = 0.0;
         Ok(())
     }
 
@@ -278,10 +297,12 @@ impl<B: Backend> Training<B> {
     /// (evaluation, reports) between two steps leaves the warm start of the next as it was.
     fn ensure_quantized(&mut self) -> Result<(), ModelError> {
         if !self.quantized_is_current {
+            let start = Instant::now();
             for parameter in &mut self.network.parameters {
                 parameter.quantize(&self.backend, self.steps + 1)?;
             }
             self.quantized_is_current = true;
+            self.solve_seconds += start.elapsed().as_secs_f64();
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! The training step as a whole: reproducible, resumable, learning, and safe when numbers blow up.
 
-use laq_models::{AdamSettings, CharLstmSpec, ModelError, StateData, TextShape, Training};
+use laq_models::{
+    AdamSettings, CharLstmSpec, ModelError, StateData, TextShape, Training, exact_twin,
+};
 use laq_solvers::{Method, Scale};
 use laq_tensor::CpuBackend;
 use laq_tensor::cpu::Kernel;
@@ -158,6 +160,9 @@ fn looking_at_a_network_does_not_change_its_training() {
         for step in 0..4 {
             looked_at.evaluate(&inputs, &targets).unwrap();
             looked_at.layers().unwrap();
+            looked_at
+                .compare(&Method::try_from("lat-e").unwrap())
+                .unwrap();
             let (a, b) = (
                 steps(&mut looked_at, step, step + 1),
                 steps(&mut left_alone, step, step + 1),
@@ -170,6 +175,65 @@ fn looking_at_a_network_does_not_change_its_training() {
             "{id}"
         );
     }
+}
+
+#[test]
+fn every_alternating_method_has_an_exact_twin() {
+    for method in Method::all() {
+        let (id, family) = (method.id(), method.family());
+        let twin = exact_twin(&method).map(|twin| twin.id());
+        match family.solver {
+            solver if solver.starts_with("alternating") => {
+                let twin = exact_twin(&method).expect(&id);
+                assert_eq!(twin.family().codebook, family.codebook, "{id}");
+                assert_eq!(twin.bits(), method.bits(), "{id}");
+                assert!(twin.family().solver.starts_with("exact"), "{id}");
+            }
+            _ => assert_eq!(twin, None, "{id}"),
+        }
+    }
+}
+
+/// A training with the exact method, on the same weights and moments, says what the comparison says of it.
+#[test]
+fn a_comparison_is_with_what_the_other_method_does() {
+    for (id, exact) in [
+        ("lat-a", "lat-e"),
+        ("lat2-a", "lat2-e"),
+        ("laq-linear-3", "laq-linear-3-e"),
+        ("laq-log-4", "laq-log-4-e"),
+    ] {
+        let mut alternating = training(id, 6);
+        steps(&mut alternating, 0, 3);
+        let mut other = training(exact, 7);
+        other.load(&alternating.save().unwrap()).unwrap();
+        let method = Method::try_from(exact).unwrap();
+        assert_eq!(
+            exact_twin(&Method::try_from(id).unwrap()),
+            Some(method.clone())
+        );
+        let compared = alternating.compare(&method).unwrap();
+        let (own, others) = (alternating.layers().unwrap(), other.layers().unwrap());
+        assert_eq!((compared.len(), own.len(), others.len()), (8, 8, 8));
+        let close = |a: f64, b: f64| (a - b).abs() <= 1e-9 * b;
+        for ((found, own), other) in compared.iter().zip(own).zip(others) {
+            assert_eq!((&found.name, &own.name), (&own.name, &other.name), "{id}");
+            assert!(
+                close(found.weighted_error, own.weighted_error),
+                "{id}: {found:?}"
+            );
+            assert!(
+                close(found.other_weighted_error, other.weighted_error),
+                "{id}: {found:?}"
+            );
+            assert!(
+                found.other_weighted_error <= found.weighted_error * (1.0 + 1e-6),
+                "{id}"
+            );
+        }
+    }
+    let lat_e = Method::try_from("lat-e").unwrap();
+    assert_eq!(training("full", 1).compare(&lat_e).unwrap(), []);
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! What a run writes for people and programs to read: a line per epoch, a summary, the environment.
+//! What a run writes for people and programs to read: a line per epoch, a line per comparison, a summary.
 
-use laq_models::LayerReport;
+use laq_models::{LayerComparison, LayerReport};
 use laq_solvers::Scale;
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,57 @@ impl From<LayerReport> for LayerRecord {
             sparsity: layer.sparsity,
             weighted_error: layer.weighted_error,
             rounds: layer.rounds,
+        }
+    }
+}
+
+/// One line of `comparison.jsonl`: how near the run's solver was to the optimum in one step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ComparisonRecord {
+    /// The training step that used the compared weights, counted from 1 over the whole run.
+    pub step: u64,
+    /// ½ Σ d (w − ŵ)² over all matrices, of the run's own ŵ.
+    pub weighted_error: f64,
+    /// The same with the exact solver's ŵ.
+    pub exact_weighted_error: f64,
+    /// Their ratio, 1 at the optimum; null where the exact error is 0.
+    pub ratio: Option<f64>,
+    /// The matrices one by one.
+    pub layers: Vec<LayerComparisonRecord>,
+}
+
+/// The errors of one matrix in one step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerComparisonRecord {
+    /// Such as `lstm.weight_hh.forget`.
+    pub name: String,
+    /// ½ Σ d (w − ŵ)² of the run's own ŵ.
+    pub weighted_error: f64,
+    /// The same with the exact solver's ŵ.
+    pub exact_weighted_error: f64,
+    /// Their ratio, likewise.
+    pub ratio: Option<f64>,
+}
+
+impl ComparisonRecord {
+    /// The record of a step, from what its matrices have.
+    #[must_use]
+    pub fn new(step: u64, layers: Vec<LayerComparison>) -> Self {
+        let ratio = |own: f64, exact: f64| (exact > 0.0).then(|| own / exact);
+        let weighted_error = layers.iter().map(|layer| layer.weighted_error).sum();
+        let exact_weighted_error = layers.iter().map(|layer| layer.other_weighted_error).sum();
+        let layers = layers.into_iter().map(|layer| LayerComparisonRecord {
+            name: layer.name,
+            weighted_error: layer.weighted_error,
+            exact_weighted_error: layer.other_weighted_error,
+            ratio: ratio(layer.weighted_error, layer.other_weighted_error),
+        });
+        Self {
+            step,
+            weighted_error,
+            exact_weighted_error,
+            ratio: ratio(weighted_error, exact_weighted_error),
+            layers: layers.collect(),
         }
     }
 }

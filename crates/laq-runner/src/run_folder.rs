@@ -5,6 +5,7 @@
 //! | `config.toml` | the resolved experiment |
 //! | `environment.json` | [`crate::environment::Environment`] |
 //! | `metrics.jsonl` | one [`EpochRecord`] a line |
+//! | `comparison.jsonl` | one [`ComparisonRecord`] a line, where the experiment asks for comparisons |
 //! | `summary.json` | [`Summary`] |
 //! | `last.safetensors`, `best.safetensors` | [`crate::checkpoint`]s: the newest, and that of the best epoch |
 //! | `lock` | held while the run is trained; the process's number |
@@ -14,14 +15,17 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::RunError;
 use crate::config::Experiment;
 use crate::environment::Environment;
 use crate::files::{FileError, write_atomically};
-use crate::record::{EpochRecord, Summary};
+use crate::record::{ComparisonRecord, EpochRecord, Summary};
 
 pub(crate) const BEST: &str = "best.safetensors";
+const METRICS: &str = "metrics.jsonl";
+const COMPARISON: &str = "comparison.jsonl";
 
 /// The newest checkpoint of the run in `folder`.
 #[must_use]
@@ -118,7 +122,7 @@ impl RunFolder {
 
     /// One of the files that a new run would replace, if there is one.
     pub(crate) fn file_of_a_run(&self) -> Option<PathBuf> {
-        ["config.toml", "metrics.jsonl", "summary.json"]
+        ["config.toml", METRICS, COMPARISON, "summary.json"]
             .map(|name| self.path.join(name))
             .into_iter()
             .find(|path| path.exists())
@@ -149,7 +153,15 @@ impl RunFolder {
     }
 
     pub(crate) fn append_epoch(&self, record: &EpochRecord) -> Result<(), RunError> {
-        let path = self.path.join("metrics.jsonl");
+        self.append(METRICS, record)
+    }
+
+    pub(crate) fn append_comparison(&self, record: &ComparisonRecord) -> Result<(), RunError> {
+        self.append(COMPARISON, record)
+    }
+
+    fn append(&self, name: &str, record: &impl Serialize) -> Result<(), RunError> {
+        let path = self.path.join(name);
         let mut line =
             serde_json::to_string(record).map_err(|error| RunError::Internal(error.to_string()))?;
         line.push('\n');
@@ -165,10 +177,19 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Keeps the metrics of the first `epochs` epochs: a run that goes on from an older checkpoint, or that died in the
-    /// middle of a line, writes the others again.
-    pub(crate) fn cut_metrics(&self, epochs: u32) -> Result<(), RunError> {
-        let path = self.path.join("metrics.jsonl");
+    /// Keeps the metrics of the first `epochs` epochs and the comparisons of the first `steps` steps: a run that goes on
+    /// from an older checkpoint, or that died in the middle of a line, writes the others again.
+    pub(crate) fn cut_records(&self, epochs: u32, steps: u64) -> Result<(), RunError> {
+        self.cut(METRICS, |record: EpochRecord| record.epoch <= epochs)?;
+        self.cut(COMPARISON, |record: ComparisonRecord| record.step <= steps)
+    }
+
+    fn cut<Record: DeserializeOwned>(
+        &self,
+        name: &str,
+        keep: impl Fn(Record) -> bool,
+    ) -> Result<(), RunError> {
+        let path = self.path.join(name);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -176,9 +197,7 @@ impl RunFolder {
         };
         let kept: String = text
             .lines()
-            .filter(|line| {
-                serde_json::from_str::<EpochRecord>(line).is_ok_and(|record| record.epoch <= epochs)
-            })
+            .filter(|line| serde_json::from_str(line).is_ok_and(&keep))
             .flat_map(|line| [line, "\n"])
             .collect();
         if kept != text {

@@ -95,10 +95,15 @@ pub(crate) fn network(
         beta2: train.beta2,
         epsilon: train.epsilon,
     };
-    let method = Method::try_from(experiment.quantize.method.as_str())
-        .map_err(|error| RunError::Internal(error.to_string()))?;
+    let method = method(experiment)?;
     Training::char_lstm(CpuBackend::new()?, &spec, shape, &method, adam, train.seed)
         .map_err(RunError::Build)
+}
+
+/// The method of `experiment`, whose name has been read before.
+pub(crate) fn method(experiment: &Experiment) -> Result<Method, RunError> {
+    Method::try_from(experiment.quantize.method.as_str())
+        .map_err(|error| RunError::Internal(error.to_string()))
 }
 
 /// Refuses what cannot fit. For every character of a batch there are four gates, the cell, the output, its gradient and the

@@ -8,16 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use laq_datasets::{Sequences, Split, Text, epoch_order};
-use laq_models::ModelError;
+use laq_models::{ModelError, exact_twin};
+use laq_solvers::Method;
 use laq_tensor::CpuBackend;
 
 use crate::checkpoint::{Best, Checkpoint, Progress, RunState, StepTimes};
 use crate::config::{Experiment, differences, key};
 use crate::environment::{Environment, peak_memory_bytes};
 use crate::files::write_atomically;
-use crate::record::{EpochRecord, LayerRecord, Status, Summary};
+use crate::record::{ComparisonRecord, EpochRecord, LayerRecord, Status, Summary};
 use crate::run_folder::{RunFolder, best_checkpoint, last_checkpoint, read_summary};
-use crate::session::{Network, fingerprint, mean_loss, network, pool, sequences, text};
+use crate::session::{Network, fingerprint, mean_loss, method, network, pool, sequences, text};
 use crate::{RunError, TRAINING_VERSION};
 
 /// Where and how a run is trained; nothing here changes its numbers.
@@ -188,6 +189,7 @@ fn run(
         data_sha256,
         folder,
         environment,
+        exact: exact_twin(&method(experiment)?).filter(|_| experiment.comparison.every > 0),
         network,
         progress,
         clock: Instant::now(),
@@ -245,6 +247,8 @@ struct Run<'a> {
     folder: RunFolder,
     environment: Environment,
     network: Network,
+    /// What the solver is compared with, if the experiment asks for it.
+    exact: Option<Method>,
     progress: Progress,
     /// When the progress's seconds were last brought up to date.
     clock: Instant,
@@ -258,7 +262,8 @@ impl Run<'_> {
     /// Leaves a complete folder behind before the first step, so that a disk that cannot take a checkpoint is found
     /// now and not after the first epoch.
     fn begin(&mut self, resumed: bool) -> Result<(), RunError> {
-        self.folder.cut_metrics(self.progress.epoch - 1)?;
+        self.folder
+            .cut_records(self.progress.epoch - 1, self.network.steps_taken())?;
         self.folder.write_config(self.experiment)?;
         self.folder.write_environment(&self.environment)?;
         let summary = self.summary(Status::Running, None);
@@ -322,6 +327,7 @@ impl Run<'_> {
                 return Ok(false);
             }
             sequences.fill(&order, self.progress.step, &mut inputs, &mut targets);
+            self.compare()?;
             let report = self
                 .network
                 .step(&inputs, &targets, learning_rate)
@@ -343,6 +349,21 @@ impl Run<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Writes down how near the solver of the coming step is to the optimum, where the step is one of those to compare.
+    fn compare(&mut self) -> Result<(), RunError> {
+        let step = self.network.steps_taken() + 1;
+        let Some(exact) = &self.exact else {
+            return Ok(());
+        };
+        if !step.is_multiple_of(self.experiment.comparison.every) {
+            return Ok(());
+        }
+        let layers = self.network.compare(exact);
+        let layers = layers.map_err(|error| self.failed(error))?;
+        self.folder
+            .append_comparison(&ComparisonRecord::new(step, layers))
     }
 
     /// The epoch's record and whether it is the best so far; `None` where the run was stopped.

@@ -72,6 +72,16 @@ fn checkpoint() -> Checkpoint {
     }
 }
 
+#[test]
+fn a_state_that_does_not_know_of_comparisons_is_one_without() {
+    let run = checkpoint().run;
+    let mut older = serde_json::to_value(&run).expect("JSON");
+    let experiment = older["experiment"].as_object_mut().expect("an object");
+    assert!(experiment.remove("comparison").is_some());
+    let read: RunState = serde_json::from_value(older).expect("an older state");
+    assert_eq!(read, run);
+}
+
 fn written() -> (TempDir, PathBuf, Vec<u8>) {
     let folder = TempDir::new().expect("a temporary folder");
     let path = folder.path().join("last.safetensors");

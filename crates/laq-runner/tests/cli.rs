@@ -468,13 +468,18 @@ fn a_run_that_is_there_is_not_begun_again() {
 #[test]
 fn files_of_a_run_without_its_checkpoints_are_not_replaced() {
     let lab = Lab::new();
-    lab.file("lat-a", "");
+    lab.file("lat-a", "comparison.every = 5");
     good(&lab, &["train", "tiny.toml"]);
     let file = |name: &str| lab.path("runs/tiny").join(name);
     for name in ["last.safetensors", "best.safetensors"] {
         fs::remove_file(file(name)).expect("removed");
     }
-    for name in ["config.toml", "metrics.jsonl", "summary.json"] {
+    for name in [
+        "config.toml",
+        "metrics.jsonl",
+        "comparison.jsonl",
+        "summary.json",
+    ] {
         let before = fs::read(file(name)).expect("read");
         bad(
             &lab,

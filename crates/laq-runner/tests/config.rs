@@ -52,6 +52,7 @@ fn the_defaults_are_the_papers() {
     );
     assert_eq!(experiment.title, "lat-a on demo");
     assert_eq!(experiment.checkpoint.minutes, 10.0);
+    assert_eq!(experiment.comparison.every, 0);
 }
 
 #[test]
@@ -173,6 +174,7 @@ fn the_key_is_of_what_changes_the_numbers() {
         "title = \"another\"",
         "data.dir = \"elsewhere\"",
         "checkpoint.minutes = 1",
+        "comparison.every = 10",
         "paper = { value = 1.0, status = \"s\", epochs = 1 }",
         "model.forget_bias = 1",
     ] {
@@ -262,12 +264,40 @@ fn wrong_values_are_told_with_name_value_and_range() {
             "checkpoint.minutes = -1",
             ["checkpoint.minutes = -1", "0 to 10080"],
         ),
+        (
+            "comparison.every = 10000000000",
+            ["comparison.every = 10000000000", "0 to 1000000000"],
+        ),
     ] {
         let message = parse(&format!("{SMALL}{more}"), "my.toml")
             .expect_err(more)
             .to_string();
         assert!(message.contains("set by my.toml"), "{message}");
         for part in expected {
+            assert!(message.contains(part), "{part:?} is not in {message:?}");
+        }
+    }
+}
+
+#[test]
+fn only_an_alternating_method_is_compared_with_an_exact_one() {
+    let compared = |method: &str| {
+        let text =
+            format!("data.name = \"demo\"\nquantize.method = \"{method}\"\ncomparison.every = 10");
+        parse(&text, "my.toml")
+    };
+    for method in ["lat-a", "LAT2a", "laq-linear-3", "laq-log-8"] {
+        let experiment = compared(method).expect(method);
+        assert_eq!(experiment.comparison.every, 10);
+    }
+    for method in ["full", "lab", "ttq", "dorefa-4", "lat-e", "laq-log-3-e"] {
+        let message = compared(method).expect_err(method).to_string();
+        for part in [
+            "comparison.every = 10 (set by my.toml)",
+            "must be 0",
+            &format!("quantize.method = {method:?}"),
+            "laq-linear-M",
+        ] {
             assert!(message.contains(part), "{part:?} is not in {message:?}");
         }
     }

@@ -12,7 +12,7 @@ use laq_runner::checkpoint::Checkpoint;
 use laq_runner::config::{load, parse};
 use laq_runner::estimate::estimate;
 use laq_runner::evaluate::{Source, evaluate};
-use laq_runner::record::Status;
+use laq_runner::record::{ComparisonRecord, Status};
 use laq_runner::run_folder::{RunFolder, read_summary};
 use laq_runner::train::Event;
 
@@ -491,6 +491,71 @@ fn metrics_are_cut_back_to_the_checkpoint() {
     .expect("metrics");
     lab.train(&experiment, "run").expect("the rest");
     assert_eq!(run_bits(&lab, "whole"), run_bits(&lab, "run"));
+}
+
+#[test]
+fn comparisons_change_nothing_and_survive_interruptions() {
+    let lab = Lab::new();
+    let read = |name: &str| {
+        fs::read_to_string(lab.path(name).join("comparison.jsonl")).expect("comparisons")
+    };
+    for method in ["lat-a", "lat2-a", "laq-linear-4", "laq-log-3"] {
+        let plain = format!("{method}-plain");
+        lab.train(&lab.experiment(method, ""), &plain)
+            .expect("a run without comparisons");
+        assert!(!lab.path(&plain).join("comparison.jsonl").exists());
+        let experiment = lab.experiment(method, "comparison.every = 4");
+        let whole = format!("{method}-whole");
+        lab.train(&experiment, &whole).expect("a whole run");
+        assert_eq!(run_bits(&lab, &plain), run_bits(&lab, &whole), "{method}");
+
+        let text = read(&whole);
+        let records: Vec<ComparisonRecord> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("a record"))
+            .collect();
+        assert!(records.iter().map(|record| record.step).eq([4, 8, 12]));
+        for record in &records {
+            assert_eq!(record.layers.len(), 8);
+            let sum: f64 = record.layers.iter().map(|layer| layer.weighted_error).sum();
+            assert_eq!(record.weighted_error, sum);
+            for layer in &record.layers {
+                let ratio = layer.weighted_error / layer.exact_weighted_error;
+                assert_eq!(layer.ratio, Some(ratio));
+                // The exact scale is rounded to an f32.
+                assert!((1.0 - 1e-6..10.0).contains(&ratio), "{method}: {layer:?}");
+            }
+        }
+
+        // Stopped after every step, and once with the line of a step that no checkpoint knows of, and half a line.
+        let parts = format!("{method}-parts");
+        loop {
+            let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { .. });
+            let summary = lab
+                .train_until(&experiment, &parts, None, stop)
+                .expect("a part of a run");
+            if summary.status == Status::Finished {
+                break;
+            }
+            if summary.steps == 6 {
+                let spoilt = format!("{text}{}", &text[..text.len() / 7]);
+                fs::write(lab.path(&parts).join("comparison.jsonl"), spoilt).expect("written");
+            }
+        }
+        assert_eq!(text, read(&parts), "{method}");
+        assert_eq!(run_bits(&lab, &whole), run_bits(&lab, &parts), "{method}");
+    }
+}
+
+#[test]
+fn a_finished_run_is_not_trained_again_to_be_compared() {
+    let lab = Lab::new();
+    let summary = lab
+        .train(&lab.experiment("lat-a", ""), "run")
+        .expect("a run");
+    let asked = lab.experiment("lat-a", "comparison.every = 1");
+    assert_eq!(lab.train(&asked, "run").expect("the same run"), summary);
+    assert!(!lab.path("run/comparison.jsonl").exists());
 }
 
 #[test]

@@ -6,7 +6,7 @@ pub mod cpu;
 pub mod reference;
 
 pub use backend::{
-    AdamStep, Backend, BackendError, DenseShape, GateBlock, GroupReport, LstmGradients,
-    LstmParameters, LstmShape, QuantizerSnapshot,
+    AdamStep, Backend, BackendError, CURVATURE_FLOOR, DenseShape, GateBlock, GroupReport,
+    LstmGradients, LstmParameters, LstmShape, QuantizerSnapshot,
 };
 pub use cpu::CpuBackend;

@@ -14,7 +14,8 @@ mod schema;
 pub use key::{differences, key};
 pub use load::{ConfigError, load, parse};
 pub use schema::{
-    CharLstm, Checkpoints, Data, Experiment, FILE, Model, Paper, Quantize, Schedule, Train,
+    CharLstm, Checkpoints, Comparison, Data, Experiment, FILE, Model, Paper, Quantize, Schedule,
+    Train,
 };
 
 /// The commented TOML of every default.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use laq_datasets::catalogue;
+use laq_models::exact_twin;
 use laq_solvers::Method;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,9 @@ pub struct Experiment {
     pub quantize: Quantize,
     /// The optimisation.
     pub train: Train,
+    /// Whether the solver is compared with an exact one. Checkpoints of older versions do not say.
+    #[serde(default)]
+    pub comparison: Comparison,
     /// When checkpoints are written.
     pub checkpoint: Checkpoints,
     /// The published figure that the run is compared with.
@@ -153,6 +157,14 @@ impl Schedule {
     }
 }
 
+/// The comparison of an alternating solver with the exact one of the same problem; see [`exact_twin`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comparison {
+    /// Steps from one comparison to the next; 0: there is none.
+    pub every: u64,
+}
+
 /// When checkpoints are written besides at the end of each epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -204,6 +216,17 @@ impl Experiment {
             self.title = format!("{} on {}", self.quantize.method, self.data.name);
         }
         self.check()?;
+        if self.comparison.every > 0 && exact_twin(&method).is_none() {
+            let allowed = format!(
+                "it must be 0, because quantize.method = \"{method}\" does not alternate; lat-a, lat2-a, laq-linear-M and \
+                 laq-log-M can be compared with their exact solvers"
+            );
+            return Err((
+                "comparison.every",
+                self.comparison.every.to_string(),
+                allowed,
+            ));
+        }
         Ok(self)
     }
 
@@ -230,6 +253,8 @@ impl Experiment {
         if let Some(batches) = train.max_batches {
             whole("train.max_batches", batches, 1, 1_000_000_000)?;
         }
+        let every = self.comparison.every;
+        whole("comparison.every", every as usize, 0, 1_000_000_000)?;
         within("checkpoint.minutes", self.checkpoint.minutes, 0.0, 10_080.0)?;
         if let Some(paper) = &self.paper {
             within("paper.value", paper.value, 0.0, 1e9)?;

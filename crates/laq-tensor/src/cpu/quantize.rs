@@ -4,10 +4,7 @@ use laq_solvers::{Method, Problem, Scale, Solution, SolveError, Workspace};
 use rayon::prelude::*;
 
 use super::kernel::{Kernel, for_each_set};
-use crate::{AdamStep, BackendError, GroupReport, QuantizerSnapshot};
-
-/// Added to √v, so that the curvature is positive (PAPER.md §1).
-const CURVATURE_FLOOR: f32 = 1e-8;
+use crate::{AdamStep, BackendError, CURVATURE_FLOOR, GroupReport, QuantizerSnapshot};
 
 /// What the quantizer of one parameter carries from step to step.
 #[derive(Debug)]

@@ -1,0 +1,67 @@
+//! How far a solver is from the optimum: the weighted error of a training's quantized weights beside that of another
+//! method on the same weights and curvature.
+//!
+//! It is computed on the host from copies, so it is the same for every backend and leaves the training alone.
+
+use laq_solvers::{Method, Problem, Scale, SolveError, Workspace};
+use laq_tensor::CURVATURE_FLOOR;
+use rayon::prelude::*;
+
+/// The weighted errors of one matrix.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerComparison {
+    /// Parameter and block: `lstm.weight_hh.forget`.
+    pub name: String,
+    /// ½ Σ d (w − ŵ)² of the training's own ŵ.
+    pub weighted_error: f64,
+    /// The same of the other method, which begins anew.
+    pub other_weighted_error: f64,
+}
+
+/// The method that finds the optimum of the problem that `method` solves by alternating; none for every other method.
+pub fn exact_twin(method: &Method) -> Option<Method> {
+    let id = method.id();
+    let twin = match id.strip_suffix("-a") {
+        Some(stem) => format!("{stem}-e"),
+        // The paper's LAQ has the alternating solver alone, so its name does not say so.
+        None if id.starts_with("laq-") => format!("{id}-e"),
+        None => return None,
+    };
+    twin.parse().ok()
+}
+
+/// Both errors of every group of a parameter: of `levels` and `scales`, which `method` found, and of `other`.
+///
+/// `latent` (w), `second_moment` (v) and `levels` hold the groups one after the other; the curvature is √v + 1e-8.
+///
+/// # Errors
+/// The group and what its solver said.
+pub(crate) fn compare(
+    (method, other): (&Method, &Method),
+    latent: &[f32],
+    second_moment: &[f32],
+    levels: &[i8],
+    scales: &[Scale],
+) -> Result<Vec<[f64; 2]>, (usize, SolveError)> {
+    let (Some(method), Some(other)) = (method.quantizer(), other.quantizer()) else {
+        return Ok(Vec::new());
+    };
+    let size = latent.len() / scales.len().max(1);
+    let errors = |group: usize| -> Result<[f64; 2], SolveError> {
+        let range = group * size..(group + 1) * size;
+        let curvature: Vec<f32> = second_moment[range.clone()]
+            .iter()
+            .map(|v| v.sqrt() + CURVATURE_FLOOR)
+            .collect();
+        let problem = Problem::new(&latent[range.clone()], Some(&curvature))?;
+        let own = problem.weighted_error(method.codebook(), scales[group], &levels[range])?;
+        let mut levels = vec![0; size];
+        let solution = other.solve(problem, None, &mut levels, &mut Workspace::default())?;
+        let others = problem.weighted_error(other.codebook(), solution.scale, &levels)?;
+        Ok([own, others])
+    };
+    (0..scales.len())
+        .into_par_iter()
+        .map(|group| errors(group).map_err(|error| (group, error)))
+        .collect()
+}
