@@ -604,7 +604,7 @@ impl Wanted for Marked<'_> {
         let buckets;
         (*x, buckets) = buckets_of(weights, self.masks, self.shift, self.lowest);
         *wanted = buckets.map(|bucket| self.marks[bucket as usize]);
-        true
+        wanted.iter().fold(0, |any, one| any | one) != 0
     }
 }
 
