@@ -148,6 +148,7 @@ impl Codebook {
     /// The value of a level, within [−1, 1].
     pub fn value(self, level: i8) -> f32 {
         match self.rule() {
+            Rule::Sign(rule) => rule.value(level),
             Rule::Affine(rule) => rule.value(level),
             Rule::PowerOfTwo(rule) => rule.value(level),
             Rule::Given(rule) => rule.value(level),
@@ -157,6 +158,7 @@ impl Codebook {
     /// The level indices in rising order.
     pub fn levels(self) -> impl Iterator<Item = i8> {
         let (low, high) = match self.rule() {
+            Rule::Sign(_) => (-1, 1),
             Rule::Affine(rule) => (rule.low, rule.high),
             Rule::PowerOfTwo(rule) => (-rule.top, rule.top),
             Rule::Given(rule) => rule.range(),
@@ -237,7 +239,7 @@ impl Codebook {
         };
         let top = |bits: u8| i8::MAX >> (8 - bits.clamp(2, 8));
         match self {
-            Codebook::Binary | Codebook::Ternary => affine(-1, 1, 1, 0, 1.0),
+            Codebook::Binary | Codebook::Ternary => Rule::Sign(Sign),
             Codebook::Linear { bits } => affine(-top(bits), top(bits), 1, 0, f32::from(top(bits))),
             Codebook::Logarithmic { bits } => Rule::PowerOfTwo(PowerOfTwo { top: top(bits) }),
             Codebook::Given(given) => Rule::Given(given),
@@ -326,9 +328,21 @@ pub(crate) trait LevelValue: Copy {
 }
 
 pub(crate) enum Rule {
+    Sign(Sign),
     Affine(Affine),
     PowerOfTwo(PowerOfTwo),
     Given(Given),
+}
+
+/// The level itself, −1, 0 or 1.
+#[derive(Clone, Copy)]
+pub(crate) struct Sign;
+
+impl LevelValue for Sign {
+    #[inline(always)]
+    fn value(self, level: i8) -> f32 {
+        f32::from(level.clamp(-1, 1))
+    }
 }
 
 /// `(slope · i + offset) / divisor`

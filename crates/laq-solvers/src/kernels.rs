@@ -160,6 +160,7 @@ macro_rules! with_curvature {
 macro_rules! with_rule {
     ($codebook:expr, |$rule:ident| $call:expr) => {
         match $codebook.rule() {
+            Rule::Sign($rule) => $call,
             Rule::Affine($rule) => $call,
             Rule::PowerOfTwo($rule) => $call,
             Rule::Given($rule) => $call,
@@ -652,52 +653,6 @@ multiversion! {
     }
 }
 
-multiversion! {
-    /// The level that the thresholds give each weight: magnitude number m is level
-    /// `first_positive + m`, or `first_negative − m` where `w < 0`.
-    fn assign_table<T: Table>(
-        weights: &[f32],
-        thresholds: T,
-        first_positive: i8,
-        first_negative: i8,
-        levels: &mut [i8],
-    ) {
-        let (chunks, tail) = weights.as_chunks::<LANES>();
-        let (level_chunks, level_tail) = levels.as_chunks_mut::<LANES>();
-        for (chunk, levels) in chunks.iter().zip(level_chunks) {
-            *levels = levels_of(chunk, &thresholds, first_positive, first_negative);
-        }
-        let last = levels_of(&padded(tail), &thresholds, first_positive, first_negative);
-        level_tail.copy_from_slice(&last[..tail.len()]);
-    }
-}
-
-#[inline(always)]
-fn levels_of<T: Table>(
-    weights: &[f32; LANES],
-    thresholds: &T,
-    first_positive: i8,
-    first_negative: i8,
-) -> [i8; LANES] {
-    let mut number = [0_i32; LANES];
-    for &threshold in thresholds.get() {
-        for lane in 0..LANES {
-            number[lane] += i32::from(weights[lane].abs() > threshold);
-        }
-    }
-    let mut levels = [0; LANES];
-    for lane in 0..LANES {
-        let positive = i32::from(first_positive) + number[lane];
-        let negative = i32::from(first_negative) - number[lane];
-        levels[lane] = if weights[lane] < 0.0 {
-            negative
-        } else {
-            positive
-        } as i8;
-    }
-    levels
-}
-
 /// What turns weights into levels.
 #[derive(Clone, Copy)]
 pub(crate) enum Assignment<'a> {
@@ -706,27 +661,6 @@ pub(crate) enum Assignment<'a> {
     /// Ternary levels: 1 where `w` is above the first, −1 where `−w` is above the second, else 0.
     Ternary(f32, f32),
 }
-
-fn assign(kernel: Kernel, weights: &[f32], assignment: Assignment<'_>, levels: &mut [i8]) {
-    let (magnitudes, thresholds) = match assignment {
-        Assignment::Nearest(magnitudes, thresholds) => (magnitudes, thresholds),
-        Assignment::Ternary(above, below) => {
-            return assign_ternary(kernel, weights, above, below, levels);
-        }
-    };
-    let (p, n) = (magnitudes.first_positive, magnitudes.first_negative);
-    let t = thresholds.values();
-    if let Ok(t) = <[f32; 3]>::try_from(t) {
-        assign_table(kernel, weights, t, p, n, levels);
-    } else if let Ok(t) = <[f32; 7]>::try_from(t) {
-        assign_table(kernel, weights, t, p, n, levels);
-    } else {
-        assign_table(kernel, weights, t, p, n, levels);
-    }
-}
-
-/// Weights that are assigned and looked at again while they are in the cache, a multiple of [`LANES`].
-const BLOCK: usize = 1 << 12;
 
 /// Writes the levels, and returns `½ Σ d (w − ŵ)²` of what they and `scale` decode to.
 pub(crate) fn assign_with_error(
@@ -737,26 +671,114 @@ pub(crate) fn assign_with_error(
     scale: Scale,
     levels: &mut [i8],
 ) -> f64 {
-    let parts = Parts::of(levels.len());
-    let of_part = |(mut part, levels): (Problem<'_>, &mut [i8])| {
-        let mut error = 0.0;
-        for levels in levels.chunks_mut(BLOCK) {
-            let (block, rest) = part.split_at(levels.len());
-            assign(kernel, block.weights(), assignment, levels);
-            error += error_of_part(kernel, block, codebook, scale, levels);
-            part = rest;
-        }
-        error
+    let scales = scale.pair();
+    let of_part = |(part, levels): (Problem<'_>, &mut [i8])| {
+        let w = part.weights();
+        with_curvature!(part, |d| with_rule!(codebook, |rule| match assignment {
+            Assignment::Ternary(above, below) => {
+                assigned_error(kernel, w, d, Ternary { above, below }, rule, scales, levels)
+            }
+            Assignment::Nearest(magnitudes, thresholds) => {
+                let assign = Nearest {
+                    thresholds: thresholds.values(),
+                    first_positive: magnitudes.first_positive,
+                    first_negative: magnitudes.first_negative,
+                };
+                if let Some(assign) = assign.of_length::<3>() {
+                    assigned_error(kernel, w, d, assign, rule, scales, levels)
+                } else if let Some(assign) = assign.of_length::<7>() {
+                    assigned_error(kernel, w, d, assign, rule, scales, levels)
+                } else {
+                    assigned_error(kernel, w, d, assign, rule, scales, levels)
+                }
+            }
+        }))
     };
+    let parts = Parts::of(levels.len());
     parallel::reduce((problem, levels), parts, &of_part, &|a: f64, b: f64| a + b)
 }
 
-multiversion! {
-    /// Ternary levels: 1 where `w > above`, −1 where `w < −below`, else 0.
-    fn assign_ternary<>(weights: &[f32], above: f32, below: f32, levels: &mut [i8]) {
-        for (level, &w) in levels.iter_mut().zip(weights) {
-            *level = i8::from(w > above) - i8::from(w < -below);
+/// From weights to levels.
+trait Assign: Copy {
+    fn levels(self, weights: &[f32; LANES]) -> [i8; LANES];
+}
+
+#[derive(Clone, Copy)]
+struct Ternary {
+    above: f32,
+    below: f32,
+}
+
+impl Assign for Ternary {
+    #[inline(always)]
+    fn levels(self, weights: &[f32; LANES]) -> [i8; LANES] {
+        weights.map(|w| i8::from(w > self.above) - i8::from(w < -self.below))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Nearest<T> {
+    thresholds: T,
+    first_positive: i8,
+    first_negative: i8,
+}
+
+impl Nearest<&[f32]> {
+    /// The same with a table of a length known to the compiler, which stays in registers.
+    fn of_length<const N: usize>(self) -> Option<Nearest<[f32; N]>> {
+        Some(Nearest {
+            thresholds: self.thresholds.try_into().ok()?,
+            first_positive: self.first_positive,
+            first_negative: self.first_negative,
+        })
+    }
+}
+
+impl<T: Table> Assign for Nearest<T> {
+    #[inline(always)]
+    fn levels(self, weights: &[f32; LANES]) -> [i8; LANES] {
+        let mut number = [0_i32; LANES];
+        for &threshold in self.thresholds.get() {
+            for lane in 0..LANES {
+                number[lane] += i32::from(weights[lane].abs() > threshold);
+            }
         }
+        let mut levels = [0; LANES];
+        for lane in 0..LANES {
+            let positive = i32::from(self.first_positive) + number[lane];
+            let negative = i32::from(self.first_negative) - number[lane];
+            levels[lane] = if weights[lane] < 0.0 {
+                negative
+            } else {
+                positive
+            } as i8;
+        }
+        levels
+    }
+}
+
+multiversion! {
+    fn assigned_error<C: Curvature, A: Assign, R: LevelValue>(
+        weights: &[f32],
+        curvature: C,
+        assign: A,
+        rule: R,
+        scales: [f32; 2],
+        levels: &mut [i8],
+    ) -> f64 {
+        let (chunks, tail) = weights.as_chunks::<LANES>();
+        let (level_chunks, level_tail) = levels.as_chunks_mut::<LANES>();
+        let mut error = [0.0_f64; LANES];
+        for (index, (chunk, levels)) in chunks.iter().zip(level_chunks).enumerate() {
+            *levels = assign.levels(chunk);
+            let quantized = levels.map(|level| decoded(rule, level, scales));
+            add_errors(&mut error, chunk, quantized, curvature.chunk(index));
+        }
+        let levels = assign.levels(&padded(tail));
+        level_tail.copy_from_slice(&levels[..tail.len()]);
+        let quantized = levels.map(|level| decoded(rule, level, scales));
+        add_errors(&mut error, &padded(tail), quantized, curvature.tail());
+        0.5 * sum(error)
     }
 }
 
@@ -768,35 +790,20 @@ pub(crate) fn weighted_error(
     scale: Scale,
     levels: &[i8],
 ) -> f64 {
-    let parts = Parts::of(levels.len());
-    let of_part = |(mut part, levels): (Problem<'_>, &[i8])| {
-        let mut error = 0.0;
-        for levels in levels.chunks(BLOCK) {
-            let (block, rest) = part.split_at(levels.len());
-            error += error_of_part(kernel, block, codebook, scale, levels);
-            part = rest;
-        }
-        error
+    let scales = scale.pair();
+    let of_part = |(part, levels): (Problem<'_>, &[i8])| {
+        let w = part.weights();
+        with_curvature!(part, |d| with_rule!(codebook, |rule| {
+            level_error(kernel, w, d, rule, scales, levels)
+        }))
     };
+    let parts = Parts::of(levels.len());
     parallel::reduce((problem, levels), parts, &of_part, &|a: f64, b: f64| a + b)
-}
-
-fn error_of_part(
-    kernel: Kernel,
-    problem: Problem<'_>,
-    codebook: Codebook,
-    scale: Scale,
-    levels: &[i8],
-) -> f64 {
-    let (w, [positive, negative]) = (problem.weights(), scale.pair());
-    with_curvature!(problem, |d| with_rule!(codebook, |rule| {
-        level_error(kernel, w, d, rule, levels, positive, negative)
-    }))
 }
 
 /// The one decode rule.
 #[inline(always)]
-fn decoded<R: LevelValue>(rule: R, level: i8, positive: f32, negative: f32) -> f32 {
+fn decoded<R: LevelValue>(rule: R, level: i8, [positive, negative]: [f32; 2]) -> f32 {
     rule.value(level) * if level < 0 { negative } else { positive }
 }
 
@@ -805,18 +812,17 @@ multiversion! {
         weights: &[f32],
         curvature: C,
         rule: R,
+        scales: [f32; 2],
         levels: &[i8],
-        positive: f32,
-        negative: f32,
     ) -> f64 {
         let (chunks, tail) = weights.as_chunks::<LANES>();
         let (level_chunks, level_tail) = levels.as_chunks::<LANES>();
         let mut error = [0.0_f64; LANES];
         for (index, (chunk, levels)) in chunks.iter().zip(level_chunks).enumerate() {
-            let quantized = levels.map(|level| decoded(rule, level, positive, negative));
+            let quantized = levels.map(|level| decoded(rule, level, scales));
             add_errors(&mut error, chunk, quantized, curvature.chunk(index));
         }
-        let quantized = padded(level_tail).map(|level| decoded(rule, level, positive, negative));
+        let quantized = padded(level_tail).map(|level| decoded(rule, level, scales));
         add_errors(&mut error, &padded(tail), quantized, curvature.tail());
         0.5 * sum(error)
     }
@@ -843,11 +849,11 @@ pub(crate) fn decode(
     scale: Scale,
     quantized: &mut [f32],
 ) {
-    let [positive, negative] = scale.pair();
+    let scales = scale.pair();
     let length = levels.len().min(quantized.len());
     let decode = |(levels, quantized): (&[i8], &mut [f32])| {
         with_rule!(codebook, |rule| decode_levels(
-            kernel, rule, levels, positive, negative, quantized
+            kernel, rule, levels, scales, quantized
         ));
     };
     let both = (&levels[..length], &mut quantized[..length]);
@@ -858,12 +864,11 @@ multiversion! {
     fn decode_levels<R: LevelValue>(
         rule: R,
         levels: &[i8],
-        positive: f32,
-        negative: f32,
+        scales: [f32; 2],
         quantized: &mut [f32],
     ) {
         for (quantized, &level) in quantized.iter_mut().zip(levels) {
-            *quantized = decoded(rule, level, positive, negative);
+            *quantized = decoded(rule, level, scales);
         }
     }
 }
@@ -910,7 +915,9 @@ mod tests {
         decode(kernel, codebook, &levels, scale, &mut quantized);
         results.extend(levels.iter().map(|&level| level as u64));
         results.extend(quantized.iter().map(|value| u64::from(value.to_bits())));
-        assign(kernel, weights, Assignment::Ternary(0.2, 0.4), &mut levels);
+        let ternary = Assignment::Ternary(0.2, 0.4);
+        let error = assign_with_error(kernel, problem, ternary, codebook, scale, &mut levels);
+        results.push(error.to_bits());
         results.extend(levels.iter().map(|&level| level as u64));
         results
     }
