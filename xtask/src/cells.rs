@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Selection;
@@ -40,6 +41,8 @@ pub(crate) struct Cell {
     pub(crate) folder: PathBuf,
     /// The resolved configuration.
     pub(crate) config: Value,
+    /// The row with the exact solver, for one whose solver alternates.
+    pub(crate) exact: Option<String>,
     /// What differs from the paper's setting, in words; empty if nothing does.
     pub(crate) cut_short: String,
     /// Configuration, overlay and settings as arguments of `laq`.
@@ -159,6 +162,7 @@ impl Cell {
             row: row.into(),
             column: column.into(),
             seed,
+            exact: plan.table.exact(row).map(Into::into),
             folder: plan.out.join(column).join(folder),
             cut_short: differences(&resolved.config, &papers.config),
             key: resolved.key,
@@ -205,9 +209,19 @@ impl Cell {
         }
     }
 
-    /// The epochs that the run has written down; those of a line that cannot be read are left out.
+    /// The epochs that the run has written down.
     pub(crate) fn epochs_seen(&self) -> Vec<Epoch> {
-        let text = fs::read_to_string(self.folder.join("metrics.jsonl")).unwrap_or_default();
+        self.records("metrics.jsonl")
+    }
+
+    /// The comparisons with the exact solver that the run has written down; none if it was not asked to.
+    pub(crate) fn comparisons(&self) -> Vec<Comparison> {
+        self.records("comparison.jsonl")
+    }
+
+    /// The lines of a file of the run folder; those that cannot be read are left out.
+    fn records<Record: DeserializeOwned>(&self, name: &str) -> Vec<Record> {
+        let text = fs::read_to_string(self.folder.join(name)).unwrap_or_default();
         text.lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
@@ -265,6 +279,22 @@ impl Summary {
 pub(crate) struct Epoch {
     pub(crate) epoch: u64,
     pub(crate) validation_loss: Option<f64>,
+}
+
+/// A line of `comparison.jsonl`: how far the run's solver was from the optimum in one step.
+#[derive(Deserialize)]
+pub(crate) struct Comparison {
+    pub(crate) step: u64,
+    /// Weighted error over the exact solver's, summed over all matrices; none where the latter is 0.
+    pub(crate) ratio: Option<f64>,
+    pub(crate) layers: Vec<LayerComparison>,
+}
+
+/// The same of one matrix.
+#[derive(Deserialize)]
+pub(crate) struct LayerComparison {
+    pub(crate) name: String,
+    pub(crate) ratio: Option<f64>,
 }
 
 /// What makes one step as long as another: the network and the shape of a batch.

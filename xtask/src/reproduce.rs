@@ -27,6 +27,11 @@ pub(crate) struct Options {
     /// Threads of a run [default: what `laq` takes, every core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) threads: Option<u32>,
+    /// Before every N-th step of a row whose solver alternates, run the exact solver on the same weights and keep both
+    /// weighted errors for the report. No figure changes, so finished cells are kept and stay without; the time of
+    /// --dry-run leaves it out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
+    compare_with_exact: Option<u32>,
 }
 
 /// The command.
@@ -107,6 +112,9 @@ fn train(laq: &Laq, cell: &Cell, options: &Options) -> Result<Outcome> {
     ]);
     if let Some(threads) = options.threads {
         arguments.extend(["--threads".into(), threads.to_string().into()]);
+    }
+    if let Some(steps) = options.compare_with_exact.filter(|_| cell.exact.is_some()) {
+        arguments.extend(["--set".into(), format!("comparison.every={steps}").into()]);
     }
     let written =
         || fs::metadata(cell.folder.join("summary.json")).and_then(|file| file.modified());

@@ -114,6 +114,14 @@ impl Table {
         self.rows[..self.figures.len()].iter().any(|r| r == row)
     }
 
+    /// The row with the exact solver of the same problem, for a row whose solver alternates: lat-e for lat-a, and
+    /// laq-log-3-e for laq-log-3.
+    pub(crate) fn exact(&self, row: &str) -> Option<&str> {
+        let twin = format!("{}-e", row.strip_suffix("-a").unwrap_or(row));
+        let found = self.rows.iter().find(|row| **row == twin)?;
+        Some(found)
+    }
+
     /// Whether the paper's table has this column.
     pub(crate) fn has_column(&self, column: &str) -> bool {
         self.paper_columns.iter().any(|c| c == column)

@@ -663,6 +663,85 @@ fn rows_that_the_paper_does_not_have_stand_in_a_block_of_their_own() {
 }
 
 #[test]
+fn solvers_are_compared_where_it_is_asked_for() {
+    let place = Place::new();
+    let words = "reproduce table2 --out out --rows lat2-a,lat-a,lat-e,laq-log-3,ttq";
+    let said = place.run(
+        &format!("{words} --compare-with-exact 10"),
+        &[("FAKE_STOP", "laq-log-3")],
+    );
+    assert_eq!(said.code, Some(130), "{}", said.err);
+    let asked = |row: &str| format!("{row} demo demo 1 every=10 resume");
+    assert_eq!(
+        place.calls("train"),
+        [
+            "lat-e demo demo 1 resume".into(),
+            asked("lat-a"),
+            "ttq demo demo 1 resume".into(),
+            asked("lat2-a"),
+            asked("laq-log-3"),
+        ]
+    );
+    // What is finished without comparisons stays so, and the report says it.
+    let said = place.run(&format!("{words} --seeds 2"), &[]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let said = place.run(&format!("{words} --seeds 2 --compare-with-exact 10"), &[]);
+    has_line(&said.out, "10 of 10 cells are finished and kept");
+
+    let markdown = place.report("md");
+    for line in [
+        "| column | alternating | seed | alternating: test | exact: test | alternating − exact |",
+        "| demo | lat-a | 1 | 1.295 | 1.290 | +0.005 |",
+        "| demo | lat-a | 2 | 1.315 | 1.310 | +0.005 |",
+        "| column | alternating | seed | compared | median | largest | last | worst matrix |",
+        "| demo | lat-a | 1 | 4 | 1.010000 | 1.100000 at step 20 | 1.010000 | 1.100000: &lt;w> at step 20 |",
+        "| demo | lat-a | 2 | 0 | no comparison recorded | | | |",
+        "| demo | laq-log-3 | 1 | 4 | 1.010000 | 1.100000 at step 20 | 1.010000 | 1.100000: &lt;w> at step 20 |",
+    ] {
+        has_line(&markdown, line);
+    }
+    assert!(
+        !markdown.contains("| demo | lat2-a | 1 | 1.270"),
+        "lat2-e is not there: {markdown}"
+    );
+    let html = place.report("html");
+    assert!(html.contains("<h2>Alternating against exact</h2>"));
+    assert!(html.contains(
+        "<td>demo</td><td>lat-a</td><td>2</td><td>1.315</td><td>1.310</td><td>+0.005</td>"
+    ));
+    assert!(html.contains("1.100000: &lt;w&gt; at step 20"));
+    // Ternary and 3 bits, beside the learning curves of the same two; a step without errors is no point.
+    assert_eq!(html.matches("<figure>").count(), 4);
+    let chart = html
+        .split("<svg ")
+        .find(|svg| {
+            svg.contains("Weighted error of the alternating solver above") && svg.contains("2 bits")
+        })
+        .expect("a chart");
+    assert_eq!(chart.matches("<path class=\"line\" d=\"M").count(), 2);
+    let line = chart.split("lat-a, seed 1</title>").nth(1).expect("a line");
+    let path = &line[..line.find("\"/>").expect("its end")];
+    assert_eq!(path.matches('L').count(), 2, "{path}");
+    for tick in ["0.1", "1", "10"] {
+        assert!(chart.contains(&format!(">{tick}</text>")), "{chart}");
+    }
+    assert!(!html.contains("NaN"));
+}
+
+#[test]
+fn without_pairs_nothing_is_said_of_solvers() {
+    let place = Place::new();
+    place.run("reproduce table2 --out out --rows lat-a,lab", &[]);
+    for extension in ["md", "html"] {
+        assert!(
+            !place
+                .report(extension)
+                .contains("Alternating against exact")
+        );
+    }
+}
+
+#[test]
 fn stand_ins_and_demo_stand_under_their_own_names() {
     let place = Place::new();
     let said = place.run("reproduce table2 --preset demo --out out --rows full,lat-a --columns linux-6.1-kernel,demo,linux-kernel", &[]);

@@ -1,36 +1,26 @@
-//! Learning curves as inline SVG: one small chart a number of bits, with full precision in each as the yardstick.
+//! Learning curves: one small chart a number of bits, with full precision in each as the yardstick.
 //!
-//! Colours are classes (`c0` … `c4`) that the page's style sheet sets for light and dark. The exact and the approximate
-//! solver of a method share a colour; the approximate one is dashed.
+//! The exact and the approximate solver of a method share a colour; the approximate one is dashed.
 
-use std::fmt::Write;
-
-use super::html::escape;
+use super::svg::{Chart, Key, Line, Style};
 use super::{Report, Run, figure};
-
-const WIDTH: f64 = 440.0;
-const HEIGHT: f64 = 250.0;
-const LEFT: f64 = 44.0;
-const RIGHT: f64 = 10.0;
-const TOP: f64 = 10.0;
-const BOTTOM: f64 = 34.0;
 
 /// Up to so many epochs each is a dot.
 const DOTS: u64 = 12;
 
-/// One line of a chart.
-struct Line<'a> {
+/// The epochs of one run.
+struct Curve<'a> {
     run: &'a Run,
     points: Vec<(f64, f64)>,
 }
 
 /// The charts of one column, or nothing if it has no epoch yet.
 pub(super) fn charts(report: &Report, column: &str) -> String {
-    let lines: Vec<Line<'_>> = report
+    let curves: Vec<Curve<'_>> = report
         .cells
         .iter()
         .filter(|run| run.column == column)
-        .filter_map(line)
+        .filter_map(curve)
         .collect();
     let mut bits: Vec<u32> = report.rows.iter().map(|row| row.bits).collect();
     bits.sort_unstable();
@@ -41,20 +31,21 @@ pub(super) fn charts(report: &Report, column: &str) -> String {
     }
     let mut html = String::new();
     for bits in bits {
-        let lines: Vec<&Line<'_>> = lines
+        let curves: Vec<&Curve<'_>> = curves
             .iter()
-            .filter(|line| {
-                matches!(super::bits(&line.run.row), 32) || super::bits(&line.run.row) == bits
-            })
+            .filter(|curve| [32, bits].contains(&super::bits(&curve.run.row)))
             .collect();
-        if lines.iter().any(|line| super::bits(&line.run.row) == bits) {
-            html += &chart(column, bits, &lines);
+        if curves
+            .iter()
+            .any(|curve| super::bits(&curve.run.row) == bits)
+        {
+            html += &chart(column, bits, &curves);
         }
     }
     html
 }
 
-fn line(run: &Run) -> Option<Line<'_>> {
+fn curve(run: &Run) -> Option<Curve<'_>> {
     let points: Vec<(f64, f64)> = run
         .curve
         .iter()
@@ -65,137 +56,79 @@ fn line(run: &Run) -> Option<Line<'_>> {
             ))
         })
         .collect();
-    (!points.is_empty()).then_some(Line { run, points })
+    (!points.is_empty()).then_some(Curve { run, points })
 }
 
-fn chart(column: &str, bits: u32, lines: &[&Line<'_>]) -> String {
-    let title = match bits {
-        1 => "1 bit".to_string(),
-        2 => "2 bits (ternary)".to_string(),
-        32 => "full precision".to_string(),
-        bits => format!("{bits} bits"),
-    };
-    let points = || lines.iter().flat_map(|line| &line.points);
-    let last = lines
+fn chart(column: &str, bits: u32, curves: &[&Curve<'_>]) -> String {
+    let title = bits_text(bits);
+    let points = || curves.iter().flat_map(|curve| &curve.points);
+    let last = curves
         .iter()
-        .map(|line| line.run.epochs as f64)
+        .map(|curve| curve.run.epochs as f64)
         .chain(points().map(|point| point.0))
-        .fold(1.0, f64::max);
+        .fold(1.0, f64::max) as u64;
     let low = points().map(|point| point.1).fold(f64::INFINITY, f64::min);
     let high = points()
         .map(|point| point.1)
         .fold(f64::NEG_INFINITY, f64::max);
     let (ticks, low, high) = loss_ticks(low, high);
-    // A single epoch stands in the middle.
-    let x = |epoch: f64| {
-        let share = if last > 1.0 {
-            (epoch - 1.0) / (last - 1.0)
-        } else {
-            0.5
-        };
-        LEFT + 6.0 + share * (WIDTH - LEFT - RIGHT - 12.0)
-    };
-    let y = |loss: f64| TOP + (high - loss) / (high - low) * (HEIGHT - TOP - BOTTOM);
-
-    let label = escape(&format!(
-        "Validation cross-entropy by epoch on {column}, {title}"
-    ));
-    let mut svg =
-        format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{label}\">\n");
-    for (loss, text) in ticks {
-        let y = y(loss);
-        let _ = writeln!(
-            svg,
-            "<path class=\"grid\" d=\"M{LEFT} {y:.1}H{}\"/>",
-            WIDTH - RIGHT
-        );
-        let _ = writeln!(
-            svg,
-            "<text class=\"end\" x=\"{}\" y=\"{:.1}\">{text}</text>",
-            LEFT - 6.0,
-            y + 4.0
-        );
-    }
-    for epoch in epoch_ticks(last as u64) {
-        let x = x(epoch as f64);
-        let _ = writeln!(
-            svg,
-            "<text class=\"middle\" x=\"{x:.1}\" y=\"{}\">{epoch}</text>",
-            HEIGHT - BOTTOM + 16.0
-        );
-    }
-    let _ = writeln!(
-        svg,
-        "<text class=\"end\" x=\"{}\" y=\"{}\">epoch</text>",
-        WIDTH - RIGHT,
-        HEIGHT - 3.0
-    );
     // Full precision first, so that it lies below the others.
-    let mut order = lines.to_vec();
-    order.sort_by_key(|line| super::bits(&line.run.row) != 32);
-    for line in &order {
-        let (class, dashed) = style(&line.run.row);
-        let path: Vec<String> = line
-            .points
-            .iter()
-            .map(|&(epoch, loss)| format!("{:.1} {:.1}", x(epoch), y(loss)))
-            .collect();
-        let name = escape(&format!("{}, seed {}", line.run.row, line.run.seed));
-        let _ = write!(svg, "<g class=\"{class}\"><title>{name}</title>");
-        let _ = write!(
-            svg,
-            "<path class=\"line{}\" d=\"M{}\"/>",
-            if dashed { " dashed" } else { "" },
-            path.join("L")
-        );
-        if last as u64 <= DOTS {
-            for &(epoch, loss) in &line.points {
-                let _ = write!(
-                    svg,
-                    "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\"/>",
-                    x(epoch),
-                    y(loss)
-                );
-            }
-        }
-        svg += "</g>\n";
-    }
-    svg += "</svg>\n";
+    let mut order = curves.to_vec();
+    order.sort_by_key(|curve| super::bits(&curve.run.row) != 32);
+    let lines = order.iter().map(|curve| Line {
+        style: style(&curve.run.row),
+        name: format!("{}, seed {}", curve.run.row, curve.run.seed),
+        points: curve.points.clone(),
+    });
 
-    let mut legend = String::new();
-    let mut named: Vec<&str> = Vec::new();
-    for line in lines {
-        let row = line.run.row.as_str();
-        if named.contains(&row) {
+    let mut legend: Vec<Key> = Vec::new();
+    for curve in curves {
+        let row = curve.run.row.as_str();
+        if legend.iter().any(|key| key.name == row) {
             continue;
         }
-        named.push(row);
-        let (class, dashed) = style(row);
-        let best = lines
+        let best = curves
             .iter()
             .filter(|other| other.run.row == row)
             .flat_map(|other| &other.points);
         let best = figure(best.map(|point| point.1).fold(f64::INFINITY, f64::min));
-        let interrupted = if line.run.is_finished() {
+        let interrupted = if curve.run.is_finished() {
             ""
         } else {
             " (not finished)"
         };
-        let _ = writeln!(
-            legend,
-            "<li><svg class=\"swatch\" viewBox=\"0 0 24 8\" aria-hidden=\"true\"><g class=\"{class}\"><path class=\"line{}\" \
-             d=\"M1 4H23\"/></g></svg>{} <span>{best}{interrupted}</span></li>",
-            if dashed { " dashed" } else { "" },
-            escape(row)
-        );
+        legend.push(Key {
+            style: style(row),
+            name: row.into(),
+            note: format!("{best}{interrupted}"),
+        });
     }
-    format!(
-        "<figure>\n<figcaption>{title}</figcaption>\n{svg}<ul class=\"legend\">\n{legend}</ul>\n</figure>\n"
-    )
+    Chart {
+        label: format!("Validation cross-entropy by epoch on {column}, {title}"),
+        title,
+        counted: "epoch",
+        last,
+        range: (low, high),
+        ticks,
+        lines: lines.collect(),
+        dots: last <= DOTS,
+        legend,
+    }
+    .render()
 }
 
-/// Colour class of a row, and whether its line is dashed.
-fn style(row: &str) -> (&'static str, bool) {
+/// "2 bits (ternary)"
+pub(super) fn bits_text(bits: u32) -> String {
+    match bits {
+        1 => "1 bit".into(),
+        2 => "2 bits (ternary)".into(),
+        32 => "full precision".into(),
+        bits => format!("{bits} bits"),
+    }
+}
+
+/// Colour of a row, and whether its line is dashed.
+pub(super) fn style(row: &str) -> Style {
     let class = match row {
         "full" => "full",
         "binary-connect" | "twn" => "c0",
@@ -208,7 +141,10 @@ fn style(row: &str) -> (&'static str, bool) {
         _ => "c4",
     };
     let approximate = row.ends_with("-a") || row.starts_with("laq-") && !row.ends_with("-e");
-    (class, row == "full" || approximate)
+    Style {
+        class,
+        dashed: row == "full" || approximate,
+    }
 }
 
 /// About five round values that hold `low..=high` between the first and the last, with their labels.
@@ -227,21 +163,6 @@ fn loss_ticks(low: f64, high: f64) -> (Vec<(f64, String)>, f64, f64) {
         .map(|k| (k as f64 * step, format!("{:.digits$}", k as f64 * step)))
         .collect();
     (ticks, first as f64 * step, last as f64 * step)
-}
-
-/// The first epoch, then round ones.
-fn epoch_ticks(last: u64) -> Vec<u64> {
-    let step = [1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000]
-        .into_iter()
-        .find(|step| last / step <= 8)
-        .unwrap_or(last);
-    std::iter::once(1)
-        .chain(
-            (1..=last / step)
-                .map(|k| k * step)
-                .filter(|&epoch| epoch > 1),
-        )
-        .collect()
 }
 
 #[cfg(test)]
@@ -270,13 +191,5 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn epoch_ticks_begin_at_one_and_are_few() {
-        assert_eq!(epoch_ticks(1), [1]);
-        assert_eq!(epoch_ticks(2), [1, 2]);
-        assert_eq!(epoch_ticks(200), [1, 25, 50, 75, 100, 125, 150, 175, 200]);
-        assert!((1..3000).all(|last| epoch_ticks(last).len() <= 9));
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::claims::{Outcome, Verdict, explanation};
+use super::exact::{self, Solvers};
 use super::{NOT_IN_PAPER, Report, curves, figure, letter};
 use crate::estimate::duration;
 
@@ -13,7 +14,7 @@ pub(super) fn render(report: &Report) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" \
          content=\"width=device-width, initial-scale=1\">\n<title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
          <main>\n<header>\n<p class=\"over\">Loss-aware weight quantization of deep networks</p>\n<h1>{title}</h1>\n\
-         <p>{}.</p>\n<p>{}</p>\n<pre>{}</pre>\n{}</header>\n{}{}{}{}</main>\n</body>\n</html>\n",
+         <p>{}.</p>\n<p>{}</p>\n<pre>{}</pre>\n{}</header>\n{}{}{}{}{}</main>\n</body>\n</html>\n",
         escape(&report.caption),
         escape(&report.made),
         escape(&report.command()),
@@ -23,6 +24,7 @@ pub(super) fn render(report: &Report) -> String {
         )),
         table(report),
         claims(report),
+        solvers(report),
         learning(report),
         cells(report),
     )
@@ -188,10 +190,49 @@ fn comparisons(verdict: &Verdict) -> String {
     )
 }
 
-fn learning(report: &Report) -> String {
+fn solvers(report: &Report) -> String {
+    let Solvers { losses, errors } = &report.solvers;
+    if losses.is_empty() && errors.is_empty() {
+        return String::new();
+    }
+    let mut html = String::from("<section>\n<h2>Alternating against exact</h2>\n");
+    for (remark, heading, lines) in [
+        (exact::LOSSES_TEXT, &exact::LOSSES[..], losses),
+        (exact::ERRORS_TEXT, &exact::ERRORS[..], errors),
+    ] {
+        if lines.is_empty() {
+            continue;
+        }
+        let _ = write!(
+            html,
+            "<p>{}</p>\n<div class=\"wide\"><table class=\"solvers\">\n<thead><tr>",
+            escape(remark)
+        );
+        for name in heading {
+            let _ = write!(html, "<th scope=\"col\">{}</th>", escape(name));
+        }
+        html += "</tr></thead>\n<tbody>\n";
+        for line in lines {
+            html += "<tr>";
+            for field in line {
+                let _ = write!(html, "<td>{}</td>", escape(field));
+            }
+            html += "</tr>\n";
+        }
+        html += "</tbody>\n</table></div>\n";
+    }
+    let charts = by_column(report, exact::charts);
+    if !charts.is_empty() {
+        let _ = write!(html, "<p>{}</p>\n{charts}", escape(exact::CHARTS_TEXT));
+    }
+    html + "</section>\n"
+}
+
+/// The charts of every column that has some, under its name.
+fn by_column(report: &Report, charts: fn(&Report, &str) -> String) -> String {
     let mut html = String::new();
     for column in &report.columns {
-        let charts = curves::charts(report, &column.name);
+        let charts = charts(report, &column.name);
         if !charts.is_empty() {
             let _ = write!(
                 html,
@@ -200,6 +241,11 @@ fn learning(report: &Report) -> String {
             );
         }
     }
+    html
+}
+
+fn learning(report: &Report) -> String {
+    let html = by_column(report, curves::charts);
     if html.is_empty() {
         return html;
     }

@@ -1,6 +1,7 @@
 //! The report as Markdown, for a folder of results.
 
 use super::claims::{Verdict, explanation};
+use super::exact::{self, Solvers};
 use super::{NOT_IN_PAPER, Report, figure, letter};
 
 /// How it was made, table, notes and claims.
@@ -79,7 +80,26 @@ pub(super) fn render(report: &Report) -> String {
             ]);
         }
     }
-    text + &format!("\n{}\n", explanation())
+    text += &format!("\n{}\n", explanation());
+
+    let Solvers { losses, errors } = &report.solvers;
+    if !losses.is_empty() || !errors.is_empty() {
+        text += "\n## Alternating against exact\n";
+    }
+    for (remark, heading, lines) in [
+        (exact::LOSSES_TEXT, &exact::LOSSES[..], losses),
+        (exact::ERRORS_TEXT, &exact::ERRORS[..], errors),
+    ] {
+        if !lines.is_empty() {
+            text += &format!("\n{}\n\n", escape(remark));
+            text += &line(&heading.iter().map(ToString::to_string).collect::<Vec<_>>());
+            text += &format!("|---|---|{}\n", "---:|".repeat(heading.len() - 2));
+            for fields in lines {
+                text += &line(&fields.iter().map(|field| escape(field)).collect::<Vec<_>>());
+            }
+        }
+    }
+    text
 }
 
 fn line(fields: &[String]) -> String {

@@ -8,8 +8,10 @@
 pub(crate) mod claims;
 mod csv;
 mod curves;
+mod exact;
 mod html;
 mod markdown;
+mod svg;
 pub(crate) mod text;
 
 use std::fs;
@@ -19,11 +21,12 @@ use std::process::{self, ExitCode};
 use anyhow::{Context, Result};
 
 use crate::Selection;
-use crate::cells::{Cell, Epoch, Plan, State, Summary};
+use crate::cells::{Cell, Comparison, Epoch, Plan, State, Summary};
 use crate::estimate::duration;
 use crate::laq::Laq;
 use crate::table::bits;
 use claims::Claim;
+use exact::Solvers;
 
 /// Everything that a report shows.
 pub(crate) struct Report {
@@ -42,6 +45,7 @@ pub(crate) struct Report {
     /// What the letters beside the figures mean.
     notes: Vec<String>,
     claims: Vec<Claim>,
+    solvers: Solvers,
     cells: Vec<Run>,
     /// Where and from which sources the figures come.
     made: String,
@@ -107,7 +111,10 @@ struct Run {
     /// Whether the paper's table has the row.
     is_papers: bool,
     paper: Option<f64>,
+    /// The row with the exact solver, for one whose solver alternates.
+    exact: Option<String>,
     curve: Vec<Epoch>,
+    comparisons: Vec<Comparison>,
 }
 
 /// The command `report`: writes and prints it from what is there.
@@ -204,6 +211,7 @@ fn collect(plan: &Plan) -> Report {
         made: made(&cells),
         folder: plan.out.join("report"),
         every_row: plan.rows == plan.table.rows,
+        solvers: exact::collect(&plan.columns, &plan.rows, &cells),
         id: plan.table.id,
         columns,
         rows,
@@ -433,6 +441,11 @@ impl Run {
         summary.reason = summary
             .reason
             .map(|reason| without_folders(&reason, &[&plan.out, &crate::root()]));
+        let (curve, comparisons) = if status == "to do" {
+            Default::default()
+        } else {
+            (cell.epochs_seen(), cell.comparisons())
+        };
         Run {
             row: cell.row.clone(),
             column: cell.column.clone(),
@@ -444,11 +457,9 @@ impl Run {
                 .unwrap_or(&cell.folder)
                 .display()
                 .to_string(),
-            curve: if status == "to do" {
-                Vec::new()
-            } else {
-                cell.epochs_seen()
-            },
+            exact: cell.exact.clone(),
+            curve,
+            comparisons,
             status,
             summary,
             cut_short: cell.cut_short.clone(),

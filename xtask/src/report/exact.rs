@@ -1,0 +1,250 @@
+//! The alternating solvers against the exact ones: whether the optimum makes a better network, and how far from it the
+//! alternating solver is in the course of training.
+
+use super::svg::{Chart, Key, Line, Style};
+use super::{Report, Run, bits, curves, figure, signed};
+use crate::cells::Comparison;
+
+/// What a format shows under a heading; both parts may be empty.
+pub(super) struct Solvers {
+    /// The test figures of a row and of its exact twin, a line a column, pair and seed.
+    pub(super) losses: Vec<Vec<String>>,
+    /// How far from the optimum a run's solver was, a line a run; empty where no run was compared.
+    pub(super) errors: Vec<Vec<String>>,
+}
+
+pub(super) const LOSSES: [&str; 6] = [
+    "column",
+    "alternating",
+    "seed",
+    "alternating: test",
+    "exact: test",
+    "alternating − exact",
+];
+
+pub(super) const ERRORS: [&str; 8] = [
+    "column",
+    "alternating",
+    "seed",
+    "compared",
+    "median",
+    "largest",
+    "last",
+    "worst matrix",
+];
+
+/// What the losses are.
+pub(super) const LOSSES_TEXT: &str = "Test cross-entropy of runs that differ in the solver alone, where both are finished. The same seed gives the same \
+     initial weights and the same order of batches.";
+
+/// What the errors are.
+pub(super) const ERRORS_TEXT: &str = "Weighted error ½ Σ d (w − ŵ)² of the alternating solver, warm-started as in training, over that of the exact one on \
+     the same weights: the median, the largest and the last of the compared steps, summed over all matrices, and the worst single \
+     matrix. 1 is the optimum.";
+
+/// What the charts of the errors add.
+pub(super) const CHARTS_TEXT: &str = "The same step by step, in per cent above the optimum. Every chart has a scale of its own; 0.0001 stands for that \
+     and less.";
+
+/// Excesses below this, in per cent, are the rounding of the scales.
+const LEAST: f64 = 1e-4;
+
+/// Both tables.
+pub(super) fn collect(columns: &[String], rows: &[String], cells: &[Run]) -> Solvers {
+    // By column and row, so that the seeds of a pair stand under each other.
+    let mut runs: Vec<&Run> = cells.iter().filter(|run| run.exact.is_some()).collect();
+    runs.sort_by_key(|run| {
+        let place = |names: &[String], name: &str| names.iter().position(|other| other == name);
+        (place(columns, &run.column), place(rows, &run.row), run.seed)
+    });
+    let losses = runs.iter().filter_map(|run| {
+        let twin = cells.iter().find(|twin| {
+            run.exact.as_ref() == Some(&twin.row)
+                && (&twin.column, twin.seed) == (&run.column, run.seed)
+        })?;
+        let loss = |run: &Run| run.summary.test_loss.filter(|_| run.is_finished());
+        let (alternating, exact) = (loss(run)?, loss(twin)?);
+        Some(vec![
+            run.column.clone(),
+            run.row.clone(),
+            run.seed.to_string(),
+            figure(alternating),
+            figure(exact),
+            signed(alternating - exact),
+        ])
+    });
+    let any = runs.iter().any(|run| !run.comparisons.is_empty());
+    let begun = runs.iter().filter(|run| any && run.status != "to do");
+    Solvers {
+        losses: losses.collect(),
+        errors: begun.map(|run| errors(run)).collect(),
+    }
+}
+
+/// The line of a run in the table of errors.
+fn errors(run: &Run) -> Vec<String> {
+    let mut line = vec![
+        run.column.clone(),
+        run.row.clone(),
+        run.seed.to_string(),
+        run.comparisons.len().to_string(),
+    ];
+    let ratios: Vec<(f64, u64)> = run
+        .comparisons
+        .iter()
+        .filter_map(|comparison| Some((comparison.ratio?, comparison.step)))
+        .collect();
+    let matrices = run.comparisons.iter().flat_map(|comparison| {
+        let layers = comparison.layers.iter();
+        layers.filter_map(|layer| Some((layer.ratio?, &layer.name, comparison.step)))
+    });
+    let worst = matrices.max_by(|a, b| a.0.total_cmp(&b.0));
+    let largest = ratios.iter().max_by(|a, b| a.0.total_cmp(&b.0));
+    let (Some(&(largest, at)), Some(&(last, _)), Some((matrix, name, matrix_at))) =
+        (largest, ratios.last(), worst)
+    else {
+        let none = if run.comparisons.is_empty() {
+            "no comparison recorded"
+        } else {
+            "–"
+        };
+        line.push(none.into());
+        line.resize(ERRORS.len(), String::new());
+        return line;
+    };
+    line.extend([
+        ratio(median(ratios.iter().map(|&(ratio, _)| ratio).collect())),
+        format!("{} at step {at}", ratio(largest)),
+        ratio(last),
+        format!("{}: {name} at step {matrix_at}", ratio(matrix)),
+    ]);
+    line
+}
+
+/// Six digits: near the optimum the first of them say nothing.
+fn ratio(value: f64) -> String {
+    format!("{value:.6}")
+}
+
+/// The middle value, or the mean of the two in the middle.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        0.5 * (values[middle - 1] + values[middle])
+    }
+}
+
+/// The charts of one column, one a number of bits; nothing where no run was compared.
+pub(super) fn charts(report: &Report, column: &str) -> String {
+    let runs = report.cells.iter().filter(|run| run.column == column);
+    let lines: Vec<(&Run, Vec<(f64, f64)>)> = runs
+        .map(|run| (run, run.comparisons.iter().filter_map(excess).collect()))
+        .filter(|(_, points): &(_, Vec<_>)| !points.is_empty())
+        .collect();
+    let mut numbers: Vec<u32> = lines.iter().map(|(run, _)| bits(&run.row)).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let charts = numbers.into_iter().map(|number| {
+        let lines: Vec<_> = lines
+            .iter()
+            .filter(|(run, _)| bits(&run.row) == number)
+            .collect();
+        chart(column, number, &lines)
+    });
+    charts.collect()
+}
+
+/// Step, and the decimal logarithm of the excess in per cent.
+fn excess(comparison: &Comparison) -> Option<(f64, f64)> {
+    let ratio = comparison.ratio.filter(|ratio| ratio.is_finite())?;
+    let percent = (100.0 * (ratio - 1.0)).max(LEAST);
+    Some((comparison.step as f64, percent.log10()))
+}
+
+fn chart(column: &str, bits: u32, runs: &[&(&Run, Vec<(f64, f64)>)]) -> String {
+    let title = curves::bits_text(bits);
+    let points = || runs.iter().flat_map(|(_, points)| points);
+    let low = points().map(|point| point.1).fold(f64::INFINITY, f64::min);
+    let high = points()
+        .map(|point| point.1)
+        .fold(f64::NEG_INFINITY, f64::max);
+    let first = low.floor() as i32;
+    let last = (high.ceil() as i32).max(first + 1);
+    let ticks = (first..=last).map(|power| (f64::from(power), percent(power)));
+    let style = |run: &Run| Style {
+        dashed: false,
+        ..curves::style(&run.row)
+    };
+    let lines = runs.iter().map(|(run, points)| Line {
+        style: style(run),
+        name: format!("{}, seed {}", run.row, run.seed),
+        points: points.clone(),
+    });
+    let mut legend: Vec<Key> = Vec::new();
+    for (run, _) in runs {
+        if !legend.iter().any(|key| key.name == run.row) {
+            legend.push(Key {
+                style: style(run),
+                name: run.row.clone(),
+                note: String::new(),
+            });
+        }
+    }
+    Chart {
+        label: format!(
+            "Weighted error of the alternating solver above the optimum in per cent, by training step, on {column}, {title}"
+        ),
+        title,
+        counted: "step",
+        last: points().map(|point| point.0 as u64).max().unwrap_or(1),
+        range: (f64::from(first), f64::from(last)),
+        ticks: ticks.collect(),
+        lines: lines.collect(),
+        dots: false,
+        legend,
+    }
+    .render()
+}
+
+/// "0.01", "1", "100"
+fn percent(power: i32) -> String {
+    let digits = usize::try_from(-power).unwrap_or_default();
+    format!("{:.digits$}", 10f64.powi(power))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(vec![7.0]), 7.0);
+    }
+
+    #[test]
+    fn excesses_are_in_per_cent_and_not_below_the_least() {
+        let of = |ratio| {
+            let comparison = Comparison {
+                step: 20,
+                ratio,
+                layers: Vec::new(),
+            };
+            excess(&comparison)
+        };
+        let (step, power) = of(Some(1.1)).expect("a point");
+        assert!(step == 20.0 && (power - 1.0).abs() < 1e-9);
+        // Rounding may put the exact solver a little above.
+        assert_eq!(of(Some(1.0 - 1e-9)), Some((20.0, -4.0)));
+        assert_eq!(of(None), None);
+    }
+
+    #[test]
+    fn powers_of_ten_are_written_out() {
+        assert_eq!([-4, -1, 0, 2].map(percent), ["0.0001", "0.1", "1", "100"]);
+    }
+}
