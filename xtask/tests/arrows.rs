@@ -43,14 +43,7 @@ const PLACES: &[(&[&str], &[&str])] = &[
 ];
 
 /// What `laq-solvers` leaves to its users.
-const NOT_IN_SOLVERS: &[&str] = &[
-    "ndarray",
-    "ndarray-rand",
-    "rand",
-    "rand_chacha",
-    "serde",
-    "rayon",
-];
+const NOT_IN_SOLVERS: &[&str] = &["ndarray", "ndarray-rand", "rand", "rand_chacha", "serde"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
