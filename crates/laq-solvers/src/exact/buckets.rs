@@ -1,0 +1,189 @@
+//! `Σ d x` and `Σ d` by the leading bits of `x`, and what follows from them for any threshold on `x`.
+
+use std::ops::Range;
+
+use super::COARSE_SHIFT;
+use crate::climb::Item;
+use crate::codebook::at_most;
+use crate::kernels::Moments;
+
+/// Magnitudes by buckets of leading bits; some coarse buckets may be cut into finer ones.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Buckets {
+    /// Lower edges, rising, and behind them the upper edge of the last bucket.
+    pub(super) edges: Vec<f64>,
+    /// `Σ d x` and `Σ d` in each bucket.
+    sums: Vec<[f64; 2]>,
+    /// The same over all magnitudes from each edge up.
+    pub(super) above: Vec<Moments>,
+    /// `T` at each edge.
+    surplus: Vec<f64>,
+    /// One for buckets whose weights are wanted, else zero; before the first bucket is a zero.
+    pub(super) marks: Vec<u8>,
+    /// The same as ranges of magnitudes.
+    pub(super) ranges: Vec<[f32; 2]>,
+    /// Leading bits of the first coarse bucket.
+    lowest: u32,
+    /// For each coarse bucket its first bucket, and how far its weights' other bits are shifted to find theirs.
+    coarse: Vec<(u32, u32)>,
+}
+
+/// The magnitude whose bits these are; one octave above all floats where they are infinity's.
+fn edge(bits: u32) -> f64 {
+    let value = f64::from(f32::from_bits(bits));
+    if value.is_finite() {
+        value
+    } else {
+        2.0 * 2_f64.powi(f32::MAX_EXP - 1)
+    }
+}
+
+impl Buckets {
+    /// Buckets for a range of leading bits, with their sums.
+    pub(super) fn coarse(&mut self, keys: Range<u32>, sums: &[[f64; 2]]) {
+        self.lowest = keys.start;
+        self.coarse.clear();
+        self.coarse
+            .extend((0..keys.len() as u32).map(|bucket| (bucket, COARSE_SHIFT)));
+        self.edges.clear();
+        self.edges
+            .extend((keys.start..=keys.end).map(|key| edge(key << COARSE_SHIFT)));
+        self.sums.clear();
+        self.sums.extend_from_slice(sums);
+        self.accumulate();
+    }
+
+    /// Cuts each marked bucket into `2^finer`; `packed` are the weights in them.
+    pub(super) fn refine(&mut self, finer: u32, packed: impl Iterator<Item = u64>) {
+        let shift = COARSE_SHIFT - finer;
+        let coarse_sums = std::mem::take(&mut self.sums);
+        self.edges.clear();
+        for (bucket, place) in self.coarse.iter_mut().enumerate() {
+            let bits = (self.lowest + bucket as u32) << COARSE_SHIFT;
+            let first = self.edges.len() as u32;
+            if self.marks[1 + bucket] == 1 {
+                *place = (first, shift);
+                self.edges
+                    .extend((0..1 << finer).map(|fine: u32| edge(bits + (fine << shift))));
+                self.sums.resize(self.edges.len(), [0.0; 2]);
+            } else {
+                *place = (first, COARSE_SHIFT);
+                self.edges.push(edge(bits));
+                self.sums.push(coarse_sums[bucket]);
+            }
+        }
+        self.edges.push(edge(
+            (self.lowest + self.coarse.len() as u32) << COARSE_SHIFT,
+        ));
+        for packed in packed {
+            let place = self.find((packed >> 32) as u32);
+            let Moments { product, square } = Item::unpack(packed).sums;
+            self.sums[place][0] += product;
+            self.sums[place][1] += square;
+        }
+        self.accumulate();
+    }
+
+    /// The bucket of a magnitude between the first and the last edge.
+    #[inline]
+    pub(super) fn find(&self, bits: u32) -> usize {
+        let (first, shift) = self.coarse[((bits >> COARSE_SHIFT) - self.lowest) as usize];
+        (first + ((bits & ((1 << COARSE_SHIFT) - 1)) >> shift)) as usize
+    }
+
+    fn accumulate(&mut self) {
+        let mut above = Moments {
+            product: 0.0,
+            square: 0.0,
+        };
+        self.above.clear();
+        self.above.resize(self.edges.len(), above);
+        self.surplus.clear();
+        self.surplus.resize(self.edges.len(), 0.0);
+        for (bucket, [product, square]) in self.sums.iter().enumerate().rev() {
+            above = above.plus(Moments {
+                product: *product,
+                square: *square,
+            });
+            self.above[bucket] = above;
+            self.surplus[bucket] = above.product - self.edges[bucket] * above.square;
+        }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.sums.len()
+    }
+
+    /// The bucket of a threshold; `None` below the first, and the number of buckets above the last.
+    #[inline]
+    fn of_threshold(&self, threshold: f64) -> Option<usize> {
+        if threshold < self.edges[0] {
+            None
+        } else if threshold >= self.edges[self.count()] {
+            Some(self.count())
+        } else {
+            Some(self.find(at_most(threshold).to_bits()))
+        }
+    }
+
+    /// An upper bound of `T(threshold)`, rounding aside; `Σ d x` of all magnitudes above the threshold and perhaps
+    /// some more; and the sums over those above it but perhaps some.
+    #[inline]
+    pub(super) fn surplus_at(&self, threshold: f64) -> (f64, f64, Moments) {
+        match self.of_threshold(threshold) {
+            None => {
+                let all = self.above[0];
+                (all.product - threshold * all.square, all.product, all)
+            }
+            Some(bucket) if bucket == self.count() => (0.0, 0.0, self.above[bucket]),
+            Some(bucket) => {
+                let (low, high) = (self.edges[bucket], self.edges[bucket + 1]);
+                let (most, least) = (self.surplus[bucket], self.surplus[bucket + 1]);
+                let share = (threshold - low) / (high - low);
+                let surplus = most - share * (most - least);
+                (surplus, self.above[bucket].product, self.above[bucket + 1])
+            }
+        }
+    }
+
+    /// The buckets that a threshold passes between two of its values.
+    pub(super) fn passed(&self, low: f64, high: f64) -> Range<usize> {
+        // A little more, because a product of scale and midpoint is rounded.
+        let first = self
+            .of_threshold(low * (1.0 - 4.0 * f64::EPSILON))
+            .unwrap_or(0);
+        let last = self.of_threshold(high * (1.0 + 4.0 * f64::EPSILON));
+        first
+            ..last
+                .map_or(0, |last| (last + 1).min(self.count()))
+                .max(first)
+    }
+
+    pub(super) fn mark_ranges(&mut self) {
+        self.ranges.clear();
+        for (bucket, &mark) in self.marks[1..].iter().enumerate() {
+            let [low, high] = [bucket, bucket + 1].map(|edge| self.edges[edge] as f32);
+            match self.ranges.last_mut() {
+                Some(last) if mark == 1 && last[1] == low => last[1] = high,
+                _ if mark == 1 => self.ranges.push([low, high]),
+                _ => {}
+            }
+        }
+    }
+
+    /// The marked buckets that hold something, as items by falling magnitude.
+    pub(super) fn marked_items(&self) -> impl Iterator<Item = Item> {
+        let buckets = self
+            .edges
+            .iter()
+            .zip(&self.sums)
+            .zip(&self.marks[1..])
+            .rev();
+        buckets
+            .filter(|((_, [product, _]), mark)| **mark == 1 && *product > 0.0)
+            .map(|((&magnitude, &[product, square]), _)| Item {
+                magnitude,
+                sums: Moments { product, square },
+            })
+    }
+}

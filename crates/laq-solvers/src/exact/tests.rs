@@ -1,0 +1,146 @@
+//! Buckets against sorting, on random problems of every kind.
+
+use super::*;
+use proptest::prelude::*;
+
+const KINDS: usize = 9;
+
+/// Numbers in (0, 1), the same for the same seed.
+fn uniform(seed: u64) -> impl FnMut() -> f64 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((mixed ^ (mixed >> 31)) >> 11) as f64 / 2_f64.powi(53) + 2_f64.powi(-54)
+    }
+}
+
+/// Weights and curvatures of one kind.
+fn problem(kind: usize, length: usize, seed: u64) -> (Vec<f32>, Option<Vec<f32>>) {
+    let mut uniform = uniform(seed);
+    let mut weights = Vec::new();
+    let mut curvature = Vec::new();
+    for _ in 0..length {
+        let (a, b, c) = (uniform(), uniform(), uniform());
+        let normal = (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos();
+        let sign = (b - 0.5).signum();
+        weights.push(match kind {
+            0..=2 => 0.3 * normal,
+            3 => 2.0 * a - 1.0,
+            4 => sign * a.powf(-3.0),
+            5 => sign * (5.0 * a).floor() / 4.0,
+            6 => (2.0 * normal).clamp(-1.0, 1.0),
+            7 => sign * f64::from(f32::from_bits((a * 2_f64.powi(23)) as u32)),
+            _ => sign * f64::from(f32::from_bits((a * 2_f64.powi(31)) as u32).min(1e30)),
+        } as f32);
+        curvature.push(match kind {
+            0 => 0.7,
+            1 => 10_f64.powf(-20.0 * c),
+            5 => (3.0 * c).floor(),
+            8 => f64::from(f32::from_bits((c * 2_f64.powi(31)) as u32).min(1e30)),
+            _ => (2.0 * c).exp(),
+        } as f32);
+    }
+    (weights, (kind != 3).then_some(curvature))
+}
+
+fn all_codebooks() -> Vec<Codebook> {
+    let sized = (2..=8).flat_map(|bits| {
+        [
+            Codebook::Linear { bits },
+            Codebook::Logarithmic { bits },
+            Codebook::Uniform { bits },
+        ]
+    });
+    [Codebook::Ternary, Codebook::Binary]
+        .into_iter()
+        .chain(sized)
+        .collect()
+}
+
+/// Buckets, however few the weights, against sorting: twice the error to 1e-9, and to what sums in f64
+/// are wrong by, which shows where the error is next to nothing.
+fn check(
+    weights: &[f32],
+    curvature: Option<&[f32]>,
+    codebook: Codebook,
+) -> Result<(), TestCaseError> {
+    let problem = Problem::new(weights, curvature).unwrap();
+    let magnitudes = codebook.magnitudes();
+    let mut workspace = Workspace::default();
+    for side in [Side::Both, Side::Positive, Side::Negative] {
+        let expected =
+            sorting::best_state(Kernel::Portable, problem, side, &magnitudes, &mut workspace);
+        let mut found = Vec::new();
+        for (kernel, _) in Kernel::available() {
+            let work = 1 << 14;
+            found.push(by_buckets(
+                kernel,
+                problem,
+                side,
+                &magnitudes,
+                work,
+                &mut workspace,
+            ));
+        }
+        prop_assert!(found.iter().all(|best| *best == found[0]), "{found:?}");
+        let Best { gain, scale } = found[0];
+        let of_zeros = squares(problem, side);
+        prop_assert!(
+            (gain - expected.gain).abs() <= 1e-9 * (of_zeros - expected.gain) + 1e-13 * of_zeros,
+            "{codebook:?}, {side:?}: {gain} at {scale} of {of_zeros}, by sorting {expected:?}"
+        );
+    }
+    Ok(())
+}
+
+/// `Σ d x²`, where all curvatures are zero without them.
+fn squares(problem: Problem<'_>, side: Side) -> f64 {
+    let of = |d: &dyn Fn(usize) -> f64| -> f64 {
+        let x = |w: f32| f64::from(side.magnitude(w).max(0.0));
+        let weights = problem.weights().iter().enumerate();
+        weights.map(|(index, &w)| d(index) * x(w).powi(2)).sum()
+    };
+    let weighted = problem
+        .curvature()
+        .map_or(0.0, |d| of(&|index| f64::from(d[index])));
+    if weighted > 0.0 {
+        weighted
+    } else {
+        of(&|_| 1.0)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    #[test]
+    fn buckets_find_what_sorting_finds(
+        kind in 0..KINDS,
+        length in prop_oneof![1_usize..9, 9_usize..600],
+        seed: u64,
+        codebook in 0_usize..23,
+    ) {
+        let (weights, curvature) = problem(kind, length, seed);
+        check(&weights, curvature.as_deref(), all_codebooks()[codebook])?;
+    }
+}
+
+/// Long enough for second buckets, for several parts, and for buckets of one value each.
+#[test]
+fn so_they_do_for_many_weights() {
+    for (length, codebook) in [
+        (30_000, Codebook::Ternary),
+        (30_000, Codebook::Linear { bits: 4 }),
+        (30_000, Codebook::Logarithmic { bits: 5 }),
+        (700_000, Codebook::Ternary),
+        (700_000, Codebook::Logarithmic { bits: 3 }),
+    ] {
+        for kind in 0..KINDS {
+            let (weights, curvature) = problem(kind, length, 7);
+            check(&weights, curvature.as_deref(), codebook).unwrap();
+        }
+    }
+}
