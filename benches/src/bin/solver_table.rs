@@ -9,7 +9,7 @@
 use std::hint::black_box;
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use laq_benches::{Data, Failure, alternating_of, end};
 use laq_solvers::{Method, Problem, Scale, Solution, Workspace, exact_by_sorting};
@@ -22,6 +22,9 @@ const ROUND_SECONDS: f64 = 1e-3;
 
 /// What takes longer is timed once.
 const ONCE_SECONDS: f64 = 1.0;
+
+/// How long the threads are kept busy before a call is timed.
+const AWAKE: Duration = Duration::from_millis(20);
 
 /// Different exact solvers agree on the weighted error up to this part of it.
 const AGREEMENT: f64 = 1e-6;
@@ -123,6 +126,7 @@ fn section(plan: &Plan, data: &Data, threads: usize) -> Result<(), Failure> {
             if calls == 0 {
                 continue;
             }
+            awaken();
             let mut seconds = 0.0;
             for _ in 0..calls {
                 seconds += candidate.time(&mut levels, &mut workspace)?;
@@ -140,6 +144,18 @@ fn section(plan: &Plan, data: &Data, threads: usize) -> Result<(), Failure> {
     serde_json::to_writer(&mut out, &rows)?;
     writeln!(out)?;
     Ok(out.flush()?)
+}
+
+/// Keeps all threads of the pool busy for a moment, so that each of them has a processor of its own when the clock
+/// starts: systems are slow to move a thread that has just woken up, and solvers that use one thread let the
+/// others sleep.
+fn awaken() {
+    rayon::broadcast(|_| {
+        let begin = Instant::now();
+        while begin.elapsed() < AWAKE {
+            std::hint::spin_loop();
+        }
+    });
 }
 
 /// The solvers of one exact method's problem.
