@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (_, linear) = quantize(channel, Codebook::Linear { bits: 4 }, &mut workspace)?;
         let (_, powers_of_two) =
             quantize(channel, Codebook::Logarithmic { bits: 4 }, &mut workspace)?;
-        // ŵ = scale · level / 6: what is stored beside the channel's E2M1 numbers is a sixth of the scale.
+        // A level is an E2M1 number over 6, so what is stored beside the numbers is a sixth of the scale.
         let stored = scale / 6.0;
         println!("{number:7}  {stored:13.5}  {e2m1:6.3}  {linear:6.3}  {powers_of_two:13.3}");
     }
