@@ -72,7 +72,10 @@ pub(crate) fn best_state(
         return Best::default();
     };
     let sorted = &mut workspace.sorted;
-    sort_falling(problem, side, sorted);
+    sorted.clear();
+    if magnitudes.values().len() > 1 {
+        sort_falling(problem, side, sorted);
+    }
     let lowest = f64::from(magnitudes.values()[0]);
     let state = Moments {
         product: lowest * totals.product,
@@ -95,7 +98,6 @@ pub(crate) fn best_state(
 /// The weights of one side by falling magnitude, less those that change no state.
 fn sort_falling(problem: Problem<'_>, side: Side, sorted: &mut Vec<u64>) {
     let magnitudes = problem.weights().iter().map(|&w| side.magnitude(w));
-    sorted.clear();
     match problem.curvature() {
         Some(curvature) => {
             let pairs = magnitudes.zip(curvature.iter().copied());

@@ -31,12 +31,13 @@
 //! Bounds are computed from sums of positive f64, m terms of which are exact to m·2⁻⁵³ relatively; a cell is left out
 //! only where its bound is lower by more than all the sums can be wrong together. So the optimum's cell is
 //! never left out. The states compared at the end have gains that are rounded likewise: of two whose errors
-//! differ by less than about 1e-13 of the error of all zeros, either may win.
+//! differ by less than, as a rule, 1e-13 of the error of all zeros, either may win.
 //!
 //! # What it costs
 //!
-//! Two passes over the weights, and one that writes the levels. Where the bounds leave no cell out, which takes
-//! an `H` that is a straight line in `1/α` over many cells, all weights are sorted in the end.
+//! Two passes over the weights (three where the codebook has no zero), and one that writes the levels. All weights
+//! are sorted instead where they are no more than the buckets, and in the end they are where the bounds leave no
+//! cell out, which takes a `G` that is all but constant over many cells.
 
 mod buckets;
 mod search;
@@ -60,8 +61,10 @@ use crate::sorting;
 /// Solves problem (1) to the global optimum, as [`exact_by_sorting`](crate::exact_by_sorting) does: over all scales that an f32
 /// can hold and all assignments of the codebook's levels, for any codebook.
 ///
-/// Takes three passes over the weights, shared out to the threads of the current rayon pool (with the
-/// feature `rayon`, which is on by default), and the same bits whatever their number. The scale is the best one in f64, rounded
+/// Takes three or four passes over the weights where they are many, and sorts them where they are few; why it is
+/// exact is said at the [crate](crate#why-the-exact-solvers-are-exact). The passes are shared out to the threads of the
+/// current rayon pool (with the feature `rayon`, which is on by default), with the same bits whatever their number.
+/// `workspace` grows at the first problem of a size. The scale is the best one in f64, rounded
 /// to f32; the levels are the nearest ones for the rounded scale, so that no other levels do better with
 /// it. A weight exactly half way between two levels takes the one nearer to zero.
 ///
