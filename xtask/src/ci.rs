@@ -14,9 +14,13 @@ const STEPS: &[(&str, &[(&str, &str)])] = &[
         "clippy --workspace --all-targets --all-features -- -D warnings",
         &[],
     ),
-    // By itself, because in a workspace another crate would switch the feature on.
+    // By themselves, because in a workspace another crate would switch the feature on.
     (
         "check -p laq-datasets --no-default-features --all-targets",
+        &[],
+    ),
+    (
+        "check -p laq-solvers --no-default-features --all-targets",
         &[],
     ),
     (
