@@ -577,7 +577,8 @@ impl Wanted for Within {
         let [low, high] = self.range;
         let (flip, keep) = self.masks;
         *x = weights.map(|w| masked(w, flip, keep));
-        let within = |x: f32| (x >= low) & (x < high);
+        // Zero is no magnitude to gather, whatever its sign, even where the range begins with it.
+        let within = |x: f32| (x > 0.0) & (x >= low) & (x < high);
         if !x.iter().fold(false, |any, &x| any | within(x)) {
             return false;
         }

@@ -28,8 +28,8 @@ use crate::quantizer::{Solution, Workspace};
 /// Solves problem (1) to the global optimum: over all scales that an f32 can hold and all assignments of
 /// the codebook's levels, for any codebook.
 ///
-/// Takes time O(n log n + n·k log k) for k levels above zero, and 8 bytes of workspace a weight. With
-/// several optima it returns the one with the smallest scale. The scale is the best one in f64, rounded
+/// Takes time O(n log n + n·k log k) for k levels above zero, and 8 bytes of workspace a weight. Which of
+/// several optima is returned is left to rounding. The scale is the best one in f64, rounded
 /// to f32; the levels are the nearest ones for the rounded scale, so that no other levels do better with
 /// it. A weight exactly half way between two levels takes the one nearer to zero.
 ///

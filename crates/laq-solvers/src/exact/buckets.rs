@@ -14,6 +14,8 @@ pub(super) struct Buckets {
     pub(super) edges: Vec<f64>,
     /// `Σ d x` and `Σ d` in each bucket.
     sums: Vec<[f64; 2]>,
+    /// Those of the coarse buckets, where they were cut.
+    coarse_sums: Vec<[f64; 2]>,
     /// The same over all magnitudes from each edge up.
     pub(super) above: Vec<Moments>,
     /// `T` at each edge.
@@ -28,13 +30,13 @@ pub(super) struct Buckets {
     coarse: Vec<(u32, u32)>,
 }
 
-/// The magnitude whose bits these are; one octave above all floats where they are infinity's.
+/// The magnitude whose bits these are; where they are infinity's, the end of the last octave.
 fn edge(bits: u32) -> f64 {
     let value = f64::from(f32::from_bits(bits));
     if value.is_finite() {
         value
     } else {
-        2.0 * 2_f64.powi(f32::MAX_EXP - 1)
+        2_f64.powi(f32::MAX_EXP)
     }
 }
 
@@ -56,7 +58,8 @@ impl Buckets {
     /// Cuts each marked bucket into `2^finer`; `packed` are the weights in them.
     pub(super) fn refine(&mut self, finer: u32, packed: impl Iterator<Item = u64>) {
         let shift = COARSE_SHIFT - finer;
-        let coarse_sums = std::mem::take(&mut self.sums);
+        self.coarse_sums.clear();
+        self.coarse_sums.append(&mut self.sums);
         self.edges.clear();
         for (bucket, place) in self.coarse.iter_mut().enumerate() {
             let bits = (self.lowest + bucket as u32) << COARSE_SHIFT;
@@ -69,7 +72,7 @@ impl Buckets {
             } else {
                 *place = (first, COARSE_SHIFT);
                 self.edges.push(edge(bits));
-                self.sums.push(coarse_sums[bucket]);
+                self.sums.push(self.coarse_sums[bucket]);
             }
         }
         self.edges.push(edge(

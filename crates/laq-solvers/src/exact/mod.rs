@@ -30,8 +30,10 @@
 //!
 //! Bounds are computed from sums of positive f64, m terms of which are exact to m·2⁻⁵³ relatively; a cell is left out
 //! only where its bound is lower by more than all the sums can be wrong together. So the optimum's cell is
-//! never left out. The states compared at the end have gains that are rounded likewise: of two whose errors
-//! differ by less than, as a rule, 1e-13 of the error of all zeros, either may win.
+//! never left out. The states compared at the end have gains that are rounded likewise, as those of sorting have:
+//! sums of n·k terms at most. Of two whose errors differ by less than, as a rule, 1e-13 of the error of all zeros
+//! either may win, and which of several equal optima is returned is left to rounding. The winner's scale is then
+//! rounded to f32, which is coarse where the scale is denormal.
 //!
 //! # What it costs
 //!
@@ -47,7 +49,7 @@ mod tests;
 use std::ops::Range;
 
 use self::buckets::Buckets;
-use self::search::{Candidates, ROUNDING, Search};
+use self::search::{Candidates, LEAST_BITS, ROUNDING, Search};
 use crate::climb::{Best, Item};
 use crate::codebook::{Codebook, Magnitudes, Scale};
 use crate::dispatch::Kernel;
@@ -184,7 +186,13 @@ fn by_buckets(
     let cells = search.everything(problem, magnitudes);
     candidates.intervals.clear();
     candidates.intervals.push(cells);
-    let Some(bits) = search.affordable_bits(COARSE_BITS, candidates, work) else {
+    // As fine as the bounds are no more work than a pass; or else as coarse as they may be, if they are less work
+    // than sorting.
+    let sorting_work = work.saturating_mul(magnitudes.values().len());
+    let bits = search
+        .affordable_bits(COARSE_BITS, candidates, work)
+        .or_else(|| search.affordable_bits(LEAST_BITS, candidates, sorting_work));
+    let Some(bits) = bits else {
         return sorting::best_state(kernel, problem, side, magnitudes, workspace);
     };
     search.narrow(buckets, candidates, bits);
@@ -218,7 +226,8 @@ fn by_buckets(
     if left > FEW && finer > 2 {
         buckets.refine(finer, gathered());
         search.rounding += left as f64 * ROUNDING;
-        if let Some(bits) = search.affordable_bits(bits + finer, candidates, left) {
+        let comparing = left.saturating_mul(magnitudes.values().len());
+        if let Some(bits) = search.affordable_bits(bits + finer, candidates, comparing) {
             search.narrow(buckets, candidates, bits);
         }
         search.mark(buckets, candidates);

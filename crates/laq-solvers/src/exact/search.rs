@@ -28,6 +28,9 @@ struct Cell {
 /// The largest relative error of one rounded operation.
 pub(super) const ROUNDING: f64 = 0.5 * f64::EPSILON;
 
+/// Cells wider than this leave too much.
+pub(super) const LEAST_BITS: u32 = 3;
+
 pub(super) struct Search {
     /// `q_j − q_{j−1}` and `mid_j`, for the `climbs` levels above the lowest.
     steps: [(f64, f64); MOST_MAGNITUDES],
@@ -80,7 +83,7 @@ impl Search {
             best: Best::default(),
             rounding: terms as f64 * ROUNDING,
         };
-        // All at the lowest level, and all but the zeros at the highest.
+        // All at the lowest level, and all at the highest, zeros among them only where no level is zero.
         search.best.consider(search.nobody());
         search.best.consider(Moments {
             product: highest * all.product,
@@ -113,20 +116,22 @@ impl Search {
         (high, (low * (1.0 - 8.0 * self.rounding)).min(0.5 * high))
     }
 
-    /// The most mantissa bits of a scale, up to `most`, for which the cells are no more work than that.
+    /// The most mantissa bits of a scale, up to `most` and from [`LEAST_BITS`] on, for which all cells need no more than
+    /// `afford` thresholds.
     pub(super) fn affordable_bits(
         &self,
         most: u32,
         candidates: &Candidates,
         afford: usize,
     ) -> Option<u32> {
-        const LEAST: u32 = 3;
-        let octaves = |&(high, low): &(f64, f64)| (high / low).log2();
-        let octaves: f64 = candidates.intervals.iter().map(octaves).sum();
-        let work = |bits: &u32| octaves * 2_f64.powi(*bits as i32) * self.climbs as f64;
-        (LEAST..=most)
+        let cells = |bits: u32| -> u64 {
+            let place = |scale: f64| scale.to_bits() >> (f64::MANTISSA_DIGITS - 1 - bits);
+            let of_interval = |&(high, low): &(f64, f64)| 1 + place(high) - place(low);
+            candidates.intervals.iter().map(of_interval).sum()
+        };
+        (LEAST_BITS..=most)
             .rev()
-            .find(|bits| work(bits) <= afford as f64)
+            .find(|&bits| cells(bits) * self.climbs as u64 <= afford as u64)
     }
 
     /// Cuts the intervals into cells, and keeps those whose bound is not below the best gain.
@@ -231,11 +236,10 @@ impl Search {
 /// An upper bound of `G` between two scales with their bounds of `H`: the largest `2α` times the chord.
 fn most_between((high, at_high): (f64, f64), (low, at_low): (f64, f64)) -> f64 {
     let slope = (at_low - at_high) / (high - low);
-    let at_zero = at_low + slope * low;
     let scale = if slope > 0.0 {
-        (0.5 * at_zero / slope).clamp(low, high)
+        (0.5 * (at_low / slope + low)).clamp(low, high)
     } else {
         high
     };
-    2.0 * scale * (at_zero - slope * scale)
+    2.0 * scale * (at_low - slope * (scale - low))
 }

@@ -3,7 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
-const KINDS: usize = 9;
+const KINDS: usize = 10;
 
 /// Numbers in (0, 1), the same for the same seed.
 fn uniform(seed: u64) -> impl FnMut() -> f64 {
@@ -33,7 +33,9 @@ fn problem(kind: usize, length: usize, seed: u64) -> (Vec<f32>, Option<Vec<f32>>
             5 => sign * (5.0 * a).floor() / 4.0,
             6 => (2.0 * normal).clamp(-1.0, 1.0),
             7 => sign * f64::from(f32::from_bits((a * 2_f64.powi(23)) as u32)),
-            _ => sign * f64::from(f32::from_bits((a * 2_f64.powi(31)) as u32).min(1e30)),
+            8 => sign * f64::from(f32::from_bits((a * 2_f64.powi(31)) as u32).min(1e30)),
+            // Zeros of either sign, and denormals within the first bucket.
+            _ => sign * f64::from(f32::from_bits((40.0 * a - 10.0).max(0.0) as u32)),
         } as f32);
         curvature.push(match kind {
             0 => 0.7,
@@ -143,4 +145,21 @@ fn so_they_do_for_many_weights() {
             check(&weights, curvature.as_deref(), codebook).unwrap();
         }
     }
+}
+
+/// Zeros of the other sign, beside denormals whose bucket begins at zero, are not gathered.
+#[test]
+fn negative_zeros_are_no_magnitudes() {
+    let weights: Vec<f32> = (0..5000)
+        .map(|i| {
+            if i % 3 == 0 {
+                0.0
+            } else {
+                -f32::from_bits(1 + i * i % 40)
+            }
+        })
+        .collect();
+    check(&weights, None, Codebook::Ternary).unwrap();
+    let mirrored: Vec<f32> = weights.iter().map(|w| -w).collect();
+    check(&mirrored, None, Codebook::Ternary).unwrap();
 }
