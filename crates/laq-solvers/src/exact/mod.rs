@@ -186,12 +186,12 @@ fn by_buckets(
     let cells = search.everything(problem, magnitudes);
     candidates.intervals.clear();
     candidates.intervals.push(cells);
-    // As fine as the bounds are no more work than a pass; or else as coarse as they may be, if they are less work
-    // than sorting.
-    let sorting_work = work.saturating_mul(magnitudes.values().len());
+    // As fine as the bounds are little work beside what the events of all weights would be; or else as coarse as they
+    // may be, if they are less work than sorting.
+    let all_events = work.saturating_mul(magnitudes.values().len());
     let bits = search
-        .affordable_bits(COARSE_BITS, candidates, work)
-        .or_else(|| search.affordable_bits(LEAST_BITS, candidates, sorting_work));
+        .affordable_bits(COARSE_BITS, candidates, work.max(all_events / 8))
+        .or_else(|| search.affordable_bits(LEAST_BITS, candidates, all_events));
     let Some(bits) = bits else {
         return sorting::best_state(kernel, problem, side, magnitudes, workspace);
     };
