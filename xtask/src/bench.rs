@@ -16,7 +16,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::report::text::align;
+use crate::report::{median, text::align};
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
@@ -462,17 +462,6 @@ fn steps_text(methods: &[String], steps: &[Vec<Step>]) -> String {
         ]);
     }
     align(&lines, 1..heading.len())
-}
-
-/// Of at least one value.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        0.5 * (values[middle - 1] + values[middle])
-    }
 }
 
 /// Headings of the table; sizes and threads come before them where they are columns.

@@ -36,21 +36,10 @@ pub fn alternating(
     warm: bool,
     levels: &mut [i8],
 ) -> Result<Solution, SolveError> {
-    problem.check_length(levels)?;
-    codebook.check()?;
-    let kernel = Kernel::selected()?;
-    let magnitudes = codebook.magnitudes();
-    let start = warm.then_some((codebook, &*levels));
-    let (scale, rounds) = fixed_point(kernel, problem, Side::Both, &magnitudes, start);
-    Ok(finish::one_scale(
-        kernel,
-        problem,
-        codebook,
-        &magnitudes,
-        finish::to_f32(scale),
-        rounds,
-        levels,
-    ))
+    finish::with_scale(problem, codebook, levels, |kernel, magnitudes, levels| {
+        let start = warm.then_some((codebook, levels));
+        fixed_point(kernel, problem, Side::Both, magnitudes, start)
+    })
 }
 
 /// The same for levels {−β, 0, α}: the positive and the negative weights apart, each with a stop of its

@@ -207,10 +207,7 @@ impl Codebook {
             magnitudes.values[magnitudes.count] = self.value(level);
             magnitudes.count += 1;
         }
-        magnitudes.first_negative = match self {
-            _ if magnitudes.values[0] > 0.0 => -1,
-            _ => 0,
-        };
+        magnitudes.first_negative = if magnitudes.values[0] > 0.0 { -1 } else { 0 };
         magnitudes
     }
 

@@ -4,7 +4,7 @@
 use crate::codebook::{Codebook, Magnitudes, Scale, Thresholds, at_most};
 use crate::dispatch::Kernel;
 use crate::kernels::{self, Assignment, Moments, Side};
-use crate::problem::Problem;
+use crate::problem::{Problem, SolveError};
 use crate::quantizer::Solution;
 
 /// The nearest f32 that is finite.
@@ -24,6 +24,31 @@ pub(crate) fn weighted_or_not<'a>(
         .map(|problem| (problem, kernels::totals(kernel, problem, side)))
         .find(|(_, totals)| totals.square > 0.0)
         .filter(|(_, totals)| totals.product > 0.0)
+}
+
+/// What the solvers with one scale have in common: `solve` finds the scale and says how many rounds it took, and may
+/// look at the levels, which then become the nearest ones for the scale.
+pub(crate) fn with_scale(
+    problem: Problem<'_>,
+    codebook: Codebook,
+    levels: &mut [i8],
+    solve: impl FnOnce(Kernel, &Magnitudes, &[i8]) -> (f64, u32),
+) -> Result<Solution, SolveError> {
+    problem.check_length(levels)?;
+    codebook.check()?;
+    let kernel = Kernel::selected()?;
+    let magnitudes = codebook.magnitudes();
+    let (scale, rounds) = solve(kernel, &magnitudes, levels);
+    let scale = to_f32(scale);
+    Ok(one_scale(
+        kernel,
+        problem,
+        codebook,
+        &magnitudes,
+        scale,
+        rounds,
+        levels,
+    ))
 }
 
 /// The nearest levels for one scale, and their error.

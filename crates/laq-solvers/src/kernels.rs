@@ -523,20 +523,20 @@ multiversion! {
     }
 }
 
-/// Magnitude and curvature of the weights within some ranges, from the first of each pair up to below the
-/// second, packed; as many as returned are in `packed`, which grows as needed and holds anything behind them.
-/// `marks` says the same of buckets as [`fill_buckets`] has them, with a one.
+/// Magnitude and curvature of the weights in the buckets that `marks` has a one for, as [`fill_buckets`] numbers
+/// them, packed; as many as returned are in `packed`, which grows as needed and holds anything behind them.
+/// Where a range from a magnitude up to below another says the same, that is quicker.
 pub(crate) fn gather(
     kernel: Kernel,
     problem: Problem<'_>,
     side: Side,
-    ranges: &[[f32; 2]],
+    range: Option<[f32; 2]>,
     (marks, shift, lowest): (&[u8], u32, u32),
     packed: &mut Vec<u64>,
 ) -> usize {
     let (w, masks) = (problem.weights(), side.masks());
     with_curvature!(problem, |d| {
-        if let &[range] = ranges {
+        if let Some(range) = range {
             gather_wanted(kernel, w, d, Within { range, masks }, packed)
         } else {
             let marked = Marked {

@@ -44,20 +44,10 @@ pub fn exact_by_sorting(
     levels: &mut [i8],
     workspace: &mut Workspace,
 ) -> Result<Solution, SolveError> {
-    problem.check_length(levels)?;
-    codebook.check()?;
-    let kernel = Kernel::selected()?;
-    let magnitudes = codebook.magnitudes();
-    let Best { scale, .. } = best_state(kernel, problem, Side::Both, &magnitudes, workspace);
-    Ok(finish::one_scale(
-        kernel,
-        problem,
-        codebook,
-        &magnitudes,
-        finish::to_f32(scale),
-        1,
-        levels,
-    ))
+    finish::with_scale(problem, codebook, levels, |kernel, magnitudes, _| {
+        let best = best_state(kernel, problem, Side::Both, magnitudes, workspace);
+        (best.scale, 1)
+    })
 }
 
 /// The best state for the weights of one side; scale zero where nothing is gained by any other.

@@ -2,7 +2,7 @@
 //! alternating solver is in the course of training.
 
 use super::svg::{Chart, Key, Line, Style};
-use super::{Report, Run, bits, curves, figure, signed};
+use super::{Report, Run, bits, curves, figure, median, signed};
 use crate::cells::Comparison;
 
 /// What a format shows under a heading; both parts may be empty.
@@ -124,17 +124,6 @@ fn errors(run: &Run) -> Vec<String> {
 /// Six digits: near the optimum the first of them say nothing.
 fn ratio(value: f64) -> String {
     format!("{value:.6}")
-}
-
-/// The middle value, or the mean of the two in the middle.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        0.5 * (values[middle - 1] + values[middle])
-    }
 }
 
 /// The charts of one column, one a number of bits; nothing where no run was compared.

@@ -543,6 +543,17 @@ fn letter(index: usize) -> String {
     }
 }
 
+/// The middle value, or the mean of the two in the middle, of at least one.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        0.5 * (values[middle - 1] + values[middle])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,8 +22,6 @@ pub(super) struct Buckets {
     surplus: Vec<f64>,
     /// One for buckets whose weights are wanted, else zero; before the first bucket is a zero.
     pub(super) marks: Vec<u8>,
-    /// The same as ranges of magnitudes.
-    pub(super) ranges: Vec<[f32; 2]>,
     /// Leading bits of the first coarse bucket.
     lowest: u32,
     /// For each coarse bucket its first bucket, and how far its weights' other bits are shifted to find theirs.
@@ -162,16 +160,13 @@ impl Buckets {
                 .max(first)
     }
 
-    pub(super) fn mark_ranges(&mut self) {
-        self.ranges.clear();
-        for (bucket, &mark) in self.marks[1..].iter().enumerate() {
-            let [low, high] = [bucket, bucket + 1].map(|edge| self.edges[edge] as f32);
-            match self.ranges.last_mut() {
-                Some(last) if mark == 1 && last[1] == low => last[1] = high,
-                _ if mark == 1 => self.ranges.push([low, high]),
-                _ => {}
-            }
-        }
+    /// The magnitudes of the marked buckets, up to below the second, where these are next to each other.
+    pub(super) fn marked_range(&self) -> Option<[f32; 2]> {
+        let marks = &self.marks[1..];
+        let first = marks.iter().position(|&mark| mark == 1)?;
+        let last = marks.iter().rposition(|&mark| mark == 1)?;
+        let together = marks[first..=last].iter().all(|&mark| mark == 1);
+        together.then(|| [first, last + 1].map(|edge| self.edges[edge] as f32))
     }
 
     /// The marked buckets that hold something, as items by falling magnitude.

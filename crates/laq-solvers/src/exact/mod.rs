@@ -54,7 +54,7 @@ use crate::climb::{Best, Item};
 use crate::codebook::{Codebook, Magnitudes, Scale};
 use crate::dispatch::Kernel;
 use crate::finish;
-use crate::kernels::{self, Side};
+use crate::kernels::{self, Moments, Side};
 use crate::parallel::{self, OnePerPart, Parts};
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Solution, Workspace};
@@ -80,21 +80,10 @@ pub fn exact(
     levels: &mut [i8],
     workspace: &mut Workspace,
 ) -> Result<Solution, SolveError> {
-    problem.check_length(levels)?;
-    codebook.check()?;
-    let kernel = Kernel::selected()?;
-    let magnitudes = codebook.magnitudes();
-    let best = best_state(kernel, problem, Side::Both, &magnitudes, workspace);
-    let scale = finish::to_f32(best.scale);
-    Ok(finish::one_scale(
-        kernel,
-        problem,
-        codebook,
-        &magnitudes,
-        scale,
-        1,
-        levels,
-    ))
+    finish::with_scale(problem, codebook, levels, |kernel, magnitudes, _| {
+        let best = best_state(kernel, problem, Side::Both, magnitudes, workspace);
+        (best.scale, 1)
+    })
 }
 
 /// Solves `½ Σ d (w − ŵ)²` for levels {−β, 0, α} to the global optimum. The sum falls apart into the
@@ -170,16 +159,32 @@ fn by_buckets(
 
     // The first buckets.
     let mut problem = problem;
-    fill(kernel, problem, side, keys.clone(), parts, of_parts);
-    if of_parts[0].product() == 0.0 {
+    fill(
+        kernel,
+        problem,
+        side,
+        keys.clone(),
+        parts,
+        of_parts,
+        buckets,
+    );
+    let nothing_above = |all: &Moments| all.product == 0.0;
+    if buckets.above.first().is_none_or(nothing_above) {
         // All zeros, or all curvatures zero.
         let Some((unweighted, _)) = finish::weighted_or_not(kernel, problem, side) else {
             return Best::default();
         };
         problem = unweighted;
-        fill(kernel, problem, side, keys.clone(), parts, of_parts);
+        fill(
+            kernel,
+            problem,
+            side,
+            keys.clone(),
+            parts,
+            of_parts,
+            buckets,
+        );
     }
-    buckets.coarse(keys.clone(), &of_parts[0].table[1..]);
 
     // The first cells.
     let mut search = Search::new(kernel, problem, side, magnitudes, buckets, parts);
@@ -199,12 +204,11 @@ fn by_buckets(
     search.mark(buckets, candidates);
 
     // The weights that the first cells leave.
-    buckets.mark_ranges();
-    let ranges = &buckets.ranges[..];
+    let range = buckets.marked_range();
     let marks = (&buckets.marks[..], COARSE_SHIFT, keys.start);
     let pick = |(problem, OnePerPart(part)): (Problem<'_>, OnePerPart<'_, Part>)| {
         let Part { packed, count, .. } = &mut part[0];
-        *count = kernels::gather(kernel, problem, side, ranges, marks, packed);
+        *count = kernels::gather(kernel, problem, side, range, marks, packed);
     };
     parallel::for_each((problem, OnePerPart(of_parts)), parts, &pick);
     let left: usize = of_parts.iter().map(|part| part.count).sum();
@@ -274,13 +278,7 @@ struct Part {
     count: usize,
 }
 
-impl Part {
-    fn product(&self) -> f64 {
-        self.table[1..].iter().map(|[product, _]| product).sum()
-    }
-}
-
-/// Fills the tables of the parts, and adds the others up in the first.
+/// Fills the tables of the parts, adds the others up in the first, and makes buckets of it.
 fn fill(
     kernel: Kernel,
     problem: Problem<'_>,
@@ -288,6 +286,7 @@ fn fill(
     keys: Range<u32>,
     parts: Parts,
     of_parts: &mut [Part],
+    buckets: &mut Buckets,
 ) {
     let fill = |(problem, OnePerPart(part)): (Problem<'_>, OnePerPart<'_, Part>)| {
         let table = &mut part[0].table;
@@ -303,5 +302,6 @@ fn fill(
                 sum[1] += square;
             }
         }
+        buckets.coarse(keys, &first.table[1..]);
     }
 }

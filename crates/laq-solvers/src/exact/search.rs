@@ -219,16 +219,14 @@ impl Search {
                 let from = |edge: f64| items.partition_point(|item| item.magnitude >= edge);
                 from(buckets.edges[passed.end])..from(buckets.edges[passed.start])
             };
-            let mut best = self.best;
             climb(
                 magnitudes,
                 state,
                 |index| items[index],
                 range,
                 events,
-                &mut best,
+                &mut self.best,
             );
-            self.best = best;
         }
     }
 }
