@@ -152,7 +152,7 @@ impl Network {
                 layer.shape,
                 input,
                 layer.weights(),
-                &layer.bias.value,
+                Some(&layer.bias.value),
                 output,
             )?;
             if index + 1 < UNITS.len() - 1 {
@@ -245,9 +245,9 @@ impl Layer {
             input,
             quantized.unwrap_or(&self.weight.value),
             output_gradient,
-            input_gradient,
+            Some(input_gradient),
             &mut self.weight.gradient,
-            &mut self.bias.gradient,
+            Some(&mut self.bias.gradient),
         )
     }
 }

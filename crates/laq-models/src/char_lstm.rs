@@ -223,7 +223,7 @@ impl<B: Backend> CharLstm<B> {
             shape,
             &self.hidden,
             weight.value(),
-            output_bias.value(),
+            Some(output_bias.value()),
             &mut self.logits,
         )?;
         Ok(backend.softmax_cross_entropy(&self.targets, &mut self.logits)?)
@@ -239,9 +239,9 @@ impl<B: Backend> CharLstm<B> {
             &self.hidden,
             weight,
             &self.logits,
-            &mut self.hidden_gradient,
+            Some(&mut self.hidden_gradient),
             weight_gradient,
-            output_bias.value_and_gradient().1,
+            Some(output_bias.value_and_gradient().1),
         )?;
         let (weight_ih, weight_ih_gradient) = weight_ih.value_and_gradient();
         let (weight_hh, weight_hh_gradient) = weight_hh.value_and_gradient();

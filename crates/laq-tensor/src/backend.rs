@@ -127,6 +127,69 @@ pub struct DenseShape {
     pub outputs: usize,
 }
 
+/// Sizes of a convolution with 3 × 3 filters, stride 1 and one pixel of zeros around the image, so that the output is
+/// as high and as wide as the input.
+///
+/// Images are stored pixel by pixel with the channels innermost: B × height × width × channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvolutionShape {
+    /// B, images.
+    pub batch: usize,
+    /// Rows of an image.
+    pub height: usize,
+    /// Columns of an image.
+    pub width: usize,
+    /// C, channels of the input.
+    pub inputs: usize,
+    /// F, filters, which are the channels of the output.
+    pub outputs: usize,
+}
+
+impl ConvolutionShape {
+    /// B·height·width, the pixels of the batch.
+    pub fn pixels(&self) -> usize {
+        self.batch * self.height * self.width
+    }
+
+    /// 9·C, the weights of a filter.
+    pub fn filter(&self) -> usize {
+        9 * self.inputs
+    }
+}
+
+/// Sizes of 2 × 2 max pooling with stride 2. An odd last row or column is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolShape {
+    /// B, images.
+    pub batch: usize,
+    /// Rows of an image of the input.
+    pub height: usize,
+    /// Columns of an image of the input.
+    pub width: usize,
+    /// C.
+    pub channels: usize,
+}
+
+impl PoolShape {
+    /// Numbers of the output, B × ⌊height/2⌋ × ⌊width/2⌋ × C.
+    pub fn outputs(&self) -> usize {
+        self.batch * (self.height / 2) * (self.width / 2) * self.channels
+    }
+}
+
+/// Sizes and settings of a batch normalization. Behind a convolution every pixel is a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormShape {
+    /// R, what is averaged over.
+    pub rows: usize,
+    /// N, channels.
+    pub channels: usize,
+    /// ε, added to the variance.
+    pub epsilon: f32,
+    /// Whether max(0, ·) follows.
+    pub relu: bool,
+}
+
 /// One step of Adam (PAPER.md §3, step 3).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamStep {
@@ -188,6 +251,10 @@ pub trait Backend: Send + Sync {
     type Symbols: Send;
     /// What an LSTM keeps from forward to backward, and its scratch.
     type LstmSpace: Send;
+    /// What a convolution needs beside its operands.
+    type ConvolutionSpace: Send;
+    /// What a batch normalization keeps of a batch (means, deviations), and its scratch.
+    type NormSpace: Send;
     /// A quantizer's state for one parameter: levels, scales, scratch.
     type Quantizer: Send;
 
@@ -277,7 +344,7 @@ pub trait Backend: Send + Sync {
         gradients: LstmGradients<'_, Self::Tensor>,
     ) -> Result<(), BackendError>;
 
-    /// y = x Wᵀ + b, with x R × K, W N × K, b N, y R × N.
+    /// y = x Wᵀ + b, with x R × K, W N × K, b N (none: zeros), y R × N.
     ///
     /// # Errors
     /// When the device fails.
@@ -286,11 +353,12 @@ pub trait Backend: Send + Sync {
         shape: DenseShape,
         input: &Self::Tensor,
         weight: &Self::Tensor,
-        bias: &Self::Tensor,
+        bias: Option<&Self::Tensor>,
         output: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 
-    /// The three gradients of [`Backend::dense_forward`]: ∂x = ∂y W, ∂W = ∂yᵀ x, ∂b = Σ ∂y.
+    /// The gradients of [`Backend::dense_forward`]: ∂x = ∂y W, ∂W = ∂yᵀ x, ∂b = Σ ∂y; ∂x and ∂b only where there is a
+    /// place for them.
     ///
     /// # Errors
     /// When the device fails.
@@ -300,9 +368,172 @@ pub trait Backend: Send + Sync {
         input: &Self::Tensor,
         weight: &Self::Tensor,
         output_gradient: &Self::Tensor,
-        input_gradient: &mut Self::Tensor,
+        input_gradient: Option<&mut Self::Tensor>,
         weight_gradient: &mut Self::Tensor,
-        bias_gradient: &mut Self::Tensor,
+        bias_gradient: Option<&mut Self::Tensor>,
+    ) -> Result<(), BackendError>;
+
+    /// Space for one convolution of this shape.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    fn convolution_space(
+        &self,
+        shape: ConvolutionShape,
+    ) -> Result<Self::ConvolutionSpace, BackendError>;
+
+    /// The convolution of [`ConvolutionShape`], with W F × 3 × 3 × C and b F (none: zeros).
+    ///
+    /// ```text
+    /// y[n, i, j, f] = b[f] + Σ_{p, q, c} W[f, p, q, c] · x[n, i + p − 1, j + q − 1, c]      x = 0 outside of the image
+    /// ```
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn convolution_forward(
+        &self,
+        shape: ConvolutionShape,
+        input: &Self::Tensor,
+        weight: &Self::Tensor,
+        bias: Option<&Self::Tensor>,
+        space: &mut Self::ConvolutionSpace,
+        output: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// The gradients of [`Backend::convolution_forward`]; ∂x and ∂b only where there is a place for them.
+    ///
+    /// ```text
+    /// ∂x[n, i, j, c]    = Σ_{p, q, f} W[f, p, q, c] · ∂y[n, i − p + 1, j − q + 1, f]
+    /// ∂W[f, p, q, c]    = Σ_{n, i, j} ∂y[n, i, j, f] · x[n, i + p − 1, j + q − 1, c]
+    /// ∂b[f]             = Σ_{n, i, j} ∂y[n, i, j, f]
+    /// ```
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn convolution_backward(
+        &self,
+        shape: ConvolutionShape,
+        input: &Self::Tensor,
+        weight: &Self::Tensor,
+        output_gradient: &Self::Tensor,
+        space: &mut Self::ConvolutionSpace,
+        input_gradient: Option<&mut Self::Tensor>,
+        weight_gradient: &mut Self::Tensor,
+        bias_gradient: Option<&mut Self::Tensor>,
+    ) -> Result<(), BackendError>;
+
+    /// The largest of every 2 × 2 pixels, channel by channel. `places` (as many as outputs) receives which of the four
+    /// it was, 0 to 3 row by row; of equal ones the first. A NaN counts as larger than every number.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn max_pool_forward(
+        &self,
+        shape: PoolShape,
+        input: &Self::Tensor,
+        places: &mut Self::Symbols,
+        output: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// ∂x = ∂y at the pixel that was the largest, 0 elsewhere.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn max_pool_backward(
+        &self,
+        shape: PoolShape,
+        places: &Self::Symbols,
+        output_gradient: &Self::Tensor,
+        input_gradient: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// Space for one batch normalization of this shape.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    fn norm_space(&self, shape: NormShape) -> Result<Self::NormSpace, BackendError>;
+
+    /// Batch normalization with the statistics of the batch, for training: channel by channel
+    ///
+    /// ```text
+    /// μ = 1/R Σ x      σ² = 1/R Σ (x − μ)²      y = γ (x − μ)/√(σ² + ε) + β      then y ← max(0, y) with `relu`
+    /// ```
+    ///
+    /// with x and y R × N, `scale` γ and `shift` β of N numbers. μ and σ² stay in `space`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn norm_forward(
+        &self,
+        shape: NormShape,
+        input: &Self::Tensor,
+        scale: &Self::Tensor,
+        shift: &Self::Tensor,
+        space: &mut Self::NormSpace,
+        output: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// The gradients of [`Backend::norm_forward`], to be called after it with the same operands; `output` is what it
+    /// wrote (where it is not positive, `relu` lets no gradient through). `gradient` brings ∂y and takes ∂x away.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn norm_backward(
+        &self,
+        shape: NormShape,
+        input: &Self::Tensor,
+        scale: &Self::Tensor,
+        output: &Self::Tensor,
+        space: &mut Self::NormSpace,
+        gradient: &mut Self::Tensor,
+        scale_gradient: &mut Self::Tensor,
+        shift_gradient: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// Moves the running averages towards the batch that the last [`Backend::norm_forward`] saw:
+    /// `mean` ← (1 − factor)·mean + factor·μ, `variance` ← (1 − factor)·variance + factor·σ²·R/(R − 1), the unbiased
+    /// variance (σ² itself for one row).
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn norm_average(
+        &self,
+        shape: NormShape,
+        factor: f32,
+        space: &Self::NormSpace,
+        mean: &mut Self::Tensor,
+        variance: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// Batch normalization with running averages in place of the batch's statistics, for evaluation.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn norm_evaluate(
+        &self,
+        shape: NormShape,
+        input: &Self::Tensor,
+        scale: &Self::Tensor,
+        shift: &Self::Tensor,
+        mean: &Self::Tensor,
+        variance: &Self::Tensor,
+        output: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// x ← max(0, x); a NaN stays.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn relu(&self, values: &mut Self::Tensor) -> Result<(), BackendError>;
+
+    /// ∂ ← 0 where `output`, what [`Backend::relu`] left, is not positive.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn relu_backward(
+        &self,
+        output: &Self::Tensor,
+        gradient: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 
     /// Mean cross-entropy of softmax(logits) in nats, `L = −1/R Σ log softmax(y_r)[target_r]`.
@@ -315,6 +546,18 @@ pub trait Backend: Send + Sync {
         &self,
         targets: &Self::Symbols,
         logits: &mut Self::Tensor,
+    ) -> Result<f64, BackendError>;
+
+    /// Mean squared hinge loss, `L = 1/(R·N) Σ max(0, 1 − t·y)²` with t = 1 at a row's target and −1 elsewhere.
+    ///
+    /// `outputs` is R × N with one target per row, and is overwritten with ∂L/∂y.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn squared_hinge(
+        &self,
+        targets: &Self::Symbols,
+        outputs: &mut Self::Tensor,
     ) -> Result<f64, BackendError>;
 
     /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², w ← w − step·m/(√v + ε), then the clip.

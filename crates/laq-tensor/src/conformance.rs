@@ -247,15 +247,15 @@ impl<B: Backend> Suite<'_, B> {
         let mut of_input = backend.zeros(&[rows, inputs])?;
         let mut of_weight = backend.zeros(&[outputs, inputs])?;
         let mut of_bias = backend.zeros(&[outputs])?;
-        backend.dense_forward(shape, &input, &weight, &bias, &mut output)?;
+        backend.dense_forward(shape, &input, &weight, Some(&bias), &mut output)?;
         backend.dense_backward(
             shape,
             &input,
             &weight,
             &from_above,
-            &mut of_input,
+            Some(&mut of_input),
             &mut of_weight,
-            &mut of_bias,
+            Some(&mut of_bias),
         )?;
         let name = |what: &str| format!("dense R={rows} K={inputs} N={outputs}: {what}");
         self.compare(name("output"), &output, &expected, 2e-6)?;

@@ -96,7 +96,7 @@ fn loss_and_all_gradients_are_those_of_pytorch() {
                 .lstm_forward(&inputs, parameters(), &mut space, &mut states)
                 .unwrap();
             backend
-                .dense_forward(dense, &states, &weight, &output_bias, &mut logits)
+                .dense_forward(dense, &states, &weight, Some(&output_bias), &mut logits)
                 .unwrap();
             let loss = backend
                 .softmax_cross_entropy(&targets, &mut logits)
@@ -107,9 +107,9 @@ fn loss_and_all_gradients_are_those_of_pytorch() {
                     &states,
                     &weight,
                     &logits,
-                    &mut state_gradient,
+                    Some(&mut state_gradient),
                     &mut of_weight,
-                    &mut of_output_bias,
+                    Some(&mut of_output_bias),
                 )
                 .unwrap();
             backend

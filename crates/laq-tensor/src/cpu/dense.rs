@@ -12,7 +12,7 @@ pub(crate) fn forward(
     shape: DenseShape,
     input: &[f32],
     weight: &[f32],
-    bias: &[f32],
+    bias: Option<&[f32]>,
     output: &mut [f32],
 ) {
     let DenseShape {
@@ -20,16 +20,18 @@ pub(crate) fn forward(
         inputs,
         outputs,
     } = shape;
-    assert_eq!(bias.len(), outputs);
-    output
-        .par_chunks_exact_mut(outputs)
-        .for_each(|row| row.copy_from_slice(bias));
+    if let Some(bias) = bias {
+        assert_eq!(bias.len(), outputs);
+        output
+            .par_chunks_exact_mut(outputs)
+            .for_each(|row| row.copy_from_slice(bias));
+    }
     let weight = Matrix::new(weight, outputs, inputs).transposed();
     gemm(
         kernel,
         Matrix::new(input, rows, inputs),
         weight,
-        true,
+        bias.is_some(),
         output,
     );
 }
@@ -40,24 +42,20 @@ pub(crate) fn backward(
     input: &[f32],
     weight: &[f32],
     output_gradient: &[f32],
-    input_gradient: &mut [f32],
+    input_gradient: Option<&mut [f32]>,
     weight_gradient: &mut [f32],
-    bias_gradient: &mut [f32],
+    bias_gradient: Option<&mut [f32]>,
 ) {
     let DenseShape {
         rows,
         inputs,
         outputs,
     } = shape;
-    assert_eq!(bias_gradient.len(), outputs);
     let gradient = Matrix::new(output_gradient, rows, outputs);
-    gemm(
-        kernel,
-        gradient,
-        Matrix::new(weight, outputs, inputs),
-        false,
-        input_gradient,
-    );
+    if let Some(input_gradient) = input_gradient {
+        let weight = Matrix::new(weight, outputs, inputs);
+        gemm(kernel, gradient, weight, false, input_gradient);
+    }
     gemm(
         kernel,
         gradient.transposed(),
@@ -65,13 +63,20 @@ pub(crate) fn backward(
         false,
         weight_gradient,
     );
+    if let Some(bias_gradient) = bias_gradient {
+        column_sums(output_gradient, bias_gradient);
+    }
+}
+
+/// The sum of each column of a matrix with as many columns as there are sums.
+fn column_sums(matrix: &[f32], sums: &mut [f32]) {
+    let columns = sums.len();
     // Sixteen columns are one cache line of every row.
-    bias_gradient
-        .par_chunks_mut(16)
+    sums.par_chunks_mut(16)
         .enumerate()
         .for_each(|(chunk, sums)| {
             let mut wide = [0.0f64; 16];
-            for row in output_gradient.chunks_exact(outputs) {
+            for row in matrix.chunks_exact(columns) {
                 for (sum, &value) in wide.iter_mut().zip(&row[chunk * 16..]) {
                     *sum += f64::from(value);
                 }
@@ -80,6 +85,18 @@ pub(crate) fn backward(
                 *sum = wide as f32;
             }
         });
+}
+
+pub(crate) fn relu(_kernel: Kernel, _values: &mut [f32]) {
+    todo!()
+}
+
+pub(crate) fn relu_backward(_kernel: Kernel, _output: &[f32], _gradient: &mut [f32]) {
+    todo!()
+}
+
+pub(crate) fn squared_hinge(_kernel: Kernel, _targets: &[u8], _outputs: &mut [f32]) -> f64 {
+    todo!()
 }
 
 /// Chunks of rows whose losses are summed apart and then in order: the same bits with any number

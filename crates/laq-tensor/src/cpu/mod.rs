@@ -5,11 +5,14 @@
 //! places that depend on the sizes alone and combined in order: the same bits with any number of
 //! threads. Different kernels round differently.
 
+mod convolution;
 mod dense;
 mod gemm;
 mod kernel;
 mod lstm;
 mod math;
+mod norm;
+mod pool;
 mod quantize;
 mod shared;
 
@@ -17,11 +20,13 @@ use laq_solvers::Method;
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 use crate::{
-    AdamStep, Backend, BackendError, DenseShape, GroupReport, LstmGradients, LstmParameters,
-    LstmShape, QuantizerSnapshot,
+    AdamStep, Backend, BackendError, ConvolutionShape, DenseShape, GroupReport, LstmGradients,
+    LstmParameters, LstmShape, NormShape, PoolShape, QuantizerSnapshot,
 };
+pub use convolution::ConvolutionSpace;
 pub use kernel::{KERNEL_VARIABLE, Kernel};
 pub use lstm::LstmSpace;
+pub use norm::NormSpace;
 pub use quantize::ParameterQuantizer;
 
 /// Computes on the processor, in f32, with rayon.
@@ -69,6 +74,8 @@ impl Backend for CpuBackend {
     type Tensor = ArrayD<f32>;
     type Symbols = Vec<u8>;
     type LstmSpace = LstmSpace;
+    type ConvolutionSpace = ConvolutionSpace;
+    type NormSpace = NormSpace;
     type Quantizer = ParameterQuantizer;
 
     fn describe(&self) -> String {
@@ -154,7 +161,7 @@ impl Backend for CpuBackend {
         shape: DenseShape,
         input: &ArrayD<f32>,
         weight: &ArrayD<f32>,
-        bias: &ArrayD<f32>,
+        bias: Option<&ArrayD<f32>>,
         output: &mut ArrayD<f32>,
     ) -> Result<(), BackendError> {
         dense::forward(
@@ -162,7 +169,7 @@ impl Backend for CpuBackend {
             shape,
             numbers(input),
             numbers(weight),
-            numbers(bias),
+            bias.map(numbers),
             numbers_mut(output),
         );
         Ok(())
@@ -174,9 +181,9 @@ impl Backend for CpuBackend {
         input: &ArrayD<f32>,
         weight: &ArrayD<f32>,
         output_gradient: &ArrayD<f32>,
-        input_gradient: &mut ArrayD<f32>,
+        input_gradient: Option<&mut ArrayD<f32>>,
         weight_gradient: &mut ArrayD<f32>,
-        bias_gradient: &mut ArrayD<f32>,
+        bias_gradient: Option<&mut ArrayD<f32>>,
     ) -> Result<(), BackendError> {
         dense::backward(
             self.kernel,
@@ -184,11 +191,212 @@ impl Backend for CpuBackend {
             numbers(input),
             numbers(weight),
             numbers(output_gradient),
-            numbers_mut(input_gradient),
+            input_gradient.map(numbers_mut),
             numbers_mut(weight_gradient),
-            numbers_mut(bias_gradient),
+            bias_gradient.map(numbers_mut),
         );
         Ok(())
+    }
+
+    fn convolution_space(&self, shape: ConvolutionShape) -> Result<ConvolutionSpace, BackendError> {
+        Ok(ConvolutionSpace::new(self.kernel, shape))
+    }
+
+    fn convolution_forward(
+        &self,
+        shape: ConvolutionShape,
+        input: &ArrayD<f32>,
+        weight: &ArrayD<f32>,
+        bias: Option<&ArrayD<f32>>,
+        space: &mut ConvolutionSpace,
+        output: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        convolution::forward(
+            self.kernel,
+            shape,
+            numbers(input),
+            numbers(weight),
+            bias.map(numbers),
+            space,
+            numbers_mut(output),
+        );
+        Ok(())
+    }
+
+    fn convolution_backward(
+        &self,
+        shape: ConvolutionShape,
+        input: &ArrayD<f32>,
+        weight: &ArrayD<f32>,
+        output_gradient: &ArrayD<f32>,
+        space: &mut ConvolutionSpace,
+        input_gradient: Option<&mut ArrayD<f32>>,
+        weight_gradient: &mut ArrayD<f32>,
+        bias_gradient: Option<&mut ArrayD<f32>>,
+    ) -> Result<(), BackendError> {
+        convolution::backward(
+            self.kernel,
+            shape,
+            numbers(input),
+            numbers(weight),
+            numbers(output_gradient),
+            space,
+            input_gradient.map(numbers_mut),
+            numbers_mut(weight_gradient),
+            bias_gradient.map(numbers_mut),
+        );
+        Ok(())
+    }
+
+    fn max_pool_forward(
+        &self,
+        shape: PoolShape,
+        input: &ArrayD<f32>,
+        places: &mut Vec<u8>,
+        output: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        pool::forward(
+            self.kernel,
+            shape,
+            numbers(input),
+            places,
+            numbers_mut(output),
+        );
+        Ok(())
+    }
+
+    fn max_pool_backward(
+        &self,
+        shape: PoolShape,
+        places: &Vec<u8>,
+        output_gradient: &ArrayD<f32>,
+        input_gradient: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        pool::backward(
+            self.kernel,
+            shape,
+            places,
+            numbers(output_gradient),
+            numbers_mut(input_gradient),
+        );
+        Ok(())
+    }
+
+    fn norm_space(&self, shape: NormShape) -> Result<NormSpace, BackendError> {
+        Ok(NormSpace::new(shape))
+    }
+
+    fn norm_forward(
+        &self,
+        shape: NormShape,
+        input: &ArrayD<f32>,
+        scale: &ArrayD<f32>,
+        shift: &ArrayD<f32>,
+        space: &mut NormSpace,
+        output: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        norm::forward(
+            self.kernel,
+            shape,
+            numbers(input),
+            numbers(scale),
+            numbers(shift),
+            space,
+            numbers_mut(output),
+        );
+        Ok(())
+    }
+
+    fn norm_backward(
+        &self,
+        shape: NormShape,
+        input: &ArrayD<f32>,
+        scale: &ArrayD<f32>,
+        output: &ArrayD<f32>,
+        space: &mut NormSpace,
+        gradient: &mut ArrayD<f32>,
+        scale_gradient: &mut ArrayD<f32>,
+        shift_gradient: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        norm::backward(
+            self.kernel,
+            shape,
+            numbers(input),
+            numbers(scale),
+            numbers(output),
+            space,
+            numbers_mut(gradient),
+            numbers_mut(scale_gradient),
+            numbers_mut(shift_gradient),
+        );
+        Ok(())
+    }
+
+    fn norm_average(
+        &self,
+        shape: NormShape,
+        factor: f32,
+        space: &NormSpace,
+        mean: &mut ArrayD<f32>,
+        variance: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        norm::average(
+            shape,
+            factor,
+            space,
+            numbers_mut(mean),
+            numbers_mut(variance),
+        );
+        Ok(())
+    }
+
+    fn norm_evaluate(
+        &self,
+        shape: NormShape,
+        input: &ArrayD<f32>,
+        scale: &ArrayD<f32>,
+        shift: &ArrayD<f32>,
+        mean: &ArrayD<f32>,
+        variance: &ArrayD<f32>,
+        output: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        norm::evaluate(
+            self.kernel,
+            shape,
+            numbers(input),
+            numbers(scale),
+            numbers(shift),
+            numbers(mean),
+            numbers(variance),
+            numbers_mut(output),
+        );
+        Ok(())
+    }
+
+    fn relu(&self, values: &mut ArrayD<f32>) -> Result<(), BackendError> {
+        dense::relu(self.kernel, numbers_mut(values));
+        Ok(())
+    }
+
+    fn relu_backward(
+        &self,
+        output: &ArrayD<f32>,
+        gradient: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        dense::relu_backward(self.kernel, numbers(output), numbers_mut(gradient));
+        Ok(())
+    }
+
+    fn squared_hinge(
+        &self,
+        targets: &Vec<u8>,
+        outputs: &mut ArrayD<f32>,
+    ) -> Result<f64, BackendError> {
+        Ok(dense::squared_hinge(
+            self.kernel,
+            targets,
+            numbers_mut(outputs),
+        ))
     }
 
     fn softmax_cross_entropy(
