@@ -1,4 +1,4 @@
-//! Fetches a text and says what is in it:
+//! Fetches a data set and, if it is a text, says what is in it:
 //! `cargo run -p laq-datasets --features fetch --example fetch -- NAME DATA_DIR [MIRROR]`
 
 use std::error::Error;
@@ -25,6 +25,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     })?;
     println!("{outcome}");
 
+    if find(name)?.symbols().is_none() {
+        println!("what is in it: cargo run --release -p laq-datasets --example images -- {name}");
+        return Ok(());
+    }
     let text = Text::load(name, data_dir)?;
     println!("{} symbols", text.alphabet.len());
     for split in [Split::Train, Split::Validation, Split::Test] {

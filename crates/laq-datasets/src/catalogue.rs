@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::images::digits;
+use crate::images::{cifar, digits, svhn};
 use crate::{Check, Fractions, ImageShape, Preprocessing, count_batches, demo};
 
 /// One data set of the catalogue.
@@ -60,6 +60,23 @@ pub enum ImageFormat {
     /// Four idx files: training images, training labels, test images, test labels. The last of the training images
     /// are for validation.
     Idx,
+    /// One archive (`.tar.gz`) of files in CIFAR's binary format, or these files themselves: those of `train`, then
+    /// those of `test`. The last of the training images are for validation.
+    Cifar {
+        /// The bytes before the pixels.
+        labels: cifar::Labels,
+        /// The names of the files of training images, in their order.
+        train: &'static [&'static str],
+        /// The names of the files of test images.
+        test: &'static [&'static str],
+    },
+    /// Three MAT-files: training images, extra training images, test images.
+    Svhn {
+        /// The last so many of every class of the training images, and the last so many of every class of the extra
+        /// ones, are for validation, those of the first file first. What is left of the first file and then of the
+        /// second is for training.
+        validation_per_class: [usize; 2],
+    },
 }
 
 /// One file of a data set.
@@ -222,6 +239,14 @@ const TWENTIETHS: SplitRule = SplitRule::Fractions(Fractions {
     train: 0.9,
     validation: 0.05,
 });
+
+const CIFAR_10_TRAIN: &[&str] = &[
+    "data_batch_1.bin",
+    "data_batch_2.bin",
+    "data_batch_3.bin",
+    "data_batch_4.bin",
+    "data_batch_5.bin",
+];
 
 const CATALOGUE: &[Dataset] = &[
     Dataset {
@@ -422,5 +447,181 @@ const CATALOGUE: &[Dataset] = &[
             preprocessing: Preprocessing::MeanImage,
         },
         stand_in: None,
+    },
+    Dataset {
+        name: "cifar10",
+        title: "CIFAR-10",
+        files: &[DataFile {
+            name: "cifar-10-binary.tar.gz",
+            mirror_path: "cifar10/cifar-10-binary.tar.gz",
+            urls: &[
+                "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                "https://web.archive.org/web/2020id_/https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+            ],
+            bytes: 170_052_171,
+            check: Check::Md5("c32a1d4ab5d03f1284b67883e8d87530"),
+        }],
+        kind: Kind::Images {
+            shape: cifar::SHAPE,
+            classes: 10,
+            splits: [45_000, 5_000, 10_000],
+            format: ImageFormat::Cifar {
+                labels: cifar::Labels::Class,
+                train: CIFAR_10_TRAIN,
+                test: &["test_batch.bin"],
+            },
+            preprocessing: Preprocessing::None,
+        },
+        stand_in: None,
+    },
+    Dataset {
+        name: "cifar100",
+        title: "CIFAR-100",
+        files: &[DataFile {
+            name: "cifar-100-binary.tar.gz",
+            mirror_path: "cifar100/cifar-100-binary.tar.gz",
+            urls: &[
+                "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+                "https://web.archive.org/web/2020id_/https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+            ],
+            bytes: 168_513_733,
+            check: Check::Md5("03b5dce01913d631647c71ecec9e9cb8"),
+        }],
+        kind: Kind::Images {
+            shape: cifar::SHAPE,
+            classes: 100,
+            splits: [45_000, 5_000, 10_000],
+            format: ImageFormat::Cifar {
+                labels: cifar::Labels::CoarseAndClass,
+                train: &["train.bin"],
+                test: &["test.bin"],
+            },
+            preprocessing: Preprocessing::None,
+        },
+        stand_in: None,
+    },
+    Dataset {
+        name: "svhn",
+        title: "SVHN",
+        files: &[
+            DataFile {
+                name: "train_32x32.mat",
+                mirror_path: "svhn/train_32x32.mat",
+                urls: &[
+                    "http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
+                    "https://web.archive.org/web/2020id_/http://ufldl.stanford.edu/housenumbers/train_32x32.mat",
+                ],
+                bytes: 182_040_794,
+                check: Check::Md5("e26dedcc434d2e4c54c9b2d4a06d8373"),
+            },
+            DataFile {
+                name: "extra_32x32.mat",
+                mirror_path: "svhn/extra_32x32.mat",
+                urls: &[
+                    "http://ufldl.stanford.edu/housenumbers/extra_32x32.mat",
+                    "https://web.archive.org/web/2020id_/http://ufldl.stanford.edu/housenumbers/extra_32x32.mat",
+                ],
+                bytes: 1_329_278_602,
+                check: Check::Md5("a93ce644f1a588dc4d68dda5feec44a7"),
+            },
+            DataFile {
+                name: "test_32x32.mat",
+                mirror_path: "svhn/test_32x32.mat",
+                urls: &[
+                    "http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+                    "https://web.archive.org/web/2020id_/http://ufldl.stanford.edu/housenumbers/test_32x32.mat",
+                ],
+                bytes: 64_275_384,
+                check: Check::Md5("eb5a983be6a315427106f1b164d9cef3"),
+            },
+        ],
+        kind: Kind::Images {
+            shape: svhn::SHAPE,
+            classes: 10,
+            // 73,257 and 531,131 images, of which 400 and 200 of each class are for validation; and 26,032.
+            splits: [598_388, 6_000, 26_032],
+            format: ImageFormat::Svhn {
+                validation_per_class: [400, 200],
+            },
+            preprocessing: Preprocessing::None,
+        },
+        stand_in: None,
+    },
+    Dataset {
+        name: "cifar10-jpeg",
+        title: "CIFAR-10 after JPEG (stand-in)",
+        // The sums are those of the files as Pillow 13.0 decodes the JPEG images; another decoder may differ in a grey
+        // level here and there.
+        files: &[
+            DataFile {
+                name: "data_batch_1.bin",
+                mirror_path: "cifar-10-batches-bin/data_batch_1.bin",
+                urls: &[],
+                bytes: 30_730_000,
+                check: Check::Sha256(
+                    "4168dfe959e82f84f0ae061f68990b311dd98e5911f1ff4a3c9720916f65a5c4",
+                ),
+            },
+            DataFile {
+                name: "data_batch_2.bin",
+                mirror_path: "cifar-10-batches-bin/data_batch_2.bin",
+                urls: &[],
+                bytes: 30_730_000,
+                check: Check::Sha256(
+                    "0fe2e728d709b9469202c2fa057a5d514ffed1ed49ff2f3a44fdacab3e93b2ac",
+                ),
+            },
+            DataFile {
+                name: "data_batch_3.bin",
+                mirror_path: "cifar-10-batches-bin/data_batch_3.bin",
+                urls: &[],
+                bytes: 30_730_000,
+                check: Check::Sha256(
+                    "4a20bd8f7183c0fa51da05c73cd3aea61a48233c03b91e0f89cfc2f957709b3c",
+                ),
+            },
+            DataFile {
+                name: "data_batch_4.bin",
+                mirror_path: "cifar-10-batches-bin/data_batch_4.bin",
+                urls: &[],
+                bytes: 30_730_000,
+                check: Check::Sha256(
+                    "f26c11ad1549b56f57ecca9da5cc2974c2bda810b4f2222164e3d1c8d18379ea",
+                ),
+            },
+            DataFile {
+                name: "data_batch_5.bin",
+                mirror_path: "cifar-10-batches-bin/data_batch_5.bin",
+                urls: &[],
+                bytes: 30_730_000,
+                check: Check::Sha256(
+                    "a76ae1588a62ef6a5f02ac92ab5bbfbccb9798fe39b3ab64fd4f908a4406c5f9",
+                ),
+            },
+            DataFile {
+                name: "test_batch.bin",
+                mirror_path: "cifar-10-batches-bin/test_batch.bin",
+                urls: &[],
+                bytes: 30_730_000,
+                check: Check::Sha256(
+                    "99549793e9568ed3246692feab7f4a59557fa0581f8545f29456380e266cbdc8",
+                ),
+            },
+        ],
+        kind: Kind::Images {
+            shape: cifar::SHAPE,
+            classes: 10,
+            splits: [45_000, 5_000, 10_000],
+            format: ImageFormat::Cifar {
+                labels: cifar::Labels::Class,
+                train: CIFAR_10_TRAIN,
+                test: &["test_batch.bin"],
+            },
+            preprocessing: Preprocessing::None,
+        },
+        stand_in: Some(
+            "stands in for cifar10: the 60,000 images of CIFAR-10 after one JPEG compression, in another order and so \
+             with other images for validation",
+        ),
     },
 ];

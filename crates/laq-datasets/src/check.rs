@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use md5::Md5;
 use sha2::{Digest, Sha256};
 
 use crate::DataFile;
@@ -17,6 +18,9 @@ use crate::DataFile;
 pub enum Check {
     /// The SHA-256 of the content, in lower-case hexadecimal.
     Sha256(&'static str),
+    /// The MD5 of the content, in lower-case hexadecimal: what the authors published, where no better is known. It
+    /// tells a damaged file, not one that was forged.
+    Md5(&'static str),
     /// No checksum is known, because the file could not be had when the catalogue was written. The published
     /// number of distinct bytes is checked in its place: it tells this text from another that was cut to the same
     /// size, but does not see a changed character.
@@ -27,6 +31,7 @@ impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sha256(_) => f.write_str("size and sha256"),
+            Self::Md5(_) => f.write_str("size and md5"),
             Self::Symbols(_) => {
                 f.write_str("size and number of symbols only; no checksum is known")
             }
@@ -109,7 +114,7 @@ impl DataFile {
         mut content: impl Read,
         seen: &mut dyn FnMut(u64),
     ) -> io::Result<FileState> {
-        let mut hash = Sha256::new();
+        let (mut sha256, mut md5) = (Sha256::new(), Md5::new());
         let mut occurs = [false; 256];
         let mut found = 0;
         let mut buffer = vec![0; 1 << 16];
@@ -122,7 +127,8 @@ impl DataFile {
             };
             found += read as u64;
             match self.check {
-                Check::Sha256(_) => hash.update(&buffer[..read]),
+                Check::Sha256(_) => sha256.update(&buffer[..read]),
+                Check::Md5(_) => md5.update(&buffer[..read]),
                 Check::Symbols(_) => buffer[..read]
                     .iter()
                     .for_each(|&byte| occurs[usize::from(byte)] = true),
@@ -137,8 +143,12 @@ impl DataFile {
         }
         let difference = match self.check {
             Check::Sha256(expected) => {
-                let found = hex(&hash.finalize());
+                let found = hex(&sha256.finalize());
                 (found != expected).then(|| format!("sha256 {found}, expected {expected}"))
+            }
+            Check::Md5(expected) => {
+                let found = hex(&md5.finalize());
+                (found != expected).then(|| format!("md5 {found}, expected {expected}"))
             }
             Check::Symbols(expected) => {
                 let found = occurs.iter().filter(|&&occurs| occurs).count();

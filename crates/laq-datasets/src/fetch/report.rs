@@ -176,6 +176,7 @@ impl fmt::Display for NotFound {
         f.write_str(&kept_in_words(kept))?;
         let content = match file.check {
             Check::Sha256(sum) => format!("sha256 {sum}"),
+            Check::Md5(sum) => format!("md5 {sum}"),
             Check::Symbols(symbols) => format!("{symbols} distinct bytes"),
         };
         write!(

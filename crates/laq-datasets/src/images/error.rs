@@ -1,6 +1,6 @@
 //! Why images cannot be had.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -42,6 +42,35 @@ impl FormatError {
             expected: expected.into(),
         }
     }
+
+    /// The same within `file`, where one file holds others.
+    pub(crate) fn within(mut self, file: &str) -> Self {
+        let (Self::Content { place, .. } | Self::Read { place, .. }) = &mut self;
+        *place = format!("{file}, {place}");
+        self
+    }
+}
+
+/// Puts an error of reading or unpacking in its place.
+pub(crate) fn unreadable(place: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> FormatError {
+    |source| FormatError::Read {
+        place: place(),
+        source,
+    }
+}
+
+/// Reads until `buffer` is full or `content` ends; returns the bytes read.
+pub(crate) fn fill(content: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match content.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// Why an image set could not be loaded.
@@ -105,9 +134,9 @@ pub enum ImageError {
         /// Number of classes, at least 1.
         classes: usize,
     },
-    /// Images, labels and shape of a split do not belong together.
+    /// Images, labels, shape or sizes do not belong together.
     #[error("{name}: {reason}")]
-    Unequal {
+    Mismatch {
         /// The image set.
         name: String,
         /// What is at odds with what.

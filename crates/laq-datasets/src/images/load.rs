@@ -1,12 +1,15 @@
 //! From the files of a data set to an image set: each file is checked, read, and split.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use super::{FormatError, ImageError, ImageSet, Pixels, Preprocessing, RawImages, digits, idx};
+use super::{
+    FormatError, ImageError, ImageSet, Pixels, Preprocessing, RawImages, check, cifar,
+    content_digest, digits, idx,
+};
 use crate::text::advice;
-use crate::{DataFile, Dataset, FileState, ImageFormat, Kind, Split, catalogue, find};
+use crate::{Dataset, FileState, ImageFormat, Kind, Split, catalogue, find};
 
 impl ImageSet {
     /// The data set called `name`, from its files under `data_dir`; `demo-digits` needs no files.
@@ -60,30 +63,52 @@ impl ImageSet {
             data_dir,
             report,
         };
-        let raw = match format {
-            ImageFormat::DemoDigits => digits::draw(),
-            ImageFormat::Idx => files.idx(splits[1])?,
+        let most = splits.iter().sum();
+        let (raw, digest) = match format {
+            ImageFormat::DemoDigits => (digits::draw(), None),
+            ImageFormat::Idx => (files.idx(splits[1])?, None),
+            ImageFormat::Cifar {
+                labels,
+                train,
+                test,
+            } => {
+                let raw = files.cifar(train, test, labels, classes, most)?;
+                let [train, test] = raw.map(concat);
+                (hold_out(train, splits[1], test), None)
+            }
+            ImageFormat::Svhn {
+                validation_per_class,
+            } => {
+                let (raw, digest) = files.svhn(classes, validation_per_class, most)?;
+                (raw, Some(digest))
+            }
         };
         for (split, (raw, expected)) in Split::ALL.into_iter().zip(raw.iter().zip(splits)) {
             if raw.len() != expected {
-                return Err(ImageError::Unequal {
-                    name: dataset.name.to_owned(),
-                    reason: format!(
-                        "the files have {} images for the {split} split, and {expected} are expected",
-                        raw.len()
-                    ),
-                });
+                return Err(files.mismatch(format!(
+                    "the files have {} images for the {split} split, and {expected} are expected",
+                    raw.len()
+                )));
             }
         }
-        Self::from_raw(dataset.name, classes, raw, preprocessing.unwrap_or(own))
+        check(dataset.name, classes, &raw)?;
+        let digest = digest.unwrap_or_else(|| content_digest(&raw));
+        let preprocessing = preprocessing.unwrap_or(own);
+        Ok(Self::assemble(
+            dataset.name,
+            classes,
+            raw,
+            digest,
+            preprocessing,
+        ))
     }
 }
 
-/// The files of one data set.
-struct Files<'a> {
-    dataset: &'a Dataset,
-    data_dir: &'a Path,
-    report: &'a mut dyn FnMut(&str),
+/// The files of one data set; [`super::load_svhn`] has more of it.
+pub(super) struct Files<'a> {
+    pub(super) dataset: &'a Dataset,
+    pub(super) data_dir: &'a Path,
+    pub(super) report: &'a mut dyn FnMut(&str),
 }
 
 impl Files<'_> {
@@ -96,8 +121,8 @@ impl Files<'_> {
     }
 
     fn idx_pair(&mut self, [images, labels]: [usize; 2]) -> Result<RawImages, ImageError> {
-        let (images_path, images) = self.read(images)?;
-        let (labels_path, labels) = self.read(labels)?;
+        let [(images_path, images), (labels_path, labels)] =
+            [self.read(images)?, self.read(labels)?];
         let (shape, offset, count) =
             idx::image_file(&images).map_err(|source| self.format(&images_path, source))?;
         let labels = idx::label_file(&labels, count)
@@ -111,62 +136,109 @@ impl Files<'_> {
         })
     }
 
-    /// The path and the content of file number `index`, after its size and checksum have been compared.
-    fn read(&mut self, index: usize) -> Result<(PathBuf, Vec<u8>), ImageError> {
-        let file = self.file(index)?;
-        let path = self.dataset.path(file, self.data_dir);
-        (self.report)(&format!("reading {}", path.display()));
-        // What has the wrong size is not read at all.
-        let size = match fs::metadata(&path) {
-            Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(self.bad(path, FileState::Missing));
+    /// The files `train` and `test`, from an archive where the data set is one, and as they stand elsewhere.
+    fn cifar(
+        &mut self,
+        train: &[&str],
+        test: &[&str],
+        labels: cifar::Labels,
+        classes: usize,
+        most: usize,
+    ) -> Result<[Vec<RawImages>; 2], ImageError> {
+        let names = [train, test].concat();
+        let mut found = match self.dataset.files {
+            [archive] if archive.name.ends_with(".tar.gz") => {
+                let (path, content) = self.open(0)?;
+                cifar::read_archive(content, &names, labels, classes, most)
+                    .map_err(|source| self.format(&path, source))?
             }
-            Err(source) => return Err(ImageError::Io { path, source }),
+            _ => {
+                let mut found = Vec::new();
+                for index in 0..names.len() {
+                    let (path, content) = self.open(index)?;
+                    let images = cifar::read(content, labels, classes, most);
+                    found.push(images.map_err(|source| self.format(&path, source))?);
+                }
+                found
+            }
         };
-        if size != file.bytes {
-            let (found, expected) = (size, file.bytes);
-            return Err(self.bad(path, FileState::WrongSize { found, expected }));
-        }
-        let content = match fs::read(&path) {
-            Ok(content) => content,
-            Err(source) => return Err(ImageError::Io { path, source }),
-        };
-        match file.inspect_bytes(&content) {
-            FileState::Good => Ok((path, content)),
-            state => Err(self.bad(path, state)),
-        }
+        let test = found.split_off(train.len());
+        Ok([found, test])
     }
 
-    fn file(&self, index: usize) -> Result<&'static DataFile, ImageError> {
-        self.dataset
-            .files
-            .get(index)
-            .ok_or_else(|| ImageError::Unequal {
-                name: self.dataset.name.to_owned(),
-                reason: format!(
-                    "the catalogue has {} files, and file {} is needed",
-                    self.dataset.files.len(),
-                    index + 1
-                ),
-            })
-    }
-
-    fn bad(&self, path: PathBuf, state: FileState) -> ImageError {
-        ImageError::Data {
-            dataset: self.dataset.name,
-            path,
-            state,
-            advice: advice(self.dataset, self.data_dir),
+    /// The path and the content of file number `index`, once it is known to be good.
+    fn read(&mut self, index: usize) -> Result<(PathBuf, Vec<u8>), ImageError> {
+        let path = self.check(index)?;
+        match fs::read(&path) {
+            Ok(content) => Ok((path, content)),
+            Err(source) => Err(ImageError::Io { path, source }),
         }
     }
 
-    fn format(&self, path: &Path, source: FormatError) -> ImageError {
+    /// The path of file number `index`, and the file to be read, once it is known to be good.
+    fn open(&mut self, index: usize) -> Result<(PathBuf, BufReader<File>), ImageError> {
+        let path = self.check(index)?;
+        match File::open(&path) {
+            Ok(file) => Ok((path, BufReader::new(file))),
+            Err(source) => Err(ImageError::Io { path, source }),
+        }
+    }
+
+    /// The path of file number `index`, after its size and checksum have been compared.
+    pub(super) fn check(&mut self, index: usize) -> Result<PathBuf, ImageError> {
+        let files = self.dataset.files;
+        let file = files.get(index).ok_or_else(|| {
+            self.mismatch(format!(
+                "its entry names {} files, and its format has more",
+                files.len()
+            ))
+        })?;
+        let path = self.dataset.path(file, self.data_dir);
+        if file.bytes > 100_000_000 {
+            (self.report)(&format!("checking {}", path.display()));
+        }
+        match file.inspect(&path) {
+            Ok(FileState::Good) => Ok(path),
+            Ok(state) => Err(ImageError::Data {
+                dataset: self.dataset.name,
+                path,
+                state,
+                advice: advice(self.dataset, self.data_dir),
+            }),
+            Err(source) => Err(ImageError::Io { path, source }),
+        }
+    }
+
+    pub(super) fn format(&self, path: &Path, source: FormatError) -> ImageError {
         ImageError::Format {
             path: path.to_owned(),
             source,
             advice: advice(self.dataset, self.data_dir),
         }
+    }
+
+    pub(super) fn mismatch(&self, reason: String) -> ImageError {
+        ImageError::Mismatch {
+            name: self.dataset.name.to_owned(),
+            reason,
+        }
+    }
+}
+
+/// All images of `parts`, in their order.
+fn concat(mut parts: Vec<RawImages>) -> RawImages {
+    if parts.len() == 1 {
+        return parts.remove(0);
+    }
+    let pixels: Vec<u8> = parts
+        .iter()
+        .flat_map(|part| &part.pixels[..])
+        .copied()
+        .collect();
+    RawImages {
+        shape: cifar::SHAPE,
+        pixels: pixels.into(),
+        labels: parts.into_iter().flat_map(|part| part.labels).collect(),
     }
 }
 

@@ -2,10 +2,15 @@
 //!
 //! [`load`] turns files into splits; the readers of the formats are [`idx`] and its siblings.
 
+pub mod cifar;
+mod decoded;
 pub(crate) mod digits;
 mod error;
 pub mod idx;
 mod load;
+mod load_svhn;
+pub mod mat;
+pub mod svhn;
 
 use std::fmt;
 use std::ops::{Deref, Range};
@@ -229,7 +234,7 @@ impl ImageSet {
     ///
     /// # Errors
     ///
-    /// [`ImageError::Unequal`] if the splits have different shapes, a split's pixels are not as many as its labels
+    /// [`ImageError::Mismatch`] if the splits have different shapes, a split's pixels are not as many as its labels
     /// need, or there are no pixels, no classes or more than 256; [`ImageError::Empty`] for a split without images;
     /// [`ImageError::Label`] for a label that is no class.
     pub fn from_raw(
@@ -239,14 +244,30 @@ impl ImageSet {
         preprocessing: Preprocessing,
     ) -> Result<Self, ImageError> {
         check(name, classes, &splits)?;
+        let digest = content_digest(&splits);
+        Ok(Self::assemble(name, classes, splits, digest, preprocessing))
+    }
+
+    /// The set of splits that have been checked, and whose [`content_digest`] is known.
+    fn assemble(
+        name: &str,
+        classes: usize,
+        splits: [RawImages; 3],
+        digest: [u8; 32],
+        preprocessing: Preprocessing,
+    ) -> Self {
         let shape = splits[0].shape;
-        let fingerprint = fingerprint(classes, &splits, preprocessing);
+        let fingerprint = Sha256::new()
+            .chain_update(digest)
+            .chain_update((classes as u64).to_le_bytes())
+            .chain_update(preprocessing.name())
+            .finalize();
         let mean = (preprocessing == Preprocessing::MeanImage).then(|| mean_image(&splits[0]));
         let [train, validation, test] = splits.map(|raw| Images {
             raw,
             mean: mean.clone(),
         });
-        Ok(Self {
+        Self {
             name: name.to_owned(),
             preprocessing,
             shape,
@@ -254,8 +275,8 @@ impl ImageSet {
             train,
             validation,
             test,
-            fingerprint,
-        })
+            fingerprint: crate::check::hex(&fingerprint),
+        }
     }
 
     /// Shape of every image.
@@ -285,13 +306,13 @@ impl ImageSet {
 }
 
 fn check(name: &str, classes: usize, splits: &[RawImages; 3]) -> Result<(), ImageError> {
-    let unequal = |reason| ImageError::Unequal {
+    let mismatch = |reason| ImageError::Mismatch {
         name: name.to_owned(),
         reason,
     };
     if !(1..=256).contains(&classes) {
         let reason = format!("there are {classes} classes, and 1 to 256 are possible");
-        return Err(unequal(reason));
+        return Err(mismatch(reason));
     }
     let shape = splits[0].shape;
     for (split, raw) in Split::ALL.into_iter().zip(splits) {
@@ -302,7 +323,7 @@ fn check(name: &str, classes: usize, splits: &[RawImages; 3]) -> Result<(), Imag
             });
         }
         if raw.shape != shape {
-            return Err(unequal(format!(
+            return Err(mismatch(format!(
                 "images of the {split} split are {}, those of the train split {shape}",
                 raw.shape
             )));
@@ -312,7 +333,7 @@ fn check(name: &str, classes: usize, splits: &[RawImages; 3]) -> Result<(), Imag
             .into_iter()
             .try_fold(1, |product: usize, factor| product.checked_mul(factor));
         if expected != Some(raw.pixels.len()) || expected == Some(0) {
-            return Err(unequal(format!(
+            return Err(mismatch(format!(
                 "the {split} split has {} bytes of pixels, and {} labels of {shape} images",
                 raw.pixels.len(),
                 raw.len()
@@ -335,19 +356,23 @@ fn check(name: &str, classes: usize, splits: &[RawImages; 3]) -> Result<(), Imag
     Ok(())
 }
 
-fn fingerprint(classes: usize, splits: &[RawImages; 3], preprocessing: Preprocessing) -> String {
+/// SHA-256 of the shape, the numbers of images, the labels of all splits and the pixels of all splits.
+fn content_digest(splits: &[RawImages; 3]) -> [u8; 32] {
     let mut digest = Sha256::new();
     let shape = splits[0].shape;
-    for number in [shape.height, shape.width, shape.channels, classes] {
+    for number in [shape.height, shape.width, shape.channels] {
         digest.update((number as u64).to_le_bytes());
     }
     for raw in splits {
         digest.update((raw.len() as u64).to_le_bytes());
+    }
+    for raw in splits {
         digest.update(&raw.labels);
+    }
+    for raw in splits {
         digest.update(&raw.pixels[..]);
     }
-    digest.update(preprocessing.name());
-    crate::check::hex(&digest.finalize())
+    digest.finalize().into()
 }
 
 /// The mean of the images over 255, pixel by pixel: sums are exact, the quotient is rounded once.
