@@ -6,7 +6,7 @@
 
 use std::io::{BufRead, Write};
 
-use laq_models::{AdamSettings, CharLstmSpec, TextShape, Training};
+use laq_models::{AdamSettings, Batch, CharLstmSpec, TextShape, Training};
 use laq_solvers::Method;
 use laq_tensor::CpuBackend;
 
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let symbols: Vec<u8> = (0..10_001u32).map(|i| (i * i % 87) as u8).collect();
         for line in std::io::stdin().lock().lines() {
             line?;
-            let report = training.step(&symbols[..10_000], &symbols[1..], 0.002)?;
+            let report = training.step(Batch::text(&symbols[..10_000], &symbols[1..]), 0.002)?;
             let mut out = std::io::stdout().lock();
             writeln!(out, "{} {}", report.seconds, report.quantize_seconds)?;
             out.flush()?;

@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use laq_models::{AdamSettings, CharLstmSpec, TextShape, Training};
+use laq_models::{AdamSettings, Batch, CharLstmSpec, TextShape, Training};
 use laq_solvers::Method;
 use laq_tensor::CpuBackend;
 
@@ -64,7 +64,7 @@ fn a_step_allocates_nothing() {
             let symbols: Vec<u8> = (0..190u32).map(|i| (i * i % 40) as u8).collect();
             let mut step = || {
                 training
-                    .step(&symbols[..189], &symbols[1..], 0.002)
+                    .step(Batch::text(&symbols[..189], &symbols[1..]), 0.002)
                     .unwrap()
             };
             // With several threads it takes a while until each has met every kind of work and
