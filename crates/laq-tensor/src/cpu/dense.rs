@@ -22,9 +22,7 @@ pub(crate) fn forward(
     } = shape;
     if let Some(bias) = bias {
         assert_eq!(bias.len(), outputs);
-        output
-            .par_chunks_exact_mut(outputs)
-            .for_each(|row| row.copy_from_slice(bias));
+        fill_rows(bias, output);
     }
     let weight = Matrix::new(weight, outputs, inputs).transposed();
     gemm(
@@ -68,8 +66,15 @@ pub(crate) fn backward(
     }
 }
 
+/// Writes the same row into all of a matrix.
+pub(crate) fn fill_rows(row: &[f32], matrix: &mut [f32]) {
+    matrix
+        .par_chunks_exact_mut(row.len())
+        .for_each(|target| target.copy_from_slice(row));
+}
+
 /// The sum of each column of a matrix with as many columns as there are sums.
-fn column_sums(matrix: &[f32], sums: &mut [f32]) {
+pub(crate) fn column_sums(matrix: &[f32], sums: &mut [f32]) {
     let columns = sums.len();
     // Sixteen columns are one cache line of every row.
     sums.par_chunks_mut(16)

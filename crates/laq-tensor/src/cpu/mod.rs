@@ -23,7 +23,6 @@ use crate::{
     AdamStep, Backend, BackendError, ConvolutionShape, DenseShape, GroupReport, LstmGradients,
     LstmParameters, LstmShape, NormShape, PoolShape, QuantizerSnapshot,
 };
-pub use convolution::ConvolutionSpace;
 pub use kernel::{KERNEL_VARIABLE, Kernel};
 pub use lstm::LstmSpace;
 pub use norm::NormSpace;
@@ -74,7 +73,7 @@ impl Backend for CpuBackend {
     type Tensor = ArrayD<f32>;
     type Symbols = Vec<u8>;
     type LstmSpace = LstmSpace;
-    type ConvolutionSpace = ConvolutionSpace;
+    type ConvolutionSpace = ();
     type NormSpace = NormSpace;
     type Quantizer = ParameterQuantizer;
 
@@ -198,8 +197,8 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn convolution_space(&self, shape: ConvolutionShape) -> Result<ConvolutionSpace, BackendError> {
-        Ok(ConvolutionSpace::new(self.kernel, shape))
+    fn convolution_space(&self, _shape: ConvolutionShape) -> Result<(), BackendError> {
+        Ok(())
     }
 
     fn convolution_forward(
@@ -208,7 +207,7 @@ impl Backend for CpuBackend {
         input: &ArrayD<f32>,
         weight: &ArrayD<f32>,
         bias: Option<&ArrayD<f32>>,
-        space: &mut ConvolutionSpace,
+        _space: &mut (),
         output: &mut ArrayD<f32>,
     ) -> Result<(), BackendError> {
         convolution::forward(
@@ -217,7 +216,6 @@ impl Backend for CpuBackend {
             numbers(input),
             numbers(weight),
             bias.map(numbers),
-            space,
             numbers_mut(output),
         );
         Ok(())
@@ -229,7 +227,7 @@ impl Backend for CpuBackend {
         input: &ArrayD<f32>,
         weight: &ArrayD<f32>,
         output_gradient: &ArrayD<f32>,
-        space: &mut ConvolutionSpace,
+        _space: &mut (),
         input_gradient: Option<&mut ArrayD<f32>>,
         weight_gradient: &mut ArrayD<f32>,
         bias_gradient: Option<&mut ArrayD<f32>>,
@@ -240,7 +238,6 @@ impl Backend for CpuBackend {
             numbers(input),
             numbers(weight),
             numbers(output_gradient),
-            space,
             input_gradient.map(numbers_mut),
             numbers_mut(weight_gradient),
             bias_gradient.map(numbers_mut),
