@@ -69,7 +69,7 @@ pub(crate) fn backward(
 }
 
 /// The sum of each column of a matrix with as many columns as there are sums.
-fn column_sums(matrix: &[f32], sums: &mut [f32]) {
+pub(crate) fn column_sums(matrix: &[f32], sums: &mut [f32]) {
     let columns = sums.len();
     // Sixteen columns are one cache line of every row.
     sums.par_chunks_mut(16)
