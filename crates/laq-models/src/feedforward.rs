@@ -564,6 +564,7 @@ impl<B: Backend> Block<B> {
                 shift,
                 &norm.mean,
                 &norm.variance,
+                &mut norm.space,
                 &mut norm.output,
             ),
         }
@@ -591,7 +592,6 @@ impl<B: Backend> Block<B> {
                     norm.shape,
                     values,
                     scale,
-                    &norm.output,
                     &mut norm.space,
                     gradient,
                     scale_gradient,

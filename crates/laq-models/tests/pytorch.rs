@@ -85,7 +85,8 @@ fn one_step_is_pytorchs(network: &str, spec: &FeedforwardSpec) {
             // After the first step Adam's first moment is a tenth of the gradient.
             let moment = of(&format!("{name}.first_moment"));
             let gradient = golden[&format!("{name}.gradient")].as_slice();
-            check(&what(name), moment.iter().map(|m| 10.0 * m), gradient, 5e-6);
+            // Normalizing few numbers a channel magnifies f32's rounding, more so layer by layer.
+            check(&what(name), moment.iter().map(|m| 10.0 * m), gradient, 3e-5);
             // Adam divides a gradient by its size, so one that rounds to nothing may move either way.
             let after = of(name);
             for ((after, expected), gradient) in after

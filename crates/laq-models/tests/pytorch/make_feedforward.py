@@ -121,5 +121,5 @@ def run(network, size, channels, filters, units, classes, output_norm, loss_of, 
 torch.manual_seed(1)
 cross_entropy = nn.functional.cross_entropy
 run("mlp", 4, 1, [], [15, 17, 13], 10, True, hinge, 9)
-run("vgg", 8, 3, [4, 6, 5], [11, 12], 10, True, hinge, 5)
+run("vgg", 8, 3, [4, 6, 5], [11, 12], 10, True, hinge, 16)
 run("vgg100", 8, 3, [4, 6], [11], 23, False, cross_entropy, 6)

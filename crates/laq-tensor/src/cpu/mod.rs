@@ -309,7 +309,6 @@ impl Backend for CpuBackend {
         shape: NormShape,
         input: &ArrayD<f32>,
         scale: &ArrayD<f32>,
-        output: &ArrayD<f32>,
         space: &mut NormSpace,
         gradient: &mut ArrayD<f32>,
         scale_gradient: &mut ArrayD<f32>,
@@ -320,7 +319,6 @@ impl Backend for CpuBackend {
             shape,
             numbers(input),
             numbers(scale),
-            numbers(output),
             space,
             numbers_mut(gradient),
             numbers_mut(scale_gradient),
@@ -355,6 +353,7 @@ impl Backend for CpuBackend {
         shift: &ArrayD<f32>,
         mean: &ArrayD<f32>,
         variance: &ArrayD<f32>,
+        space: &mut NormSpace,
         output: &mut ArrayD<f32>,
     ) -> Result<(), BackendError> {
         norm::evaluate(
@@ -365,13 +364,14 @@ impl Backend for CpuBackend {
             numbers(shift),
             numbers(mean),
             numbers(variance),
+            space,
             numbers_mut(output),
         );
         Ok(())
     }
 
     fn relu(&self, values: &mut ArrayD<f32>) -> Result<(), BackendError> {
-        dense::relu(self.kernel, numbers_mut(values));
+        dense::relu(numbers_mut(values));
         Ok(())
     }
 
@@ -380,7 +380,7 @@ impl Backend for CpuBackend {
         output: &ArrayD<f32>,
         gradient: &mut ArrayD<f32>,
     ) -> Result<(), BackendError> {
-        dense::relu_backward(self.kernel, numbers(output), numbers_mut(gradient));
+        dense::relu_backward(numbers(output), numbers_mut(gradient));
         Ok(())
     }
 
@@ -389,11 +389,7 @@ impl Backend for CpuBackend {
         targets: &Vec<u8>,
         outputs: &mut ArrayD<f32>,
     ) -> Result<f64, BackendError> {
-        Ok(dense::squared_hinge(
-            self.kernel,
-            targets,
-            numbers_mut(outputs),
-        ))
+        Ok(dense::squared_hinge(targets, numbers_mut(outputs)))
     }
 
     fn softmax_cross_entropy(
@@ -428,7 +424,7 @@ impl Backend for CpuBackend {
     }
 
     fn first_not_finite(&self, tensor: &ArrayD<f32>) -> Result<Option<usize>, BackendError> {
-        Ok(numbers(tensor).iter().position(|value| !value.is_finite()))
+        Ok(dense::first_not_finite(self.kernel, numbers(tensor)))
     }
 
     fn quantizer(
