@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::{Check, Fractions, count_batches, demo};
+use crate::images::digits;
+use crate::{Check, Fractions, ImageShape, Preprocessing, count_batches, demo};
 
 /// One data set of the catalogue.
 #[derive(Clone, Copy, Debug)]
@@ -16,16 +17,49 @@ pub struct Dataset {
     pub name: &'static str,
     /// The name for people.
     pub title: &'static str,
-    /// Its files, in the order train, validation, test where the split is [`SplitRule::Files`]. None for a data
-    /// set that is part of this crate.
+    /// Its files, in the order that [`SplitRule`] or [`ImageFormat`] says. None for a data set that is part of this
+    /// crate.
     pub files: &'static [DataFile],
-    /// How the text is split.
-    pub split: SplitRule,
-    /// Number of distinct bytes in all splits together.
-    pub symbols: usize,
+    /// What is in them.
+    pub kind: Kind,
     /// For data that take another's place: what they stand in for, and how they differ. Figures from a stand-in
     /// must never be shown as figures of the original.
     pub stand_in: Option<&'static str>,
+}
+
+/// A text or images.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// A text, for [`Text`](crate::Text).
+    Text {
+        /// How it is split.
+        split: SplitRule,
+        /// Number of distinct bytes in all splits together.
+        symbols: usize,
+    },
+    /// Images with a class each, for [`ImageSet`](crate::ImageSet).
+    Images {
+        /// Shape of every image.
+        shape: ImageShape,
+        /// Number of classes.
+        classes: usize,
+        /// Images for training, validation and testing.
+        splits: [usize; 3],
+        /// What the files are.
+        format: ImageFormat,
+        /// What is done with the pixels, if the caller does not say otherwise.
+        preprocessing: Preprocessing,
+    },
+}
+
+/// What the files of an image set are, and which images are for validation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageFormat {
+    /// There are none: the images are drawn by this crate.
+    DemoDigits,
+    /// Four idx files: training images, training labels, test images, test labels. The last of the training images
+    /// are for validation.
+    Idx,
 }
 
 /// One file of a data set.
@@ -52,6 +86,11 @@ pub enum Split {
     Validation,
     /// What is reported.
     Test,
+}
+
+impl Split {
+    /// All of them, in the order train, validation, test.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
 }
 
 impl fmt::Display for Split {
@@ -126,14 +165,37 @@ impl Dataset {
         data_dir.join(self.name).join(file.name)
     }
 
-    /// Number of symbols in `split`, known without the data.
+    /// Number of distinct bytes of a text; none for images.
+    pub fn symbols(&self) -> Option<usize> {
+        match self.kind {
+            Kind::Text { symbols, .. } => Some(symbols),
+            Kind::Images { .. } => None,
+        }
+    }
+
+    /// Number of images in `split`, known without the data; none for a text.
+    pub fn expected_images(&self, split: Split) -> Option<usize> {
+        match self.kind {
+            Kind::Text { .. } => None,
+            Kind::Images { splits, .. } => Some(splits[split as usize]),
+        }
+    }
+
+    /// Number of symbols in `split`, known without the data; 0 for images.
     pub fn expected_symbols(&self, split: Split) -> usize {
-        match self.split {
-            SplitRule::Files => self
+        match self.kind {
+            Kind::Images { .. } => 0,
+            Kind::Text {
+                split: SplitRule::Files,
+                ..
+            } => self
                 .files
                 .get(split as usize)
                 .map_or(0, |file| file.bytes as usize),
-            SplitRule::Fractions(fractions) => {
+            Kind::Text {
+                split: SplitRule::Fractions(fractions),
+                ..
+            } => {
                 let bytes = self
                     .files
                     .first()
@@ -166,8 +228,10 @@ const CATALOGUE: &[Dataset] = &[
         name: "demo",
         title: "Harbour almanac (part of this crate)",
         files: &[],
-        split: TENTHS,
-        symbols: demo::SYMBOLS,
+        kind: Kind::Text {
+            split: TENTHS,
+            symbols: demo::SYMBOLS,
+        },
         stand_in: None,
     },
     Dataset {
@@ -185,8 +249,10 @@ const CATALOGUE: &[Dataset] = &[
                 "fb66ba999dafe24017cdd59e04c56d385a9c8466993d374fd4c6f08b2142985e",
             ),
         }],
-        split: TENTHS,
-        symbols: 87,
+        kind: Kind::Text {
+            split: TENTHS,
+            symbols: 87,
+        },
         stand_in: None,
     },
     Dataset {
@@ -202,8 +268,10 @@ const CATALOGUE: &[Dataset] = &[
             bytes: 6_206_996,
             check: Check::Symbols(101),
         }],
-        split: TWENTIETHS,
-        symbols: 101,
+        kind: Kind::Text {
+            split: TWENTIETHS,
+            symbols: 101,
+        },
         stand_in: None,
     },
     Dataset {
@@ -249,8 +317,10 @@ const CATALOGUE: &[Dataset] = &[
                 ),
             },
         ],
-        split: SplitRule::Files,
-        symbols: 50,
+        kind: Kind::Text {
+            split: SplitRule::Files,
+            symbols: 50,
+        },
         stand_in: None,
     },
     Dataset {
@@ -265,11 +335,92 @@ const CATALOGUE: &[Dataset] = &[
                 "23b036488011eed37d3541f7ac4ee8dcd22de6c71c01211281f1b7500ca5d360",
             ),
         }],
-        split: TWENTIETHS,
-        symbols: 97,
+        kind: Kind::Text {
+            split: TWENTIETHS,
+            symbols: 97,
+        },
         stand_in: Some(
             "stands in for linux-kernel: files of kernel/ of Linux 6.1, dealt in a fixed order and cut at \
              6,206,996 bytes; the same kind and size of text from another version of the source",
         ),
+    },
+    Dataset {
+        name: digits::NAME,
+        title: "Drawn digits (part of this crate)",
+        files: &[],
+        kind: Kind::Images {
+            shape: digits::SHAPE,
+            classes: digits::CLASSES,
+            splits: digits::COUNTS,
+            format: ImageFormat::DemoDigits,
+            preprocessing: Preprocessing::MeanImage,
+        },
+        stand_in: None,
+    },
+    Dataset {
+        name: "mnist",
+        title: "MNIST",
+        files: &[
+            DataFile {
+                name: "train-images-idx3-ubyte",
+                mirror_path: "mnist/train-images-idx3-ubyte",
+                urls: &[
+                    "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz",
+                    "https://storage.googleapis.com/cvdf-datasets/mnist/train-images-idx3-ubyte.gz",
+                ],
+                bytes: 47_040_016,
+                check: Check::Sha256(
+                    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+                ),
+            },
+            DataFile {
+                name: "train-labels-idx1-ubyte",
+                mirror_path: "mnist/train-labels-idx1-ubyte",
+                urls: &[
+                    "https://ossci-datasets.s3.amazonaws.com/mnist/train-labels-idx1-ubyte.gz",
+                    "https://storage.googleapis.com/cvdf-datasets/mnist/train-labels-idx1-ubyte.gz",
+                ],
+                bytes: 60_008,
+                check: Check::Sha256(
+                    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+                ),
+            },
+            DataFile {
+                name: "t10k-images-idx3-ubyte",
+                mirror_path: "mnist/t10k-images-idx3-ubyte",
+                urls: &[
+                    "https://ossci-datasets.s3.amazonaws.com/mnist/t10k-images-idx3-ubyte.gz",
+                    "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-images-idx3-ubyte.gz",
+                ],
+                bytes: 7_840_016,
+                check: Check::Sha256(
+                    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+                ),
+            },
+            DataFile {
+                name: "t10k-labels-idx1-ubyte",
+                mirror_path: "mnist/t10k-labels-idx1-ubyte",
+                urls: &[
+                    "https://ossci-datasets.s3.amazonaws.com/mnist/t10k-labels-idx1-ubyte.gz",
+                    "https://storage.googleapis.com/cvdf-datasets/mnist/t10k-labels-idx1-ubyte.gz",
+                ],
+                bytes: 10_008,
+                check: Check::Sha256(
+                    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+                ),
+            },
+        ],
+        kind: Kind::Images {
+            shape: ImageShape {
+                height: 28,
+                width: 28,
+                channels: 1,
+            },
+            classes: 10,
+            splits: [50_000, 10_000, 10_000],
+            format: ImageFormat::Idx,
+            preprocessing: Preprocessing::MeanImage,
+        },
+        stand_in: None,
     },
 ];

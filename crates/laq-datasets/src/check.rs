@@ -137,11 +137,7 @@ impl DataFile {
         }
         let difference = match self.check {
             Check::Sha256(expected) => {
-                let found: String = hash
-                    .finalize()
-                    .iter()
-                    .map(|byte| format!("{byte:02x}"))
-                    .collect();
+                let found = hex(&hash.finalize());
                 (found != expected).then(|| format!("sha256 {found}, expected {expected}"))
             }
             Check::Symbols(expected) => {
@@ -151,4 +147,9 @@ impl DataFile {
         };
         Ok(difference.map_or(FileState::Good, |what| FileState::Altered { what }))
     }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

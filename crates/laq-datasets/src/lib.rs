@@ -7,17 +7,24 @@ mod check;
 mod demo;
 #[cfg(feature = "fetch")]
 mod fetch;
+mod images;
 mod random;
 mod sequences;
 mod text;
 
 pub use alphabet::{Alphabet, SymbolError};
-pub use catalogue::{DataFile, Dataset, Split, SplitRule, UnknownDataset, catalogue, find};
+pub use catalogue::{
+    DataFile, Dataset, ImageFormat, Kind, Split, SplitRule, UnknownDataset, catalogue, find,
+};
 pub use check::{Check, FileState};
 #[cfg(feature = "fetch")]
 pub use fetch::{
     Action, Attempt, DownloadError, DownloadOptions, Fetched, NotFound, Outcome, Phase, Progress,
     download,
+};
+pub use images::idx;
+pub use images::{
+    FormatError, ImageError, ImageSet, ImageShape, Images, Pixels, Preprocessing, RawImages,
 };
 pub use random::{epoch_order, identity_order};
 pub use sequences::{Sequences, SequencesError, count_batches};

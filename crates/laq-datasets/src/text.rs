@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::{Alphabet, Dataset, FileState, Split, SplitRule, UnknownDataset, demo, find};
+use crate::{
+    Alphabet, Dataset, FileState, Kind, Split, SplitRule, UnknownDataset, catalogue, demo, find,
+};
 
 /// A text as three splits of symbols.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +62,14 @@ pub enum TextError {
     /// No data set has this name.
     #[error(transparent)]
     Unknown(#[from] UnknownDataset),
+    /// The data set is images.
+    #[error("{name} is a set of images, and a text is asked for; the texts are {}", texts.join(", "))]
+    NotText {
+        /// The data set.
+        name: String,
+        /// The names of those that are texts.
+        texts: Vec<&'static str>,
+    },
     /// A file of a data set is missing, cut short, empty or altered.
     #[error("{dataset} needs {}, which is {state}; {advice}", path.display())]
     Data {
@@ -105,6 +115,19 @@ pub enum TextError {
     },
 }
 
+impl TextError {
+    /// That images called `name` are asked for as a text.
+    pub fn not_text(name: &str) -> Self {
+        let texts = catalogue()
+            .iter()
+            .filter(|dataset| dataset.symbols().is_some())
+            .map(|dataset| dataset.name)
+            .collect();
+        let name = name.to_owned();
+        Self::NotText { name, texts }
+    }
+}
+
 impl Text {
     /// The data set called `name`, from its files under `data_dir`; `demo` needs no files.
     ///
@@ -112,7 +135,7 @@ impl Text {
     ///
     /// # Errors
     ///
-    /// [`TextError::Unknown`], [`TextError::Data`] or [`TextError::Io`].
+    /// [`TextError::Unknown`], [`TextError::NotText`], [`TextError::Data`] or [`TextError::Io`].
     pub fn load(name: &str, data_dir: &Path) -> Result<Self, TextError> {
         Self::load_dataset(find(name)?, data_dir)
     }
@@ -121,8 +144,12 @@ impl Text {
     ///
     /// # Errors
     ///
-    /// [`TextError::Data`], [`TextError::Io`], or [`TextError::Empty`] if a split would be empty.
+    /// [`TextError::NotText`], [`TextError::Data`], [`TextError::Io`], or [`TextError::Empty`] if a split would be
+    /// empty.
     pub fn load_dataset(dataset: &Dataset, data_dir: &Path) -> Result<Self, TextError> {
+        let Kind::Text { split, .. } = dataset.kind else {
+            return Err(TextError::not_text(dataset.name));
+        };
         if dataset.files.is_empty() {
             return Ok(Self::demo());
         }
@@ -147,7 +174,7 @@ impl Text {
             }
             contents.push(content);
         }
-        match dataset.split {
+        match split {
             SplitRule::Fractions(fractions) => {
                 Self::cut(dataset.name, &contents.concat(), fractions)
             }
@@ -200,10 +227,7 @@ impl Text {
     }
 
     fn from_parts(name: &str, parts: [&[u8]; 3]) -> Result<Self, TextError> {
-        for (split, part) in [Split::Train, Split::Validation, Split::Test]
-            .into_iter()
-            .zip(parts)
-        {
+        for (split, part) in Split::ALL.into_iter().zip(parts) {
             if part.is_empty() {
                 let bytes = parts.iter().map(|part| part.len()).sum();
                 return Err(TextError::Empty {
@@ -230,7 +254,7 @@ impl Text {
 }
 
 /// What to do about a data file that is not good.
-fn advice(dataset: &Dataset, data_dir: &Path) -> String {
+pub(crate) fn advice(dataset: &Dataset, data_dir: &Path) -> String {
     let mirror = match dataset.files.iter().all(|file| file.urls.is_empty()) {
         true => " --mirror DIR",
         false => "",

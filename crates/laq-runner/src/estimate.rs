@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use laq_datasets::{Alphabet, Split, Text, epoch_order};
+use laq_datasets::{Alphabet, Split, Text, TextError, epoch_order};
 use laq_models::ModelError;
 use serde::Serialize;
 
@@ -87,8 +87,11 @@ fn text_of_the_same_size(data: &Data) -> Result<Text, RunError> {
     if data.name == FILE {
         return text(data);
     }
-    let dataset = laq_datasets::find(&data.name).map_err(laq_datasets::TextError::Unknown)?;
-    let alphabet = (0..=u8::MAX).take(dataset.symbols).collect();
+    let dataset = laq_datasets::find(&data.name).map_err(TextError::Unknown)?;
+    let symbols = dataset
+        .symbols()
+        .ok_or_else(|| TextError::not_text(dataset.name))?;
+    let alphabet = (0..=u8::MAX).take(symbols).collect();
     let of = |split| vec![0; dataset.expected_symbols(split)];
     Ok(Text {
         name: dataset.name.into(),

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use self::server::{Reply, Server};
 use super::*;
-use crate::{Check, Fractions, SplitRule};
+use crate::{Check, Fractions, Kind, SplitRule};
 
 /// Content that cannot be compressed and repeats nowhere, so that a piece in the wrong place shows.
 fn content(bytes: usize) -> Vec<u8> {
@@ -49,11 +49,13 @@ fn dataset(content: &[u8], urls: &[&'static str]) -> Dataset {
         name: "some-set",
         title: "Some set",
         files: vec![file].leak(),
-        split: SplitRule::Fractions(Fractions {
-            train: 0.8,
-            validation: 0.1,
-        }),
-        symbols: 256,
+        kind: Kind::Text {
+            split: SplitRule::Fractions(Fractions {
+                train: 0.8,
+                validation: 0.1,
+            }),
+            symbols: 256,
+        },
         stand_in: None,
     }
 }

@@ -1,0 +1,365 @@
+//! Images in memory: what a split is before and after preprocessing, and how a batch is taken from it.
+//!
+//! [`load`] turns files into splits; the readers of the formats are [`idx`] and its siblings.
+
+pub(crate) mod digits;
+mod error;
+pub mod idx;
+mod load;
+
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+pub use self::error::{FormatError, ImageError};
+use crate::Split;
+
+/// Height, width and channels of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ImageShape {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Colours: 1 for grey, 3 for red, green and blue.
+    pub channels: usize,
+}
+
+impl ImageShape {
+    /// Numbers an image: height · width · channels.
+    pub const fn numbers(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+}
+
+impl fmt::Display for ImageShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}x{}", self.height, self.width, self.channels)
+    }
+}
+
+/// Bytes that are shared and never change: in memory, or a file that is mapped into it.
+#[derive(Clone)]
+pub struct Pixels {
+    storage: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    range: Range<usize>,
+}
+
+impl Pixels {
+    /// All bytes of `storage`, which must give the same bytes every time.
+    pub fn new(storage: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        let range = 0..storage.as_ref().len();
+        Self {
+            storage: Arc::new(storage),
+            range,
+        }
+    }
+
+    /// A part of these bytes, without copying them.
+    ///
+    /// # Panics
+    ///
+    /// If `range` does not lie within them.
+    pub fn part(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.range.len());
+        let start = self.range.start;
+        Self {
+            storage: Arc::clone(&self.storage),
+            range: start + range.start..start + range.end,
+        }
+    }
+}
+
+impl From<Vec<u8>> for Pixels {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::new(bytes)
+    }
+}
+
+impl Deref for Pixels {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &(*self.storage).as_ref()[self.range.clone()]
+    }
+}
+
+impl fmt::Debug for Pixels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.range.len())
+    }
+}
+
+/// One split before preprocessing.
+#[derive(Clone, Debug)]
+pub struct RawImages {
+    /// Shape of every image.
+    pub shape: ImageShape,
+    /// Images × height × width × channels: pixel by pixel, with the channels innermost.
+    pub pixels: Pixels,
+    /// The class of every image, from 0.
+    pub labels: Vec<u8>,
+}
+
+impl RawImages {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// Images `range`, without copying their pixels.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many images.
+    pub fn part(&self, range: Range<usize>) -> Self {
+        let numbers = self.shape.numbers();
+        Self {
+            shape: self.shape,
+            pixels: self.pixels.part(range.start * numbers..range.end * numbers),
+            labels: self.labels[range].to_vec(),
+        }
+    }
+}
+
+/// What is done with the pixels before a network sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Preprocessing {
+    /// To [0, 1]: x / 255.
+    None,
+    /// To [0, 1], less the mean of the training images, pixel by pixel.
+    MeanImage,
+}
+
+impl Preprocessing {
+    /// The name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::MeanImage => "mean-image",
+        }
+    }
+}
+
+/// One split, ready for a network.
+#[derive(Clone, Debug)]
+pub struct Images {
+    raw: RawImages,
+    mean: Option<Arc<[f32]>>,
+}
+
+impl Images {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// Whether there are none, which no split of an [`ImageSet`] is.
+    pub fn is_empty(&self) -> bool {
+        self.raw.is_empty()
+    }
+
+    /// The class of every image, from 0.
+    pub fn labels(&self) -> &[u8] {
+        &self.raw.labels
+    }
+
+    /// Writes the preprocessed images `indices` one after the other, each as height × width × channels with the
+    /// channels innermost, and their labels. Nothing is allocated.
+    ///
+    /// # Panics
+    ///
+    /// If an index is not below [`len`](Self::len), `inputs` does not hold as many numbers as these images have, or
+    /// `labels` not as many as there are indices.
+    pub fn fill(&self, indices: &[u32], inputs: &mut [f32], labels: &mut [u8]) {
+        let numbers = self.raw.shape.numbers();
+        assert_eq!(
+            inputs.len(),
+            indices.len() * numbers,
+            "inputs hold B images"
+        );
+        assert_eq!(labels.len(), indices.len(), "labels hold B labels");
+        let pixels: &[u8] = &self.raw.pixels;
+        for ((&index, input), label) in indices
+            .iter()
+            .zip(inputs.chunks_exact_mut(numbers))
+            .zip(labels)
+        {
+            let index = index as usize;
+            *label = self.raw.labels[index];
+            let image = &pixels[index * numbers..][..numbers];
+            for (input, &byte) in input.iter_mut().zip(image) {
+                *input = f32::from(byte) / 255.0;
+            }
+            if let Some(mean) = &self.mean {
+                for (input, mean) in input.iter_mut().zip(mean.iter()) {
+                    *input -= mean;
+                }
+            }
+        }
+    }
+}
+
+/// A set of images in three splits, preprocessed.
+#[derive(Clone, Debug)]
+pub struct ImageSet {
+    /// The data set's name, or what the caller calls it.
+    pub name: String,
+    /// What was done with the pixels.
+    pub preprocessing: Preprocessing,
+    shape: ImageShape,
+    classes: usize,
+    train: Images,
+    validation: Images,
+    test: Images,
+    fingerprint: String,
+}
+
+impl ImageSet {
+    /// A set of the caller's own: the splits in the order train, validation, test.
+    ///
+    /// What is fitted to images, as a mean is, is fitted to the training split.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Unequal`] if the splits have different shapes, a split's pixels are not as many as its labels
+    /// need, or there are no pixels, no classes or more than 256; [`ImageError::Empty`] for a split without images;
+    /// [`ImageError::Label`] for a label that is no class.
+    pub fn from_raw(
+        name: &str,
+        classes: usize,
+        splits: [RawImages; 3],
+        preprocessing: Preprocessing,
+    ) -> Result<Self, ImageError> {
+        check(name, classes, &splits)?;
+        let shape = splits[0].shape;
+        let fingerprint = fingerprint(classes, &splits, preprocessing);
+        let mean = (preprocessing == Preprocessing::MeanImage).then(|| mean_image(&splits[0]));
+        let [train, validation, test] = splits.map(|raw| Images {
+            raw,
+            mean: mean.clone(),
+        });
+        Ok(Self {
+            name: name.to_owned(),
+            preprocessing,
+            shape,
+            classes,
+            train,
+            validation,
+            test,
+            fingerprint,
+        })
+    }
+
+    /// Shape of every image.
+    pub fn shape(&self) -> ImageShape {
+        self.shape
+    }
+
+    /// Number of classes; labels are below it.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// The images of one split.
+    pub fn split(&self, split: Split) -> &Images {
+        match split {
+            Split::Train => &self.train,
+            Split::Validation => &self.validation,
+            Split::Test => &self.test,
+        }
+    }
+
+    /// What tells one set from another: the SHA-256, in lower-case hexadecimal, of shape, classes, preprocessing, and
+    /// pixels and labels of all splits.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+}
+
+fn check(name: &str, classes: usize, splits: &[RawImages; 3]) -> Result<(), ImageError> {
+    let unequal = |reason| ImageError::Unequal {
+        name: name.to_owned(),
+        reason,
+    };
+    if !(1..=256).contains(&classes) {
+        let reason = format!("there are {classes} classes, and 1 to 256 are possible");
+        return Err(unequal(reason));
+    }
+    let shape = splits[0].shape;
+    for (split, raw) in Split::ALL.into_iter().zip(splits) {
+        if raw.is_empty() {
+            return Err(ImageError::Empty {
+                name: name.to_owned(),
+                split,
+            });
+        }
+        if raw.shape != shape {
+            return Err(unequal(format!(
+                "images of the {split} split are {}, those of the train split {shape}",
+                raw.shape
+            )));
+        }
+        let numbers = [shape.height, shape.width, shape.channels, raw.len()];
+        let expected: Option<usize> = numbers
+            .into_iter()
+            .try_fold(1, |product: usize, factor| product.checked_mul(factor));
+        if expected != Some(raw.pixels.len()) || expected == Some(0) {
+            return Err(unequal(format!(
+                "the {split} split has {} bytes of pixels, and {} labels of {shape} images",
+                raw.pixels.len(),
+                raw.len()
+            )));
+        }
+        let bad = raw
+            .labels
+            .iter()
+            .position(|&label| usize::from(label) >= classes);
+        if let Some(record) = bad {
+            return Err(ImageError::Label {
+                name: name.to_owned(),
+                split,
+                record,
+                label: raw.labels[record],
+                classes,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn fingerprint(classes: usize, splits: &[RawImages; 3], preprocessing: Preprocessing) -> String {
+    let mut digest = Sha256::new();
+    let shape = splits[0].shape;
+    for number in [shape.height, shape.width, shape.channels, classes] {
+        digest.update((number as u64).to_le_bytes());
+    }
+    for raw in splits {
+        digest.update((raw.len() as u64).to_le_bytes());
+        digest.update(&raw.labels);
+        digest.update(&raw.pixels[..]);
+    }
+    digest.update(preprocessing.name());
+    crate::check::hex(&digest.finalize())
+}
+
+/// The mean of the images over 255, pixel by pixel: sums are exact, the quotient is rounded once.
+fn mean_image(raw: &RawImages) -> Arc<[f32]> {
+    let mut sums = vec![0u64; raw.shape.numbers()];
+    for image in raw.pixels.chunks_exact(sums.len()) {
+        for (sum, &byte) in sums.iter_mut().zip(image) {
+            *sum += u64::from(byte);
+        }
+    }
+    let scale = 255.0 * raw.len() as f64;
+    sums.into_iter()
+        .map(|sum| (sum as f64 / scale) as f32)
+        .collect()
+}
