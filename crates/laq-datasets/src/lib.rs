@@ -25,6 +25,7 @@ pub use fetch::{
 pub use images::idx;
 pub use images::{
     FormatError, ImageError, ImageSet, ImageShape, Images, Pixels, Preprocessing, RawImages,
+    UnknownPreprocessing,
 };
 pub use random::{epoch_order, identity_order};
 pub use sequences::{Sequences, SequencesError, count_batches};
