@@ -321,11 +321,13 @@ const SUMMARY: [&str; 27] = [
 ];
 
 /// The fields of a line of `metrics.jsonl`; likewise.
-const METRICS: [&str; 9] = [
+const METRICS: [&str; 11] = [
     "epoch",
     "train_loss",
     "validation_loss",
     "test_loss",
+    "validation_error",
+    "test_error",
     "learning_rate",
     "seconds",
     "seconds_per_step",
