@@ -1,11 +1,17 @@
 //! The character network: one LSTM layer on one-hot symbols and a dense softmax (PAPER.md §4).
 
+use std::collections::BTreeMap;
+
 use laq_solvers::Method;
-use laq_tensor::{Backend, DenseShape, GateBlock, LstmGradients, LstmParameters, LstmShape};
+use laq_tensor::{
+    Backend, BackendError, DenseShape, GateBlock, LstmGradients, LstmParameters, LstmShape,
+};
 
 use crate::ModelError;
+use crate::batch::{Batch, Evaluation, TextShape};
 use crate::init::Init;
-use crate::parameter::{Parameter, ParameterSpec};
+use crate::network::{Network, blame_weights, setting};
+use crate::parameter::{Parameter, ParameterSpec, StateTensor};
 
 /// The network's settings; defaults are the paper's but for `symbols`, which the text decides.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,18 +43,7 @@ impl CharLstmSpec {
         }
     }
 
-    fn check(&self) -> Result<(), ModelError> {
-        let setting = |ok: bool, name, value: String, expected| {
-            if ok {
-                Ok(())
-            } else {
-                Err(ModelError::Setting {
-                    name,
-                    value,
-                    expected,
-                })
-            }
-        };
+    pub(crate) fn check(&self) -> Result<(), ModelError> {
         let number = |name, value: f32, positive: bool| {
             let ok = value.is_finite() && (value > 0.0 || !positive && value == 0.0);
             let expected = if positive {
@@ -56,24 +51,19 @@ impl CharLstmSpec {
             } else {
                 "a number, 0 or above"
             };
-            setting(ok, name, value.to_string(), expected)
+            setting(ok, name, value, expected)
         };
         setting(
             (1..=256).contains(&self.symbols),
             "symbols",
-            self.symbols.to_string(),
+            self.symbols,
             "1 to 256",
         )?;
-        setting(
-            self.hidden > 0,
-            "hidden",
-            self.hidden.to_string(),
-            "at least 1",
-        )?;
+        setting(self.hidden > 0, "hidden", self.hidden, "at least 1")?;
         setting(
             self.forget_bias.is_finite(),
             "forget_bias",
-            self.forget_bias.to_string(),
+            self.forget_bias,
             "a finite number",
         )?;
         number("init_range", self.init_range, false)?;
@@ -82,21 +72,12 @@ impl CharLstmSpec {
     }
 }
 
-/// The size of every batch of text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TextShape {
-    /// T, symbols of a sequence.
-    pub length: usize,
-    /// B, sequences of a batch.
-    pub batch: usize,
-}
-
 /// The network and the buffers of one batch.
 pub(crate) struct CharLstm<B: Backend> {
     /// In the order of [`CharLstm::specs`].
-    pub(crate) parameters: [Parameter<B>; 5],
-    pub(crate) inputs: B::Symbols,
-    pub(crate) targets: B::Symbols,
+    parameters: [Parameter<B>; 5],
+    inputs: B::Symbols,
+    targets: B::Symbols,
     shape: LstmShape,
     gate_clip: f32,
     space: B::LstmSpace,
@@ -114,13 +95,12 @@ impl<B: Backend> CharLstm<B> {
         seed: u64,
     ) -> Result<Self, ModelError> {
         spec.check()?;
-        if text.length == 0 || text.batch == 0 {
-            return Err(ModelError::Setting {
-                name: "length and batch",
-                value: format!("{} and {}", text.length, text.batch),
-                expected: "at least 1 each",
-            });
-        }
+        setting(
+            text.length > 0 && text.batch > 0,
+            "length and batch",
+            format!("{} and {}", text.length, text.batch),
+            "at least 1 each",
+        )?;
         let shape = LstmShape {
             length: text.length,
             batch: text.batch,
@@ -165,8 +145,8 @@ impl<B: Backend> CharLstm<B> {
                 }
             })
             .to_vec();
-        let parameter = |name, shape: &[usize], init, blocks| ParameterSpec {
-            name,
+        let parameter = |name: &str, shape: &[usize], init, blocks| ParameterSpec {
+            name: name.into(),
             shape: shape.to_vec(),
             init,
             blocks,
@@ -193,10 +173,6 @@ impl<B: Backend> CharLstm<B> {
         ]
     }
 
-    pub(crate) fn shape(&self) -> LstmShape {
-        self.shape
-    }
-
     fn dense_shape(&self) -> DenseShape {
         let LstmShape {
             symbols, hidden, ..
@@ -207,10 +183,51 @@ impl<B: Backend> CharLstm<B> {
             outputs: symbols,
         }
     }
+}
 
-    /// Mean cross-entropy of the batch in `inputs` and `targets`, in nats a symbol; leaves its
-    /// gradient in `logits`.
-    pub(crate) fn forward(&mut self, backend: &B) -> Result<f64, ModelError> {
+impl<B: Backend> Network<B> for CharLstm<B> {
+    fn parameters(&self) -> &[Parameter<B>] {
+        &self.parameters
+    }
+
+    fn parameters_mut(&mut self) -> &mut [Parameter<B>] {
+        &mut self.parameters
+    }
+
+    fn take(&mut self, backend: &B, batch: Batch<'_>, _whole: bool) -> Result<(), ModelError> {
+        let shape = self.shape;
+        let Batch::Text { inputs, targets } = batch else {
+            return Err(ModelError::Batch(
+                "images were given, but this network reads symbols".into(),
+            ));
+        };
+        for (what, symbols) in [("inputs", inputs), ("targets", targets)] {
+            if symbols.len() != shape.rows() {
+                return Err(ModelError::Batch(format!(
+                    "{} {what}, expected {} (length {} times batch {})",
+                    symbols.len(),
+                    shape.rows(),
+                    shape.length,
+                    shape.batch
+                )));
+            }
+            if let Some(at) = symbols
+                .iter()
+                .position(|&s| usize::from(s) >= shape.symbols)
+            {
+                return Err(ModelError::Batch(format!(
+                    "symbol {} at index {at} of the {what}, but the network has {} symbols",
+                    symbols[at], shape.symbols
+                )));
+            }
+        }
+        backend.write_symbols(inputs, &mut self.inputs)?;
+        backend.write_symbols(targets, &mut self.targets)?;
+        Ok(())
+    }
+
+    /// Mean cross-entropy in nats a symbol; leaves its gradient in `logits`.
+    fn forward(&mut self, backend: &B) -> Result<f64, ModelError> {
         let shape = self.dense_shape();
         let [weight_ih, weight_hh, bias, weight, output_bias] = &self.parameters;
         let lstm = LstmParameters {
@@ -229,8 +246,7 @@ impl<B: Backend> CharLstm<B> {
         Ok(backend.softmax_cross_entropy(&self.targets, &mut self.logits)?)
     }
 
-    /// The gradients of all parameters, after [`CharLstm::forward`].
-    pub(crate) fn backward(&mut self, backend: &B) -> Result<(), ModelError> {
+    fn backward(&mut self, backend: &B) -> Result<(), ModelError> {
         let shape = self.dense_shape();
         let [weight_ih, weight_hh, bias, weight, output_bias] = &mut self.parameters;
         let (weight, weight_gradient) = weight.value_and_gradient();
@@ -266,12 +282,18 @@ impl<B: Backend> CharLstm<B> {
         Ok(())
     }
 
-    /// Where a loss that is not finite comes from: the first layer that shows NaN or infinity.
-    pub(crate) fn blame(&self, backend: &B) -> Result<(&'static str, String), ModelError> {
-        for parameter in &self.parameters {
-            if backend.first_not_finite(parameter.value())?.is_some() {
-                return Ok(("the weights", parameter.spec.name.to_owned()));
-            }
+    fn evaluate(&mut self, backend: &B) -> Result<Evaluation, ModelError> {
+        let loss = self.forward(backend)?;
+        Ok(Evaluation { loss, errors: None })
+    }
+
+    fn finish_step(&mut self, _backend: &B) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn blame(&self, backend: &B) -> Result<(&'static str, String), ModelError> {
+        if let Some(found) = blame_weights(backend, &self.parameters)? {
+            return Ok(found);
         }
         let layer = if backend.first_not_finite(&self.hidden)?.is_some() {
             "lstm"
@@ -279,5 +301,17 @@ impl<B: Backend> CharLstm<B> {
             "output"
         };
         Ok(("the output", layer.to_owned()))
+    }
+
+    fn save(&self, _backend: &B) -> Result<Vec<StateTensor>, BackendError> {
+        Ok(Vec::new())
+    }
+
+    fn load(
+        &mut self,
+        _backend: &B,
+        _state: &BTreeMap<&str, &StateTensor>,
+    ) -> Result<(), ModelError> {
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 /// The weighted errors of one matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerComparison {
-    /// Parameter and block: `lstm.weight_hh.forget`.
+    /// Parameter and block, where it has several: `lstm.weight_hh.forget`, `dense1.weight`.
     pub name: String,
     /// ½ Σ d (w − ŵ)² of the training's own ŵ.
     pub weighted_error: f64,

@@ -1,18 +1,25 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod batch;
 mod char_lstm;
 mod comparison;
+mod feedforward;
 mod init;
+mod network;
 mod parameter;
+mod summary;
 mod training;
 
 use laq_solvers::SolveError;
 use laq_tensor::BackendError;
 
-pub use char_lstm::{CharLstmSpec, TextShape};
+pub use batch::{Batch, Evaluation, ImageShape, TextShape};
+pub use char_lstm::CharLstmSpec;
 pub use comparison::{LayerComparison, exact_twin};
+pub use feedforward::{FeedforwardSpec, Loss};
 pub use parameter::{LayerReport, StateData, StateTensor};
+pub use summary::LayerSummary;
 pub use training::{AdamSettings, StepReport, Training};
 
 /// What can go wrong with a network.

@@ -35,7 +35,7 @@ pub enum StateData {
 /// What the last quantization did to one matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerReport {
-    /// Parameter and block: `lstm.weight_hh.forget`.
+    /// Parameter and block, where it has several: `lstm.weight_hh.forget`, `dense1.weight`.
     pub name: String,
     /// n, its weights.
     pub weights: usize,
@@ -49,20 +49,32 @@ pub struct LayerReport {
     pub rounds: u32,
 }
 
+/// The only block of a parameter that is quantized as one; it has no name of its own.
+pub(crate) const WHOLE: &str = "";
+
 /// What a parameter is, before it has values.
 #[derive(Clone, Debug)]
 pub(crate) struct ParameterSpec {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) init: Init,
-    /// Names of the equal blocks of rows that are quantized apart; none: stays full precision.
+    /// Names of the equal blocks of rows that are quantized apart, where there are several; [`WHOLE`]: quantized as one;
+    /// none: stays full precision.
     pub(crate) blocks: Vec<&'static str>,
 }
 
 impl ParameterSpec {
+    /// Parameter and block: `lstm.weight_hh.forget`, or `dense1.weight`, which has one block only.
+    fn block_name(&self, block: &str) -> String {
+        match block {
+            WHOLE => self.name.clone(),
+            block => format!("{}.{block}", self.name),
+        }
+    }
+
     fn unsolved(&self, group: usize, step: u64, source: SolveError) -> ModelError {
         ModelError::Solve {
-            layer: format!("{}.{}", self.name, self.blocks[group]),
+            layer: self.block_name(self.blocks[group]),
             step,
             source,
         }
@@ -95,7 +107,7 @@ impl<B: Backend> Parameter<B> {
         let zeros = || backend.zeros(&spec.shape);
         let mut latent = zeros()?;
         backend.write(
-            init::draw(&spec.init, &spec.shape, seed, spec.name).view(),
+            init::draw(&spec.init, &spec.shape, seed, &spec.name).view(),
             &mut latent,
         )?;
         let quantized = if method.quantizer().is_some() && !spec.blocks.is_empty() {
@@ -190,7 +202,7 @@ impl<B: Backend> Parameter<B> {
         Ok(named
             .map(
                 |(block, [weighted_error, other_weighted_error])| LayerComparison {
-                    name: format!("{}.{block}", self.spec.name),
+                    name: self.spec.block_name(block),
                     weighted_error,
                     other_weighted_error,
                 },
@@ -234,7 +246,7 @@ impl<B: Backend> Parameter<B> {
             .iter()
             .zip(reports)
             .map(|(block, report)| LayerReport {
-                name: format!("{}.{block}", self.spec.name),
+                name: self.spec.block_name(block),
                 weights,
                 scale: report.scale,
                 sparsity: report.sparsity,
@@ -245,7 +257,7 @@ impl<B: Backend> Parameter<B> {
     }
 
     pub(crate) fn save(&self, backend: &B) -> Result<Vec<StateTensor>, BackendError> {
-        let name = self.spec.name;
+        let name = &self.spec.name;
         let tensor = |part: &str, shape: Vec<usize>, data: StateData| StateTensor {
             name: format!("{name}{part}"),
             shape,
@@ -290,7 +302,7 @@ impl<B: Backend> Parameter<B> {
         backend: &B,
         state: &BTreeMap<&str, &StateTensor>,
     ) -> Result<(), ModelError> {
-        let name = self.spec.name;
+        let name = &self.spec.name;
         let shape = &self.spec.shape;
         let latent = view(find(state, name, "", Some(shape))?)?;
         let first_moment = view(find(state, name, ".first_moment", Some(shape))?)?;
@@ -320,7 +332,7 @@ impl<B: Backend> Parameter<B> {
     }
 }
 
-fn f32s(values: ArrayD<f32>) -> StateData {
+pub(crate) fn f32s(values: ArrayD<f32>) -> StateData {
     StateData::F32(values.into_iter().collect())
 }
 
@@ -329,7 +341,7 @@ fn wrong_type(name: &str, expected: &str) -> ModelError {
 }
 
 /// The tensor `parameter` + `part` of a stored state, of this shape where one is given.
-fn find<'a>(
+pub(crate) fn find<'a>(
     state: &BTreeMap<&str, &'a StateTensor>,
     parameter: &str,
     part: &str,
@@ -348,7 +360,7 @@ fn find<'a>(
     }
 }
 
-fn view(tensor: &StateTensor) -> Result<ArrayViewD<'_, f32>, ModelError> {
+pub(crate) fn view(tensor: &StateTensor) -> Result<ArrayViewD<'_, f32>, ModelError> {
     let StateData::F32(values) = &tensor.data else {
         return Err(wrong_type(&tensor.name, "f32"));
     };

@@ -7,8 +7,11 @@ use laq_solvers::Method;
 use laq_tensor::{AdamStep, Backend};
 
 use crate::ModelError;
-use crate::char_lstm::{CharLstm, CharLstmSpec, TextShape};
+use crate::batch::{Batch, Evaluation, TextShape};
+use crate::char_lstm::{CharLstm, CharLstmSpec};
 use crate::comparison::LayerComparison;
+use crate::feedforward::{Feedforward, FeedforwardSpec};
+use crate::network::{Network, setting};
 use crate::parameter::{LayerReport, StateData, StateTensor};
 
 /// Adam's constants (PAPER.md §3, step 3).
@@ -45,13 +48,7 @@ impl AdamSettings {
                 "1e-30 to 1e30",
             ),
         ] {
-            if !ok {
-                return Err(ModelError::Setting {
-                    name,
-                    value: value.to_string(),
-                    expected,
-                });
-            }
+            setting(ok, name, value, expected)?;
         }
         Ok(())
     }
@@ -70,7 +67,7 @@ impl Default for AdamSettings {
 /// What one training step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
-    /// Mean cross-entropy of the batch in nats a symbol, before the update.
+    /// Mean loss of the batch before the update: nats a symbol, or the images' loss.
     pub loss: f64,
     /// Wall-clock seconds of the step, with the solve that a look at the network has done before it.
     pub seconds: f64,
@@ -81,7 +78,7 @@ pub struct StepReport {
 /// A network in training: latent weights, their quantized form, Adam's state.
 pub struct Training<B: Backend> {
     backend: B,
-    network: CharLstm<B>,
+    network: Box<dyn Network<B>>,
     adam: AdamSettings,
     steps: u64,
     /// Whether ŵ belongs to the latent weights as they are now.
@@ -93,7 +90,7 @@ pub struct Training<B: Backend> {
 /// Name of the state tensor with the step counter and whether ŵ is current.
 const COUNTERS: &str = "training.counters";
 
-impl<B: Backend> Training<B> {
+impl<B: Backend + 'static> Training<B> {
     /// The character network of PAPER.md §4 with fresh weights; equal seeds give equal bits.
     ///
     /// # Errors
@@ -107,8 +104,33 @@ impl<B: Backend> Training<B> {
         adam: AdamSettings,
         seed: u64,
     ) -> Result<Self, ModelError> {
-        adam.check()?;
         let network = CharLstm::new(&backend, spec, shape, method, seed)?;
+        Self::new(backend, Box::new(network), adam)
+    }
+
+    /// A feedforward network of PAPER.md §4 for batches of `batch` images, with fresh weights; equal seeds give equal
+    /// bits.
+    ///
+    /// # Errors
+    /// As [`Training::char_lstm`].
+    pub fn feedforward(
+        backend: B,
+        spec: &FeedforwardSpec,
+        batch: usize,
+        method: &Method,
+        adam: AdamSettings,
+        seed: u64,
+    ) -> Result<Self, ModelError> {
+        let network = Feedforward::new(&backend, spec, batch, method, seed)?;
+        Self::new(backend, Box::new(network), adam)
+    }
+
+    fn new(
+        backend: B,
+        network: Box<dyn Network<B>>,
+        adam: AdamSettings,
+    ) -> Result<Self, ModelError> {
+        adam.check()?;
         Ok(Training {
             backend,
             network,
@@ -129,7 +151,7 @@ impl<B: Backend> Training<B> {
         self.steps
     }
 
-    /// One iteration of Algorithm 3 on a batch of T·B symbols, time-major (index t·B + b).
+    /// One iteration of Algorithm 3 on a whole batch.
     ///
     /// 1. ŵ = solve(w, d) for every quantized matrix.
     /// 2. Forward and backward with ŵ in place of w.
@@ -140,22 +162,16 @@ impl<B: Backend> Training<B> {
     /// weights are then those of the step before. [`ModelError::Batch`] for a batch of another
     /// size, or with a symbol that the network does not have. [`ModelError::Setting`] for a
     /// learning rate that is negative or not finite.
-    pub fn step(
-        &mut self,
-        inputs: &[u8],
-        targets: &[u8],
-        learning_rate: f64,
-    ) -> Result<StepReport, ModelError> {
+    pub fn step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<StepReport, ModelError> {
         let start = Instant::now();
         let step = self.steps + 1;
-        if !(learning_rate >= 0.0 && learning_rate.is_finite()) {
-            return Err(ModelError::Setting {
-                name: "learning_rate",
-                value: learning_rate.to_string(),
-                expected: "a finite number, 0 or above",
-            });
-        }
-        self.load_batch(inputs, targets)?;
+        setting(
+            learning_rate >= 0.0 && learning_rate.is_finite(),
+            "learning_rate",
+            learning_rate,
+            "a finite number, 0 or above",
+        )?;
+        self.network.take(&self.backend, batch, true)?;
         let solved_before = self.solve_seconds;
         self.ensure_quantized()?;
 
@@ -165,13 +181,13 @@ impl<B: Backend> Training<B> {
             return Err(ModelError::NotFinite { what, layer, step });
         }
         self.network.backward(&self.backend)?;
-        for parameter in &self.network.parameters {
+        for parameter in self.network.parameters() {
             if self
                 .backend
                 .first_not_finite(parameter.gradient())?
                 .is_some()
             {
-                let layer = parameter.spec.name.to_owned();
+                let layer = parameter.spec.name.clone();
                 return Err(ModelError::NotFinite {
                     what: "the gradient",
                     layer,
@@ -181,7 +197,7 @@ impl<B: Backend> Training<B> {
         }
 
         let own = Instant::now();
-        for parameter in &mut self.network.parameters {
+        for parameter in self.network.parameters_mut() {
             parameter.quantizer_backward(&self.backend)?;
         }
         let quantize_seconds = self.solve_seconds + own.elapsed().as_secs_f64();
@@ -194,9 +210,10 @@ impl<B: Backend> Training<B> {
             clip: None,
         };
         self.quantized_is_current = false;
-        for parameter in &mut self.network.parameters {
+        for parameter in self.network.parameters_mut() {
             parameter.update(&self.backend, adam)?;
         }
+        self.network.finish_step(&self.backend)?;
         self.steps = step;
         self.solve_seconds = 0.0;
         Ok(StepReport {
@@ -206,16 +223,15 @@ impl<B: Backend> Training<B> {
         })
     }
 
-    /// Mean cross-entropy of a batch with the quantized weights; training goes on as if it had not
-    /// been called.
+    /// How well a batch is predicted with the quantized weights; training goes on as if it had not been called.
     ///
     /// # Errors
     /// As [`Training::step`].
-    pub fn evaluate(&mut self, inputs: &[u8], targets: &[u8]) -> Result<f64, ModelError> {
-        self.load_batch(inputs, targets)?;
+    pub fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError> {
+        self.network.take(&self.backend, batch, false)?;
         self.ensure_quantized()?;
-        let loss = self.network.forward(&self.backend)?;
-        if !loss.is_finite() {
+        let evaluation = self.network.evaluate(&self.backend)?;
+        if !evaluation.loss.is_finite() {
             let (what, layer) = self.network.blame(&self.backend)?;
             return Err(ModelError::NotFinite {
                 what,
@@ -223,7 +239,7 @@ impl<B: Backend> Training<B> {
                 step: self.steps,
             });
         }
-        Ok(loss)
+        Ok(evaluation)
     }
 
     /// What quantization does to each matrix at the current weights; empty for `full`, and for a
@@ -234,7 +250,7 @@ impl<B: Backend> Training<B> {
     pub fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError> {
         self.ensure_quantized()?;
         let mut reports = Vec::new();
-        for parameter in &self.network.parameters {
+        for parameter in self.network.parameters() {
             reports.extend(parameter.reports(&self.backend)?);
         }
         Ok(reports)
@@ -248,7 +264,7 @@ impl<B: Backend> Training<B> {
     pub fn compare(&mut self, other: &Method) -> Result<Vec<LayerComparison>, ModelError> {
         self.ensure_quantized()?;
         let mut comparisons = Vec::new();
-        for parameter in &self.network.parameters {
+        for parameter in self.network.parameters() {
             comparisons.extend(parameter.compare(&self.backend, other, self.steps + 1)?);
         }
         Ok(comparisons)
@@ -264,9 +280,10 @@ impl<B: Backend> Training<B> {
             shape: vec![2],
             data: StateData::U64(vec![self.steps, u64::from(self.quantized_is_current)]),
         }];
-        for parameter in &self.network.parameters {
+        for parameter in self.network.parameters() {
             state.extend(parameter.save(&self.backend)?);
         }
+        state.extend(self.network.save(&self.backend)?);
         Ok(state)
     }
 
@@ -284,9 +301,10 @@ impl<B: Backend> Training<B> {
             Some(StateData::U64(counters)) if counters.len() == 2 => (counters[0], counters[1]),
             _ => return Err(ModelError::State(format!("tensor {COUNTERS} is missing"))),
         };
-        for parameter in &mut self.network.parameters {
+        for parameter in self.network.parameters_mut() {
             parameter.load(&self.backend, &by_name)?;
         }
+        self.network.load(&self.backend, &by_name)?;
         self.steps = steps;
         self.quantized_is_current = current != 0;
         self.solve_seconds = 0.0;
@@ -298,41 +316,12 @@ impl<B: Backend> Training<B> {
     fn ensure_quantized(&mut self) -> Result<(), ModelError> {
         if !self.quantized_is_current {
             let start = Instant::now();
-            for parameter in &mut self.network.parameters {
+            for parameter in self.network.parameters_mut() {
                 parameter.quantize(&self.backend, self.steps + 1)?;
             }
             self.quantized_is_current = true;
             self.solve_seconds += start.elapsed().as_secs_f64();
         }
-        Ok(())
-    }
-
-    fn load_batch(&mut self, inputs: &[u8], targets: &[u8]) -> Result<(), ModelError> {
-        let shape = self.network.shape();
-        for (what, symbols) in [("inputs", inputs), ("targets", targets)] {
-            if symbols.len() != shape.rows() {
-                return Err(ModelError::Batch(format!(
-                    "{} {what}, expected {} (length {} times batch {})",
-                    symbols.len(),
-                    shape.rows(),
-                    shape.length,
-                    shape.batch
-                )));
-            }
-            if let Some(at) = symbols
-                .iter()
-                .position(|&s| usize::from(s) >= shape.symbols)
-            {
-                return Err(ModelError::Batch(format!(
-                    "symbol {} at index {at} of the {what}, but the network has {} symbols",
-                    symbols[at], shape.symbols
-                )));
-            }
-        }
-        self.backend
-            .write_symbols(inputs, &mut self.network.inputs)?;
-        self.backend
-            .write_symbols(targets, &mut self.network.targets)?;
         Ok(())
     }
 }

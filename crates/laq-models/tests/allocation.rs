@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use laq_models::{AdamSettings, CharLstmSpec, TextShape, Training};
+use laq_models::{AdamSettings, Batch, CharLstmSpec, FeedforwardSpec, TextShape, Training};
 use laq_solvers::Method;
 use laq_tensor::CpuBackend;
 
@@ -28,6 +28,18 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// The allocations of ten steps, after so many that each thread has met every kind of work and made its scratch memory.
+fn allocations(mut step: impl FnMut()) -> usize {
+    for _ in 0..200 {
+        step();
+    }
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for _ in 0..10 {
+        step();
+    }
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}
+
 #[test]
 fn a_step_allocates_nothing() {
     for (threads, id) in [
@@ -47,7 +59,9 @@ fn a_step_allocates_nothing() {
             .num_threads(threads)
             .build()
             .unwrap();
-        let counted = pool.install(|| {
+        let method = Method::try_from(id).unwrap();
+        let adam = AdamSettings::default();
+        let text = pool.install(|| {
             let spec = CharLstmSpec {
                 hidden: 70,
                 ..CharLstmSpec::paper(40)
@@ -56,28 +70,28 @@ fn a_step_allocates_nothing() {
                 length: 9,
                 batch: 21,
             };
-            let method = Method::try_from(id).unwrap();
-            let adam = AdamSettings::default();
             let backend = CpuBackend::new().unwrap();
             let mut training =
                 Training::char_lstm(backend, &spec, shape, &method, adam, 1).unwrap();
             let symbols: Vec<u8> = (0..190u32).map(|i| (i * i % 40) as u8).collect();
-            let mut step = || {
-                training
-                    .step(&symbols[..189], &symbols[1..], 0.002)
-                    .unwrap()
-            };
-            // With several threads it takes a while until each has met every kind of work and
-            // made its scratch memory.
-            for _ in 0..200 {
-                step();
-            }
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
-            for _ in 0..10 {
-                step();
-            }
-            ALLOCATIONS.load(Ordering::Relaxed) - before
+            let batch = Batch::text(&symbols[..189], &symbols[1..]);
+            allocations(|| drop(training.step(batch, 0.002).unwrap()))
         });
-        assert_eq!(counted, 0, "{id} on {threads} threads");
+        assert_eq!(text, 0, "language model, {id} on {threads} threads");
+        let images = pool.install(|| {
+            let spec = FeedforwardSpec {
+                filters: vec![8, 12],
+                units: vec![40],
+                ..FeedforwardSpec::cifar10()
+            };
+            let backend = CpuBackend::new().unwrap();
+            let mut training = Training::feedforward(backend, &spec, 5, &method, adam, 1).unwrap();
+            let pixels: Vec<f32> = (0..5 * 3072u32)
+                .map(|i| (i * i % 97) as f32 / 48.0 - 1.0)
+                .collect();
+            let batch = Batch::images(&pixels, &[3, 1, 4, 1, 5]);
+            allocations(|| drop(training.step(batch, 0.002).unwrap()))
+        });
+        assert_eq!(images, 0, "network on images, {id} on {threads} threads");
     }
 }

@@ -1,7 +1,7 @@
 //! The training step as a whole: reproducible, resumable, learning, and safe when numbers blow up.
 
 use laq_models::{
-    AdamSettings, CharLstmSpec, ModelError, StateData, TextShape, Training, exact_twin,
+    AdamSettings, Batch, CharLstmSpec, ModelError, StateData, TextShape, Training, exact_twin,
 };
 use laq_solvers::{Method, Scale};
 use laq_tensor::CpuBackend;
@@ -74,7 +74,10 @@ fn steps(training: &mut Training<CpuBackend>, from: usize, to: usize) -> Vec<f64
     (from..to)
         .map(|number| {
             let (inputs, targets) = batch(number);
-            training.step(&inputs, &targets, 0.01).unwrap().loss
+            training
+                .step(Batch::text(&inputs, &targets), 0.01)
+                .unwrap()
+                .loss
         })
         .collect()
 }
@@ -127,7 +130,7 @@ fn a_loaded_state_goes_on_with_the_same_bits() {
             steps(&mut straight, 0, steps_before);
             let (inputs, targets) = batch(99);
             if look {
-                straight.evaluate(&inputs, &targets).unwrap();
+                straight.evaluate(Batch::text(&inputs, &targets)).unwrap();
             }
             let kept = straight.save().unwrap();
             let mut resumed = training(id, 6);
@@ -137,8 +140,8 @@ fn a_loaded_state_goes_on_with_the_same_bits() {
             assert_eq!(resumed.steps_taken(), steps_before as u64);
             if look {
                 assert_eq!(
-                    straight.evaluate(&inputs, &targets).unwrap(),
-                    resumed.evaluate(&inputs, &targets).unwrap(),
+                    straight.evaluate(Batch::text(&inputs, &targets)).unwrap(),
+                    resumed.evaluate(Batch::text(&inputs, &targets)).unwrap(),
                     "{id}"
                 );
             }
@@ -158,7 +161,7 @@ fn looking_at_a_network_does_not_change_its_training() {
         let (mut looked_at, mut left_alone) = (training(id, 2), training(id, 2));
         let (inputs, targets) = batch(77);
         for step in 0..4 {
-            looked_at.evaluate(&inputs, &targets).unwrap();
+            looked_at.evaluate(Batch::text(&inputs, &targets)).unwrap();
             looked_at.layers().unwrap();
             looked_at
                 .compare(&Method::try_from("lat-e").unwrap())
@@ -286,7 +289,9 @@ fn what_is_not_finite_is_named_and_changes_nothing() {
         numbers[0] = f32::NAN;
         training.load(&state).unwrap();
         let (inputs, targets) = batch(0);
-        let error = training.step(&inputs, &targets, 0.01).unwrap_err();
+        let error = training
+            .step(Batch::text(&inputs, &targets), 0.01)
+            .unwrap_err();
         assert!(
             matches!(
                 error,
@@ -400,18 +405,22 @@ fn settings_and_batches_out_of_range_are_refused() {
     let mut training = training("full", 1);
     let (mut inputs, targets) = batch(0);
     let message = training
-        .step(&inputs[1..], &targets, 0.01)
+        .step(Batch::text(&inputs[1..], &targets), 0.01)
         .unwrap_err()
         .to_string();
     assert!(message.contains("119 inputs, expected 120"), "{message}");
     inputs[17] = 11;
     let message = training
-        .step(&inputs, &targets, 0.01)
+        .step(Batch::text(&inputs, &targets), 0.01)
         .unwrap_err()
         .to_string();
     assert!(message.contains("symbol 11 at index 17"), "{message}");
     let (inputs, _) = batch(0);
     let before = training.save().unwrap();
-    assert!(training.step(&inputs, &targets, f64::NAN).is_err());
+    assert!(
+        training
+            .step(Batch::text(&inputs, &targets), f64::NAN)
+            .is_err()
+    );
     assert_eq!(before, training.save().unwrap());
 }

@@ -50,7 +50,7 @@ pub struct RunState {
     pub training_version: u32,
     /// What is trained, resolved.
     pub experiment: Experiment,
-    /// The bytes that the symbols stand for.
+    /// The bytes that the symbols stand for; none for images.
     pub alphabet: Vec<u8>,
     /// SHA-256 of the splits, in hexadecimal.
     pub data_sha256: String,
@@ -67,7 +67,7 @@ pub struct Progress {
     pub epoch: u32,
     /// Steps done in it.
     pub step: usize,
-    /// Σ of their losses, in nats per character.
+    /// Σ of their losses.
     pub loss_sum: f64,
     /// The quantized layers after its last step, once its evaluation has begun. They are kept because the solvers'
     /// rounds are not known any more when an evaluation goes on.
@@ -80,7 +80,7 @@ pub struct Progress {
     pub seconds: f64,
     /// Times of all steps of the run.
     pub times: StepTimes,
-    /// The epoch with the lowest validation loss so far.
+    /// The best epoch so far.
     pub best: Option<Best>,
 }
 
@@ -142,7 +142,7 @@ impl StepTimes {
     }
 }
 
-/// The losses of the best epoch, in nats per character.
+/// What the best epoch reached; see [`crate::record::Summary`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// The epoch.
@@ -153,6 +153,12 @@ pub struct Best {
     pub validation_loss: f64,
     /// After it.
     pub test_loss: f64,
+    /// After it, for images. Checkpoints of older versions know of texts alone.
+    #[serde(default)]
+    pub validation_error: Option<f64>,
+    /// After it, for images.
+    #[serde(default)]
+    pub test_error: Option<f64>,
 }
 
 /// Why a checkpoint cannot be used.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use laq_datasets::{SequencesError, Split, SymbolError, TextError};
+use laq_datasets::{ImageError, SequencesError, Split, SymbolError, TextError};
 use laq_models::ModelError;
 use laq_tensor::BackendError;
 use thiserror::Error;
@@ -22,6 +22,9 @@ pub enum RunError {
     /// The text cannot be loaded.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The images cannot be loaded.
+    #[error(transparent)]
+    Images(Box<ImageError>),
     /// A split that does not fill a batch.
     #[error(
         "the {split} split of {data} is too short for data.length = {length} and data.batch = {batch}: {source}"
@@ -37,6 +40,26 @@ pub enum RunError {
         batch: usize,
         /// What there is and what is needed.
         source: SequencesError,
+    },
+    /// Fewer images to train on than a batch has.
+    #[error(
+        "the train split of {data} has {found} images, fewer than data.batch = {batch}: lower data.batch"
+    )]
+    TooFewImages {
+        /// The data's name.
+        data: String,
+        /// Images a batch.
+        batch: usize,
+        /// Images that there are.
+        found: usize,
+    },
+    /// A text for a network that looks at images.
+    #[error(
+        "{checkpoint} was trained on images, and --text is for language models: give a --split instead"
+    )]
+    NoText {
+        /// The checkpoint.
+        checkpoint: PathBuf,
     },
     /// A text for evaluation that is shorter than one sequence.
     #[error("{path} has {found} bytes, and one sequence needs {needed}: use a longer text")]
@@ -60,10 +83,10 @@ pub enum RunError {
     },
     /// The data are not those that the checkpoint was trained with.
     #[error(
-        "the text of {data} is not the one that {checkpoint} was trained with: its characters differ; bring the old \
-         text back, or use another --run-dir to train anew on this one"
+        "{data} is not what {checkpoint} was trained with: the content differs; bring the old data back, or use another \
+         --run-dir to train anew on these"
     )]
-    OtherText {
+    OtherData {
         /// The data's name.
         data: String,
         /// The checkpoint.
@@ -184,16 +207,11 @@ pub enum RunError {
     },
     /// The network does not fit in memory.
     #[error(
-        "model.hidden = {hidden}, data.length = {length} and data.batch = {batch} need at least {needed} MB of memory, \
-         and this machine has {available} MB: lower one of them"
+        "{sizes} need at least {needed} MB of memory, and this machine has {available} MB: lower one of them"
     )]
     Memory {
-        /// Cells.
-        hidden: usize,
-        /// Characters a sequence.
-        length: usize,
-        /// Sequences a batch.
-        batch: usize,
+        /// The settings that decide it, with their values.
+        sizes: String,
         /// What weights and activations take at least.
         needed: u128,
         /// What there is.
@@ -238,4 +256,10 @@ pub enum RunError {
     /// A mistake in this program.
     #[error("a mistake in this program, please report it: {0}")]
     Internal(String),
+}
+
+impl From<ImageError> for RunError {
+    fn from(error: ImageError) -> Self {
+        Self::Images(Box::new(error))
+    }
 }

@@ -1,16 +1,17 @@
-//! How long a run will take here: a few real steps of its network on random symbols, without its data.
+//! How long a run will take here: a few real steps of its network on random input, without its data.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use laq_datasets::{Alphabet, Split, Text, TextError, epoch_order};
-use laq_models::ModelError;
+use laq_datasets::epoch_order;
+use laq_models::{Batch, ModelError};
 use serde::Serialize;
 
 use crate::RunError;
 use crate::checkpoint::StepTimes;
-use crate::config::{Data, Experiment, FILE, key};
-use crate::session::{network, pool, sequences, text};
+use crate::config::{Experiment, key};
+use crate::examples::sizes;
+use crate::session::{Input, network, pool};
 
 /// The fewest and the most steps that are timed, and the seconds after which a number in between is enough.
 const TIMED_STEPS: (u64, u64) = (3, 50);
@@ -56,17 +57,16 @@ pub struct Batches {
 /// Splits that do not fill a batch, networks that cannot be built or do not compute; of the data, only a file of the
 /// user's has to be there.
 pub fn estimate(experiment: &Experiment, threads: Option<usize>) -> Result<Estimate, RunError> {
-    let text = text_of_the_same_size(&experiment.data)?;
-    let count =
-        |split| sequences(&text, split, &experiment.data).map(|sequences| sequences.batches());
+    let (batches, input) = sizes(&experiment.data)?;
     let most = experiment.train.max_batches.unwrap_or(usize::MAX);
+    let [train, validation, test] = batches;
     let batches = Batches {
-        train: count(Split::Train)?.min(most),
-        validation: count(Split::Validation)?,
-        test: count(Split::Test)?,
+        train: train.min(most),
+        validation,
+        test,
     };
     let pool = pool(threads)?;
-    let (times, evaluations) = pool.install(|| time(experiment, text.alphabet.len()))?;
+    let (times, evaluations) = pool.install(|| time(experiment, input))?;
     let epochs = experiment.train.epochs;
     let steps = u64::from(epochs) * batches.train as u64;
     let evaluated = f64::from(epochs) * (batches.validation + batches.test) as f64;
@@ -82,53 +82,47 @@ pub fn estimate(experiment: &Experiment, threads: Option<usize>) -> Result<Estim
     })
 }
 
-/// A text with the sizes and the number of symbols that the catalogue promises.
-fn text_of_the_same_size(data: &Data) -> Result<Text, RunError> {
-    if data.name == FILE {
-        return text(data);
-    }
-    let dataset = laq_datasets::find(&data.name).map_err(TextError::Unknown)?;
-    let symbols = dataset
-        .symbols()
-        .ok_or_else(|| TextError::not_text(dataset.name))?;
-    let alphabet = (0..=u8::MAX).take(symbols).collect();
-    let of = |split| vec![0; dataset.expected_symbols(split)];
-    Ok(Text {
-        name: dataset.name.into(),
-        alphabet: Alphabet::from_bytes(alphabet)
-            .map_err(|error| RunError::Internal(error.to_string()))?,
-        train: of(Split::Train),
-        validation: of(Split::Validation),
-        test: of(Split::Test),
-    })
-}
-
 /// The times of training steps and of evaluations.
-fn time(experiment: &Experiment, symbols: usize) -> Result<(StepTimes, StepTimes), RunError> {
-    let (length, batch) = (experiment.data.length, experiment.data.batch);
-    let mut network = network(experiment, symbols, batch)?;
-    // A shuffled pack of symbols, dealt again where a batch is larger.
+fn time(experiment: &Experiment, input: Input) -> Result<(StepTimes, StepTimes), RunError> {
+    let batch = experiment.data.batch;
+    let mut network = network(experiment, input, batch)?;
+    // A shuffled pack of numbers, dealt again where a batch is larger.
     let pack = epoch_order(1 << 16, 0, 0);
-    let random: Vec<u8> = pack
-        .iter()
-        .map(|&place| (place as usize % symbols) as u8)
-        .cycle()
-        .take(length * batch + 1)
-        .collect();
-    let (inputs, targets) = (&random[..length * batch], &random[1..]);
+    let below = |bound: usize, count: usize| -> Vec<u8> {
+        let dealt = pack.iter().map(|&place| (place as usize % bound) as u8);
+        dealt.cycle().take(count).collect()
+    };
+    let (random, pixels);
+    let batch = match input {
+        Input::Symbols(symbols) => {
+            let characters = experiment.data.length.unwrap_or_default() * batch;
+            random = below(symbols, characters + 1);
+            Batch::text(&random[..characters], &random[1..])
+        }
+        Input::Images { shape, classes } => {
+            random = below(classes, batch);
+            let bytes = below(256, batch * shape.numbers());
+            // Of about the size that preprocessed images have.
+            pixels = bytes
+                .iter()
+                .map(|&byte| f32::from(byte) / 128.0 - 1.0)
+                .collect::<Vec<_>>();
+            Batch::images(&pixels, &random)
+        }
+    };
     let rate = experiment.train.learning_rate;
     let mut run = || -> Result<_, ModelError> {
         let (mut steps, mut evaluations) = (StepTimes::default(), StepTimes::default());
-        network.step(inputs, targets, rate)?;
+        network.step(batch, rate)?;
         while steps.steps < TIMED_STEPS.0
             || (steps.steps < TIMED_STEPS.1 && steps.seconds < TIMED_SECONDS)
         {
-            let report = network.step(inputs, targets, rate)?;
+            let report = network.step(batch, rate)?;
             steps.add(report.seconds, report.quantize_seconds);
         }
         while evaluations.steps < TIMED_STEPS.0 {
             let begin = Instant::now();
-            black_box(network.evaluate(inputs, targets)?);
+            black_box(network.evaluate(batch)?);
             evaluations.add(begin.elapsed().as_secs_f64(), 0.0);
         }
         Ok((steps, evaluations))

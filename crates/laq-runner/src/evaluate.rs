@@ -1,4 +1,4 @@
-//! The loss of a trained network on a split of its own data, or on any text.
+//! What a trained network does on a split of its own data, or on any text.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use crate::RunError;
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::config::FILE;
+use crate::config::{FILE, Model};
+use crate::examples::{self, Batches, Examples, score};
 use crate::files::FileError;
 use crate::run_folder::{best_checkpoint, last_checkpoint};
-use crate::session::{fingerprint, mean_loss, network, pool, sequences, text};
+use crate::session::{Input, network, pool};
 
 /// What a checkpoint is evaluated on.
 #[derive(Clone, Debug)]
@@ -38,10 +39,12 @@ pub struct Evaluation {
     pub method: String,
     /// The split's name, or the path of the text.
     pub source: String,
-    /// Mean cross-entropy per character, in nats.
+    /// Mean loss: of a text the cross-entropy per character in nats, of images what `model.loss` says.
     pub loss: f64,
-    /// Characters predicted: those of whole batches.
-    pub characters: usize,
+    /// Percent of the images that are put in a wrong class; null for texts.
+    pub error: Option<f64>,
+    /// Images, or characters predicted: those of whole batches.
+    pub examples: usize,
     /// Characters that do not fill a batch, and were left out.
     pub left_out: usize,
 }
@@ -62,8 +65,9 @@ fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
 /// Evaluates the network of `path`, a run folder or a checkpoint, with quantized weights. `progress` hears of every
 /// batch before it is evaluated, and of how many there are.
 ///
-/// A run folder stands for its best epoch; while there is none yet, for its last checkpoint. A split is cut into the batches of its training. A text of its own is cut into sequences of the same length, in
-/// batches no larger than the text fills.
+/// A run folder stands for its best epoch; while there is none yet, for its last checkpoint. A split is cut into the
+/// batches of its training. A text of its own is cut into sequences of the same length, in batches no larger than the text
+/// fills.
 ///
 /// # Errors
 ///
@@ -86,63 +90,86 @@ pub fn evaluate(
     }
     let experiment = &found.run.experiment;
     let mut data = experiment.data.clone();
-    let alphabet = Alphabet::from_bytes(found.run.alphabet.clone()).map_err(|error| {
-        CheckpointError::Altered {
-            path: checkpoint.clone(),
-            detail: error.to_string(),
-        }
-    })?;
-    let (text, symbols);
-    let (sequences, available, name) =
-        match source {
-            Source::Split { split, data_dir } => {
-                if let Some(dir) = data_dir {
-                    if data.name == FILE {
-                        return Err(RunError::NoDataDir { checkpoint });
-                    }
-                    data.dir.clone_from(dir);
+    let length = data.length.unwrap_or_default();
+    let (examples, symbols);
+    let (batches, input, available, name) = match source {
+        Source::Split { split, data_dir } => {
+            if let Some(dir) = data_dir {
+                if data.name == FILE {
+                    return Err(RunError::NoDataDir { checkpoint });
                 }
-                text = self::text(&data)?;
-                if fingerprint(&text) != found.run.data_sha256 {
-                    return Err(RunError::OtherText {
-                        data: text.name,
-                        checkpoint,
-                    });
-                }
-                (
-                    sequences(&text, *split, &data)?,
-                    text.split(*split).len(),
-                    split.to_string(),
-                )
+                data.dir.clone_from(dir);
             }
-            Source::File(path) => {
-                let bytes = fs::read(path).map_err(FileError::on("read", path))?;
-                symbols = alphabet.encode(&bytes).map_err(|source| RunError::Symbol {
-                    path: path.clone(),
-                    checkpoint: checkpoint.clone(),
-                    source,
-                })?;
-                let whole = symbols.len().saturating_sub(1) / data.length;
-                let sequences = Sequences::new(&symbols, data.length, data.batch.min(whole))
-                    .map_err(|_| RunError::ShortText {
+            examples = examples::load(&data, &mut |_| {})?;
+            if examples.fingerprint() != found.run.data_sha256 {
+                return Err(RunError::OtherData {
+                    data: examples.name().into(),
+                    checkpoint,
+                });
+            }
+            let batches = examples.batches(*split, &data)?;
+            let available = match &examples {
+                Examples::Text(text) => text.split(*split).len(),
+                Examples::Images(images) => images.split(*split).len(),
+            };
+            (batches, Input::of(&examples), available, split.to_string())
+        }
+        Source::File(path) => {
+            let Model::CharLstm(_) = experiment.model else {
+                return Err(RunError::NoText { checkpoint });
+            };
+            let alphabet = Alphabet::from_bytes(found.run.alphabet.clone()).map_err(|error| {
+                CheckpointError::Altered {
+                    path: checkpoint.clone(),
+                    detail: error.to_string(),
+                }
+            })?;
+            let bytes = fs::read(path).map_err(FileError::on("read", path))?;
+            symbols = alphabet.encode(&bytes).map_err(|source| RunError::Symbol {
+                path: path.clone(),
+                checkpoint: checkpoint.clone(),
+                source,
+            })?;
+            let whole = symbols.len().saturating_sub(1) / length;
+            let sequences =
+                Sequences::new(&symbols, length, data.batch.min(whole)).map_err(|_| {
+                    RunError::ShortText {
                         path: path.clone(),
                         found: bytes.len(),
-                        needed: data.length + 1,
-                    })?;
-                (sequences, symbols.len(), path.display().to_string())
-            }
-        };
-    let loss = pool(threads)?.install(|| {
-        let mut network = network(experiment, alphabet.len(), sequences.batch_size())?;
+                        needed: length + 1,
+                    }
+                })?;
+            (
+                Batches::Text(sequences),
+                Input::Symbols(alphabet.len()),
+                symbols.len(),
+                path.display().to_string(),
+            )
+        }
+    };
+    let (batch, examples, left_out) = match batches {
+        Batches::Text(sequences) => {
+            let characters = sequences.count() * sequences.length();
+            // The first character is given, not predicted.
+            (
+                sequences.batch_size(),
+                characters,
+                available - 1 - characters,
+            )
+        }
+        Batches::Images { batch, .. } => (batch, available, 0),
+    };
+    let score = pool(threads)?.install(|| {
+        let mut network = network(experiment, input, batch)?;
         network
             .load(&found.network)
             .map_err(|source| RunError::OtherNetwork {
                 checkpoint: checkpoint.clone(),
                 source,
             })?;
-        let batches = sequences.batches();
-        mean_loss(&mut network, &sequences, &mut |batch| {
-            progress(batch, batches);
+        let all = batches.evaluated();
+        score(&mut network, &batches, &mut |batch| {
+            progress(batch, all);
             true
         })
         .map_err(|source| RunError::Evaluation {
@@ -150,15 +177,15 @@ pub fn evaluate(
             source,
         })
     })?;
-    let characters = sequences.count() * sequences.length();
+    let score = score.expect("every batch was let through");
     Ok(Evaluation {
         epochs_done: found.run.progress.epoch - 1,
         method: experiment.quantize.method.clone(),
         source: name,
-        loss: loss.expect("every batch was let through"),
-        characters,
-        // The first character is given, not predicted.
-        left_out: available - 1 - characters,
+        loss: score.loss,
+        error: score.error,
+        examples,
+        left_out,
         checkpoint,
     })
 }

@@ -8,11 +8,13 @@ pub mod environment;
 mod error;
 pub mod estimate;
 pub mod evaluate;
+mod examples;
 pub mod files;
 pub mod quantize;
 pub mod record;
 pub mod run_folder;
 mod session;
+pub mod summary;
 pub mod train;
 
 pub use error::RunError;

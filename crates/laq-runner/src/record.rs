@@ -20,7 +20,8 @@ pub enum Status {
     Failed,
 }
 
-/// One line of `metrics.jsonl`. Losses are mean cross-entropies per character, in nats.
+/// One line of `metrics.jsonl`. Losses are means: of texts the cross-entropy per character in nats, of images what
+/// `model.loss` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochRecord {
     /// The epoch, from 1.
@@ -29,8 +30,12 @@ pub struct EpochRecord {
     pub train_loss: f64,
     /// After the epoch, with quantized weights.
     pub validation_loss: f64,
-    /// After the epoch, where the validation loss is the lowest so far; else null.
+    /// After the epoch, where it is the best so far; else null.
     pub test_loss: Option<f64>,
+    /// Percent of the validation images in a wrong class, after the epoch, with quantized weights; null for texts.
+    pub validation_error: Option<f64>,
+    /// Percent of the test images in a wrong class, after the epoch, where it is the best so far; else null.
+    pub test_error: Option<f64>,
     /// Adam's step size in this epoch.
     pub learning_rate: f64,
     /// Wall-clock seconds of the epoch, its evaluation included.
@@ -46,7 +51,7 @@ pub struct EpochRecord {
 /// A quantized layer at the end of an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LayerRecord {
-    /// Such as `lstm.weight_hh.forget`.
+    /// Such as `lstm.weight_hh.forget` or `dense1.weight`.
     pub name: String,
     /// One, or the positive and the magnitude of the negative one.
     pub scale: Vec<f32>,
@@ -92,7 +97,7 @@ pub struct ComparisonRecord {
 /// The errors of one matrix in one step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LayerComparisonRecord {
-    /// Such as `lstm.weight_hh.forget`.
+    /// Such as `lstm.weight_hh.forget` or `dense1.weight`.
     pub name: String,
     /// ½ Σ d (w − ŵ)² of the run's own ŵ.
     pub weighted_error: f64,
@@ -125,8 +130,8 @@ impl ComparisonRecord {
     }
 }
 
-/// `summary.json`. The losses are those of the best epoch: the one with the lowest validation loss, of equal ones the
-/// latest.
+/// `summary.json`. Losses and errors are those of the best epoch: the one with the lowest validation loss, or error for
+/// images, of equal ones the latest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// How the run stands.
@@ -151,12 +156,16 @@ pub struct Summary {
     pub epochs_done: u32,
     /// The best epoch, once there is one.
     pub best_epoch: Option<u32>,
-    /// Its training loss, nats per character.
+    /// Its training loss; nats per character for texts.
     pub train_loss: Option<f64>,
-    /// Its validation loss, nats per character.
+    /// Its validation loss, likewise.
     pub validation_loss: Option<f64>,
-    /// Its test loss, nats per character.
+    /// Its test loss, likewise.
     pub test_loss: Option<f64>,
+    /// Percent of the validation images that it puts in a wrong class; null for texts.
+    pub validation_error: Option<f64>,
+    /// Percent of the test images that it puts in a wrong class; null for texts.
+    pub test_error: Option<f64>,
     /// Wall-clock seconds, over all sessions.
     pub seconds: f64,
     /// Mean wall-clock seconds of a training step.

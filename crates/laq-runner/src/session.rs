@@ -1,16 +1,16 @@
-//! What training, evaluation and estimates share: the text, the network and the threads.
+//! What training, evaluation and estimates share: the network and the threads.
 
-use laq_datasets::{Fractions, Sequences, Split, Text, identity_order};
-use laq_models::{AdamSettings, CharLstmSpec, ModelError, TextShape, Training};
+use laq_models::{
+    AdamSettings, CharLstmSpec, FeedforwardSpec, ImageShape, Loss, TextShape, Training,
+};
 use laq_solvers::Method;
 use laq_tensor::CpuBackend;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use sha2::{Digest, Sha256};
 
 use crate::RunError;
-use crate::checkpoint::hex;
-use crate::config::{Data, Experiment, FILE, Model};
+use crate::config::{self, Experiment, Model};
 use crate::environment::total_memory_bytes;
+use crate::examples::Examples;
 
 /// The network in training on this machine.
 pub(crate) type Network = Training<CpuBackend>;
@@ -24,80 +24,105 @@ pub(crate) fn pool(threads: Option<usize>) -> Result<ThreadPool, RunError> {
         .map_err(|source| RunError::Threads { threads, source })
 }
 
-/// The text that `data` describes.
-pub(crate) fn text(data: &Data) -> Result<Text, RunError> {
-    let Some(path) = data.path.as_ref().filter(|_| data.name == FILE) else {
-        return Ok(Text::load(&data.name, &data.dir)?);
-    };
-    let share = |share: Option<f64>| share.unwrap_or_default();
-    let fractions = Fractions {
-        train: share(data.train_fraction),
-        validation: share(data.validation_fraction),
-    };
-    Ok(Text::from_file(path, fractions)?)
+/// What the network looks at: it decides the size of the first layer and of the last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Input {
+    Symbols(usize),
+    Images { shape: ImageShape, classes: usize },
 }
 
-/// What tells one text from another: the SHA-256 of alphabet and splits, each after its length.
-pub(crate) fn fingerprint(text: &Text) -> String {
-    let mut digest = Sha256::new();
-    for part in [
-        text.alphabet.bytes(),
-        &text.train,
-        &text.validation,
-        &text.test,
-    ] {
-        digest.update((part.len() as u64).to_le_bytes());
-        digest.update(part);
-    }
-    hex(&digest.finalize())
-}
-
-/// `split` of `text` in whole batches.
-pub(crate) fn sequences<'a>(
-    text: &'a Text,
-    split: Split,
-    data: &Data,
-) -> Result<Sequences<'a>, RunError> {
-    Sequences::new(text.split(split), data.length, data.batch).map_err(|source| {
-        RunError::TooShort {
-            split,
-            data: text.name.clone(),
-            length: data.length,
-            batch: data.batch,
-            source,
+impl Input {
+    /// That of the data of a run.
+    pub(crate) fn of(examples: &Examples) -> Self {
+        match examples {
+            Examples::Text(text) => Self::Symbols(text.alphabet.len()),
+            Examples::Images(images) => Self::images(images.shape(), images.classes()),
         }
-    })
+    }
+
+    pub(crate) fn images(shape: laq_datasets::ImageShape, classes: usize) -> Self {
+        let laq_datasets::ImageShape {
+            height,
+            width,
+            channels,
+        } = shape;
+        let shape = ImageShape {
+            height,
+            width,
+            channels,
+        };
+        Self::Images { shape, classes }
+    }
 }
 
-/// The network of `experiment` at its first step, for `symbols` symbols and batches of `batch` sequences.
+/// The network of an experiment, as `laq-models` describes it.
+pub(crate) enum Spec {
+    CharLstm(CharLstmSpec),
+    Feedforward(FeedforwardSpec),
+}
+
+/// The network that `model` makes of this input.
+pub(crate) fn spec(model: &Model, input: Input) -> Result<Spec, RunError> {
+    match (model, input) {
+        (Model::CharLstm(model), Input::Symbols(symbols)) => Ok(Spec::CharLstm(CharLstmSpec {
+            symbols,
+            hidden: model.hidden,
+            forget_bias: model.forget_bias as f32,
+            init_range: model.init_range as f32,
+            output_std: model.output_std as f32,
+            gate_clip: model.gate_clip as f32,
+        })),
+        (Model::Feedforward(model), Input::Images { shape, classes }) => {
+            Ok(Spec::Feedforward(FeedforwardSpec {
+                input: shape,
+                classes,
+                filters: model.filters.clone(),
+                convolutions: model.convolutions,
+                units: model.units.clone(),
+                batch_norm: model.batch_norm,
+                output_batch_norm: model.output_batch_norm,
+                norm_epsilon: model.norm_epsilon as f32,
+                norm_factor: model.norm_factor as f32,
+                loss: match model.loss {
+                    config::Loss::SquaredHinge => Loss::SquaredHinge,
+                    config::Loss::CrossEntropy => Loss::CrossEntropy,
+                },
+            }))
+        }
+        (model, _) => Err(RunError::Internal(format!(
+            "{} was given data of another kind",
+            model.kind()
+        ))),
+    }
+}
+
+/// The network of `experiment` at its first step, for batches of `batch` sequences or images.
 pub(crate) fn network(
     experiment: &Experiment,
-    symbols: usize,
+    input: Input,
     batch: usize,
 ) -> Result<Network, RunError> {
-    let Model::CharLstm(model) = &experiment.model;
     let train = &experiment.train;
-    let shape = TextShape {
-        length: experiment.data.length,
-        batch,
-    };
-    check_memory(model.hidden, symbols, shape)?;
-    let spec = CharLstmSpec {
-        symbols,
-        hidden: model.hidden,
-        forget_bias: model.forget_bias as f32,
-        init_range: model.init_range as f32,
-        output_std: model.output_std as f32,
-        gate_clip: model.gate_clip as f32,
-    };
     let adam = AdamSettings {
         beta1: train.beta1,
         beta2: train.beta2,
         epsilon: train.epsilon,
     };
     let method = method(experiment)?;
-    Training::char_lstm(CpuBackend::new()?, &spec, shape, &method, adam, train.seed)
-        .map_err(RunError::Build)
+    let (backend, seed) = (CpuBackend::new()?, train.seed);
+    let spec = spec(&experiment.model, input)?;
+    let length = experiment.data.length.unwrap_or_default();
+    check_memory(&spec, length, batch)?;
+    match spec {
+        Spec::CharLstm(spec) => {
+            let shape = TextShape { length, batch };
+            Training::char_lstm(backend, &spec, shape, &method, adam, seed)
+        }
+        Spec::Feedforward(spec) => {
+            Training::feedforward(backend, &spec, batch, &method, adam, seed)
+        }
+    }
+    .map_err(RunError::Build)
 }
 
 /// The method of `experiment`, whose name has been read before.
@@ -106,42 +131,45 @@ pub(crate) fn method(experiment: &Experiment) -> Result<Method, RunError> {
         .map_err(|error| RunError::Internal(error.to_string()))
 }
 
-/// Refuses what cannot fit. For every character of a batch there are four gates, the cell, the output, its gradient and the
-/// logits; for every weight itself, its gradient, Adam's two moments, and the copies of three of these in a checkpoint.
-fn check_memory(hidden: usize, symbols: usize, shape: TextShape) -> Result<(), RunError> {
-    let (cells, symbols) = (hidden as u128, symbols as u128);
-    let characters = shape.length as u128 * shape.batch as u128;
-    let weights = 4 * cells * (cells + symbols);
-    let needed = 4 * (characters * (7 * cells + symbols) + 7 * weights);
+/// Refuses what cannot fit, by what weights and activations take at the least. For every weight there are itself, its
+/// gradient, Adam's two moments, and the copies of three of these in a checkpoint; for every character of a batch four
+/// gates, the cell, the output, its gradient and the logits; for every layer of an image its output and the gradient by it.
+fn check_memory(spec: &Spec, length: usize, batch: usize) -> Result<(), RunError> {
+    let layers = match spec {
+        Spec::CharLstm(spec) => spec.layers(),
+        Spec::Feedforward(spec) => spec.layers(),
+    }
+    .map_err(RunError::Build)?;
+    let wide = |number: usize| number as u128;
+    let weights = layers
+        .iter()
+        .map(|layer| wide(layer.quantized_weights) + wide(layer.other_weights))
+        .sum::<u128>();
+    let of_example = match spec {
+        Spec::CharLstm(spec) => wide(length) * (7 * wide(spec.hidden) + wide(spec.symbols)),
+        Spec::Feedforward(spec) => {
+            let outputs = layers
+                .iter()
+                .map(|layer| wide(layer.output.iter().product()));
+            wide(spec.input.numbers()) + 2 * outputs.sum::<u128>()
+        }
+    };
+    let needed = 4 * (wide(batch) * of_example + 7 * weights);
     match total_memory_bytes() {
         Some(available) if needed > u128::from(available) => Err(RunError::Memory {
-            hidden,
-            length: shape.length,
-            batch: shape.batch,
+            sizes: match spec {
+                Spec::CharLstm(spec) => format!(
+                    "model.hidden = {}, data.length = {length} and data.batch = {batch}",
+                    spec.hidden
+                ),
+                Spec::Feedforward(spec) => format!(
+                    "model.filters = {:?}, model.units = {:?} and data.batch = {batch}",
+                    spec.filters, spec.units
+                ),
+            },
             needed: needed / 1_000_000,
             available: available / 1_000_000,
         }),
         _ => Ok(()),
     }
-}
-
-/// The mean loss of `network` over the whole batches of `sequences`, in nats per character; `None` as soon as
-/// `go_on`, which hears of every batch before it is evaluated, says no.
-pub(crate) fn mean_loss(
-    network: &mut Network,
-    sequences: &Sequences<'_>,
-    go_on: &mut dyn FnMut(usize) -> bool,
-) -> Result<Option<f64>, ModelError> {
-    let order = identity_order(sequences.count());
-    let size = sequences.length() * sequences.batch_size();
-    let (mut inputs, mut targets) = (vec![0; size], vec![0; size]);
-    let mut sum = 0.0;
-    for batch in 0..sequences.batches() {
-        if !go_on(batch) {
-            return Ok(None);
-        }
-        sequences.fill(&order, batch, &mut inputs, &mut targets);
-        sum += network.evaluate(&inputs, &targets)?;
-    }
-    Ok(Some(sum / sequences.batches() as f64))
 }

@@ -1,13 +1,14 @@
 //! The training loop: epochs, schedule, evaluation, checkpoints, and going on after an interruption.
 //!
 //! After every epoch the network is evaluated on the validation split, with quantized weights. The epoch with the
-//! lowest validation loss is the best, of equal ones the latest; its test loss is the run's result (paper, section 4).
+//! lowest validation loss, or error for images, is the best, of equal ones the latest; what it does on the test split is
+//! the run's result (paper, section 4).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use laq_datasets::{Sequences, Split, Text, epoch_order};
+use laq_datasets::{Split, epoch_order};
 use laq_models::{ModelError, exact_twin};
 use laq_solvers::Method;
 use laq_tensor::CpuBackend;
@@ -15,10 +16,11 @@ use laq_tensor::CpuBackend;
 use crate::checkpoint::{Best, Checkpoint, Progress, RunState, StepTimes};
 use crate::config::{Experiment, differences, key};
 use crate::environment::{Environment, peak_memory_bytes};
+use crate::examples::{Batches, Examples, Room, Score, load, score};
 use crate::files::write_atomically;
 use crate::record::{ComparisonRecord, EpochRecord, LayerRecord, Status, Summary};
 use crate::run_folder::{RunFolder, best_checkpoint, last_checkpoint, read_summary};
-use crate::session::{Network, fingerprint, mean_loss, method, network, pool, sequences, text};
+use crate::session::{Input, Network, method, network, pool};
 use crate::{RunError, TRAINING_VERSION};
 
 /// Where and how a run is trained; nothing here changes its numbers.
@@ -36,6 +38,11 @@ pub struct Options {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// The data are being made ready, which takes its time.
+    Preparing {
+        /// What is being done.
+        what: &'a str,
+    },
     /// Training begins, or goes on.
     Started {
         /// The epoch under way.
@@ -162,16 +169,18 @@ fn run(
             there: found.run.kernel.clone(),
         });
     }
-    let text = text(&experiment.data)?;
-    let data_sha256 = fingerprint(&text);
-    let mut network = network(experiment, text.alphabet.len(), experiment.data.batch)?;
+    let examples = load(&experiment.data, &mut |what| {
+        observer(Event::Preparing { what })
+    })?;
+    let data_sha256 = examples.fingerprint();
+    let mut network = network(experiment, Input::of(&examples), experiment.data.batch)?;
     let resumed = found.is_some();
     let progress = match found {
         None => Progress::at_the_beginning(),
         Some((checkpoint, found)) => {
             if found.run.data_sha256 != data_sha256 {
-                return Err(RunError::OtherText {
-                    data: text.name,
+                return Err(RunError::OtherData {
+                    data: examples.name().into(),
                     checkpoint,
                 });
             }
@@ -183,9 +192,9 @@ fn run(
     };
     let environment = Environment::found(kernel, rayon::current_num_threads());
     let mut run = Run {
-        splits: Splits::new(&text, experiment)?,
+        splits: Splits::new(&examples, experiment)?,
         experiment,
-        alphabet: text.alphabet.bytes(),
+        alphabet: examples.alphabet(),
         data_sha256,
         folder,
         environment,
@@ -215,22 +224,22 @@ fn run(
     Ok(summary)
 }
 
-/// The text in whole batches.
+/// The data in batches.
 struct Splits<'a> {
-    train: Sequences<'a>,
-    validation: Sequences<'a>,
-    test: Sequences<'a>,
+    train: Batches<'a>,
+    validation: Batches<'a>,
+    test: Batches<'a>,
     /// Batches of an epoch.
     batches: usize,
 }
 
 impl<'a> Splits<'a> {
-    fn new(text: &'a Text, experiment: &Experiment) -> Result<Self, RunError> {
-        let of = |split| sequences(text, split, &experiment.data);
+    fn new(examples: &'a Examples, experiment: &Experiment) -> Result<Self, RunError> {
+        let of = |split| examples.batches(split, &experiment.data);
         let train = of(Split::Train)?;
         let most = experiment.train.max_batches.unwrap_or(usize::MAX);
         Ok(Self {
-            batches: train.batches().min(most),
+            batches: train.trained().min(most),
             train,
             validation: of(Split::Validation)?,
             test: of(Split::Test)?,
@@ -277,8 +286,8 @@ impl Run<'_> {
             epochs: self.experiment.train.epochs,
             batches: [
                 self.splits.batches,
-                self.splits.validation.batches(),
-                self.splits.test.batches(),
+                self.splits.validation.evaluated(),
+                self.splits.test.evaluated(),
             ],
             resumed,
         });
@@ -312,25 +321,24 @@ impl Run<'_> {
 
     /// The steps of the epoch that are left; false where the run was stopped.
     fn train_epoch(&mut self) -> Result<bool, RunError> {
-        let sequences = self.splits.train;
+        let batches = self.splits.train;
         let order = epoch_order(
-            sequences.count(),
+            batches.examples(),
             self.experiment.train.seed,
             self.progress.epoch,
         );
         let learning_rate = self.learning_rate();
-        let size = sequences.length() * sequences.batch_size();
-        let (mut inputs, mut targets) = (vec![0; size], vec![0; size]);
+        let mut room = Room::default();
         let interval = Duration::from_secs_f64(self.experiment.checkpoint.minutes * 60.0);
         while self.progress.step < self.splits.batches {
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            sequences.fill(&order, self.progress.step, &mut inputs, &mut targets);
             self.compare()?;
+            let batch = room.fill(&batches, &order, self.progress.step);
             let report = self
                 .network
-                .step(&inputs, &targets, learning_rate)
+                .step(batch, learning_rate)
                 .map_err(|error| self.failed(error))?;
             let progress = &mut self.progress;
             progress.step += 1;
@@ -372,17 +380,20 @@ impl Run<'_> {
             let layers = self.network.layers().map_err(|error| self.failed(error))?;
             self.progress.layers = Some(layers.into_iter().map(LayerRecord::from).collect());
         }
-        let Some(validation_loss) = self.loss_of(Split::Validation)? else {
+        let Some(validation) = self.score_of(Split::Validation)? else {
             return Ok(None);
         };
-        let improved = self
-            .progress
-            .best
-            .is_none_or(|best| validation_loss <= best.validation_loss);
-        let mut test_loss = None;
+        let improved =
+            self.progress
+                .best
+                .is_none_or(|best| match (validation.error, best.validation_error) {
+                    (Some(error), Some(best)) => error <= best,
+                    _ => validation.loss <= best.validation_loss,
+                });
+        let mut test = None;
         if improved {
-            test_loss = self.loss_of(Split::Test)?;
-            if test_loss.is_none() {
+            test = self.score_of(Split::Test)?;
+            if test.is_none() {
                 return Ok(None);
             }
         }
@@ -391,8 +402,10 @@ impl Run<'_> {
         let record = EpochRecord {
             epoch: progress.epoch,
             train_loss: progress.loss_sum / progress.step as f64,
-            validation_loss,
-            test_loss,
+            validation_loss: validation.loss,
+            test_loss: test.map(|test| test.loss),
+            validation_error: validation.error,
+            test_error: test.and_then(|test| test.error),
             learning_rate: self.learning_rate(),
             seconds: progress.epoch_seconds,
             seconds_per_step: progress.epoch_times.per_step(),
@@ -402,18 +415,18 @@ impl Run<'_> {
         Ok(Some((record, improved)))
     }
 
-    fn loss_of(&mut self, split: Split) -> Result<Option<f64>, RunError> {
-        let sequences = match split {
+    fn score_of(&mut self, split: Split) -> Result<Option<Score>, RunError> {
+        let batches = match split {
             Split::Train => self.splits.train,
             Split::Validation => self.splits.validation,
             Split::Test => self.splits.test,
         };
         let (stop, observer) = (self.stop, &mut self.observer);
-        let loss = mean_loss(&mut self.network, &sequences, &mut |batch| {
+        let found = score(&mut self.network, &batches, &mut |batch| {
             observer(Event::Evaluating { split, batch });
             !stop.load(Ordering::Relaxed)
         });
-        loss.map_err(|error| self.failed(error))
+        found.map_err(|error| self.failed(error))
     }
 
     /// Writes the epoch down: its line, then the best checkpoint, then the last, which alone says that it is done. So
@@ -427,6 +440,8 @@ impl Run<'_> {
                 train_loss: record.train_loss,
                 validation_loss: record.validation_loss,
                 test_loss,
+                validation_error: record.validation_error,
+                test_error: record.test_error,
             });
         }
         progress.epoch += 1;
@@ -517,6 +532,8 @@ impl Run<'_> {
             train_loss: progress.best.map(|best| best.train_loss),
             validation_loss: progress.best.map(|best| best.validation_loss),
             test_loss: progress.best.map(|best| best.test_loss),
+            validation_error: progress.best.and_then(|best| best.validation_error),
+            test_error: progress.best.and_then(|best| best.test_error),
             seconds: progress.seconds,
             seconds_per_step: progress.times.per_step(),
             quantize_share: progress.times.quantize_share(),

@@ -56,6 +56,8 @@ fn checkpoint() -> Checkpoint {
                     train_loss: 1.1,
                     validation_loss: 1.2,
                     test_loss: 1.3,
+                    validation_error: Some(2.5),
+                    test_error: Some(2.25),
                 }),
             },
         },

@@ -719,7 +719,7 @@ fn bad_evaluations_are_told() {
     bad(
         &lab,
         &["eval", "runs/tiny"],
-        &["text.txt", "its characters differ"],
+        &["text.txt", "the content differs"],
     );
 }
 

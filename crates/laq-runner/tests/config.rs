@@ -27,13 +27,18 @@ fn sets(sets: &[&str]) -> Vec<String> {
 #[test]
 fn the_defaults_are_the_papers() {
     let experiment = small("");
-    let Model::CharLstm(model) = &experiment.model;
+    let Model::CharLstm(model) = &experiment.model else {
+        panic!("{:?}", experiment.model);
+    };
     assert_eq!(
         (model.hidden, model.forget_bias, model.init_range),
         (512, 1.0, 0.08)
     );
     assert_eq!((model.output_std, model.gate_clip), (0.01, 5.0));
-    assert_eq!((experiment.data.length, experiment.data.batch), (100, 100));
+    assert_eq!(
+        (experiment.data.length, experiment.data.batch),
+        (Some(100), 100)
+    );
     let train = &experiment.train;
     assert_eq!(
         (train.epochs, train.learning_rate, train.seed),
@@ -123,7 +128,9 @@ fn later_layers_win() {
         &sets(&["train.beta1=0.75", "quantize.method=LATe"]),
     )
     .expect("layers");
-    let Model::CharLstm(model) = &experiment.model;
+    let Model::CharLstm(model) = &experiment.model else {
+        panic!("{:?}", experiment.model);
+    };
     let train = &experiment.train;
     assert_eq!((model.hidden, train.seed, train.epochs), (7, 7, 8));
     assert_eq!((train.learning_rate, train.beta1), (0.25, 0.75));

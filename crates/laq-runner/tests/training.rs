@@ -290,7 +290,7 @@ fn the_run_folder_says_what_was_run() {
 }
 
 /// The fields of `summary.json`; `xtask` and whoever else reads it rely on these names.
-const SUMMARY: [&str; 25] = [
+const SUMMARY: [&str; 27] = [
     "status",
     "reason",
     "key",
@@ -305,6 +305,8 @@ const SUMMARY: [&str; 25] = [
     "train_loss",
     "validation_loss",
     "test_loss",
+    "validation_error",
+    "test_error",
     "seconds",
     "seconds_per_step",
     "quantize_share",
@@ -319,11 +321,13 @@ const SUMMARY: [&str; 25] = [
 ];
 
 /// The fields of a line of `metrics.jsonl`; likewise.
-const METRICS: [&str; 9] = [
+const METRICS: [&str; 11] = [
     "epoch",
     "train_loss",
     "validation_loss",
     "test_loss",
+    "validation_error",
+    "test_error",
     "learning_rate",
     "seconds",
     "seconds_per_step",
@@ -357,7 +361,7 @@ fn an_evaluation_gives_the_losses_of_the_training() {
     assert_eq!(Some(test.loss), summary.test_loss);
     assert_eq!(Some(test.epochs_done), summary.best_epoch);
     assert_eq!(
-        (test.characters, test.characters + test.left_out),
+        (test.examples, test.examples + test.left_out),
         (280, text_of(&lab, 0.9..1.0).len() - 1)
     );
     assert_eq!(
@@ -368,14 +372,11 @@ fn an_evaluation_gives_the_losses_of_the_training() {
     let part = lab.path("part.txt");
     fs::write(&part, text_of(&lab, 0.9..1.0)).expect("a temporary file");
     let found = on(Source::File(part.clone()));
-    assert_eq!(
-        (Some(found.loss), found.characters),
-        (summary.test_loss, 280)
-    );
+    assert_eq!((Some(found.loss), found.examples), (summary.test_loss, 280));
     // A text of a single sequence, less than a batch.
     fs::write(&part, "wind tide sail").expect("a temporary file");
     let found = on(Source::File(part));
-    assert_eq!((found.characters, found.left_out), (10, 3));
+    assert_eq!((found.examples, found.left_out), (10, 3));
     assert!(found.loss.is_finite());
 }
 
@@ -745,7 +746,7 @@ fn another_text_is_not_gone_on_with() {
         .expect_err("another text")
         .to_string();
     assert!(
-        message.contains("text.txt") && message.contains("its characters differ"),
+        message.contains("text.txt") && message.contains("the content differs"),
         "{message}"
     );
 }

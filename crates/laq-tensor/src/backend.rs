@@ -473,8 +473,8 @@ pub trait Backend: Send + Sync {
         output: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 
-    /// The gradients of [`Backend::norm_forward`], to be called after it with the same operands; `output` is what it
-    /// wrote (where it is not positive, `relu` lets no gradient through). `gradient` brings ∂y and takes ∂x away.
+    /// The gradients of [`Backend::norm_forward`], to be called after it with the same operands. `gradient` brings ∂y
+    /// and takes ∂x away; `relu` lets no gradient through where its output was 0.
     ///
     /// # Errors
     /// When the device fails.
@@ -483,7 +483,6 @@ pub trait Backend: Send + Sync {
         shape: NormShape,
         input: &Self::Tensor,
         scale: &Self::Tensor,
-        output: &Self::Tensor,
         space: &mut Self::NormSpace,
         gradient: &mut Self::Tensor,
         scale_gradient: &mut Self::Tensor,
@@ -505,7 +504,8 @@ pub trait Backend: Send + Sync {
         variance: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 
-    /// Batch normalization with running averages in place of the batch's statistics, for evaluation.
+    /// Batch normalization with running averages in place of the batch's statistics, for evaluation; between a forward
+    /// and a backward pass it is not to be called.
     ///
     /// # Errors
     /// When the device fails.
@@ -517,6 +517,7 @@ pub trait Backend: Send + Sync {
         shift: &Self::Tensor,
         mean: &Self::Tensor,
         variance: &Self::Tensor,
+        space: &mut Self::NormSpace,
         output: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 

@@ -153,6 +153,28 @@ impl Preprocessing {
     }
 }
 
+/// A name that no preprocessing has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no preprocessing called {0:?}; there are none and mean-image")]
+pub struct UnknownPreprocessing(pub String);
+
+impl std::str::FromStr for Preprocessing {
+    type Err = UnknownPreprocessing;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPreprocessing> {
+        [Self::None, Self::MeanImage]
+            .into_iter()
+            .find(|preprocessing| preprocessing.name() == name)
+            .ok_or_else(|| UnknownPreprocessing(name.into()))
+    }
+}
+
+impl fmt::Display for Preprocessing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// One split, ready for a network.
 #[derive(Clone, Debug)]
 pub struct Images {

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use toml::{Table, Value};
 
-use super::DEFAULTS;
 use super::schema::{Experiment, nearest};
+use super::{KINDS, defaults};
 
 /// Keys that have no default.
-const WITHOUT_DEFAULT: [&str; 9] = [
+const WITHOUT_DEFAULT: [&str; 10] = [
     "data.name",
     "data.path",
+    "data.preprocessing",
     "data.train_fraction",
     "data.validation_fraction",
     "quantize.method",
@@ -128,7 +129,7 @@ fn suggested(suggestion: &Option<String>) -> String {
 /// Files that cannot be read or parsed, unknown keys, and values of the wrong type or out of range; each error names
 /// the layer that is at fault.
 pub fn load(path: &Path, overlays: &[PathBuf], sets: &[String]) -> Result<Experiment, ConfigError> {
-    let mut layers = Layers::over_defaults();
+    let mut layers = Layers::new();
     layers.add_file(path, &mut Vec::new())?;
     for overlay in overlays {
         layers.add_file(overlay, &mut Vec::new())?;
@@ -145,7 +146,7 @@ pub fn load(path: &Path, overlays: &[PathBuf], sets: &[String]) -> Result<Experi
 ///
 /// As [`load`].
 pub fn parse(text: &str, origin: &str) -> Result<Experiment, ConfigError> {
-    let mut layers = Layers::over_defaults();
+    let mut layers = Layers::new();
     layers.add(parse_table(text, origin)?, origin)?;
     layers.experiment()
 }
@@ -173,19 +174,23 @@ fn parse_table(text: &str, origin: &str) -> Result<Table, ConfigError> {
 }
 
 struct Layers {
-    merged: Table,
+    /// Lowest first, without the defaults: which those are is known only when all are there.
+    layers: Vec<Table>,
     /// For every dotted key, the layer that set it last.
     origins: BTreeMap<String, String>,
     known: Vec<String>,
 }
 
 impl Layers {
-    fn over_defaults() -> Self {
-        let merged: Table = DEFAULTS
-            .parse()
-            .expect("the defaults are TOML: a test reads them");
-        let mut known = Vec::new();
-        for_each_leaf(&merged, "", &mut |key, _| known.push(key.to_string()));
+    fn new() -> Self {
+        let mut known: Vec<String> = Vec::new();
+        for kind in KINDS {
+            for_each_leaf(&default_table(kind), "", &mut |key, _| {
+                if !known.iter().any(|known| known == key) {
+                    known.push(key.to_string());
+                }
+            });
+        }
         known.extend(
             WITHOUT_DEFAULT
                 .iter()
@@ -193,10 +198,24 @@ impl Layers {
                 .map(ToString::to_string),
         );
         Self {
-            merged,
+            layers: Vec::new(),
             origins: BTreeMap::new(),
             known,
         }
+    }
+
+    /// All layers over the defaults of the network's kind. An unknown kind is left for the schema to refuse.
+    fn merged(&self) -> Table {
+        let kind = self.layers.iter().rev().find_map(|layer| {
+            let kind = layer.get("model")?.get("kind")?.as_str()?;
+            Some(kind)
+        });
+        let kind = kind.filter(|kind| KINDS.contains(kind)).unwrap_or(KINDS[0]);
+        let mut merged = default_table(kind);
+        for layer in &self.layers {
+            merge(&mut merged, layer.clone());
+        }
+        merged
     }
 
     fn add_file(&mut self, path: &Path, above: &mut Vec<PathBuf>) -> Result<(), ConfigError> {
@@ -275,11 +294,12 @@ impl Layers {
                 suggestion,
             });
         }
-        merge(&mut self.merged, table);
+        self.layers.push(table);
         Ok(())
     }
 
     fn experiment(self) -> Result<Experiment, ConfigError> {
+        let merged = self.merged();
         let needed = [
             (
                 "data",
@@ -295,7 +315,7 @@ impl Layers {
             ),
         ];
         for (section, name, key, hint) in needed {
-            match self.merged.get(section) {
+            match merged.get(section) {
                 None => return Err(ConfigError::Missing { key, hint }),
                 Some(Value::Table(table)) if !table.contains_key(name) => {
                     return Err(ConfigError::Missing { key, hint });
@@ -311,7 +331,7 @@ impl Layers {
                 .find(|(name, _)| *name == key || name.starts_with(&section))
                 .map_or_else(|| "the defaults".to_string(), |(_, origin)| origin.clone())
         };
-        let experiment: Experiment = self.merged.try_into().map_err(|error: toml::de::Error| {
+        let experiment: Experiment = merged.try_into().map_err(|error: toml::de::Error| {
             let message = one_line(&error.to_string());
             // The library ends its message with "in `the.key`".
             let key = message.rsplit('`').nth(1).unwrap_or_default();
@@ -329,6 +349,12 @@ impl Layers {
                 allowed,
             })
     }
+}
+
+fn default_table(kind: &str) -> Table {
+    let text = defaults(kind).expect("a kind of KINDS");
+    text.parse()
+        .expect("the defaults are TOML: a test reads them")
 }
 
 fn one_line(text: &str) -> String {

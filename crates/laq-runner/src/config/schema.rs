@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use laq_datasets::catalogue;
+use laq_datasets::{Kind, UnknownPreprocessing, catalogue};
 use laq_models::exact_twin;
 use laq_solvers::Method;
 use serde::{Deserialize, Serialize};
+
+use super::KINDS;
 
 /// The value of [`Data::name`] that stands for a text file of the user's.
 pub const FILE: &str = "file";
@@ -40,10 +42,24 @@ pub struct Experiment {
 pub enum Model {
     /// The character language model of the paper's section 4.2.
     CharLstm(CharLstm),
+    /// The networks on images of the paper's section 4.1.
+    Feedforward(Feedforward),
+}
+
+impl Model {
+    /// The value of `model.kind`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::CharLstm(_) => KINDS[0],
+            Self::Feedforward(_) => KINDS[1],
+        }
+    }
 }
 
 /// One LSTM layer between one-hot bytes and a softmax over them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CharLstm {
     /// Cells.
     pub hidden: usize,
@@ -57,7 +73,39 @@ pub struct CharLstm {
     pub gate_clip: f64,
 }
 
-/// The text and how it is cut.
+/// Stages of 3 × 3 convolutions that end in max pooling, then dense layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Feedforward {
+    /// Filters of the convolutions of each stage.
+    pub filters: Vec<usize>,
+    /// Convolutions of a stage.
+    pub convolutions: usize,
+    /// Units of each hidden dense layer.
+    pub units: Vec<usize>,
+    /// Whether hidden layers are normalized before ReLU; otherwise they have a bias.
+    pub batch_norm: bool,
+    /// Whether the outputs are normalized; otherwise they have a bias.
+    pub output_batch_norm: bool,
+    /// Added to the variance by batch normalization.
+    pub norm_epsilon: f64,
+    /// Weight of the newest batch in the running averages.
+    pub norm_factor: f64,
+    /// What is lowered.
+    pub loss: Loss,
+}
+
+/// What a network on images is trained to lower; see [`laq_models::Loss`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// mean max(0, 1 − t·y)² over images and classes.
+    SquaredHinge,
+    /// Of the softmax, in nats.
+    CrossEntropy,
+}
+
+/// The data and how they are cut.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
@@ -74,9 +122,13 @@ pub struct Data {
     pub validation_fraction: Option<f64>,
     /// The folder of downloaded data, relative to the current folder.
     pub dir: PathBuf,
-    /// Characters a sequence.
-    pub length: usize,
-    /// Sequences a batch.
+    /// Characters a sequence; for texts alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<usize>,
+    /// What is done to images before a network sees them, the name of a [`Preprocessing`]; for images alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocessing: Option<String>,
+    /// Sequences or images a batch.
     pub batch: usize,
 }
 
@@ -212,6 +264,20 @@ impl Experiment {
                 .validation_fraction
                 .get_or_insert(FILE_FRACTIONS.1);
         }
+        if let Model::Feedforward(_) = self.model
+            && let Ok(dataset) = laq_datasets::find(&self.data.name)
+            && let Kind::Images {
+                preprocessing: own, ..
+            } = dataset.kind
+        {
+            let chosen = match &self.data.preprocessing {
+                None => own,
+                Some(name) => name.parse().map_err(|error: UnknownPreprocessing| {
+                    ("data.preprocessing", format!("{name:?}"), error.to_string())
+                })?,
+            };
+            self.data.preprocessing = Some(chosen.to_string());
+        }
         if self.title.is_empty() {
             self.title = format!("{} on {}", self.quantize.method, self.data.name);
         }
@@ -231,15 +297,24 @@ impl Experiment {
     }
 
     fn check(&self) -> Result<(), OutOfRange> {
-        let Model::CharLstm(model) = &self.model;
         // The upper ends leave a factor of ten and more above anything useful, and keep every product of sizes
         // that the networks form far inside a machine word.
-        whole("model.hidden", model.hidden, 1, 65_536)?;
-        within("model.forget_bias", model.forget_bias, -100.0, 100.0)?;
-        within("model.init_range", model.init_range, 0.0, 1.0)?;
-        within("model.output_std", model.output_std, 0.0, 1.0)?;
-        above_zero("model.gate_clip", model.gate_clip, f64::INFINITY)?;
-        whole("data.length", self.data.length, 1, 1_000_000)?;
+        match &self.model {
+            Model::CharLstm(model) => {
+                whole("model.hidden", model.hidden, 1, 65_536)?;
+                within("model.forget_bias", model.forget_bias, -100.0, 100.0)?;
+                within("model.init_range", model.init_range, 0.0, 1.0)?;
+                within("model.output_std", model.output_std, 0.0, 1.0)?;
+                above_zero("model.gate_clip", model.gate_clip, f64::INFINITY)?;
+            }
+            Model::Feedforward(model) => {
+                sizes("model.filters", &model.filters, 16)?;
+                whole("model.convolutions", model.convolutions, 1, 16)?;
+                sizes("model.units", &model.units, 64)?;
+                above_zero("model.norm_epsilon", model.norm_epsilon, 1.0)?;
+                above_zero("model.norm_factor", model.norm_factor, 1.0)?;
+            }
+        }
         whole("data.batch", self.data.batch, 1, 1_000_000)?;
         self.check_source()?;
         let train = &self.train;
@@ -264,19 +339,40 @@ impl Experiment {
 
     fn check_source(&self) -> Result<(), OutOfRange> {
         let data = &self.data;
-        let names = || catalogue().iter().map(|dataset| dataset.name);
-        if data.name != FILE {
-            if !names().any(|name| name == data.name) {
-                let names: Vec<_> = names().chain([FILE]).collect();
-                let near = nearest(&data.name, names.iter().copied());
-                let near = near.map(|name| format!(" (did you mean {name:?}?)"));
-                let allowed = format!(
-                    "it must be one of {}{}",
-                    names.join(", "),
-                    near.unwrap_or_default()
-                );
-                return Err(("data.name", format!("{:?}", data.name), allowed));
+        let for_text = matches!(self.model, Model::CharLstm(_));
+        let names = catalogue()
+            .iter()
+            .filter(|dataset| matches!(dataset.kind, Kind::Text { .. }) == for_text)
+            .map(|dataset| dataset.name)
+            .chain(for_text.then_some(FILE));
+        let names: Vec<_> = names.collect();
+        if !names.contains(&data.name.as_str()) {
+            let near = nearest(&data.name, names.iter().copied());
+            let near = near.map(|name| format!(" (did you mean {name:?}?)"));
+            let allowed = format!(
+                "it must be one of {}{}, because model.kind = {:?} is for {}",
+                names.join(", "),
+                near.unwrap_or_default(),
+                self.model.kind(),
+                if for_text { "texts" } else { "images" },
+            );
+            return Err(("data.name", format!("{:?}", data.name), allowed));
+        }
+        let misplaced = |key, value: String, what: &str| {
+            let allowed = format!("it must be left out, because {} is {what}", data.name);
+            Err((key, value, allowed))
+        };
+        match (for_text, data.length, &data.preprocessing) {
+            (true, _, Some(found)) => {
+                return misplaced("data.preprocessing", format!("{found:?}"), "a text");
             }
+            (false, Some(found), _) => {
+                return misplaced("data.length", found.to_string(), "made of images");
+            }
+            (true, length, None) => whole("data.length", length.unwrap_or(0), 1, 1_000_000)?,
+            (false, None, _) => {}
+        }
+        if data.name != FILE {
             let only = || format!("it must be left out unless data.name = {FILE:?}");
             if let Some(path) = &data.path {
                 return Err(("data.path", path.display().to_string(), only()));
@@ -329,6 +425,15 @@ impl Experiment {
         };
         above_zero("train.schedule.factor", *factor, 1.0)
     }
+}
+
+/// A list of sizes, at most `most` of them.
+fn sizes(name: &'static str, values: &[usize], most: usize) -> Result<(), OutOfRange> {
+    if values.len() <= most && values.iter().all(|value| (1..=65_536).contains(value)) {
+        return Ok(());
+    }
+    let allowed = format!("it must be a list of at most {most} numbers from 1 to 65536");
+    Err((name, format!("{values:?}"), allowed))
 }
 
 fn whole(name: &'static str, value: usize, low: usize, high: usize) -> Result<(), OutOfRange> {

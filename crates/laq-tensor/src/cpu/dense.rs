@@ -22,9 +22,7 @@ pub(crate) fn forward(
     } = shape;
     if let Some(bias) = bias {
         assert_eq!(bias.len(), outputs);
-        output
-            .par_chunks_exact_mut(outputs)
-            .for_each(|row| row.copy_from_slice(bias));
+        fill_rows(bias, output);
     }
     let weight = Matrix::new(weight, outputs, inputs).transposed();
     gemm(
@@ -68,8 +66,15 @@ pub(crate) fn backward(
     }
 }
 
+/// Writes the same row into all of a matrix.
+pub(crate) fn fill_rows(row: &[f32], matrix: &mut [f32]) {
+    matrix
+        .par_chunks_exact_mut(row.len())
+        .for_each(|target| target.copy_from_slice(row));
+}
+
 /// The sum of each column of a matrix with as many columns as there are sums.
-fn column_sums(matrix: &[f32], sums: &mut [f32]) {
+pub(crate) fn column_sums(matrix: &[f32], sums: &mut [f32]) {
     let columns = sums.len();
     // Sixteen columns are one cache line of every row.
     sums.par_chunks_mut(16)
@@ -87,16 +92,74 @@ fn column_sums(matrix: &[f32], sums: &mut [f32]) {
         });
 }
 
-pub(crate) fn relu(_kernel: Kernel, _values: &mut [f32]) {
-    todo!()
+/// Numbers that a thread works on at once, where each stands for itself.
+const CHUNK: usize = 1 << 15;
+
+pub(crate) fn relu(values: &mut [f32]) {
+    values.par_chunks_mut(CHUNK).for_each(|values| {
+        for value in values {
+            // Unlike max, this keeps a NaN.
+            *value = if *value < 0.0 { 0.0 } else { *value };
+        }
+    });
 }
 
-pub(crate) fn relu_backward(_kernel: Kernel, _output: &[f32], _gradient: &mut [f32]) {
-    todo!()
+pub(crate) fn relu_backward(output: &[f32], gradient: &mut [f32]) {
+    assert_eq!(output.len(), gradient.len());
+    let chunks = output.par_chunks(CHUNK).zip(gradient.par_chunks_mut(CHUNK));
+    chunks.for_each(|(output, gradient)| {
+        for (gradient, &output) in gradient.iter_mut().zip(output) {
+            *gradient = if output > 0.0 { *gradient } else { 0.0 };
+        }
+    });
 }
 
-pub(crate) fn squared_hinge(_kernel: Kernel, _targets: &[u8], _outputs: &mut [f32]) -> f64 {
-    todo!()
+/// A loss of a few thousand numbers: one thread, in order.
+pub(crate) fn squared_hinge(targets: &[u8], outputs: &mut [f32]) -> f64 {
+    let rows = targets.len();
+    if rows == 0 {
+        return 0.0;
+    }
+    let count = outputs.len();
+    assert_eq!(count % rows, 0);
+    let classes = count / rows;
+    let mut sum = 0.0;
+    for (row, &target) in outputs.chunks_exact_mut(classes).zip(targets) {
+        assert!(usize::from(target) < classes);
+        for (class, y) in row.iter_mut().enumerate() {
+            let t = if class == usize::from(target) {
+                1.0
+            } else {
+                -1.0
+            };
+            let missing = 1.0 - t * f64::from(*y);
+            // Unlike max, this keeps a NaN.
+            let missing = if missing < 0.0 { 0.0 } else { missing };
+            sum += missing * missing;
+            *y = (-2.0 * t * missing / count as f64) as f32;
+        }
+    }
+    sum / count as f64
+}
+
+/// The index of the first NaN or infinity.
+pub(crate) fn first_not_finite(kernel: Kernel, values: &[f32]) -> Option<usize> {
+    let chunk = values
+        .par_chunks(CHUNK)
+        .position_first(|values| !all_finite(kernel, values))?;
+    let start = chunk * CHUNK;
+    let place = values[start..]
+        .iter()
+        .position(|value| !value.is_finite())?;
+    Some(start + place)
+}
+
+for_each_set! {
+    /// All exponents are below the one of NaN and infinity.
+    fn all_finite(values: &[f32]) -> bool {
+        let largest = values.iter().fold(0, |most, value| most.max(value.to_bits() & 0x7fff_ffff));
+        largest < f32::INFINITY.to_bits()
+    }
 }
 
 /// Chunks of rows whose losses are summed apart and then in order: the same bits with any number
@@ -143,9 +206,6 @@ for_each_set! {
     }
 }
 
-/// Numbers a thread updates at once.
-const ADAM_CHUNK: usize = 1 << 15;
-
 pub(crate) fn adam(
     kernel: Kernel,
     step: AdamStep,
@@ -160,10 +220,10 @@ pub(crate) fn adam(
             && second_moment.len() == weight.len()
     );
     weight
-        .par_chunks_mut(ADAM_CHUNK)
-        .zip(gradient.par_chunks(ADAM_CHUNK))
-        .zip(first_moment.par_chunks_mut(ADAM_CHUNK))
-        .zip(second_moment.par_chunks_mut(ADAM_CHUNK))
+        .par_chunks_mut(CHUNK)
+        .zip(gradient.par_chunks(CHUNK))
+        .zip(first_moment.par_chunks_mut(CHUNK))
+        .zip(second_moment.par_chunks_mut(CHUNK))
         .for_each(|(((weight, gradient), first), second)| {
             adam_chunk(kernel, step, gradient, weight, first, second);
         });

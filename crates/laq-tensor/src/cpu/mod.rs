@@ -23,7 +23,6 @@ use crate::{
     AdamStep, Backend, BackendError, ConvolutionShape, DenseShape, GroupReport, LstmGradients,
     LstmParameters, LstmShape, NormShape, PoolShape, QuantizerSnapshot,
 };
-pub use convolution::ConvolutionSpace;
 pub use kernel::{KERNEL_VARIABLE, Kernel};
 pub use lstm::LstmSpace;
 pub use norm::NormSpace;
@@ -74,7 +73,7 @@ impl Backend for CpuBackend {
     type Tensor = ArrayD<f32>;
     type Symbols = Vec<u8>;
     type LstmSpace = LstmSpace;
-    type ConvolutionSpace = ConvolutionSpace;
+    type ConvolutionSpace = ();
     type NormSpace = NormSpace;
     type Quantizer = ParameterQuantizer;
 
@@ -198,8 +197,8 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn convolution_space(&self, shape: ConvolutionShape) -> Result<ConvolutionSpace, BackendError> {
-        Ok(ConvolutionSpace::new(self.kernel, shape))
+    fn convolution_space(&self, _shape: ConvolutionShape) -> Result<(), BackendError> {
+        Ok(())
     }
 
     fn convolution_forward(
@@ -208,7 +207,7 @@ impl Backend for CpuBackend {
         input: &ArrayD<f32>,
         weight: &ArrayD<f32>,
         bias: Option<&ArrayD<f32>>,
-        space: &mut ConvolutionSpace,
+        _space: &mut (),
         output: &mut ArrayD<f32>,
     ) -> Result<(), BackendError> {
         convolution::forward(
@@ -217,7 +216,6 @@ impl Backend for CpuBackend {
             numbers(input),
             numbers(weight),
             bias.map(numbers),
-            space,
             numbers_mut(output),
         );
         Ok(())
@@ -229,7 +227,7 @@ impl Backend for CpuBackend {
         input: &ArrayD<f32>,
         weight: &ArrayD<f32>,
         output_gradient: &ArrayD<f32>,
-        space: &mut ConvolutionSpace,
+        _space: &mut (),
         input_gradient: Option<&mut ArrayD<f32>>,
         weight_gradient: &mut ArrayD<f32>,
         bias_gradient: Option<&mut ArrayD<f32>>,
@@ -240,7 +238,6 @@ impl Backend for CpuBackend {
             numbers(input),
             numbers(weight),
             numbers(output_gradient),
-            space,
             input_gradient.map(numbers_mut),
             numbers_mut(weight_gradient),
             bias_gradient.map(numbers_mut),
@@ -312,7 +309,6 @@ impl Backend for CpuBackend {
         shape: NormShape,
         input: &ArrayD<f32>,
         scale: &ArrayD<f32>,
-        output: &ArrayD<f32>,
         space: &mut NormSpace,
         gradient: &mut ArrayD<f32>,
         scale_gradient: &mut ArrayD<f32>,
@@ -323,7 +319,6 @@ impl Backend for CpuBackend {
             shape,
             numbers(input),
             numbers(scale),
-            numbers(output),
             space,
             numbers_mut(gradient),
             numbers_mut(scale_gradient),
@@ -358,6 +353,7 @@ impl Backend for CpuBackend {
         shift: &ArrayD<f32>,
         mean: &ArrayD<f32>,
         variance: &ArrayD<f32>,
+        space: &mut NormSpace,
         output: &mut ArrayD<f32>,
     ) -> Result<(), BackendError> {
         norm::evaluate(
@@ -368,13 +364,14 @@ impl Backend for CpuBackend {
             numbers(shift),
             numbers(mean),
             numbers(variance),
+            space,
             numbers_mut(output),
         );
         Ok(())
     }
 
     fn relu(&self, values: &mut ArrayD<f32>) -> Result<(), BackendError> {
-        dense::relu(self.kernel, numbers_mut(values));
+        dense::relu(numbers_mut(values));
         Ok(())
     }
 
@@ -383,7 +380,7 @@ impl Backend for CpuBackend {
         output: &ArrayD<f32>,
         gradient: &mut ArrayD<f32>,
     ) -> Result<(), BackendError> {
-        dense::relu_backward(self.kernel, numbers(output), numbers_mut(gradient));
+        dense::relu_backward(numbers(output), numbers_mut(gradient));
         Ok(())
     }
 
@@ -392,11 +389,7 @@ impl Backend for CpuBackend {
         targets: &Vec<u8>,
         outputs: &mut ArrayD<f32>,
     ) -> Result<f64, BackendError> {
-        Ok(dense::squared_hinge(
-            self.kernel,
-            targets,
-            numbers_mut(outputs),
-        ))
+        Ok(dense::squared_hinge(targets, numbers_mut(outputs)))
     }
 
     fn softmax_cross_entropy(
@@ -431,7 +424,7 @@ impl Backend for CpuBackend {
     }
 
     fn first_not_finite(&self, tensor: &ArrayD<f32>) -> Result<Option<usize>, BackendError> {
-        Ok(numbers(tensor).iter().position(|value| !value.is_finite()))
+        Ok(dense::first_not_finite(self.kernel, numbers(tensor)))
     }
 
     fn quantizer(

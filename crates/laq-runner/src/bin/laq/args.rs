@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use laq_runner::config::KINDS;
 
 /// Trains neural networks with weights of one to eight bits.
 #[derive(Debug, Parser)]
@@ -17,6 +18,7 @@ pub(crate) enum Command {
     Train(TrainArgs),
     Eval(EvalArgs),
     Config(ConfigArgs),
+    Summary(SummaryArgs),
     Estimate(EstimateArgs),
     Quantize(QuantizeArgs),
     Methods(MethodsArgs),
@@ -100,7 +102,7 @@ pub(crate) struct EvalArgs {
     /// The split of its own data.
     #[arg(long, value_enum, default_value = "test")]
     pub(crate) split: SplitName,
-    /// A text file instead of a split.
+    /// A text file instead of a split, for a language model.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["split", "data_dir"])]
     pub(crate) text: Option<PathBuf>,
     /// Where the data are [default: where they were for the training].
@@ -127,12 +129,25 @@ pub(crate) struct ConfigArgs {
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) over: OverArgs,
+    /// Without CONFIG: the kind of network whose defaults are printed.
+    #[arg(long, value_parser = KINDS, default_value = KINDS[0], conflicts_with = "config")]
+    pub(crate) kind: String,
     /// Print JSON, with the experiment's key.
     #[arg(long, requires = "config")]
     pub(crate) json: bool,
 }
 
-/// Say how long an experiment would take here, by timing a few steps on random symbols.
+/// Print an experiment's network: layers, sizes, weights, bits, operations.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SummaryArgs {
+    #[command(flatten)]
+    pub(crate) experiment: ExperimentArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Say how long an experiment would take here, by timing a few steps on random input.
 #[derive(Debug, clap::Args)]
 pub(crate) struct EstimateArgs {
     #[command(flatten)]

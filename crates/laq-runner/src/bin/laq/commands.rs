@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 use laq_datasets::{DownloadOptions, Split, catalogue, download as fetch, find};
-use laq_runner::config::{self, DEFAULTS, Experiment};
+use laq_runner::config::{self, Experiment};
 use laq_runner::doctor::diagnose;
 #[cfg(unix)]
 use laq_runner::environment::ignores_hang_ups;
@@ -26,7 +26,7 @@ use signal_hook::flag;
 
 use crate::args::{
     ConfigArgs, DoctorArgs, DownloadArgs, EstimateArgs, EvalArgs, ExperimentArgs, MethodsArgs,
-    OverArgs, QuantizeArgs, SplitName, TrainArgs,
+    OverArgs, QuantizeArgs, SplitName, SummaryArgs, TrainArgs,
 };
 use crate::progress::{Progress, Transfer, duration, tell};
 
@@ -129,15 +129,16 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
         )?;
         return Ok(ExitCode::from(INTERRUPTED));
     }
-    if let (Some(epoch), Some(validation), Some(test)) = (
-        summary.best_epoch,
-        summary.validation_loss,
-        summary.test_loss,
-    ) {
+    let pair = |validation: Option<f64>, test: Option<f64>| Some((validation?, test?));
+    let errors = pair(summary.validation_error, summary.test_error)
+        .map(|(validation, test)| format!("validation {validation:.2}, test {test:.2} % errors"));
+    let losses = pair(summary.validation_loss, summary.test_loss).map(|(validation, test)| {
+        format!("validation {validation:.4}, test {test:.4} nats per character")
+    });
+    if let (Some(epoch), Some(reached)) = (summary.best_epoch, errors.or(losses)) {
         writeln!(
             Output,
-            "finished in {}: {}, best epoch {epoch} of {}, validation {validation:.4}, test {test:.4} nats per \
-             character; {folder}",
+            "finished in {}: {}, best epoch {epoch} of {}, {reached}; {folder}",
             duration(summary.seconds),
             summary.title,
             summary.epochs,
@@ -184,13 +185,19 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<ExitCode> {
     if args.json {
         print_json(&found)?;
     } else {
+        let what = match found.error {
+            Some(error) => format!(
+                "{error:.2} % errors on {} ({} images, mean loss {:.4})",
+                found.source, found.examples, found.loss
+            ),
+            None => format!(
+                "{:.4} nats per character on {} ({} characters, {} left out)",
+                found.loss, found.source, found.examples, found.left_out
+            ),
+        };
         writeln!(
             Output,
-            "{:.4} nats per character on {} ({} characters, {} left out), {}, epoch {}, {}",
-            found.loss,
-            found.source,
-            found.characters,
-            found.left_out,
+            "{what}, {}, epoch {}, {}",
             found.method,
             found.epochs_done,
             found.checkpoint.display(),
@@ -201,7 +208,9 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<ExitCode> {
 
 pub(crate) fn config(args: &ConfigArgs) -> Result<ExitCode> {
     let Some(path) = &args.config else {
-        write!(Output, "{DEFAULTS}")?;
+        let defaults =
+            config::defaults(&args.kind).context("a kind that the arguments let through")?;
+        write!(Output, "{defaults}")?;
         return Ok(ExitCode::SUCCESS);
     };
     let experiment = load(path, &args.over)?;
@@ -215,6 +224,76 @@ pub(crate) fn config(args: &ConfigArgs) -> Result<ExitCode> {
         write!(Output, "{}", toml::to_string(&experiment)?)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn summary(args: &SummaryArgs) -> Result<ExitCode> {
+    let found = laq_runner::summary::summarize(&experiment(&args.experiment)?)?;
+    if args.json {
+        print_json(&found)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut out = Output;
+    writeln!(
+        out,
+        "{} ({}, {} bits a quantized weight)",
+        found.title, found.method, found.bits
+    )?;
+    let header = [
+        "layer",
+        "output",
+        "quantized",
+        "others",
+        "f32",
+        "packed",
+        "operations",
+        "kind",
+    ];
+    let mut rows = vec![header.map(String::from)];
+    for layer in found.layers.iter().chain([&found.total]) {
+        let sizes: Vec<_> = layer.output.iter().map(ToString::to_string).collect();
+        rows.push([
+            layer.name.clone(),
+            sizes.join("×"),
+            layer.quantized_weights.to_string(),
+            layer.other_weights.to_string(),
+            bytes(layer.f32_bytes),
+            bytes(layer.quantized_bytes),
+            layer.operations.to_string(),
+            layer.kind.clone(),
+        ]);
+    }
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or_default()
+    };
+    let widths: [usize; 8] = std::array::from_fn(width);
+    for row in &rows {
+        let [
+            name,
+            output,
+            quantized,
+            others,
+            float,
+            packed,
+            operations,
+            kind,
+        ] = row;
+        let [n, o, q, r, f, p, x, _] = widths;
+        let line = format!(
+            "{name:<n$}  {output:<o$}  {quantized:>q$}  {others:>r$}  {float:>f$}  {packed:>p$}  {operations:>x$}  {kind}"
+        );
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Bytes as a reader takes them in.
+fn bytes(count: usize) -> String {
+    match count {
+        0..10_000 => format!("{count} B"),
+        10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),
+        _ => format!("{:.1} MB", count as f64 / 1e6),
+    }
 }
 
 pub(crate) fn estimate(args: &EstimateArgs) -> Result<ExitCode> {

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train(&args),
         Command::Eval(args) => commands::eval(&args),
         Command::Config(args) => commands::config(&args),
+        Command::Summary(args) => commands::summary(&args),
         Command::Estimate(args) => commands::estimate(&args),
         Command::Quantize(args) => commands::quantize(&args),
         Command::Methods(args) => commands::methods(&args),

@@ -58,6 +58,7 @@ impl Progress {
 
     pub(crate) fn show(&mut self, event: Event<'_>) {
         match event {
+            Event::Preparing { what } => self.say(what),
             Event::Started {
                 epoch,
                 step,
@@ -137,15 +138,19 @@ impl Progress {
     }
 
     fn line(&self, record: &EpochRecord) -> String {
+        let reached = |loss: f64, error: Option<f64>| match error {
+            Some(error) => format!("{error:.2} %"),
+            None => format!("{loss:.4}"),
+        };
         let test = record
             .test_loss
-            .map(|loss| format!(", test {loss:.4} (best so far)"));
+            .map(|loss| format!(", test {} (best so far)", reached(loss, record.test_error)));
         format!(
-            "epoch {}/{}: train {:.4}, validation {:.4}{}, {}",
+            "epoch {}/{}: train {:.4}, validation {}{}, {}",
             record.epoch,
             self.epochs,
             record.train_loss,
-            record.validation_loss,
+            reached(record.validation_loss, record.validation_error),
             test.unwrap_or_default(),
             duration(record.seconds),
         )

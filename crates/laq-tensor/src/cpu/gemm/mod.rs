@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::kernel::Kernel;
 use super::shared::Shared;
-pub(crate) use pack::{Matrix, pack_panel};
+pub(crate) use pack::{Matrix, Operand, pack_panel};
 pub(crate) use tile::{LARGEST_TILE, tile_columns, tile_rows};
 
 /// Depth of a slice: panels of A and B of this depth stay in the second-level cache.
@@ -50,8 +50,19 @@ fn with_scratch<R>(
 
 /// C ← A·B, or C ← C + A·B with `accumulate`; C is dense and row-major.
 pub(crate) fn gemm(kernel: Kernel, a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, c: &mut [f32]) {
-    let (rows, columns, depth) = (a.rows, b.columns, a.columns);
-    assert_eq!(b.rows, depth);
+    product(kernel, a, b.transposed(), accumulate, c);
+}
+
+/// [`gemm`] of any operands, the second of which comes as its transpose.
+pub(crate) fn product(
+    kernel: Kernel,
+    a: impl Operand,
+    b_transposed: impl Operand,
+    accumulate: bool,
+    c: &mut [f32],
+) {
+    let ((rows, depth), (columns, other_depth)) = (a.size(), b_transposed.size());
+    assert_eq!(depth, other_depth);
     assert_eq!(c.len(), rows * columns);
     if depth == 0 && !accumulate {
         c.fill(0.0);
@@ -60,7 +71,8 @@ pub(crate) fn gemm(kernel: Kernel, a: Matrix<'_>, b: Matrix<'_>, accumulate: boo
         return;
     }
     let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
-    let block_rows = BLOCK_ROWS.div_ceil(mr) * mr;
+    // Blocks of about the same size.
+    let block_rows = rows.div_ceil(rows.div_ceil(BLOCK_ROWS)).div_ceil(mr) * mr;
     let panels = columns.div_ceil(nr);
     let row_blocks = rows.div_ceil(block_rows);
     // Each block packs its rows of A, so fewer blocks side by side are less work.
@@ -81,14 +93,7 @@ pub(crate) fn gemm(kernel: Kernel, a: Matrix<'_>, b: Matrix<'_>, accumulate: boo
                 .par_chunks_exact_mut(nr * steps)
                 .enumerate()
                 .for_each(|(panel, target)| {
-                    pack_panel(
-                        b.transposed(),
-                        panel * nr,
-                        columns,
-                        nr,
-                        slice.clone(),
-                        target,
-                    );
+                    b_transposed.pack(panel * nr, columns, nr, slice.clone(), target);
                 });
             let packed_b = &*packed_b;
             let add = accumulate || start > 0;
@@ -102,14 +107,8 @@ pub(crate) fn gemm(kernel: Kernel, a: Matrix<'_>, b: Matrix<'_>, accumulate: boo
                     let tiles = (last_row - first_row).div_ceil(mr);
                     with_scratch(&PACKED_A, tiles * mr * steps, |packed_a| {
                         for (tile, target) in packed_a.chunks_exact_mut(mr * steps).enumerate() {
-                            pack_panel(
-                                a,
-                                first_row + tile * mr,
-                                last_row,
-                                mr,
-                                slice.clone(),
-                                target,
-                            );
+                            let first = first_row + tile * mr;
+                            a.pack(first, last_row, mr, slice.clone(), target);
                         }
                         for panel in first_panel..last_panel {
                             let first_column = panel * nr;

@@ -1,5 +1,7 @@
 //! Rearranges operands into the panels that the tiles read from end to end.
 
+use std::ops::Range;
+
 /// A matrix that is read in place: element (i, j) stands at `i·row_stride + j·column_stride`. It is
 /// row-major or the transpose of a row-major one, so that one of the strides is 1.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +38,40 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// What a product packs: a matrix that exists in memory, or one that is only read as if it did.
+pub(crate) trait Operand: Copy + Sync {
+    /// Rows and columns.
+    fn size(&self) -> (usize, usize);
+
+    /// Writes rows `first..first + width` of columns `columns` as one panel: for each column, `width` numbers. Rows
+    /// from `last` on are zeros. There are at most [`DEPTH`](super::DEPTH) columns.
+    fn pack(
+        &self,
+        first: usize,
+        last: usize,
+        width: usize,
+        columns: Range<usize>,
+        panel: &mut [f32],
+    );
+}
+
+impl Operand for Matrix<'_> {
+    fn size(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
+    fn pack(
+        &self,
+        first: usize,
+        last: usize,
+        width: usize,
+        columns: Range<usize>,
+        panel: &mut [f32],
+    ) {
+        pack_panel(*self, first, last, width, columns, panel);
+    }
+}
+
 /// Writes rows `first..first + width` of columns `columns` as one panel: for each column, `width`
 /// numbers. Rows past `last` are zeros.
 pub(crate) fn pack_panel(
@@ -43,7 +79,7 @@ pub(crate) fn pack_panel(
     first: usize,
     last: usize,
     width: usize,
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
     panel: &mut [f32],
 ) {
     debug_assert_eq!(panel.len(), width * columns.len());

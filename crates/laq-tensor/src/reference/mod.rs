@@ -4,7 +4,10 @@
 //! backward passes are checked by finite differences in this crate's tests. Arguments and shapes
 //! are those of [`Backend`](crate::Backend).
 
+mod convolution;
+
 use crate::{AdamStep, DenseShape, LstmShape};
+pub use convolution::*;
 
 /// What the forward pass of an LSTM leaves behind.
 #[derive(Clone, Debug)]

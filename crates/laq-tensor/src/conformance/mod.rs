@@ -1,6 +1,8 @@
 //! One suite for every backend: each operation on sizes that are round and sizes that are not,
 //! compared with [`crate::reference`] and with the solvers of `laq-solvers`.
 
+mod convolution;
+
 use laq_solvers::{Method, Problem, Quantizer, Scale, Workspace};
 use ndarray::{ArrayView, IxDyn};
 
@@ -60,6 +62,7 @@ pub fn run<B: Backend>(backend: &B) -> Result<Vec<Check>, BackendError> {
             outputs,
         })?;
     }
+    suite.convolutions()?;
     for (rows, classes) in [(1, 1), (1, 2), (300, 87), (129, 10)] {
         suite.loss(rows, classes)?;
     }

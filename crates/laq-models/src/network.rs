@@ -1,0 +1,71 @@
+//! What every network offers to the training step.
+
+use std::collections::BTreeMap;
+
+use laq_tensor::{Backend, BackendError};
+
+use crate::ModelError;
+use crate::batch::{Batch, Evaluation};
+use crate::parameter::{Parameter, StateTensor};
+
+/// A network and the buffers of one batch, on a backend.
+pub(crate) trait Network<B: Backend>: Send {
+    fn parameters(&self) -> &[Parameter<B>];
+
+    fn parameters_mut(&mut self) -> &mut [Parameter<B>];
+
+    /// Takes the next batch. A training step needs a whole one; an evaluation may have fewer images.
+    fn take(&mut self, backend: &B, batch: Batch<'_>, whole: bool) -> Result<(), ModelError>;
+
+    /// Mean loss of the batch in training; leaves behind what [`Network::backward`] needs.
+    fn forward(&mut self, backend: &B) -> Result<f64, ModelError>;
+
+    /// The gradients of all parameters, after [`Network::forward`].
+    fn backward(&mut self, backend: &B) -> Result<(), ModelError>;
+
+    /// The batch with the network as it is, which stays as it is.
+    fn evaluate(&mut self, backend: &B) -> Result<Evaluation, ModelError>;
+
+    /// What a step leaves behind beside new parameters, once it is known to be good.
+    fn finish_step(&mut self, backend: &B) -> Result<(), BackendError>;
+
+    /// Where a loss that is not finite comes from: the first layer that shows NaN or infinity.
+    fn blame(&self, backend: &B) -> Result<(&'static str, String), ModelError>;
+
+    /// State beside the parameters'.
+    fn save(&self, backend: &B) -> Result<Vec<StateTensor>, BackendError>;
+
+    /// Goes on from such a state.
+    fn load(&mut self, backend: &B, state: &BTreeMap<&str, &StateTensor>)
+    -> Result<(), ModelError>;
+}
+
+/// The first parameter whose weights are not finite, as [`Network::blame`] tells it.
+pub(crate) fn blame_weights<B: Backend>(
+    backend: &B,
+    parameters: &[Parameter<B>],
+) -> Result<Option<(&'static str, String)>, BackendError> {
+    for parameter in parameters {
+        if backend.first_not_finite(parameter.value())?.is_some() {
+            return Ok(Some(("the weights", parameter.spec.name.clone())));
+        }
+    }
+    Ok(None)
+}
+
+/// A setting that is checked: an error unless `ok`.
+pub(crate) fn setting(
+    ok: bool,
+    name: &'static str,
+    value: impl ToString,
+    expected: &'static str,
+) -> Result<(), ModelError> {
+    if ok {
+        return Ok(());
+    }
+    Err(ModelError::Setting {
+        name,
+        value: value.to_string(),
+        expected,
+    })
+}

@@ -1,0 +1,280 @@
+//! The data of a run, texts or images, in batches.
+
+use laq_datasets::{
+    Fractions, ImageSet, Images, Kind, Sequences, Split, Text, TextError, identity_order,
+};
+use laq_models::{Batch, ModelError};
+use sha2::{Digest, Sha256};
+
+use crate::RunError;
+use crate::checkpoint::hex;
+use crate::config::{Data, FILE};
+use crate::session::{Input, Network};
+
+/// All splits of the data of a run.
+pub(crate) enum Examples {
+    Text(Text),
+    Images(Box<ImageSet>),
+}
+
+/// The data that `data` describes. `tell` hears of work that takes its time.
+pub(crate) fn load(data: &Data, tell: &mut dyn FnMut(&str)) -> Result<Examples, RunError> {
+    if let Some(path) = data.path.as_ref().filter(|_| data.name == FILE) {
+        let share = |share: Option<f64>| share.unwrap_or_default();
+        let fractions = Fractions {
+            train: share(data.train_fraction),
+            validation: share(data.validation_fraction),
+        };
+        return Ok(Examples::Text(Text::from_file(path, fractions)?));
+    }
+    let Some(name) = &data.preprocessing else {
+        return Ok(Examples::Text(Text::load(&data.name, &data.dir)?));
+    };
+    let preprocessing = name
+        .parse()
+        .map_err(|error: laq_datasets::UnknownPreprocessing| {
+            RunError::Internal(error.to_string())
+        })?;
+    let images = ImageSet::load(&data.name, &data.dir, Some(preprocessing), tell)?;
+    Ok(Examples::Images(Box::new(images)))
+}
+
+impl Examples {
+    /// The name of the data, or the path of a file of the user's.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Text(text) => &text.name,
+            Self::Images(images) => &images.name,
+        }
+    }
+
+    /// The bytes that symbols stand for; none for images.
+    pub(crate) fn alphabet(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.alphabet.bytes(),
+            Self::Images(_) => &[],
+        }
+    }
+
+    /// What tells these data from others. For a text the SHA-256 of alphabet and splits, each after its length.
+    pub(crate) fn fingerprint(&self) -> String {
+        let text = match self {
+            Self::Text(text) => text,
+            Self::Images(images) => return images.fingerprint().into(),
+        };
+        let mut digest = Sha256::new();
+        for part in [
+            text.alphabet.bytes(),
+            &text.train,
+            &text.validation,
+            &text.test,
+        ] {
+            digest.update((part.len() as u64).to_le_bytes());
+            digest.update(part);
+        }
+        hex(&digest.finalize())
+    }
+
+    /// `split` in batches of the size that `data` says.
+    pub(crate) fn batches(&self, split: Split, data: &Data) -> Result<Batches<'_>, RunError> {
+        match self {
+            Self::Text(text) => {
+                let sequences = cut(text.split(split), &text.name, split, data)?;
+                Ok(Batches::Text(sequences))
+            }
+            Self::Images(images) => {
+                let found = images.split(split);
+                enough(found.len(), &images.name, split, data)?;
+                Ok(Batches::Images {
+                    images: found,
+                    numbers: images.shape().numbers(),
+                    batch: data.batch,
+                })
+            }
+        }
+    }
+}
+
+/// Batches of the three splits (those that are trained on, then those that are evaluated) and what the network looks at,
+/// as the catalogue promises them; a file of the user's is looked into.
+pub(crate) fn sizes(data: &Data) -> Result<([usize; 3], Input), RunError> {
+    if data.name == FILE {
+        let examples = load(data, &mut |_| {})?;
+        let of = |split| examples.batches(split, data);
+        let batches = [
+            of(Split::Train)?.trained(),
+            of(Split::Validation)?.evaluated(),
+            of(Split::Test)?.evaluated(),
+        ];
+        return Ok((batches, Input::of(&examples)));
+    }
+    let dataset = laq_datasets::find(&data.name).map_err(TextError::Unknown)?;
+    let batches = |split| -> Result<usize, RunError> {
+        match dataset.kind {
+            Kind::Text { .. } => {
+                let symbols = vec![0; dataset.expected_symbols(split)];
+                Ok(cut(&symbols, &data.name, split, data)?.batches())
+            }
+            Kind::Images { splits, .. } => {
+                let images = splits[split as usize];
+                enough(images, &data.name, split, data)?;
+                Ok(match split {
+                    Split::Train => images / data.batch,
+                    _ => images.div_ceil(data.batch),
+                })
+            }
+        }
+    };
+    let input = match dataset.kind {
+        Kind::Text { symbols, .. } => Input::Symbols(symbols),
+        Kind::Images { shape, classes, .. } => Input::images(shape, classes),
+    };
+    let [train, validation, test] = Split::ALL.map(batches);
+    Ok(([train?, validation?, test?], input))
+}
+
+/// A split of a text in whole batches.
+fn cut<'a>(
+    symbols: &'a [u8],
+    name: &str,
+    split: Split,
+    data: &Data,
+) -> Result<Sequences<'a>, RunError> {
+    let length = data.length.unwrap_or_default();
+    Sequences::new(symbols, length, data.batch).map_err(|source| RunError::TooShort {
+        split,
+        data: name.into(),
+        length,
+        batch: data.batch,
+        source,
+    })
+}
+
+/// Refuses a training split that does not fill a batch; what is evaluated need not.
+fn enough(images: usize, name: &str, split: Split, data: &Data) -> Result<(), RunError> {
+    if split != Split::Train || images >= data.batch {
+        return Ok(());
+    }
+    Err(RunError::TooFewImages {
+        data: name.into(),
+        batch: data.batch,
+        found: images,
+    })
+}
+
+/// A split in batches.
+#[derive(Clone, Copy)]
+pub(crate) enum Batches<'a> {
+    Text(Sequences<'a>),
+    Images {
+        images: &'a Images,
+        /// Of one image.
+        numbers: usize,
+        batch: usize,
+    },
+}
+
+impl Batches<'_> {
+    /// Sequences or images, which an epoch puts in order.
+    pub(crate) fn examples(&self) -> usize {
+        match self {
+            Self::Text(sequences) => sequences.count(),
+            Self::Images { images, .. } => images.len(),
+        }
+    }
+
+    /// Batches that an epoch trains on: the whole ones.
+    pub(crate) fn trained(&self) -> usize {
+        match self {
+            Self::Text(sequences) => sequences.batches(),
+            Self::Images { images, batch, .. } => images.len() / batch,
+        }
+    }
+
+    /// Batches that are evaluated: all of the images; of a text the whole ones.
+    pub(crate) fn evaluated(&self) -> usize {
+        match self {
+            Self::Text(sequences) => sequences.batches(),
+            Self::Images { images, batch, .. } => images.len().div_ceil(*batch),
+        }
+    }
+}
+
+/// Room for a batch in host memory, kept from one to the next.
+#[derive(Default)]
+pub(crate) struct Room {
+    inputs: Vec<u8>,
+    targets: Vec<u8>,
+    pixels: Vec<f32>,
+}
+
+impl Room {
+    /// Batch number `index` of the examples in `order`; the last may have fewer images.
+    pub(crate) fn fill(&mut self, batches: &Batches<'_>, order: &[u32], index: usize) -> Batch<'_> {
+        match batches {
+            Batches::Text(sequences) => {
+                let size = sequences.length() * sequences.batch_size();
+                self.inputs.resize(size, 0);
+                self.targets.resize(size, 0);
+                sequences.fill(order, index, &mut self.inputs, &mut self.targets);
+                Batch::text(&self.inputs, &self.targets)
+            }
+            Batches::Images {
+                images,
+                numbers,
+                batch,
+            } => {
+                let chosen = &order[index * batch..order.len().min((index + 1) * batch)];
+                self.pixels.resize(chosen.len() * numbers, 0.0);
+                self.targets.resize(chosen.len(), 0);
+                images.fill(chosen, &mut self.pixels, &mut self.targets);
+                Batch::images(&self.pixels, &self.targets)
+            }
+        }
+    }
+}
+
+/// How well a network predicts a split, with quantized weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Score {
+    /// Mean loss: nats per character, or the images' loss.
+    pub(crate) loss: f64,
+    /// Percent of the images that are put in a wrong class; none for texts.
+    pub(crate) error: Option<f64>,
+}
+
+/// The score of `network` on all batches of a split; `None` as soon as `go_on`, which hears of every batch before it is
+/// evaluated, says no.
+pub(crate) fn score(
+    network: &mut Network,
+    batches: &Batches<'_>,
+    go_on: &mut dyn FnMut(usize) -> bool,
+) -> Result<Option<Score>, ModelError> {
+    let order = identity_order(batches.examples());
+    let mut room = Room::default();
+    let (mut loss, mut errors, mut weight) = (0.0, None, 0.0);
+    for index in 0..batches.evaluated() {
+        if !go_on(index) {
+            return Ok(None);
+        }
+        let batch = room.fill(batches, &order, index);
+        // A batch that is not full counts as much of one as it is.
+        let share = match (batch, batches) {
+            (Batch::Images { labels, .. }, Batches::Images { batch, .. }) => {
+                labels.len() as f64 / *batch as f64
+            }
+            _ => 1.0,
+        };
+        let found = network.evaluate(batch)?;
+        loss += share * found.loss;
+        weight += share;
+        if let Some(found) = found.errors {
+            *errors.get_or_insert(0) += found;
+        }
+    }
+    let percent = |errors: usize| 100.0 * errors as f64 / batches.examples() as f64;
+    Ok(Some(Score {
+        loss: loss / weight,
+        error: errors.map(percent),
+    }))
+}

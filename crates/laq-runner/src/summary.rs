@@ -1,0 +1,114 @@
+//! What a network consists of, and what its weights take in memory: `laq summary`.
+
+use laq_solvers::{Problem, Quantizer, Scale, SolveError, Workspace};
+use serde::Serialize;
+
+use crate::RunError;
+use crate::config::Experiment;
+use crate::examples::sizes;
+use crate::session::{Spec, method, spec};
+
+/// A network, layer by layer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NetworkSummary {
+    /// The run's title.
+    pub title: String,
+    /// The method's id.
+    pub method: String,
+    /// Bits of a quantized weight as a packed level; 32 in full precision.
+    pub bits: u32,
+    /// The layers, first to last.
+    pub layers: Vec<Layer>,
+    /// The sums over all layers.
+    pub total: Layer,
+}
+
+/// A layer, or the sum of all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Layer {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub kind: String,
+    /// The sizes of what it puts out for one image or character.
+    pub output: Vec<usize>,
+    /// Weights that the method quantizes.
+    pub quantized_weights: usize,
+    /// Everything else that is trained, in f32.
+    pub other_weights: usize,
+    /// Bytes of all of them in f32.
+    pub f32_bytes: usize,
+    /// Bytes with the quantized weights as packed levels, their scales and the others in f32.
+    pub quantized_bytes: usize,
+    /// Multiplications with a weight and additions, for one image or character.
+    pub operations: usize,
+}
+
+/// The network of `experiment`, without its data where those are of the catalogue.
+///
+/// # Errors
+///
+/// Networks that cannot be built, and files of the user's that cannot be read.
+pub fn summarize(experiment: &Experiment) -> Result<NetworkSummary, RunError> {
+    let (_, input) = sizes(&experiment.data)?;
+    let spec = spec(&experiment.model, input)?;
+    let layers = match spec {
+        Spec::CharLstm(spec) => spec.layers(),
+        Spec::Feedforward(spec) => spec.layers(),
+    }
+    .map_err(RunError::Build)?;
+    let method = method(experiment)?;
+    let (bits, scales) = match method.quantizer() {
+        None => (32, 0),
+        Some(quantizer) => (
+            quantizer.codebook().storage_bits().into(),
+            scales(quantizer)?,
+        ),
+    };
+    let layers: Vec<Layer> = layers
+        .into_iter()
+        .map(|layer| {
+            let (quantized, other) = (layer.quantized_weights, layer.other_weights);
+            Layer {
+                name: layer.name,
+                kind: layer.kind,
+                output: layer.output,
+                quantized_weights: quantized,
+                other_weights: other,
+                f32_bytes: 4 * (quantized + other),
+                quantized_bytes: (quantized * bits as usize).div_ceil(8)
+                    + 4 * (layer.groups * scales + other),
+                operations: 2 * layer.multiplications,
+            }
+        })
+        .collect();
+    let mut total = Layer {
+        name: "total".into(),
+        ..Layer::default()
+    };
+    for layer in &layers {
+        total.quantized_weights += layer.quantized_weights;
+        total.other_weights += layer.other_weights;
+        total.f32_bytes += layer.f32_bytes;
+        total.quantized_bytes += layer.quantized_bytes;
+        total.operations += layer.operations;
+    }
+    Ok(NetworkSummary {
+        title: experiment.title.clone(),
+        method: experiment.quantize.method.clone(),
+        bits,
+        layers,
+        total,
+    })
+}
+
+/// How many scales a matrix has under a method, as the solve of a single weight shows.
+fn scales(quantizer: &dyn Quantizer) -> Result<usize, RunError> {
+    let internal = |error: SolveError| RunError::Internal(error.to_string());
+    let problem = Problem::new(&[1.0], None).map_err(internal)?;
+    let solution = quantizer.solve(problem, None, &mut [0], &mut Workspace::default());
+    match solution.map_err(internal)?.scale {
+        Scale::One(_) => Ok(1),
+        Scale::Two { .. } => Ok(2),
+    }
+}

@@ -1,0 +1,87 @@
+//! The 3 × 3 convolution.
+
+use super::Suite;
+use crate::{Backend, BackendError, ConvolutionShape, reference};
+
+impl<B: Backend> Suite<'_, B> {
+    /// Images of one pixel, of one row and of one column; channels below, at and above the widths of vectors and tiles;
+    /// batches that fill tiles and that do not.
+    pub(super) fn convolutions(&mut self) -> Result<(), BackendError> {
+        for (batch, height, width, inputs, outputs) in [
+            (1, 1, 1, 1, 1),
+            (2, 1, 1, 40, 33),
+            (1, 5, 3, 1, 10),
+            (3, 1, 7, 16, 5),
+            (3, 7, 1, 17, 3),
+            (2, 4, 4, 3, 35),
+            (23, 6, 5, 3, 7),
+            (11, 3, 4, 32, 64),
+            (4, 9, 2, 33, 31),
+            (1, 12, 13, 20, 24),
+            (31, 2, 2, 48, 16),
+            (2, 2, 3, 150, 140),
+        ] {
+            self.convolution(ConvolutionShape {
+                batch,
+                height,
+                width,
+                inputs,
+                outputs,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn convolution(&mut self, shape: ConvolutionShape) -> Result<(), BackendError> {
+        let ConvolutionShape {
+            batch,
+            height,
+            width,
+            inputs,
+            outputs,
+        } = shape;
+        let input = self.numbers(shape.pixels() * inputs, 1.0);
+        let weight = self.numbers(outputs * shape.filter(), 1.0);
+        let bias = self.numbers(outputs, 1.0);
+        let from_above = self.numbers(shape.pixels() * outputs, 1.0);
+        let with_bias = reference::convolution_forward(shape, &input, &weight, &bias);
+        let without = reference::convolution_forward(shape, &input, &weight, &vec![0.0; outputs]);
+        let gradients = reference::convolution_backward(shape, &input, &weight, &from_above);
+
+        let backend = self.backend;
+        let (input, weight) = (self.tensor(&input)?, self.tensor(&weight)?);
+        let (bias, from_above) = (self.tensor(&bias)?, self.tensor(&from_above)?);
+        let mut space = backend.convolution_space(shape)?;
+        let name = |what: &str| {
+            format!("convolution B={batch} {height}x{width} C={inputs} F={outputs}: {what}")
+        };
+        // Once with everything and once with what may be left out; the second time on used buffers.
+        let mut output = backend.zeros(&[batch, height, width, outputs])?;
+        let mut of_input = backend.zeros(&[batch, height, width, inputs])?;
+        let mut of_weight = backend.zeros(&[outputs, 3, 3, inputs])?;
+        let mut of_bias = backend.zeros(&[outputs])?;
+        for all in [true, false] {
+            let case = |what: &str| name(&format!("{what}{}", if all { "" } else { " alone" }));
+            let (bias, expected) = if all {
+                (Some(&bias), &with_bias)
+            } else {
+                (None, &without)
+            };
+            backend.convolution_forward(shape, &input, &weight, bias, &mut space, &mut output)?;
+            self.compare(case("output"), &output, expected, 2e-6)?;
+            backend.convolution_backward(
+                shape,
+                &input,
+                &weight,
+                &from_above,
+                &mut space,
+                all.then_some(&mut of_input),
+                &mut of_weight,
+                all.then_some(&mut of_bias),
+            )?;
+            self.compare(case("∂weight"), &of_weight, &gradients[1], 2e-6)?;
+        }
+        self.compare(name("∂input"), &of_input, &gradients[0], 2e-6)?;
+        self.compare(name("∂bias"), &of_bias, &gradients[2], 2e-6)
+    }
+}

@@ -1,0 +1,85 @@
+//! The convolution of the f64 reference: its forward pass on one image by hand, its backward pass against
+//! difference quotients.
+
+use laq_tensor::{ConvolutionShape, reference};
+use proptest::prelude::*;
+
+const STEP: f64 = 1e-5;
+
+/// Checks `gradient` of `loss` at `point`, element by element.
+fn check(what: &str, point: &[f64], gradient: &[f64], loss: impl Fn(&[f64]) -> f64) {
+    assert_eq!(point.len(), gradient.len(), "{what}");
+    let mut moved = point.to_vec();
+    for index in 0..point.len() {
+        moved[index] = point[index] + STEP;
+        let above = loss(&moved);
+        moved[index] = point[index] - STEP;
+        let below = loss(&moved);
+        moved[index] = point[index];
+        let quotient = (above - below) / (2.0 * STEP);
+        let difference = (quotient - gradient[index]).abs();
+        assert!(
+            difference <= 1e-7 * (1.0 + quotient.abs()),
+            "{what}[{index}]: gradient {}, difference quotient {quotient}",
+            gradient[index]
+        );
+    }
+}
+
+fn numbers(count: usize) -> impl Strategy<Value = Vec<f64>> {
+    prop::collection::vec(-1.0f64..1.0, count)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn convolution(
+        (shape, input, weight, bias, from_above) in
+            (1usize..3, 1usize..5, 1usize..5, 1usize..4, 1usize..4).prop_flat_map(
+                |(batch, height, width, inputs, outputs)| {
+                    let shape = ConvolutionShape { batch, height, width, inputs, outputs };
+                    (
+                        Just(shape),
+                        numbers(shape.pixels() * inputs),
+                        numbers(outputs * shape.filter()),
+                        numbers(outputs),
+                        numbers(shape.pixels() * outputs),
+                    )
+                },
+            )
+    ) {
+        let loss = |input: &[f64], weight: &[f64], bias: &[f64]| -> f64 {
+            let output = reference::convolution_forward(shape, input, weight, bias);
+            output.iter().zip(&from_above).map(|(y, gradient)| y * gradient).sum()
+        };
+        let [of_input, of_weight, of_bias] =
+            reference::convolution_backward(shape, &input, &weight, &from_above);
+        check("input", &input, &of_input, |x| loss(x, &weight, &bias));
+        check("weight", &weight, &of_weight, |w| loss(&input, w, &bias));
+        check("bias", &bias, &of_bias, |b| loss(&input, &weight, b));
+    }
+}
+
+/// A single pixel that is not zero comes back as the filter turned round, cut off at the edge of the image.
+#[test]
+fn a_single_pixel_shows_the_filter() {
+    let shape = ConvolutionShape {
+        batch: 1,
+        height: 3,
+        width: 4,
+        inputs: 1,
+        outputs: 1,
+    };
+    let weight = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
+    let mut input = [0.0; 12];
+    input[4] = 1.0; // Row 1, column 0.
+    let output = reference::convolution_forward(shape, &input, &weight, &[100.0]);
+    #[rustfmt::skip]
+    let expected = [
+        108.0, 107.0, 100.0, 100.0,
+        105.0, 104.0, 100.0, 100.0,
+        102.0, 101.0, 100.0, 100.0,
+    ];
+    assert_eq!(output, expected);
+}
