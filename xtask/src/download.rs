@@ -78,7 +78,7 @@ pub(crate) fn doctor(laq: &Laq) -> Result<Doctor> {
 }
 
 impl Doctor {
-    /// Whether every file of a data set is there and as it should be; a text file of the user's is not known here, and
+    /// Whether every file of a data set is there and as it should be; a file of the user's own is not known here, and
     /// left to `laq train`.
     pub(crate) fn is_present(&self, data: &str) -> bool {
         self.trouble(data).is_none()
