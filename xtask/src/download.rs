@@ -13,7 +13,7 @@ use crate::laq::{self, Laq};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Data sets [default: all that have an address]
+    /// Data sets, texts or images; `laq doctor` lists them [default: all that have an address]
     names: Vec<String>,
     #[command(flatten)]
     mirror: Mirror,
