@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::Selection;
 use crate::laq::Laq;
+use crate::measure::Measure;
 use crate::table::Table;
 
 /// The cells that were asked for, with what they share.
@@ -41,6 +42,7 @@ pub(crate) struct Cell {
     pub(crate) folder: PathBuf,
     /// The resolved configuration.
     pub(crate) config: Value,
+    measure: &'static Measure,
     /// The row with the exact solver, for one whose solver alternates.
     pub(crate) exact: Option<String>,
     /// What differs from the paper's setting, in words; empty if nothing does.
@@ -48,9 +50,6 @@ pub(crate) struct Cell {
     /// Configuration, overlay and settings as arguments of `laq`.
     arguments: Vec<OsString>,
 }
-
-/// Why a run without a figure counts as failed; `laq` leaves it as it is, so only its removal helps.
-const NO_TEST_LOSS: &str = "summary.json says \"finished\", but has no test_loss; remove the run folder to train the cell anew";
 
 /// What `laq config --json` prints.
 #[derive(Deserialize)]
@@ -144,13 +143,12 @@ impl Cell {
     /// Asks `laq` for the key of a cell.
     fn new(laq: &Laq, plan: &Plan, row: &str, column: &str, seed: u32) -> Result<Cell> {
         let arguments = |preset: &str| -> Vec<OsString> {
-            vec![
-                plan.table.config(row, column).into(),
-                "--overlay".into(),
-                plan.table.preset(preset).into(),
-                "--set".into(),
-                format!("train.seed={seed}").into(),
-            ]
+            let mut arguments: Vec<OsString> = vec![plan.table.config(row, column).into()];
+            for overlay in plan.table.preset(preset, column) {
+                arguments.extend(["--overlay".into(), overlay.into()]);
+            }
+            arguments.extend(["--set".into(), format!("train.seed={seed}").into()]);
+            arguments
         };
         let resolve = |arguments: &[OsString]| -> Result<Resolved> {
             laq.ask(&[&["config".into()], arguments, &["--json".into()]].concat())
@@ -162,6 +160,7 @@ impl Cell {
             row: row.into(),
             column: column.into(),
             seed,
+            measure: plan.table.measure,
             exact: plan.table.exact(row).map(Into::into),
             folder: plan.out.join(column).join(folder),
             cut_short: differences(&resolved.config, &papers.config),
@@ -196,13 +195,20 @@ impl Cell {
         let summary = Summary::read(&self.folder).filter(|summary| summary.key == self.key);
         let begun = self.folder.join("last.safetensors").exists();
         match summary {
-            Some(summary) if summary.status == "finished" && summary.test_loss.is_some() => {
-                State::Finished(summary)
+            Some(summary) if summary.status == "finished" => {
+                if (self.measure.test)(&summary).is_some() {
+                    return State::Finished(summary);
+                }
+                // `laq` leaves such a run as it is, so only its removal helps.
+                let reason = format!(
+                    "summary.json says \"finished\", but has no {}; remove the run folder to train the cell anew",
+                    self.measure.field
+                );
+                State::Failed(Summary {
+                    reason: Some(reason),
+                    ..summary
+                })
             }
-            Some(summary) if summary.status == "finished" => State::Failed(Summary {
-                reason: Some(NO_TEST_LOSS.into()),
-                ..summary
-            }),
             Some(summary) if summary.status == "failed" => State::Failed(summary),
             summary if begun => State::Begun(summary.unwrap_or_default()),
             _ => State::ToDo,
@@ -255,6 +261,8 @@ pub(crate) struct Summary {
     pub(crate) train_loss: Option<f64>,
     pub(crate) validation_loss: Option<f64>,
     pub(crate) test_loss: Option<f64>,
+    pub(crate) validation_error: Option<f64>,
+    pub(crate) test_error: Option<f64>,
     pub(crate) seconds: Option<f64>,
     pub(crate) seconds_per_step: Option<f64>,
     pub(crate) quantize_share: Option<f64>,
@@ -279,6 +287,7 @@ impl Summary {
 pub(crate) struct Epoch {
     pub(crate) epoch: u64,
     pub(crate) validation_loss: Option<f64>,
+    pub(crate) validation_error: Option<f64>,
 }
 
 /// A line of `comparison.jsonl`: how far the run's solver was from the optimum in one step.
@@ -299,21 +308,22 @@ pub(crate) struct LayerComparison {
 
 /// What makes one step as long as another: the network and the shape of a batch.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Network([Value; 4]);
+pub(crate) struct Network {
+    model: Value,
+    batch: Value,
+    /// Characters of a sequence, or the name of data whose size only `laq` knows.
+    example: Value,
+}
 
 impl Network {
     /// Reads it from a resolved configuration.
     pub(crate) fn of(config: &Value) -> Network {
-        let (model, data) = (&config["model"], &config["data"]);
-        Network(
-            [
-                &model["kind"],
-                &model["hidden"],
-                &data["length"],
-                &data["batch"],
-            ]
-            .map(Value::clone),
-        )
+        let data = &config["data"];
+        Network {
+            model: config["model"].clone(),
+            batch: data["batch"].clone(),
+            example: data.get("length").unwrap_or(&data["name"]).clone(),
+        }
     }
 
     /// Reads it from the `config.toml` of a run folder.
@@ -329,20 +339,31 @@ impl Network {
 fn differences(ours: &Value, papers: &Value) -> String {
     let mut found = Vec::new();
     for section in ["model", "data", "train"] {
-        let empty = serde_json::Map::new();
-        let fields = |value: &Value| value[section].as_object().unwrap_or(&empty).clone();
-        let (ours, papers) = (fields(ours), fields(papers));
-        let names = ours
-            .keys()
-            .chain(papers.keys().filter(|name| !ours.contains_key(*name)));
-        for name in names {
-            let (ours, papers) = (value_text(ours.get(name)), value_text(papers.get(name)));
-            if ours != papers {
-                found.push(format!("{section}.{name} {ours} (paper: {papers})"));
-            }
-        }
+        differ(section, ours.get(section), papers.get(section), &mut found);
     }
     found.join(", ")
+}
+
+/// One setting, or each within a table of settings; those of another `kind` have nothing in common.
+fn differ(name: &str, ours: Option<&Value>, papers: Option<&Value>, found: &mut Vec<String>) {
+    if let (Some(Value::Object(ours)), Some(Value::Object(papers))) = (ours, papers)
+        && ours.get("kind") == papers.get("kind")
+    {
+        let others = papers.keys().filter(|key| !ours.contains_key(*key));
+        for key in ours.keys().chain(others) {
+            differ(
+                &format!("{name}.{key}"),
+                ours.get(key),
+                papers.get(key),
+                found,
+            );
+        }
+        return;
+    }
+    let (ours, papers) = (value_text(ours), value_text(papers));
+    if ours != papers {
+        found.push(format!("{name} {ours} (paper: {papers})"));
+    }
 }
 
 /// A setting as a reader expects it: no quotes, no null.
@@ -355,6 +376,10 @@ fn value_text(value: Option<&Value>) -> String {
             .map(|(name, value)| format!("{name} {}", value_text(Some(value))))
             .collect::<Vec<_>>()
             .join(" "),
+        Some(Value::Array(values)) => {
+            let values: Vec<String> = values.iter().map(|v| value_text(Some(v))).collect();
+            format!("[{}]", values.join(", "))
+        }
         Some(value) => value.to_string(),
     }
 }
@@ -385,5 +410,30 @@ mod tests {
             "model.hidden 96 (paper: 512), train.epochs 2 (paper: 200), train.max_batches 20 (paper: not set), \
              train.schedule kind constant (paper: kind exponential factor 0.98)"
         );
+        let schedule = |epochs: &[u32]| json!({"train": {"schedule": {"kind": "milestones", "epochs": epochs, "factor": 0.1}}});
+        assert_eq!(
+            differences(&schedule(&[4, 7]), &schedule(&[15, 25])),
+            "train.schedule.epochs [4, 7] (paper: [15, 25])"
+        );
+    }
+
+    #[test]
+    fn networks_are_the_same_where_a_step_is() {
+        let text = |model: Value, name: &str, length: u32| json!({"model": model, "data": {"name": name, "length": length, "batch": 100}});
+        let images = |filters: &[u32], name: &str| {
+            let model = json!({"kind": "feedforward", "filters": filters});
+            json!({"model": model, "data": {"name": name, "preprocessing": "zca", "batch": 50}})
+        };
+        let lstm = || json!({"kind": "char-lstm", "hidden": 512});
+        let same = |a: &Value, b: &Value| Network::of(a) == Network::of(b);
+        assert!(same(
+            &text(lstm(), "demo", 100),
+            &text(lstm(), "war-and-peace", 100)
+        ));
+        assert!(!same(&text(lstm(), "demo", 50), &text(lstm(), "demo", 100)));
+        assert!(same(&images(&[128], "cifar10"), &images(&[128], "cifar10")));
+        assert!(!same(&images(&[64], "cifar10"), &images(&[128], "cifar10")));
+        // Whether two image sets have images of one size and as many classes is not known here.
+        assert!(!same(&images(&[64], "cifar10"), &images(&[64], "mnist")));
     }
 }

@@ -30,7 +30,11 @@ const STEPS: &[(&str, &[(&str, &str)])] = &[
     ("test --workspace", &[]),
     ("bench --workspace --no-run", &[]),
     (
-        "xtask reproduce table2 --preset demo --out target/ci/demo",
+        "xtask reproduce table2 --preset demo --out target/ci/table2",
+        &[],
+    ),
+    (
+        "xtask reproduce table1 --preset demo --out target/ci/table1",
         &[],
     ),
 ];

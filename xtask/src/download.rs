@@ -13,7 +13,7 @@ use crate::laq::{self, Laq};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Data sets [default: all that have an address]
+    /// Data sets, texts or images; `laq doctor` lists them [default: all that have an address]
     names: Vec<String>,
     #[command(flatten)]
     mirror: Mirror,
@@ -78,7 +78,7 @@ pub(crate) fn doctor(laq: &Laq) -> Result<Doctor> {
 }
 
 impl Doctor {
-    /// Whether every file of a data set is there and as it should be; a text file of the user's is not known here, and
+    /// Whether every file of a data set is there and as it should be; a file of the user's own is not known here, and
     /// left to `laq train`.
     pub(crate) fn is_present(&self, data: &str) -> bool {
         self.trouble(data).is_none()

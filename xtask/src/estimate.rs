@@ -45,6 +45,13 @@ struct Length {
     batches: BTreeMap<String, u64>,
 }
 
+/// What is left of a row in the columns that share a speed.
+struct Part<'a> {
+    speed: &'a Speed,
+    seconds: f64,
+    columns: Vec<&'a str>,
+}
+
 /// Prints the plan and the estimate.
 pub(crate) fn print(laq: &Laq, plan: &Plan, options: &Options) -> Result<()> {
     let machine = download::doctor(laq)?;
@@ -130,37 +137,44 @@ pub(crate) fn print(laq: &Laq, plan: &Plan, options: &Options) -> Result<()> {
     ];
     let mut total = 0.0;
     for row in &plan.rows {
-        let cells = left.iter().filter(|cell| cell.row == *row);
-        let mut seconds = 0.0;
-        let mut sources: Vec<(f64, String)> = Vec::new();
-        for cell in cells {
-            let (speed, length) = (
-                speed_of(&speeds, cell),
-                lengths.iter().find(|length| length.column == cell.column),
-            );
-            let (Some(speed), Some(length)) = (speed, length) else {
+        // The row's networks may differ from column to column, and so may what is known of them.
+        let mut parts: Vec<Part<'_>> = Vec::new();
+        for cell in left.iter().filter(|cell| cell.row == *row) {
+            let length = lengths.iter().find(|length| length.column == cell.column);
+            let (Some(speed), Some(length)) = (speed_of(&speeds, cell), length) else {
                 continue;
             };
-            seconds += remaining(cell) * length.steps as f64 * speed.per_step();
-            let source = (speed.per_step(), speed.source());
-            if !sources.contains(&source) {
-                sources.push(source);
+            let place = parts
+                .iter()
+                .position(|part| std::ptr::eq(part.speed, speed));
+            let place = place.unwrap_or_else(|| {
+                parts.push(Part {
+                    speed,
+                    seconds: 0.0,
+                    columns: Vec::new(),
+                });
+                parts.len() - 1
+            });
+            let part = &mut parts[place];
+            part.seconds += remaining(cell) * length.steps as f64 * speed.per_step();
+            if !part.columns.contains(&cell.column.as_str()) {
+                part.columns.push(&cell.column);
             }
         }
-        for (index, (per_step, source)) in sources.iter().enumerate() {
-            let time = if index == 0 {
-                duration(seconds)
+        for part in &parts {
+            let columns = if parts.len() > 1 {
+                format!(", {}", part.columns.join(", "))
             } else {
                 String::new()
             };
             rows.push(vec![
                 row.clone(),
-                format!("{per_step:.3}"),
-                time,
-                source.clone(),
+                format!("{:.3}", part.speed.per_step()),
+                duration(part.seconds),
+                part.speed.source() + &columns,
             ]);
+            total += part.seconds;
         }
-        total += seconds;
     }
     println!("{}", align(&rows, 1..3));
     println!(

@@ -9,6 +9,7 @@ mod ci;
 mod download;
 mod estimate;
 mod laq;
+mod measure;
 mod report;
 mod reproduce;
 mod table;
@@ -19,6 +20,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use measure::Measure;
 
 /// The project's own commands.
 #[derive(Parser)]
@@ -51,13 +54,13 @@ enum Command {
 struct Selection {
     /// The table of the paper
     table: TableName,
-    /// Size of the runs: demo (embedded text, minutes), short (the paper's network, 2 epochs), paper (to the letter)
+    /// Size of the runs: demo (embedded data, minutes), short (the paper's network, few epochs), paper (to the letter)
     #[arg(long, default_value = "demo")]
     preset: String,
     /// Rows, separated by commas [default: all]
     #[arg(long, value_delimiter = ',', value_name = "ROW,…")]
     rows: Vec<String>,
-    /// Columns, separated by commas [default: the paper's; with the preset demo the embedded text]
+    /// Columns, separated by commas [default: the paper's; with the preset demo the embedded data]
     #[arg(long, value_delimiter = ',', value_name = "COLUMN,…")]
     columns: Vec<String>,
     /// Number of seeds: each cell is trained with the seeds 1 to N
@@ -70,6 +73,8 @@ struct Selection {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum TableName {
+    /// Test error of the networks on images
+    Table1,
     /// Test cross-entropy of the character LSTM
     Table2,
 }
@@ -78,7 +83,16 @@ impl TableName {
     /// The name of the table on the command line, in `configs/` and in `runs/`.
     fn id(self) -> &'static str {
         match self {
+            TableName::Table1 => "table1",
             TableName::Table2 => "table2",
+        }
+    }
+
+    /// What its figures are.
+    fn measure(self) -> &'static Measure {
+        match self {
+            TableName::Table1 => &measure::ERROR,
+            TableName::Table2 => &measure::CROSS_ENTROPY,
         }
     }
 }

@@ -1,10 +1,10 @@
 //! What there is to reproduce: the rows, columns and presets of a table, read from `configs/`, and the paper's figures.
 //!
 //! Nothing is listed in code. A column is a folder of `configs/<table>/` with one file a row; a preset is a file of
-//! `configs/<table>/presets/`. A row is a line of the paper's table, or a file of the columns that is no such line: those
+//! `configs/<table>/presets/`, and what it changes in one column more is a file in its folder beside it. A row is a line of the paper's table, or a file of the columns that is no such line: those
 //! follow the paper's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,14 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 
 use crate::Selection;
+use crate::measure::Measure;
 
 /// A table of the paper with everything that can be asked of it.
 pub(crate) struct Table {
     /// `table2`
     pub(crate) id: &'static str,
+    /// What its figures are.
+    pub(crate) measure: &'static Measure,
     /// The paper's caption: what is measured, in which unit.
     pub(crate) caption: String,
     /// How far the figures of the paper can be trusted, literally as their file says it.
@@ -33,10 +36,14 @@ pub(crate) struct Table {
     folder: PathBuf,
 }
 
+/// The folder of the presets, beside those of the columns.
+const PRESETS: &str = "presets";
+
 #[derive(Deserialize)]
 struct PaperTables {
     status: String,
-    table2: PaperTable,
+    #[serde(flatten)]
+    tables: BTreeMap<String, PaperTable>,
 }
 
 #[derive(Deserialize)]
@@ -53,28 +60,48 @@ impl Table {
         let path = root.join("configs/paper_tables.toml");
         let text =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let paper: PaperTables =
+        let PaperTables { status, mut tables } =
             toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+        let paper = tables
+            .remove(id)
+            .with_context(|| format!("{} has no [{id}]", path.display()))?;
         let folder = root.join("configs").join(id);
 
-        let mut columns = paper.table2.columns.clone();
+        let mut columns = paper.columns.clone();
         columns.extend(
             names(&folder, |path| path.is_dir())?
                 .into_iter()
-                .filter(|name| name != "presets" && !paper.table2.columns.contains(name)),
+                .filter(|name| name != PRESETS && !paper.columns.contains(name)),
         );
+        let presets: Vec<String> = names(&folder.join(PRESETS), is_toml)?.into_iter().collect();
+        for preset in names(&folder.join(PRESETS), |path| path.is_dir())? {
+            let parts = folder.join(PRESETS).join(&preset);
+            anyhow::ensure!(
+                presets.contains(&preset),
+                "{} needs {preset}.toml beside it, even if that changes nothing",
+                parts.display()
+            );
+            for column in names(&parts, |_| true)? {
+                anyhow::ensure!(
+                    columns.contains(&column),
+                    "{} has a file for \"{column}\", which is no column; there are: {}",
+                    parts.display(),
+                    columns.join(", ")
+                );
+            }
+        }
         let mut rows = Vec::new();
         let mut figures = Vec::new();
-        for (row, values) in paper.table2.rows {
+        for (row, values) in paper.rows {
             let values: Vec<f64> = values.try_into().with_context(|| {
                 format!("{}: row {row} is not a list of numbers", path.display())
             })?;
             anyhow::ensure!(
-                values.len() == paper.table2.columns.len(),
+                values.len() == paper.columns.len(),
                 "{}: row {row} has {} figures for {} columns",
                 path.display(),
                 values.len(),
-                paper.table2.columns.len()
+                paper.columns.len()
             );
             rows.push(row);
             figures.push(values);
@@ -89,20 +116,19 @@ impl Table {
         rows.extend(others);
         Ok(Table {
             id,
-            caption: paper.table2.caption,
-            status: paper.status,
+            measure: selection.table.measure(),
+            caption: paper.caption,
+            status,
             rows,
             columns,
-            presets: names(&folder.join("presets"), is_toml)?
-                .into_iter()
-                .collect(),
-            paper_columns: paper.table2.columns,
+            presets,
+            paper_columns: paper.columns,
             figures,
             folder,
         })
     }
 
-    /// The paper's figure of a cell; none for a method or a text that the paper does not have.
+    /// The paper's figure of a cell; none for a method or data that the paper does not have.
     pub(crate) fn paper(&self, row: &str, column: &str) -> Option<f64> {
         let row = self.rows.iter().position(|r| r == row)?;
         let column = self.paper_columns.iter().position(|c| c == column)?;
@@ -132,9 +158,14 @@ impl Table {
         self.folder.join(column).join(format!("{row}.toml"))
     }
 
-    /// The overlay of a preset.
-    pub(crate) fn preset(&self, preset: &str) -> PathBuf {
-        self.folder.join("presets").join(format!("{preset}.toml"))
+    /// The overlays of a preset in a column, the lower one first.
+    pub(crate) fn preset(&self, preset: &str, column: &str) -> Vec<PathBuf> {
+        let presets = self.folder.join(PRESETS);
+        let mut overlays = vec![presets.join(format!("{preset}.toml"))];
+        overlays.extend(
+            Some(presets.join(preset).join(format!("{column}.toml"))).filter(|path| path.exists()),
+        );
+        overlays
     }
 
     /// Rows, columns and preset of the selection, in the table's order and each once.
@@ -255,7 +286,66 @@ fn names(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<BTreeSet<Strin
 
 #[cfg(test)]
 mod tests {
-    use super::bits;
+    use super::*;
+    use crate::TableName;
+
+    #[test]
+    fn a_part_of_a_preset_is_of_a_preset_and_of_a_column() {
+        let root = tempfile::TempDir::new().expect("a temporary folder");
+        let write = |path: &str, text: &str| {
+            let path = root.path().join("configs").join(path);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::write(path, text).expect("written");
+        };
+        write(
+            "paper_tables.toml",
+            "status = \"s\"\n[table1]\ncaption = \"c\"\ncolumns = [\"a\"]\nrows = { full = [1.0] }",
+        );
+        write("table1/a/full.toml", "");
+        write("table1/presets/short.toml", "");
+        write("table1/presets/short/a.toml", "");
+        let load = |table| {
+            let (rows, columns) = (Vec::new(), Vec::new());
+            let (preset, seeds, out) = ("short".into(), 1, None);
+            let selection = Selection {
+                table,
+                preset,
+                rows,
+                columns,
+                seeds,
+                out,
+            };
+            Table::load(root.path(), &selection).map_err(|error| format!("{error:#}"))
+        };
+        let table = load(TableName::Table1).expect("a table");
+        let overlays = |column| {
+            let overlays = table.preset("short", column);
+            let folder = root.path().join("configs/table1/presets");
+            let below = |path: PathBuf| Some(path.strip_prefix(&folder).ok()?.to_path_buf());
+            overlays.into_iter().filter_map(below).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            overlays("a"),
+            ["short.toml", "short/a.toml"].map(PathBuf::from)
+        );
+        assert_eq!(overlays("b"), ["short.toml"].map(PathBuf::from));
+        let message = |table| load(table).err().expect("an error");
+        assert!(message(TableName::Table2).ends_with("paper_tables.toml has no [table2]"));
+        write("table1/presets/short/b.toml", "");
+        let found = message(TableName::Table1);
+        assert!(
+            found.ends_with("has a file for \"b\", which is no column; there are: a"),
+            "{found}"
+        );
+        write("table1/b/full.toml", "");
+        load(TableName::Table1).expect("b is a column now");
+        write("table1/presets/long/a.toml", "");
+        let found = message(TableName::Table1);
+        assert!(
+            found.ends_with("needs long.toml beside it, even if that changes nothing"),
+            "{found}"
+        );
+    }
 
     #[test]
     fn bits_are_counted_as_in_the_paper() {

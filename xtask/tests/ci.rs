@@ -22,7 +22,7 @@ fn ci(cargo: &str, root: &Path) -> (Option<i32>, String) {
 #[test]
 fn every_step_is_run() {
     let root = TempDir::new().expect("a temporary folder");
-    let left = root.path().join("target/ci/demo");
+    let left = root.path().join("target/ci/table2");
     fs::create_dir_all(left.join("demo/full-seed1-0")).expect("a cell of an earlier check");
     let (code, err) = ci("true", root.path());
     assert_eq!(code, Some(0));
@@ -34,7 +34,8 @@ fn every_step_is_run() {
         "RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --all-features",
         "cargo test --workspace",
         "cargo bench --workspace --no-run",
-        "cargo xtask reproduce table2 --preset demo --out target/ci/demo",
+        "cargo xtask reproduce table2 --preset demo --out target/ci/table2",
+        "cargo xtask reproduce table1 --preset demo --out target/ci/table1",
     ] {
         assert!(
             err.lines().any(|line| line.ends_with(step)),

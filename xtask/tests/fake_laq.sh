@@ -13,10 +13,14 @@ set -eu
 
 command=$1
 shift
-config='' preset='' seed=1 run='' names='' json=''
+config='' preset='' own='' seed=1 run='' names='' json=''
 while [ $# -gt 0 ]; do
     case $1 in
-        --overlay) preset=$(basename "$2" .toml); shift ;;
+        --overlay)
+            # The preset, and on it what it changes in one column.
+            if [ -z "$preset" ]; then preset=$(basename "$2" .toml); else own=${2##*/presets/}; fi
+            [ -f "$2" ] || { echo "error: no overlay $2" >&2; exit 1; }
+            shift ;;
         --set)
             case $2 in
                 train.seed=*) seed=${2#*=} ;;
@@ -36,14 +40,33 @@ while [ $# -gt 0 ]; do
 done
 row=$(basename "$config" .toml)
 column=$(basename "$(dirname "$config")")
-key=$(printf '%s %s %s %s %s' "$row" "$column" "$preset" "$seed" "${FAKE_VERSION:-1}" | cksum | cut -d ' ' -f 1)
+table=$(basename "$(dirname "$(dirname "$config")")")
+key=$(printf '%s %s %s %s %s %s' "$row" "$table" "$column" "$preset" "$seed" "${FAKE_VERSION:-1}" | cksum | cut -d ' ' -f 1)
 key=$(printf '%012x' "$key")
-case $preset in
-    demo) hidden=96 length=50 epochs=3 ;;
-    short) hidden=512 length=100 epochs=2 ;;
-    *) hidden=512 length=100 epochs=200 ;;
+# The same settings as JSON and as TOML.
+data=$column
+case $table in
+    table1)
+        [ "$column" != demo ] || data=demo-digits
+        case $column in mnist | demo) filters='[]' epochs=50 ;; *) filters='[128, 256]' epochs=200 ;; esac
+        case $preset in demo) filters='[8, 16]' epochs=3 ;; short) epochs=1 ;; esac
+        [ -z "$own" ] || epochs=10
+        model="{\"kind\": \"feedforward\", \"filters\": $filters}"
+        shape='"batch": 50'
+        toml=$(printf 'kind = "feedforward"\nfilters = %s\n[data]\nbatch = 50' "$filters")
+        ;;
+    *)
+        case $preset in
+            demo) hidden=96 length=50 epochs=3 ;;
+            short) hidden=512 length=100 epochs=2 ;;
+            *) hidden=512 length=100 epochs=200 ;;
+        esac
+        model="{\"kind\": \"char-lstm\", \"hidden\": $hidden}"
+        shape="\"length\": $length, \"batch\": 100"
+        toml=$(printf 'kind = "char-lstm"\nhidden = %s\n[data]\nlength = %s\nbatch = 100' "$hidden" "$length")
+        ;;
 esac
-echo "$command $row $column $preset $seed${mirror:+ mirror=$mirror}${threads:+ threads=$threads}${every:+ every=$every}${resume:+ resume}" >> "${FAKE_LOG:-/dev/null}"
+echo "$command $row $column $preset${own:+ + $own} $seed${mirror:+ mirror=$mirror}${threads:+ threads=$threads}${every:+ every=$every}${resume:+ resume}" >> "${FAKE_LOG:-/dev/null}"
 
 loss() {
     case $row in
@@ -55,6 +78,11 @@ loss() {
     awk "BEGIN { printf \"%.4f\", $base + 0.02 * ($seed - 1) + $1 }"
 }
 
+# Per cent: four times the loss less four, so that no figure of one is taken for the other's.
+error() {
+    if [ "$table" = table1 ]; then awk "BEGIN { print 4 * ($(loss "$1") - 1) }"; else echo null; fi
+}
+
 # save STATUS REASON EPOCHS
 save() {
     mkdir -p "$run"
@@ -63,7 +91,7 @@ save() {
     epoch=1
     while [ $epoch -le "$3" ] && [ $epoch -le 20 ]; do
         extra=$(awk "BEGIN { print 1 / $epoch }")
-        echo "{\"epoch\": $epoch, \"train_loss\": 1, \"validation_loss\": $(loss "$extra"), \"test_loss\": null}" >> "$run/metrics.jsonl"
+        echo "{\"epoch\": $epoch, \"train_loss\": 1, \"validation_loss\": $(loss "$extra"), \"test_loss\": null, \"validation_error\": $(error "$extra")}" >> "$run/metrics.jsonl"
         epoch=$((epoch + 1))
     done
     # The sum is 0.1 %, 10 % and 1 % above the exact one, and nothing at all in a step without errors; the last line is
@@ -76,14 +104,16 @@ save() {
         done > "$run/comparison.jsonl"
         printf '{"step": 99, "rat' >> "$run/comparison.jsonl"
     fi
-    printf '[model]\nkind = "char-lstm"\nhidden = %s\n[data]\nname = "%s"\nlength = %s\nbatch = 100\n' \
-        "$hidden" "$column" "$length" > "$run/config.toml"
-    stand_in=null
-    [ "$column" != linux-6.1-kernel ] || stand_in='"stands in for linux-kernel"'
+    printf '[model]\n%s\nname = "%s"\n' "$toml" "$data" > "$run/config.toml"
+    case $data in
+        linux-6.1-kernel) stand_in='"stands in for linux-kernel"' ;;
+        cifar10-jpeg) stand_in='"stands in for cifar10"' ;;
+        *) stand_in=null ;;
+    esac
     cat > "$run/summary.json" <<SUMMARY
 {"status": "$1", "reason": $2, "key": "$key", "training_version": 1, "title": "<b>$row & co</b>", "method": "$row",
- "data": "$column", "stand_in": $stand_in, "epochs": $epochs, "epochs_done": $3, "best_epoch": $3, "train_loss": $(loss -0.1),
- "validation_loss": $(loss 0.01), "test_loss": $(loss 0), "seconds": $((3 * 10)).5, "seconds_per_step": 0.25,
+ "data": "$data", "stand_in": $stand_in, "epochs": $epochs, "epochs_done": $3, "best_epoch": $3, "train_loss": $(loss -0.1),
+ "validation_loss": $(loss 0.01), "test_loss": $(loss 0), "validation_error": $(error 0.01), "test_error": $(error 0), "seconds": $((3 * 10)).5, "seconds_per_step": 0.25,
  "quantize_share": 0.02, "steps": 100, "max_batches": null, "paper": null, "commit": "abc123", "cpu": "Fake CPU",
  "threads": ${threads:-2}, "kernel": "portable", "peak_memory_bytes": 104857600}
 SUMMARY
@@ -103,7 +133,7 @@ case $command in
         [ -f "$config" ] || { echo "error: no file $config" >&2; exit 1; }
         cat <<CONFIG
 {"key": "$key", "training_version": 1, "config": {
- "model": {"kind": "char-lstm", "hidden": $hidden}, "data": {"name": "$column", "dir": "data", "length": $length, "batch": 100},
+ "model": $model, "data": {"name": "$data", "dir": "data", $shape},
  "quantize": {"method": "$row"}, "train": {"epochs": $epochs, "seed": $seed}}}
 CONFIG
         ;;
@@ -113,7 +143,7 @@ CONFIG
         ;;
     doctor)
         echo '{"cpu": "Fake CPU", "threads": 2, "data": ['
-        for data in war-and-peace linux-kernel linux-6.1-kernel; do
+        for data in war-and-peace linux-kernel linux-6.1-kernel mnist cifar10 cifar100 svhn cifar10-jpeg; do
             echo "{\"dataset\": \"$data\", \"state\": \"$(state "$data")\"},"
         done
         echo "{\"dataset\": \"penn-treebank\", \"state\": \"good\"}, {\"dataset\": \"penn-treebank\", \"state\": \"$(state penn-treebank)\"},"

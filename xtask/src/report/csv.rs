@@ -13,11 +13,13 @@ const FIELDS: &[Field] = &[
     ("status", |run, _| run.status.into()),
     ("reason", |run, _| text(&run.summary.reason)),
     ("test_loss", |run, _| text(&run.summary.test_loss)),
+    ("test_error", |run, _| text(&run.summary.test_error)),
+    // Of which of the two the paper's figure and the difference are.
+    ("measure", |_, report| report.measure.field.into()),
     ("paper", |run, _| text(&run.paper)),
     ("difference", |run, _| {
         text(
-            &run.summary
-                .test_loss
+            &run.test
                 .zip(run.paper)
                 .map(|(ours, paper)| format!("{:.6}", ours - paper)),
         )
@@ -32,6 +34,9 @@ const FIELDS: &[Field] = &[
     ("cut_short", |run, _| run.cut_short.clone()),
     ("validation_loss", |run, _| {
         text(&run.summary.validation_loss)
+    }),
+    ("validation_error", |run, _| {
+        text(&run.summary.validation_error)
     }),
     ("train_loss", |run, _| text(&run.summary.train_loss)),
     ("best_epoch", |run, _| text(&run.summary.best_epoch)),

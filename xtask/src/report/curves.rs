@@ -3,7 +3,8 @@
 //! The exact and the approximate solver of a method share a colour; the approximate one is dashed.
 
 use super::svg::{Chart, Key, Line, Style};
-use super::{Report, Run, figure};
+use super::{Report, Run};
+use crate::measure::Measure;
 
 /// Up to so many epochs each is a dot.
 const DOTS: u64 = 12;
@@ -39,7 +40,7 @@ pub(super) fn charts(report: &Report, column: &str) -> String {
             .iter()
             .any(|curve| super::bits(&curve.run.row) == bits)
         {
-            html += &chart(column, bits, &curves);
+            html += &chart(report.measure, column, bits, &curves);
         }
     }
     html
@@ -49,17 +50,13 @@ fn curve(run: &Run) -> Option<Curve<'_>> {
     let points: Vec<(f64, f64)> = run
         .curve
         .iter()
-        .filter_map(|epoch| {
-            Some((
-                epoch.epoch as f64,
-                epoch.validation_loss.filter(|loss| loss.is_finite())?,
-            ))
-        })
+        .filter(|(_, figure)| figure.is_finite())
+        .map(|&(epoch, figure)| (epoch as f64, figure))
         .collect();
     (!points.is_empty()).then_some(Curve { run, points })
 }
 
-fn chart(column: &str, bits: u32, curves: &[&Curve<'_>]) -> String {
+fn chart(measure: &Measure, column: &str, bits: u32, curves: &[&Curve<'_>]) -> String {
     let title = bits_text(bits);
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let last = curves
@@ -71,7 +68,7 @@ fn chart(column: &str, bits: u32, curves: &[&Curve<'_>]) -> String {
     let high = points()
         .map(|point| point.1)
         .fold(f64::NEG_INFINITY, f64::max);
-    let (ticks, low, high) = loss_ticks(low, high);
+    let (ticks, low, high) = ticks_between(low, high);
     // Full precision first, so that it lies below the others.
     let mut order = curves.to_vec();
     order.sort_by_key(|curve| super::bits(&curve.run.row) != 32);
@@ -91,7 +88,7 @@ fn chart(column: &str, bits: u32, curves: &[&Curve<'_>]) -> String {
             .iter()
             .filter(|other| other.run.row == row)
             .flat_map(|other| &other.points);
-        let best = figure(best.map(|point| point.1).fold(f64::INFINITY, f64::min));
+        let best = measure.figure(best.map(|point| point.1).fold(f64::INFINITY, f64::min));
         let interrupted = if curve.run.is_finished() {
             ""
         } else {
@@ -104,7 +101,10 @@ fn chart(column: &str, bits: u32, curves: &[&Curve<'_>]) -> String {
         });
     }
     Chart {
-        label: format!("Validation cross-entropy by epoch on {column}, {title}"),
+        label: format!(
+            "Validation {} by epoch on {column}, {title}",
+            measure.with_unit()
+        ),
         title,
         counted: "epoch",
         last,
@@ -148,7 +148,7 @@ pub(super) fn style(row: &str) -> Style {
 }
 
 /// About five round values that hold `low..=high` between the first and the last, with their labels.
-fn loss_ticks(low: f64, high: f64) -> (Vec<(f64, String)>, f64, f64) {
+fn ticks_between(low: f64, high: f64) -> (Vec<(f64, String)>, f64, f64) {
     let span = (high - low).max(0.004);
     let power = 10f64.powf((span / 4.0).log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0]
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn loss_ticks_are_round_and_hold_the_data() {
+    fn ticks_are_round_and_hold_the_data() {
         for (low, high) in [
             (1.23, 3.1),
             (1.2, 1.2),
@@ -178,7 +178,7 @@ mod tests {
             (1.25, 1.2535),
             (2.0, 40.0),
         ] {
-            let (ticks, first, last) = loss_ticks(low, high);
+            let (ticks, first, last) = ticks_between(low, high);
             assert!(
                 first <= low && last >= high && first < last,
                 "{low} {high}: {first} {last}"

@@ -2,18 +2,19 @@
 //! alternating solver is in the course of training.
 
 use super::svg::{Chart, Key, Line, Style};
-use super::{Report, Run, bits, curves, figure, median, signed};
+use super::{Report, Run, bits, curves, median};
 use crate::cells::Comparison;
+use crate::measure::Measure;
 
 /// What a format shows under a heading; both parts may be empty.
 pub(super) struct Solvers {
     /// The test figures of a row and of its exact twin, a line a column, pair and seed.
-    pub(super) losses: Vec<Vec<String>>,
+    pub(super) figures: Vec<Vec<String>>,
     /// How far from the optimum a run's solver was, a line a run; empty where no run was compared.
     pub(super) errors: Vec<Vec<String>>,
 }
 
-pub(super) const LOSSES: [&str; 6] = [
+pub(super) const FIGURES: [&str; 6] = [
     "column",
     "alternating",
     "seed",
@@ -33,9 +34,14 @@ pub(super) const ERRORS: [&str; 8] = [
     "worst matrix",
 ];
 
-/// What the losses are.
-pub(super) const LOSSES_TEXT: &str = "Test cross-entropy of runs that differ in the solver alone, where both are finished. The same seed gives the same \
-     initial weights and the same order of batches.";
+/// What the figures are.
+pub(super) fn figures_text(measure: &Measure) -> String {
+    format!(
+        "Test {} of runs that differ in the solver alone, where both are finished. The same seed gives the same initial \
+         weights and the same order of batches.",
+        measure.name
+    )
+}
 
 /// What the errors are.
 pub(super) const ERRORS_TEXT: &str = "Weighted error ½ Σ d (w − ŵ)² of the alternating solver, warm-started as in training, over that of the exact one on \
@@ -50,33 +56,38 @@ pub(super) const CHARTS_TEXT: &str = "The same step by step, in per cent above t
 const LEAST: f64 = 1e-4;
 
 /// Both tables.
-pub(super) fn collect(columns: &[String], rows: &[String], cells: &[Run]) -> Solvers {
+pub(super) fn collect(
+    measure: &Measure,
+    columns: &[String],
+    rows: &[String],
+    cells: &[Run],
+) -> Solvers {
     // By column and row, so that the seeds of a pair stand under each other.
     let mut runs: Vec<&Run> = cells.iter().filter(|run| run.exact.is_some()).collect();
     runs.sort_by_key(|run| {
         let place = |names: &[String], name: &str| names.iter().position(|other| other == name);
         (place(columns, &run.column), place(rows, &run.row), run.seed)
     });
-    let losses = runs.iter().filter_map(|run| {
+    let figures = runs.iter().filter_map(|run| {
         let twin = cells.iter().find(|twin| {
             run.exact.as_ref() == Some(&twin.row)
                 && (&twin.column, twin.seed) == (&run.column, run.seed)
         })?;
-        let loss = |run: &Run| run.summary.test_loss.filter(|_| run.is_finished());
-        let (alternating, exact) = (loss(run)?, loss(twin)?);
+        let test = |run: &Run| run.test.filter(|_| run.is_finished());
+        let (alternating, exact) = (test(run)?, test(twin)?);
         Some(vec![
             run.column.clone(),
             run.row.clone(),
             run.seed.to_string(),
-            figure(alternating),
-            figure(exact),
-            signed(alternating - exact),
+            measure.figure(alternating),
+            measure.figure(exact),
+            measure.signed(alternating - exact),
         ])
     });
     let any = runs.iter().any(|run| !run.comparisons.is_empty());
     let begun = runs.iter().filter(|run| any && run.status != "to do");
     Solvers {
-        losses: losses.collect(),
+        figures: figures.collect(),
         errors: begun.map(|run| errors(run)).collect(),
     }
 }

@@ -2,10 +2,11 @@
 
 use std::fmt::Write;
 
-use super::claims::{Outcome, Verdict, explanation};
+use super::claims::{Outcome, Verdict, explanation, judged_text, papers_text};
 use super::exact::{self, Solvers};
-use super::{NOT_IN_PAPER, Report, curves, figure, letter};
+use super::{NOT_IN_PAPER, Report, curves, letter};
 use crate::estimate::duration;
+use crate::measure::Measure;
 
 /// The whole page.
 pub(super) fn render(report: &Report) -> String {
@@ -96,10 +97,10 @@ fn table(report: &Report) -> String {
             let _ = write!(
                 html,
                 "<td class=\"{class}\">{}{marks}</td>",
-                entry.ours_text()
+                entry.ours_text(report.measure)
             );
             if column.is_papers {
-                let [paper, difference] = entry.paper_texts();
+                let [paper, difference] = entry.paper_texts(report.measure);
                 let _ = write!(html, "<td>{paper}</td><td>{difference}</td>");
             }
         }
@@ -127,7 +128,7 @@ fn table(report: &Report) -> String {
 fn claims(report: &Report) -> String {
     let mut html = format!(
         "<section>\n<h2>The paper’s claims</h2>\n<p>{}</p>\n",
-        escape(&explanation())
+        escape(&explanation(report.measure))
     );
     html += "<div class=\"wide\"><table class=\"claims\">\n<thead><tr><th>claim</th><th>column</th><th>by our figures</th>\
              <th></th><th>by the paper’s</th></tr></thead>\n<tbody>\n";
@@ -147,17 +148,13 @@ fn claims(report: &Report) -> String {
                 );
             }
             // Whether the paper's own figures bear its claim is no verdict on us: no colour.
-            let papers = if papers.judged.is_empty() {
-                "–"
-            } else {
-                papers.outcome.text()
-            };
+            let papers = escape(&papers_text(papers, report.measure));
             let _ = writeln!(
                 html,
                 "<td>{}</td><td>{}</td><td>{}</td><td class=\"open\">{papers}</td></tr>",
                 escape(column),
                 outcome(ours.outcome),
-                comparisons(ours)
+                comparisons(ours, report.measure)
             );
         }
     }
@@ -173,16 +170,10 @@ fn outcome(outcome: Outcome) -> String {
     format!("<span class=\"{class}\">{mark}{}</span>", outcome.text())
 }
 
-fn comparisons(verdict: &Verdict) -> String {
+fn comparisons(verdict: &Verdict, measure: &Measure) -> String {
     let text = verdict.judged.iter().map(|judged| {
-        let (left, relation, right) = judged.comparison;
         let class = if judged.holds { "" } else { " class=\"fails\"" };
-        let sign = escape(&relation.sign().to_string());
-        format!(
-            "<li{class}>{left} {} {sign} {right} {}</li>",
-            figure(judged.left),
-            figure(judged.right)
-        )
+        format!("<li{class}>{}</li>", escape(&judged_text(judged, measure)))
     });
     format!(
         "<ul class=\"comparisons\">{}</ul>",
@@ -191,14 +182,18 @@ fn comparisons(verdict: &Verdict) -> String {
 }
 
 fn solvers(report: &Report) -> String {
-    let Solvers { losses, errors } = &report.solvers;
-    if losses.is_empty() && errors.is_empty() {
+    let Solvers { figures, errors } = &report.solvers;
+    if figures.is_empty() && errors.is_empty() {
         return String::new();
     }
     let mut html = String::from("<section>\n<h2>Alternating against exact</h2>\n");
     for (remark, heading, lines) in [
-        (exact::LOSSES_TEXT, &exact::LOSSES[..], losses),
-        (exact::ERRORS_TEXT, &exact::ERRORS[..], errors),
+        (
+            exact::figures_text(report.measure),
+            &exact::FIGURES[..],
+            figures,
+        ),
+        (exact::ERRORS_TEXT.into(), &exact::ERRORS[..], errors),
     ] {
         if lines.is_empty() {
             continue;
@@ -206,7 +201,7 @@ fn solvers(report: &Report) -> String {
         let _ = write!(
             html,
             "<p>{}</p>\n<div class=\"wide\"><table class=\"solvers\">\n<thead><tr>",
-            escape(remark)
+            escape(&remark)
         );
         for name in heading {
             let _ = write!(html, "<th scope=\"col\">{}</th>", escape(name));
@@ -250,8 +245,9 @@ fn learning(report: &Report) -> String {
         return html;
     }
     format!(
-        "<section>\n<h2>Learning curves</h2>\n<p>Validation cross-entropy after each epoch; beside each method its lowest. Every \
-         chart has a scale of its own and full precision in grey.</p>\n{html}</section>\n"
+        "<section>\n<h2>Learning curves</h2>\n<p>Validation {} after each epoch; beside each method its lowest. Every \
+         chart has a scale of its own and full precision in grey.</p>\n{html}</section>\n",
+        report.measure.with_unit()
     )
 }
 
@@ -259,12 +255,13 @@ fn cells(report: &Report) -> String {
     let mut html = String::from(
         "<section>\n<details>\n<summary>Every cell</summary>\n\
          <div class=\"wide\"><table class=\"cells\">\n<thead><tr><th>column</th><th>method</th><th>seed</th><th>state</th>\
-         <th>test</th><th>validation</th><th>train</th><th>best epoch</th><th>epochs</th><th>s/step</th>\
+         <th>test</th><th>validation</th><th>train loss</th><th>best epoch</th><th>epochs</th><th>s/step</th>\
          <th>quantizing</th><th>time</th><th>memory</th><th>key</th></tr></thead>\n<tbody>\n",
     );
     for run in &report.cells {
         let summary = &run.summary;
-        let loss = |value: Option<f64>| value.map_or("–".into(), figure);
+        let figure = |value: Option<f64>| value.map_or("–".into(), |v| report.measure.figure(v));
+        let three = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.3}"));
         let number = |value: Option<u64>| value.map_or("–".into(), |value| value.to_string());
         let _ = write!(
             html,
@@ -276,16 +273,16 @@ fn cells(report: &Report) -> String {
         for field in [
             run.seed.to_string(),
             run.status.into(),
-            loss(summary.test_loss),
-            loss(summary.validation_loss),
-            loss(summary.train_loss),
+            figure(run.test),
+            figure(run.validation),
+            three(summary.train_loss),
             number(summary.best_epoch),
             format!(
                 "{} of {}",
                 summary.epochs_done.unwrap_or_default(),
                 run.epochs
             ),
-            loss(summary.seconds_per_step),
+            three(summary.seconds_per_step),
             summary
                 .quantize_share
                 .map_or("–".into(), |share| format!("{:.1} %", 100.0 * share)),

@@ -1,8 +1,8 @@
 //! The report as Markdown, for a folder of results.
 
-use super::claims::{Verdict, explanation};
+use super::claims::{explanation, judged_text, papers_text};
 use super::exact::{self, Solvers};
-use super::{NOT_IN_PAPER, Report, figure, letter};
+use super::{NOT_IN_PAPER, Report, letter};
 
 /// How it was made, table, notes and claims.
 pub(super) fn render(report: &Report) -> String {
@@ -38,12 +38,12 @@ pub(super) fn render(report: &Report) -> String {
         for (column, entry) in report.columns.iter().zip(&row.entries) {
             let marks = entry.marks();
             fields.push(if marks.is_empty() {
-                entry.ours_text()
+                entry.ours_text(report.measure)
             } else {
-                format!("{} <sup>{marks}</sup>", entry.ours_text())
+                format!("{} <sup>{marks}</sup>", entry.ours_text(report.measure))
             });
             if column.is_papers {
-                fields.extend(entry.paper_texts());
+                fields.extend(entry.paper_texts(report.measure));
             }
         }
         text += &line(&fields);
@@ -66,32 +66,35 @@ pub(super) fn render(report: &Report) -> String {
     text += "\n## The paper's claims\n\n| claim | column | by our figures | | by the paper's |\n|---|---|---|---|---|\n";
     for claim in &report.claims {
         for (column, ours, papers) in &claim.columns {
-            let papers = if papers.judged.is_empty() {
-                "–"
-            } else {
-                papers.outcome.text()
-            };
+            let judged = ours.judged.iter().map(|judged| {
+                let mark = if judged.holds { '✓' } else { '✗' };
+                format!("{} {mark}", judged_text(judged, report.measure))
+            });
             text += &line(&[
                 claim.title.into(),
                 column.clone(),
                 ours.outcome.text().into(),
-                comparisons(ours),
-                papers.into(),
+                judged.collect::<Vec<_>>().join("; "),
+                papers_text(papers, report.measure),
             ]);
         }
     }
-    text += &format!("\n{}\n", explanation());
+    text += &format!("\n{}\n", explanation(report.measure));
 
-    let Solvers { losses, errors } = &report.solvers;
-    if !losses.is_empty() || !errors.is_empty() {
+    let Solvers { figures, errors } = &report.solvers;
+    if !figures.is_empty() || !errors.is_empty() {
         text += "\n## Alternating against exact\n";
     }
     for (remark, heading, lines) in [
-        (exact::LOSSES_TEXT, &exact::LOSSES[..], losses),
-        (exact::ERRORS_TEXT, &exact::ERRORS[..], errors),
+        (
+            exact::figures_text(report.measure),
+            &exact::FIGURES[..],
+            figures,
+        ),
+        (exact::ERRORS_TEXT.into(), &exact::ERRORS[..], errors),
     ] {
         if !lines.is_empty() {
-            text += &format!("\n{}\n\n", escape(remark));
+            text += &format!("\n{}\n\n", escape(&remark));
             text += &line(&heading.iter().map(ToString::to_string).collect::<Vec<_>>());
             text += &format!("|---|---|{}\n", "---:|".repeat(heading.len() - 2));
             for fields in lines {
@@ -108,21 +111,6 @@ fn line(fields: &[String]) -> String {
         .map(|field| field.replace('|', "\\|").replace('\n', " "))
         .collect();
     format!("| {} |\n", fields.join(" | "))
-}
-
-/// "lat-e 1.402 < twn 1.450 ✓; …"
-fn comparisons(verdict: &Verdict) -> String {
-    let text = verdict.judged.iter().map(|judged| {
-        let (left, relation, right) = judged.comparison;
-        let mark = if judged.holds { '✓' } else { '✗' };
-        format!(
-            "{left} {} {} {right} {} {mark}",
-            figure(judged.left),
-            relation.sign(),
-            figure(judged.right)
-        )
-    });
-    text.collect::<Vec<_>>().join("; ")
 }
 
 /// Text that must not be taken for Markdown or HTML.

@@ -24,6 +24,7 @@ use crate::Selection;
 use crate::cells::{Cell, Comparison, Epoch, Plan, State, Summary};
 use crate::estimate::duration;
 use crate::laq::Laq;
+use crate::measure::Measure;
 use crate::table::bits;
 use claims::Claim;
 use exact::Solvers;
@@ -34,6 +35,7 @@ pub(crate) struct Report {
     title: String,
     /// What is measured, in which unit.
     caption: String,
+    measure: &'static Measure,
     preset: String,
     seeds: u32,
     /// How far the paper's figures can be trusted, literally.
@@ -58,7 +60,7 @@ pub(crate) struct Report {
 /// The heading of the rows that the paper's table does not have.
 const NOT_IN_PAPER: &str = "not in the paper";
 
-/// A text.
+/// Data.
 struct Column {
     name: String,
     /// Whether the paper has it; only then its figures are shown.
@@ -113,8 +115,11 @@ struct Run {
     paper: Option<f64>,
     /// The row with the exact solver, for one whose solver alternates.
     exact: Option<String>,
-    curve: Vec<Epoch>,
     comparisons: Vec<Comparison>,
+    /// The figures of the table's measure: of the best epoch, and of validation after each epoch that has one.
+    test: Option<f64>,
+    validation: Option<f64>,
+    curve: Vec<(u64, f64)>,
 }
 
 /// The command `report`: writes and prints it from what is there.
@@ -192,9 +197,8 @@ fn collect(plan: &Plan) -> Report {
             .any(|run| run.row == row && run.column == columns[column].name && run.is_finished());
         entry.ours.filter(|_| ended).map(|ours| ours.mean)
     };
-    let claims = claims::judge(&plan.columns, means, |row, column| {
-        plan.table.paper(row, &plan.columns[column])
-    });
+    let papers = |row: &str, column: usize| plan.table.paper(row, &plan.columns[column]);
+    let claims = claims::judge(&plan.table, &plan.columns, means, papers);
     Report {
         title: format!("Table {}", plan.table.id.trim_start_matches("table")),
         // What follows the first comma is the paper's network, which a preset may change.
@@ -211,7 +215,8 @@ fn collect(plan: &Plan) -> Report {
         made: made(&cells),
         folder: plan.out.join("report"),
         every_row: plan.rows == plan.table.rows,
-        solvers: exact::collect(&plan.columns, &plan.rows, &cells),
+        solvers: exact::collect(plan.table.measure, &plan.columns, &plan.rows, &cells),
+        measure: plan.table.measure,
         id: plan.table.id,
         columns,
         rows,
@@ -291,8 +296,8 @@ impl Column {
             .find(|run| run.column == name)
             .and_then(|run| run.summary.stand_in.clone());
         let note = (!is_papers).then(|| match stand_in {
-            Some(stand_in) => format!("{name} is not the paper's text: {stand_in}"),
-            None => format!("{name} is not one of the paper's texts"),
+            Some(stand_in) => format!("{name} is not the paper's data: {stand_in}"),
+            None => format!("{name} is not one of the paper's data sets"),
         });
         Column {
             name: name.into(),
@@ -318,12 +323,9 @@ impl Entry {
         } else {
             finished.clone()
         };
-        let losses: Vec<f64> = shown
-            .iter()
-            .filter_map(|run| run.summary.test_loss)
-            .collect();
+        let figures: Vec<f64> = shown.iter().filter_map(|run| run.test).collect();
         let mut entry = Entry {
-            ours: Mean::of(&losses),
+            ours: Mean::of(&figures),
             otherwise: "–",
             notes: Vec::new(),
             paper,
@@ -342,7 +344,7 @@ impl Entry {
         };
         for run in shown
             .iter()
-            .filter(|run| !run.cut_short.is_empty() && run.summary.test_loss.is_some())
+            .filter(|run| !run.cut_short.is_empty() && run.test.is_some())
         {
             note(format!("cut short: {}", run.cut_short));
         }
@@ -376,30 +378,30 @@ impl Entry {
     }
 
     /// "1.402 ± 0.003", "failed" or a dash.
-    fn ours_text(&self) -> String {
+    fn ours_text(&self, measure: &Measure) -> String {
         match self.ours {
             None => self.otherwise.into(),
             Some(Mean {
                 mean,
                 deviation: None,
                 ..
-            }) => figure(mean),
+            }) => measure.figure(mean),
             Some(Mean {
                 mean,
                 deviation: Some(deviation),
                 ..
-            }) => format!("{} ± {}", figure(mean), figure(deviation)),
+            }) => format!("{} ± {}", measure.figure(mean), measure.figure(deviation)),
         }
     }
 
     /// The paper's figure and ours less it; empty where the paper has none.
-    fn paper_texts(&self) -> [String; 2] {
+    fn paper_texts(&self, measure: &Measure) -> [String; 2] {
         match self.paper {
             None => Default::default(),
             Some(paper) => [
-                figure(paper),
+                measure.figure(paper),
                 self.ours
-                    .map_or("–".into(), |ours| signed(ours.mean - paper)),
+                    .map_or("–".into(), |ours| measure.signed(ours.mean - paper)),
             ],
         }
     }
@@ -441,11 +443,13 @@ impl Run {
         summary.reason = summary
             .reason
             .map(|reason| without_folders(&reason, &[&plan.out, &crate::root()]));
-        let (curve, comparisons) = if status == "to do" {
+        let (epochs_seen, comparisons) = if status == "to do" {
             Default::default()
         } else {
             (cell.epochs_seen(), cell.comparisons())
         };
+        let measure = plan.table.measure;
+        let validation = |epoch: &Epoch| Some((epoch.epoch, (measure.epoch)(epoch)?));
         Run {
             row: cell.row.clone(),
             column: cell.column.clone(),
@@ -458,9 +462,11 @@ impl Run {
                 .display()
                 .to_string(),
             exact: cell.exact.clone(),
-            curve,
             comparisons,
             status,
+            test: (measure.test)(&summary),
+            validation: (measure.validation)(&summary),
+            curve: epochs_seen.iter().filter_map(validation).collect(),
             summary,
             cut_short: cell.cut_short.clone(),
             epochs: cell.epochs(),
@@ -516,21 +522,6 @@ fn without_folders(message: &str, known: &[&Path]) -> String {
             _ => word.to_string(),
         })
         .collect()
-}
-
-/// Three digits after the point, as the paper prints them.
-fn figure(value: f64) -> String {
-    format!("{value:.3}")
-}
-
-/// The same with its sign, and a minus as wide as the plus.
-fn signed(value: f64) -> String {
-    let text = format!("{value:+.3}");
-    if text[1..] == *"0.000" {
-        "0.000".into()
-    } else {
-        text.replace('-', "−")
-    }
 }
 
 /// a, b, …, z, aa, ab, …
@@ -604,11 +595,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_and_letters() {
-        assert_eq!(
-            [signed(0.0449), signed(-0.0451), signed(-0.0001)],
-            ["+0.045", "−0.045", "0.000"]
-        );
+    fn letters_go_on_after_z() {
         assert_eq!(
             [
                 letter(0),

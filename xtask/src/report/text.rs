@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use super::claims::{Claim, Outcome, Verdict, explanation};
-use super::{Column, NOT_IN_PAPER, Report, letter, signed};
+use super::claims::{Claim, Outcome, Verdict, explanation, judged_text};
+use super::{Column, NOT_IN_PAPER, Report, letter};
+use crate::measure::Measure;
 
 /// Wider tables are shown column by column.
 const WIDTH: usize = 120;
@@ -43,8 +44,8 @@ pub(super) fn render(report: &Report) -> String {
     }
 
     text += "\nThe paper's claims, by our figures\n";
-    text += &claims(&report.claims);
-    text += &wrap(&explanation(), "  ");
+    text += &claims(&report.claims, report.measure);
+    text += &wrap(&explanation(report.measure), "  ");
     text += &format!("\n{}\n", report.made);
     text
 }
@@ -71,9 +72,9 @@ fn table(report: &Report, columns: &[(usize, &Column)]) -> String {
         let mut line = vec![row.name.clone()];
         for &(index, column) in columns {
             let entry = &row.entries[index];
-            line.extend([entry.ours_text(), entry.marks()]);
+            line.extend([entry.ours_text(report.measure), entry.marks()]);
             if column.is_papers {
-                line.extend(entry.paper_texts());
+                line.extend(entry.paper_texts(report.measure));
             }
         }
         lines.push(line);
@@ -107,7 +108,7 @@ fn table(report: &Report, columns: &[(usize, &Column)]) -> String {
 
 /// A line a claim and column: the verdict, and left less right of each comparison, with a mark on those that fail. What
 /// has no cells to compare yet is only named, at the end.
-fn claims(claims: &[Claim]) -> String {
+fn claims(claims: &[Claim], measure: &Measure) -> String {
     let names = claims
         .iter()
         .flat_map(|claim| &claim.columns)
@@ -129,10 +130,10 @@ fn claims(claims: &[Claim]) -> String {
             continue;
         }
         text += &format!("{}\n", claim.title);
-        for (column, ours, _) in judged {
+        for (column, ours, papers) in judged {
             let start = format!("  {column:names$}  {:outcomes$}  ", ours.outcome.text());
             text += &wrap(
-                &(start.clone() + &margins(ours)),
+                &(start.clone() + &margins(ours, measure) + &papers_fail(papers, measure)),
                 &" ".repeat(width(&start)),
             );
         }
@@ -147,19 +148,31 @@ fn claims(claims: &[Claim]) -> String {
 const FIRM: &str = "\u{a0}";
 
 /// "lat-e −0.048, lat-a +0.002 (!)"
-fn margins(verdict: &Verdict) -> String {
+fn margins(verdict: &Verdict, measure: &Measure) -> String {
     let judged = verdict.judged.iter().map(|judged| {
         let mark = if judged.holds { "" } else { " (!)" };
         format!(
             "{} {}{mark}",
             judged.comparison.0,
-            signed(judged.left - judged.right)
+            measure.signed(judged.left - judged.right)
         )
         .replace(' ', FIRM)
     });
     let missing = verdict.comparisons - verdict.judged.len();
     let missing = (missing > 0).then(|| format!("{missing} of {} open", verdict.comparisons));
     judged.chain(missing).collect::<Vec<_>>().join(", ")
+}
+
+/// "; not by the paper's: bwn 1.31 < binary-connect 1.28", where the paper's own figures do not bear the claim.
+fn papers_fail(verdict: &Verdict, measure: &Measure) -> String {
+    let failing: Vec<String> = verdict
+        .failing()
+        .map(|judged| judged_text(judged, measure).replace(' ', FIRM))
+        .collect();
+    if failing.is_empty() {
+        return String::new();
+    }
+    format!("; not by the paper's: {}", failing.join(", "))
 }
 
 const GAP: usize = 2;

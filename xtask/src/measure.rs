@@ -1,0 +1,108 @@
+//! What the figures of a table are: their name, unit and digits, where a run has them, and how far apart two of them may be
+//! and still count as equal. Nothing else in xtask knows which table measures what.
+
+use crate::cells::{Epoch, Summary};
+
+/// The measure of a table; lower is better.
+pub(crate) struct Measure {
+    /// "error"
+    pub(crate) name: &'static str,
+    /// As it stands in brackets behind the name.
+    pub(crate) unit: &'static str,
+    /// The test figure's name in `summary.json`.
+    pub(crate) field: &'static str,
+    /// The test figure of a run.
+    pub(crate) test: fn(&Summary) -> Option<f64>,
+    /// The validation figure of a run's best epoch.
+    pub(crate) validation: fn(&Summary) -> Option<f64>,
+    /// The validation figure of an epoch.
+    pub(crate) epoch: fn(&Epoch) -> Option<f64>,
+    /// Digits after the point, as the paper prints them.
+    digits: usize,
+    /// How far from a figure another may be and still count as equal.
+    pub(crate) tolerance: fn(f64) -> f64,
+    /// The tolerance in words, after "allow".
+    pub(crate) tolerance_text: &'static str,
+}
+
+/// Of classes of images.
+pub(crate) const ERROR: Measure = Measure {
+    name: "error",
+    unit: "%",
+    field: "test_error",
+    test: |summary| summary.test_error,
+    validation: |summary| summary.validation_error,
+    epoch: |epoch| epoch.validation_error,
+    digits: 2,
+    tolerance: |percent| (percent * (100.0 - percent) / TEST_IMAGES).max(0.0).sqrt(),
+    tolerance_text: "one standard error of an error counted on 10,000 images: 0.10 points at 1 %, 0.30 at 10 %, 0.49 at \
+                     40 %",
+};
+
+/// Images of the test splits of MNIST, CIFAR-10 and CIFAR-100; SVHN has 26,032. The paper's exact and approximate solvers
+/// differ by less than what chance does to an error on so many images.
+const TEST_IMAGES: f64 = 10_000.0;
+
+/// Of the next character of a text. The paper's exact and approximate solvers differ by up to 0.008.
+pub(crate) const CROSS_ENTROPY: Measure = Measure {
+    name: "cross-entropy",
+    unit: "nats per character",
+    field: "test_loss",
+    test: |summary| summary.test_loss,
+    validation: |summary| summary.validation_loss,
+    epoch: |epoch| epoch.validation_loss,
+    digits: 3,
+    tolerance: |_| 0.01,
+    tolerance_text: "0.010 nats per character",
+};
+
+impl Measure {
+    /// "error (%)"
+    pub(crate) fn with_unit(&self) -> String {
+        format!("{} ({})", self.name, self.unit)
+    }
+
+    /// A figure as the paper prints it.
+    pub(crate) fn figure(&self, value: f64) -> String {
+        format!("{value:.0$}", self.digits)
+    }
+
+    /// A difference of two figures: the same with its sign, and a minus as wide as the plus.
+    pub(crate) fn signed(&self, value: f64) -> String {
+        let text = format!("{value:+.0$}", self.digits);
+        if text.contains(|digit: char| ('1'..='9').contains(&digit)) {
+            text.replace('-', "−")
+        } else {
+            self.figure(0.0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_have_the_papers_digits() {
+        let figures = |measure: &Measure| [0.0449, -0.0451, -0.0001].map(|v| measure.signed(v));
+        assert_eq!(figures(&CROSS_ENTROPY), ["+0.045", "−0.045", "0.000"]);
+        assert_eq!(figures(&ERROR), ["+0.04", "−0.05", "0.00"]);
+        assert_eq!(
+            (CROSS_ENTROPY.figure(1.2684), ERROR.figure(39.0601)),
+            ("1.268".into(), "39.06".into())
+        );
+    }
+
+    #[test]
+    fn the_tolerance_of_errors_is_that_of_its_text() {
+        for (percent, points) in [(1.0, "0.10"), (10.0, "0.30"), (40.0, "0.49")] {
+            assert_eq!(ERROR.figure((ERROR.tolerance)(percent)), points);
+            assert!(ERROR.tolerance_text.contains(&format!(
+                "{points} {}at {percent} %",
+                if percent == 1.0 { "points " } else { "" }
+            )));
+        }
+        // An error outside of its range is no reason to let everything count as equal.
+        assert_eq!([0.0, 100.0, 101.0].map(ERROR.tolerance), [0.0; 3]);
+    }
+}
