@@ -1,0 +1,70 @@
+//! What reads safetensors files: `laq quantize`, and checkpoints. A checkpoint's checksum is made to fit, as no fuzzer
+//! would find it, unless the first byte is odd.
+
+#![no_main]
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use laq_runner::checkpoint::Checkpoint;
+use laq_runner::quantize::{Granularity, Plan, Request, method};
+use libfuzzer_sys::fuzz_target;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+static FOLDER: LazyLock<TempDir> =
+    LazyLock::new(|| tempfile::tempdir().expect("a temporary folder"));
+
+fuzz_target!(|input: &[u8]| {
+    let Some((kind, content)) = input.split_first() else {
+        return;
+    };
+    let mut content = content.to_vec();
+    if kind % 2 == 0 {
+        seal(&mut content);
+    }
+    let path = |name: &str| -> PathBuf { FOLDER.path().join(name) };
+    fs::write(path("in"), &content).expect("the temporary folder is writable");
+    if let Err(error) = Checkpoint::read(&path("in")) {
+        assert!(!error.to_string().is_empty());
+    }
+    let plan = Plan::new(Request {
+        weights: path("in"),
+        curvature: (kind % 8 >= 4).then(|| path("in")),
+        out: path("out"),
+        method: method("lat-a", None).expect("a method that is there"),
+        granularity: match kind % 4 {
+            0 | 1 => Granularity::PerTensor,
+            _ => Granularity::PerChannel,
+        },
+        include: Vec::new(),
+        exclude: Vec::new(),
+        threads: Some(1),
+    });
+    match plan {
+        Err(error) => assert!(!error.to_string().is_empty()),
+        // What is found to be possible is done, so that the content is read as well.
+        Ok(plan) => drop(plan.run(&mut |_| {})),
+    }
+});
+
+/// Writes the SHA-256 of the file with zeros in its place behind the first `"checksum":"`.
+fn seal(content: &mut [u8]) {
+    const MARK: &[u8] = b"\"checksum\":\"";
+    let found = content
+        .windows(MARK.len())
+        .position(|window| window == MARK);
+    let Some(start) = found.map(|place| place + MARK.len()) else {
+        return;
+    };
+    let Some(place) = content.get_mut(start..start + 64) else {
+        return;
+    };
+    place.fill(b'0');
+    let sum = Sha256::digest(&*content);
+    for (place, byte) in content[start..].chunks_mut(2).zip(sum) {
+        let digits = format!("{byte:02x}");
+        place.copy_from_slice(digits.as_bytes());
+    }
+}

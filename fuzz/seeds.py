@@ -1,0 +1,69 @@
+"""Writes one or more files to begin with for every target: `python3 seeds.py`, after which the fuzzer adds its own.
+
+`python3 seeds.py RUN_FOLDER` adds the checkpoints of a run, which `laq train` makes.
+"""
+import gzip
+import io
+import json
+import pathlib
+import struct
+import sys
+import tarfile
+
+HERE = pathlib.Path(__file__).parent
+GOLDEN = HERE.parent / "crates/laq-datasets/tests/golden"
+
+
+def put(target, name, content):
+    folder = HERE / "corpus" / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(content)
+
+
+put("idx", "labels", struct.pack(">4BI", 0, 0, 8, 1, 3) + bytes([1, 2, 3]))
+put("idx", "images", struct.pack(">4B4I", 0, 0, 8, 4, 2, 2, 2, 3) + bytes(24))
+
+record = bytes([7]) + bytes(range(256)) * 12
+put("cifar", "class", b"\0" + record * 2)
+put("cifar", "coarse", b"\1" + b"\3" + record)
+plain = io.BytesIO()
+with tarfile.open(fileobj=plain, mode="w", format=tarfile.GNU_FORMAT) as archive:
+    for name in ["x/" + "long/" * 30 + "readme", "x/b.bin", "x/a.bin"]:
+        member = tarfile.TarInfo(name)
+        member.size = len(record)
+        archive.addfile(member, io.BytesIO(record))
+put("cifar", "archive", b"\2" + gzip.compress(plain.getvalue()))
+put("cifar", "tar", b"\3" + plain.getvalue())
+
+for path in GOLDEN.glob("*.mat"):
+    put("mat", path.stem, b"\0" + path.read_bytes())
+for kind, order in [(1, ">"), (2, "<")]:
+    def element(code, data):
+        return struct.pack(order + "II", code, len(data)) + data + bytes(-len(data) % 8)
+    for name, dims, data in [("y", [2, 1], bytes([3, 10])), ("X", [32, 32, 3, 1], bytes(range(256)) * 12)]:
+        parts = [struct.pack(order + "II", 9, 0), struct.pack(order + f"{len(dims)}i", *dims), name.encode(), data]
+        array = element(14, b"".join(element(c, d) for c, d in zip([6, 5, 1, 2], parts)))
+        put("mat", f"inner-{kind}-{name}", bytes([kind]) + array)
+
+
+def safetensors(tensors, metadata=None):
+    header, at = {}, 0
+    if metadata:
+        header["__metadata__"] = metadata
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(data for _, _, data in tensors.values())
+
+
+weights = struct.pack("<6f", 0.5, -0.25, 0.0, 1.0, -1.0, 0.125)
+for kind in range(8):
+    content = safetensors({"w": ("F32", [2, 3], weights), "b": ("F16", [4], bytes(8)), "n": ("I64", [], bytes(8))})
+    put("safetensors", f"plain-{kind}", bytes([kind]) + content)
+    put("safetensors", f"half-{kind}", bytes([kind]) + safetensors({"w": ("BF16", [4, 2], bytes(range(16)))}, {"a": "b"}))
+for folder in sys.argv[1:]:
+    for path in pathlib.Path(folder).glob("*.safetensors"):
+        for kind in range(2):
+            put("safetensors", f"{path.stem}-{kind}", bytes([kind]) + path.read_bytes())
