@@ -6,6 +6,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::sync::atomic::AtomicBool;
 
 use laq_runner::checkpoint::Checkpoint;
 use laq_runner::quantize::{Granularity, Plan, Request, method};
@@ -45,7 +46,7 @@ fuzz_target!(|input: &[u8]| {
     match plan {
         Err(error) => assert!(!error.to_string().is_empty()),
         // What is found to be possible is done, so that the content is read as well.
-        Ok(plan) => drop(plan.run(&mut |_| {})),
+        Ok(plan) => drop(plan.run(&AtomicBool::new(false), &mut |_| {})),
     }
 });
 
