@@ -470,7 +470,7 @@ const CATALOGUE: &[Dataset] = &[
                 train: CIFAR_10_TRAIN,
                 test: &["test_batch.bin"],
             },
-            preprocessing: Preprocessing::None,
+            preprocessing: Preprocessing::Zca,
         },
         stand_in: None,
     },
@@ -496,7 +496,7 @@ const CATALOGUE: &[Dataset] = &[
                 train: &["train.bin"],
                 test: &["test.bin"],
             },
-            preprocessing: Preprocessing::None,
+            preprocessing: Preprocessing::Zca,
         },
         stand_in: None,
     },
@@ -543,7 +543,7 @@ const CATALOGUE: &[Dataset] = &[
             format: ImageFormat::Svhn {
                 validation_per_class: [400, 200],
             },
-            preprocessing: Preprocessing::None,
+            preprocessing: Preprocessing::Lcn,
         },
         stand_in: None,
     },
@@ -617,7 +617,7 @@ const CATALOGUE: &[Dataset] = &[
                 train: CIFAR_10_TRAIN,
                 test: &["test_batch.bin"],
             },
-            preprocessing: Preprocessing::None,
+            preprocessing: Preprocessing::Zca,
         },
         stand_in: Some(
             "stands in for cifar10: the 60,000 images of CIFAR-10 after one JPEG compression, in another order and so \

@@ -25,7 +25,7 @@ pub use fetch::{
 };
 pub use images::{
     FormatError, ImageError, ImageSet, ImageShape, Images, Pixels, Preprocessing, RawImages,
-    UnknownPreprocessing,
+    UnknownPreprocessing, Whitening,
 };
 pub use images::{cifar, idx, mat, svhn};
 pub use random::{epoch_order, identity_order};

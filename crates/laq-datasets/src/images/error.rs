@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::Preprocessing;
 use crate::{FileState, Split, UnknownDataset};
 
 /// What is wrong within a file of images: which part of it, what was found there and what was expected.
@@ -133,6 +134,17 @@ pub enum ImageError {
         label: u8,
         /// Number of classes, at least 1.
         classes: usize,
+    },
+    /// An image is the same everywhere, and its contrast is to be normalized.
+    #[error(
+        "{place} is the same byte everywhere, and {preprocessing} divides by an image's contrast; leave the image out, or \
+         choose none or mean-image as preprocessing"
+    )]
+    Constant {
+        /// The image: its number from 0, and its file or its split.
+        place: String,
+        /// The preprocessing.
+        preprocessing: Preprocessing,
     },
     /// Images, labels, shape or sizes do not belong together.
     #[error("{name}: {reason}")]

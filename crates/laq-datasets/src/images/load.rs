@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     FormatError, ImageError, ImageSet, Pixels, Preprocessing, RawImages, check, cifar,
-    content_digest, digits, idx,
+    content_digest, digits, idx, whitening,
 };
 use crate::text::advice;
 use crate::{Dataset, FileState, ImageFormat, Kind, Split, catalogue, find};
@@ -94,12 +94,27 @@ impl ImageSet {
         check(dataset.name, classes, &raw)?;
         let digest = digest.unwrap_or_else(|| content_digest(&raw));
         let preprocessing = preprocessing.unwrap_or(own);
+        if let Some(constant) = preprocessing.first_constant(&raw) {
+            let place = files.place(constant, raw[0].len())?;
+            return Err(ImageError::Constant {
+                place,
+                preprocessing,
+            });
+        }
+        let inputs = preprocessing.inputs(&raw, |raw| match dataset.files {
+            [] => whitening::whiten(raw),
+            _ => {
+                let path = data_dir.join(dataset.name).join("whitened.images");
+                whitening::whiten_once(raw, &digest, &path, files.report)
+            }
+        })?;
         Ok(Self::assemble(
             dataset.name,
             classes,
             raw,
             digest,
             preprocessing,
+            inputs,
         ))
     }
 }
@@ -164,6 +179,59 @@ impl Files<'_> {
         };
         let test = found.split_off(train.len());
         Ok([found, test])
+    }
+
+    /// Where image number `record` of `split` comes from, in words; there are `training` images in the training split.
+    fn place(
+        &mut self,
+        (split, record): (Split, usize),
+        training: usize,
+    ) -> Result<String, ImageError> {
+        let Kind::Images {
+            classes,
+            splits,
+            format,
+            ..
+        } = self.dataset.kind
+        else {
+            return Ok(format!("image {record} of the {split} split"));
+        };
+        let most = splits.iter().sum();
+        // Images for validation are the last ones of the training files.
+        let in_files = match split {
+            Split::Validation => training + record,
+            Split::Train | Split::Test => record,
+        };
+        let path = |index: usize| self.dataset.path(&self.dataset.files[index], self.data_dir);
+        let (file, record) = match format {
+            ImageFormat::DemoDigits => return Ok(format!("image {record} of the {split} split")),
+            ImageFormat::Idx => (path(if split == Split::Test { 2 } else { 0 }), in_files),
+            ImageFormat::Svhn {
+                validation_per_class,
+            } => self.svhn_place((split, record), classes, validation_per_class, most)?,
+            ImageFormat::Cifar {
+                labels,
+                train,
+                test,
+            } => {
+                let parts = self.cifar(train, test, labels, classes, most)?;
+                let (names, parts) = match split {
+                    Split::Test => (test, &parts[1]),
+                    Split::Train | Split::Validation => (train, &parts[0]),
+                };
+                let mut record = in_files;
+                let mut index = 0;
+                while index + 1 < parts.len() && record >= parts[index].len() {
+                    record -= parts[index].len();
+                    index += 1;
+                }
+                (
+                    self.data_dir.join(self.dataset.name).join(names[index]),
+                    record,
+                )
+            }
+        };
+        Ok(format!("record {record} of {}", file.display()))
     }
 
     /// The path and the content of file number `index`, once it is known to be good.

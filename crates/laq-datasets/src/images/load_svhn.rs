@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::load::Files;
-use super::{FormatError, ImageError, decoded, svhn};
+use super::{FormatError, ImageError, RawImages, cache, decoded, svhn};
+use crate::Split;
 
 /// One of the three files.
 struct Source {
@@ -25,57 +26,83 @@ impl Files<'_> {
         classes: usize,
         per_class: [usize; 2],
         most: usize,
-    ) -> Result<decoded::Found, ImageError> {
+    ) -> Result<([RawImages; 3], [u8; 32]), ImageError> {
         let copy = self.data_dir.join(self.dataset.name).join("decoded.images");
         let key = self.key(per_class);
         let failed = |source| ImageError::Io {
             path: copy.clone(),
             source,
         };
-        if let Some(found) = decoded::open(&copy, &key).map_err(failed)? {
-            return Ok(found);
+        let read = |found| {
+            let otherwise = || failed(io::Error::other("its size is not what it says; remove it"));
+            let splits = decoded::splits(&found).ok_or_else(otherwise)?;
+            Ok((splits, found.digest))
+        };
+        if let Some(found) = cache::open(&copy, &decoded::MAGIC, &key).map_err(failed)? {
+            return read(found);
         }
         let mut paths = Vec::new();
         for index in 0..3 {
             paths.push(self.check(index)?);
         }
-        let _lock = decoded::lock(&copy, self.report).map_err(failed)?;
-        // Another process may have made the copy while this one waited.
-        if let Some(found) = decoded::open(&copy, &key).map_err(failed)? {
-            return Ok(found);
-        }
-        let (title, path) = (self.dataset.title, copy.display());
-        (self.report)(&format!("decoding {title} into {path}, once"));
+        let sources = self.sources(&paths, classes, per_class, most)?;
+        let (dataset, data_dir) = (self.dataset, self.data_dir);
+        let magic = &decoded::MAGIC;
+        let found =
+            cache::open_or_make(&copy, magic, &key, self.report, failed, |writer, report| {
+                let (title, path) = (dataset.title, copy.display());
+                report(&format!("decoding {title} into {path}, once"));
+                let files = Files {
+                    dataset,
+                    data_dir,
+                    report,
+                };
+                files.decode(&sources, most, writer)
+            })?;
+        read(found)
+    }
 
-        let per_class = [per_class[0], per_class[1], 0];
-        let mut sources = Vec::new();
-        for (path, count) in paths.into_iter().zip(per_class) {
-            sources.push(self.source(path, classes, count, most)?);
-        }
-        let labels = |files: &[Source], validation: bool| -> Vec<u8> {
-            let of = |source: &Source| {
-                let pairs = source.labels.iter().zip(&source.held_out);
-                let chosen = pairs.filter(|(_, held_out)| **held_out == validation);
-                chosen.map(|(&label, _)| label).collect::<Vec<_>>()
-            };
-            files.iter().flat_map(of).collect()
+    /// Where image `record` of `split` comes from: its file, and its number there.
+    pub(super) fn svhn_place(
+        &self,
+        (split, record): (Split, usize),
+        classes: usize,
+        per_class: [usize; 2],
+        most: usize,
+    ) -> Result<(PathBuf, usize), ImageError> {
+        let path = |index: usize| self.dataset.path(&self.dataset.files[index], self.data_dir);
+        let paths = [path(0), path(1), path(2)];
+        let sources = self.sources(&paths, classes, per_class, most)?;
+        let files = match split {
+            Split::Test => &sources[2..],
+            _ => &sources[..2],
         };
-        let splits = [
-            labels(&sources[..2], false),
-            labels(&sources[..2], true),
-            labels(&sources[2..], false),
-        ];
-        let mut writer = decoded::Writer::new(&copy, &key, svhn::SHAPE, &splits).map_err(failed)?;
-        match self.decode(&sources, most, &mut writer) {
-            Ok(()) => writer.finish().map_err(failed)?,
-            Err(error) => {
-                writer.abandon();
-                return Err(error);
-            }
-        }
-        decoded::open(&copy, &key)
-            .map_err(failed)?
-            .ok_or_else(|| failed(io::Error::other("what was just written reads differently")))
+        let places = files.iter().flat_map(|source| {
+            let numbered = source.held_out.iter().enumerate();
+            numbered.map(move |(record, held_out)| (source, record, held_out))
+        });
+        let validation = split == Split::Validation;
+        let place = places
+            .filter(|(_, _, held_out)| **held_out == validation)
+            .nth(record);
+        let (source, record, _) = place
+            .ok_or_else(|| self.mismatch(format!("the {split} split has no image {record}")))?;
+        Ok((source.path.clone(), record))
+    }
+
+    /// The three files' labels, and which of their images are for validation.
+    fn sources(
+        &self,
+        paths: &[PathBuf],
+        classes: usize,
+        per_class: [usize; 2],
+        most: usize,
+    ) -> Result<Vec<Source>, ImageError> {
+        let per_class = [per_class[0], per_class[1], 0];
+        let counted = paths.iter().zip(per_class);
+        counted
+            .map(|(path, count)| self.source(path.clone(), classes, count, most))
+            .collect()
     }
 
     /// What a copy is made from: the files as the catalogue knows them, and the rule of the split.
@@ -122,14 +149,28 @@ impl Files<'_> {
         }
     }
 
-    /// Writes the images for training, then those for validation, then those for testing.
+    /// Writes the content of the copy: the images for training, then those for validation, then those for testing.
     fn decode(
         &self,
         sources: &[Source],
         most: usize,
-        writer: &mut decoded::Writer,
+        writer: &mut cache::Writer,
     ) -> Result<(), ImageError> {
         let (train, test) = sources.split_at(2);
+        let labels = |files: &[Source], validation: bool| -> Vec<u8> {
+            let of = |source: &Source| {
+                let pairs = source.labels.iter().zip(&source.held_out);
+                let chosen = pairs.filter(|(_, held_out)| **held_out == validation);
+                chosen.map(|(&label, _)| label).collect::<Vec<_>>()
+            };
+            files.iter().flat_map(of).collect()
+        };
+        let splits = [
+            labels(train, false),
+            labels(train, true),
+            labels(test, false),
+        ];
+        decoded::write_header(writer, svhn::SHAPE, &splits);
         let mut validation = Vec::new();
         for source in train {
             self.images(source, most, &mut |image, held_out| match held_out {

@@ -2,7 +2,9 @@
 //!
 //! [`load`] turns files into splits; the readers of the formats are [`idx`] and its siblings.
 
+mod cache;
 pub mod cifar;
+mod contrast;
 mod decoded;
 pub(crate) mod digits;
 mod error;
@@ -10,7 +12,9 @@ pub mod idx;
 mod load;
 mod load_svhn;
 pub mod mat;
+mod preprocessing;
 pub mod svhn;
+mod whitening;
 
 use std::fmt;
 use std::ops::{Deref, Range};
@@ -19,6 +23,8 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 pub use self::error::{FormatError, ImageError};
+pub use self::preprocessing::{Preprocessing, UnknownPreprocessing};
+pub use self::whitening::Whitening;
 use crate::Split;
 
 /// Height, width and channels of an image.
@@ -134,52 +140,26 @@ impl RawImages {
     }
 }
 
-/// What is done with the pixels before a network sees them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Preprocessing {
-    /// To [0, 1]: x / 255.
-    None,
-    /// To [0, 1], less the mean of the training images, pixel by pixel.
-    MeanImage,
-}
-
-impl Preprocessing {
-    /// The name in configurations.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::MeanImage => "mean-image",
-        }
-    }
-}
-
-/// A name that no preprocessing has.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no preprocessing called {0:?}; there are none and mean-image")]
-pub struct UnknownPreprocessing(pub String);
-
-impl std::str::FromStr for Preprocessing {
-    type Err = UnknownPreprocessing;
-
-    fn from_str(name: &str) -> Result<Self, UnknownPreprocessing> {
-        [Self::None, Self::MeanImage]
-            .into_iter()
-            .find(|preprocessing| preprocessing.name() == name)
-            .ok_or_else(|| UnknownPreprocessing(name.into()))
-    }
-}
-
-impl fmt::Display for Preprocessing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// One split, ready for a network.
 #[derive(Clone, Debug)]
 pub struct Images {
     raw: RawImages,
-    mean: Option<Arc<[f32]>>,
+    inputs: Inputs,
+}
+
+/// Where a network's inputs come from.
+#[derive(Clone, Debug)]
+enum Inputs {
+    /// The bytes over 255.
+    Scaled,
+    /// The bytes over 255, less a mean.
+    Centred(Arc<[f32]>),
+    /// The bytes, normalized as a whole.
+    GlobalContrast,
+    /// The bytes, normalized as a whole and then around every pixel.
+    LocalContrast,
+    /// Ready numbers of all images, as little-endian `f32`.
+    Ready(Pixels),
 }
 
 impl Images {
@@ -199,38 +179,64 @@ impl Images {
     }
 
     /// Writes the preprocessed images `indices` one after the other, each as height × width × channels with the
-    /// channels innermost, and their labels. Nothing is allocated.
+    /// channels innermost, and their labels. Nothing is allocated but, with [`Preprocessing::Lcn`], two images.
     ///
     /// # Panics
     ///
     /// If an index is not below [`len`](Self::len), `inputs` does not hold as many numbers as these images have, or
     /// `labels` not as many as there are indices.
     pub fn fill(&self, indices: &[u32], inputs: &mut [f32], labels: &mut [u8]) {
-        let numbers = self.raw.shape.numbers();
+        let shape = self.raw.shape;
+        let numbers = shape.numbers();
         assert_eq!(
             inputs.len(),
             indices.len() * numbers,
             "inputs hold B images"
         );
         assert_eq!(labels.len(), indices.len(), "labels hold B labels");
+        let mut scratch = match self.inputs {
+            Inputs::LocalContrast => vec![0.0; 2 * numbers],
+            _ => Vec::new(),
+        };
         let pixels: &[u8] = &self.raw.pixels;
-        for ((&index, input), label) in indices
-            .iter()
-            .zip(inputs.chunks_exact_mut(numbers))
-            .zip(labels)
-        {
+        let chosen = indices.iter().zip(inputs.chunks_exact_mut(numbers));
+        for ((&index, input), label) in chosen.zip(labels) {
             let index = index as usize;
             *label = self.raw.labels[index];
             let image = &pixels[index * numbers..][..numbers];
-            for (input, &byte) in input.iter_mut().zip(image) {
-                *input = f32::from(byte) / 255.0;
-            }
-            if let Some(mean) = &self.mean {
-                for (input, mean) in input.iter_mut().zip(mean.iter()) {
-                    *input -= mean;
+            match &self.inputs {
+                Inputs::Scaled => scale(image, input),
+                Inputs::Centred(mean) => {
+                    scale(image, input);
+                    for (input, mean) in input.iter_mut().zip(mean.iter()) {
+                        *input -= mean;
+                    }
+                }
+                Inputs::GlobalContrast => normalize(image, input),
+                Inputs::LocalContrast => {
+                    normalize(image, input);
+                    contrast::local(shape, input, &mut scratch);
+                }
+                Inputs::Ready(bytes) => {
+                    let ready = bytes[4 * index * numbers..].as_chunks().0;
+                    for (input, &bytes) in input.iter_mut().zip(ready) {
+                        *input = f32::from_le_bytes(bytes);
+                    }
                 }
             }
         }
+    }
+}
+
+fn scale(image: &[u8], input: &mut [f32]) {
+    for (input, &byte) in input.iter_mut().zip(image) {
+        *input = f32::from(byte) / 255.0;
+    }
+}
+
+fn normalize(image: &[u8], input: &mut [f32]) {
+    for (input, x) in input.iter_mut().zip(contrast::global(image)) {
+        *input = x as f32;
     }
 }
 
@@ -257,8 +263,9 @@ impl ImageSet {
     /// # Errors
     ///
     /// [`ImageError::Mismatch`] if the splits have different shapes, a split's pixels are not as many as its labels
-    /// need, or there are no pixels, no classes or more than 256; [`ImageError::Empty`] for a split without images;
-    /// [`ImageError::Label`] for a label that is no class.
+    /// need, there are no pixels, no classes or more than 256, or images are too large to be whitened;
+    /// [`ImageError::Empty`] for a split without images; [`ImageError::Label`] for a label that is no class;
+    /// [`ImageError::Constant`] for an image without contrast where that is normalized.
     pub fn from_raw(
         name: &str,
         classes: usize,
@@ -267,7 +274,21 @@ impl ImageSet {
     ) -> Result<Self, ImageError> {
         check(name, classes, &splits)?;
         let digest = content_digest(&splits);
-        Ok(Self::assemble(name, classes, splits, digest, preprocessing))
+        if let Some((split, record)) = preprocessing.first_constant(&splits) {
+            return Err(ImageError::Constant {
+                place: format!("image {record} of the {split} split of {name}"),
+                preprocessing,
+            });
+        }
+        let inputs = preprocessing.inputs(&splits, whitening::whiten)?;
+        Ok(Self::assemble(
+            name,
+            classes,
+            splits,
+            digest,
+            preprocessing,
+            inputs,
+        ))
     }
 
     /// The set of splits that have been checked, and whose [`content_digest`] is known.
@@ -277,6 +298,7 @@ impl ImageSet {
         splits: [RawImages; 3],
         digest: [u8; 32],
         preprocessing: Preprocessing,
+        inputs: [Inputs; 3],
     ) -> Self {
         let shape = splits[0].shape;
         let fingerprint = Sha256::new()
@@ -284,19 +306,17 @@ impl ImageSet {
             .chain_update((classes as u64).to_le_bytes())
             .chain_update(preprocessing.name())
             .finalize();
-        let mean = (preprocessing == Preprocessing::MeanImage).then(|| mean_image(&splits[0]));
-        let [train, validation, test] = splits.map(|raw| Images {
-            raw,
-            mean: mean.clone(),
-        });
+        let [train, validation, test] = splits;
+        let [for_train, for_validation, for_test] = inputs;
+        let images = |raw, inputs| Images { raw, inputs };
         Self {
             name: name.to_owned(),
             preprocessing,
             shape,
             classes,
-            train,
-            validation,
-            test,
+            train: images(train, for_train),
+            validation: images(validation, for_validation),
+            test: images(test, for_test),
             fingerprint: crate::check::hex(&fingerprint),
         }
     }
@@ -395,18 +415,4 @@ fn content_digest(splits: &[RawImages; 3]) -> [u8; 32] {
         digest.update(&raw.pixels[..]);
     }
     digest.finalize().into()
-}
-
-/// The mean of the images over 255, pixel by pixel: sums are exact, the quotient is rounded once.
-fn mean_image(raw: &RawImages) -> Arc<[f32]> {
-    let mut sums = vec![0u64; raw.shape.numbers()];
-    for image in raw.pixels.chunks_exact(sums.len()) {
-        for (sum, &byte) in sums.iter_mut().zip(image) {
-            *sum += u64::from(byte);
-        }
-    }
-    let scale = 255.0 * raw.len() as f64;
-    sums.into_iter()
-        .map(|sum| (sum as f64 / scale) as f32)
-        .collect()
 }
