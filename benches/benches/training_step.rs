@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use laq_models::{AdamSettings, CharLstmSpec, TextShape, Training};
+use laq_models::{AdamSettings, Batch, CharLstmSpec, TextShape, Training};
 use laq_solvers::Method;
 use laq_tensor::CpuBackend;
 
@@ -30,7 +30,7 @@ fn training_step(criterion: &mut Criterion) {
         group.bench_function(id, |bencher| {
             bencher.iter(|| {
                 training
-                    .step(&symbols[..10_000], &symbols[1..], 0.002)
+                    .step(Batch::text(&symbols[..10_000], &symbols[1..]), 0.002)
                     .unwrap()
             });
         });

@@ -3,8 +3,7 @@
 //!
 //! It is computed on the host from copies, so it is the same for every backend and leaves the training alone.
 
-use laq_solvers::{Method, Problem, Scale, SolveError, Workspace};
-use laq_tensor::CURVATURE_FLOOR;
+use laq_solvers::{CURVATURE_FLOOR, Method, Problem, Scale, SolveError, Workspace};
 use rayon::prelude::*;
 
 /// The weighted errors of one matrix.

@@ -20,7 +20,7 @@ use crate::parameter::{Parameter, ParameterSpec, StateTensor, WHOLE, f32s, find,
 pub enum Loss {
     /// 1/(R·N) Σ max(0, 1 − t·y)², with t = 1 for an image's class and −1 for the others.
     SquaredHinge,
-    /// −1/R Σ log softmax(y)[class], in nats.
+    /// `−1/R Σ log softmax(y)[class]`, in nats.
     CrossEntropy,
 }
 

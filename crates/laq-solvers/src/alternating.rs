@@ -89,7 +89,7 @@ fn fixed_point(
     let mut scale = moments.scale();
     for round in 1..=MOST_ROUNDS {
         let thresholds = magnitudes.thresholds(scale);
-        let moments = kernels::moments(kernel, problem, side, magnitudes, &thresholds);
+        let moments = kernels::moments(kernel, problem, side, magnitudes, thresholds.values());
         if !has_scale(&moments) {
             return (scale, round);
         }

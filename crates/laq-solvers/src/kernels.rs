@@ -57,6 +57,11 @@ pub(crate) struct Moments {
 }
 
 impl Moments {
+    pub(crate) const NONE: Self = Self {
+        product: 0.0,
+        square: 0.0,
+    };
+
     /// The best scale for the assignment, `Σ d b x / Σ d b²`.
     pub(crate) fn scale(self) -> f64 {
         self.product / self.square
@@ -289,11 +294,11 @@ pub(crate) fn moments(
     problem: Problem<'_>,
     side: Side,
     magnitudes: &Magnitudes,
-    thresholds: &Thresholds,
+    thresholds: &[f32],
 ) -> Moments {
     let masks = side.masks();
     let (lowest, q) = (magnitudes.values()[0], &magnitudes.values()[1..]);
-    let t = thresholds.values();
+    let t = thresholds;
     // Tables of a length known to the compiler stay in registers: 2, 3 and 4 bits.
     sum_of_parts(problem, |part| {
         let w = part.weights();
@@ -535,19 +540,37 @@ pub(crate) fn gather(
     packed: &mut Vec<u64>,
 ) -> usize {
     let (w, masks) = (problem.weights(), side.masks());
-    with_curvature!(problem, |d| {
-        if let Some(range) = range {
-            gather_wanted(kernel, w, d, Within { range, masks }, packed)
-        } else {
-            let marked = Marked {
-                marks,
-                masks,
-                shift,
-                lowest,
-            };
-            gather_wanted(kernel, w, d, marked, packed)
-        }
-    })
+    if let Some(range) = range {
+        return gather_range(kernel, problem, side, range, packed, 0);
+    }
+    let marked = Marked {
+        marks,
+        masks,
+        shift,
+        lowest,
+    };
+    with_curvature!(problem, |d| gather_wanted(kernel, w, d, marked, packed, 0))
+}
+
+/// [`gather`] of the magnitudes from the first of `range` up to below the second, behind the first `count` of `packed`;
+/// returns how many there are then.
+pub(crate) fn gather_range(
+    kernel: Kernel,
+    problem: Problem<'_>,
+    side: Side,
+    range: [f32; 2],
+    packed: &mut Vec<u64>,
+    count: usize,
+) -> usize {
+    let (w, masks) = (problem.weights(), side.masks());
+    with_curvature!(problem, |d| gather_wanted(
+        kernel,
+        w,
+        d,
+        Within { range, masks },
+        packed,
+        count
+    ))
 }
 
 /// Which weights to gather.
@@ -617,16 +640,30 @@ pub(crate) fn pack(magnitude: f32, curvature: f32) -> u64 {
     u64::from(magnitude.to_bits()) << 32 | u64::from(curvature.to_bits())
 }
 
+/// What [`pack`] was given.
+pub(crate) fn unpack(packed: u64) -> (f32, f32) {
+    (
+        f32::from_bits((packed >> 32) as u32),
+        f32::from_bits(packed as u32),
+    )
+}
+
 multiversion! {
     fn gather_wanted<C: Curvature, W: Wanted>(
         weights: &[f32],
         curvature: C,
         wanted: W,
         packed: &mut Vec<u64>,
+        from: usize,
     ) -> usize {
         let (chunks, tail) = weights.as_chunks::<LANES>();
-        let mut count = 0;
-        let mut gather = |weights: &[f32; LANES], d: [f32; LANES]| {
+        let mut count = from;
+        for index in 0..=chunks.len() {
+            let end = padded(tail);
+            let (weights, d) = match chunks.get(index) {
+                Some(chunk) => (chunk, curvature.chunk(index)),
+                None => (&end, curvature.tail()),
+            };
             if packed.len() < count + LANES {
                 packed.resize((count + LANES).next_power_of_two().max(1 << 12), 0);
             }
@@ -645,14 +682,108 @@ multiversion! {
                 }
             }
             count += taken;
-        };
-        for (index, chunk) in chunks.iter().enumerate() {
-            gather(chunk, curvature.chunk(index));
         }
-        gather(&padded(tail), curvature.tail());
         count
     }
 }
+
+multiversion! {
+    /// d = √v + floor.
+    pub(crate) fn root<>(second_moment: &[f32], floor: f32, curvature: &mut [f32]) {
+        for (d, v) in curvature.iter_mut().zip(second_moment) {
+            *d = v.sqrt() + floor;
+        }
+    }
+}
+
+/// [`root`] of a long slice, on all threads.
+pub(crate) fn roots(kernel: Kernel, second_moment: &[f32], floor: f32, curvature: &mut [f32]) {
+    let parts = Parts::of(second_moment.len());
+    parallel::for_each((second_moment, curvature), parts, &|(v, d): (
+        &[f32],
+        &mut [f32],
+    )| {
+        root(kernel, v, floor, d);
+    });
+}
+
+/// What one look at weights, curvature and levels gives for [`step`](crate::step).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Survey {
+    /// Of the levels as they are.
+    pub(crate) of_levels: Moments,
+    /// Of the levels that the thresholds give.
+    pub(crate) at_thresholds: Moments,
+    /// `Σ d w²`.
+    pub(crate) energy: f64,
+}
+
+/// All sums of [`Survey`] at once, of a short slice.
+pub(crate) fn survey(
+    kernel: Kernel,
+    weights: &[f32],
+    curvature: &[f32],
+    (codebook, levels): (Codebook, &[i8]),
+    (magnitudes, thresholds): (&Magnitudes, &[f32]),
+) -> Survey {
+    let (lowest, q) = (magnitudes.values()[0], &magnitudes.values()[1..]);
+    with_rule!(codebook, |rule| {
+        if let (Ok(t), Ok(q)) = (<[f32; 1]>::try_from(thresholds), <[f32; 1]>::try_from(q)) {
+            survey_of(kernel, weights, curvature, rule, levels, lowest, t, q)
+        } else if let (Ok(t), Ok(q)) = (<[f32; 3]>::try_from(thresholds), <[f32; 3]>::try_from(q)) {
+            survey_of(kernel, weights, curvature, rule, levels, lowest, t, q)
+        } else {
+            survey_of(
+                kernel, weights, curvature, rule, levels, lowest, thresholds, q,
+            )
+        }
+    })
+}
+
+multiversion! {
+    fn survey_of<R: LevelValue, T: Table>(
+        weights: &[f32],
+        curvature: &[f32],
+        rule: R,
+        levels: &[i8],
+        lowest: f32,
+        thresholds: T,
+        magnitudes: T,
+    ) -> Survey {
+        let (chunks, tail) = weights.as_chunks::<LANES>();
+        let (d_chunks, d_tail) = curvature.as_chunks::<LANES>();
+        let (level_chunks, level_tail) = levels.as_chunks::<LANES>();
+        let last = (padded(tail), padded(d_tail), padded(level_tail));
+        let mut sums = [[0.0_f64; HALF]; 5];
+        for index in 0..=chunks.len() {
+            let (w, d, levels) = match chunks.get(index) {
+                Some(chunk) => (chunk, &d_chunks[index], &level_chunks[index]),
+                None => (&last.0, &last.1, &last.2),
+            };
+            let x = magnitudes_of(w, Side::Both.masks());
+            let b = above_thresholds(&x, lowest, &thresholds, &magnitudes);
+            for half in 0..LANES / HALF {
+                for lane in 0..HALF {
+                    let at = half * HALF + lane;
+                    let (w, x, d) = (f64::from(w[at]), f64::from(x[at]), f64::from(d[at]));
+                    let (b, level) = (f64::from(b[at]), f64::from(rule.value(levels[at])));
+                    let (db, dl) = (d * b, d * level);
+                    sums[0][lane] += dl * w;
+                    sums[1][lane] += dl * level;
+                    sums[2][lane] += db * x;
+                    sums[3][lane] += db * b;
+                    sums[4][lane] += d * x * x;
+                }
+            }
+        }
+        let [a, b, c, d, e] = sums.map(|lanes| lanes.into_iter().sum());
+        let moments = |product, square| Moments { product, square };
+        Survey { of_levels: moments(a, b), at_thresholds: moments(c, d), energy: e }
+    }
+}
+
+/// Partial sums of [`Survey`], few enough for the registers.
+const HALF: usize = LANES / 2;
 
 /// What turns weights into levels.
 #[derive(Clone, Copy)]
@@ -661,6 +792,44 @@ pub(crate) enum Assignment<'a> {
     Nearest(&'a Magnitudes, &'a Thresholds),
     /// Ternary levels: 1 where `w` is above the first, −1 where `−w` is above the second, else 0.
     Ternary(f32, f32),
+}
+
+/// Writes the levels that the thresholds give.
+pub(crate) fn assign(
+    kernel: Kernel,
+    weights: &[f32],
+    magnitudes: &Magnitudes,
+    thresholds: &Thresholds,
+    levels: &mut [i8],
+) {
+    let nearest = Nearest {
+        thresholds: thresholds.values(),
+        first_positive: magnitudes.first_positive,
+        first_negative: magnitudes.first_negative,
+    };
+    let assign = |(weights, levels): (&[f32], &mut [i8])| {
+        if let Some(nearest) = nearest.of_length::<1>() {
+            assign_levels(kernel, weights, nearest, levels);
+        } else if let Some(nearest) = nearest.of_length::<3>() {
+            assign_levels(kernel, weights, nearest, levels);
+        } else {
+            assign_levels(kernel, weights, nearest, levels);
+        }
+    };
+    let parts = Parts::of(levels.len());
+    parallel::for_each((weights, levels), parts, &assign);
+}
+
+multiversion! {
+    fn assign_levels<A: Assign>(weights: &[f32], assign: A, levels: &mut [i8]) {
+        let (chunks, tail) = weights.as_chunks::<LANES>();
+        let (level_chunks, level_tail) = levels.as_chunks_mut::<LANES>();
+        for (chunk, levels) in chunks.iter().zip(level_chunks) {
+            *levels = assign.levels(chunk);
+        }
+        let last = assign.levels(&padded(tail));
+        level_tail.copy_from_slice(&last[..level_tail.len()]);
+    }
 }
 
 /// Writes the levels, and returns `½ Σ d (w − ŵ)²` of what they and `scale` decode to.
@@ -905,7 +1074,7 @@ mod tests {
         for side in [Side::Both, Side::Positive, Side::Negative] {
             for moments in [
                 totals(kernel, problem, side),
-                moments(kernel, problem, side, &magnitudes, &thresholds),
+                moments(kernel, problem, side, &magnitudes, thresholds.values()),
                 moments_of_levels(kernel, problem, side, codebook, &levels),
                 moments_above(kernel, problem, 0.2),
             ] {
@@ -989,7 +1158,13 @@ mod tests {
                 for threshold in [0.1_f32, 1.0] {
                     let threshold = f64::from(threshold);
                     let thresholds = magnitudes.thresholds(2.0 * threshold);
-                    let found = moments(Kernel::Portable, problem, side, &magnitudes, &thresholds);
+                    let found = moments(
+                        Kernel::Portable,
+                        problem,
+                        side,
+                        &magnitudes,
+                        thresholds.values(),
+                    );
                     agree(found, &|w, _| {
                         (magnitude(w), f64::from(magnitude(w) > threshold))
                     });

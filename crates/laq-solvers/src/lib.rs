@@ -103,6 +103,7 @@ mod parallel;
 mod problem;
 mod quantizer;
 mod sorting;
+mod step;
 
 pub use alternating::{MOST_ROUNDS, SCALE_TOLERANCE, alternating};
 pub use codebook::{Codebook, Given, Scale};
@@ -111,3 +112,4 @@ pub use method::{Family, Method, ParseMethodError, families};
 pub use problem::{Problem, SolveError};
 pub use quantizer::{Quantizer, Solution, Workspace};
 pub use sorting::exact_by_sorting;
+pub use step::CURVATURE_FLOOR;

@@ -66,6 +66,18 @@ impl<'a> Problem<'a> {
         })
     }
 
+    /// A problem for sums alone, which any numbers are fit for: its span is not known.
+    pub(crate) fn unchecked(weights: &'a [f32], curvature: &'a [f32]) -> Self {
+        Self {
+            weights,
+            curvature: Some(curvature),
+            span: Span {
+                smallest: f32::MAX.to_bits(),
+                largest: 0,
+            },
+        }
+    }
+
     /// The weights `w`.
     pub fn weights(&self) -> &'a [f32] {
         self.weights

@@ -1,11 +1,15 @@
 //! What a quantization method is to the training loop.
 
 use std::fmt::Debug;
+use std::mem;
 
 use crate::climb::Events;
 use crate::codebook::{Codebook, Scale};
+use crate::dispatch::Kernel;
 use crate::exact::Memory;
+use crate::kernels;
 use crate::problem::{Problem, SolveError};
+use crate::step::{self, CURVATURE_FLOOR};
 
 /// What a solver returns beside the levels.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,6 +29,28 @@ pub struct Workspace {
     pub(crate) sorted: Vec<u64>,
     pub(crate) events: Events,
     pub(crate) exact: Memory,
+    pub(crate) step: step::Memory,
+    curvature: Vec<f32>,
+}
+
+impl Workspace {
+    /// Calls `solve` with the problem whose curvature is `√v +` [`CURVATURE_FLOOR`].
+    pub(crate) fn solve_step(
+        &mut self,
+        weights: &[f32],
+        second_moment: &[f32],
+        solve: impl FnOnce(Problem<'_>, &mut Self) -> Result<Solution, SolveError>,
+    ) -> Result<Solution, SolveError> {
+        // Taken out, so that the solver can have the rest.
+        let mut curvature = mem::take(&mut self.curvature);
+        curvature.resize(second_moment.len(), 0.0);
+        let kernel = Kernel::selected()?;
+        kernels::roots(kernel, second_moment, CURVATURE_FLOOR, &mut curvature);
+        let solved =
+            Problem::new(weights, Some(&curvature)).and_then(|problem| solve(problem, self));
+        self.curvature = curvature;
+        solved
+    }
 }
 
 /// A method of quantization (PAPER.md §2), with its gradients.
@@ -47,6 +73,24 @@ pub trait Quantizer: Debug + Send + Sync {
         levels: &mut [i8],
         workspace: &mut Workspace,
     ) -> Result<Solution, SolveError>;
+
+    /// [`solve`](Self::solve) within training: with the curvature `√v +` [`CURVATURE_FLOOR`] that Adam's second moment
+    /// v gives (PAPER.md §1), and with the same answer, up to the order of sums.
+    ///
+    /// # Errors
+    /// As [`Problem::new`] and [`solve`](Self::solve).
+    fn solve_step(
+        &self,
+        weights: &[f32],
+        second_moment: &[f32],
+        previous: Option<Scale>,
+        levels: &mut [i8],
+        workspace: &mut Workspace,
+    ) -> Result<Solution, SolveError> {
+        workspace.solve_step(weights, second_moment, |problem, workspace| {
+            self.solve(problem, previous, levels, workspace)
+        })
+    }
 
     /// Turns `∂loss/∂ŵ` into `∂loss/∂w`, in place; all slices have length n, and the rest of longer ones
     /// is left alone. By default the gradient goes straight through (PAPER.md §2, last sentence).

@@ -8,9 +8,6 @@
 use laq_solvers::{Method, Scale, SolveError};
 use ndarray::{ArrayD, ArrayViewD};
 
-/// Added to √v, so that the curvature d = √v + 1e-8 is positive (PAPER.md §1).
-pub const CURVATURE_FLOOR: f32 = 1e-8;
-
 /// What can go wrong on a device.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -591,7 +588,7 @@ pub trait Backend: Send + Sync {
         groups: usize,
     ) -> Result<Self::Quantizer, BackendError>;
 
-    /// ŵ = solve(w, √v + [`CURVATURE_FLOOR`]), group by group (PAPER.md §3, step 1), warm-started by the levels
+    /// ŵ = solve(w, √v + [`laq_solvers::CURVATURE_FLOOR`]), group by group (PAPER.md §3, step 1), warm-started by the levels
     /// of the call before.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ pub mod cpu;
 pub mod reference;
 
 pub use backend::{
-    AdamStep, Backend, BackendError, CURVATURE_FLOOR, ConvolutionShape, DenseShape, GateBlock,
-    GroupReport, LstmGradients, LstmParameters, LstmShape, NormShape, PoolShape, QuantizerSnapshot,
+    AdamStep, Backend, BackendError, ConvolutionShape, DenseShape, GateBlock, GroupReport,
+    LstmGradients, LstmParameters, LstmShape, NormShape, PoolShape, QuantizerSnapshot,
 };
 pub use cpu::CpuBackend;

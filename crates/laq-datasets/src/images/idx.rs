@@ -6,7 +6,7 @@
 //! 0  0                     two zero bytes
 //! 8                        the numbers are unsigned bytes, the one type that is read here
 //! rank                     number of dimensions, 1 to 4
-//! u32 × rank               the dimensions, the outermost first
+//! u32 × rank               the dimensions, the outermost first, none of them zero
 //! bytes                    as many as the product of the dimensions, row by row
 //! ```
 //!
@@ -35,8 +35,8 @@ pub struct Idx<'a> {
 ///
 /// # Errors
 ///
-/// [`FormatError::Content`] if the magic number is another, the rank is not 1 to 4, or the header and the file's size
-/// do not agree.
+/// [`FormatError::Content`] if the magic number is another, the rank is not 1 to 4, a dimension is zero, or the header
+/// and the file's size do not agree.
 pub fn parse(content: &[u8]) -> Result<Idx<'_>, FormatError> {
     let Some((magic, rest)) = content.split_first_chunk::<4>() else {
         let found = format!("{} bytes", content.len());
@@ -63,6 +63,13 @@ pub fn parse(content: &[u8]) -> Result<Idx<'_>, FormatError> {
         .iter()
         .map(|&dimension| u32::from_be_bytes(dimension) as usize)
         .collect();
+    if dimensions.contains(&0) {
+        return Err(FormatError::new(
+            format!("dimensions {dimensions:?}"),
+            "a dimension of zero",
+            "at least one number",
+        ));
+    }
     let product = dimensions.iter().map(|&d| d as u128).product::<u128>();
     if product != numbers.len() as u128 {
         return Err(FormatError::new(

@@ -125,7 +125,8 @@ pub struct Data {
     /// Characters a sequence; for texts alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<usize>,
-    /// What is done to images before a network sees them, the name of a [`Preprocessing`]; for images alone.
+    /// What is done to images before a network sees them, the name of a
+    /// [`Preprocessing`](laq_datasets::Preprocessing); for images alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preprocessing: Option<String>,
     /// Sequences or images a batch.

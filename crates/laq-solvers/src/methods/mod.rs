@@ -25,6 +25,7 @@ use crate::kernels::Side;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Quantizer, Solution, Workspace};
+use crate::step;
 
 /// In the order of the paper's tables, then what is not in the paper.
 pub(crate) static FAMILIES: [Family; 15] = [
@@ -62,6 +63,25 @@ impl Quantizer for Alternating {
         _workspace: &mut Workspace,
     ) -> Result<Solution, SolveError> {
         alternating(problem, self.0, previous.is_some(), levels)
+    }
+
+    fn solve_step(
+        &self,
+        weights: &[f32],
+        second_moment: &[f32],
+        previous: Option<Scale>,
+        levels: &mut [i8],
+        workspace: &mut Workspace,
+    ) -> Result<Solution, SolveError> {
+        let memory = &mut workspace.step;
+        if let Some(solution) =
+            step::alternating(weights, second_moment, self.0, previous, levels, memory)?
+        {
+            return Ok(solution);
+        }
+        workspace.solve_step(weights, second_moment, |problem, workspace| {
+            self.solve(problem, previous, levels, workspace)
+        })
     }
 }
 

@@ -1,10 +1,10 @@
 //! Quantization of a parameter, group by group, by the solvers of `laq-solvers`.
 
-use laq_solvers::{Method, Problem, Scale, Solution, SolveError, Workspace};
+use laq_solvers::{Method, Scale, Solution, SolveError, Workspace};
 use rayon::prelude::*;
 
-use super::kernel::{Kernel, for_each_set};
-use crate::{AdamStep, BackendError, CURVATURE_FLOOR, GroupReport, QuantizerSnapshot};
+use super::kernel::Kernel;
+use crate::{AdamStep, BackendError, GroupReport, QuantizerSnapshot};
 
 /// What the quantizer of one parameter carries from step to step.
 #[derive(Debug)]
@@ -22,7 +22,6 @@ struct Group {
     solution: Option<Solution>,
     error: Option<SolveError>,
     workspace: Workspace,
-    curvature: Vec<f32>,
     trained: Option<TrainedScales>,
 }
 
@@ -41,12 +40,7 @@ impl ParameterQuantizer {
             method: method.clone(),
             kernel,
             levels: vec![0; weights],
-            groups: (0..groups)
-                .map(|_| Group {
-                    curvature: vec![0.0; weights / groups],
-                    ..Group::default()
-                })
-                .collect(),
+            groups: (0..groups).map(|_| Group::default()).collect(),
         }
     }
 
@@ -63,7 +57,6 @@ impl ParameterQuantizer {
         assert!(latent.len() == self.levels.len() && quantized.len() == latent.len());
         assert_eq!(second_moment.len(), latent.len());
         let size = self.group_size();
-        let kernel = self.kernel;
         let Some(quantizer) = self.method.quantizer() else {
             quantized.copy_from_slice(latent);
             return Ok(());
@@ -78,10 +71,13 @@ impl ParameterQuantizer {
             .zip(second_moment.par_chunks_exact(size))
             .zip(quantized.par_chunks_exact_mut(size))
             .for_each(|((((group, levels), latent), second_moment), quantized)| {
-                curvature(kernel, second_moment, &mut group.curvature);
-                let solved = Problem::new(latent, Some(&group.curvature)).and_then(|problem| {
-                    quantizer.solve(problem, group.scale, levels, &mut group.workspace)
-                });
+                let solved = quantizer.solve_step(
+                    latent,
+                    second_moment,
+                    group.scale,
+                    levels,
+                    &mut group.workspace,
+                );
                 match solved {
                     Ok(solution) => {
                         quantizer
@@ -261,16 +257,5 @@ impl ParameterQuantizer {
             }
         }
         Ok(())
-    }
-}
-
-for_each_set! {
-    /// d = √v + 1e-8.
-    fn curvature(second_moment: &[f32], curvature: &mut [f32]) {
-        let n = curvature.len();
-        let second_moment = &second_moment[..n];
-        for j in 0..n {
-            curvature[j] = second_moment[j].sqrt() + CURVATURE_FLOOR;
-        }
     }
 }
