@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+import ternary
+
 parser = argparse.ArgumentParser()
 parser.add_argument("--sizes", default="4194304,10000000")
 parser.add_argument("--rounds", type=int, default=7)
@@ -29,15 +31,6 @@ parser.add_argument(
 options = parser.parse_args()
 torch.set_num_threads(options.threads)
 torch.manual_seed(1)
-
-
-def solve(w, d):
-    magnitude, order = w.abs().sort(descending=True)
-    d = d[order].double()
-    S, D = (d * magnitude).cumsum(0), d.cumsum(0)
-    best = (S * S / D).argmax()
-    scale = (S[best] / D[best]).float()
-    return scale, torch.where(w.abs() > scale / 2, w.sign(), 0)
 
 
 class Server:
@@ -67,7 +60,7 @@ for size in map(int, options.sizes.split(",")):
     theirs, ours = [], []
     for round in range(options.rounds + 1):
         start = time.perf_counter()
-        scale, levels = solve(w, d)
+        scale, levels = ternary.exact(w, d)
         seconds = time.perf_counter() - start
         our_seconds, our_error = server.solve()
         # The first round brings memory into place.
