@@ -1,34 +1,12 @@
 //! The convolution of the f64 reference: its forward pass on one image by hand, its backward pass against
 //! difference quotients.
 
+mod quotients;
+
 use laq_tensor::{ConvolutionShape, reference};
 use proptest::prelude::*;
 
-const STEP: f64 = 1e-5;
-
-/// Checks `gradient` of `loss` at `point`, element by element.
-fn check(what: &str, point: &[f64], gradient: &[f64], loss: impl Fn(&[f64]) -> f64) {
-    assert_eq!(point.len(), gradient.len(), "{what}");
-    let mut moved = point.to_vec();
-    for index in 0..point.len() {
-        moved[index] = point[index] + STEP;
-        let above = loss(&moved);
-        moved[index] = point[index] - STEP;
-        let below = loss(&moved);
-        moved[index] = point[index];
-        let quotient = (above - below) / (2.0 * STEP);
-        let difference = (quotient - gradient[index]).abs();
-        assert!(
-            difference <= 1e-7 * (1.0 + quotient.abs()),
-            "{what}[{index}]: gradient {}, difference quotient {quotient}",
-            gradient[index]
-        );
-    }
-}
-
-fn numbers(count: usize) -> impl Strategy<Value = Vec<f64>> {
-    prop::collection::vec(-1.0f64..1.0, count)
-}
+use quotients::{check, dot, numbers};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
@@ -51,7 +29,7 @@ proptest! {
     ) {
         let loss = |input: &[f64], weight: &[f64], bias: &[f64]| -> f64 {
             let output = reference::convolution_forward(shape, input, weight, bias);
-            output.iter().zip(&from_above).map(|(y, gradient)| y * gradient).sum()
+            dot(&output, &from_above)
         };
         let [of_input, of_weight, of_bias] =
             reference::convolution_backward(shape, &input, &weight, &from_above);

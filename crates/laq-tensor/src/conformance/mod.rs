@@ -2,6 +2,7 @@
 //! compared with [`crate::reference`] and with the solvers of `laq-solvers`.
 
 mod convolution;
+mod feedforward;
 
 use laq_solvers::{Method, Problem, Quantizer, Scale, Workspace};
 use ndarray::{ArrayView, IxDyn};
@@ -63,6 +64,7 @@ pub fn run<B: Backend>(backend: &B) -> Result<Vec<Check>, BackendError> {
         })?;
     }
     suite.convolutions()?;
+    suite.feedforward()?;
     for (rows, classes) in [(1, 1), (1, 2), (300, 87), (129, 10)] {
         suite.loss(rows, classes)?;
     }
@@ -241,6 +243,7 @@ impl<B: Backend> Suite<'_, B> {
         let bias = self.numbers(outputs, 1.0);
         let from_above = self.numbers(rows * outputs, 1.0);
         let expected = reference::dense_forward(shape, &input, &weight, &bias);
+        let without = reference::dense_forward(shape, &input, &weight, &vec![0.0; outputs]);
         let gradients = reference::dense_backward(shape, &input, &weight, &from_above);
 
         let backend = self.backend;
@@ -264,7 +267,20 @@ impl<B: Backend> Suite<'_, B> {
         self.compare(name("output"), &output, &expected, 2e-6)?;
         self.compare(name("∂input"), &of_input, &gradients[0], 2e-6)?;
         self.compare(name("∂weight"), &of_weight, &gradients[1], 2e-6)?;
-        self.compare(name("∂bias"), &of_bias, &gradients[2], 2e-6)
+        self.compare(name("∂bias"), &of_bias, &gradients[2], 2e-6)?;
+        // Once more with what may be left out left out, on used buffers.
+        backend.dense_forward(shape, &input, &weight, None, &mut output)?;
+        backend.dense_backward(
+            shape,
+            &input,
+            &weight,
+            &from_above,
+            None,
+            &mut of_weight,
+            None,
+        )?;
+        self.compare(name("output alone"), &output, &without, 2e-6)?;
+        self.compare(name("∂weight alone"), &of_weight, &gradients[1], 2e-6)
     }
 
     fn loss(&mut self, rows: usize, classes: usize) -> Result<(), BackendError> {

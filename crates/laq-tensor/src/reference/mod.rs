@@ -5,9 +5,11 @@
 //! are those of [`Backend`](crate::Backend).
 
 mod convolution;
+mod feedforward;
 
 use crate::{AdamStep, DenseShape, LstmShape};
 pub use convolution::*;
+pub use feedforward::*;
 
 /// What the forward pass of an LSTM leaves behind.
 #[derive(Clone, Debug)]

@@ -1,0 +1,150 @@
+//! The layers of images give the same bits with any number of threads, and keep what is not a number.
+
+use laq_tensor::{Backend, CpuBackend, NormShape, PoolShape};
+use ndarray::{Array1, ArrayD};
+
+fn tensor(backend: &CpuBackend, values: &[f32]) -> <CpuBackend as Backend>::Tensor {
+    let mut tensor = backend.zeros(&[values.len()]).unwrap();
+    let values = Array1::from(values.to_vec()).into_dyn();
+    backend.write(values.view(), &mut tensor).unwrap();
+    tensor
+}
+
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    (0..count as u64)
+        .map(|at| {
+            ((at ^ seed << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32 / 8_388_608.0 - 1.0
+        })
+        .collect()
+}
+
+/// Everything that one batch of images leaves behind: 12 × 14 pixels, more rows than there are chunks.
+fn everything(threads: usize) -> Vec<ArrayD<f32>> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.unwrap().install(|| {
+        let backend = CpuBackend::new().unwrap();
+        let (batch, height, width, channels) = (9, 12, 14, 37);
+        let pooled = PoolShape {
+            batch,
+            height,
+            width,
+            channels,
+        };
+        let shape = NormShape {
+            rows: batch * height * width,
+            channels,
+            epsilon: 1e-4,
+            relu: true,
+        };
+        let count = shape.rows * channels;
+        let input = tensor(&backend, &numbers(count, 1));
+        let (scale, shift) = (
+            tensor(&backend, &numbers(channels, 2)),
+            tensor(&backend, &numbers(channels, 3)),
+        );
+        let mut space = backend.norm_space(shape).unwrap();
+        let zeros = |count: usize| backend.zeros(&[count]).unwrap();
+        let (mut normed, mut evaluated) = (zeros(count), zeros(count));
+        backend
+            .norm_forward(shape, &input, &scale, &shift, &mut space, &mut normed)
+            .unwrap();
+        let mut gradient = tensor(&backend, &numbers(count, 4));
+        let (mut of_scale, mut of_shift) = (zeros(channels), zeros(channels));
+        backend
+            .norm_backward(
+                shape,
+                &input,
+                &scale,
+                &mut space,
+                &mut gradient,
+                &mut of_scale,
+                &mut of_shift,
+            )
+            .unwrap();
+        let (mut mean, mut variance) = (zeros(channels), zeros(channels));
+        backend
+            .norm_average(shape, 0.1, &space, &mut mean, &mut variance)
+            .unwrap();
+        backend
+            .norm_evaluate(
+                shape,
+                &input,
+                &scale,
+                &shift,
+                &mean,
+                &variance,
+                &mut space,
+                &mut evaluated,
+            )
+            .unwrap();
+        let mut places = backend.symbols(pooled.outputs()).unwrap();
+        let mut output = zeros(pooled.outputs());
+        backend
+            .max_pool_forward(pooled, &normed, &mut places, &mut output)
+            .unwrap();
+        let mut of_input = zeros(count);
+        backend
+            .max_pool_backward(pooled, &places, &output, &mut of_input)
+            .unwrap();
+        let mut open = tensor(&backend, &numbers(count, 5));
+        backend.relu(&mut open).unwrap();
+        let mut through = tensor(&backend, &numbers(count, 6));
+        backend.relu_backward(&open, &mut through).unwrap();
+        [
+            normed, gradient, of_scale, of_shift, mean, variance, evaluated, output, of_input,
+            open, through,
+        ]
+        .iter()
+        .map(|tensor| backend.read(tensor).unwrap())
+        .collect()
+    })
+}
+
+#[test]
+fn the_same_bits_with_any_number_of_threads() {
+    let one = everything(1);
+    for threads in [2, 5] {
+        for (at, (a, b)) in one.iter().zip(everything(threads)).enumerate() {
+            let same = a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "result {at} with {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_a_number_stays() {
+    let backend = CpuBackend::new().unwrap();
+    let mut values = tensor(&backend, &[-1.0, f32::NAN, 2.0]);
+    backend.relu(&mut values).unwrap();
+    let values = backend.read(&values).unwrap();
+    assert!(values[0] == 0.0 && values[1].is_nan() && values[2] == 2.0);
+
+    // In each of the four places, beside a number larger than all others.
+    for place in 0..4 {
+        let mut image = [1.0, 2.0, 3.0, 4.0];
+        image[place] = f32::NAN;
+        let shape = PoolShape {
+            batch: 1,
+            height: 2,
+            width: 2,
+            channels: 1,
+        };
+        let mut places = backend.symbols(1).unwrap();
+        let mut output = backend.zeros(&[1]).unwrap();
+        let input = tensor(&backend, &image);
+        backend
+            .max_pool_forward(shape, &input, &mut places, &mut output)
+            .unwrap();
+        assert!(backend.read(&output).unwrap()[0].is_nan());
+    }
+
+    let mut outputs = tensor(&backend, &[0.5, f32::NAN]);
+    let mut target = backend.symbols(1).unwrap();
+    backend.write_symbols(&[0], &mut target).unwrap();
+    assert!(
+        backend
+            .squared_hinge(&target, &mut outputs)
+            .unwrap()
+            .is_nan()
+    );
+}
