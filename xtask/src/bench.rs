@@ -61,7 +61,7 @@ pub(crate) struct StepOptions {
         long,
         value_delimiter = ',',
         value_name = "NETWORK,…",
-        default_value = "lstm,mlp"
+        default_value = "char-lstm,mnist"
     )]
     networks: Vec<Network>,
     /// Methods; the others are compared with the first
@@ -104,27 +104,26 @@ const WARM_UP: u32 = 3;
 #[derive(Clone, Copy, ValueEnum)]
 enum Network {
     /// The paper's character LSTM: 512 cells, 87 symbols, 100 steps, batch 100
-    Lstm,
-    /// 784–2048–2048–2048–10 units, ten million weights, batch 100
-    Mlp,
+    CharLstm,
+    /// The paper's MLP: 784–2048–2048–2048–10, ten million weights, batch 100
+    Mnist,
+    /// The paper's network for CIFAR-10, batch 50
+    Cifar10,
 }
 
 impl Network {
+    /// The name that [`STEPS`] knows it by.
     fn name(self) -> &'static str {
         match self {
-            Network::Lstm => "lstm",
-            Network::Mlp => "mlp",
-        }
-    }
-
-    /// The program that takes its steps.
-    fn program(self) -> [&'static str; 4] {
-        match self {
-            Network::Lstm => ["--package", "laq-models", "--example", "step_server"],
-            Network::Mlp => ["--package", "laq-benches", "--bin", "mlp_step_server"],
+            Network::CharLstm => "char-lstm",
+            Network::Mnist => "mnist",
+            Network::Cifar10 => "cifar10",
         }
     }
 }
+
+/// The program that takes steps.
+const STEPS: [&str; 4] = ["--package", "laq-models", "--example", "step_server"];
 
 /// The command.
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
@@ -308,10 +307,9 @@ fn step(options: &StepOptions) -> Result<()> {
         None => available_parallelism()?.get(),
     };
     let rounds = options.rounds;
+    build(&STEPS)?;
     for network in &options.networks {
-        let program = network.program();
-        build(&program)?;
-        let start = |method: &String| StepServer::start(&program, method, threads);
+        let start = |method: &String| StepServer::start(*network, method, threads);
         let mut servers: Vec<StepServer> =
             options.methods.iter().map(start).collect::<Result<_>>()?;
         let mut steps = vec![Vec::new(); servers.len()];
@@ -349,14 +347,12 @@ struct StepServer {
 struct Step {
     total: f64,
     quantize: f64,
-    /// Where the program tells it.
-    adam: Option<f64>,
 }
 
 impl StepServer {
-    fn start(program: &[&str], method: &str, threads: usize) -> Result<Self> {
-        let mut child = cargo_run(program)
-            .args([method, &threads.to_string()])
+    fn start(network: Network, method: &str, threads: usize) -> Result<Self> {
+        let mut child = cargo_run(&STEPS)
+            .args([method, &threads.to_string(), network.name()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -400,20 +396,11 @@ impl StepServer {
 }
 
 impl Step {
-    /// "total quantize" or "total quantize adam"
+    /// "total quantize"
     fn parse(line: &str) -> Option<Self> {
         let numbers: Result<Vec<f64>, _> = line.split_whitespace().map(str::parse).collect();
         match *numbers.ok()?.as_slice() {
-            [total, quantize] => Some(Self {
-                total,
-                quantize,
-                adam: None,
-            }),
-            [total, quantize, adam] => Some(Self {
-                total,
-                quantize,
-                adam: Some(adam),
-            }),
+            [total, quantize] => Some(Self { total, quantize }),
             _ => None,
         }
     }
@@ -438,7 +425,6 @@ fn steps_text(methods: &[String], steps: &[Vec<Step>]) -> String {
         "min",
         "quantize",
         "rest",
-        "Adam",
         "of the first",
         "same rest",
     ];
@@ -449,14 +435,12 @@ fn steps_text(methods: &[String], steps: &[Vec<Step>]) -> String {
             .iter()
             .map(|step| step.total)
             .fold(f64::INFINITY, f64::min);
-        let adam: Option<Vec<f64>> = steps.iter().map(|step| step.adam).collect();
         lines.push(vec![
             method.clone(),
             milliseconds(total(steps)),
             milliseconds(min),
             milliseconds(median_of(steps, |step| step.quantize)),
             milliseconds(rest),
-            adam.map_or("–".into(), |adam| milliseconds(median(adam))),
             format!("{:.3}", total(steps) / total(first)),
             format!("{:.3}", with_rest(steps) / with_rest(first)),
         ]);
@@ -774,7 +758,7 @@ mod tests {
         let methods = ["lat-a", "lat-e"].map(String::from);
         // The rests are 90, 90 and 96, 96 milliseconds, their median 93.
         let steps = [
-            vec![step("0.100 0.010 0.005"), step("0.100 0.010 0.005")],
+            vec![step("0.100 0.010"), step("0.100 0.010")],
             vec![step("0.126 0.030"), step("0.116 0.020")],
         ];
         let text = steps_text(&methods, &steps);
@@ -787,10 +771,10 @@ mod tests {
             lines,
             [
                 [
-                    "lat-a", "100.00", "100.00", "10.00", "93.00", "5.00", "1.000", "1.000"
+                    "lat-a", "100.00", "100.00", "10.00", "93.00", "1.000", "1.000"
                 ],
                 [
-                    "lat-e", "121.00", "116.00", "25.00", "93.00", "–", "1.210", "1.146"
+                    "lat-e", "121.00", "116.00", "25.00", "93.00", "1.210", "1.146"
                 ],
             ]
         );
