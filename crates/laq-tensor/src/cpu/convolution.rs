@@ -9,12 +9,13 @@
 //! ∂W = ∂yᵀ patches(x)
 //! ```
 //!
-//! The product packs panels of its operands anyway; [`Patches`] lets it pack them straight from the image.
+//! The product packs panels of its operands anyway; [`Patches`] lets it pack them straight from the image. Where a pixel has
+//! enough channels and the kernel can, its tiles read the rows in the image, and nothing is packed.
 
 use std::ops::Range;
 
 use super::dense::{column_sums, fill_rows};
-use super::gemm::{DEPTH, Matrix, Operand, product};
+use super::gemm::{LEAST_RUN, Matrix, Operand, ZEROS, product};
 use super::kernel::Kernel;
 use crate::ConvolutionShape;
 
@@ -73,8 +74,6 @@ struct Patches<'a> {
     images: &'a [f32],
 }
 
-/// What a tap outside of the image sees; as long as any part of a pixel that is packed at once.
-static ZEROS: [f32; DEPTH] = [0.0; DEPTH];
 /// The widest panel of any kernel.
 const WIDEST: usize = 32;
 
@@ -139,6 +138,15 @@ impl Operand for Patches<'_> {
             let panel = &mut panel[(part.start - start) * width..(part.end - start) * width];
             interleave(&rows[..width], panel);
         }
+    }
+
+    /// The channels of a pixel lie side by side.
+    fn in_place(&self, row: usize, columns: Range<usize>) -> Option<&[f32]> {
+        if self.channels < LEAST_RUN {
+            return None;
+        }
+        let (tap, channel, part) = self.by_tap(columns).next()?;
+        Some(self.seen(row, tap, channel, part.len()))
     }
 }
 

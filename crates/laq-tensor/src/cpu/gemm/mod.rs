@@ -9,9 +9,11 @@ mod pack;
 mod tile;
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
+use self::tile::{RUN_ROWS, Run};
 use super::kernel::Kernel;
 use super::shared::Shared;
 pub(crate) use pack::{Matrix, Operand, pack_panel};
@@ -19,8 +21,16 @@ pub(crate) use tile::{LARGEST_TILE, tile_columns, tile_rows};
 
 /// Depth of a slice: panels of A and B of this depth stay in the second-level cache.
 pub(crate) const DEPTH: usize = 512;
-/// Rows of a block of C, about; a multiple of the tile's rows is taken.
+/// Rows of a block of C, at most; a multiple of the tile's rows is taken.
 const BLOCK_ROWS: usize = 120;
+/// Rows of A are read in place if they lie in memory in parts of so many numbers or more.
+pub(crate) const LEAST_RUN: usize = 64;
+/// The most parts of a slice: one may be cut off at each end.
+const RUNS: usize = DEPTH / LEAST_RUN + 2;
+/// The most tiles of a block that are read in place.
+const TILES: usize = BLOCK_ROWS / RUN_ROWS;
+/// What is read for a row or a pixel that is not there.
+pub(crate) static ZEROS: [f32; DEPTH] = [0.0; DEPTH];
 /// Columns of a block of C, about, where the rows alone make too few blocks for the threads.
 const BLOCK_COLUMNS: usize = 256;
 /// So many blocks are enough for the threads.
@@ -82,6 +92,7 @@ pub(crate) fn product(
         (BLOCK_COLUMNS / nr).max(1)
     };
     let column_blocks = panels.div_ceil(block_panels);
+    let in_place = tile::reads_in_place(kernel) && a.in_place(0, 0..depth).is_some();
     let c = Shared::new(c);
     with_scratch(&PACKED_B, panels * nr * DEPTH.min(depth), |packed_b| {
         let mut start = 0;
@@ -105,19 +116,15 @@ pub(crate) fn product(
                     let first_panel = block % column_blocks * block_panels;
                     let last_panel = panels.min(first_panel + block_panels);
                     let tiles = (last_row - first_row).div_ceil(mr);
-                    with_scratch(&PACKED_A, tiles * mr * steps, |packed_a| {
-                        for (tile, target) in packed_a.chunks_exact_mut(mr * steps).enumerate() {
-                            let first = first_row + tile * mr;
-                            a.pack(first, last_row, mr, slice.clone(), target);
-                        }
+                    let multiply = |block: BlockOfA<'_>| {
                         for panel in first_panel..last_panel {
                             let first_column = panel * nr;
                             // SAFETY: this block of C is this task's alone.
                             unsafe {
-                                multiply_panel(
+                                multiply_rows(
                                     kernel,
                                     steps,
-                                    packed_a,
+                                    block,
                                     last_row - first_row,
                                     &packed_b[panel * nr * steps..][..nr * steps],
                                     nr.min(columns - first_column),
@@ -127,11 +134,69 @@ pub(crate) fn product(
                                 );
                             }
                         }
-                    });
+                    };
+                    if in_place {
+                        let mut runs = [[NO_RUN; RUNS]; TILES];
+                        let mut count = 0;
+                        for (tile, runs) in runs[..tiles].iter_mut().enumerate() {
+                            count =
+                                find_runs(&a, first_row + tile * mr, last_row, slice.clone(), runs);
+                        }
+                        multiply(BlockOfA::InPlace(&runs[..tiles], count));
+                    } else {
+                        with_scratch(&PACKED_A, tiles * mr * steps, |packed_a| {
+                            for (tile, target) in packed_a.chunks_exact_mut(mr * steps).enumerate()
+                            {
+                                let first = first_row + tile * mr;
+                                a.pack(first, last_row, mr, slice.clone(), target);
+                            }
+                            multiply(BlockOfA::Packed(packed_a));
+                        });
+                    }
                 });
             start += DEPTH;
         }
     });
+}
+
+/// The rows of A of a block, tile by tile.
+#[derive(Clone, Copy)]
+enum BlockOfA<'a> {
+    Packed(&'a [f32]),
+    /// Every tile's runs, of which so many are used.
+    InPlace(&'a [[Run; RUNS]], usize),
+}
+
+const NO_RUN: Run = Run {
+    rows: [std::ptr::null(); RUN_ROWS],
+    steps: 0,
+};
+
+/// The runs of the tile whose rows begin with `first`, and how many they are; rows from `last` on are zeros.
+fn find_runs(
+    a: &impl Operand,
+    first: usize,
+    last: usize,
+    slice: Range<usize>,
+    runs: &mut [Run; RUNS],
+) -> usize {
+    let (mut count, mut start) = (0, slice.start);
+    while let Some(numbers) = a.in_place(first, start..slice.end) {
+        let (run, steps) = (&mut runs[count], numbers.len());
+        run.steps = steps;
+        for (row, place) in run.rows.iter_mut().enumerate() {
+            let numbers = match first + row < last {
+                true => a.in_place(first + row, start..slice.end),
+                false => ZEROS.get(..steps),
+            };
+            let numbers = numbers.filter(|numbers| numbers.len() == steps);
+            *place = numbers.expect("rows are cut alike").as_ptr();
+        }
+        count += 1;
+        start += steps;
+    }
+    assert_eq!(start, slice.end);
+    count
 }
 
 /// All tiles of one panel of B: C ← A·B or C ← C + A·B for `rows` × `columns` numbers of C, of
@@ -151,29 +216,59 @@ pub(crate) unsafe fn multiply_panel(
     stride: usize,
     accumulate: bool,
 ) {
+    let a = BlockOfA::Packed(packed_a);
+    // SAFETY: the caller's promise; packed rows have no more to it.
+    unsafe {
+        multiply_rows(
+            kernel, steps, a, rows, panel, columns, c, stride, accumulate,
+        );
+    }
+}
+
+/// [`multiply_panel`] of rows that are packed or not.
+///
+/// # Safety
+/// As [`multiply_panel`]; runs are those that [`find_runs`] found in an operand that is still borrowed, for a kernel that
+/// reads in place.
+unsafe fn multiply_rows(
+    kernel: Kernel,
+    steps: usize,
+    a: BlockOfA<'_>,
+    rows: usize,
+    panel: &[f32],
+    columns: usize,
+    c: *mut f32,
+    stride: usize,
+    accumulate: bool,
+) {
     let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
-    assert!(packed_a.len() >= rows.div_ceil(mr) * mr * steps && panel.len() >= nr * steps);
-    for first in (0..rows).step_by(mr) {
-        let a = packed_a[first * steps..].as_ptr();
+    assert!(panel.len() >= nr * steps);
+    if let BlockOfA::Packed(packed) = a {
+        assert!(packed.len() >= rows.div_ceil(mr) * mr * steps);
+    }
+    let panel = panel.as_ptr();
+    for (number, first) in (0..rows).step_by(mr).enumerate() {
         let present = mr.min(rows - first);
-        // SAFETY: the operands are as long as the assertion says; the tile's numbers in C are ours
-        // by the caller's promise, and the edge tile is computed aside so that only those that
+        // SAFETY: the operands are as long as the assertions and the caller say; the tile's numbers in C are
+        // ours by the caller's promise, and the edge tile is computed aside so that only those that
         // exist are touched.
         unsafe {
+            let tile = |c: *mut f32, stride: usize, accumulate: bool| match a {
+                BlockOfA::Packed(packed) => {
+                    let a = packed[first * steps..].as_ptr();
+                    tile::tile(kernel, steps, a, panel, c, stride, accumulate);
+                }
+                BlockOfA::InPlace(tiles, count) => {
+                    let runs = &tiles[number][..count];
+                    tile::tile_of_runs(kernel, runs, panel, c, stride, accumulate);
+                }
+            };
             let c = c.add(first * stride);
             if present == mr && columns == nr {
-                tile::tile(kernel, steps, a, panel.as_ptr(), c, stride, accumulate);
+                tile(c, stride, accumulate);
             } else {
                 let mut edge = [0.0f32; LARGEST_TILE];
-                tile::tile(
-                    kernel,
-                    steps,
-                    a,
-                    panel.as_ptr(),
-                    edge.as_mut_ptr(),
-                    nr,
-                    false,
-                );
+                tile(edge.as_mut_ptr(), nr, false);
                 for r in 0..present {
                     for j in 0..columns {
                         let target = c.add(r * stride + j);

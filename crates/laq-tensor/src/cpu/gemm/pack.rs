@@ -53,6 +53,14 @@ pub(crate) trait Operand: Copy + Sync {
         columns: Range<usize>,
         panel: &mut [f32],
     );
+
+    /// The first of `columns` of a row, as far as they lie in memory in order; none where rows are to be packed.
+    ///
+    /// All rows are cut at the same columns, into parts of [`LEAST_RUN`](super::LEAST_RUN) numbers or more, but for those
+    /// that `columns` cuts off.
+    fn in_place(&self, _row: usize, _columns: Range<usize>) -> Option<&[f32]> {
+        None
+    }
 }
 
 impl Operand for Matrix<'_> {

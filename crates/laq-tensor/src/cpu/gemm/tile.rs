@@ -67,6 +67,45 @@ pub(crate) unsafe fn tile(
     }
 }
 
+/// Whether the kernel has a tile whose rows of A are read where they lie: [`tile_of_runs`].
+pub(crate) fn reads_in_place(kernel: Kernel) -> bool {
+    match kernel.set() {
+        #[cfg(target_arch = "x86_64")]
+        Set::Avx512 => true,
+        _ => false,
+    }
+}
+
+/// The most rows of a tile that reads A where it lies.
+pub(crate) const RUN_ROWS: usize = 10;
+
+/// MR rows of A where they lie: row r's numbers of `steps` steps begin at `rows[r]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Run {
+    pub(crate) rows: [*const f32; RUN_ROWS],
+    pub(crate) steps: usize,
+}
+
+/// [`tile`] with A in place: its steps are those of all `runs`, one after the other. The sums are the same, bit by bit.
+///
+/// # Safety
+/// The kernel [`reads_in_place`]; every row of a run is readable for its `steps`; otherwise as [`tile`].
+pub(crate) unsafe fn tile_of_runs(
+    kernel: Kernel,
+    runs: &[Run],
+    b: *const f32,
+    c: *mut f32,
+    stride: usize,
+    accumulate: bool,
+) {
+    match kernel.set() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the caller's promises are those of the kernel.
+        Set::Avx512 => unsafe { x86::avx512_runs(runs, b, c, stride, accumulate) },
+        _ => unreachable!("this kernel packs"),
+    }
+}
+
 const PORTABLE_ROWS: usize = 4;
 const PORTABLE_COLUMNS: usize = 8;
 
@@ -175,6 +214,53 @@ mod x86 {
                 }
             }
         }
+        // SAFETY: the tile is the caller's.
+        unsafe { store512(&sums, c, stride, accumulate) }
+    }
+
+    const _: () = assert!(AVX512_ROWS == super::RUN_ROWS);
+
+    /// # Safety
+    /// As [`super::tile_of_runs`]; the processor has AVX-512F.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn avx512_runs(
+        runs: &[super::Run],
+        mut b: *const f32,
+        c: *mut f32,
+        stride: usize,
+        accumulate: bool,
+    ) {
+        let mut sums = [[_mm512_setzero_ps(); 2]; AVX512_ROWS];
+        for run in runs {
+            let rows = run.rows;
+            for step in 0..run.steps {
+                // SAFETY: step is below the run's, so all reads lie within its rows and the packed panel.
+                unsafe {
+                    let b0 = _mm512_loadu_ps(b);
+                    let b1 = _mm512_loadu_ps(b.add(16));
+                    b = b.add(AVX512_COLUMNS);
+                    for r in 0..AVX512_ROWS {
+                        let x = _mm512_set1_ps(*rows[r].add(step));
+                        sums[r][0] = _mm512_fmadd_ps(x, b0, sums[r][0]);
+                        sums[r][1] = _mm512_fmadd_ps(x, b1, sums[r][1]);
+                    }
+                }
+            }
+        }
+        // SAFETY: the tile is the caller's.
+        unsafe { store512(&sums, c, stride, accumulate) }
+    }
+
+    /// # Safety
+    /// `c` as in [`super::tile`]; the processor has AVX-512F.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store512(
+        sums: &[[__m512; 2]; AVX512_ROWS],
+        c: *mut f32,
+        stride: usize,
+        accumulate: bool,
+    ) {
         for r in 0..AVX512_ROWS {
             for half in 0..2 {
                 // SAFETY: the sixteen numbers lie within row r of the tile.
