@@ -491,6 +491,89 @@ fn svhn_says_what_is_wrong_with_its_files() {
 }
 
 /// Image sets of the catalogue know the sizes of the paper, and the files for them.
+/// Sets the preprocessing that the small set has of its own.
+fn preprocess(small: &mut Small, chosen: Preprocessing) {
+    if let Kind::Images { preprocessing, .. } = &mut small.dataset.kind {
+        *preprocessing = chosen;
+    }
+}
+
+#[test]
+fn svhn_is_normalized_as_it_is_taken() {
+    let mut small = svhn([&[1, 10, 1, 1], &[10, 1, 10, 1, 1, 10], &[10, 1, 10]]);
+    preprocess(&mut small, Preprocessing::Lcn);
+    let (set, _) = small.load().unwrap();
+    let part = |images: &[usize]| {
+        let labels = vec![0; images.len()];
+        raw([32, 32, 3], &interleaved(images.iter().copied()), &labels)
+    };
+    let splits = [
+        part(&[0, 2, 4, 5]),
+        part(&[1, 3, 6, 7, 8, 9]),
+        part(&[10, 11, 12]),
+    ];
+    let expected = ImageSet::from_raw("own", 2, splits, Preprocessing::Lcn).unwrap();
+    let inputs = |set: &ImageSet| {
+        let mut inputs = vec![0.0; 2 * 3072];
+        set.split(Split::Validation)
+            .fill(&[4, 1], &mut inputs, &mut [0; 2]);
+        inputs
+    };
+    assert_eq!(inputs(&set), inputs(&expected));
+}
+
+#[test]
+fn the_place_of_an_image_without_contrast_is_named() {
+    // Image 7 is in the extra file, where it is number 3, and is held out.
+    let grey = |content: &mut Vec<u8>, image: usize| {
+        let first_column: Vec<u8> = (0..32)
+            .map(|row| ((7 * row + 31 * image) % 251) as u8)
+            .collect();
+        let mut places = content.windows(32).enumerate();
+        let place = places
+            .find(|(_, window)| *window == first_column)
+            .unwrap()
+            .0;
+        content[place..place + 3072].fill(5);
+    };
+    let mat = Mat {
+        big: false,
+        compressed: false,
+    };
+    let file = |images: std::ops::Range<usize>, labels: &[u8]| {
+        mat.file(&[mat.x(&images.collect::<Vec<_>>()), mat.y(labels)])
+    };
+    let mut extra = file(4..10, &[10, 1, 10, 1, 1, 10]);
+    grey(&mut extra, 7);
+    let files = [
+        ("train.mat", file(0..4, &[1, 10, 1, 1])),
+        ("extra.mat", extra),
+        ("test.mat", file(10..13, &[10, 1, 10])),
+    ];
+    let mut small = Small::new(&files, true, [4, 6, 3], 2, SVHN);
+    small.load().unwrap();
+    preprocess(&mut small, Preprocessing::Lcn);
+    small.assert_error(&["record 3 of", "extra.mat", "lcn"]);
+
+    // The second image of the second training file of CIFAR is the last of all, and for validation.
+    let mut second = formats::cifar(&[(&[3], 2), (&[1], 3)]);
+    second[3073 + 1..].fill(200);
+    let files = [
+        ("a.bin", formats::cifar(&[(&[1], 0), (&[2], 1)])),
+        ("b.bin", second),
+        ("test.bin", formats::cifar(&[(&[4], 4)])),
+    ];
+    let format = ImageFormat::Cifar {
+        labels: Labels::Class,
+        train: &["a.bin", "b.bin"],
+        test: &["test.bin"],
+    };
+    let mut small = Small::new(&files, false, [3, 1, 1], 5, format);
+    small.load().unwrap();
+    preprocess(&mut small, Preprocessing::Gcn);
+    small.assert_error(&["record 1 of", "b.bin", "gcn"]);
+}
+
 #[test]
 fn the_catalogue_has_the_splits_of_the_paper() {
     for (name, sizes, classes, files) in [
