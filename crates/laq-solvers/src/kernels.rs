@@ -5,7 +5,7 @@
 //! added in order at the end; nothing is fused or reordered, so all kernels give the same bits.
 //! What the sums mean is left to the solvers.
 
-use crate::codebook::{Codebook, LevelValue, Magnitudes, Rule, Scale, Thresholds};
+use crate::codebook::{Codebook, LevelValue, Magnitudes, Scale, Thresholds};
 use crate::dispatch::{Kernel, multiversion};
 use crate::parallel::{self, Parts};
 use crate::problem::{Problem, Span};
@@ -13,6 +13,9 @@ use crate::problem::{Problem, Span};
 /// Elements that one step of a kernel handles: enough of them that the compiler keeps the loop over the
 /// lanes and makes vector code of it. (At 16 it unrolls the loop first, and the code is four times slower.)
 pub(crate) const LANES: usize = 64;
+
+/// Weights that two passes go over one after the other, so that the second finds them in the first two caches.
+pub(crate) const PIECE: usize = 4096;
 
 /// Which weights a solver looks at, and as which magnitude `x ≥ 0`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,7 +31,7 @@ pub(crate) enum Side {
 impl Side {
     /// Bits to flip, then bits to keep, that make a weight of this side its magnitude; weights of the
     /// other side come out negative, below every threshold.
-    fn masks(self) -> (u32, u32) {
+    pub(crate) fn masks(self) -> (u32, u32) {
         match self {
             Side::Both => (0, !0 >> 1),
             Side::Positive => (0, !0),
@@ -138,7 +141,7 @@ fn prefetch(chunk: &[f32; LANES]) {
 }
 
 #[inline(always)]
-fn padded<T: Copy + Default>(tail: &[T]) -> [T; LANES] {
+pub(crate) fn padded<T: Copy + Default>(tail: &[T]) -> [T; LANES] {
     std::array::from_fn(|lane| tail.get(lane).copied().unwrap_or_default())
 }
 
@@ -165,13 +168,14 @@ macro_rules! with_curvature {
 macro_rules! with_rule {
     ($codebook:expr, |$rule:ident| $call:expr) => {
         match $codebook.rule() {
-            Rule::Sign($rule) => $call,
-            Rule::Affine($rule) => $call,
-            Rule::PowerOfTwo($rule) => $call,
-            Rule::Given($rule) => $call,
+            $crate::codebook::Rule::Sign($rule) => $call,
+            $crate::codebook::Rule::Affine($rule) => $call,
+            $crate::codebook::Rule::PowerOfTwo($rule) => $call,
+            $crate::codebook::Rule::Given($rule) => $call,
         }
     };
 }
+pub(crate) use with_rule;
 
 /// Adds the lanes in order.
 fn sum(lanes: [f64; LANES]) -> f64 {
@@ -327,7 +331,7 @@ pub(crate) fn moments_above(kernel: Kernel, problem: Problem<'_>, threshold: f32
 }
 
 /// As many f32 as there are thresholds.
-trait Table: Copy {
+pub(crate) trait Table: Copy {
     fn get(&self) -> &[f32];
 }
 
@@ -370,12 +374,12 @@ multiversion! {
 }
 
 #[inline(always)]
-fn magnitudes_of(weights: &[f32; LANES], (flip, keep): (u32, u32)) -> [f32; LANES] {
+pub(crate) fn magnitudes_of(weights: &[f32; LANES], (flip, keep): (u32, u32)) -> [f32; LANES] {
     weights.map(|w| masked(w, flip, keep))
 }
 
 #[inline(always)]
-fn above_thresholds<T: Table>(
+pub(crate) fn above_thresholds<T: Table>(
     x: &[f32; LANES],
     lowest: f32,
     thresholds: &T,
@@ -707,84 +711,6 @@ pub(crate) fn roots(kernel: Kernel, second_moment: &[f32], floor: f32, curvature
     });
 }
 
-/// What one look at weights, curvature and levels gives for [`step`](crate::step).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Survey {
-    /// Of the levels as they are.
-    pub(crate) of_levels: Moments,
-    /// Of the levels that the thresholds give.
-    pub(crate) at_thresholds: Moments,
-    /// `Σ d w²`.
-    pub(crate) energy: f64,
-}
-
-/// All sums of [`Survey`] at once, of a short slice.
-pub(crate) fn survey(
-    kernel: Kernel,
-    weights: &[f32],
-    curvature: &[f32],
-    (codebook, levels): (Codebook, &[i8]),
-    (magnitudes, thresholds): (&Magnitudes, &[f32]),
-) -> Survey {
-    let (lowest, q) = (magnitudes.values()[0], &magnitudes.values()[1..]);
-    with_rule!(codebook, |rule| {
-        if let (Ok(t), Ok(q)) = (<[f32; 1]>::try_from(thresholds), <[f32; 1]>::try_from(q)) {
-            survey_of(kernel, weights, curvature, rule, levels, lowest, t, q)
-        } else if let (Ok(t), Ok(q)) = (<[f32; 3]>::try_from(thresholds), <[f32; 3]>::try_from(q)) {
-            survey_of(kernel, weights, curvature, rule, levels, lowest, t, q)
-        } else {
-            survey_of(
-                kernel, weights, curvature, rule, levels, lowest, thresholds, q,
-            )
-        }
-    })
-}
-
-multiversion! {
-    fn survey_of<R: LevelValue, T: Table>(
-        weights: &[f32],
-        curvature: &[f32],
-        rule: R,
-        levels: &[i8],
-        lowest: f32,
-        thresholds: T,
-        magnitudes: T,
-    ) -> Survey {
-        let (chunks, tail) = weights.as_chunks::<LANES>();
-        let (d_chunks, d_tail) = curvature.as_chunks::<LANES>();
-        let (level_chunks, level_tail) = levels.as_chunks::<LANES>();
-        let last = (padded(tail), padded(d_tail), padded(level_tail));
-        let mut sums = [[0.0_f64; HALF]; 5];
-        for index in 0..=chunks.len() {
-            let (w, d, levels) = match chunks.get(index) {
-                Some(chunk) => (chunk, &d_chunks[index], &level_chunks[index]),
-                None => (&last.0, &last.1, &last.2),
-            };
-            let x = magnitudes_of(w, Side::Both.masks());
-            let b = above_thresholds(&x, lowest, &thresholds, &magnitudes);
-            for half in 0..LANES / HALF {
-                for lane in 0..HALF {
-                    let at = half * HALF + lane;
-                    let (w, x, d) = (f64::from(w[at]), f64::from(x[at]), f64::from(d[at]));
-                    let (b, level) = (f64::from(b[at]), f64::from(rule.value(levels[at])));
-                    let (db, dl) = (d * b, d * level);
-                    sums[0][lane] += dl * w;
-                    sums[1][lane] += dl * level;
-                    sums[2][lane] += db * x;
-                    sums[3][lane] += db * b;
-                    sums[4][lane] += d * x * x;
-                }
-            }
-        }
-        let [a, b, c, d, e] = sums.map(|lanes| lanes.into_iter().sum());
-        let moments = |product, square| Moments { product, square };
-        Survey { of_levels: moments(a, b), at_thresholds: moments(c, d), energy: e }
-    }
-}
-
-/// Partial sums of [`Survey`], few enough for the registers.
-const HALF: usize = LANES / 2;
-
 /// What turns weights into levels.
 #[derive(Clone, Copy)]
 pub(crate) enum Assignment<'a> {
@@ -794,20 +720,22 @@ pub(crate) enum Assignment<'a> {
     Ternary(f32, f32),
 }
 
-/// Writes the levels that the thresholds give.
-pub(crate) fn assign(
+/// Writes the levels that the thresholds give, and what [`decode`] makes of them.
+pub(crate) fn assign_and_decode(
     kernel: Kernel,
     weights: &[f32],
-    magnitudes: &Magnitudes,
-    thresholds: &Thresholds,
+    codebook: Codebook,
+    (magnitudes, thresholds): (&Magnitudes, &Thresholds),
+    scale: Scale,
     levels: &mut [i8],
+    quantized: &mut [f32],
 ) {
     let nearest = Nearest {
         thresholds: thresholds.values(),
         first_positive: magnitudes.first_positive,
         first_negative: magnitudes.first_negative,
     };
-    let assign = |(weights, levels): (&[f32], &mut [i8])| {
+    let assign = |weights: &[f32], levels: &mut [i8]| {
         if let Some(nearest) = nearest.of_length::<1>() {
             assign_levels(kernel, weights, nearest, levels);
         } else if let Some(nearest) = nearest.of_length::<3>() {
@@ -816,8 +744,16 @@ pub(crate) fn assign(
             assign_levels(kernel, weights, nearest, levels);
         }
     };
+    // A piece at a time, whose levels are decoded while they are in the cache.
+    let both = |((weights, levels), quantized): ((&[f32], &mut [i8]), &mut [f32])| {
+        let pieces = weights.chunks(PIECE).zip(levels.chunks_mut(PIECE));
+        for ((weights, levels), quantized) in pieces.zip(quantized.chunks_mut(PIECE)) {
+            assign(weights, levels);
+            decode(kernel, codebook, levels, scale, quantized);
+        }
+    };
     let parts = Parts::of(levels.len());
-    parallel::for_each((weights, levels), parts, &assign);
+    parallel::for_each(((weights, levels), quantized), parts, &both);
 }
 
 multiversion! {

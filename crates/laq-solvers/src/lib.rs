@@ -104,6 +104,7 @@ mod problem;
 mod quantizer;
 mod sorting;
 mod step;
+mod survey;
 
 pub use alternating::{MOST_ROUNDS, SCALE_TOLERANCE, alternating};
 pub use codebook::{Codebook, Given, Scale};

@@ -34,22 +34,28 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Calls `solve` with the problem whose curvature is `√v +` [`CURVATURE_FLOOR`].
+    /// [`Quantizer::solve_step`] by [`Quantizer::solve`] and [`Codebook::decode`].
     pub(crate) fn solve_step(
         &mut self,
-        weights: &[f32],
-        second_moment: &[f32],
-        solve: impl FnOnce(Problem<'_>, &mut Self) -> Result<Solution, SolveError>,
+        quantizer: &(impl Quantizer + ?Sized),
+        (weights, second_moment): (&[f32], &[f32]),
+        previous: Option<Scale>,
+        levels: &mut [i8],
+        quantized: &mut [f32],
     ) -> Result<Solution, SolveError> {
         // Taken out, so that the solver can have the rest.
         let mut curvature = mem::take(&mut self.curvature);
         curvature.resize(second_moment.len(), 0.0);
         let kernel = Kernel::selected()?;
         kernels::roots(kernel, second_moment, CURVATURE_FLOOR, &mut curvature);
-        let solved =
-            Problem::new(weights, Some(&curvature)).and_then(|problem| solve(problem, self));
+        let solved = Problem::new(weights, Some(&curvature))
+            .and_then(|problem| quantizer.solve(problem, previous, levels, self));
         self.curvature = curvature;
-        solved
+        let solution = solved?;
+        quantizer
+            .codebook()
+            .decode(levels, solution.scale, quantized);
+        Ok(solution)
     }
 }
 
@@ -75,7 +81,8 @@ pub trait Quantizer: Debug + Send + Sync {
     ) -> Result<Solution, SolveError>;
 
     /// [`solve`](Self::solve) within training: with the curvature `√v +` [`CURVATURE_FLOOR`] that Adam's second moment
-    /// v gives (PAPER.md §1), and with the same answer, up to the order of sums.
+    /// v gives (PAPER.md §1), and with the same answer, up to the order of sums. Fills `quantized` too, of the weights'
+    /// length, with what the levels decode to.
     ///
     /// # Errors
     /// As [`Problem::new`] and [`solve`](Self::solve).
@@ -85,11 +92,11 @@ pub trait Quantizer: Debug + Send + Sync {
         second_moment: &[f32],
         previous: Option<Scale>,
         levels: &mut [i8],
+        quantized: &mut [f32],
         workspace: &mut Workspace,
     ) -> Result<Solution, SolveError> {
-        workspace.solve_step(weights, second_moment, |problem, workspace| {
-            self.solve(problem, previous, levels, workspace)
-        })
+        let numbers = (weights, second_moment);
+        workspace.solve_step(self, numbers, previous, levels, quantized)
     }
 
     /// Turns `∂loss/∂ŵ` into `∂loss/∂w`, in place; all slices have length n, and the rest of longer ones

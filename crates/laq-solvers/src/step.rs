@@ -14,10 +14,11 @@ use crate::alternating::{MOST_ROUNDS, SCALE_TOLERANCE};
 use crate::codebook::{Codebook, Magnitudes, Scale, at_most};
 use crate::dispatch::Kernel;
 use crate::finish;
-use crate::kernels::{self, Moments, Side, Survey};
+use crate::kernels::{self, Moments};
 use crate::parallel::{self, OnePerPart, Parts};
-use crate::problem::{Problem, SolveError};
+use crate::problem::SolveError;
 use crate::quantizer::Solution;
+use crate::survey::{self, Gathered, Survey};
 
 /// Added to √v, so that the curvature d = √v + 1e-8 is positive. Source: PAPER.md §1.
 pub const CURVATURE_FLOOR: f32 = 1e-8;
@@ -28,35 +29,10 @@ const WIDTH: f64 = 1.0 / 64.0;
 /// A codebook with more thresholds than this is left to the plain solver: 2 and 3 bits are not.
 const MOST_THRESHOLDS: usize = 3;
 
-/// Weights whose curvatures are made at a time; they stay in the first two caches.
-const PIECE: usize = 4096;
-
 /// Memory of the pass, kept from step to step.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memory {
     parts: Vec<[Gathered; MOST_THRESHOLDS]>,
-}
-
-/// The weights near one threshold, packed; those behind `count` are left from before.
-#[derive(Clone, Debug, Default)]
-struct Gathered {
-    packed: Vec<u64>,
-    count: usize,
-}
-
-/// The sums of no weights.
-const NOTHING: Survey = Survey {
-    of_levels: Moments::NONE,
-    at_thresholds: Moments::NONE,
-    energy: 0.0,
-};
-
-fn plus(a: Survey, b: Survey) -> Survey {
-    Survey {
-        of_levels: a.of_levels.plus(b.of_levels),
-        at_thresholds: a.at_thresholds.plus(b.at_thresholds),
-        energy: a.energy + b.energy,
-    }
 }
 
 /// A part of the weights: these, second moments, levels, and where its weights near the thresholds go.
@@ -66,14 +42,14 @@ type Part<'a> = (
 );
 
 /// The solution as [`alternating`](crate::alternating) finds it from `levels`, whose scale was `previous`, for the
-/// curvature `√second_moment +` [`CURVATURE_FLOOR`]; `None` where the plain solver has to do it, with `levels` as they
+/// curvature `√second_moment +` [`CURVATURE_FLOOR`], with the weights that it decodes to; `None` where the plain solver has to do it, with `levels` as they
 /// were. Numbers that are not finite are among the cases that are left to it.
 pub(crate) fn alternating(
-    weights: &[f32],
-    second_moment: &[f32],
+    (weights, second_moment): (&[f32], &[f32]),
     codebook: Codebook,
     previous: Option<Scale>,
     levels: &mut [i8],
+    quantized: &mut [f32],
     memory: &mut Memory,
 ) -> Result<Option<Solution>, SolveError> {
     let magnitudes = codebook.magnitudes();
@@ -81,7 +57,9 @@ pub(crate) fn alternating(
     let Some(Scale::One(previous)) = previous else {
         return Ok(None);
     };
-    let fits = weights.len() == second_moment.len() && weights.len() == levels.len();
+    let fits = weights.len() == second_moment.len()
+        && weights.len() == levels.len()
+        && weights.len() == quantized.len();
     // Near the ends of f32 the borders of the width would meet.
     let usual = (1e-30..1e30).contains(&previous);
     if !fits || !usual || !(1..=MOST_THRESHOLDS).contains(&thresholds) {
@@ -100,15 +78,11 @@ pub(crate) fn alternating(
         return Ok(None);
     };
     let error = 0.5 * (survey.energy - wide * (2.0 * last.product - wide * last.square));
-    kernels::assign(
-        kernel,
-        weights,
-        &magnitudes,
-        &magnitudes.thresholds(wide),
-        levels,
-    );
+    let (thresholds, scale) = (magnitudes.thresholds(wide), Scale::One(scale));
+    let nearest = (&magnitudes, &thresholds);
+    kernels::assign_and_decode(kernel, weights, codebook, nearest, scale, levels, quantized);
     Ok(Some(Solution {
-        scale: Scale::One(scale),
+        scale,
         // Where nothing is left but rounding, that may be below zero.
         weighted_error: error.max(0.0),
         rounds,
@@ -136,26 +110,21 @@ fn rounds(start: Moments, sums: impl Fn(f64) -> Option<Moments>) -> Option<(f64,
 struct Zones<'a> {
     magnitudes: &'a Magnitudes,
     borders: [[f32; 2]; MOST_THRESHOLDS],
-    /// The largest magnitudes below each zone's end: as thresholds, they give the levels above the width.
-    ends: [f32; MOST_THRESHOLDS],
     count: usize,
 }
 
 impl<'a> Zones<'a> {
     fn new(magnitudes: &'a Magnitudes, previous: f64) -> Self {
-        let (mut borders, mut ends) = ([[0.0; 2]; MOST_THRESHOLDS], [0.0; MOST_THRESHOLDS]);
+        let mut borders = [[0.0; 2]; MOST_THRESHOLDS];
         let mut count = 0;
         for midpoint in magnitudes.midpoints() {
             let threshold = midpoint * previous;
-            let [low, high] = [1.0 - WIDTH, 1.0 + WIDTH].map(|by| at_most(by * threshold));
-            borders[count] = [low, high];
-            ends[count] = high.next_down();
+            borders[count] = [1.0 - WIDTH, 1.0 + WIDTH].map(|by| at_most(by * threshold));
             count += 1;
         }
         Self {
             magnitudes,
             borders,
-            ends,
             count,
         }
     }
@@ -171,33 +140,18 @@ impl<'a> Zones<'a> {
     ) -> Survey {
         let parts = Parts::of(weights.len());
         memory.parts.resize_with(parts.count, Default::default);
-        let ends = &self.ends[..self.count];
+        let zones = (self.magnitudes, &self.borders[..self.count]);
         let look = |(((weights, second_moment), levels), OnePerPart(part)): Part<'_>| {
-            let gathered = &mut part[0];
-            gathered.iter_mut().for_each(|zone| zone.count = 0);
-            let mut room = [0.0; PIECE];
-            let mut found = NOTHING;
-            let pieces = weights.chunks(PIECE).zip(second_moment.chunks(PIECE));
-            for ((weights, second_moment), levels) in pieces.zip(levels.chunks(PIECE)) {
-                let curvature = &mut room[..weights.len()];
-                kernels::root(kernel, second_moment, CURVATURE_FLOOR, curvature);
-                let levels = (codebook, levels);
-                let sums =
-                    kernels::survey(kernel, weights, curvature, levels, (self.magnitudes, ends));
-                found = plus(found, sums);
-                let (problem, side) = (Problem::unchecked(weights, curvature), Side::Both);
-                for (zone, &borders) in gathered.iter_mut().zip(&self.borders[..self.count]) {
-                    let Gathered { packed, count } = zone;
-                    *count = kernels::gather_range(kernel, problem, side, borders, packed, *count);
-                }
-            }
-            found
+            let gathered = &mut part[0][..self.count];
+            gathered.iter_mut().for_each(Gathered::clear);
+            let numbers = (weights, second_moment, CURVATURE_FLOOR);
+            survey::survey(kernel, numbers, (codebook, levels), zones, gathered)
         };
         let all = (
             ((weights, second_moment), levels),
             OnePerPart(&mut memory.parts[..parts.count]),
         );
-        parallel::reduce(all, parts, &look, &plus)
+        parallel::reduce(all, parts, &look, &Survey::plus)
     }
 
     /// `Σ d b |w|` and `Σ d b²` of the levels at `scale`; none for a scale outside of the width.
@@ -208,24 +162,18 @@ impl<'a> Zones<'a> {
         scale: f64,
     ) -> Option<Moments> {
         let thresholds = self.magnitudes.thresholds(scale);
-        let mut sums = survey.at_thresholds;
+        let mut sums = survey.outside;
         let steps = self.magnitudes.values().windows(2);
         for (zone, (&threshold, step)) in thresholds.values().iter().zip(steps).enumerate() {
             let [low, high] = self.borders[zone];
             if !(low <= threshold && threshold < high) {
                 return None;
             }
-            let (mut product, mut square) = (0.0, 0.0);
+            let mut above_threshold = [0.0; 2];
             for part in parts {
-                let Gathered { packed, count } = &part[zone];
-                for &weight in &packed[..*count] {
-                    let (x, d) = kernels::unpack(weight);
-                    if x > threshold {
-                        product += f64::from(d) * f64::from(x);
-                        square += f64::from(d);
-                    }
-                }
+                part[zone].add_above(threshold, &mut above_threshold);
             }
+            let [product, square] = above_threshold;
             let [below, above] = [step[0], step[1]].map(f64::from);
             sums.product += (above - below) * product;
             sums.square += (above * above - below * below) * square;
@@ -238,6 +186,7 @@ impl<'a> Zones<'a> {
 mod tests {
     use super::*;
     use crate::alternating as plain;
+    use crate::problem::Problem;
     use proptest::prelude::*;
 
     /// Weights and moments that move a little from step to step, some of them further than the width.
@@ -259,6 +208,7 @@ mod tests {
 
     fn check(codebook: Codebook, count: usize, seed: u64) -> usize {
         let (mut levels, mut scale) = (vec![0i8; count], None);
+        let mut quantized = vec![0.0; count];
         let mut memory = Memory::default();
         let mut in_one_pass = 0;
         for step in 0..6 {
@@ -271,11 +221,11 @@ mod tests {
             let mut expected_levels = levels.clone();
             let expected = plain(problem, codebook, scale.is_some(), &mut expected_levels).unwrap();
             let found = alternating(
-                &weights,
-                &second_moment,
+                (&weights, &second_moment),
                 codebook,
                 scale,
                 &mut levels,
+                &mut quantized,
                 &mut memory,
             );
             match found.unwrap() {
@@ -288,6 +238,9 @@ mod tests {
                     let error = problem
                         .weighted_error(codebook, found.scale, &levels)
                         .unwrap();
+                    let mut decoded = vec![0.0; count];
+                    codebook.decode(&levels, found.scale, &mut decoded);
+                    assert_eq!(quantized, decoded);
                     // A product of scale and level is rounded to f32 in the one, and not in the other.
                     let zeros = vec![0; count];
                     let energy = problem.weighted_error(Codebook::Ternary, found.scale, &zeros);
@@ -343,19 +296,20 @@ mod tests {
         ] {
             let (mut weights, mut second_moment) = numbers(100, 3, 0);
             (weights[70], second_moment[70]) = (weight, moment);
-            let mut levels = vec![1; 100];
+            let (mut levels, mut quantized) = (vec![1; 100], vec![0.5; 100]);
             let (codebook, scale) = (Codebook::Ternary, Some(Scale::One(0.5)));
             let mut memory = Memory::default();
             let found = alternating(
-                &weights,
-                &second_moment,
+                (&weights, &second_moment),
                 codebook,
                 scale,
                 &mut levels,
+                &mut quantized,
                 &mut memory,
             );
             assert_eq!(found, Ok(None), "{weight} {moment}");
             assert!(levels.iter().all(|&level| level == 1));
+            assert!(quantized.iter().all(|&weight| weight == 0.5));
         }
     }
 }

@@ -71,17 +71,15 @@ impl Quantizer for Alternating {
         second_moment: &[f32],
         previous: Option<Scale>,
         levels: &mut [i8],
+        quantized: &mut [f32],
         workspace: &mut Workspace,
     ) -> Result<Solution, SolveError> {
+        let numbers = (weights, second_moment);
         let memory = &mut workspace.step;
-        if let Some(solution) =
-            step::alternating(weights, second_moment, self.0, previous, levels, memory)?
-        {
-            return Ok(solution);
+        match step::alternating(numbers, self.0, previous, levels, quantized, memory)? {
+            Some(solution) => Ok(solution),
+            None => workspace.solve_step(self, numbers, previous, levels, quantized),
         }
-        workspace.solve_step(weights, second_moment, |problem, workspace| {
-            self.solve(problem, previous, levels, workspace)
-        })
     }
 }
 

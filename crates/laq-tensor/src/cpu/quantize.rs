@@ -76,13 +76,11 @@ impl ParameterQuantizer {
                     second_moment,
                     group.scale,
                     levels,
+                    quantized,
                     &mut group.workspace,
                 );
                 match solved {
                     Ok(solution) => {
-                        quantizer
-                            .codebook()
-                            .decode(levels, solution.scale, quantized);
                         group.scale = Some(solution.scale);
                         group.solution = Some(solution);
                     }

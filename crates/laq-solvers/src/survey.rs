@@ -1,0 +1,413 @@
+//! The one pass over all weights that a training step's solver takes: see [`step`](crate::step).
+
+use crate::codebook::{Codebook, LevelValue, Magnitudes};
+use crate::dispatch::{Kernel, multiversion};
+use crate::kernels::{
+    self, LANES, Moments, PIECE, Side, Table, above_thresholds, magnitudes_of, padded, with_rule,
+};
+use crate::problem::Problem;
+
+/// What one look at weights, second moments and levels gives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Survey {
+    /// Of the levels as they are.
+    pub(crate) of_levels: Moments,
+    /// Of the levels that the lower ends of all zones give: whoever is in a zone has not left the level below it.
+    pub(crate) outside: Moments,
+    /// `Σ d w²`.
+    pub(crate) energy: f64,
+}
+
+impl Survey {
+    /// That of no weights.
+    const NONE: Self = Self {
+        of_levels: Moments::NONE,
+        outside: Moments::NONE,
+        energy: 0.0,
+    };
+
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            of_levels: self.of_levels.plus(other.of_levels),
+            outside: self.outside.plus(other.outside),
+            energy: self.energy + other.energy,
+        }
+    }
+
+    /// From lanes that hold the product and the square of the levels, those outside of the zones, and the energy.
+    fn from_lanes(lanes: [[f64; HALF]; 5]) -> Self {
+        let [a, b, c, d, energy] = lanes.map(|lanes| lanes.into_iter().sum());
+        let moments = |product, square| Moments { product, square };
+        Self {
+            of_levels: moments(a, b),
+            outside: moments(c, d),
+            energy,
+        }
+    }
+}
+
+/// The weights of one zone, packed as by [`pack`](kernels::pack); those behind `count` are left from before.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gathered {
+    packed: Vec<u64>,
+    count: usize,
+}
+
+impl Gathered {
+    pub(crate) fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// Adds `Σ d x` and `Σ d` of the magnitudes above the threshold to the sums.
+    pub(crate) fn add_above(&self, threshold: f32, sums: &mut [f64; 2]) {
+        for &weight in &self.packed[..self.count] {
+            let (x, d) = kernels::unpack(weight);
+            // No branch: it would be guessed wrong every other time.
+            let d = f64::from(if x > threshold { d } else { 0.0 });
+            sums[0] += d * f64::from(x);
+            sums[1] += d;
+        }
+    }
+
+    /// Room for so many more.
+    fn reserve(&mut self, more: usize) {
+        if self.packed.len() < self.count + more {
+            let room = (self.count + more).next_power_of_two().max(1 << 12);
+            self.packed.resize(room, 0);
+        }
+    }
+}
+
+/// Partial sums of [`Survey`], few enough for the registers.
+const HALF: usize = LANES / 2;
+
+/// The survey of some weights with the curvature `√second_moment + floor`; puts the magnitudes from the first to below
+/// the second border of each zone behind what `gathered` has of that zone.
+pub(crate) fn survey(
+    kernel: Kernel,
+    (weights, second_moment, floor): (&[f32], &[f32], f32),
+    (codebook, levels): (Codebook, &[i8]),
+    (magnitudes, borders): (&Magnitudes, &[[f32; 2]]),
+    gathered: &mut [Gathered],
+) -> Survey {
+    let mut room = [0.0; PIECE];
+    let mut found = Survey::NONE;
+    let pieces = weights.chunks(PIECE).zip(second_moment.chunks(PIECE));
+    for ((weights, second_moment), levels) in pieces.zip(levels.chunks(PIECE)) {
+        #[cfg(target_arch = "x86_64")]
+        if kernel == Kernel::Avx512 && codebook == Codebook::Ternary {
+            let numbers = (weights, second_moment, levels);
+            // SAFETY: only `Kernel::available` makes this value, so the processor has these parts of AVX-512.
+            let sums = unsafe { avx512::ternary(numbers, floor, borders[0], &mut gathered[0]) };
+            found = found.plus(sums);
+            continue;
+        }
+        let curvature = &mut room[..weights.len()];
+        kernels::root(kernel, second_moment, floor, curvature);
+        let sums = sums(
+            kernel,
+            weights,
+            curvature,
+            (codebook, levels),
+            (magnitudes, borders),
+        );
+        found = found.plus(sums);
+        let (problem, side) = (Problem::unchecked(weights, curvature), Side::Both);
+        for (zone, &borders) in gathered.iter_mut().zip(borders) {
+            let Gathered { packed, count } = zone;
+            *count = kernels::gather_range(kernel, problem, side, borders, packed, *count);
+        }
+    }
+    found
+}
+
+/// The sums of a short slice, for any codebook.
+fn sums(
+    kernel: Kernel,
+    weights: &[f32],
+    curvature: &[f32],
+    (codebook, levels): (Codebook, &[i8]),
+    (magnitudes, borders): (&Magnitudes, &[[f32; 2]]),
+) -> Survey {
+    let (lowest, q) = (magnitudes.values()[0], &magnitudes.values()[1..]);
+    let end = |zone: usize| borders[zone][1].next_down();
+    with_rule!(codebook, |rule| match *q {
+        [q] => sums_of(
+            kernel,
+            weights,
+            curvature,
+            rule,
+            levels,
+            lowest,
+            [end(0)],
+            [q]
+        ),
+        [a, b, c] => {
+            let ends = [end(0), end(1), end(2)];
+            sums_of(
+                kernel,
+                weights,
+                curvature,
+                rule,
+                levels,
+                lowest,
+                ends,
+                [a, b, c],
+            )
+        }
+        _ => {
+            let ends: Vec<f32> = (0..borders.len()).map(end).collect();
+            sums_of(
+                kernel,
+                weights,
+                curvature,
+                rule,
+                levels,
+                lowest,
+                &ends[..],
+                q,
+            )
+        }
+    })
+}
+
+multiversion! {
+    fn sums_of<R: LevelValue, T: Table>(
+        weights: &[f32],
+        curvature: &[f32],
+        rule: R,
+        levels: &[i8],
+        lowest: f32,
+        thresholds: T,
+        magnitudes: T,
+    ) -> Survey {
+        let (chunks, tail) = weights.as_chunks::<LANES>();
+        let (d_chunks, d_tail) = curvature.as_chunks::<LANES>();
+        let (level_chunks, level_tail) = levels.as_chunks::<LANES>();
+        let last = (padded(tail), padded(d_tail), padded(level_tail));
+        let mut sums = [[0.0_f64; HALF]; 5];
+        for index in 0..=chunks.len() {
+            let (w, d, levels) = match chunks.get(index) {
+                Some(chunk) => (chunk, &d_chunks[index], &level_chunks[index]),
+                None => (&last.0, &last.1, &last.2),
+            };
+            let x = magnitudes_of(w, Side::Both.masks());
+            let b = above_thresholds(&x, lowest, &thresholds, &magnitudes);
+            for half in 0..LANES / HALF {
+                for lane in 0..HALF {
+                    let at = half * HALF + lane;
+                    let (w, x, d) = (f64::from(w[at]), f64::from(x[at]), f64::from(d[at]));
+                    let (b, level) = (f64::from(b[at]), f64::from(rule.value(levels[at])));
+                    let (db, dl) = (d * b, d * level);
+                    sums[0][lane] += dl * w;
+                    sums[1][lane] += dl * level;
+                    sums[2][lane] += db * x;
+                    sums[3][lane] += db * b;
+                    sums[4][lane] += d * x * x;
+                }
+            }
+        }
+        Survey::from_lanes(sums)
+    }
+}
+
+/// Root, sums and gathering of ternary levels in one loop, while the numbers are in registers. What is multiplied by a
+/// level is there added, taken off or left out, which gives the same bits.
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{Gathered, HALF, Survey};
+
+    /// Weights of one step of the loop: as many as there are lanes of sums.
+    const STEP: usize = HALF;
+
+    /// Weights between those in work and those that memory is asked for.
+    const AHEAD: usize = 1024;
+
+    /// Weights of one register.
+    const GROUP: usize = 16;
+
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn ternary(
+        (weights, second_moment, levels): (&[f32], &[f32], &[i8]),
+        floor: f32,
+        [low, high]: [f32; 2],
+        gathered: &mut Gathered,
+    ) -> Survey {
+        let (w, w_tail) = weights.as_chunks::<STEP>();
+        let (v, v_tail) = second_moment.as_chunks::<STEP>();
+        let (b, b_tail) = levels.as_chunks::<STEP>();
+        // Behind the end are zeros, which add nothing and are not gathered.
+        let (mut last_w, mut last_v, mut last_b) = ([0.0; STEP], [0.0; STEP], [0; STEP]);
+        last_w[..w_tail.len()].copy_from_slice(w_tail);
+        last_v[..v_tail.len()].copy_from_slice(v_tail);
+        last_b[..b_tail.len()].copy_from_slice(b_tail);
+        let last = ((&last_w, &last_v), &last_b);
+        gathered.reserve(weights.len() + STEP);
+        let mut sums = [[_mm512_setzero_pd(); STEP / 8]; 5];
+        for ((w, v), b) in w.iter().zip(v).zip(b).chain([last]) {
+            for line in [AHEAD, AHEAD + GROUP] {
+                _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(line).cast());
+                _mm_prefetch::<_MM_HINT_T0>(v.as_ptr().wrapping_add(line).cast());
+            }
+            // SAFETY: `b` are 32 bytes.
+            let b = unsafe { _mm256_loadu_si256(b.as_ptr().cast()) };
+            let (has_level, negative_level) = (_mm256_test_epi8_mask(b, b), _mm256_movepi8_mask(b));
+            let (w, v) = (w.as_chunks::<GROUP>().0, v.as_chunks::<GROUP>().0);
+            for group in 0..STEP / GROUP {
+                // SAFETY: both are 16 numbers.
+                let (w, v) = unsafe {
+                    let (w, v) = (w[group].as_ptr(), v[group].as_ptr());
+                    (_mm512_loadu_ps(w), _mm512_loadu_ps(v))
+                };
+                let d = _mm512_add_ps(_mm512_sqrt_ps(v), _mm512_set1_ps(floor));
+                let x = _mm512_abs_ps(w);
+                let above = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_set1_ps(high));
+                let has_level = (has_level >> (group * GROUP)) as __mmask16;
+                let negative_level = (negative_level >> (group * GROUP)) as __mmask16;
+                let opposite =
+                    has_level & (negative_level ^ _mm512_movepi32_mask(_mm512_castps_si512(w)));
+                for half in 0..2 {
+                    let lanes = 2 * group + half;
+                    let of_half = |mask: __mmask16| (mask >> (8 * half)) as __mmask8;
+                    let (x, d) = (wide(x, half), wide(d, half));
+                    let dx = _mm512_mul_pd(d, x);
+                    let add = |sum: &mut __m512d, mask: __mmask16, term: __m512d| {
+                        *sum = _mm512_mask_add_pd(*sum, of_half(mask), *sum, term);
+                    };
+                    add(&mut sums[0][lanes], has_level & !opposite, dx);
+                    if opposite != 0 {
+                        let sum = &mut sums[0][lanes];
+                        *sum = _mm512_mask_sub_pd(*sum, of_half(opposite), *sum, dx);
+                    }
+                    add(&mut sums[1][lanes], has_level, d);
+                    add(&mut sums[2][lanes], above, dx);
+                    add(&mut sums[3][lanes], above, d);
+                    add(&mut sums[4][lanes], !0, _mm512_mul_pd(dx, x));
+                }
+                let zero = _mm512_setzero_ps();
+                let wanted = !above
+                    & _mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_set1_ps(low))
+                    & _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, zero)
+                    & _mm512_cmp_ps_mask::<_CMP_GT_OQ>(d, zero);
+                if wanted != 0 {
+                    let packed = |x: __m256i, d: __m256i| {
+                        let (x, d) = (_mm512_cvtepu32_epi64(x), _mm512_cvtepu32_epi64(d));
+                        _mm512_or_si512(_mm512_slli_epi64::<32>(x), d)
+                    };
+                    let take =
+                        |numbers| _mm512_castps_si512(_mm512_maskz_compress_ps(wanted, numbers));
+                    let (x, d) = (take(x), take(d));
+                    let lower = packed(_mm512_castsi512_si256(x), _mm512_castsi512_si256(d));
+                    let upper = packed(
+                        _mm512_extracti64x4_epi64::<1>(x),
+                        _mm512_extracti64x4_epi64::<1>(d),
+                    );
+                    let room: &mut [u64; GROUP] = gathered.packed[gathered.count..]
+                        .first_chunk_mut()
+                        .expect("reserved above");
+                    // SAFETY: `room` are 16 numbers of 8 bytes.
+                    unsafe {
+                        _mm512_storeu_si512(room.as_mut_ptr().cast(), lower);
+                        _mm512_storeu_si512(room[8..].as_mut_ptr().cast(), upper);
+                    }
+                    gathered.count += wanted.count_ones() as usize;
+                }
+            }
+        }
+        Survey::from_lanes(sums.map(|sums| {
+            let mut lanes = [0.0; STEP];
+            for (lanes, sums) in lanes.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
+                // SAFETY: `lanes` are eight numbers.
+                unsafe { _mm512_storeu_pd(lanes.as_mut_ptr(), sums) };
+            }
+            lanes
+        }))
+    }
+
+    /// The lower or upper half of the numbers, in f64.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    fn wide(numbers: __m512, half: usize) -> __m512d {
+        _mm512_cvtps_pd(match half {
+            0 => _mm512_castps512_ps256(numbers),
+            _ => _mm512_extractf32x8_ps::<1>(numbers),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Weights on both sides of everything, levels that mostly fit them, and zeros among all three.
+    fn weight() -> impl Strategy<Value = (f32, f32, i8)> {
+        let magnitude =
+            prop_oneof![8 => 0.0f32..1.0, 1 => Just(0.0), 2 => Just(0.25), 2 => Just(0.5)];
+        let moment = prop_oneof![4 => 0.0f32..1e-3, 1 => Just(0.0)];
+        (magnitude, any::<bool>(), moment, -1i8..=1)
+            .prop_map(|(x, negative, v, b)| (if negative { -x } else { x }, v, b))
+    }
+
+    proptest! {
+        /// By bits, and with nothing but plain loops to compare with. Every product here is exact in f64 but that of the
+        /// energy.
+        #[test]
+        fn every_kernel_finds_what_a_plain_loop_finds(
+            weights in proptest::collection::vec(weight(), 0..300),
+            floor in prop_oneof![Just(1e-8f32), Just(0.0)],
+        ) {
+            let (w, (v, b)): (Vec<f32>, (Vec<f32>, Vec<i8>)) =
+                weights.iter().map(|&(w, v, b)| (w, (v, b))).unzip();
+            let [low, high] = [0.25, 0.5];
+            let mut expected = [Moments::NONE; 2];
+            let (mut energy, mut near) = (0.0, Vec::new());
+            for &(w, v, b) in &weights {
+                let (x, d, b) = (w.abs(), v.sqrt() + floor, f64::from(b));
+                if x >= low && x < high && d > 0.0 {
+                    near.push(kernels::pack(x, d));
+                }
+                let d = f64::from(d);
+                for (sums, b) in expected.iter_mut().zip([b, f64::from(w.signum()) * f64::from(x >= high)]) {
+                    sums.product += d * b * f64::from(w);
+                    sums.square += d * b * b;
+                }
+                energy += d * f64::from(w).powi(2);
+            }
+            let magnitudes = Codebook::Ternary.magnitudes();
+            let mut found: Option<Survey> = None;
+            for (kernel, name) in Kernel::available() {
+                let mut gathered = [Gathered::default()];
+                let sums = survey(
+                    kernel,
+                    (&w, &v, floor),
+                    (Codebook::Ternary, &b),
+                    (&magnitudes, &[[low, high]]),
+                    &mut gathered,
+                );
+                let [Gathered { packed, count }] = &gathered;
+                prop_assert_eq!(&packed[..*count], &near[..], "{}", name);
+                prop_assert_eq!(*found.get_or_insert(sums), sums, "{}", name);
+                let close = |a: f64, b: f64| (a - b).abs() <= 1e-12 * energy.max(b.abs());
+                for (a, b) in [sums.of_levels, sums.outside].into_iter().zip(expected) {
+                    prop_assert!(close(a.product, b.product) && close(a.square, b.square));
+                }
+                prop_assert!(close(sums.energy, energy));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_above_a_threshold_is_added() {
+        let packed = [(0.3, 2.0), (0.5, 3.0), (0.7, 5.0), (9.0, 9.0)];
+        let gathered = Gathered {
+            packed: packed.map(|(x, d)| kernels::pack(x, d)).to_vec(),
+            count: 3,
+        };
+        let mut sums = [1.0, 1.0];
+        gathered.add_above(0.5, &mut sums);
+        assert_eq!(sums, [1.0 + 5.0 * f64::from(0.7f32), 6.0]);
+    }
+}
