@@ -19,9 +19,6 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 
-# Rounds that do not count: they bring memory into place, and alternating solvers to their warm starts.
-WARM_UP = 3
-
 # Between two candidates: threads spin for a moment when they have nothing to do, ours and OpenMP's.
 PAUSE_SECONDS = 0.02
 
@@ -31,6 +28,10 @@ def parser(docstring, methods):
     options = argparse.ArgumentParser(
         description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--rounds", type=positive, default=15, help="rounds that count (default: 15)")
+    options.add_argument(
+        "--warm-up", type=positive, default=3, metavar="ROUNDS",
+        help="rounds before them, which bring memory into place, and alternating solvers to their warm starts: these take "
+             "many turns while a training begins, and few in its course (default: 3)")
     options.add_argument("--threads", type=positive, default=2, help="of PyTorch and of ours (default: 2)")
     options.add_argument("--methods", default=methods, help=f"of ours (default: {methods})")
     options.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
@@ -97,19 +98,21 @@ def server(options, method, network):
 def run(options, title, candidates, pairs):
     """Takes the steps and prints a table of them, and one of the ratios of `pairs` of candidates where both take part."""
     steps = {name: [] for name in candidates}
-    for round in range(WARM_UP + options.rounds):
+    for round in range(options.warm_up + options.rounds):
         order = list(candidates.items())
         for name, step in order if round % 2 == 0 else reversed(order):
             time.sleep(PAUSE_SECONDS)
             taken = step()
-            if round >= WARM_UP:
+            if round >= options.warm_up:
                 steps[name].append(taken)
     machine = {
-        "processor": processor(), "threads": options.threads, "rounds": options.rounds,
+        "processor": processor(), "threads": options.threads,
+        "rounds": options.rounds, "warm_up": options.warm_up,
         "torch": torch.__version__, "python": sys.version.split()[0], "commit": commit(),
     }
     print(f"{title}\nPyTorch {machine['torch']}, Python {machine['python']}, laq {machine['commit']}, "
-          f"{machine['processor']}, {options.threads} threads, {options.rounds} rounds in turn; milliseconds\n")
+          f"{machine['processor']}, {options.threads} threads, {options.rounds} rounds in turn "
+          f"after {options.warm_up}; milliseconds\n")
     width = max(len(f"{a} / {b}") for a, b in [*pairs, (max(candidates, key=len), "")])
     print(f"{'':{width}} {'median':>9} {'min':>9} {'quantize':>9}")
     seconds = {name: [total for total, _ in values] for name, values in steps.items()}
