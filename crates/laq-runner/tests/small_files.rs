@@ -2,7 +2,6 @@
 //! that learn. (`laq train` itself takes files of these sets only with the checksums of the true ones.)
 
 #[path = "../../laq-datasets/tests/formats/mod.rs"]
-#[allow(dead_code)]
 mod formats;
 
 use std::fs;

@@ -1,0 +1,158 @@
+//! The layers of the CIFAR-10 network beside its products: convolution, batch normalization with ReLU, max pooling; each
+//! forward and backward, for a batch of 50 images.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use laq_tensor::{Backend, ConvolutionShape, CpuBackend, NormShape, PoolShape};
+use ndarray::{Array, ArrayD};
+
+const BATCH: usize = 50;
+
+/// Side of the images, channels of the input and filters of a convolution.
+const CONVOLUTIONS: [[usize; 3]; 6] = [
+    [32, 3, 128],
+    [32, 128, 128],
+    [16, 128, 256],
+    [16, 256, 256],
+    [8, 256, 512],
+    [8, 512, 512],
+];
+
+/// Side and channels of what is normalized and pooled.
+const STAGES: [[usize; 2]; 3] = [[32, 128], [16, 256], [8, 512]];
+
+/// Numbers of either sign that a formula gives.
+fn numbers(shape: &[usize]) -> ArrayD<f32> {
+    let count: usize = shape.iter().product();
+    let values = (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32);
+    Array::from_iter(values.map(|value| value / (1 << 23) as f32 - 1.0))
+        .into_shape_with_order(shape)
+        .expect("as many numbers as the shape has")
+}
+
+fn convolution(criterion: &mut Criterion) {
+    let backend = CpuBackend::new().unwrap();
+    let mut group = criterion.benchmark_group("convolution");
+    group.sample_size(10);
+    for [side, inputs, outputs] in CONVOLUTIONS {
+        let shape = ConvolutionShape {
+            batch: BATCH,
+            height: side,
+            width: side,
+            inputs,
+            outputs,
+        };
+        let name = format!("{side}x{side}, {inputs} to {outputs}");
+        let input = numbers(&[shape.pixels(), inputs]);
+        let weight = numbers(&[outputs, shape.filter()]);
+        let mut output = numbers(&[shape.pixels(), outputs]);
+        let (mut input_gradient, mut weight_gradient) = (input.clone(), weight.clone());
+        #[expect(clippy::let_unit_value, reason = "another backend has a space")]
+        let mut space = backend.convolution_space(shape).unwrap();
+        let operations = 2 * shape.pixels() * shape.filter() * outputs;
+        group.throughput(Throughput::Elements(operations as u64));
+        group.bench_function(BenchmarkId::new("forward", &name), |bencher| {
+            bencher.iter(|| {
+                backend
+                    .convolution_forward(shape, &input, &weight, None, &mut space, &mut output)
+                    .unwrap();
+            });
+        });
+        group.throughput(Throughput::Elements(2 * operations as u64));
+        group.bench_function(BenchmarkId::new("backward", &name), |bencher| {
+            bencher.iter(|| {
+                backend
+                    .convolution_backward(
+                        shape,
+                        &input,
+                        &weight,
+                        &output,
+                        &mut space,
+                        Some(&mut input_gradient),
+                        &mut weight_gradient,
+                        None,
+                    )
+                    .unwrap();
+            });
+        });
+    }
+}
+
+fn norm(criterion: &mut Criterion) {
+    let backend = CpuBackend::new().unwrap();
+    let mut group = criterion.benchmark_group("batch normalization with ReLU");
+    for [side, channels] in STAGES {
+        let shape = NormShape {
+            rows: BATCH * side * side,
+            channels,
+            epsilon: 1e-4,
+            relu: true,
+        };
+        let name = format!("{side}x{side}, {channels}");
+        let input = numbers(&[shape.rows, channels]);
+        let (scale, shift) = (numbers(&[channels]), numbers(&[channels]));
+        let (mut output, mut gradient) = (input.clone(), input.clone());
+        let (mut scale_gradient, mut shift_gradient) = (scale.clone(), shift.clone());
+        let mut space = backend.norm_space(shape).unwrap();
+        group.throughput(Throughput::Elements((shape.rows * channels) as u64));
+        group.bench_function(BenchmarkId::new("forward", &name), |bencher| {
+            bencher.iter(|| {
+                backend
+                    .norm_forward(shape, &input, &scale, &shift, &mut space, &mut output)
+                    .unwrap();
+            });
+        });
+        group.bench_function(BenchmarkId::new("backward", &name), |bencher| {
+            bencher.iter(|| {
+                backend
+                    .norm_backward(
+                        shape,
+                        &input,
+                        &scale,
+                        &mut space,
+                        &mut gradient,
+                        &mut scale_gradient,
+                        &mut shift_gradient,
+                    )
+                    .unwrap();
+            });
+        });
+    }
+}
+
+fn pool(criterion: &mut Criterion) {
+    let backend = CpuBackend::new().unwrap();
+    let mut group = criterion.benchmark_group("max pooling");
+    for [side, channels] in STAGES {
+        let shape = PoolShape {
+            batch: BATCH,
+            height: side,
+            width: side,
+            channels,
+        };
+        let name = format!("{side}x{side}, {channels}");
+        let input = numbers(&[BATCH * side * side, channels]);
+        let mut output = numbers(&[BATCH * side * side / 4, channels]);
+        let mut input_gradient = input.clone();
+        let mut places = backend.symbols(shape.outputs()).unwrap();
+        group.throughput(Throughput::Elements(
+            (BATCH * side * side * channels) as u64,
+        ));
+        group.bench_function(BenchmarkId::new("forward", &name), |bencher| {
+            bencher.iter(|| {
+                backend
+                    .max_pool_forward(shape, &input, &mut places, &mut output)
+                    .unwrap();
+            });
+        });
+        group.bench_function(BenchmarkId::new("backward", &name), |bencher| {
+            bencher.iter(|| {
+                backend
+                    .max_pool_backward(shape, &places, &output, &mut input_gradient)
+                    .unwrap();
+            });
+        });
+    }
+}
+
+criterion_group!(benches, convolution, norm, pool);
+criterion_main!(benches);
