@@ -18,16 +18,13 @@ use crate::kernels::{self, Moments};
 use crate::parallel::{self, OnePerPart, Parts};
 use crate::problem::SolveError;
 use crate::quantizer::Solution;
-use crate::survey::{self, Gathered, Survey};
+use crate::survey::{self, Gathered, MOST_THRESHOLDS, Survey};
 
 /// Added to √v, so that the curvature d = √v + 1e-8 is positive. Source: PAPER.md §1.
 pub const CURVATURE_FLOOR: f32 = 1e-8;
 
 /// How far the scale may move from the previous one, relative to it, before the plain solver takes over.
 const WIDTH: f64 = 1.0 / 64.0;
-
-/// A codebook with more thresholds than this is left to the plain solver: 2 and 3 bits are not.
-const MOST_THRESHOLDS: usize = 3;
 
 /// Memory of the pass, kept from step to step.
 #[derive(Clone, Debug, Default)]

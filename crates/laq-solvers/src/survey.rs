@@ -78,6 +78,9 @@ impl Gathered {
     }
 }
 
+/// A codebook with more thresholds than this is left to the plain solver: 2 and 3 bits are not.
+pub(crate) const MOST_THRESHOLDS: usize = 3;
+
 /// Partial sums of [`Survey`], few enough for the registers.
 const HALF: usize = LANES / 2;
 
@@ -130,44 +133,20 @@ fn sums(
     (magnitudes, borders): (&Magnitudes, &[[f32; 2]]),
 ) -> Survey {
     let (lowest, q) = (magnitudes.values()[0], &magnitudes.values()[1..]);
-    let end = |zone: usize| borders[zone][1].next_down();
+    // The largest magnitudes below each zone's end: as thresholds, they give the levels above it.
+    let mut ends = [0.0; MOST_THRESHOLDS];
+    for (end, [_, high]) in ends.iter_mut().zip(borders) {
+        *end = high.next_down();
+    }
+    macro_rules! sums_of {
+        ($rule:expr, $ends:expr, $q:expr) => {
+            sums_of(kernel, weights, curvature, $rule, levels, lowest, $ends, $q)
+        };
+    }
     with_rule!(codebook, |rule| match *q {
-        [q] => sums_of(
-            kernel,
-            weights,
-            curvature,
-            rule,
-            levels,
-            lowest,
-            [end(0)],
-            [q]
-        ),
-        [a, b, c] => {
-            let ends = [end(0), end(1), end(2)];
-            sums_of(
-                kernel,
-                weights,
-                curvature,
-                rule,
-                levels,
-                lowest,
-                ends,
-                [a, b, c],
-            )
-        }
-        _ => {
-            let ends: Vec<f32> = (0..borders.len()).map(end).collect();
-            sums_of(
-                kernel,
-                weights,
-                curvature,
-                rule,
-                levels,
-                lowest,
-                &ends[..],
-                q,
-            )
-        }
+        [q] => sums_of!(rule, [ends[0]], [q]),
+        [a, b, c] => sums_of!(rule, ends, [a, b, c]),
+        _ => sums_of!(rule, &ends[..q.len()], q),
     })
 }
 
