@@ -1,0 +1,31 @@
+// What all kernels share. NVRTC ships no headers, so nothing is included; tests include cuda_on_cpu.h before.
+#pragma once
+
+// How a kernel declares its shared memory, so that the emulator can give every block its own.
+#ifndef SHARED
+#define SHARED(type, name, size) __shared__ type name size
+#endif
+
+typedef unsigned long long Count;
+
+// Every kernel over elements is launched with any number of blocks and strides through them.
+#define FOR_EACH(index, count)                                                           \
+    for (Count index = Count(blockIdx.x) * blockDim.x + threadIdx.x; index < (count);     \
+         index += Count(gridDim.x) * blockDim.x)
+
+// Warps of the largest block.
+constexpr int MOST_WARPS = 32;
+
+// The sum over the block, in an order that depends on the size of the block alone; every thread gets it. All threads of
+// the block take part, whose number is a multiple of 32.
+template <class T>
+__device__ T block_sum(T value) {
+    SHARED(T, of_warps, [MOST_WARPS]);
+    for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(0xffffffffu, value, lanes);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
+    __syncthreads();
+    T sum = 0;
+    for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) sum += of_warps[warp];
+    return sum;
+}

@@ -1,0 +1,262 @@
+// CUDA's words for a C++ compiler: kernels run unchanged on the CPU, one fiber a thread.
+//
+// Fibers take turns, so that atomics are plain operations, and a barrier is where a fiber waits for the others of its warp
+// or of its block. A kernel in which some threads pass a barrier that others never reach is an error here, not a hang. What
+// this does not find: races between threads without a barrier, and wrong use of memory that is only asynchronous on a GPU.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+};
+
+namespace emulator {
+
+constexpr unsigned WARP = 32;
+constexpr std::size_t STACK = 64 << 10;
+
+enum class State { ready, at_warp, at_block, at_grid, done };
+
+struct Block {
+    dim3 index;
+    std::vector<unsigned char> shared;
+    std::vector<std::uint64_t> slots;  // one a thread: what warps exchange
+};
+
+struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<unsigned char[]> stack;
+    Block* block = nullptr;
+    dim3 thread;
+    unsigned linear = 0;
+    State state = State::ready;
+};
+
+struct Launch {
+    dim3 grid, block;
+    std::function<void()> body;
+    std::vector<Fiber> fibers;
+    ucontext_t scheduler;
+};
+
+inline thread_local Launch* launch = nullptr;
+inline thread_local Fiber* current = nullptr;
+
+inline void wait(State state) {
+    current->state = state;
+    swapcontext(&current->context, &launch->scheduler);
+}
+
+// Where the shared variable of one place in the source lies in the shared memory of every block.
+inline std::size_t place_of_shared(std::size_t size) {
+    static std::size_t next = 0;
+    std::size_t place = (next + 15) / 16 * 16;
+    next = place + size;
+    return place;
+}
+
+inline void* shared(std::size_t place, std::size_t size) {
+    auto& memory = current->block->shared;
+    if (memory.size() < place + size) throw std::runtime_error("more shared memory than the emulator has");
+    return memory.data() + place;
+}
+
+inline void start() {
+    launch->body();
+    current->state = State::done;
+    swapcontext(&current->context, &launch->scheduler);
+}
+
+// Lets fibers that wait at `at` go on, if all of the group that are not done do.
+template <class Range>
+bool release(const Range& group, State at) {
+    bool any = false;
+    for (Fiber* fiber : group) {
+        if (fiber->state == State::done) continue;
+        if (fiber->state != at) return false;
+        any = true;
+    }
+    for (Fiber* fiber : group)
+        if (fiber->state == at) fiber->state = State::ready;
+    return any;
+}
+
+constexpr std::size_t SHARED = 256 << 10;
+
+// Runs the blocks given, together, to their end.
+inline void run_blocks(dim3 grid, dim3 block, std::vector<dim3> indices, const std::function<void()>& body) {
+    const unsigned threads = block.x * block.y * block.z;
+    Launch now;
+    now.grid = grid;
+    now.block = block;
+    now.body = body;
+    std::vector<Block> blocks(indices.size());
+    now.fibers = std::vector<Fiber>(indices.size() * threads);
+    launch = &now;
+    std::vector<std::vector<Fiber*>> of_warps, of_blocks;
+    std::vector<Fiber*> all;
+    for (std::size_t b = 0; b < blocks.size(); ++b) {
+        blocks[b].index = indices[b];
+        // A NaN in every float, so that what was never written is noticed.
+        blocks[b].shared.assign(SHARED, 0xff);
+        blocks[b].slots.resize(threads);
+        of_blocks.emplace_back();
+        for (unsigned t = 0; t < threads; ++t) {
+            Fiber& fiber = now.fibers[b * threads + t];
+            fiber.block = &blocks[b];
+            fiber.linear = t;
+            fiber.thread = {t % block.x, t / block.x % block.y, t / (block.x * block.y)};
+            fiber.stack.reset(new unsigned char[STACK]);
+            getcontext(&fiber.context);
+            fiber.context.uc_stack.ss_sp = fiber.stack.get();
+            fiber.context.uc_stack.ss_size = STACK;
+            fiber.context.uc_link = nullptr;
+            makecontext(&fiber.context, start, 0);
+            if (t % WARP == 0) of_warps.emplace_back();
+            of_warps.back().push_back(&fiber);
+            of_blocks.back().push_back(&fiber);
+            all.push_back(&fiber);
+        }
+    }
+    for (;;) {
+        bool ran = false;
+        for (Fiber* fiber : all) {
+            if (fiber->state != State::ready) continue;
+            current = fiber;
+            swapcontext(&now.scheduler, &fiber->context);
+            ran = true;
+        }
+        bool released = false;
+        for (auto& warp : of_warps) released |= release(warp, State::at_warp);
+        for (auto& group : of_blocks) released |= release(group, State::at_block);
+        released |= release(all, State::at_grid);
+        if (!ran && !released) break;
+    }
+    launch = nullptr;
+    current = nullptr;
+    for (Fiber* fiber : all)
+        if (fiber->state != State::done) throw std::runtime_error("threads wait at a barrier that others never reach");
+}
+
+// `together`: a cooperative launch, whose blocks may wait for each other.
+inline void run(dim3 grid, dim3 block, bool together, const std::function<void()>& body) {
+    std::vector<dim3> indices;
+    for (unsigned z = 0; z < grid.z; ++z)
+        for (unsigned y = 0; y < grid.y; ++y)
+            for (unsigned x = 0; x < grid.x; ++x) indices.push_back({x, y, z});
+    if (together) {
+        run_blocks(grid, block, indices, body);
+    } else {
+        for (dim3 index : indices) run_blocks(grid, block, {index}, body);
+    }
+}
+
+template <class T>
+T exchange(T value, unsigned from_lane) {
+    static_assert(sizeof(T) <= sizeof(std::uint64_t));
+    auto& slots = current->block->slots;
+    const unsigned first = current->linear / WARP * WARP;
+    std::memcpy(&slots[current->linear], &value, sizeof(T));
+    wait(State::at_warp);
+    T found = value;
+    if (first + from_lane < slots.size()) std::memcpy(&found, &slots[first + from_lane], sizeof(T));
+    wait(State::at_warp);
+    return found;
+}
+
+// Calls a kernel with arguments as the driver's launch takes them: a pointer to each.
+template <class... A, std::size_t... I>
+void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
+    kernel(*static_cast<A*>(arguments[I])...);
+}
+
+template <class... A>
+void run_kernel(void (*kernel)(A...), dim3 grid, dim3 block, bool together, void** arguments) {
+    run(grid, block, together, [&] { call(kernel, arguments, std::index_sequence_for<A...>{}); });
+}
+
+}  // namespace emulator
+
+#define __global__
+#define __device__ static inline
+#define __forceinline__ inline
+#define __restrict__
+#define __launch_bounds__(...)
+#define __constant__ static const
+#define threadIdx (emulator::current->thread)
+#define blockIdx (emulator::current->block->index)
+#define blockDim (emulator::launch->block)
+#define gridDim (emulator::launch->grid)
+#define warpSize 32
+
+// Shared memory: SHARED(float, tile, [32][33]) instead of __shared__ float tile[32][33].
+#define SHARED(type, name, size)                                             \
+    using name##_shared_type = type size;                                    \
+    static const std::size_t name##_place = emulator::place_of_shared(sizeof(name##_shared_type)); \
+    auto& name = *static_cast<name##_shared_type*>(emulator::shared(name##_place, sizeof(name##_shared_type)))
+
+inline void __syncthreads() { emulator::wait(emulator::State::at_block); }
+inline void __syncwarp(unsigned = ~0u) { emulator::wait(emulator::State::at_warp); }
+inline void grid_barrier_on_cpu() { emulator::wait(emulator::State::at_grid); }
+inline void __threadfence() {}
+
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) { return emulator::exchange(value, lane % 32); }
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+    return emulator::exchange(value, (emulator::current->linear % 32) ^ mask);
+}
+template <class T>
+T __shfl_down_sync(unsigned, T value, unsigned by) {
+    unsigned lane = emulator::current->linear % 32;
+    return emulator::exchange(value, lane + by < 32 ? lane + by : lane);
+}
+template <class T>
+T __shfl_up_sync(unsigned, T value, unsigned by) {
+    unsigned lane = emulator::current->linear % 32;
+    return emulator::exchange(value, lane >= by ? lane - by : lane);
+}
+inline unsigned __ballot_sync(unsigned, int predicate) {
+    unsigned bits = 0;
+    for (unsigned lane = 0; lane < 32; ++lane) {
+        // Lanes that the block does not have, or that are done, count as zero.
+        const unsigned first = emulator::current->linear / 32 * 32;
+        const bool there = first + lane < emulator::current->block->slots.size();
+        const int theirs = emulator::exchange(predicate, lane);
+        bits |= unsigned(there && theirs != 0) << lane;
+    }
+    return bits;
+}
+
+template <class T>
+T atomicAdd(T* place, T value) { T old = *place; *place = old + value; return old; }
+template <class T>
+T atomicMax(T* place, T value) { T old = *place; *place = std::max(old, value); return old; }
+template <class T>
+T atomicMin(T* place, T value) { T old = *place; *place = std::min(old, value); return old; }
+template <class T>
+T atomicOr(T* place, T value) { T old = *place; *place = old | value; return old; }
+
+template <class T>
+T __ldg(const T* place) { return *place; }
+inline float __fsqrt_rn(float x) { return std::sqrt(x); }
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __uint_as_float(unsigned bits) { float x; std::memcpy(&x, &bits, 4); return x; }
+inline unsigned __float_as_uint(float x) { unsigned bits; std::memcpy(&bits, &x, 4); return bits; }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
+using std::max;
+using std::min;
