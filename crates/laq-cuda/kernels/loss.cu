@@ -1,0 +1,56 @@
+// Losses: each overwrites its outputs with their gradient and leaves one f64 a row, which `add_sum` adds up.
+#include "common.cuh"
+
+// One warp a row: -log softmax(y)[target], and (softmax(y) - onehot) / rows.
+extern "C" __global__ void softmax_cross_entropy(const unsigned char* targets, float* logits, double* losses,
+                                                 unsigned rows, unsigned classes) {
+    const unsigned lane = threadIdx.x % 32, warps = gridDim.x * (blockDim.x / 32);
+    for (unsigned row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; row < rows; row += warps) {
+        float* y = logits + Count(row) * classes;
+        const unsigned target = targets[row];
+        float largest = __uint_as_float(0xff800000u);  // -infinity, which NVRTC has no name for
+        for (unsigned c = lane; c < classes; c += 32) largest = fmaxf(largest, y[c]);
+        for (int by = 16; by > 0; by /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, by));
+        const double of_target = double(y[target]) - double(largest);
+        double sum = 0.0;
+        for (unsigned c = lane; c < classes; c += 32) sum += double(expf(y[c] - largest));
+        for (int by = 16; by > 0; by /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, by);
+        // All lanes have read the target's logit before one of them overwrites it.
+        __syncwarp();
+        const float weight = 1.0f / float(rows);
+        const float factor = float(double(weight) / sum);
+        for (unsigned c = lane; c < classes; c += 32) {
+            y[c] = expf(y[c] - largest) * factor - (c == target ? weight : 0.0f);
+        }
+        if (lane == 0) losses[row] = log(sum) - of_target;
+    }
+}
+
+// One warp a row: max(0, 1 - t y)² with t = 1 at the target and -1 elsewhere.
+extern "C" __global__ void squared_hinge(const unsigned char* targets, float* outputs, double* losses, unsigned rows,
+                                         unsigned classes) {
+    const unsigned lane = threadIdx.x % 32, warps = gridDim.x * (blockDim.x / 32);
+    const double count = double(rows) * double(classes);
+    for (unsigned row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; row < rows; row += warps) {
+        float* y = outputs + Count(row) * classes;
+        double sum = 0.0;
+        for (unsigned c = lane; c < classes; c += 32) {
+            const double t = c == targets[row] ? 1.0 : -1.0;
+            double missing = 1.0 - t * double(y[c]);
+            // Unlike max, this keeps a NaN.
+            missing = missing < 0.0 ? 0.0 : missing;
+            sum += missing * missing;
+            y[c] = float(-2.0 * t * missing / count);
+        }
+        for (int by = 16; by > 0; by /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, by);
+        if (lane == 0) losses[row] = sum;
+    }
+}
+
+// One block: the sum of all, times `factor`, onto `total`.
+extern "C" __global__ void add_sum(const double* values, Count count, double factor, double* total) {
+    double sum = 0.0;
+    for (Count i = threadIdx.x; i < count; i += blockDim.x) sum += values[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) *total += sum * factor;
+}
