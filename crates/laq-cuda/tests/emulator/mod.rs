@@ -28,10 +28,21 @@ impl Emulator {
             return None;
         }
         let folder = tempfile::tempdir().unwrap();
-        let mut source = concat!("#include \"", env!("CARGO_MANIFEST_DIR"), "/tests/emulator/cuda_on_cpu.h\"\n").to_owned();
+        let mut source = concat!(
+            "#include \"",
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/emulator/cuda_on_cpu.h\"\n"
+        )
+        .to_owned();
         let mut table = String::new();
-        for (name, text) in KERNEL_SOURCES.iter().filter(|(name, _)| name.ends_with(".cu")) {
-            source += &format!("#include \"{}/kernels/{name}\"\n", env!("CARGO_MANIFEST_DIR"));
+        for (name, text) in KERNEL_SOURCES
+            .iter()
+            .filter(|(name, _)| name.ends_with(".cu"))
+        {
+            source += &format!(
+                "#include \"{}/kernels/{name}\"\n",
+                env!("CARGO_MANIFEST_DIR")
+            );
             for after in text.split("extern \"C\" __global__ void ").skip(1) {
                 let kernel = after.split('(').next().unwrap();
                 table += &format!(
@@ -47,31 +58,67 @@ impl Emulator {
              }} catch (const std::exception& error) {{ message = error.what(); }}\n\
              return message.c_str();\n}}\n"
         );
-        let (cpp, so) = (folder.path().join("kernels.cpp"), folder.path().join("kernels.so"));
+        let (cpp, so) = (
+            folder.path().join("kernels.cpp"),
+            folder.path().join("kernels.so"),
+        );
         std::fs::write(&cpp, source).unwrap();
         // Without -ffp-contract=off, products and sums would be fused.
         let output = Command::new(&compiler)
-            .args(["-std=c++17", "-O2", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Werror", "-o"])
+            .args([
+                "-std=c++17",
+                "-O2",
+                "-fPIC",
+                "-shared",
+                "-ffp-contract=off",
+                "-Wall",
+                "-Werror",
+                "-o",
+            ])
             .args([&so, &cpp])
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         // SAFETY: the library was made above, and does nothing when it is loaded.
         let library = unsafe { libloading::Library::new(&so).unwrap() };
-        Some(Self { library, _folder: folder })
+        Some(Self {
+            library,
+            _folder: folder,
+        })
     }
 
     /// Runs a kernel to its end; `arguments` are pointers to its arguments, of their types.
-    pub(crate) fn launch(&self, name: &str, grid: [u32; 3], block: [u32; 3], together: bool, arguments: &mut [*mut c_void]) {
+    pub(crate) fn launch(
+        &self,
+        name: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        together: bool,
+        arguments: &mut [*mut c_void],
+    ) {
         let kernel = CString::new(name).unwrap();
         // SAFETY: the function has this type; that the arguments are what the kernel takes is the test's business.
         let message = unsafe {
-            let launch: libloading::Symbol<'_, Launch> = self.library.get(b"launch_on_cpu").unwrap();
-            launch(kernel.as_ptr(), grid.as_ptr(), block.as_ptr(), together.into(), arguments.as_mut_ptr())
+            let launch: libloading::Symbol<'_, Launch> =
+                self.library.get(b"launch_on_cpu").unwrap();
+            launch(
+                kernel.as_ptr(),
+                grid.as_ptr(),
+                block.as_ptr(),
+                together.into(),
+                arguments.as_mut_ptr(),
+            )
         };
         if !message.is_null() {
             // SAFETY: the message ends with a zero, and lives until the next launch.
-            panic!("{name}: {}", unsafe { CStr::from_ptr(message) }.to_string_lossy());
+            panic!(
+                "{name}: {}",
+                unsafe { CStr::from_ptr(message) }.to_string_lossy()
+            );
         }
     }
 }
