@@ -22,7 +22,7 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
 
 #[test]
 fn adam_is_that_of_the_reference_and_a_stopped_step_changes_nothing() {
-    let Some(emulator) = Emulator::new() else {
+    let Some(emulator) = Emulator::get() else {
         return;
     };
     for count in [0usize, 1, 31, 1000, 4097] {
@@ -71,7 +71,7 @@ fn adam_is_that_of_the_reference_and_a_stopped_step_changes_nothing() {
 
 #[test]
 fn the_first_number_that_is_not_finite() {
-    let Some(emulator) = Emulator::new() else {
+    let Some(emulator) = Emulator::get() else {
         return;
     };
     for (at, what) in [
@@ -99,7 +99,7 @@ fn the_first_number_that_is_not_finite() {
 
 #[test]
 fn softmax_is_that_of_the_reference() {
-    let Some(emulator) = Emulator::new() else {
+    let Some(emulator) = Emulator::get() else {
         return;
     };
     for (rows, classes) in [(1usize, 1usize), (3, 5), (40, 32), (7, 87), (9, 101)] {
@@ -159,7 +159,7 @@ fn assert_close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
 
 #[test]
 fn hinge_is_that_of_the_reference() {
-    let Some(emulator) = Emulator::new() else {
+    let Some(emulator) = Emulator::get() else {
         return;
     };
     for (rows, classes) in [(1usize, 2usize), (5, 10), (9, 100)] {
@@ -199,7 +199,7 @@ fn hinge_is_that_of_the_reference() {
 
 #[test]
 fn norm_is_that_of_the_reference() {
-    let Some(emulator) = Emulator::new() else {
+    let Some(emulator) = Emulator::get() else {
         return;
     };
     for (rows, channels, relu) in [
@@ -340,7 +340,7 @@ fn norm_is_that_of_the_reference() {
 
 #[test]
 fn pooling_is_that_of_the_reference() {
-    let Some(emulator) = Emulator::new() else {
+    let Some(emulator) = Emulator::get() else {
         return;
     };
     for (batch, height, width, channels) in [

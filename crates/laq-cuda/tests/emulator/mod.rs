@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use laq_cuda::KERNEL_SOURCES;
 
@@ -16,12 +17,16 @@ type Launch = unsafe extern "C" fn(
 /// The compiled kernels.
 pub(crate) struct Emulator {
     library: libloading::Library,
-    _folder: tempfile::TempDir,
 }
 
 impl Emulator {
-    /// `None`, with a word about it, where there is no C++ compiler.
-    pub(crate) fn new() -> Option<Self> {
+    /// The one of this program; `None`, with a word about it, where there is no C++ compiler.
+    pub(crate) fn get() -> Option<&'static Self> {
+        static ONE: OnceLock<Option<Emulator>> = OnceLock::new();
+        ONE.get_or_init(Self::new).as_ref()
+    }
+
+    fn new() -> Option<Self> {
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
         if Command::new(&compiler).arg("--version").output().is_err() {
             eprintln!("skipped: no C++ compiler ({compiler}; the variable CXX names another)");
@@ -85,10 +90,8 @@ impl Emulator {
         );
         // SAFETY: the library was made above, and does nothing when it is loaded.
         let library = unsafe { libloading::Library::new(&so).unwrap() };
-        Some(Self {
-            library,
-            _folder: folder,
-        })
+        // The folder goes now; what is loaded stays.
+        Some(Self { library })
     }
 
     /// Runs a kernel to its end; `arguments` are pointers to its arguments, of their types.
@@ -113,13 +116,12 @@ impl Emulator {
                 arguments.as_mut_ptr(),
             )
         };
-        if !message.is_null() {
-            // SAFETY: the message ends with a zero, and lives until the next launch.
-            panic!(
-                "{name}: {}",
-                unsafe { CStr::from_ptr(message) }.to_string_lossy()
-            );
+        if message.is_null() {
+            return;
         }
+        // SAFETY: the message ends with a zero, and lives until the next launch.
+        let message = unsafe { CStr::from_ptr(message) };
+        panic!("{name}: {}", message.to_string_lossy());
     }
 }
 
