@@ -1,4 +1,4 @@
-//! Every kernel, run on the CPU, against the CPU backend and the reference.
+//! Every kernel, run on the CPU, against the reference.
 
 mod emulator;
 
@@ -399,5 +399,167 @@ fn pooling_is_that_of_the_reference() {
             0.0,
             "gradient",
         );
+    }
+}
+
+#[test]
+fn relu_is_that_of_the_reference_and_keeps_a_nan() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    for count in [0usize, 1, 33, 1000] {
+        let (values, from_above) = (numbers(count, 1), numbers(count, 2));
+        let (mut found, mut gradient) = (values.clone(), from_above.clone());
+        let (grid, block) = ([3, 1, 1], [32, 1, 1]);
+        emulator.launch(
+            "relu",
+            grid,
+            block,
+            false,
+            arguments![found.as_mut_ptr(), count as u64],
+        );
+        assert_close(&found, &reference::relu(&wide(&values)), 0.0, "values");
+        emulator.launch(
+            "relu_backward",
+            grid,
+            block,
+            false,
+            arguments![found.as_ptr(), gradient.as_mut_ptr(), count as u64],
+        );
+        let expected = reference::relu_backward(&wide(&found), &wide(&from_above));
+        assert_close(&gradient, &expected, 0.0, "gradient");
+    }
+    let mut nan = f32::NAN;
+    emulator.launch(
+        "relu",
+        [1, 1, 1],
+        [32, 1, 1],
+        false,
+        arguments![&raw mut nan, 1u64],
+    );
+    assert!(nan.is_nan());
+}
+
+#[test]
+fn fill_writes_all_and_nothing_behind() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let mut values = vec![1.0f32; 101];
+    emulator.launch(
+        "fill",
+        [2, 1, 1],
+        [32, 1, 1],
+        false,
+        arguments![values.as_mut_ptr(), 100u64, 2.5f32],
+    );
+    assert!(values[..100].iter().all(|&value| value == 2.5));
+    assert_eq!(values[100], 1.0);
+}
+
+#[test]
+fn running_averages_are_those_of_their_formulas() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let channels = 37usize;
+    let (scale, shift) = (numbers(channels, 1), numbers(channels, 2));
+    let (batch_mean, batch_variance) = (
+        wide(&numbers(channels, 3)),
+        wide(
+            &numbers(channels, 4)
+                .iter()
+                .map(|x| x * x)
+                .collect::<Vec<_>>(),
+        ),
+    );
+    let (grid, block, n) = ([2, 1, 1], [32, 1, 1], channels as u32);
+    for (rows, stopped) in [(1u32, 0u32), (50, 0), (50, 1)] {
+        let (mut mean, mut variance) = (numbers(channels, 5), vec![0.5f32; channels]);
+        let before = (wide(&mean), wide(&variance));
+        emulator.launch(
+            "norm_average",
+            grid,
+            block,
+            false,
+            arguments![
+                &stopped,
+                batch_mean.as_ptr(),
+                batch_variance.as_ptr(),
+                mean.as_mut_ptr(),
+                variance.as_mut_ptr(),
+                rows,
+                n,
+                0.25f32,
+            ],
+        );
+        let unbiased = f64::from(rows) / f64::from((rows - 1).max(1));
+        let moved = |old: &[f64], new: &[f64], by: f64| -> Vec<f64> {
+            let pairs = old.iter().zip(new);
+            pairs
+                .map(|(old, new)| {
+                    if stopped == 1 {
+                        *old
+                    } else {
+                        0.75 * old + 0.25 * by * new
+                    }
+                })
+                .collect()
+        };
+        assert_close(&mean, &moved(&before.0, &batch_mean, 1.0), 1e-7, "mean");
+        let expected = moved(&before.1, &batch_variance, unbiased);
+        assert_close(&variance, &expected, 1e-7, "variance");
+
+        let (mut factor, mut offset) = (vec![f32::NAN; channels], vec![f32::NAN; channels]);
+        emulator.launch(
+            "norm_running_factors",
+            grid,
+            block,
+            false,
+            arguments![
+                mean.as_ptr(),
+                variance.as_ptr(),
+                scale.as_ptr(),
+                shift.as_ptr(),
+                factor.as_mut_ptr(),
+                offset.as_mut_ptr(),
+                n,
+                1e-4f32,
+            ],
+        );
+        // The factors turn any input into what the reference says.
+        let shape = NormShape {
+            rows: 1,
+            channels,
+            epsilon: 1e-4,
+            relu: false,
+        };
+        let input = numbers(channels, 6);
+        let found: Vec<f32> = (0..channels)
+            .map(|c| input[c] * factor[c] + offset[c])
+            .collect();
+        let statistics = [&wide(&mean)[..], &wide(&variance)];
+        let expected = reference::norm_forward(
+            shape,
+            &wide(&input),
+            &wide(&scale),
+            &wide(&shift),
+            statistics,
+        );
+        assert_close(&found, &expected, 1e-6, "output");
+    }
+}
+
+/// A kernel that no test launches is not one of those of which it is said that they are tested.
+#[test]
+fn every_kernel_is_launched_by_a_test() {
+    let tests = include_str!("kernels.rs");
+    for (file, source) in laq_cuda::KERNEL_SOURCES {
+        for kernel in emulator::kernels_in(source) {
+            assert!(
+                tests.contains(&format!("\"{kernel}\"")),
+                "{kernel} of {file}"
+            );
+        }
     }
 }

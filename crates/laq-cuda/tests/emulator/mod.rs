@@ -14,6 +14,12 @@ type Launch = unsafe extern "C" fn(
     arguments: *mut *mut c_void,
 ) -> *const c_char;
 
+/// The names of the kernels in a source.
+pub(crate) fn kernels_in(source: &str) -> impl Iterator<Item = &str> {
+    let beginnings = source.split("extern \"C\" __global__ void ").skip(1);
+    beginnings.filter_map(|beginning| beginning.split('(').next())
+}
+
 /// The compiled kernels.
 pub(crate) struct Emulator {
     library: libloading::Library,
@@ -48,8 +54,7 @@ impl Emulator {
                 "#include \"{}/kernels/{name}\"\n",
                 env!("CARGO_MANIFEST_DIR")
             );
-            for after in text.split("extern \"C\" __global__ void ").skip(1) {
-                let kernel = after.split('(').next().unwrap();
+            for kernel in kernels_in(text) {
                 table += &format!(
                     "    if (!std::strcmp(name, \"{kernel}\")) {{ emulator::run_kernel({kernel}, g, b, together, arguments); return nullptr; }}\n"
                 );
@@ -125,7 +130,7 @@ impl Emulator {
     }
 }
 
-/// Pointers to values, as a launch takes them.
+/// Pointers to values, as a launch takes them. The values live as long as the statement: this belongs into the call itself.
 macro_rules! arguments {
     ($($value:expr),* $(,)?) => { &mut [$(std::ptr::from_mut(&mut { $value }).cast::<std::ffi::c_void>()),*][..] };
 }
