@@ -7,11 +7,9 @@ use std::path::{Path, PathBuf};
 
 use laq_datasets::cifar::Labels;
 use laq_datasets::{
-    Check, DataFile, Dataset, ImageError, ImageFormat, ImageSet, ImageShape, Kind, Preprocessing,
-    RawImages, Split, catalogue, find,
+    Dataset, ImageError, ImageFormat, ImageSet, ImageShape, Kind, Preprocessing, RawImages, Split,
+    catalogue, find,
 };
-use md5::{Digest, Md5};
-use sha2::Sha256;
 
 use formats::{Mat, interleaved};
 
@@ -150,11 +148,6 @@ fn a_text_is_no_image_set() {
     );
 }
 
-fn hex(bytes: &[u8]) -> &'static str {
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    hex.leak()
-}
-
 /// A folder of data with one small data set in it.
 struct Small {
     dir: tempfile::TempDir,
@@ -171,38 +164,18 @@ impl Small {
         format: ImageFormat,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("small")).unwrap();
-        let mut entries = Vec::new();
-        for (name, content) in files {
-            fs::write(dir.path().join("small").join(name), content).unwrap();
-            entries.push(DataFile {
-                name,
-                mirror_path: name,
-                urls: &["https://example.org/"],
-                bytes: content.len() as u64,
-                check: match md5 {
-                    true => Check::Md5(hex(&Md5::digest(content))),
-                    false => Check::Sha256(hex(&Sha256::digest(content))),
-                },
-            });
-        }
-        let dataset = Dataset {
-            name: "small",
-            title: "Small set",
-            files: entries.leak(),
-            kind: Kind::Images {
-                shape: ImageShape {
-                    height: 32,
-                    width: 32,
-                    channels: 3,
-                },
-                classes,
-                splits,
-                format,
-                preprocessing: Preprocessing::None,
+        let kind = Kind::Images {
+            shape: ImageShape {
+                height: 32,
+                width: 32,
+                channels: 3,
             },
-            stand_in: None,
+            classes,
+            splits,
+            format,
+            preprocessing: Preprocessing::None,
         };
+        let dataset = formats::small_set(dir.path(), files, md5, kind);
         Self { dir, dataset }
     }
 
@@ -490,7 +463,6 @@ fn svhn_says_what_is_wrong_with_its_files() {
     unequal(&[1, 2, 3, 4, 5]);
 }
 
-/// Image sets of the catalogue know the sizes of the paper, and the files for them.
 /// Sets the preprocessing that the small set has of its own.
 fn preprocess(small: &mut Small, chosen: Preprocessing) {
     if let Kind::Images { preprocessing, .. } = &mut small.dataset.kind {
@@ -574,6 +546,7 @@ fn the_place_of_an_image_without_contrast_is_named() {
     small.assert_error(&["record 1 of", "b.bin", "gcn"]);
 }
 
+/// Image sets of the catalogue know the sizes of the paper, and the files for them.
 #[test]
 fn the_catalogue_has_the_splits_of_the_paper() {
     for (name, sizes, classes, files) in [

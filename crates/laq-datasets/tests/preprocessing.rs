@@ -1,14 +1,15 @@
 //! Preprocessing against numpy and scipy (golden/make_preprocessed.py), against plain loops, and on the disk.
 
+mod formats;
+
 use std::fs;
 use std::path::Path;
 
 use laq_datasets::{
-    Check, DataFile, Dataset, ImageError, ImageFormat, ImageSet, ImageShape, Kind, Preprocessing,
-    RawImages, Split, Whitening,
+    Dataset, ImageError, ImageFormat, ImageSet, ImageShape, Kind, Preprocessing, RawImages, Split,
+    Whitening,
 };
 use proptest::prelude::*;
-use sha2::{Digest, Sha256};
 
 fn raw(shape: [usize; 3], pixels: &[u8]) -> RawImages {
     let [height, width, channels] = shape;
@@ -230,55 +231,29 @@ fn a_misspelt_name_gets_a_suggestion() {
 /// A data set of idx files, 7 training and 2 test images of 4 × 3 pixels, of which the last 3 training images are for
 /// validation.
 fn idx_files(folder: &Path, pixels: &[u8]) -> Dataset {
-    let header = |kind: u8, sizes: &[u32]| -> Vec<u8> {
-        let sizes = sizes.iter().flat_map(|size| size.to_be_bytes());
-        [0, 0, 8, kind].into_iter().chain(sizes).collect()
-    };
     let images = |range: std::ops::Range<usize>| {
-        [
-            header(3, &[range.len() as u32, 4, 3]),
-            pixels[12 * range.start..12 * range.end].to_vec(),
-        ]
-        .concat()
+        let numbers = &pixels[12 * range.start..12 * range.end];
+        formats::idx(&[range.len() as u32, 4, 3], numbers)
     };
-    let labels = |count: u32| [header(1, &[count]), vec![1; count as usize]].concat();
+    let labels = |count: usize| formats::idx(&[count as u32], &vec![1; count]);
     let files = [
         ("train", images(0..7)),
         ("train-labels", labels(7)),
         ("test", images(7..9)),
         ("test-labels", labels(2)),
     ];
-    fs::create_dir_all(folder.join("small")).unwrap();
-    let mut entries = Vec::new();
-    for (name, content) in files {
-        fs::write(folder.join("small").join(name), &content).unwrap();
-        let digest = Sha256::digest(&content);
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        entries.push(DataFile {
-            name,
-            mirror_path: name,
-            urls: &[],
-            bytes: content.len() as u64,
-            check: Check::Sha256(hex.leak()),
-        });
-    }
-    Dataset {
-        name: "small",
-        title: "Small set",
-        files: entries.leak(),
-        kind: Kind::Images {
-            shape: ImageShape {
-                height: 4,
-                width: 3,
-                channels: 1,
-            },
-            classes: 2,
-            splits: [4, 3, 2],
-            format: ImageFormat::Idx,
-            preprocessing: Preprocessing::Zca,
+    let kind = Kind::Images {
+        shape: ImageShape {
+            height: 4,
+            width: 3,
+            channels: 1,
         },
-        stand_in: None,
-    }
+        classes: 2,
+        splits: [4, 3, 2],
+        format: ImageFormat::Idx,
+        preprocessing: Preprocessing::Zca,
+    };
+    formats::small_set(folder, &files, false, kind)
 }
 
 /// What the set's inputs are, and what was reported while it was loaded.

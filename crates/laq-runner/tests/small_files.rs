@@ -4,16 +4,11 @@
 #[path = "../../laq-datasets/tests/formats/mod.rs"]
 mod formats;
 
-use std::fs;
-
 use laq_datasets::cifar::Labels;
-use laq_datasets::{
-    Check, DataFile, Dataset, ImageFormat, ImageSet, ImageShape, Kind, Preprocessing, Split,
-};
+use laq_datasets::{ImageFormat, ImageSet, ImageShape, Kind, Preprocessing, Split};
 use laq_models::{AdamSettings, Batch, FeedforwardSpec, Training};
 use laq_solvers::Method;
 use laq_tensor::CpuBackend;
-use md5::{Digest, Md5};
 
 /// Loads a set from `files`, trains on it for a while, and evaluates.
 fn learn(
@@ -23,39 +18,18 @@ fn learn(
     spec: FeedforwardSpec,
 ) {
     let dir = tempfile::tempdir().unwrap();
-    fs::create_dir(dir.path().join("small")).unwrap();
-    let mut entries = Vec::new();
-    for (name, content) in &files {
-        fs::write(dir.path().join("small").join(name), content).unwrap();
-        let digest: String = Md5::digest(content)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        entries.push(DataFile {
-            name,
-            mirror_path: name,
-            urls: &[],
-            bytes: content.len() as u64,
-            check: Check::Md5(digest.leak()),
-        });
-    }
-    let dataset = Dataset {
-        name: "small",
-        title: "Small set",
-        files: entries.leak(),
-        kind: Kind::Images {
-            shape: ImageShape {
-                height: 32,
-                width: 32,
-                channels: 3,
-            },
-            classes: spec.classes,
-            splits,
-            format,
-            preprocessing,
+    let kind = Kind::Images {
+        shape: ImageShape {
+            height: 32,
+            width: 32,
+            channels: 3,
         },
-        stand_in: None,
+        classes: spec.classes,
+        splits,
+        format,
+        preprocessing,
     };
+    let dataset = formats::small_set(dir.path(), &files, true, kind);
     let set = ImageSet::load_dataset(&dataset, dir.path(), None, &mut |_| {}).unwrap();
     let batch = |split: Split| {
         let images = set.split(split);

@@ -1,12 +1,56 @@
-//! Writers of the formats that the crate reads, for files that no one else would write: tiny, big-endian, damaged.
+//! Writers of the formats that the crate reads, for files that no one else would write: tiny, big-endian, damaged; and a
+//! data set of such files.
 
 // Each test uses some of them.
 #![allow(dead_code)]
 
+use std::fs;
 use std::io::Write;
+use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
+use laq_datasets::{Check, DataFile, Dataset, Kind};
+use md5::{Digest, Md5};
+use sha2::Sha256;
+
+/// Writes the files into the folder `small` of `data_dir`, and makes the entry of a catalogue for them; the checksums are
+/// md5 where `md5` says so.
+pub(crate) fn small_set(
+    data_dir: &Path,
+    files: &[(&'static str, Vec<u8>)],
+    md5: bool,
+    kind: Kind,
+) -> Dataset {
+    let folder = data_dir.join("small");
+    fs::create_dir_all(&folder).unwrap();
+    let mut entries = Vec::new();
+    for (name, content) in files {
+        fs::write(folder.join(name), content).unwrap();
+        entries.push(DataFile {
+            name,
+            mirror_path: name,
+            urls: &["https://example.org/"],
+            bytes: content.len() as u64,
+            check: match md5 {
+                true => Check::Md5(hex(&Md5::digest(content))),
+                false => Check::Sha256(hex(&Sha256::digest(content))),
+            },
+        });
+    }
+    Dataset {
+        name: "small",
+        title: "Small set",
+        files: entries.leak(),
+        kind,
+        stand_in: None,
+    }
+}
+
+fn hex(bytes: &[u8]) -> &'static str {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    hex.leak()
+}
 
 /// An idx file of bytes.
 pub(crate) fn idx(dimensions: &[u32], numbers: &[u8]) -> Vec<u8> {
