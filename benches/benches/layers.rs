@@ -1,4 +1,4 @@
-//! The layers of the CIFAR-10 network beside its products: convolution, batch normalization with ReLU, max pooling; each
+//! The layers of the CIFAR-10 network that are not dense: convolution, batch normalization with ReLU, max pooling; each
 //! forward and backward, for a batch of 50 images.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

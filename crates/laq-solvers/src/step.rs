@@ -39,8 +39,9 @@ type Part<'a> = (
 );
 
 /// The solution as [`alternating`](crate::alternating) finds it from `levels`, whose scale was `previous`, for the
-/// curvature `√second_moment +` [`CURVATURE_FLOOR`], with the weights that it decodes to; `None` where the plain solver has to do it, with `levels` as they
-/// were. Numbers that are not finite are among the cases that are left to it.
+/// curvature `√second_moment +` [`CURVATURE_FLOOR`], and in `quantized` what it decodes to. `None` where the plain solver
+/// has to do it, with `levels` and `quantized` as they were. Numbers that are not finite are among the cases that are left
+/// to it.
 pub(crate) fn alternating(
     (weights, second_moment): (&[f32], &[f32]),
     codebook: Codebook,
