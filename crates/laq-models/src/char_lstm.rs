@@ -84,6 +84,8 @@ pub(crate) struct CharLstm<B: Backend> {
     hidden: B::Tensor,
     hidden_gradient: B::Tensor,
     logits: B::Tensor,
+    /// That of an evaluation.
+    losses: Vec<f64>,
 }
 
 impl<B: Backend> CharLstm<B> {
@@ -125,6 +127,7 @@ impl<B: Backend> CharLstm<B> {
             hidden: backend.zeros(&[shape.rows(), shape.hidden])?,
             hidden_gradient: backend.zeros(&[shape.rows(), shape.hidden])?,
             logits: backend.zeros(&[shape.rows(), shape.symbols])?,
+            losses: Vec::with_capacity(1),
         })
     }
 
@@ -227,7 +230,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
     }
 
     /// Mean cross-entropy in nats a symbol; leaves its gradient in `logits`.
-    fn forward(&mut self, backend: &B) -> Result<f64, ModelError> {
+    fn forward(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError> {
         let shape = self.dense_shape();
         let [weight_ih, weight_hh, bias, weight, output_bias] = &self.parameters;
         let lstm = LstmParameters {
@@ -243,10 +246,10 @@ impl<B: Backend> Network<B> for CharLstm<B> {
             Some(output_bias.value()),
             &mut self.logits,
         )?;
-        Ok(backend.softmax_cross_entropy(&self.targets, &mut self.logits)?)
+        backend.softmax_cross_entropy(&self.targets, &mut self.logits, record)
     }
 
-    fn backward(&mut self, backend: &B) -> Result<(), ModelError> {
+    fn backward(&mut self, backend: &B) -> Result<(), BackendError> {
         let shape = self.dense_shape();
         let [weight_ih, weight_hh, bias, weight, output_bias] = &mut self.parameters;
         let (weight, weight_gradient) = weight.value_and_gradient();
@@ -278,16 +281,18 @@ impl<B: Backend> Network<B> for CharLstm<B> {
                 weight_hh: weight_hh_gradient,
                 bias: bias_gradient,
             },
-        )?;
-        Ok(())
+        )
     }
 
-    fn evaluate(&mut self, backend: &B) -> Result<Evaluation, ModelError> {
-        let loss = self.forward(backend)?;
+    fn evaluate(&mut self, backend: &B, record: &mut B::Record) -> Result<Evaluation, ModelError> {
+        self.forward(backend, record)?;
+        self.losses.clear();
+        backend.read_record(record, &mut self.losses)?;
+        let loss = self.losses[0];
         Ok(Evaluation { loss, errors: None })
     }
 
-    fn finish_step(&mut self, _backend: &B) -> Result<(), BackendError> {
+    fn finish_step(&mut self, _backend: &B, _record: &B::Record) -> Result<(), BackendError> {
         Ok(())
     }
 

@@ -504,6 +504,14 @@ impl<B: Backend> Block<B> {
         }
     }
 
+    /// Swaps the outputs with the room for their gradient.
+    fn trade_places(&mut self) {
+        match &mut self.norm {
+            Some(norm) => std::mem::swap(&mut norm.output, &mut self.product_gradient),
+            None => std::mem::swap(&mut self.product, &mut self.product_gradient),
+        }
+    }
+
     /// [`Block::output`], and where the block above writes the loss's gradient by it.
     fn output_and_gradient(&mut self) -> (&B::Tensor, &mut B::Tensor) {
         match (&self.norm, &mut self.pool) {
@@ -749,25 +757,20 @@ impl<B: Backend> Network<B> for Feedforward<B> {
     }
 
     /// Leaves the loss's gradient where the last block expects it.
-    fn forward(&mut self, backend: &B) -> Result<f64, ModelError> {
+    fn forward(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError> {
         self.run(backend, Statistics::OfBatch)?;
         let targets = &self.targets;
         let last = self.blocks.last_mut().expect("a network has an output");
-        let loss = match self.loss {
-            Loss::SquaredHinge => backend.squared_hinge(targets, last.output_mut())?,
-            Loss::CrossEntropy => backend.softmax_cross_entropy(targets, last.output_mut())?,
-        };
-        Ok(loss)
+        match self.loss {
+            Loss::SquaredHinge => backend.squared_hinge(targets, last.output_mut(), record),
+            Loss::CrossEntropy => backend.softmax_cross_entropy(targets, last.output_mut(), record),
+        }
     }
 
-    fn backward(&mut self, backend: &B) -> Result<(), ModelError> {
+    fn backward(&mut self, backend: &B) -> Result<(), BackendError> {
         // The loss has put its gradient in the place of the outputs, which nobody needs any more: they trade places
         // with the room for the gradient.
-        let last = self.last();
-        match &mut last.norm {
-            Some(norm) => std::mem::swap(&mut norm.output, &mut last.product_gradient),
-            None => std::mem::swap(&mut last.product, &mut last.product_gradient),
-        }
+        self.last().trade_places();
         let mut parameters = self.parameters.as_mut_slice();
         for index in (0..self.blocks.len()).rev() {
             let (below, from) = self.blocks.split_at_mut(index);
@@ -782,10 +785,12 @@ impl<B: Backend> Network<B> for Feedforward<B> {
                 }
             }
         }
+        // Every step finds its operands where the one before did.
+        self.last().trade_places();
         Ok(())
     }
 
-    fn evaluate(&mut self, backend: &B) -> Result<Evaluation, ModelError> {
+    fn evaluate(&mut self, backend: &B, _record: &mut B::Record) -> Result<Evaluation, ModelError> {
         self.run(backend, Statistics::Running)?;
         let outputs = backend.read(self.last().output())?;
         let outputs: Vec<f32> = outputs.into_iter().collect();
@@ -793,7 +798,7 @@ impl<B: Backend> Network<B> for Feedforward<B> {
     }
 
     /// Moves the running averages of the normalizations.
-    fn finish_step(&mut self, backend: &B) -> Result<(), BackendError> {
+    fn finish_step(&mut self, backend: &B, record: &B::Record) -> Result<(), BackendError> {
         for norm in self
             .blocks
             .iter_mut()
@@ -803,6 +808,7 @@ impl<B: Backend> Network<B> for Feedforward<B> {
                 norm.shape,
                 self.norm_factor,
                 &norm.space,
+                record,
                 &mut norm.mean,
                 &mut norm.variance,
             )?;

@@ -18,9 +18,10 @@ pub use batch::{Batch, Evaluation, ImageShape, TextShape};
 pub use char_lstm::CharLstmSpec;
 pub use comparison::{LayerComparison, exact_twin};
 pub use feedforward::{FeedforwardSpec, Loss};
+pub use laq_tensor::AdamSettings;
 pub use parameter::{LayerReport, StateData, StateTensor};
 pub use summary::LayerSummary;
-pub use training::{AdamSettings, StepReport, Training};
+pub use training::{Report, StepReport, Training};
 
 /// What can go wrong with a network.
 #[derive(Debug, thiserror::Error)]

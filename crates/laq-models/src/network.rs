@@ -17,17 +17,17 @@ pub(crate) trait Network<B: Backend>: Send {
     /// Takes the next batch. A training step needs a whole one; an evaluation may have fewer images.
     fn take(&mut self, backend: &B, batch: Batch<'_>, whole: bool) -> Result<(), ModelError>;
 
-    /// Mean loss of the batch in training; leaves behind what [`Network::backward`] needs.
-    fn forward(&mut self, backend: &B) -> Result<f64, ModelError>;
+    /// The mean loss of the batch in training goes into the record; leaves behind what [`Network::backward`] needs.
+    fn forward(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError>;
 
     /// The gradients of all parameters, after [`Network::forward`].
-    fn backward(&mut self, backend: &B) -> Result<(), ModelError>;
+    fn backward(&mut self, backend: &B) -> Result<(), BackendError>;
 
-    /// The batch with the network as it is, which stays as it is.
-    fn evaluate(&mut self, backend: &B) -> Result<Evaluation, ModelError>;
+    /// The batch with the network as it is, which stays as it is. `record` is empty, and is left so.
+    fn evaluate(&mut self, backend: &B, record: &mut B::Record) -> Result<Evaluation, ModelError>;
 
-    /// What a step leaves behind beside new parameters, once it is known to be good.
-    fn finish_step(&mut self, backend: &B) -> Result<(), BackendError>;
+    /// What a step leaves behind beside new parameters, unless the record is stopped.
+    fn finish_step(&mut self, backend: &B, record: &B::Record) -> Result<(), BackendError>;
 
     /// Where a loss that is not finite comes from: the first layer that shows NaN or infinity.
     fn blame(&self, backend: &B) -> Result<(&'static str, String), ModelError>;

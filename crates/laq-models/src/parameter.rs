@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use laq_solvers::{Method, Scale, SolveError};
-use laq_tensor::{AdamStep, Backend, BackendError, QuantizerSnapshot};
+use laq_solvers::{CURVATURE_FLOOR, Method, Problem, Scale, SolveError};
+use laq_tensor::{AdamSettings, Backend, BackendError, QuantizeJob, QuantizerSnapshot};
 use ndarray::{ArrayD, ArrayViewD};
 
 use crate::ModelError;
@@ -72,7 +72,7 @@ impl ParameterSpec {
         }
     }
 
-    fn unsolved(&self, group: usize, step: u64, source: SolveError) -> ModelError {
+    pub(crate) fn unsolved(&self, group: usize, step: u64, source: SolveError) -> ModelError {
         ModelError::Solve {
             layer: self.block_name(self.blocks[group]),
             step,
@@ -147,26 +147,47 @@ impl<B: Backend> Parameter<B> {
         (value, &mut self.gradient)
     }
 
+    pub(crate) fn is_quantized(&self) -> bool {
+        self.quantized.is_some()
+    }
+
     pub(crate) fn gradient(&self) -> &B::Tensor {
         &self.gradient
     }
 
-    /// ŵ = solve(w, d).
-    pub(crate) fn quantize(&mut self, backend: &B, step: u64) -> Result<(), ModelError> {
-        let Some(quantized) = &mut self.quantized else {
-            return Ok(());
+    /// The operands of ŵ = solve(w, d), where the parameter is quantized.
+    pub(crate) fn quantize_job(&mut self) -> Option<QuantizeJob<'_, B>> {
+        let quantized = self.quantized.as_mut()?;
+        Some(QuantizeJob {
+            latent: &self.latent,
+            second_moment: &self.second_moment,
+            quantizer: &mut quantized.quantizer,
+            quantized: &mut quantized.values,
+        })
+    }
+
+    /// Why a device could not solve a group, found out on the host.
+    pub(crate) fn why_unsolved(
+        &self,
+        backend: &B,
+        group: usize,
+        step: u64,
+    ) -> Result<ModelError, BackendError> {
+        let read = |tensor: &B::Tensor| -> Result<Vec<f32>, BackendError> {
+            Ok(backend.read(tensor)?.into_iter().collect())
         };
-        backend
-            .quantize(
-                &self.latent,
-                &self.second_moment,
-                &mut quantized.quantizer,
-                &mut quantized.values,
-            )
-            .map_err(|error| match error {
-                BackendError::Solve { group, source } => self.spec.unsolved(group, step, source),
-                other => other.into(),
-            })
+        let size = self.spec.shape.iter().product::<usize>() / self.spec.blocks.len();
+        let range = group * size..(group + 1) * size;
+        let latent = &read(&self.latent)?[range.clone()];
+        let curvature: Vec<f32> = (read(&self.second_moment)?[range].iter())
+            .map(|v| v.sqrt() + CURVATURE_FLOOR)
+            .collect();
+        let source = match Problem::new(latent, Some(&curvature)) {
+            Err(source) => source,
+            // Of all that a solver takes, only trained scales are left.
+            Ok(_) => SolveError::Scale { value: f32::NAN },
+        };
+        Ok(self.spec.unsolved(group, step, source))
     }
 
     /// The weighted errors of ŵ and of what `other` makes of the same weights, block by block; none before the first
@@ -219,17 +240,24 @@ impl<B: Backend> Parameter<B> {
     }
 
     /// Adam; what is quantized is clipped to [−1, 1], and so are no others.
-    pub(crate) fn update(&mut self, backend: &B, step: AdamStep) -> Result<(), BackendError> {
+    pub(crate) fn update(
+        &mut self,
+        backend: &B,
+        adam: AdamSettings,
+        record: &B::Record,
+    ) -> Result<(), BackendError> {
         let clip = self.quantized.is_some().then_some(1.0);
         backend.adam(
-            AdamStep { clip, ..step },
+            adam,
+            clip,
+            record,
             &self.gradient,
             &mut self.latent,
             &mut self.first_moment,
             &mut self.second_moment,
         )?;
         match &mut self.quantized {
-            Some(quantized) => backend.quantizer_update(step, &mut quantized.quantizer),
+            Some(quantized) => backend.quantizer_update(adam, record, &mut quantized.quantizer),
             None => Ok(()),
         }
     }

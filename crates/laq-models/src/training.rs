@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use laq_solvers::Method;
-use laq_tensor::{AdamStep, Backend};
+use laq_tensor::{AdamSettings, Backend, BackendError, RECORD_CAPACITY, Stop};
 
 use crate::ModelError;
 use crate::batch::{Batch, Evaluation, TextShape};
@@ -12,56 +12,33 @@ use crate::char_lstm::{CharLstm, CharLstmSpec};
 use crate::comparison::LayerComparison;
 use crate::feedforward::{Feedforward, FeedforwardSpec};
 use crate::network::{Network, setting};
-use crate::parameter::{LayerReport, StateData, StateTensor};
+use crate::parameter::{LayerReport, Parameter, StateData, StateTensor};
 
-/// Adam's constants (PAPER.md §3, step 3).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamSettings {
-    /// β₁, default 0.9.
-    pub beta1: f64,
-    /// β₂, default 0.999.
-    pub beta2: f64,
-    /// ε, default 1e-8.
-    pub epsilon: f64,
-}
-
-impl AdamSettings {
-    fn check(&self) -> Result<(), ModelError> {
-        for (name, value, ok, expected) in [
-            (
-                "beta1",
-                self.beta1,
-                (0.0..1.0).contains(&self.beta1),
-                "at least 0 and below 1",
-            ),
-            (
-                "beta2",
-                self.beta2,
-                (0.0..1.0).contains(&self.beta2),
-                "at least 0 and below 1",
-            ),
-            // Below it, √v + ε would be zero in f32 for a weight that never had a gradient.
-            (
-                "epsilon",
-                self.epsilon,
-                (1e-30..=1e30).contains(&self.epsilon),
-                "1e-30 to 1e30",
-            ),
-        ] {
-            setting(ok, name, value, expected)?;
-        }
-        Ok(())
+fn check(adam: AdamSettings) -> Result<(), ModelError> {
+    for (name, value, ok, expected) in [
+        (
+            "beta1",
+            adam.beta1,
+            (0.0..1.0).contains(&adam.beta1),
+            "at least 0 and below 1",
+        ),
+        (
+            "beta2",
+            adam.beta2,
+            (0.0..1.0).contains(&adam.beta2),
+            "at least 0 and below 1",
+        ),
+        // Below it, √v + ε would be zero in f32 for a weight that never had a gradient.
+        (
+            "epsilon",
+            adam.epsilon,
+            (1e-30..=1e30).contains(&adam.epsilon),
+            "1e-30 to 1e30",
+        ),
+    ] {
+        setting(ok, name, value, expected)?;
     }
-}
-
-impl Default for AdamSettings {
-    fn default() -> Self {
-        AdamSettings {
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-        }
-    }
+    Ok(())
 }
 
 /// What one training step did.
@@ -75,6 +52,17 @@ pub struct StepReport {
     pub quantize_seconds: f64,
 }
 
+/// What the training steps since the last report did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Report<'a> {
+    /// The loss of each step, as in [`StepReport`].
+    pub losses: &'a [f64],
+    /// Wall-clock seconds of the steps, with the waiting for them and the solves that looks at the network have done.
+    pub seconds: f64,
+    /// Of these, seconds spent in solving for ŵ and in turning ∂L/∂ŵ into ∂L/∂w.
+    pub quantize_seconds: f64,
+}
+
 /// A network in training: latent weights, their quantized form, Adam's state.
 pub struct Training<B: Backend> {
     backend: B,
@@ -83,8 +71,19 @@ pub struct Training<B: Backend> {
     steps: u64,
     /// Whether ŵ belongs to the latent weights as they are now.
     quantized_is_current: bool,
-    /// Wall-clock seconds of the solves that no step has counted yet.
-    solve_seconds: f64,
+    quantize_space: B::QuantizeSpace,
+    /// Of the steps that are not read yet.
+    record: B::Record,
+    /// Steps in it.
+    unread: u64,
+    evaluation_record: B::Record,
+    /// The step that solves for ŵ first, and the one that finds it solved.
+    recordings: [B::Recording; 2],
+    /// What the next report tells.
+    losses: Vec<f64>,
+    reported: usize,
+    seconds: f64,
+    quantize_seconds: f64,
 }
 
 /// Name of the state tensor with the step counter and whether ŵ is current.
@@ -130,14 +129,22 @@ impl<B: Backend + 'static> Training<B> {
         network: Box<dyn Network<B>>,
         adam: AdamSettings,
     ) -> Result<Self, ModelError> {
-        adam.check()?;
+        check(adam)?;
         Ok(Training {
-            backend,
             network,
             adam,
             steps: 0,
             quantized_is_current: false,
-            solve_seconds: 0.0,
+            quantize_space: backend.quantize_space()?,
+            record: backend.record()?,
+            unread: 0,
+            evaluation_record: backend.record()?,
+            recordings: [backend.recording(), backend.recording()],
+            losses: Vec::with_capacity(2 * RECORD_CAPACITY),
+            reported: 0,
+            seconds: 0.0,
+            quantize_seconds: 0.0,
+            backend,
         })
     }
 
@@ -163,64 +170,126 @@ impl<B: Backend + 'static> Training<B> {
     /// size, or with a symbol that the network does not have. [`ModelError::Setting`] for a
     /// learning rate that is negative or not finite.
     pub fn step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<StepReport, ModelError> {
+        self.begin_step(batch, learning_rate)?;
+        let report = self.report()?;
+        Ok(StepReport {
+            loss: report.losses[report.losses.len() - 1],
+            seconds: report.seconds,
+            quantize_seconds: report.quantize_seconds,
+        })
+    }
+
+    /// [`Training::step`] without waiting for it: what it did is told by the next [`Training::report`], and so is the error
+    /// of a number that was not finite, after which later steps have changed nothing.
+    ///
+    /// # Errors
+    /// As [`Training::step`].
+    pub fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError> {
         let start = Instant::now();
-        let step = self.steps + 1;
         setting(
             learning_rate >= 0.0 && learning_rate.is_finite(),
             "learning_rate",
             learning_rate,
             "a finite number, 0 or above",
         )?;
-        self.network.take(&self.backend, batch, true)?;
-        let solved_before = self.solve_seconds;
-        self.ensure_quantized()?;
-
-        let loss = self.network.forward(&self.backend)?;
-        if !loss.is_finite() {
-            let (what, layer) = self.network.blame(&self.backend)?;
-            return Err(ModelError::NotFinite { what, layer, step });
+        if self.unread == RECORD_CAPACITY as u64 {
+            self.read_record()?;
         }
-        self.network.backward(&self.backend)?;
-        for parameter in self.network.parameters() {
-            if self
-                .backend
-                .first_not_finite(parameter.gradient())?
-                .is_some()
-            {
-                let layer = parameter.spec.name.clone();
-                return Err(ModelError::NotFinite {
-                    what: "the gradient",
-                    layer,
-                    step,
-                });
+        self.network.take(&self.backend, batch, true)?;
+        let size = self.adam.step_size(learning_rate, self.steps + 1);
+        let solve = !self.quantized_is_current;
+        let Training {
+            backend,
+            network,
+            quantize_space,
+            record,
+            ..
+        } = self;
+        backend.begin_step(size, record)?;
+        let (adam, recording) = (self.adam, &mut self.recordings[usize::from(solve)]);
+        let mut body = || -> Result<(), BackendError> {
+            if solve {
+                quantize(backend, network.as_mut(), quantize_space, record)?;
+            }
+            network.forward(backend, record)?;
+            network.backward(backend)?;
+            for (index, parameter) in network.parameters().iter().enumerate() {
+                backend.check_gradient(parameter.gradient(), index, record)?;
+            }
+            backend.start_clock(record)?;
+            for parameter in network.parameters_mut() {
+                parameter.quantizer_backward(backend)?;
+            }
+            backend.stop_clock(record)?;
+            for parameter in network.parameters_mut() {
+                parameter.update(backend, adam, record)?;
+            }
+            network.finish_step(backend, record)
+        };
+        let done = backend.run(recording, &mut body);
+        done.map_err(|error| self.unsolved(error))?;
+        self.quantized_is_current = false;
+        self.steps += 1;
+        self.unread += 1;
+        self.seconds += start.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// Waits for the steps that were begun, and tells what they did.
+    ///
+    /// # Errors
+    /// As [`Training::step`]: what stopped the steps. The training is then where the last finished one left it.
+    pub fn report(&mut self) -> Result<Report<'_>, ModelError> {
+        self.losses.drain(..self.reported);
+        self.reported = 0;
+        self.read_record()?;
+        self.reported = self.losses.len();
+        Ok(Report {
+            losses: &self.losses,
+            seconds: std::mem::take(&mut self.seconds),
+            quantize_seconds: std::mem::take(&mut self.quantize_seconds),
+        })
+    }
+
+    fn read_record(&mut self) -> Result<(), ModelError> {
+        let start = Instant::now();
+        let before = self.losses.len();
+        let found = (self.backend).read_record(&mut self.record, &mut self.losses)?;
+        self.seconds += start.elapsed().as_secs_f64();
+        self.quantize_seconds += found.seconds;
+        let begun = std::mem::take(&mut self.unread);
+        let Some(stop) = found.stop else {
+            return Ok(());
+        };
+        let losses = (self.losses.len() - before) as u64;
+        let finished = match stop {
+            Stop::Solve { .. } => losses,
+            // Of the step that was not finished there is a loss.
+            Stop::Loss | Stop::Gradient { .. } => losses.saturating_sub(1),
+        };
+        self.losses.truncate(before + finished as usize);
+        self.steps -= begun.saturating_sub(finished);
+        self.quantized_is_current = !matches!(stop, Stop::Solve { .. });
+        let step = self.steps + 1;
+        match stop {
+            Stop::Loss => {
+                let (what, layer) = self.network.blame(&self.backend)?;
+                Err(ModelError::NotFinite { what, layer, step })
+            }
+            Stop::Gradient { parameter } => {
+                let layer = self.network.parameters()[parameter].spec.name.clone();
+                let what = "the gradient";
+                Err(ModelError::NotFinite { what, layer, step })
+            }
+            Stop::Solve { parameter, group } => {
+                let quantized = |parameter: &&mut Parameter<B>| parameter.is_quantized();
+                let mut parameters = self.network.parameters_mut().iter_mut().filter(quantized);
+                let parameter = parameters
+                    .nth(parameter)
+                    .expect("as many as were quantized");
+                Err(parameter.why_unsolved(&self.backend, group, step)?)
             }
         }
-
-        let own = Instant::now();
-        for parameter in self.network.parameters_mut() {
-            parameter.quantizer_backward(&self.backend)?;
-        }
-        let quantize_seconds = self.solve_seconds + own.elapsed().as_secs_f64();
-        let adam = AdamStep {
-            learning_rate,
-            beta1: self.adam.beta1,
-            beta2: self.adam.beta2,
-            epsilon: self.adam.epsilon,
-            step,
-            clip: None,
-        };
-        self.quantized_is_current = false;
-        for parameter in self.network.parameters_mut() {
-            parameter.update(&self.backend, adam)?;
-        }
-        self.network.finish_step(&self.backend)?;
-        self.steps = step;
-        self.solve_seconds = 0.0;
-        Ok(StepReport {
-            loss,
-            seconds: solved_before + start.elapsed().as_secs_f64(),
-            quantize_seconds,
-        })
     }
 
     /// How well a batch is predicted with the quantized weights; training goes on as if it had not been called.
@@ -230,7 +299,7 @@ impl<B: Backend + 'static> Training<B> {
     pub fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError> {
         self.network.take(&self.backend, batch, false)?;
         self.ensure_quantized()?;
-        let evaluation = self.network.evaluate(&self.backend)?;
+        let evaluation = (self.network).evaluate(&self.backend, &mut self.evaluation_record)?;
         if !evaluation.loss.is_finite() {
             let (what, layer) = self.network.blame(&self.backend)?;
             return Err(ModelError::NotFinite {
@@ -273,8 +342,9 @@ impl<B: Backend + 'static> Training<B> {
     /// Everything that the same bits need later: weights, moments, levels, scales, counters.
     ///
     /// # Errors
-    /// When the device fails.
-    pub fn save(&self) -> Result<Vec<StateTensor>, ModelError> {
+    /// When the device fails, and as [`Training::report`].
+    pub fn save(&mut self) -> Result<Vec<StateTensor>, ModelError> {
+        self.read_record()?;
         let mut state = vec![StateTensor {
             name: COUNTERS.to_owned(),
             shape: vec![2],
@@ -307,21 +377,67 @@ impl<B: Backend + 'static> Training<B> {
         self.network.load(&self.backend, &by_name)?;
         self.steps = steps;
         self.quantized_is_current = current != 0;
-        self.solve_seconds = 0.0;
+        self.seconds = 0.0;
+        self.quantize_seconds = 0.0;
         Ok(())
     }
 
     /// Solving is done once for each state of the latent weights, so that looking at a network
     /// (evaluation, reports) between two steps leaves the warm start of the next as it was.
     fn ensure_quantized(&mut self) -> Result<(), ModelError> {
-        if !self.quantized_is_current {
-            let start = Instant::now();
-            for parameter in self.network.parameters_mut() {
-                parameter.quantize(&self.backend, self.steps + 1)?;
-            }
-            self.quantized_is_current = true;
-            self.solve_seconds += start.elapsed().as_secs_f64();
+        if self.quantized_is_current {
+            return Ok(());
         }
+        // The steps before may have stopped.
+        self.read_record()?;
+        let start = Instant::now();
+        let done = quantize(
+            &self.backend,
+            self.network.as_mut(),
+            &mut self.quantize_space,
+            &mut self.record,
+        );
+        done.map_err(|error| self.unsolved(error))?;
+        self.seconds += start.elapsed().as_secs_f64();
+        self.read_record()?;
+        self.quantized_is_current = true;
         Ok(())
     }
+
+    /// An error of the coming step, with the layer that a solver refused.
+    fn unsolved(&self, error: BackendError) -> ModelError {
+        let BackendError::Solve {
+            parameter,
+            group,
+            source,
+        } = error
+        else {
+            return error.into();
+        };
+        let parameters = self.network.parameters().iter();
+        let mut quantized = parameters.filter(|parameter| parameter.is_quantized());
+        match quantized.nth(parameter) {
+            Some(parameter) => parameter.spec.unsolved(group, self.steps + 1, source),
+            None => ModelError::Backend(BackendError::Solve {
+                parameter,
+                group,
+                source,
+            }),
+        }
+    }
+}
+
+/// ŵ = solve(w, d) for all parameters that are quantized; takes the time.
+fn quantize<B: Backend>(
+    backend: &B,
+    network: &mut dyn Network<B>,
+    space: &mut B::QuantizeSpace,
+    record: &mut B::Record,
+) -> Result<(), BackendError> {
+    backend.start_clock(record)?;
+    let parameters = network.parameters_mut().iter_mut();
+    let mut jobs = parameters.filter_map(Parameter::quantize_job);
+    let solved = backend.quantize(&mut jobs, space, record);
+    backend.stop_clock(record)?;
+    solved
 }

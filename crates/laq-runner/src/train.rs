@@ -479,7 +479,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn checkpoint(&self) -> Result<Vec<u8>, RunError> {
+    fn checkpoint(&mut self) -> Result<Vec<u8>, RunError> {
         let network = self
             .network
             .save()

@@ -26,8 +26,10 @@ pub enum BackendError {
         available: String,
     },
     /// A solver refused a group of weights.
-    #[error("group {group}: {source}")]
+    #[error("parameter {parameter}, group {group}: {source}")]
     Solve {
+        /// Which of the parameters that were to be quantized.
+        parameter: usize,
         /// Index of the group of rows within the parameter.
         group: usize,
         /// What the solver said.
@@ -187,29 +189,77 @@ pub struct NormShape {
     pub relu: bool,
 }
 
-/// One step of Adam (PAPER.md §3, step 3).
+/// Adam's constants (PAPER.md §3, step 3).
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamStep {
-    /// lr of this step.
-    pub learning_rate: f64,
-    /// β₁, decay of the first moment.
+pub struct AdamSettings {
+    /// β₁, decay of the first moment, default 0.9.
     pub beta1: f64,
-    /// β₂, decay of the second moment.
+    /// β₂, decay of the second moment, default 0.999.
     pub beta2: f64,
-    /// ε, added to √v.
+    /// ε, added to √v, default 1e-8.
     pub epsilon: f64,
-    /// t, counted from 1.
-    pub step: u64,
-    /// Clip the parameter to [−limit, limit] after the update.
-    pub clip: Option<f32>,
 }
 
-impl AdamStep {
-    /// lr·√(1−β₂ᵗ)/(1−β₁ᵗ), the bias-corrected step size.
-    pub fn step_size(&self) -> f64 {
-        let t = self.step as f64;
-        self.learning_rate * (1.0 - self.beta2.powf(t)).sqrt() / (1.0 - self.beta1.powf(t))
+impl Default for AdamSettings {
+    fn default() -> Self {
+        AdamSettings {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+        }
     }
+}
+
+impl AdamSettings {
+    /// lr·√(1−β₂ᵗ)/(1−β₁ᵗ), the bias-corrected size of step t, counted from 1.
+    pub fn step_size(&self, learning_rate: f64, step: u64) -> f64 {
+        let t = step as f64;
+        learning_rate * (1.0 - self.beta2.powf(t)).sqrt() / (1.0 - self.beta1.powf(t))
+    }
+}
+
+/// Why the steps of a training stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The loss of a batch is not finite.
+    Loss,
+    /// A gradient is not finite.
+    Gradient {
+        /// What the caller of [`Backend::check_gradient`] called it.
+        parameter: usize,
+    },
+    /// A solver refused a group of weights.
+    Solve {
+        /// Which of the parameters that were to be quantized.
+        parameter: usize,
+        /// Index of the group of rows within it.
+        group: usize,
+    },
+}
+
+/// What [`Backend::read_record`] found, beside the losses.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Recorded {
+    /// Why the last of the steps was not finished, and all that may have been asked for after it were not begun.
+    pub stop: Option<Stop>,
+    /// Seconds between [`Backend::start_clock`] and [`Backend::stop_clock`], added up.
+    pub seconds: f64,
+}
+
+/// The most losses that a [`Backend::Record`] takes before it is read.
+pub const RECORD_CAPACITY: usize = 256;
+
+/// The operands of one parameter's quantization.
+#[derive(Debug)]
+pub struct QuantizeJob<'a, B: Backend + ?Sized> {
+    /// w.
+    pub latent: &'a B::Tensor,
+    /// v, Adam's second moment.
+    pub second_moment: &'a B::Tensor,
+    /// The method and its state.
+    pub quantizer: &'a mut B::Quantizer,
+    /// Receives ŵ.
+    pub quantized: &'a mut B::Tensor,
 }
 
 /// What the last [`Backend::quantize`] did to one group of rows.
@@ -241,6 +291,10 @@ pub struct QuantizerSnapshot {
 /// Tensors are dense and row-major. An operation whose arguments have the wrong size panics: sizes
 /// are decided by `laq-models`, never by a file. Every buffer is made before training starts, so
 /// that a step need not allocate.
+///
+/// A device may work through what it is asked for later. What a step finds out therefore stays on the device, in a
+/// [`Backend::Record`], until the host reads it: its loss, and whether a number was not finite. Once one was not, the record
+/// is stopped, and nothing that takes it changes a weight, a moment, an average or a level any more.
 pub trait Backend: Send + Sync {
     /// A dense row-major array of f32 in the device's memory.
     type Tensor: Send;
@@ -254,9 +308,65 @@ pub trait Backend: Send + Sync {
     type NormSpace: Send;
     /// A quantizer's state for one parameter: levels, scales, scratch.
     type Quantizer: Send;
+    /// What quantizing several parameters at once needs beside them.
+    type QuantizeSpace: Send;
+    /// What steps leave behind for the host: their losses, the time that was asked for, and why they stopped.
+    type Record: Send;
+    /// A sequence of operations that is done again and again; see [`Backend::run`].
+    type Recording: Send;
 
     /// Which device and which kernels, for the record of a run.
     fn describe(&self) -> String;
+
+    /// An empty record.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    fn record(&self) -> Result<Self::Record, BackendError>;
+
+    /// The size of the step that comes, for [`Backend::adam`] and [`Backend::quantizer_update`].
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn begin_step(&self, step_size: f64, record: &mut Self::Record) -> Result<(), BackendError>;
+
+    /// Waits for all that was asked for, appends the losses since the last call to `losses`, in order, and leaves the
+    /// record empty. After a [`Stop`] the last loss is that of the step that was not finished, but for
+    /// [`Stop::Solve`], which comes before the loss.
+    ///
+    /// # Errors
+    /// When the device fails, now or in what was asked for before.
+    fn read_record(
+        &self,
+        record: &mut Self::Record,
+        losses: &mut Vec<f64>,
+    ) -> Result<Recorded, BackendError>;
+
+    /// Begins to take the time.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn start_clock(&self, record: &mut Self::Record) -> Result<(), BackendError>;
+
+    /// Adds the time since [`Backend::start_clock`] to the record.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn stop_clock(&self, record: &mut Self::Record) -> Result<(), BackendError>;
+
+    /// Nothing done yet, for [`Backend::run`].
+    fn recording(&self) -> Self::Recording;
+
+    /// Does what `body` asks for. With one recording, `body` must ask for the same operations on the same operands every
+    /// time, and for no copies to or from the host: a device may note them once and repeat them without `body`.
+    ///
+    /// # Errors
+    /// Those of `body`, and when the device fails.
+    fn run(
+        &self,
+        recording: &mut Self::Recording,
+        body: &mut dyn FnMut() -> Result<(), BackendError>,
+    ) -> Result<(), BackendError>;
 
     /// A tensor of zeros.
     ///
@@ -497,6 +607,7 @@ pub trait Backend: Send + Sync {
         shape: NormShape,
         factor: f32,
         space: &Self::NormSpace,
+        record: &Self::Record,
         mean: &mut Self::Tensor,
         variance: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
@@ -536,7 +647,8 @@ pub trait Backend: Send + Sync {
 
     /// Mean cross-entropy of softmax(logits) in nats, `L = −1/R Σ log softmax(y_r)[target_r]`.
     ///
-    /// `logits` is R × N with one target per row, and is overwritten with ∂L/∂y.
+    /// `logits` is R × N with one target per row, and is overwritten with ∂L/∂y. The loss goes into the record, and stops
+    /// it where it is not finite; a stopped record takes none.
     ///
     /// # Errors
     /// When the device fails.
@@ -544,11 +656,13 @@ pub trait Backend: Send + Sync {
         &self,
         targets: &Self::Symbols,
         logits: &mut Self::Tensor,
-    ) -> Result<f64, BackendError>;
+        record: &mut Self::Record,
+    ) -> Result<(), BackendError>;
 
     /// Mean squared hinge loss, `L = 1/(R·N) Σ max(0, 1 − t·y)²` with t = 1 at a row's target and −1 elsewhere.
     ///
-    /// `outputs` is R × N with one target per row, and is overwritten with ∂L/∂y.
+    /// `outputs` is R × N with one target per row, and is overwritten with ∂L/∂y. The loss goes where that of
+    /// [`Backend::softmax_cross_entropy`] goes.
     ///
     /// # Errors
     /// When the device fails.
@@ -556,15 +670,30 @@ pub trait Backend: Send + Sync {
         &self,
         targets: &Self::Symbols,
         outputs: &mut Self::Tensor,
-    ) -> Result<f64, BackendError>;
+        record: &mut Self::Record,
+    ) -> Result<(), BackendError>;
 
-    /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², w ← w − step·m/(√v + ε), then the clip.
+    /// Stops the record where a number of `gradient` is not finite, with [`Stop::Gradient`] and `parameter`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn check_gradient(
+        &self,
+        gradient: &Self::Tensor,
+        parameter: usize,
+        record: &mut Self::Record,
+    ) -> Result<(), BackendError>;
+
+    /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², w ← w − step·m/(√v + ε), then w to [−clip, clip] where there is a limit;
+    /// with the step size of [`Backend::begin_step`]. Nothing if the record is stopped.
     ///
     /// # Errors
     /// When the device fails.
     fn adam(
         &self,
-        step: AdamStep,
+        adam: AdamSettings,
+        clip: Option<f32>,
+        record: &Self::Record,
         gradient: &Self::Tensor,
         weight: &mut Self::Tensor,
         first_moment: &mut Self::Tensor,
@@ -588,17 +717,23 @@ pub trait Backend: Send + Sync {
         groups: usize,
     ) -> Result<Self::Quantizer, BackendError>;
 
-    /// ŵ = solve(w, √v + [`laq_solvers::CURVATURE_FLOOR`]), group by group (PAPER.md §3, step 1), warm-started by the levels
-    /// of the call before.
+    /// Space for quantizing the same parameters together, again and again.
     ///
     /// # Errors
-    /// [`BackendError::Solve`] when a weight or a moment is NaN or infinite.
+    /// When the device has no room.
+    fn quantize_space(&self) -> Result<Self::QuantizeSpace, BackendError>;
+
+    /// ŵ = solve(w, √v + [`laq_solvers::CURVATURE_FLOOR`]) for every job, group by group (PAPER.md §3, step 1), warm-started
+    /// by the levels of the call before. Nothing if the record is stopped.
+    ///
+    /// # Errors
+    /// [`BackendError::Solve`] when a weight or a moment is NaN or infinite; a device that solves later stops the record
+    /// with [`Stop::Solve`] instead.
     fn quantize(
         &self,
-        latent: &Self::Tensor,
-        second_moment: &Self::Tensor,
-        quantizer: &mut Self::Quantizer,
-        quantized: &mut Self::Tensor,
+        jobs: &mut dyn Iterator<Item = QuantizeJob<'_, Self>>,
+        space: &mut Self::QuantizeSpace,
+        record: &mut Self::Record,
     ) -> Result<(), BackendError>;
 
     /// Turns ∂L/∂ŵ into ∂L/∂w in place, by the method's own rule (PAPER.md §2), and keeps the
@@ -613,13 +748,14 @@ pub trait Backend: Send + Sync {
         gradient: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 
-    /// Adam on the trained scales, where the method has any.
+    /// Adam on the trained scales, where the method has any. Nothing if the record is stopped.
     ///
     /// # Errors
     /// When the device fails.
     fn quantizer_update(
         &self,
-        step: AdamStep,
+        adam: AdamSettings,
+        record: &Self::Record,
         quantizer: &mut Self::Quantizer,
     ) -> Result<(), BackendError>;
 

@@ -6,7 +6,8 @@ pub mod cpu;
 pub mod reference;
 
 pub use backend::{
-    AdamStep, Backend, BackendError, ConvolutionShape, DenseShape, GateBlock, GroupReport,
-    LstmGradients, LstmParameters, LstmShape, NormShape, PoolShape, QuantizerSnapshot,
+    AdamSettings, Backend, BackendError, ConvolutionShape, DenseShape, GateBlock, GroupReport,
+    LstmGradients, LstmParameters, LstmShape, NormShape, PoolShape, QuantizeJob, QuantizerSnapshot,
+    RECORD_CAPACITY, Recorded, Stop,
 };
 pub use cpu::CpuBackend;

@@ -98,9 +98,12 @@ fn loss_and_all_gradients_are_those_of_pytorch() {
             backend
                 .dense_forward(dense, &states, &weight, Some(&output_bias), &mut logits)
                 .unwrap();
-            let loss = backend
-                .softmax_cross_entropy(&targets, &mut logits)
+            let (mut record, mut losses) = (backend.record().unwrap(), Vec::new());
+            backend
+                .softmax_cross_entropy(&targets, &mut logits, &mut record)
                 .unwrap();
+            backend.read_record(&mut record, &mut losses).unwrap();
+            let loss = losses[0];
             backend
                 .dense_backward(
                     dense,

@@ -1,6 +1,6 @@
 //! The layers of images give the same bits with any number of threads, and keep what is not a number.
 
-use laq_tensor::{Backend, CpuBackend, NormShape, PoolShape};
+use laq_tensor::{Backend, CpuBackend, NormShape, PoolShape, Stop};
 use ndarray::{Array1, ArrayD};
 
 fn tensor(backend: &CpuBackend, values: &[f32]) -> <CpuBackend as Backend>::Tensor {
@@ -63,7 +63,14 @@ fn everything(threads: usize) -> Vec<ArrayD<f32>> {
             .unwrap();
         let (mut mean, mut variance) = (zeros(channels), zeros(channels));
         backend
-            .norm_average(shape, 0.1, &space, &mut mean, &mut variance)
+            .norm_average(
+                shape,
+                0.1,
+                &space,
+                &backend.record().unwrap(),
+                &mut mean,
+                &mut variance,
+            )
             .unwrap();
         backend
             .norm_evaluate(
@@ -141,10 +148,11 @@ fn what_is_not_a_number_stays() {
     let mut outputs = tensor(&backend, &[0.5, f32::NAN]);
     let mut target = backend.symbols(1).unwrap();
     backend.write_symbols(&[0], &mut target).unwrap();
-    assert!(
-        backend
-            .squared_hinge(&target, &mut outputs)
-            .unwrap()
-            .is_nan()
-    );
+    let (mut record, mut losses) = (backend.record().unwrap(), Vec::new());
+    backend
+        .squared_hinge(&target, &mut outputs, &mut record)
+        .unwrap();
+    let recorded = backend.read_record(&mut record, &mut losses).unwrap();
+    assert!(losses[0].is_nan());
+    assert_eq!(recorded.stop, Some(Stop::Loss));
 }

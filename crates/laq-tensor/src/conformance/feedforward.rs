@@ -1,6 +1,6 @@
 //! The layers of images but the convolution: batch normalization, pooling, ReLU, squared hinge.
 
-use super::{Check, Suite};
+use super::Suite;
 use crate::{Backend, BackendError, NormShape, PoolShape, reference};
 
 impl<B: Backend> Suite<'_, B> {
@@ -75,6 +75,7 @@ impl<B: Backend> Suite<'_, B> {
         let shift_there = self.tensor(&shift)?;
         let mut averages = (self.tensor(&running_mean)?, self.tensor(&running_variance)?);
         let mut space = backend.norm_space(shape)?;
+        let record = backend.record()?;
         let mut found = backend.zeros(&[rows, channels])?;
         let mut of_scale = backend.zeros(&[channels])?;
         let mut of_shift = backend.zeros(&[channels])?;
@@ -105,7 +106,14 @@ impl<B: Backend> Suite<'_, B> {
                 &mut of_scale,
                 &mut of_shift,
             )?;
-            backend.norm_average(shape, 0.125, &space, &mut averages.0, &mut averages.1)?;
+            backend.norm_average(
+                shape,
+                0.125,
+                &space,
+                &record,
+                &mut averages.0,
+                &mut averages.1,
+            )?;
             let unbiased = rows as f64 / (rows - 1).max(1) as f64;
             for c in 0..channels {
                 running_mean[c] += 0.125 * (mean[c] - running_mean[c]);
@@ -192,13 +200,11 @@ impl<B: Backend> Suite<'_, B> {
         let (expected, gradient) = reference::squared_hinge(&targets, &outputs);
         let targets = self.symbols(&targets)?;
         let mut outputs = self.tensor(&outputs)?;
-        let found = self.backend.squared_hinge(&targets, &mut outputs)?;
+        let mut record = self.backend.record()?;
+        self.backend
+            .squared_hinge(&targets, &mut outputs, &mut record)?;
         let name = |what: &str| format!("squared hinge R={rows} N={classes}: {what}");
-        self.checks.push(Check {
-            name: name("loss"),
-            error: (found - expected).abs() / expected.abs().max(1.0),
-            tolerance: 1e-6,
-        });
+        self.compare_loss(name("loss"), &mut record, expected)?;
         self.compare(name("gradient"), &outputs, &gradient, 1e-6)
     }
 }

@@ -3,13 +3,14 @@
 
 mod convolution;
 mod feedforward;
+mod quantize;
 
-use laq_solvers::{Method, Problem, Quantizer, Scale, Workspace};
+use laq_solvers::Method;
 use ndarray::{ArrayView, IxDyn};
 
 use crate::reference;
 use crate::{
-    AdamStep, Backend, BackendError, DenseShape, LstmGradients, LstmParameters, LstmShape,
+    AdamSettings, Backend, BackendError, DenseShape, LstmGradients, LstmParameters, LstmShape, Stop,
 };
 
 /// The outcome of one comparison.
@@ -73,9 +74,10 @@ pub fn run<B: Backend>(backend: &B) -> Result<Vec<Check>, BackendError> {
     }
     for method in Method::all() {
         if let Some(solver) = method.quantizer() {
-            suite.quantize(&method, solver, 3, 257)?;
+            suite.quantize(&method, solver, &[(3, 257), (1, 1000)])?;
         }
     }
+    suite.stops()?;
     Ok(suite.checks)
 }
 
@@ -290,14 +292,33 @@ impl<B: Backend> Suite<'_, B> {
         let (expected, gradient) = reference::softmax_cross_entropy(&targets, &logits);
         let targets = self.symbols(&targets)?;
         let mut logits = self.tensor(&logits)?;
-        let found = self.backend.softmax_cross_entropy(&targets, &mut logits)?;
+        let mut record = self.backend.record()?;
+        self.backend
+            .softmax_cross_entropy(&targets, &mut logits, &mut record)?;
         let name = |what: &str| format!("softmax cross-entropy R={rows} N={classes}: {what}");
+        self.compare_loss(name("loss"), &mut record, expected)?;
+        self.compare(name("gradient"), &logits, &gradient, 1e-6)
+    }
+
+    /// The only loss that a record holds.
+    fn compare_loss(
+        &mut self,
+        name: String,
+        record: &mut B::Record,
+        expected: f64,
+    ) -> Result<(), BackendError> {
+        let mut losses = Vec::new();
+        let recorded = self.backend.read_record(record, &mut losses)?;
+        let error = match (losses.as_slice(), recorded.stop) {
+            ([found], None) => (found - expected).abs() / expected.abs().max(1.0),
+            _ => f64::INFINITY,
+        };
         self.checks.push(Check {
-            name: name("loss"),
-            error: (found - expected).abs() / expected.abs().max(1.0),
+            name,
+            error,
             tolerance: 1e-6,
         });
-        self.compare(name("gradient"), &logits, &gradient, 1e-6)
+        Ok(())
     }
 
     fn adam(&mut self, count: usize, clip: Option<f32>) -> Result<(), BackendError> {
@@ -305,20 +326,30 @@ impl<B: Backend> Suite<'_, B> {
         let (mut m, mut v) = (vec![0.0; count], vec![0.0; count]);
         let (mut on_device, mut first, mut second) =
             (self.tensor(&weight)?, self.tensor(&m)?, self.tensor(&v)?);
+        let mut record = self.backend.record()?;
         for step in 1..=3 {
             let gradient = self.numbers(count, 0.1);
-            let step = AdamStep {
-                learning_rate: 0.01,
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
-                step,
+            let step_size = ADAM.step_size(0.01, step);
+            reference::adam(
+                ADAM,
+                step_size,
                 clip,
-            };
-            reference::adam(step, &gradient, &mut weight, &mut m, &mut v);
+                &gradient,
+                &mut weight,
+                &mut m,
+                &mut v,
+            );
             let gradient = self.tensor(&gradient)?;
-            self.backend
-                .adam(step, &gradient, &mut on_device, &mut first, &mut second)?;
+            self.backend.begin_step(step_size, &mut record)?;
+            self.backend.adam(
+                ADAM,
+                clip,
+                &record,
+                &gradient,
+                &mut on_device,
+                &mut first,
+                &mut second,
+            )?;
         }
         let name = |what: &str| format!("adam n={count} clip={clip:?}: {what}");
         self.compare(name("weight"), &on_device, &weight, 1e-6)?;
@@ -326,105 +357,63 @@ impl<B: Backend> Suite<'_, B> {
         self.compare(name("second moment"), &second, &v, 1e-6)
     }
 
-    /// Three iterations with moving weights, so that warm starts and trained scales take part.
-    fn quantize(
-        &mut self,
-        method: &Method,
-        solver: &dyn Quantizer,
-        groups: usize,
-        size: usize,
-    ) -> Result<(), BackendError> {
-        let count = groups * size;
+    /// What is not finite stops the record, whose reader hears of the first; nothing changes from there on until it is
+    /// read, and then everything goes on.
+    fn stops(&mut self) -> Result<(), BackendError> {
         let backend = self.backend;
-        let mut quantizer = backend.quantizer(method, count, groups)?;
-        let mut quantized = backend.zeros(&[count])?;
-        let mut levels = vec![0i8; count];
-        let mut scales: Vec<Option<Scale>> = vec![None; groups];
-        let mut moments = vec![[0.0f64; 4]; groups];
-        let mut workspace = Workspace::default();
-        let mut weights = self.numbers(count, 0.5);
-        for iteration in 1..=3u64 {
-            let moved = self.numbers(count, 0.05);
-            weights
-                .iter_mut()
-                .zip(moved)
-                .for_each(|(w, by)| *w = f64::from((*w + by) as f32));
-            let second: Vec<f64> = self
-                .numbers(count, 1.0)
-                .iter()
-                .map(|v| f64::from((v * v * 1e-4) as f32))
-                .collect();
-            let gradient = self.numbers(count, 1.0);
-            let narrow = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<f32>>();
-            let latent = narrow(&weights);
-            let curvature: Vec<f32> = narrow(&second).iter().map(|v| v.sqrt() + 1e-8).collect();
-            let mut expected = vec![0.0f32; count];
-            let mut latent_gradient = narrow(&gradient);
-            let step = AdamStep {
-                learning_rate: 0.01,
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
-                step: iteration,
-                clip: None,
-            };
-            for (group, range) in (0..groups).map(|group| (group, group * size..(group + 1) * size))
-            {
-                let problem = Problem::new(&latent[range.clone()], Some(&curvature[range.clone()]))
-                    .map_err(|source| BackendError::Solve { group, source })?;
-                let levels = &mut levels[range.clone()];
-                let solution = solver
-                    .solve(problem, scales[group], levels, &mut workspace)
-                    .map_err(|source| BackendError::Solve { group, source })?;
-                let mut scale = solution.scale;
-                solver
-                    .codebook()
-                    .decode(levels, scale, &mut expected[range.clone()]);
-                let of_scale = solver.scale_gradient(levels, &latent_gradient[range.clone()]);
-                let gradient = &mut latent_gradient[range.clone()];
-                solver.latent_gradient(&latent[range], scale, levels, gradient);
-                if let (Some(of_scale), Scale::Two { positive, negative }) = (of_scale, &mut scale)
-                {
-                    let mut values = [f64::from(*positive), f64::from(*negative)];
-                    let (m, v) = moments[group].split_at_mut(2);
-                    reference::adam(step, &of_scale, &mut values, m, v);
-                    (*positive, *negative) = (values[0] as f32, values[1] as f32);
-                }
-                scales[group] = Some(scale);
-            }
-
-            // A kept state goes on like the quantizer that it was taken from.
-            let kept = backend.quantizer_save(&quantizer)?;
-            quantizer = backend.quantizer(method, count, groups)?;
-            backend.quantizer_load(&kept, &mut quantizer, &mut quantized)?;
-            let latent = self.tensor(&weights)?;
-            let second = self.tensor(&second)?;
-            let mut gradient = self.tensor(&gradient)?;
-            backend.quantize(&latent, &second, &mut quantizer, &mut quantized)?;
-            backend.quantizer_backward(&latent, &mut quantizer, &mut gradient)?;
-            backend.quantizer_update(step, &mut quantizer)?;
-            let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
-            let name = |what: &str| format!("quantize {method} iteration {iteration}: {what}");
-            self.compare(name("quantized"), &quantized, &wide(&expected), 1e-6)?;
+        let mut record = backend.record()?;
+        let targets = self.symbols(&[0, 1])?;
+        let good = self.numbers(6, 1.0);
+        let mut bad = good.clone();
+        bad[4] = f64::NAN;
+        let gradient = self.tensor(&constant(5000, 1.0))?;
+        let mut of_gradient = constant(5000, 1.0);
+        of_gradient[4999] = f64::INFINITY;
+        let bad_gradient = self.tensor(&of_gradient)?;
+        for (case, expected_losses, expected) in [
+            (0, 2, None),
+            (1, 2, Some(Stop::Loss)),
+            (2, 1, Some(Stop::Gradient { parameter: 7 })),
+        ] {
+            let mut weight = self.tensor(&constant(5000, 0.5))?;
+            let (mut m, mut v) = (backend.zeros(&[5000])?, backend.zeros(&[5000])?);
+            backend.begin_step(0.25, &mut record)?;
+            let mut logits = self.tensor(&good)?;
+            backend.softmax_cross_entropy(&targets, &mut logits, &mut record)?;
+            let gradients = if case == 2 { &bad_gradient } else { &gradient };
+            backend.check_gradient(gradients, 7, &mut record)?;
+            let mut logits = self.tensor(if case == 1 { &bad } else { &good })?;
+            backend.squared_hinge(&targets, &mut logits, &mut record)?;
+            backend.adam(ADAM, None, &record, &gradient, &mut weight, &mut m, &mut v)?;
+            let mut losses = Vec::new();
+            let recorded = backend.read_record(&mut record, &mut losses)?;
+            let right = recorded.stop == expected && losses.len() == expected_losses;
+            self.checks.push(Check {
+                name: format!("record, case {case}: {:?}, {losses:?}", recorded.stop),
+                error: if right { 0.0 } else { 1.0 },
+                tolerance: 0.0,
+            });
+            let moved = 0.5 - 0.25 * 0.1 / (0.001f64.sqrt() + ADAM.epsilon);
+            let expected = if expected.is_none() { moved } else { 0.5 };
+            let expected = constant(5000, expected);
             self.compare(
-                name("latent gradient"),
-                &gradient,
-                &wide(&latent_gradient),
+                format!("record, case {case}: weight"),
+                &weight,
+                &expected,
                 1e-6,
             )?;
         }
-        let kept = backend.quantizer_save(&quantizer)?;
-        let different = kept
-            .levels
-            .iter()
-            .zip(&levels)
-            .filter(|(a, b)| a != b)
-            .count();
-        self.checks.push(Check {
-            name: format!("quantize {method}: levels"),
-            error: different as f64,
-            tolerance: 0.0,
-        });
         Ok(())
     }
 }
+
+fn constant(count: usize, value: f64) -> Vec<f64> {
+    vec![value; count]
+}
+
+/// PAPER.md §3, step 3.
+const ADAM: AdamSettings = AdamSettings {
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+};

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::gemm::{Matrix, gemm};
 use super::kernel::{Kernel, for_each_set};
 use super::math;
-use crate::{AdamStep, DenseShape};
+use crate::{AdamSettings, DenseShape};
 
 pub(crate) fn forward(
     kernel: Kernel,
@@ -208,7 +208,9 @@ for_each_set! {
 
 pub(crate) fn adam(
     kernel: Kernel,
-    step: AdamStep,
+    adam: AdamSettings,
+    step_size: f64,
+    clip: Option<f32>,
     gradient: &[f32],
     weight: &mut [f32],
     first_moment: &mut [f32],
@@ -225,20 +227,22 @@ pub(crate) fn adam(
         .zip(first_moment.par_chunks_mut(CHUNK))
         .zip(second_moment.par_chunks_mut(CHUNK))
         .for_each(|(((weight, gradient), first), second)| {
-            adam_chunk(kernel, step, gradient, weight, first, second);
+            adam_chunk(
+                kernel, adam, step_size, clip, gradient, weight, first, second,
+            );
         });
 }
 
 for_each_set! {
     fn adam_chunk(
-        step: AdamStep, gradient: &[f32], weight: &mut [f32], first: &mut [f32], second: &mut [f32],
+        adam: AdamSettings, step_size: f64, clip: Option<f32>, gradient: &[f32], weight: &mut [f32], first: &mut [f32], second: &mut [f32],
     ) {
         let n = weight.len();
         let (gradient, first, second) = (&gradient[..n], &mut first[..n], &mut second[..n]);
-        let (beta1, beta2) = (step.beta1 as f32, step.beta2 as f32);
-        let (rest1, rest2) = ((1.0 - step.beta1) as f32, (1.0 - step.beta2) as f32);
-        let (size, epsilon) = (step.step_size() as f32, step.epsilon as f32);
-        let limit = step.clip.unwrap_or(f32::INFINITY);
+        let (beta1, beta2) = (adam.beta1 as f32, adam.beta2 as f32);
+        let (rest1, rest2) = ((1.0 - adam.beta1) as f32, (1.0 - adam.beta2) as f32);
+        let (size, epsilon) = (step_size as f32, adam.epsilon as f32);
+        let limit = clip.unwrap_or(f32::INFINITY);
         for j in 0..n {
             let g = gradient[j];
             first[j] = beta1 * first[j] + rest1 * g;

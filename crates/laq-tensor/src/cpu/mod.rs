@@ -14,19 +14,22 @@ mod math;
 mod norm;
 mod pool;
 mod quantize;
+mod record;
 mod shared;
 
 use laq_solvers::Method;
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 use crate::{
-    AdamStep, Backend, BackendError, ConvolutionShape, DenseShape, GroupReport, LstmGradients,
-    LstmParameters, LstmShape, NormShape, PoolShape, QuantizerSnapshot,
+    AdamSettings, Backend, BackendError, ConvolutionShape, DenseShape, GroupReport, LstmGradients,
+    LstmParameters, LstmShape, NormShape, PoolShape, QuantizeJob, QuantizerSnapshot, Recorded,
+    Stop,
 };
 pub use kernel::{KERNEL_VARIABLE, Kernel};
 pub use lstm::LstmSpace;
 pub use norm::NormSpace;
 pub use quantize::ParameterQuantizer;
+pub use record::Record;
 
 /// Computes on the processor, in f32, with rayon.
 #[derive(Clone, Copy, Debug)]
@@ -76,9 +79,49 @@ impl Backend for CpuBackend {
     type ConvolutionSpace = ();
     type NormSpace = NormSpace;
     type Quantizer = ParameterQuantizer;
+    type QuantizeSpace = ();
+    type Record = Record;
+    type Recording = ();
 
     fn describe(&self) -> String {
         format!("cpu ({})", self.kernel.name())
+    }
+
+    fn record(&self) -> Result<Record, BackendError> {
+        Ok(Record::new())
+    }
+
+    fn begin_step(&self, step_size: f64, record: &mut Record) -> Result<(), BackendError> {
+        record.step_size = step_size;
+        Ok(())
+    }
+
+    fn read_record(
+        &self,
+        record: &mut Record,
+        losses: &mut Vec<f64>,
+    ) -> Result<Recorded, BackendError> {
+        Ok(record.take(losses))
+    }
+
+    fn start_clock(&self, record: &mut Record) -> Result<(), BackendError> {
+        record.start_clock();
+        Ok(())
+    }
+
+    fn stop_clock(&self, record: &mut Record) -> Result<(), BackendError> {
+        record.stop_clock();
+        Ok(())
+    }
+
+    fn recording(&self) {}
+
+    fn run(
+        &self,
+        _recording: &mut (),
+        body: &mut dyn FnMut() -> Result<(), BackendError>,
+    ) -> Result<(), BackendError> {
+        body()
     }
 
     fn zeros(&self, shape: &[usize]) -> Result<ArrayD<f32>, BackendError> {
@@ -332,9 +375,13 @@ impl Backend for CpuBackend {
         shape: NormShape,
         factor: f32,
         space: &NormSpace,
+        record: &Record,
         mean: &mut ArrayD<f32>,
         variance: &mut ArrayD<f32>,
     ) -> Result<(), BackendError> {
+        if record.is_stopped() {
+            return Ok(());
+        }
         norm::average(
             shape,
             factor,
@@ -388,33 +435,53 @@ impl Backend for CpuBackend {
         &self,
         targets: &Vec<u8>,
         outputs: &mut ArrayD<f32>,
-    ) -> Result<f64, BackendError> {
-        Ok(dense::squared_hinge(targets, numbers_mut(outputs)))
+        record: &mut Record,
+    ) -> Result<(), BackendError> {
+        record.add_loss(dense::squared_hinge(targets, numbers_mut(outputs)));
+        Ok(())
     }
 
     fn softmax_cross_entropy(
         &self,
         targets: &Vec<u8>,
         logits: &mut ArrayD<f32>,
-    ) -> Result<f64, BackendError> {
-        Ok(dense::softmax_cross_entropy(
-            self.kernel,
-            targets,
-            numbers_mut(logits),
-        ))
+        record: &mut Record,
+    ) -> Result<(), BackendError> {
+        let loss = dense::softmax_cross_entropy(self.kernel, targets, numbers_mut(logits));
+        record.add_loss(loss);
+        Ok(())
+    }
+
+    fn check_gradient(
+        &self,
+        gradient: &ArrayD<f32>,
+        parameter: usize,
+        record: &mut Record,
+    ) -> Result<(), BackendError> {
+        if dense::first_not_finite(self.kernel, numbers(gradient)).is_some() {
+            record.stop(Stop::Gradient { parameter });
+        }
+        Ok(())
     }
 
     fn adam(
         &self,
-        step: AdamStep,
+        adam: AdamSettings,
+        clip: Option<f32>,
+        record: &Record,
         gradient: &ArrayD<f32>,
         weight: &mut ArrayD<f32>,
         first_moment: &mut ArrayD<f32>,
         second_moment: &mut ArrayD<f32>,
     ) -> Result<(), BackendError> {
+        if record.is_stopped() {
+            return Ok(());
+        }
         dense::adam(
             self.kernel,
-            step,
+            adam,
+            record.step_size,
+            clip,
             numbers(gradient),
             numbers_mut(weight),
             numbers_mut(first_moment),
@@ -441,18 +508,32 @@ impl Backend for CpuBackend {
         ))
     }
 
+    fn quantize_space(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     fn quantize(
         &self,
-        latent: &ArrayD<f32>,
-        second_moment: &ArrayD<f32>,
-        quantizer: &mut ParameterQuantizer,
-        quantized: &mut ArrayD<f32>,
+        jobs: &mut dyn Iterator<Item = QuantizeJob<'_, Self>>,
+        _space: &mut (),
+        record: &mut Record,
     ) -> Result<(), BackendError> {
-        quantizer.solve(
-            numbers(latent),
-            numbers(second_moment),
-            numbers_mut(quantized),
-        )
+        if record.is_stopped() {
+            return Ok(());
+        }
+        for (parameter, job) in jobs.enumerate() {
+            let solved = job.quantizer.solve(
+                numbers(job.latent),
+                numbers(job.second_moment),
+                numbers_mut(job.quantized),
+            );
+            solved.map_err(|(group, source)| BackendError::Solve {
+                parameter,
+                group,
+                source,
+            })?;
+        }
+        Ok(())
     }
 
     fn quantizer_backward(
@@ -467,10 +548,13 @@ impl Backend for CpuBackend {
 
     fn quantizer_update(
         &self,
-        step: AdamStep,
+        adam: AdamSettings,
+        record: &Record,
         quantizer: &mut ParameterQuantizer,
     ) -> Result<(), BackendError> {
-        quantizer.update_scales(step);
+        if !record.is_stopped() {
+            quantizer.update_scales(adam, record.step_size);
+        }
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use laq_solvers::{Method, Scale, Solution, SolveError, Workspace};
 use rayon::prelude::*;
 
 use super::kernel::Kernel;
-use crate::{AdamStep, BackendError, GroupReport, QuantizerSnapshot};
+use crate::{AdamSettings, BackendError, GroupReport, QuantizerSnapshot};
 
 /// What the quantizer of one parameter carries from step to step.
 #[derive(Debug)]
@@ -48,12 +48,13 @@ impl ParameterQuantizer {
         self.levels.len() / self.groups.len()
     }
 
+    /// Solves all groups; what the first that could not be solved says, with its index.
     pub(crate) fn solve(
         &mut self,
         latent: &[f32],
         second_moment: &[f32],
         quantized: &mut [f32],
-    ) -> Result<(), BackendError> {
+    ) -> Result<(), (usize, SolveError)> {
         assert!(latent.len() == self.levels.len() && quantized.len() == latent.len());
         assert_eq!(second_moment.len(), latent.len());
         let size = self.group_size();
@@ -88,11 +89,8 @@ impl ParameterQuantizer {
                 }
             });
         for (index, group) in self.groups.iter_mut().enumerate() {
-            if let Some(source) = group.error.take() {
-                return Err(BackendError::Solve {
-                    group: index,
-                    source,
-                });
+            if let Some(error) = group.error.take() {
+                return Err((index, error));
             }
         }
         Ok(())
@@ -121,7 +119,7 @@ impl ParameterQuantizer {
             });
     }
 
-    pub(crate) fn update_scales(&mut self, step: AdamStep) {
+    pub(crate) fn update_scales(&mut self, adam: AdamSettings, step_size: f64) {
         for group in &mut self.groups {
             let (Some(trained), Some(Scale::Two { positive, negative })) =
                 (&mut group.trained, &mut group.scale)
@@ -132,7 +130,9 @@ impl ParameterQuantizer {
             let gradient = trained.gradient.map(|value| value as f32);
             super::dense::adam(
                 self.kernel,
-                AdamStep { clip: None, ..step },
+                adam,
+                step_size,
+                None,
                 &gradient,
                 &mut values,
                 &mut trained.first_moment,

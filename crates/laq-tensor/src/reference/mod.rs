@@ -7,7 +7,7 @@
 mod convolution;
 mod feedforward;
 
-use crate::{AdamStep, DenseShape, LstmShape};
+use crate::{AdamSettings, DenseShape, LstmShape};
 pub use convolution::*;
 pub use feedforward::*;
 
@@ -215,16 +215,21 @@ pub fn softmax_cross_entropy(targets: &[u8], logits: &[f64]) -> (f64, Vec<f64>) 
 }
 
 /// [`Backend::adam`](crate::Backend::adam).
-pub fn adam(step: AdamStep, gradient: &[f64], weight: &mut [f64], m: &mut [f64], v: &mut [f64]) {
-    let t = step.step as i32;
-    let corrected =
-        step.learning_rate * (1.0 - step.beta2.powi(t)).sqrt() / (1.0 - step.beta1.powi(t));
+pub fn adam(
+    adam: AdamSettings,
+    step_size: f64,
+    clip: Option<f32>,
+    gradient: &[f64],
+    weight: &mut [f64],
+    m: &mut [f64],
+    v: &mut [f64],
+) {
     for j in 0..weight.len() {
         let g = gradient[j];
-        m[j] = step.beta1 * m[j] + (1.0 - step.beta1) * g;
-        v[j] = step.beta2 * v[j] + (1.0 - step.beta2) * g * g;
-        weight[j] -= corrected * m[j] / (v[j].sqrt() + step.epsilon);
-        if let Some(limit) = step.clip {
+        m[j] = adam.beta1 * m[j] + (1.0 - adam.beta1) * g;
+        v[j] = adam.beta2 * v[j] + (1.0 - adam.beta2) * g * g;
+        weight[j] -= step_size * m[j] / (v[j].sqrt() + adam.epsilon);
+        if let Some(limit) = clip {
             weight[j] = weight[j].clamp(-f64::from(limit), f64::from(limit));
         }
     }

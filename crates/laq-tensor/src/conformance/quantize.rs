@@ -1,0 +1,163 @@
+//! Quantization by every method, against the solvers of `laq-solvers`.
+
+use laq_solvers::{CURVATURE_FLOOR, Method, Problem, Quantizer, Scale, Workspace};
+
+use super::{ADAM, Check, Suite};
+use crate::{Backend, BackendError, QuantizeJob, reference};
+
+/// A parameter on the device, and what it should be.
+struct Matrix<B: Backend> {
+    groups: usize,
+    quantizer: B::Quantizer,
+    quantized: B::Tensor,
+    latent: B::Tensor,
+    second_moment: B::Tensor,
+    weights: Vec<f32>,
+    curvature: Vec<f32>,
+    levels: Vec<i8>,
+    scales: Vec<Option<Scale>>,
+    moments: Vec<[f64; 4]>,
+}
+
+impl<B: Backend> Matrix<B> {
+    /// The quantized weights and the gradient of the latent ones as the solver itself makes them, and the state that it
+    /// leaves.
+    fn expect(
+        &mut self,
+        solver: &dyn Quantizer,
+        gradient: &mut [f32],
+        step_size: f64,
+    ) -> Result<Vec<f32>, BackendError> {
+        let mut quantized = vec![0.0f32; self.weights.len()];
+        let size = self.weights.len() / self.groups;
+        let mut workspace = Workspace::default();
+        for group in 0..self.groups {
+            let range = group * size..(group + 1) * size;
+            let failed = |source| BackendError::Solve {
+                parameter: 0,
+                group,
+                source,
+            };
+            let weights = &self.weights[range.clone()];
+            let problem =
+                Problem::new(weights, Some(&self.curvature[range.clone()])).map_err(failed)?;
+            let levels = &mut self.levels[range.clone()];
+            let solution = solver
+                .solve(problem, self.scales[group], levels, &mut workspace)
+                .map_err(failed)?;
+            let mut scale = solution.scale;
+            solver
+                .codebook()
+                .decode(levels, scale, &mut quantized[range.clone()]);
+            let gradient = &mut gradient[range];
+            let of_scale = solver.scale_gradient(levels, gradient);
+            solver.latent_gradient(weights, scale, levels, gradient);
+            if let (Some(of_scale), Scale::Two { positive, negative }) = (of_scale, &mut scale) {
+                let mut values = [f64::from(*positive), f64::from(*negative)];
+                let (m, v) = self.moments[group].split_at_mut(2);
+                reference::adam(ADAM, step_size, None, &of_scale, &mut values, m, v);
+                (*positive, *negative) = (values[0] as f32, values[1] as f32);
+            }
+            self.scales[group] = Some(scale);
+        }
+        Ok(quantized)
+    }
+}
+
+impl<B: Backend> Suite<'_, B> {
+    /// Three iterations with moving weights, so that warm starts and trained scales take part; two parameters at once, of
+    /// `(groups, weights of a group)` each.
+    pub(super) fn quantize(
+        &mut self,
+        method: &Method,
+        solver: &dyn Quantizer,
+        sizes: &[(usize, usize)],
+    ) -> Result<(), BackendError> {
+        let backend = self.backend;
+        let mut space = backend.quantize_space()?;
+        let mut record = backend.record()?;
+        let mut matrices = Vec::new();
+        for &(groups, size) in sizes {
+            let count = groups * size;
+            matrices.push(Matrix::<B> {
+                groups,
+                quantizer: backend.quantizer(method, count, groups)?,
+                quantized: backend.zeros(&[count])?,
+                latent: backend.zeros(&[count])?,
+                second_moment: backend.zeros(&[count])?,
+                weights: self.numbers(count, 0.5).iter().map(|&w| w as f32).collect(),
+                curvature: Vec::new(),
+                levels: vec![0; count],
+                scales: vec![None; groups],
+                moments: vec![[0.0; 4]; groups],
+            });
+        }
+        for iteration in 1..=3u64 {
+            let mut gradients = Vec::new();
+            for matrix in &mut matrices {
+                let count = matrix.weights.len();
+                let moved = self.numbers(count, 0.05);
+                for (w, by) in matrix.weights.iter_mut().zip(moved) {
+                    *w += by as f32;
+                }
+                let second: Vec<f32> = (self.numbers(count, 1.0).iter())
+                    .map(|v| (v * v * 1e-4) as f32)
+                    .collect();
+                matrix.curvature = (second.iter())
+                    .map(|v| v.sqrt() + CURVATURE_FLOOR)
+                    .collect();
+                gradients.push(self.numbers(count, 1.0));
+                // A kept state goes on like the quantizer that it was taken from.
+                let kept = backend.quantizer_save(&matrix.quantizer)?;
+                matrix.quantizer = backend.quantizer(method, count, matrix.groups)?;
+                backend.quantizer_load(&kept, &mut matrix.quantizer, &mut matrix.quantized)?;
+                let wide =
+                    |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+                matrix.latent = self.tensor(&wide(&matrix.weights))?;
+                matrix.second_moment = self.tensor(&wide(&second))?;
+            }
+            let step_size = ADAM.step_size(0.01, iteration);
+            backend.begin_step(step_size, &mut record)?;
+            let mut jobs = matrices.iter_mut().map(|matrix| QuantizeJob {
+                latent: &matrix.latent,
+                second_moment: &matrix.second_moment,
+                quantizer: &mut matrix.quantizer,
+                quantized: &mut matrix.quantized,
+            });
+            backend.quantize(&mut jobs, &mut space, &mut record)?;
+            for (number, (matrix, gradient)) in matrices.iter_mut().zip(&gradients).enumerate() {
+                let mut of_latent = self.tensor(gradient)?;
+                backend.quantizer_backward(
+                    &matrix.latent,
+                    &mut matrix.quantizer,
+                    &mut of_latent,
+                )?;
+                backend.quantizer_update(ADAM, &record, &mut matrix.quantizer)?;
+                let mut expected_gradient: Vec<f32> = gradient.iter().map(|&g| g as f32).collect();
+                let expected = matrix.expect(solver, &mut expected_gradient, step_size)?;
+                let wide =
+                    |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+                let name = |what: &str| {
+                    format!("quantize {method} parameter {number} iteration {iteration}: {what}")
+                };
+                self.compare(name("quantized"), &matrix.quantized, &wide(&expected), 1e-6)?;
+                self.compare(
+                    name("latent gradient"),
+                    &of_latent,
+                    &wide(&expected_gradient),
+                    1e-6,
+                )?;
+            }
+        }
+        for (number, matrix) in matrices.iter().enumerate() {
+            let kept = backend.quantizer_save(&matrix.quantizer)?;
+            let pairs = kept.levels.iter().zip(&matrix.levels);
+            self.checks.push(Check {
+                name: format!("quantize {method} parameter {number}: levels"),
+                error: pairs.filter(|(a, b)| a != b).count() as f64,
+                tolerance: 0.0,
+            });
+        }
+        Ok(())
+    }
+}
