@@ -29,3 +29,29 @@ __device__ T block_sum(T value) {
     for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) sum += of_warps[warp];
     return sum;
 }
+
+// What steps leave behind for the host; `src/record.rs` has the same layout.
+constexpr unsigned RECORD_CAPACITY = 256;
+
+struct Record {
+    // The code of the first stop; NOT_STOPPED before.
+    unsigned long long stop;
+    // When the clock was started, and the time it has taken in all.
+    unsigned long long clock;
+    unsigned long long nanoseconds;
+    float step_size;
+    unsigned losses;
+    double loss[RECORD_CAPACITY];
+};
+
+constexpr unsigned long long NOT_STOPPED = ~0ull;
+constexpr unsigned long long STOP_LOSS = 0;
+constexpr unsigned long long STOP_GRADIENT = 1;
+constexpr unsigned long long STOP_SOLVE = 2;
+
+__device__ bool is_stopped(const Record* record) { return record->stop != NOT_STOPPED; }
+
+// Of several threads the smallest code wins, so that it does not depend on who comes first.
+__device__ void stop(Record* record, unsigned long long why, unsigned parameter, unsigned group) {
+    atomicMin(&record->stop, why << 60 | (unsigned long long)(parameter) << 30 | group);
+}

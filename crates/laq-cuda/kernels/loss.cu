@@ -1,4 +1,4 @@
-// Losses: each overwrites its outputs with their gradient and leaves one f64 a row, which `add_sum` adds up.
+// Losses: each overwrites its outputs with their gradient and leaves one f64 a row, which `push_loss` adds up.
 #include "common.cuh"
 
 // One warp a row: -log softmax(y)[target], and (softmax(y) - onehot) / rows.
@@ -47,10 +47,14 @@ extern "C" __global__ void squared_hinge(const unsigned char* targets, float* ou
     }
 }
 
-// One block: the sum of all, times `factor`, onto `total`.
-extern "C" __global__ void add_sum(const double* values, Count count, double factor, double* total) {
+// One block: the sum of all, times `factor`, is the next loss of the record.
+extern "C" __global__ void push_loss(const double* values, Count count, double factor, Record* record) {
+    if (is_stopped(record)) return;
     double sum = 0.0;
     for (Count i = threadIdx.x; i < count; i += blockDim.x) sum += values[i];
-    sum = block_sum(sum);
-    if (threadIdx.x == 0) *total += sum * factor;
+    sum = block_sum(sum) * factor;
+    if (threadIdx.x != 0) return;
+    if (record->losses < RECORD_CAPACITY) record->loss[record->losses++] = sum;
+    // NaN and infinity alone differ from themselves, or have no finite difference to themselves.
+    if (!(sum - sum == 0.0)) stop(record, STOP_LOSS, 0, 0);
 }

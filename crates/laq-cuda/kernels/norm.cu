@@ -134,10 +134,10 @@ extern "C" __global__ void norm_through(const float* input, const float* factor,
     }
 }
 
-// Moves the running averages towards the batch; nothing where `stopped` is not zero.
-extern "C" __global__ void norm_average(const unsigned* stopped, const double* batch_mean, const double* batch_variance,
+// Moves the running averages towards the batch; nothing once the record is stopped.
+extern "C" __global__ void norm_average(const Record* record, const double* batch_mean, const double* batch_variance,
                                         float* mean, float* variance, unsigned rows, unsigned channels, float factor) {
-    if (*stopped != 0) return;
+    if (is_stopped(record)) return;
     const double old = 1.0 - double(factor), by = double(factor);
     const double unbiased = double(rows) / double(rows > 1 ? rows - 1 : 1);
     FOR_EACH(c, channels) {

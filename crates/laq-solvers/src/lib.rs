@@ -111,6 +111,6 @@ pub use codebook::{Codebook, Given, Scale};
 pub use exact::exact;
 pub use method::{Family, Method, ParseMethodError, families};
 pub use problem::{Problem, SolveError};
-pub use quantizer::{Quantizer, Solution, Workspace};
+pub use quantizer::{Quantizer, Solution, Solver, Workspace};
 pub use sorting::exact_by_sorting;
 pub use step::CURVATURE_FLOOR;

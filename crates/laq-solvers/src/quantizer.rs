@@ -59,10 +59,42 @@ impl Workspace {
     }
 }
 
+/// How a method finds scale and levels, for devices that have kernels of their own for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Solver {
+    /// Signs, with scale 1.
+    Signs,
+    /// Signs, with scale mean |w|.
+    MeanSigns,
+    /// Signs, with scale Σ d |w| / Σ d.
+    WeightedSigns,
+    /// Ternary levels at 0.7 mean |w|, with the mean magnitude above it as scale.
+    Threshold,
+    /// Ternary levels at 0.05 max |w|, with two trained scales.
+    Trained,
+    /// Scale and levels by turns, from the levels of the step before on.
+    Alternating {
+        /// A scale for each sign, each side for itself.
+        two_scales: bool,
+    },
+    /// The optimum of problem (1).
+    Exact {
+        /// A scale for each sign, each side for itself.
+        two_scales: bool,
+    },
+    /// The levels nearest to tanh w / max |tanh w|, with scale 1.
+    Tanh,
+}
+
 /// A method of quantization (PAPER.md §2), with its gradients.
 pub trait Quantizer: Debug + Send + Sync {
     /// The levels that the method uses.
     fn codebook(&self) -> Codebook;
+
+    /// How [`solve`](Self::solve) does it, where there is a name for it. Devices refuse a method without one.
+    fn solver(&self) -> Option<Solver> {
+        None
+    }
 
     /// Quantizes the weights of `problem`: fills `levels`, of the same length, and returns their scale.
     ///

@@ -35,6 +35,30 @@ pub enum BackendError {
         /// What the solver said.
         source: SolveError,
     },
+    /// A device failed, or cannot be used.
+    #[error("{device}: {what}")]
+    Device {
+        /// Which device.
+        device: String,
+        /// What it says, and what to do.
+        what: String,
+    },
+    /// A device has no room.
+    #[error(
+        "{device} has no room for {} MB more: {} MB of {} MB are free; use a smaller batch or network, or end what \
+         else runs on it",
+        asked / 1_000_000, free / 1_000_000, total / 1_000_000
+    )]
+    DeviceMemory {
+        /// Which device.
+        device: String,
+        /// Bytes that were asked for.
+        asked: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that it has.
+        total: u64,
+    },
     /// A stored state does not fit the parameter that it is loaded into.
     #[error("the stored quantizer state does not fit: {0}")]
     StateMismatch(String),
@@ -286,6 +310,47 @@ pub struct QuantizerSnapshot {
     pub moments: Vec<f32>,
 }
 
+impl QuantizerSnapshot {
+    /// Whether it can be that of a parameter of `weights` numbers in `groups` groups, quantized by `method`.
+    ///
+    /// # Errors
+    /// [`BackendError::StateMismatch`] when it is of another size, or has levels that the method does not have.
+    pub fn check(
+        &self,
+        method: &Method,
+        weights: usize,
+        groups: usize,
+    ) -> Result<(), BackendError> {
+        let mismatch = |what: &str, found: usize, expected: String| {
+            Err(BackendError::StateMismatch(format!(
+                "{found} {what}, expected {expected}"
+            )))
+        };
+        if self.levels.len() != weights {
+            return mismatch("levels", self.levels.len(), weights.to_string());
+        }
+        if ![0, groups, 2 * groups].contains(&self.scales.len()) {
+            let expected = format!("0, {groups} or {}", 2 * groups);
+            return mismatch("scales", self.scales.len(), expected);
+        }
+        if ![0, 4 * groups].contains(&self.moments.len()) {
+            let expected = format!("0 or {}", 4 * groups);
+            return mismatch("moments of scales", self.moments.len(), expected);
+        }
+        let quantizer = method.quantizer().filter(|_| !self.scales.is_empty());
+        let Some(quantizer) = quantizer else {
+            return Ok(());
+        };
+        let known: Vec<i8> = quantizer.codebook().levels().collect();
+        match self.levels.iter().find(|level| !known.contains(level)) {
+            Some(level) => Err(BackendError::StateMismatch(format!(
+                "level {level}, which {method} does not have"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A device that holds tensors of f32 and computes layers on them.
 ///
 /// Tensors are dense and row-major. An operation whose arguments have the wrong size panics: sizes
@@ -507,7 +572,8 @@ pub trait Backend: Send + Sync {
         output: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 
-    /// The gradients of [`Backend::convolution_forward`]; ∂x and ∂b only where there is a place for them.
+    /// The gradients of [`Backend::convolution_forward`], to be called after it with the same operands; ∂x and ∂b only
+    /// where there is a place for them.
     ///
     /// ```text
     /// ∂x[n, i, j, c]    = Σ_{p, q, f} W[f, p, q, c] · ∂y[n, i − p + 1, j − q + 1, f]

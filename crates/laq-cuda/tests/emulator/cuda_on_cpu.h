@@ -5,9 +5,11 @@
 // this does not find: races between threads without a barrier, and wrong use of memory that is only asynchronous on a GPU.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
+#include <chrono>
 #include <math.h>
 #include <cstddef>
 #include <cstdint>
@@ -28,7 +30,7 @@ namespace emulator {
 constexpr unsigned WARP = 32;
 constexpr std::size_t STACK = 64 << 10;
 
-enum class State { ready, at_warp, at_block, at_grid, done };
+enum class State { fresh, ready, at_warp, at_block, at_grid, done };
 
 struct Block {
     dim3 index;
@@ -36,28 +38,47 @@ struct Block {
     std::vector<std::uint64_t> slots;  // one a thread: what warps exchange
 };
 
+// A CUDA thread. It begins on the stack of one that has ended, and gets its own only where it waits before that.
 struct Fiber {
-    ucontext_t context;
-    std::unique_ptr<unsigned char[]> stack;
+    jmp_buf place;
     Block* block = nullptr;
     dim3 thread;
     unsigned linear = 0;
-    State state = State::ready;
+    State state = State::fresh;
 };
 
 struct Launch {
     dim3 grid, block;
-    std::function<void()> body;
+    const std::function<void()>* body;
     std::vector<Fiber> fibers;
-    ucontext_t scheduler;
+    std::size_t begun = 0;
+    jmp_buf scheduler;
 };
+
+// Stacks are used again from launch to launch.
+inline thread_local std::vector<std::unique_ptr<unsigned char[]>> stacks;
 
 inline thread_local Launch* launch = nullptr;
 inline thread_local Fiber* current = nullptr;
 
 inline void wait(State state) {
     current->state = state;
-    swapcontext(&current->context, &launch->scheduler);
+    if (_setjmp(current->place) == 0) _longjmp(launch->scheduler, 1);
+}
+
+// From the scheduler to a fiber that waited, or to a fresh stack, until it comes back. Jumps, unlike swapcontext, leave the
+// signal mask to the system.
+__attribute__((noinline)) inline void resume(jmp_buf& place) {
+    if (_setjmp(launch->scheduler) == 0) _longjmp(place, 1);
+}
+
+__attribute__((noinline)) inline void enter(ucontext_t& fresh) {
+    if (_setjmp(launch->scheduler) == 0) setcontext(&fresh);
+}
+
+inline unsigned long long nanoseconds() {
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    return (unsigned long long)(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
 }
 
 // Where the shared variable of one place in the source lies in the shared memory of every block.
@@ -75,9 +96,13 @@ inline void* shared(std::size_t place, std::size_t size) {
 }
 
 inline void start() {
-    launch->body();
-    current->state = State::done;
-    swapcontext(&current->context, &launch->scheduler);
+    do {
+        current = &launch->fibers[launch->begun++];
+        current->state = State::ready;
+        (*launch->body)();
+        current->state = State::done;
+    } while (launch->begun < launch->fibers.size());
+    _longjmp(launch->scheduler, 1);
 }
 
 // Lets fibers that wait at `at` go on, if all of the group that are not done do.
@@ -102,7 +127,7 @@ inline void run_blocks(dim3 grid, dim3 block, std::vector<dim3> indices, const s
     Launch now;
     now.grid = grid;
     now.block = block;
-    now.body = body;
+    now.body = &body;
     std::vector<Block> blocks(indices.size());
     now.fibers = std::vector<Fiber>(indices.size() * threads);
     launch = &now;
@@ -119,24 +144,28 @@ inline void run_blocks(dim3 grid, dim3 block, std::vector<dim3> indices, const s
             fiber.block = &blocks[b];
             fiber.linear = t;
             fiber.thread = {t % block.x, t / block.x % block.y, t / (block.x * block.y)};
-            fiber.stack.reset(new unsigned char[STACK]);
-            getcontext(&fiber.context);
-            fiber.context.uc_stack.ss_sp = fiber.stack.get();
-            fiber.context.uc_stack.ss_size = STACK;
-            fiber.context.uc_link = nullptr;
-            makecontext(&fiber.context, start, 0);
             if (t % WARP == 0) of_warps.emplace_back();
             of_warps.back().push_back(&fiber);
             of_blocks.back().push_back(&fiber);
             all.push_back(&fiber);
         }
     }
+    for (std::size_t used = 0; now.begun < now.fibers.size(); ++used) {
+        if (used == stacks.size()) stacks.emplace_back(new unsigned char[STACK]);
+        ucontext_t fresh;
+        getcontext(&fresh);
+        fresh.uc_stack.ss_sp = stacks[used].get();
+        fresh.uc_stack.ss_size = STACK;
+        fresh.uc_link = nullptr;
+        makecontext(&fresh, start, 0);
+        enter(fresh);
+    }
     for (;;) {
         bool ran = false;
         for (Fiber* fiber : all) {
             if (fiber->state != State::ready) continue;
             current = fiber;
-            swapcontext(&now.scheduler, &fiber->context);
+            resume(fiber->place);
             ran = true;
         }
         bool released = false;
@@ -241,6 +270,7 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
     return bits;
 }
 
+#define NANOSECONDS emulator::nanoseconds()
 template <class T>
 T atomicAdd(T* place, T value) { T old = *place; *place = old + value; return old; }
 template <class T>
@@ -254,6 +284,10 @@ template <class T>
 T __ldg(const T* place) { return *place; }
 inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline float __double2float_rd(double x) {
+    const float nearest = float(x);
+    return double(nearest) > x ? std::nextafter(nearest, -INFINITY) : nearest;
+}
 inline float __uint_as_float(unsigned bits) { float x; std::memcpy(&x, &bits, 4); return x; }
 inline unsigned __float_as_uint(float x) { unsigned bits; std::memcpy(&bits, &x, 4); return bits; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }

@@ -1,8 +1,11 @@
 //! Compiles all kernels for the CPU with the C++ compiler at hand, and launches them by name.
 
+pub(crate) mod device;
+
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use laq_cuda::KERNEL_SOURCES;
 
@@ -21,8 +24,10 @@ pub(crate) fn kernels_in(source: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The compiled kernels.
+#[derive(Debug)]
 pub(crate) struct Emulator {
     library: libloading::Library,
+    launched: Mutex<BTreeSet<String>>,
 }
 
 impl Emulator {
@@ -96,7 +101,15 @@ impl Emulator {
         // SAFETY: the library was made above, and does nothing when it is loaded.
         let library = unsafe { libloading::Library::new(&so).unwrap() };
         // The folder goes now; what is loaded stays.
-        Some(Self { library })
+        Some(Self {
+            library,
+            launched: Mutex::default(),
+        })
+    }
+
+    /// The names of all kernels that were launched so far.
+    pub(crate) fn launched(&self) -> BTreeSet<String> {
+        self.launched.lock().unwrap().clone()
     }
 
     /// Runs a kernel to its end; `arguments` are pointers to its arguments, of their types.
@@ -108,6 +121,7 @@ impl Emulator {
         together: bool,
         arguments: &mut [*mut c_void],
     ) {
+        self.launched.lock().unwrap().insert(name.to_owned());
         let kernel = CString::new(name).unwrap();
         // SAFETY: the function has this type; that the arguments are what the kernel takes is the test's business.
         let message = unsafe {
@@ -129,9 +143,3 @@ impl Emulator {
         panic!("{name}: {}", message.to_string_lossy());
     }
 }
-
-/// Pointers to values, as a launch takes them. The values live as long as the statement: this belongs into the call itself.
-macro_rules! arguments {
-    ($($value:expr),* $(,)?) => { &mut [$(std::ptr::from_mut(&mut { $value }).cast::<std::ffi::c_void>()),*][..] };
-}
-pub(crate) use arguments;

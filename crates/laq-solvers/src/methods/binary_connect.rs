@@ -4,7 +4,7 @@ use super::signs;
 use crate::codebook::{Codebook, Scale};
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
-use crate::quantizer::{Quantizer, Solution, Workspace};
+use crate::quantizer::{Quantizer, Solution, Solver, Workspace};
 
 pub(crate) const FAMILY: Family = Family {
     id: "binary-connect",
@@ -23,6 +23,10 @@ struct BinaryConnect;
 impl Quantizer for BinaryConnect {
     fn codebook(&self) -> Codebook {
         Codebook::Binary
+    }
+
+    fn solver(&self) -> Option<Solver> {
+        Some(Solver::Signs)
     }
 
     fn solve(

@@ -8,7 +8,7 @@ use crate::dispatch::Kernel;
 use crate::finish;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
-use crate::quantizer::{Quantizer, Solution, Workspace};
+use crate::quantizer::{Quantizer, Solution, Solver, Workspace};
 
 pub(crate) const FAMILY: Family = Family {
     id: "dorefa-M",
@@ -29,6 +29,10 @@ struct DoReFa {
 impl Quantizer for DoReFa {
     fn codebook(&self) -> Codebook {
         Codebook::Uniform { bits: self.bits }
+    }
+
+    fn solver(&self) -> Option<Solver> {
+        Some(Solver::Tanh)
     }
 
     fn solve(

@@ -5,7 +5,7 @@ use super::{mean_magnitude, signs};
 use crate::codebook::{Codebook, Scale};
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
-use crate::quantizer::{Quantizer, Solution, Workspace};
+use crate::quantizer::{Quantizer, Solution, Solver, Workspace};
 
 pub(crate) const FAMILY: Family = Family {
     id: "lab",
@@ -24,6 +24,10 @@ struct Lab;
 impl Quantizer for Lab {
     fn codebook(&self) -> Codebook {
         Codebook::Binary
+    }
+
+    fn solver(&self) -> Option<Solver> {
+        Some(Solver::WeightedSigns)
     }
 
     fn solve(

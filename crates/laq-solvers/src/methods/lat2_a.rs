@@ -4,7 +4,7 @@ use crate::alternating;
 use crate::codebook::{Codebook, Scale};
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
-use crate::quantizer::{Quantizer, Solution, Workspace};
+use crate::quantizer::{Quantizer, Solution, Solver, Workspace};
 
 pub(crate) const FAMILY: Family = Family {
     id: "lat2-a",
@@ -23,6 +23,10 @@ struct Lat2Approximate;
 impl Quantizer for Lat2Approximate {
     fn codebook(&self) -> Codebook {
         Codebook::Ternary
+    }
+
+    fn solver(&self) -> Option<Solver> {
+        Some(Solver::Alternating { two_scales: true })
     }
 
     fn solve(

@@ -24,7 +24,7 @@ use crate::finish;
 use crate::kernels::Side;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
-use crate::quantizer::{Quantizer, Solution, Workspace};
+use crate::quantizer::{Quantizer, Solution, Solver, Workspace};
 use crate::step;
 
 /// In the order of the paper's tables, then what is not in the paper.
@@ -53,6 +53,10 @@ struct Alternating(Codebook);
 impl Quantizer for Alternating {
     fn codebook(&self) -> Codebook {
         self.0
+    }
+
+    fn solver(&self) -> Option<Solver> {
+        Some(Solver::Alternating { two_scales: false })
     }
 
     fn solve(
@@ -90,6 +94,10 @@ struct Exact(Codebook);
 impl Quantizer for Exact {
     fn codebook(&self) -> Codebook {
         self.0
+    }
+
+    fn solver(&self) -> Option<Solver> {
+        Some(Solver::Exact { two_scales: false })
     }
 
     fn solve(

@@ -5,7 +5,7 @@ use crate::dispatch::Kernel;
 use crate::finish;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
-use crate::quantizer::{Quantizer, Solution, Workspace};
+use crate::quantizer::{Quantizer, Solution, Solver, Workspace};
 
 pub(crate) const FAMILY: Family = Family {
     id: "ttq",
@@ -27,6 +27,10 @@ struct Ttq;
 impl Quantizer for Ttq {
     fn codebook(&self) -> Codebook {
         Codebook::Ternary
+    }
+
+    fn solver(&self) -> Option<Solver> {
+        Some(Solver::Trained)
     }
 
     fn solve(

@@ -7,7 +7,7 @@ use crate::finish;
 use crate::kernels::{self, Side};
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
-use crate::quantizer::{Quantizer, Solution, Workspace};
+use crate::quantizer::{Quantizer, Solution, Solver, Workspace};
 
 pub(crate) const FAMILY: Family = Family {
     id: "twn",
@@ -29,6 +29,10 @@ struct Twn;
 impl Quantizer for Twn {
     fn codebook(&self) -> Codebook {
         Codebook::Ternary
+    }
+
+    fn solver(&self) -> Option<Solver> {
+        Some(Solver::Threshold)
     }
 
     fn solve(

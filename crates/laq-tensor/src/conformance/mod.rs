@@ -370,6 +370,18 @@ impl<B: Backend> Suite<'_, B> {
         let mut of_gradient = constant(5000, 1.0);
         of_gradient[4999] = f64::INFINITY;
         let bad_gradient = self.tensor(&of_gradient)?;
+        of_gradient[1234] = f64::NAN;
+        let places = [self.tensor(&of_gradient)?, self.tensor(&constant(1, 0.0))?];
+        let found = [
+            backend.first_not_finite(&places[0])?,
+            backend.first_not_finite(&bad_gradient)?,
+            backend.first_not_finite(&places[1])?,
+        ];
+        self.checks.push(Check {
+            name: format!("the first number that is not finite: {found:?}"),
+            error: f64::from(found != [Some(1234), Some(4999), None]),
+            tolerance: 0.0,
+        });
         for (case, expected_losses, expected) in [
             (0, 2, None),
             (1, 2, Some(Stop::Loss)),
@@ -385,9 +397,13 @@ impl<B: Backend> Suite<'_, B> {
             let mut logits = self.tensor(if case == 1 { &bad } else { &good })?;
             backend.squared_hinge(&targets, &mut logits, &mut record)?;
             backend.adam(ADAM, None, &record, &gradient, &mut weight, &mut m, &mut v)?;
+            backend.start_clock(&mut record)?;
+            backend.stop_clock(&mut record)?;
             let mut losses = Vec::new();
             let recorded = backend.read_record(&mut record, &mut losses)?;
-            let right = recorded.stop == expected && losses.len() == expected_losses;
+            let right = recorded.stop == expected
+                && losses.len() == expected_losses
+                && (0.0..60.0).contains(&recorded.seconds);
             self.checks.push(Check {
                 name: format!("record, case {case}: {:?}, {losses:?}", recorded.stop),
                 error: if right { 0.0 } else { 1.0 },

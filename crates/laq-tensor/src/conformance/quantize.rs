@@ -151,10 +151,24 @@ impl<B: Backend> Suite<'_, B> {
         }
         for (number, matrix) in matrices.iter().enumerate() {
             let kept = backend.quantizer_save(&matrix.quantizer)?;
-            let pairs = kept.levels.iter().zip(&matrix.levels);
+            let size = matrix.weights.len() / matrix.groups;
+            let of_each = kept.scales.len() / matrix.groups;
+            let mut different = 0;
+            for (group, scale) in matrix.scales.iter().enumerate() {
+                let [expected, _] = scale.map_or([0.0; 2], Scale::pair);
+                let found = kept.scales[group * of_each];
+                // Some problems have two optima, such as twice the scale with all levels one lower where levels are powers
+                // of two; they are compared by their quantized weights alone.
+                if (found - expected).abs() > 1e-3 * expected {
+                    continue;
+                }
+                let range = group * size..(group + 1) * size;
+                let pairs = (kept.levels[range.clone()].iter()).zip(&matrix.levels[range]);
+                different += pairs.filter(|(a, b)| a != b).count();
+            }
             self.checks.push(Check {
                 name: format!("quantize {method} parameter {number}: levels"),
-                error: pairs.filter(|(a, b)| a != b).count() as f64,
+                error: different as f64,
                 tolerance: 0.0,
             });
         }

@@ -193,39 +193,8 @@ impl ParameterQuantizer {
         snapshot: &QuantizerSnapshot,
         quantized: &mut [f32],
     ) -> Result<(), BackendError> {
-        let mismatch = |what: &str, found: usize, expected: String| {
-            Err(BackendError::StateMismatch(format!(
-                "{found} {what}, expected {expected}"
-            )))
-        };
-        let (weights, groups) = (self.levels.len(), self.groups.len());
-        if snapshot.levels.len() != weights {
-            return mismatch("levels", snapshot.levels.len(), weights.to_string());
-        }
-        if ![0, groups, 2 * groups].contains(&snapshot.scales.len()) {
-            let expected = format!("0, {groups} or {}", 2 * groups);
-            return mismatch("scales", snapshot.scales.len(), expected);
-        }
-        if ![0, 4 * groups].contains(&snapshot.moments.len()) {
-            return mismatch(
-                "moments of scales",
-                snapshot.moments.len(),
-                format!("0 or {}", 4 * groups),
-            );
-        }
-        if let Some(quantizer) = self
-            .method
-            .quantizer()
-            .filter(|_| !snapshot.scales.is_empty())
-        {
-            let known: Vec<i8> = quantizer.codebook().levels().collect();
-            if let Some(level) = snapshot.levels.iter().find(|level| !known.contains(level)) {
-                return Err(BackendError::StateMismatch(format!(
-                    "level {level}, which {} does not have",
-                    self.method
-                )));
-            }
-        }
+        let groups = self.groups.len();
+        snapshot.check(&self.method, self.levels.len(), groups)?;
         self.levels.copy_from_slice(&snapshot.levels);
         let size = self.group_size();
         for (index, group) in self.groups.iter_mut().enumerate() {

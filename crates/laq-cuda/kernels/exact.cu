@@ -1,0 +1,393 @@
+// The kernels of the exact solver: a few times solve_buckets, then solve_gather and solve_compare. Why no optimum is lost is
+// said in exact.cuh and in laq-solvers.
+#include "exact.cuh"
+
+// The bucket of a threshold: the last whose edge is not above it.
+__device__ unsigned bucket_of(const Search& search, double threshold) {
+    unsigned low = 0, high = search.buckets;
+    while (low + 1 < high) {
+        const unsigned middle = (low + high) / 2;
+        if (edge_value(search.edge[middle]) <= threshold) low = middle;
+        else high = middle;
+    }
+    return low;
+}
+
+// T at an edge, from sums that are too small: not below the truth, if `slack` is added to it.
+__device__ double surplus(const Search& search, unsigned edge) {
+    const double product = double(search.above[edge][0]) * search.unit[0];
+    const double square = double(search.above[edge][1]) * search.unit[1];
+    const double t = product - edge_value(search.edge[edge]) * square;
+    // What rounding can do to the difference.
+    return (t > 0.0 ? t : 0.0) + 1e-14 * product;
+}
+
+// An upper bound of H at a scale. `gain` becomes what an assignment near it takes off for certain.
+__device__ double upper_bound(const Search& search, const Book& book, double scale, double* gain) {
+    double bound = 0.0, product = 0.0, square = 0.0;
+    for (unsigned m = 0; m + 1 < book.magnitudes; ++m) {
+        const double q = book.magnitude[m], step = double(book.magnitude[m + 1]) - q;
+        const double threshold = scale * book.midpoint[m];
+        const unsigned bucket = bucket_of(search, threshold);
+        const double from = edge_value(search.edge[bucket]), to = edge_value(search.edge[bucket + 1]);
+        const double at_from = surplus(search, bucket), at_to = surplus(search, bucket + 1);
+        double share = (threshold - from) / (to - from);
+        share = share < 0.0 ? 0.0 : share > 1.0 ? 1.0 : share;
+        bound += step * (at_from + (at_to - at_from) * share + search.slack[0]);
+        product += step * double(search.above[bucket + 1][0]) * search.unit[0];
+        square += 2.0 * step * book.midpoint[m] * (double(search.above[bucket + 1][1]) * search.unit[1] + search.slack[1]);
+    }
+    *gain = product > 0.0 ? product * product / square : 0.0;
+    return bound * (1.0 + 1e-12);
+}
+
+// An upper bound of G between two scales with their bounds of H: the largest 2 a times the chord.
+__device__ double most_between(double high, double at_high, double low, double at_low) {
+    const double slope = (at_low - at_high) / (high - low);
+    double scale = high;
+    if (slope > 0.0) {
+        scale = 0.5 * (at_low / slope + low);
+        scale = scale < low ? low : scale > high ? high : scale;
+    }
+    return 2.0 * scale * (at_low - slope * (scale - low));
+}
+
+// Sums from every edge up, from those of the buckets and those above the last.
+__device__ void add_from_above(Search* search) {
+    SHARED(unsigned long long, sums, [MOST_THREADS][2]);
+    const unsigned each = (search->buckets + blockDim.x - 1) / blockDim.x;
+    // A thread has a run of buckets; the first has the highest.
+    const unsigned end = threadIdx.x * each < search->buckets ? search->buckets - threadIdx.x * each : 0;
+    const unsigned begin = end > each ? end - each : 0;
+    const volatile unsigned long long* buckets = &search->sum[0][0];
+    unsigned long long own[2] = {0, 0};
+    for (unsigned i = begin; i < end; ++i) {
+        own[0] += buckets[2 * i];
+        own[1] += buckets[2 * i + 1];
+    }
+    sums[threadIdx.x][0] = own[0];
+    sums[threadIdx.x][1] = own[1];
+    __syncthreads();
+    unsigned long long total[2] = {search->above[search->buckets][0], search->above[search->buckets][1]};
+    for (unsigned t = 0; t < threadIdx.x; ++t) {
+        total[0] += sums[t][0];
+        total[1] += sums[t][1];
+    }
+    for (unsigned i = end; i > begin; --i) {
+        total[0] += buckets[2 * i - 2];
+        total[1] += buckets[2 * i - 1];
+        search->above[i - 1][0] = total[0];
+        search->above[i - 1][1] = total[1];
+    }
+    __syncthreads();
+}
+
+// Cuts the interval into cells, and leaves it from the first to the last that may hold the optimum.
+__device__ void narrow(Search* search, const Book& book) {
+    SHARED(double, bounds, [CELLS + 1]);
+    SHARED(double, gains, [32]);
+    SHARED(unsigned, kept, [2]);
+    const double low = search->low, high = search->high, ratio = log(high / low) / CELLS;
+    const auto scale_of = [&](unsigned cell) { return cell == CELLS ? high : cell == 0 ? low : low * exp(cell * ratio); };
+    double best = search->best;
+    for (unsigned cell = threadIdx.x; cell <= CELLS; cell += blockDim.x) {
+        double gain;
+        bounds[cell] = upper_bound(*search, book, scale_of(cell), &gain);
+        best = gain > best ? gain : best;
+    }
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+        const double other = __shfl_xor_sync(0xffffffffu, best, lanes);
+        best = other > best ? other : best;
+    }
+    if (threadIdx.x % 32 == 0) gains[threadIdx.x / 32] = best;
+    if (threadIdx.x == 0) {
+        kept[0] = CELLS;
+        kept[1] = 0;
+    }
+    __syncthreads();
+    for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) best = gains[warp] > best ? gains[warp] : best;
+    for (unsigned cell = threadIdx.x; cell < CELLS; cell += blockDim.x) {
+        const double most = most_between(scale_of(cell + 1), bounds[cell + 1], scale_of(cell), bounds[cell]);
+        // Whatever is not clearly below stays, so that rounding loses nothing.
+        if (most < best * (1.0 - 1e-12)) continue;
+        atomicMin(&kept[0], cell);
+        atomicMax(&kept[1], cell + 1);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        search->best = best;
+        if (kept[0] < kept[1]) {
+            search->low = scale_of(kept[0]);
+            search->high = scale_of(kept[1]);
+        }
+    }
+    __syncthreads();
+}
+
+// The buckets in which a weight may take a step in the interval, step by step; and the ranges of the next buckets, which are
+// these. `last`: there are no next ones.
+__device__ void find_windows(Search* search, const Book& book, bool last) {
+    SHARED(unsigned, ends, [MOST_MAGNITUDES][2]);
+    SHARED(unsigned long long, gaps, [MOST_MAGNITUDES][2]);
+    const unsigned steps = book.magnitudes - 1;
+    for (unsigned m = threadIdx.x; m < steps; m += blockDim.x) {
+        ends[m][0] = bucket_of(*search, search->low * book.midpoint[m]);
+        ends[m][1] = bucket_of(*search, search->high * book.midpoint[m]) + 1;
+        search->from[m] = search->edge[ends[m][0]];
+        search->to[m] = search->edge[ends[m][1]];
+    }
+    __syncthreads();
+    if (last) return;
+    if (threadIdx.x == 0) {
+        unsigned ranges = 0, end = 0;
+        for (unsigned m = 0; m < steps; ++m) {
+            if (ranges > 0 && ends[m][0] <= end) {
+                end = ends[m][1] > end ? ends[m][1] : end;
+                search->range[ranges - 1].high = search->edge[end];
+            } else {
+                if (ranges > 0) {
+                    for (int k = 0; k < 2; ++k) {
+                        gaps[ranges - 1][k] = search->above[end][k] - search->above[ends[m][0]][k];
+                    }
+                }
+                end = ends[m][1];
+                search->range[ranges++] = {search->edge[ends[m][0]], search->edge[end], 0};
+            }
+        }
+        const unsigned long long top[2] = {search->above[end][0], search->above[end][1]};
+        search->ranges = ranges;
+        lay_out(search, gaps);
+        search->above[search->buckets][0] = top[0];
+        search->above[search->buckets][1] = top[1];
+    }
+    __syncthreads();
+    clear_buckets(search);
+}
+
+// Adds the weights up in buckets, and narrows the interval by them.
+extern "C" __global__ void solve_buckets(const Job* jobs, Work* works, const unsigned* job_of_block, const Book* book,
+                                         Search* searches, unsigned last, const Record* record) {
+    if (is_stopped(record)) return;
+    const Part part = part_of(jobs, works, job_of_block);
+    const Work* work = part.work;
+    SHARED(unsigned long long, sums, [BUCKETS][2]);
+    for (unsigned side = 0; side < book->sides; ++side) {
+        if (work->done[side]) continue;
+        Search* search = searches + 2 * part.index + side;
+        __syncthreads();
+        for (unsigned i = threadIdx.x; i < search->buckets; i += blockDim.x) sums[i][0] = sums[i][1] = 0;
+        __syncthreads();
+        const double units[2] = {1.0 / search->unit[0], 1.0 / search->unit[1]};
+        const unsigned ranges = search->ranges, shift = search->shift, below = search->range[0].low;
+        for (Count i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
+            const Weight weight = weight_at(*part.job, *work, book->sides, i);
+            const unsigned bits = __float_as_uint(weight.x);
+            if (!weight.counts || weight.side != side || bits == 0) continue;
+            unsigned bucket = 0;
+            if (bits >= below) {
+                unsigned from = 0, to = ranges;
+                while (from + 1 < to) {
+                    const unsigned middle = (from + to) / 2;
+                    if (search->range[middle].low <= bits) from = middle;
+                    else to = middle;
+                }
+                const Range range = search->range[from];
+                if (bits >= range.high) continue;
+                bucket = range.base + ((bits - range.low) >> shift);
+            } else if (search->range[0].base == 0) {
+                continue;
+            }
+            const double d = weight.d;
+            atomicAdd(&sums[bucket][0], (unsigned long long)(d * double(weight.x) * units[0]));
+            atomicAdd(&sums[bucket][1], (unsigned long long)(d * units[1]));
+        }
+        __syncthreads();
+        for (unsigned i = threadIdx.x; i < search->buckets; i += blockDim.x) {
+            for (int k = 0; k < 2; ++k) {
+                if (sums[i][k] != 0) atomicAdd(&search->sum[i][k], sums[i][k]);
+            }
+        }
+    }
+    __threadfence();
+    if (!is_last(part)) return;
+    for (unsigned side = 0; side < book->sides; ++side) {
+        if (work->done[side]) continue;
+        Search* search = searches + 2 * part.index + side;
+        add_from_above(search);
+        narrow(search, *book);
+        find_windows(search, *book, last != 0);
+    }
+}
+
+// Of several numbers that fall or stay, how many are at least `least`, from `begin` on: the weights x with x / midpoint >= scale.
+__device__ unsigned taken(const unsigned long long* sorted, unsigned begin, unsigned end, double midpoint, double scale) {
+    while (begin < end) {
+        const unsigned middle = (begin + end) / 2;
+        if (double(__uint_as_float(unsigned(sorted[middle] >> 32))) / midpoint >= scale) begin = middle + 1;
+        else end = middle;
+    }
+    return begin;
+}
+
+// Collects the weights that may take a step in the interval, and adds up those that have taken it above.
+extern "C" __global__ void solve_gather(const Job* jobs, Work* works, const unsigned* job_of_block, const Book* book,
+                                        double* partial, Search* searches, unsigned long long* const* survivors,
+                                        const Record* record) {
+    if (is_stopped(record)) return;
+    const Part part = part_of(jobs, works, job_of_block);
+    const Work* work = part.work;
+    const unsigned steps = book->magnitudes - 1;
+    double sums[4] = {};
+    for (unsigned side = 0; side < book->sides; ++side) {
+        if (work->done[side]) continue;
+        const unsigned index = 2 * part.index + side;
+        Search* search = searches + index;
+        for (Count i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
+            const Weight weight = weight_at(*part.job, *work, book->sides, i);
+            const unsigned bits = __float_as_uint(weight.x);
+            if (!weight.counts || weight.side != side || bits == 0 || !(weight.d > 0.0f)) continue;
+            unsigned low = 0, high = steps;
+            while (low < high) {
+                const unsigned middle = (low + high) / 2;
+                if (search->to[middle] <= bits) low = middle + 1;
+                else high = middle;
+            }
+            const double b = book->magnitude[low], d = weight.d;
+            sums[2 * side] += d * b * double(weight.x);
+            sums[2 * side + 1] += d * b * b;
+            if (low < steps && search->from[low] <= bits) {
+                const unsigned at = atomicAdd(&search->survivors, 1u);
+                survivors[index][at] = (unsigned long long)(bits) << 32 | __float_as_uint(weight.d);
+            }
+        }
+    }
+    if (!group_sums(part, sums, partial) || threadIdx.x != 0) return;
+    for (unsigned side = 0; side < book->sides; ++side) {
+        searches[2 * part.index + side].product = sums[2 * side];
+        searches[2 * part.index + side].square = sums[2 * side + 1];
+    }
+}
+
+// Of two states the one that takes more off; of equal ones that with the smaller scale.
+struct Best {
+    double gain, scale;
+};
+
+__device__ Best better(Best a, Best b) { return b.gain > a.gain || (b.gain == a.gain && b.scale < a.scale) ? b : a; }
+
+__device__ Best state_of(double product, double square) {
+    if (!(square > 0.0)) return {0.0, 0.0};
+    const double scale = product / square;
+    if (scale < LARGEST_FLOAT) return {product * product / square, scale};
+    return {LARGEST_FLOAT * (2.0 * product - LARGEST_FLOAT * square), LARGEST_FLOAT};
+}
+
+// Sorts the survivors of one side and compares all states of the interval. One block a side; `room` has two doubles for each
+// survivor and two more.
+extern "C" __global__ void solve_compare(const Job* jobs, Work* works, const Book* book, Search* searches,
+                                         unsigned long long* const* survivors, double* const* room,
+                                         const Record* record) {
+    if (is_stopped(record)) return;
+    const unsigned index = blockIdx.x, side = index % 2;
+    Work* work = works + index / 2;
+    if (side >= book->sides || work->done[side]) return;
+    const Search* search = searches + index;
+    unsigned long long* sorted = survivors[index];
+    double* prefix = room[index];
+    const unsigned count = search->survivors, steps = book->magnitudes - 1;
+
+    // Falling, by Batcher's bitonic network; what is behind the end counts as zero, the smallest.
+    unsigned padded = 1;
+    while (padded < count) padded *= 2;
+    for (unsigned i = count + threadIdx.x; i < padded; i += blockDim.x) sorted[i] = 0;
+    __syncthreads();
+    for (unsigned size = 2; size <= padded; size *= 2) {
+        for (unsigned apart = size / 2; apart > 0; apart /= 2) {
+            for (unsigned i = threadIdx.x; i < padded / 2; i += blockDim.x) {
+                const unsigned a = i / apart * 2 * apart + i % apart, b = a + apart;
+                const bool falling = (a & size) == 0;
+                const unsigned long long x = sorted[a], y = sorted[b];
+                if ((x < y) == falling) {
+                    sorted[a] = y;
+                    sorted[b] = x;
+                }
+            }
+            __syncthreads();
+        }
+    }
+
+    // prefix[2 i], prefix[2 i + 1]: sums of d x and of d over the first i.
+    SHARED(double, sums, [MOST_THREADS][2]);
+    const unsigned each = (count + blockDim.x - 1) / blockDim.x;
+    const unsigned begin = threadIdx.x * each < count ? threadIdx.x * each : count;
+    const unsigned end = begin + each < count ? begin + each : count;
+    double own[2] = {0.0, 0.0};
+    for (unsigned i = begin; i < end; ++i) {
+        const double x = __uint_as_float(unsigned(sorted[i] >> 32)), d = __uint_as_float(unsigned(sorted[i]));
+        own[0] += d * x;
+        own[1] += d;
+    }
+    sums[threadIdx.x][0] = own[0];
+    sums[threadIdx.x][1] = own[1];
+    __syncthreads();
+    double total[2] = {0.0, 0.0};
+    for (unsigned t = 0; t < threadIdx.x; ++t) {
+        total[0] += sums[t][0];
+        total[1] += sums[t][1];
+    }
+    for (unsigned i = begin; i < end; ++i) {
+        prefix[2 * i] = total[0];
+        prefix[2 * i + 1] = total[1];
+        const double x = __uint_as_float(unsigned(sorted[i] >> 32)), d = __uint_as_float(unsigned(sorted[i]));
+        total[0] += d * x;
+        total[1] += d;
+    }
+    if (begin < count && end == count) {
+        prefix[2 * count] = total[0];
+        prefix[2 * count + 1] = total[1];
+    }
+    if (count == 0 && threadIdx.x == 0) prefix[0] = prefix[1] = 0.0;
+    // Where the weights of each step begin.
+    SHARED(unsigned, starts, [MOST_MAGNITUDES]);
+    for (unsigned m = threadIdx.x; m < steps; m += blockDim.x) {
+        unsigned low = 0, high = count;
+        while (low < high) {
+            const unsigned middle = (low + high) / 2;
+            if (unsigned(sorted[middle] >> 32) >= search->to[m]) low = middle + 1;
+            else high = middle;
+        }
+        starts[m] = low;
+    }
+    __syncthreads();
+
+    Best best = state_of(search->product, search->square);
+    for (unsigned i = threadIdx.x; i < count; i += blockDim.x) {
+        const unsigned bits = unsigned(sorted[i] >> 32);
+        // Equal weights take their steps together.
+        if (i + 1 < count && unsigned(sorted[i + 1] >> 32) == bits) continue;
+        for (unsigned step = 0; step < steps; ++step) {
+            if (bits < search->from[step] || bits >= search->to[step]) continue;
+            const double scale = double(__uint_as_float(bits)) / book->midpoint[step];
+            double product = search->product, square = search->square;
+            for (unsigned m = 0; m < steps; ++m) {
+                const unsigned first = starts[m], behind = taken(sorted, first, count, book->midpoint[m], scale);
+                const double q = double(book->magnitude[m + 1]) - double(book->magnitude[m]);
+                product += q * (prefix[2 * behind] - prefix[2 * first]);
+                square += 2.0 * q * book->midpoint[m] * (prefix[2 * behind + 1] - prefix[2 * first + 1]);
+            }
+            best = better(best, state_of(product, square));
+        }
+    }
+    SHARED(Best, bests, [32]);
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+        const Best other = {__shfl_xor_sync(0xffffffffu, best.gain, lanes), __shfl_xor_sync(0xffffffffu, best.scale, lanes)};
+        best = better(best, other);
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) bests[threadIdx.x / 32] = best;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        for (unsigned warp = 1; warp < blockDim.x / 32; ++warp) best = better(best, bests[warp]);
+        work->scale[side] = best.scale;
+    }
+}

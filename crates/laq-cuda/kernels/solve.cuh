@@ -1,0 +1,155 @@
+// What the kernels of all solvers share: the problem (1) of one group of rows, cut into chunks of which every block has one.
+// The layouts are those of `src/quantize.rs`.
+#pragma once
+#include "common.cuh"
+
+// Weights of a block.
+constexpr unsigned CHUNK = 8192;
+// Magnitudes that a codebook can have.
+constexpr unsigned MOST_MAGNITUDES = 128;
+// The constant that is added to the root of Adam's second moment.
+constexpr float CURVATURE_FLOOR = 1e-8f;
+// Where the alternating solvers stop.
+constexpr double SCALE_TOLERANCE = 1e-6;
+constexpr unsigned MOST_ROUNDS = 10;
+constexpr double LARGEST_FLOAT = 3.4028234663852886e38;
+
+// How a scale is found.
+constexpr unsigned SIGNS = 0, MEAN_SIGNS = 1, WEIGHTED_SIGNS = 2, TWN = 3, TTQ = 4, ALTERNATING = 5, EXACT = 6, TANH = 7;
+
+// A method: its codebook seen from zero outwards, and how it solves.
+struct Book {
+    double midpoint[MOST_MAGNITUDES];
+    // The value of a level, from -128 on.
+    float value[256];
+    float magnitude[MOST_MAGNITUDES];
+    unsigned magnitudes;
+    int first_positive, first_negative;
+    unsigned has_zero;
+    unsigned solver;
+    // 1: one scale. 2: one for the positive weights and one for the negative ones.
+    unsigned sides;
+};
+
+// What a group keeps from step to step.
+struct State {
+    float scale[2];
+    unsigned solved, trained, rounds, unused;
+    double error;
+    unsigned long long zeros;
+    double scale_gradient[2];
+    float first_moment[2], second_moment[2];
+};
+
+// A group: where its numbers are, and which blocks it has.
+struct Job {
+    const float* weights;
+    const float* second_moment;
+    signed char* levels;
+    float* quantized;
+    State* state;
+    Count size;
+    unsigned parameter, group, first_block, blocks;
+};
+
+// What a group is solved in.
+struct Work {
+    // Of each side: the sums of d x and of d over its weights, with d = 1 where all curvatures are zero.
+    double product[2], square[2];
+    double scale[2];
+    double largest_curvature;
+    float threshold[2][MOST_MAGNITUDES];
+    unsigned unweighted[2], done[2], rounds[2];
+    float largest;
+    // Blocks that have done their part.
+    unsigned arrived;
+};
+
+static_assert(sizeof(Book) == 2584 && sizeof(State) == 72 && sizeof(Job) == 64 && sizeof(Work) == 1112, "as the host has them");
+
+struct Weight {
+    // The weight's magnitude and its side; no weight of a side has magnitude zero where there are two.
+    float x, d;
+    unsigned side;
+    bool counts;
+};
+
+__device__ float curvature(float second_moment) { return sqrtf(second_moment) + CURVATURE_FLOOR; }
+
+__device__ Weight weight_at(const Job& job, const Work& work, unsigned sides, Count i) {
+    const float w = job.weights[i];
+    const unsigned side = sides == 2 && w < 0.0f ? 1 : 0;
+    const float d = work.unweighted[side] ? 1.0f : curvature(job.second_moment[i]);
+    return {fabsf(w), d, side, sides == 1 || w != 0.0f};
+}
+
+// The group of this block, and the weights that are its own.
+struct Part {
+    const Job* job;
+    Work* work;
+    unsigned index;
+    Count begin, end;
+};
+
+__device__ Part part_of(const Job* jobs, Work* works, const unsigned* job_of_block) {
+    const unsigned index = job_of_block[blockIdx.x];
+    const Job* job = jobs + index;
+    const Count begin = Count(blockIdx.x - job->first_block) * CHUNK;
+    const Count end = begin + CHUNK < job->size ? begin + CHUNK : job->size;
+    return {job, works + index, index, begin, end};
+}
+
+// For all threads of the block whether it is the last of its group; what the others wrote before can then be read.
+__device__ bool is_last(const Part& part) {
+    SHARED(unsigned, last, [1]);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        last[0] = atomicAdd(&part.work->arrived, 1u) + 1 == part.job->blocks;
+        if (last[0]) part.work->arrived = 0;
+        __threadfence();
+    }
+    __syncthreads();
+    return last[0] != 0;
+}
+
+// The sums over all blocks of the group, for all threads of the last one; chunk by chunk in order.
+template <int K>
+__device__ bool group_sums(const Part& part, double (&sums)[K], double* partial) {
+    for (int k = 0; k < K; ++k) {
+        const double sum = block_sum(sums[k]);
+        if (threadIdx.x == 0) partial[Count(blockIdx.x) * K + k] = sum;
+    }
+    if (!is_last(part)) return false;
+    const volatile double* all = partial + Count(part.job->first_block) * K;
+    for (int k = 0; k < K; ++k) {
+        double sum = 0.0;
+        for (unsigned block = threadIdx.x; block < part.job->blocks; block += blockDim.x) sum += all[block * K + k];
+        sums[k] = block_sum(sum);
+    }
+    return true;
+}
+
+// How many of `count` rising numbers `x` is above.
+__device__ unsigned above(const float* thresholds, unsigned count, float x) {
+    unsigned low = 0, high = count;
+    while (low < high) {
+        const unsigned middle = (low + high) / 2;
+        if (x > thresholds[middle]) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
+// The thresholds on |w| between neighbouring magnitudes for a scale; a scale of zero has none.
+__device__ void set_thresholds(Work* work, const Book* book, unsigned side, double scale) {
+    for (unsigned m = threadIdx.x; m + 1 < book->magnitudes; m += blockDim.x) {
+        work->threshold[side][m] =
+            scale > 0.0 ? __double2float_rd(book->midpoint[m] * scale) : __uint_as_float(0x7f800000u);
+    }
+}
+
+// The nearest float that is finite.
+__device__ float to_float(double scale) {
+    return float(scale < -LARGEST_FLOAT ? -LARGEST_FLOAT : scale > LARGEST_FLOAT ? LARGEST_FLOAT : scale);
+}

@@ -1,0 +1,33 @@
+//! The whole backend, host side and kernels, on the emulator: the suite that every backend must pass.
+
+mod emulator;
+
+use emulator::Emulator;
+use emulator::device::Emulated;
+use laq_cuda::CudaBackend;
+use laq_tensor::conformance;
+
+#[test]
+fn the_backend_conforms() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let backend = CudaBackend::new(Emulated::new(emulator));
+    let checks = conformance::run(&backend).unwrap();
+    let failed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();
+    assert!(
+        failed.is_empty(),
+        "{} of {} fail, such as {:#?}",
+        failed.len(),
+        checks.len(),
+        &failed[..failed.len().min(12)]
+    );
+
+    // A kernel that is never launched is not one of those of which it is said that they are tested.
+    let launched = emulator.launched();
+    for (file, source) in laq_cuda::KERNEL_SOURCES {
+        for kernel in emulator::kernels_in(source) {
+            assert!(launched.contains(kernel), "{kernel} of {file}");
+        }
+    }
+}

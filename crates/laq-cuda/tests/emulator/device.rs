@@ -1,0 +1,203 @@
+//! The emulator as a device, with products in f64.
+
+use std::ffi::c_void;
+use std::sync::Mutex;
+
+use laq_cuda::{Device, Launch, Operand, Product};
+use laq_tensor::BackendError;
+
+use super::Emulator;
+
+/// Something to do again.
+#[derive(Clone, Debug)]
+enum Noted {
+    Launch {
+        kernel: &'static str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        arguments: Vec<[u8; 8]>,
+    },
+    Product(Product),
+}
+
+/// What a graph is made of.
+#[derive(Debug)]
+pub(crate) struct Graph(Vec<Noted>);
+
+/// Memory that is aligned as that of a GPU is, for f64 at least.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    words: Vec<u64>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Emulated {
+    emulator: &'static Emulator,
+    noted: Mutex<Option<Vec<Noted>>>,
+}
+
+impl Emulated {
+    pub(crate) fn new(emulator: &'static Emulator) -> Self {
+        Emulated {
+            emulator,
+            noted: Mutex::default(),
+        }
+    }
+
+    /// Whether it was noted instead of done.
+    fn note(&self, what: impl FnOnce() -> Noted) -> bool {
+        match self.noted.lock().unwrap().as_mut() {
+            Some(noted) => {
+                noted.push(what());
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn launched(&self, kernel: &str, grid: [u32; 3], block: [u32; 3], arguments: &mut [[u8; 8]]) {
+        let mut pointers: Vec<*mut c_void> = (arguments.iter_mut())
+            .map(|argument| argument.as_mut_ptr().cast())
+            .collect();
+        self.emulator
+            .launch(kernel, grid, block, false, &mut pointers);
+    }
+}
+
+/// The number in row `r` and column `c` of an operand with `columns` columns and `rows` rows.
+unsafe fn element(operand: Operand, rows: usize, columns: usize, r: usize, c: usize) -> f64 {
+    let index = if operand.transposed {
+        c * rows + r
+    } else {
+        r * columns + c
+    };
+    // SAFETY: the caller's operand is as large as it says.
+    f64::from(unsafe { *(operand.address as *const f32).add(index) })
+}
+
+unsafe fn multiplied(product: &Product) {
+    let Product {
+        m,
+        n,
+        k,
+        a,
+        b,
+        c,
+        add,
+    } = *product;
+    for row in 0..m {
+        for column in 0..n {
+            // SAFETY: the operands are as large as the product says, which is the caller's promise.
+            unsafe {
+                let place = (c as *mut f32).add(row * n + column);
+                let mut sum = if add { f64::from(*place) } else { 0.0 };
+                for inner in 0..k {
+                    sum += element(a, m, k, row, inner) * element(b, k, n, inner, column);
+                }
+                *place = sum as f32;
+            }
+        }
+    }
+}
+
+impl Device for Emulated {
+    type Memory = Memory;
+    type Graph = Graph;
+
+    fn describe(&self) -> String {
+        "a GPU on the CPU".to_owned()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Memory, BackendError> {
+        assert!(
+            self.noted.lock().unwrap().is_none(),
+            "memory is made before a step is noted"
+        );
+        let words = vec![0; bytes.div_ceil(8).max(1)];
+        Ok(Memory { words, bytes })
+    }
+
+    fn address(&self, memory: &Memory) -> u64 {
+        memory.words.as_ptr() as u64
+    }
+
+    fn upload(&self, bytes: &[u8], memory: &mut Memory) -> Result<(), BackendError> {
+        assert!(
+            self.noted.lock().unwrap().is_none(),
+            "nothing is copied while a step is noted"
+        );
+        assert!(bytes.len() <= memory.bytes);
+        let place = memory.words.as_mut_ptr().cast::<u8>();
+        // SAFETY: the memory is large enough.
+        unsafe { place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn download(&self, memory: &Memory, bytes: &mut [u8]) -> Result<(), BackendError> {
+        assert!(
+            self.noted.lock().unwrap().is_none(),
+            "nothing is copied while a step is noted"
+        );
+        assert!(bytes.len() <= memory.bytes);
+        let place = memory.words.as_ptr().cast::<u8>();
+        // SAFETY: the memory is large enough.
+        unsafe { place.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn launch(&self, launch: &Launch<'_>) -> Result<(), BackendError> {
+        let Launch {
+            kernel,
+            grid,
+            block,
+            ..
+        } = *launch;
+        let mut arguments: Vec<_> = launch.arguments.iter().map(|argument| argument.0).collect();
+        let copy = arguments.clone();
+        let noted = self.note(|| Noted::Launch {
+            kernel,
+            grid,
+            block,
+            arguments: copy,
+        });
+        if !noted {
+            self.launched(kernel, grid, block, &mut arguments);
+        }
+        Ok(())
+    }
+
+    unsafe fn multiply(&self, product: &Product) -> Result<(), BackendError> {
+        if !self.note(|| Noted::Product(*product)) {
+            // SAFETY: the caller's promise.
+            unsafe { multiplied(product) };
+        }
+        Ok(())
+    }
+
+    fn begin_graph(&self) -> Result<(), BackendError> {
+        let before = self.noted.lock().unwrap().replace(Vec::new());
+        assert!(before.is_none(), "one graph at a time");
+        Ok(())
+    }
+
+    fn end_graph(&self) -> Result<Graph, BackendError> {
+        Ok(Graph(self.noted.lock().unwrap().take().expect("a graph")))
+    }
+
+    unsafe fn replay(&self, graph: &mut Graph) -> Result<(), BackendError> {
+        for noted in &mut graph.0 {
+            match noted {
+                Noted::Launch {
+                    kernel,
+                    grid,
+                    block,
+                    arguments,
+                } => self.launched(kernel, *grid, *block, arguments),
+                // SAFETY: the caller's promise.
+                Noted::Product(product) => unsafe { multiplied(product) },
+            }
+        }
+        Ok(())
+    }
+}
