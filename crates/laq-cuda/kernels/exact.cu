@@ -253,8 +253,11 @@ extern "C" __global__ void solve_gather(const Job* jobs, Work* works, const unsi
                 else high = middle;
             }
             const double b = book->magnitude[low], d = weight.d;
-            sums[2 * side] += d * b * double(weight.x);
-            sums[2 * side + 1] += d * b * b;
+            const double product = d * b * double(weight.x), square = d * b * b;
+            sums[0] += side == 0 ? product : 0.0;
+            sums[1] += side == 0 ? square : 0.0;
+            sums[2] += side == 0 ? 0.0 : product;
+            sums[3] += side == 0 ? 0.0 : square;
             if (low < steps && search->from[low] <= bits) {
                 const unsigned at = atomicAdd(&search->survivors, 1u);
                 survivors[index][at] = (unsigned long long)(bits) << 32 | __float_as_uint(weight.d);

@@ -23,18 +23,18 @@ extern "C" __global__ void solve_begin(const Job* jobs, Work* works, const unsig
         largest_curvature = d > largest_curvature ? d : largest_curvature;
         if (book->sides == 2 && w == 0.0f) continue;
         const bool below = book->sides == 2 && w < 0.0f;
-        double* side = sums + (below ? 6 : 0);
-        side[0] += double(d) * double(x);
-        side[1] += double(d);
-        side[2] += double(x);
-        side[3] += 1.0;
+        double terms[6] = {double(d) * double(x), double(d), double(x), 1.0, 0.0, 0.0};
         if (warm) {
             float b = book->value[int(job.levels[i]) + 128];
             const float with = below ? -w : w;
             if (below) b = -b;
             if (book->sides == 2 && b < 0.0f) b = 0.0f;
-            side[4] += double(d) * double(b) * double(with);
-            side[5] += double(d) * double(b) * double(b);
+            terms[4] = double(d) * double(b) * double(with);
+            terms[5] = double(d) * double(b) * double(b);
+        }
+        for (int k = 0; k < 6; ++k) {
+            sums[k] += below ? 0.0 : terms[k];
+            sums[6 + k] += below ? terms[k] : 0.0;
         }
     }
     if (book->solver == TTQ && state->solved && threadIdx.x == 0) {
@@ -130,8 +130,11 @@ extern "C" __global__ void solve_round(const Job* jobs, Work* works, const unsig
         const Weight weight = weight_at(*part.job, *work, book->sides, i);
         if (!weight.counts) continue;
         const double b = q[above(thresholds[weight.side], steps, weight.x)], d = weight.d;
-        sums[2 * weight.side] += d * b * double(weight.x);
-        sums[2 * weight.side + 1] += d * b * b;
+        const double product = d * b * double(weight.x), square = d * b * b;
+        sums[0] += weight.side == 0 ? product : 0.0;
+        sums[1] += weight.side == 0 ? square : 0.0;
+        sums[2] += weight.side == 0 ? 0.0 : product;
+        sums[3] += weight.side == 0 ? 0.0 : square;
     }
     if (!group_sums(part, sums, partial)) return;
     for (unsigned side = 0; side < book->sides; ++side) {

@@ -1,16 +1,26 @@
 #![doc = include_str!("../README.md")]
 
 mod backend;
+#[cfg(feature = "driver")]
+mod cuda;
 mod device;
+mod found;
 mod quantize;
 mod record;
+#[cfg(not(feature = "driver"))]
+mod stub;
 
 pub use backend::{
     ConvolutionSpace, CudaBackend, LstmSpace, NormSpace, Record, Recording, Symbols, Tensor,
 };
+#[cfg(feature = "driver")]
+pub use cuda::{Compiled, Cuda, Graph, Memory, compile, probe};
 pub use device::{Argument, Device, Launch, Operand, Product};
+pub use found::{DeviceFound, LibraryFound, Precision, Probe};
 pub use quantize::{QuantizeSpace, Quantizer};
 pub use record::{NOT_STOPPED, RawRecord};
+#[cfg(not(feature = "driver"))]
+pub use stub::{Cuda, probe};
 
 /// The sources of all kernels, by file name; those with `.cuh` are what the others include.
 pub const KERNEL_SOURCES: [(&str, &str); 14] = [
@@ -29,3 +39,16 @@ pub const KERNEL_SOURCES: [(&str, &str); 14] = [
     ("record.cu", include_str!("../kernels/record.cu")),
     ("solve.cu", include_str!("../kernels/solve.cu")),
 ];
+
+/// All sources as one, for the compiler.
+pub fn program() -> String {
+    let lines = KERNEL_SOURCES.iter().flat_map(|(_, source)| source.lines());
+    let own = lines.filter(|line| !line.starts_with("#include") && *line != "#pragma once");
+    own.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// The names of the kernels in a source.
+pub fn kernels_in(source: &str) -> impl Iterator<Item = &str> {
+    let beginnings = source.split("extern \"C\" __global__ void ").skip(1);
+    beginnings.filter_map(|beginning| beginning.split('(').next())
+}

@@ -26,7 +26,7 @@ fn the_backend_conforms() {
     // A kernel that is never launched is not one of those of which it is said that they are tested.
     let launched = emulator.launched();
     for (file, source) in laq_cuda::KERNEL_SOURCES {
-        for kernel in emulator::kernels_in(source) {
+        for kernel in laq_cuda::kernels_in(source) {
             assert!(launched.contains(kernel), "{kernel} of {file}");
         }
     }

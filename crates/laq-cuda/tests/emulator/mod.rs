@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 
-use laq_cuda::KERNEL_SOURCES;
+use laq_cuda::{KERNEL_SOURCES, kernels_in};
 
 type Launch = unsafe extern "C" fn(
     name: *const c_char,
@@ -16,12 +16,6 @@ type Launch = unsafe extern "C" fn(
     together: c_int,
     arguments: *mut *mut c_void,
 ) -> *const c_char;
-
-/// The names of the kernels in a source.
-pub(crate) fn kernels_in(source: &str) -> impl Iterator<Item = &str> {
-    let beginnings = source.split("extern \"C\" __global__ void ").skip(1);
-    beginnings.filter_map(|beginning| beginning.split('(').next())
-}
 
 /// The compiled kernels.
 #[derive(Debug)]

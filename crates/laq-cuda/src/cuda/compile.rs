@@ -1,0 +1,163 @@
+//! From the kernels' source to what the driver loads, by NVRTC, once for every architecture.
+
+use std::ffi::{CStr, CString, c_char};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cudarc::nvrtc::{result as nvrtc, sys};
+use laq_tensor::BackendError;
+use sha2::{Digest, Sha256};
+
+/// Products and sums are not fused, so that Adam and the solvers give the bits of the CPU.
+const OPTIONS: [&str; 3] = ["--std=c++17", "--fmad=false", "-Xptxas=-v"];
+
+/// The machine code of all kernels, and what the compiler said.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// A cubin.
+    pub image: Vec<u8>,
+    /// Registers, shared memory and spills of every kernel, and warnings.
+    pub log: String,
+}
+
+/// Compiles `source` for an architecture such as `sm_90`.
+///
+/// # Errors
+/// [`BackendError::Device`] with the compiler's log, or when there is no compiler.
+pub fn compile(source: &str, architecture: &str) -> Result<Compiled, BackendError> {
+    let error = |what: String| BackendError::Device {
+        device: format!("the compiler of kernels (NVRTC, {architecture})"),
+        what,
+    };
+    // SAFETY: loading the library does nothing else.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(error(super::probe::MISSING_NVRTC.to_owned()));
+    }
+    let text = CString::new(source).map_err(|_| error("the source has a zero byte".to_owned()))?;
+    let program = nvrtc::create_program(&text, Some(c"laq.cu"))
+        .map_err(|status| error(format!("it does not start: {status:?}")))?;
+    let mut options: Vec<String> = OPTIONS.map(str::to_owned).into();
+    options.push(format!("--gpu-architecture={architecture}"));
+    // SAFETY: the program lives until it is destroyed below.
+    let (compiled, log) = unsafe {
+        let compiled = nvrtc::compile_program(program, &options);
+        (compiled, nvrtc::get_program_log(program))
+    };
+    let log = log.map(|log| text_of(&log)).unwrap_or_default();
+    let image = match compiled {
+        Ok(()) => cubin(program).map_err(|status| error(format!("no machine code: {status:?}"))),
+        Err(status) => Err(error(format!(
+            "it refuses the kernels ({status:?}); this is an error of this program, please report it with what \
+             follows:\n{log}"
+        ))),
+    };
+    // SAFETY: the program was made above and is not used any more.
+    let _ = unsafe { nvrtc::destroy_program(program) };
+    Ok(Compiled { image: image?, log })
+}
+
+fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>, nvrtc::NvrtcError> {
+    let mut size = 0;
+    // SAFETY: the program has been compiled; the image has the size that was told.
+    unsafe {
+        sys::nvrtcGetCUBINSize(program, &raw mut size).result()?;
+        let mut image = vec![0u8; size];
+        sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast::<c_char>()).result()?;
+        Ok(image)
+    }
+}
+
+fn text_of(log: &[c_char]) -> String {
+    let bytes: Vec<u8> = log.iter().map(|&c| c.cast_unsigned()).collect();
+    CStr::from_bytes_until_nul(&bytes).map_or_else(
+        |_| String::from_utf8_lossy(&bytes).into_owned(),
+        |text| text.to_string_lossy().into_owned(),
+    )
+}
+
+/// The image for this device: the one in the cache if it is of the same source, options and compiler, else a fresh one,
+/// which is then kept. A cache that cannot be written is done without.
+pub(super) fn compiled_or_cached(
+    source: &str,
+    (major, minor): (i32, i32),
+    cache: Option<&Path>,
+) -> Result<Vec<u8>, BackendError> {
+    let architecture = format!("sm_{major}{minor}");
+    let file = cache.map(|cache| cache.join(file_name(source, &architecture)));
+    if let Some(image) = file.as_deref().and_then(read_cached) {
+        return Ok(image);
+    }
+    let compiled = compile(source, &architecture)?;
+    if let Some(file) = file {
+        let _ = write_cached(&file, &compiled.image);
+    }
+    Ok(compiled.image)
+}
+
+fn file_name(source: &str, architecture: &str) -> String {
+    let mut digest = Sha256::new();
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: the caller is about to use the compiler, so it is there; where it is not, the version stays zero.
+    unsafe {
+        if sys::is_culib_present() {
+            let _ = sys::nvrtcVersion(&raw mut major, &raw mut minor);
+        }
+    }
+    for part in [source, architecture, &format!("{major}.{minor}")] {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    OPTIONS.iter().for_each(|option| digest.update(option));
+    let hex: String = digest.finalize()[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("kernels-{architecture}-{hex}.cubin")
+}
+
+/// The image in a file whose checksum, which comes first, is right.
+fn read_cached(file: &Path) -> Option<Vec<u8>> {
+    let bytes = fs::read(file).ok()?;
+    let (checksum, image) = bytes.split_at_checked(32)?;
+    (Sha256::digest(image).as_slice() == checksum).then(|| image.to_vec())
+}
+
+/// Written aside and renamed, so that another process never sees half of it.
+fn write_cached(file: &Path, image: &[u8]) -> std::io::Result<()> {
+    let folder: PathBuf = file.parent().map(Path::to_path_buf).unwrap_or_default();
+    fs::create_dir_all(&folder)?;
+    let mut aside = tempfile::NamedTempFile::new_in(folder)?;
+    std::io::Write::write_all(&mut aside, &Sha256::digest(image))?;
+    std::io::Write::write_all(&mut aside, image)?;
+    aside.persist(file)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_file_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("deeper/kernels.cubin");
+        assert_eq!(read_cached(&file), None);
+        write_cached(&file, b"machine code").unwrap();
+        assert_eq!(read_cached(&file).as_deref(), Some(&b"machine code"[..]));
+        let mut bytes = fs::read(&file).unwrap();
+        for damaged in [bytes[..20].to_vec(), bytes[..40].to_vec(), {
+            bytes[35] ^= 1;
+            bytes
+        }] {
+            fs::write(&file, damaged).unwrap();
+            assert_eq!(read_cached(&file), None);
+        }
+    }
+
+    #[test]
+    fn every_source_and_architecture_has_its_own_file() {
+        let names = [("a", "sm_80"), ("a", "sm_90"), ("b", "sm_80")].map(|(s, a)| file_name(s, a));
+        assert!(names[0] != names[1] && names[0] != names[2] && names[1] != names[2]);
+        assert_eq!(file_name("a", "sm_80"), names[0]);
+    }
+}

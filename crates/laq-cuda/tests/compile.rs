@@ -1,0 +1,43 @@
+//! All kernels through NVRTC, where it is there: no GPU is needed for that.
+#![cfg(feature = "driver")]
+
+/// Shared memory that every GPU gives a block without being asked.
+const SHARED_MEMORY: usize = 48 << 10;
+
+#[test]
+fn the_kernels_compile_for_every_architecture() {
+    let probe = laq_cuda::probe();
+    let nvrtc = probe.libraries.iter().find(|found| found.name == "NVRTC");
+    if let Err(reason) = &nvrtc.expect("it is looked for").version {
+        eprintln!("skipped: {reason}");
+        return;
+    }
+    let source = laq_cuda::program();
+    let kernels: Vec<&str> = laq_cuda::kernels_in(&source).collect();
+    for architecture in ["sm_80", "sm_90", "sm_100"] {
+        let compiled = laq_cuda::compile(&source, architecture).unwrap();
+        assert!(compiled.image.len() > 10_000);
+        // ptxas tells of every kernel in two lines or three: its name, stack and spills, and then what it uses.
+        let mut name = "";
+        let mut told = Vec::new();
+        for line in compiled.log.lines() {
+            if let Some(found) = line.split("entry function '").nth(1) {
+                name = found.split('\'').next().unwrap();
+            } else if line.contains("bytes spill stores") {
+                assert!(line.contains(" 0 bytes spill stores"), "{name}: {line}");
+            } else if let Some(used) = line.split("Used ").nth(1) {
+                println!("{architecture} {name:<24} {used}");
+                let bytes = used
+                    .split(", ")
+                    .find_map(|part| part.strip_suffix(" bytes smem"));
+                let bytes: usize = bytes.map_or(0, |bytes| bytes.parse().unwrap());
+                assert!(bytes <= SHARED_MEMORY, "{name}: {used}");
+                told.push(name);
+            }
+        }
+        told.sort_unstable();
+        let mut expected = kernels.clone();
+        expected.sort_unstable();
+        assert_eq!(told, expected);
+    }
+}
