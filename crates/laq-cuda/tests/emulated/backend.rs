@@ -1,9 +1,7 @@
 //! The whole backend, host side and kernels, on the emulator: the suite that every backend must pass.
 
-mod emulator;
-
-use emulator::Emulator;
-use emulator::device::Emulated;
+use crate::emulator::Emulator;
+use crate::emulator::device::Emulated;
 use laq_cuda::CudaBackend;
 use laq_tensor::conformance;
 

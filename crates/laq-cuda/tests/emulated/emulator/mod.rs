@@ -41,7 +41,7 @@ impl Emulator {
         let mut source = concat!(
             "#include \"",
             env!("CARGO_MANIFEST_DIR"),
-            "/tests/emulator/cuda_on_cpu.h\"\n"
+            "/tests/emulated/emulator/cuda_on_cpu.h\"\n"
         )
         .to_owned();
         let mut table = String::new();

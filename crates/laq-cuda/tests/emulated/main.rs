@@ -1,0 +1,5 @@
+//! The backend on the emulator: its kernels unchanged, one fiber a thread, with the C++ compiler at hand.
+
+mod backend;
+mod emulator;
+mod training;

@@ -1,0 +1,260 @@
+//! Whole networks trained on the emulator: recordings, resuming, checkpoints that go from device to device, and stops.
+
+use crate::emulator::Emulator;
+use crate::emulator::device::Emulated;
+use laq_cuda::CudaBackend;
+use laq_models::{
+    AdamSettings, Batch, CharLstmSpec, FeedforwardSpec, ImageShape, ModelError, TextShape, Training,
+};
+use laq_solvers::Method;
+use laq_tensor::{Backend, CpuBackend};
+
+const TEXT: TextShape = TextShape {
+    length: 5,
+    batch: 4,
+};
+const SYMBOLS: usize = 7;
+const IMAGES: usize = 6;
+
+fn backend(emulator: &'static Emulator) -> CudaBackend<Emulated> {
+    CudaBackend::new(Emulated::new(emulator))
+}
+
+/// A small network of either kind, with inputs that are a formula.
+trait Network {
+    fn build<B: Backend + 'static>(&self, backend: B, method: &Method) -> Training<B>;
+    fn begin<B: Backend + 'static>(&self, training: &mut Training<B>, number: usize, rate: f64);
+    fn loss<B: Backend + 'static>(&self, training: &mut Training<B>, number: usize) -> f64;
+}
+
+struct Lstm;
+
+impl Lstm {
+    fn batch(number: usize) -> (Vec<u8>, Vec<u8>) {
+        let symbol = |time: usize, sequence: usize| {
+            let position = time + 5 * sequence + 3 * number;
+            ((position * position / 7 + 2 * position) % SYMBOLS) as u8
+        };
+        let places = (0..TEXT.length * TEXT.batch).map(|row| (row / TEXT.batch, row % TEXT.batch));
+        places
+            .map(|(time, sequence)| (symbol(time, sequence), symbol(time + 1, sequence)))
+            .unzip()
+    }
+}
+
+impl Network for Lstm {
+    fn build<B: Backend + 'static>(&self, backend: B, method: &Method) -> Training<B> {
+        let spec = CharLstmSpec {
+            hidden: 9,
+            ..CharLstmSpec::paper(SYMBOLS)
+        };
+        Training::char_lstm(backend, &spec, TEXT, method, AdamSettings::default(), 1).unwrap()
+    }
+
+    fn begin<B: Backend + 'static>(&self, training: &mut Training<B>, number: usize, rate: f64) {
+        let (inputs, targets) = Self::batch(number);
+        training
+            .begin_step(Batch::text(&inputs, &targets), rate)
+            .unwrap();
+    }
+
+    fn loss<B: Backend + 'static>(&self, training: &mut Training<B>, number: usize) -> f64 {
+        let (inputs, targets) = Self::batch(number);
+        let found = training.evaluate(Batch::text(&inputs, &targets));
+        found.unwrap().loss
+    }
+}
+
+struct Vgg;
+
+impl Vgg {
+    fn batch(number: usize) -> (Vec<f32>, Vec<u8>) {
+        let labels: Vec<u8> = (0..IMAGES).map(|i| ((i * 7 + number) % 3) as u8).collect();
+        let pixels = (0..IMAGES * 32).map(|at| {
+            let (image, place) = (at / 32, at % 32);
+            let phase = place as f32 * (0.3 + 0.35 * f32::from(labels[image]));
+            let noise = ((image * 31 + number * 17 + place * place * 13) % 29) as f32 / 29.0;
+            phase.sin() + noise - 0.5
+        });
+        (pixels.collect(), labels)
+    }
+}
+
+impl Network for Vgg {
+    fn build<B: Backend + 'static>(&self, backend: B, method: &Method) -> Training<B> {
+        let spec = FeedforwardSpec {
+            input: ImageShape {
+                height: 4,
+                width: 4,
+                channels: 2,
+            },
+            classes: 3,
+            filters: vec![5],
+            units: vec![8],
+            ..FeedforwardSpec::mnist()
+        };
+        let adam = AdamSettings::default();
+        Training::feedforward(backend, &spec, IMAGES, method, adam, 1).unwrap()
+    }
+
+    fn begin<B: Backend + 'static>(&self, training: &mut Training<B>, number: usize, rate: f64) {
+        let (pixels, labels) = Self::batch(number);
+        training
+            .begin_step(Batch::images(&pixels, &labels), rate)
+            .unwrap();
+    }
+
+    fn loss<B: Backend + 'static>(&self, training: &mut Training<B>, number: usize) -> f64 {
+        let (pixels, labels) = Self::batch(number);
+        let found = training.evaluate(Batch::images(&pixels, &labels));
+        found.unwrap().loss
+    }
+}
+
+fn steps<B: Backend + 'static>(
+    network: &impl Network,
+    training: &mut Training<B>,
+    numbers: std::ops::Range<usize>,
+) -> Vec<f64> {
+    for number in numbers {
+        network.begin(training, number, 0.01);
+    }
+    training.report().unwrap().losses.to_vec()
+}
+
+fn as_on_the_cpu(network: &impl Network, id: &str, emulator: &'static Emulator) {
+    let method = Method::try_from(id).unwrap();
+    let mut on_device = network.build(backend(emulator), &method);
+    let mut on_cpu = network.build(CpuBackend::new().unwrap(), &method);
+    // The first step is done as it is, the second is noted, the others repeat it; an evaluation solves for ŵ before the
+    // step does, which is another recording.
+    let found: Vec<f64> = (0..3)
+        .flat_map(|part| {
+            let losses = steps(network, &mut on_device, 4 * part..4 * part + 4);
+            network.loss(&mut on_device, 100);
+            losses
+        })
+        .collect();
+    let expected: Vec<f64> = (0..3)
+        .flat_map(|part| {
+            let losses = steps(network, &mut on_cpu, 4 * part..4 * part + 4);
+            network.loss(&mut on_cpu, 100);
+            losses
+        })
+        .collect();
+    assert_eq!(found.len(), 12);
+    for (a, b) in found.iter().zip(&expected) {
+        assert!(
+            (a - b).abs() < 2e-3 * b.abs(),
+            "{id}: {found:?}, {expected:?}"
+        );
+    }
+
+    // A checkpoint of either goes on at the other.
+    let state = on_device.save().unwrap();
+    on_cpu.load(&state).unwrap();
+    let mut again = network.build(backend(emulator), &method);
+    again.load(&on_cpu.save().unwrap()).unwrap();
+    assert_eq!(again.save().unwrap(), state, "{id}");
+    let losses = [&mut on_device, &mut again].map(|training| network.loss(training, 50));
+    assert_eq!(losses[0], losses[1], "{id}");
+    let on_cpu_too = network.loss(&mut on_cpu, 50);
+    assert!((losses[0] - on_cpu_too).abs() < 1e-5 * on_cpu_too, "{id}");
+
+    // One that was stopped gives the bits of one that was not.
+    let all = steps(network, &mut on_device, 12..18);
+    let mut parts = steps(network, &mut again, 12..14);
+    let mut third = network.build(backend(emulator), &method);
+    third.load(&again.save().unwrap()).unwrap();
+    parts.extend(steps(network, &mut third, 14..18));
+    assert_eq!(all, parts, "{id}");
+    assert_eq!(on_device.save().unwrap(), third.save().unwrap(), "{id}");
+}
+
+#[test]
+fn an_lstm_trains_as_on_the_cpu() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    for id in ["full", "lat-a", "lat2-e", "ttq", "dorefa-3"] {
+        as_on_the_cpu(&Lstm, id, emulator);
+    }
+}
+
+#[test]
+fn a_vgg_trains_as_on_the_cpu() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    for id in ["full", "lat-e", "lat2-a", "laq-log-3"] {
+        as_on_the_cpu(&Vgg, id, emulator);
+    }
+}
+
+/// Steps that were begun behind one that could not be finished change nothing, and the error names the right one.
+#[test]
+fn a_step_that_is_not_finite_stops_those_behind_it() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    for id in ["full", "lat-a", "ttq"] {
+        let method = Method::try_from(id).unwrap();
+        let mut training = Vgg.build(backend(emulator), &method);
+        let mut other = Vgg.build(backend(emulator), &method);
+        steps(&Vgg, &mut training, 0..3);
+        steps(&Vgg, &mut other, 0..3);
+        let (mut pixels, labels) = Vgg::batch(3);
+        Vgg.begin(&mut training, 3, 0.01);
+        Vgg.begin(&mut other, 3, 0.01);
+        pixels[5] = f32::NAN;
+        training
+            .begin_step(Batch::images(&pixels, &labels), 0.01)
+            .unwrap();
+        for number in 4..7 {
+            Vgg.begin(&mut training, number, 0.01);
+        }
+        let error = training.report().unwrap_err();
+        assert!(
+            matches!(error, ModelError::NotFinite { step: 5, .. }),
+            "{error}"
+        );
+        assert_eq!(training.steps_taken(), 4);
+        // The step that failed had solved for ŵ, as an evaluation does.
+        Vgg.loss(&mut other, 0);
+        assert_eq!(training.save().unwrap(), other.save().unwrap(), "{id}");
+        // And it goes on.
+        let [a, b] = [&mut training, &mut other].map(|t| steps(&Vgg, t, 4..6));
+        assert_eq!(a, b, "{id}");
+    }
+}
+
+#[test]
+fn a_weight_that_is_not_finite_is_named() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let method = Method::try_from("lat-a").unwrap();
+    let mut training = Vgg.build(backend(emulator), &method);
+    steps(&Vgg, &mut training, 0..2);
+    let mut state = training.save().unwrap();
+    let weight = state
+        .iter_mut()
+        .find(|tensor| tensor.name == "dense1.weight");
+    if let Some(laq_models::StateTensor {
+        data: laq_models::StateData::F32(values),
+        ..
+    }) = weight
+    {
+        values[3] = f32::INFINITY;
+    }
+    training.load(&state).unwrap();
+    Vgg.begin(&mut training, 2, 0.01);
+    let message = training.report().unwrap_err().to_string();
+    assert!(
+        message.contains("dense1.weight")
+            && message.contains("step 3")
+            && message.contains("weight 3"),
+        "{message}"
+    );
+    assert_eq!(training.steps_taken(), 2);
+}
