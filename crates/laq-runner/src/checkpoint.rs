@@ -114,9 +114,9 @@ pub struct StepTimes {
 }
 
 impl StepTimes {
-    /// Counts one more step.
-    pub fn add(&mut self, seconds: f64, quantize_seconds: f64) {
-        self.steps += 1;
+    /// Counts so many more steps.
+    pub fn add(&mut self, steps: u64, seconds: f64, quantize_seconds: f64) {
+        self.steps += steps;
         self.seconds += seconds;
         self.quantize_seconds += quantize_seconds;
     }

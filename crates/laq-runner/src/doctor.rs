@@ -17,12 +17,27 @@ pub struct Diagnosis {
     pub environment: Environment,
     /// The vector extensions that the kernels could use and this processor has.
     pub features: Vec<&'static str>,
+    /// What there is of CUDA: the name of a library or GPU, and its version or what is wrong with it.
+    pub cuda: Vec<CudaFound>,
+    /// What `--device auto` would take, and why.
+    pub device: String,
     /// The machine's memory, where the system says.
     pub memory_bytes: Option<u64>,
     /// What is free where run folders go, where the system says.
     pub free_disk_bytes: Option<u64>,
     /// Every file of every data set.
     pub data: Vec<DataFileFound>,
+}
+
+/// A library or GPU of NVIDIA's.
+#[derive(Clone, Debug, Serialize)]
+pub struct CudaFound {
+    /// Its name: `driver`, `cuBLAS`, `NVRTC`, or `cuda:0` and so on.
+    pub name: String,
+    /// Its version or description, or what is wrong with it.
+    pub state: String,
+    /// Whether it can be used.
+    pub good: bool,
 }
 
 /// A file of a data set.
@@ -45,13 +60,34 @@ pub struct DataFileFound {
 /// A kernel forced by `LAQ_KERNEL` that this processor does not have.
 pub fn diagnose(data_dir: &Path, runs: &Path) -> Result<Diagnosis, RunError> {
     let kernel = CpuBackend::new()?.kernel().name();
+    let probe = laq_cuda::probe();
     Ok(Diagnosis {
         environment: Environment::found(kernel, rayon::current_num_threads()),
         features: features(),
+        device: match probe.usable() {
+            Ok(()) => "cuda:0".into(),
+            Err(reason) => format!("cpu, for {reason}"),
+        },
+        cuda: cuda(&probe),
         memory_bytes: total_memory_bytes(),
         free_disk_bytes: free_disk_bytes(runs),
         data: data(data_dir),
     })
+}
+
+fn cuda(probe: &laq_cuda::Probe) -> Vec<CudaFound> {
+    let libraries = probe.libraries.iter().map(|library| CudaFound {
+        name: library.name.into(),
+        state: library.version.clone().unwrap_or_else(|reason| reason),
+        good: library.version.is_ok(),
+    });
+    let devices = probe.devices.iter().enumerate();
+    let devices = devices.map(|(index, device)| CudaFound {
+        name: format!("cuda:{index}"),
+        state: device.to_string(),
+        good: true,
+    });
+    libraries.chain(devices).collect()
 }
 
 fn data(data_dir: &Path) -> Vec<DataFileFound> {

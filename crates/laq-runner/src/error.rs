@@ -147,7 +147,23 @@ pub enum RunError {
         /// The checkpoint.
         checkpoint: PathBuf,
         /// The kernel in use.
-        here: &'static str,
+        here: String,
+        /// The checkpoint's.
+        there: String,
+    },
+    /// A device cannot be used.
+    #[error("{0}; --device cpu computes on the processor")]
+    Device(#[source] BackendError),
+    /// The checkpoint is that of a run on a device of another kind.
+    #[error(
+        "{checkpoint} was trained on {there}, and this would go on on {here}, with other bits: give --device (cpu, or \
+         cuda:N) to go on all the same, or use another --run-dir to train anew"
+    )]
+    OtherDevice {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// The device in use.
+        here: String,
         /// The checkpoint's.
         there: String,
     },

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::RunError;
 use crate::checkpoint::StepTimes;
 use crate::config::{Experiment, key};
+use crate::device::{Computer, DeviceOptions};
 use crate::examples::sizes;
 use crate::session::{Input, network, pool};
 
@@ -37,6 +38,8 @@ pub struct Estimate {
     pub batches: Batches,
     /// Threads used.
     pub threads: usize,
+    /// The device that was timed.
+    pub device: String,
 }
 
 /// Whole batches of each split.
@@ -56,7 +59,11 @@ pub struct Batches {
 ///
 /// Splits that do not fill a batch, networks that cannot be built or do not compute; of the data, only a file of the
 /// user's has to be there.
-pub fn estimate(experiment: &Experiment, threads: Option<usize>) -> Result<Estimate, RunError> {
+pub fn estimate(
+    experiment: &Experiment,
+    device: DeviceOptions,
+    threads: Option<usize>,
+) -> Result<Estimate, RunError> {
     let (batches, input) = sizes(&experiment.data)?;
     let most = experiment.train.max_batches.unwrap_or(usize::MAX);
     let [train, validation, test] = batches;
@@ -66,7 +73,9 @@ pub fn estimate(experiment: &Experiment, threads: Option<usize>) -> Result<Estim
         test,
     };
     let pool = pool(threads)?;
-    let (times, evaluations) = pool.install(|| time(experiment, input))?;
+    let (computer, _) = Computer::open(device, None)?;
+    let name = computer.to_string();
+    let (times, evaluations) = pool.install(|| time(computer, experiment, input))?;
     let epochs = experiment.train.epochs;
     let steps = u64::from(epochs) * batches.train as u64;
     let evaluated = f64::from(epochs) * (batches.validation + batches.test) as f64;
@@ -79,13 +88,18 @@ pub fn estimate(experiment: &Experiment, threads: Option<usize>) -> Result<Estim
         seconds: steps as f64 * times.per_step() + evaluated * evaluations.per_step(),
         batches,
         threads: pool.current_num_threads(),
+        device: name,
     })
 }
 
 /// The times of training steps and of evaluations.
-fn time(experiment: &Experiment, input: Input) -> Result<(StepTimes, StepTimes), RunError> {
+fn time(
+    computer: Computer,
+    experiment: &Experiment,
+    input: Input,
+) -> Result<(StepTimes, StepTimes), RunError> {
     let batch = experiment.data.batch;
-    let mut network = network(experiment, input, batch)?;
+    let mut network = network(computer, experiment, input, batch)?;
     // A shuffled pack of numbers, dealt again where a batch is larger.
     let pack = epoch_order(1 << 16, 0, 0);
     let below = |bound: usize, count: usize| -> Vec<u8> {
@@ -118,12 +132,12 @@ fn time(experiment: &Experiment, input: Input) -> Result<(StepTimes, StepTimes),
             || (steps.steps < TIMED_STEPS.1 && steps.seconds < TIMED_SECONDS)
         {
             let report = network.step(batch, rate)?;
-            steps.add(report.seconds, report.quantize_seconds);
+            steps.add(1, report.seconds, report.quantize_seconds);
         }
         while evaluations.steps < TIMED_STEPS.0 {
             let begin = Instant::now();
             black_box(network.evaluate(batch)?);
-            evaluations.add(begin.elapsed().as_secs_f64(), 0.0);
+            evaluations.add(1, begin.elapsed().as_secs_f64(), 0.0);
         }
         Ok((steps, evaluations))
     };

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::RunError;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{FILE, Model};
+use crate::device::{Computer, DeviceOptions};
 use crate::examples::{self, Batches, Examples, score};
 use crate::files::FileError;
 use crate::run_folder::{best_checkpoint, last_checkpoint};
@@ -75,6 +76,7 @@ fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
 pub fn evaluate(
     path: &Path,
     source: &Source,
+    device: DeviceOptions,
     threads: Option<usize>,
     progress: &mut (dyn FnMut(usize, usize) + Send),
 ) -> Result<Evaluation, RunError> {
@@ -160,7 +162,8 @@ pub fn evaluate(
         Batches::Images { batch, .. } => (batch, available, 0),
     };
     let score = pool(threads)?.install(|| {
-        let mut network = network(experiment, input, batch)?;
+        let (computer, _) = Computer::open(device, None)?;
+        let mut network = network(computer, experiment, input, batch)?;
         network
             .load(&found.network)
             .map_err(|source| RunError::OtherNetwork {

@@ -1,19 +1,20 @@
 //! What training, evaluation and estimates share: the network and the threads.
 
 use laq_models::{
-    AdamSettings, CharLstmSpec, FeedforwardSpec, ImageShape, Loss, TextShape, Training,
+    AdamSettings, CharLstmSpec, FeedforwardSpec, ImageShape, Loss, ModelError, TextShape, Training,
 };
 use laq_solvers::Method;
-use laq_tensor::CpuBackend;
+use laq_tensor::Backend;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::RunError;
 use crate::config::{self, Experiment, Model};
+use crate::device::{Computer, Trainer};
 use crate::environment::total_memory_bytes;
 use crate::examples::Examples;
 
-/// The network in training on this machine.
-pub(crate) type Network = Training<CpuBackend>;
+/// The network in training.
+pub(crate) type Network = Box<dyn Trainer>;
 
 /// A pool of `threads` threads; of one for each processor where `threads` is not given.
 pub(crate) fn pool(threads: Option<usize>) -> Result<ThreadPool, RunError> {
@@ -96,8 +97,9 @@ pub(crate) fn spec(model: &Model, input: Input) -> Result<Spec, RunError> {
     }
 }
 
-/// The network of `experiment` at its first step, for batches of `batch` sequences or images.
+/// The network of `experiment` at its first step on `computer`, for batches of `batch` sequences or images.
 pub(crate) fn network(
+    computer: Computer,
     experiment: &Experiment,
     input: Input,
     batch: usize,
@@ -109,20 +111,56 @@ pub(crate) fn network(
         epsilon: train.epsilon,
     };
     let method = method(experiment)?;
-    let (backend, seed) = (CpuBackend::new()?, train.seed);
-    let spec = spec(&experiment.model, input)?;
-    let length = experiment.data.length.unwrap_or_default();
-    check_memory(&spec, length, batch)?;
-    match spec {
-        Spec::CharLstm(spec) => {
-            let shape = TextShape { length, batch };
-            Training::char_lstm(backend, &spec, shape, &method, adam, seed)
-        }
-        Spec::Feedforward(spec) => {
-            Training::feedforward(backend, &spec, batch, &method, adam, seed)
-        }
+    let parts = Parts {
+        spec: spec(&experiment.model, input)?,
+        length: experiment.data.length.unwrap_or_default(),
+        batch,
+        method,
+        adam,
+        seed: train.seed,
+    };
+    if !computer.is_cuda() {
+        check_memory(&parts.spec, parts.length, batch)?;
+    }
+    match computer {
+        Computer::Cpu(backend) => parts.build(backend),
+        Computer::Cuda(backend) => parts.build(*backend),
     }
     .map_err(RunError::Build)
+}
+
+/// All that makes a network.
+struct Parts {
+    spec: Spec,
+    length: usize,
+    batch: usize,
+    method: Method,
+    adam: AdamSettings,
+    seed: u64,
+}
+
+impl Parts {
+    fn build<B: Backend + 'static>(&self, backend: B) -> Result<Network, ModelError> {
+        let Parts {
+            length,
+            batch,
+            adam,
+            seed,
+            ..
+        } = *self;
+        let method = &self.method;
+        Ok(match &self.spec {
+            Spec::CharLstm(spec) => {
+                let shape = TextShape { length, batch };
+                Box::new(Training::char_lstm(
+                    backend, spec, shape, method, adam, seed,
+                )?)
+            }
+            Spec::Feedforward(spec) => Box::new(Training::feedforward(
+                backend, spec, batch, method, adam, seed,
+            )?),
+        })
+    }
 }
 
 /// The method of `experiment`, whose name has been read before.

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use laq_datasets::{Split, epoch_order};
 use laq_models::{ModelError, exact_twin};
 use laq_solvers::Method;
-use laq_tensor::CpuBackend;
 
 use crate::checkpoint::{Best, Checkpoint, Progress, RunState, StepTimes};
 use crate::config::{Experiment, differences, key};
+use crate::device::{Computer, DeviceChoice, DeviceOptions, was_on_cuda};
 use crate::environment::{Environment, peak_memory_bytes};
 use crate::examples::{Batches, Examples, Room, Score, load, score};
 use crate::files::write_atomically;
@@ -32,12 +32,21 @@ pub struct Options {
     pub resume: bool,
     /// Threads; one for each processor where it is not given.
     pub threads: Option<usize>,
+    /// Where the network is computed. Another device gives other bits.
+    pub device: DeviceOptions,
 }
 
 /// What an observer hears of a run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// The device that computes.
+    Device {
+        /// Its name.
+        name: &'a str,
+        /// Why it was taken.
+        because: &'a str,
+    },
     /// The data are being made ready, which takes its time.
     Preparing {
         /// What is being done.
@@ -56,11 +65,11 @@ pub enum Event<'a> {
         /// Whether it goes on from a checkpoint.
         resumed: bool,
     },
-    /// A step is done.
+    /// Steps are done: one on a processor, as many as a tenth of a second holds on a GPU.
     Step {
-        /// Its epoch.
+        /// Their epoch.
         epoch: u32,
-        /// Steps done in it, this one included.
+        /// Steps done in it, these included.
         step: usize,
         /// The mean loss of the epoch so far.
         loss: f64,
@@ -115,7 +124,7 @@ pub fn train(
         return Ok(summary);
     }
     // Every parallel loop inside runs on the pool's threads, this one included.
-    pool.install(|| run(experiment, folder, found, stop, observer))
+    pool.install(|| run(experiment, folder, found, options.device, stop, observer))
 }
 
 /// The checkpoint to go on from, if there is one and it is this experiment's.
@@ -156,24 +165,27 @@ fn run(
     experiment: &Experiment,
     folder: RunFolder,
     found: Option<(PathBuf, Checkpoint)>,
+    device: DeviceOptions,
     stop: &AtomicBool,
     observer: &mut Observer<'_>,
 ) -> Result<Summary, RunError> {
-    let kernel = CpuBackend::new()?.kernel().name();
-    if let Some((checkpoint, found)) = &found
-        && found.run.kernel != kernel
-    {
-        return Err(RunError::OtherKernel {
-            checkpoint: checkpoint.clone(),
-            here: kernel,
-            there: found.run.kernel.clone(),
-        });
+    let before = found.as_ref().map(|(_, found)| found.run.kernel.as_str());
+    let (computer, because) = Computer::open(device, before)?;
+    observer(Event::Device {
+        name: &computer.to_string(),
+        because: &because,
+    });
+    let kernel = computer.kernel();
+    if let Some((checkpoint, found)) = &found {
+        same_device(checkpoint, &found.run.kernel, &kernel, device.choice)?;
     }
+    let between_reports = computer.between_reports();
     let examples = load(&experiment.data, &mut |what| {
         observer(Event::Preparing { what })
     })?;
     let data_sha256 = examples.fingerprint();
-    let mut network = network(experiment, Input::of(&examples), experiment.data.batch)?;
+    let input = Input::of(&examples);
+    let mut network = network(computer, experiment, input, experiment.data.batch)?;
     let resumed = found.is_some();
     let progress = match found {
         None => Progress::at_the_beginning(),
@@ -190,8 +202,11 @@ fn run(
             found.run.progress
         }
     };
-    let environment = Environment::found(kernel, rayon::current_num_threads());
+    let environment = Environment::found(&kernel, rayon::current_num_threads());
     let mut run = Run {
+        between_reports,
+        reported: Instant::now(),
+        unreported: 0,
         splits: Splits::new(&examples, experiment)?,
         experiment,
         alphabet: examples.alphabet(),
@@ -222,6 +237,32 @@ fn run(
     outcome?;
     written?;
     Ok(summary)
+}
+
+/// Refuses to go on with other bits than before, unless that was asked for by naming another kind of device.
+fn same_device(
+    checkpoint: &Path,
+    there: &str,
+    here: &str,
+    choice: DeviceChoice,
+) -> Result<(), RunError> {
+    if there == here {
+        return Ok(());
+    }
+    let (checkpoint, here, there) = (checkpoint.to_path_buf(), here.to_owned(), there.to_owned());
+    match (was_on_cuda(&there), was_on_cuda(&here)) {
+        (false, false) => Err(RunError::OtherKernel {
+            checkpoint,
+            here,
+            there,
+        }),
+        _ if choice != DeviceChoice::Auto => Ok(()),
+        _ => Err(RunError::OtherDevice {
+            checkpoint,
+            here,
+            there,
+        }),
+    }
 }
 
 /// The data in batches.
@@ -256,6 +297,10 @@ struct Run<'a> {
     folder: RunFolder,
     environment: Environment,
     network: Network,
+    /// How long steps may go unreported, when they last were, and how many have been begun since.
+    between_reports: Duration,
+    reported: Instant,
+    unreported: usize,
     /// What the solver is compared with, if the experiment asks for it.
     exact: Option<Method>,
     progress: Progress,
@@ -330,33 +375,67 @@ impl Run<'_> {
         let learning_rate = self.learning_rate();
         let mut room = Room::default();
         let interval = Duration::from_secs_f64(self.experiment.checkpoint.minutes * 60.0);
-        while self.progress.step < self.splits.batches {
+        while self.progress.step + self.unreported < self.splits.batches {
             if self.stop.load(Ordering::Relaxed) {
+                self.report()?;
                 return Ok(false);
             }
             self.compare()?;
-            let batch = room.fill(&batches, &order, self.progress.step);
-            let report = self
-                .network
-                .step(batch, learning_rate)
-                .map_err(|error| self.failed(error))?;
-            let progress = &mut self.progress;
-            progress.step += 1;
-            progress.loss_sum += report.loss;
-            progress
-                .epoch_times
-                .add(report.seconds, report.quantize_seconds);
-            progress.times.add(report.seconds, report.quantize_seconds);
-            (self.observer)(Event::Step {
-                epoch: progress.epoch,
-                step: progress.step,
-                loss: progress.loss_sum / progress.step as f64,
-            });
+            let begun = self.progress.step + self.unreported;
+            let batch = room.fill(&batches, &order, begun);
+            if let Err(error) = self.network.begin_step(batch, learning_rate) {
+                return Err(self.step_failed(error));
+            }
+            self.unreported += 1;
+            if self.reported.elapsed() >= self.between_reports {
+                self.report()?;
+            }
             if self.saved.elapsed() >= interval {
+                self.report()?;
                 self.save()?;
             }
         }
+        self.report()?;
         Ok(true)
+    }
+
+    /// Waits for the steps that were begun, and counts them.
+    fn report(&mut self) -> Result<(), RunError> {
+        self.reported = Instant::now();
+        if self.unreported == 0 {
+            return Ok(());
+        }
+        let report = match self.network.report() {
+            Ok(report) => report,
+            Err(error) => return Err(self.step_failed(error)),
+        };
+        let progress = &mut self.progress;
+        for loss in report.losses {
+            progress.loss_sum += loss;
+        }
+        progress.step += report.losses.len();
+        let (steps, seconds) = (report.losses.len() as u64, report.seconds);
+        let quantizing = report.quantize_seconds;
+        progress.epoch_times.add(steps, seconds, quantizing);
+        progress.times.add(steps, seconds, quantizing);
+        self.unreported = 0;
+        (self.observer)(Event::Step {
+            epoch: progress.epoch,
+            step: progress.step,
+            loss: progress.loss_sum / progress.step as f64,
+        });
+        Ok(())
+    }
+
+    /// The error of a step, with the number of those before it that were finished.
+    fn step_failed(&mut self, error: ModelError) -> RunError {
+        let steps_of_epochs_before = self.progress.times.steps - self.progress.epoch_times.steps;
+        let finished = self
+            .network
+            .steps_taken()
+            .saturating_sub(steps_of_epochs_before);
+        self.progress.step = finished as usize;
+        self.failed(error)
     }
 
     /// Writes down how near the solver of the coming step is to the optimum, where the step is one of those to compare.

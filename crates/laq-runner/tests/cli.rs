@@ -24,6 +24,7 @@ use serde_json::Value;
 
 fn laq(lab: &Lab, arguments: &[&str]) -> Output {
     let mut command = Command::new(cargo_bin!("laq"));
+    command.env("CUDA_VISIBLE_DEVICES", "");
     command
         .current_dir(lab.folder.path())
         .args(arguments)
@@ -94,13 +95,14 @@ fn progress_is_plain_lines_where_there_is_no_terminal() {
     lab.file("full", "");
     let output = laq(&lab, &["train", "tiny.toml", "--run-dir", "a"]);
     let lines: Vec<_> = stderr(&output).lines().map(str::to_string).collect();
-    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert_eq!(lines.len(), 5, "{lines:?}");
+    assert!(lines[0].starts_with("computes on cpu ("), "{lines:?}");
     assert!(
-        lines[0].starts_with("begins in epoch 1 of 3 after 0 of 5 steps"),
+        lines[1].starts_with("begins in epoch 1 of 3 after 0 of 5 steps"),
         "{lines:?}"
     );
     assert!(
-        lines[3].starts_with("epoch 3/3: train ") && lines[3].contains("left about 0.0 s"),
+        lines[4].starts_with("epoch 3/3: train ") && lines[4].contains("left about 0.0 s"),
         "{lines:?}"
     );
     let output = laq(
@@ -207,6 +209,12 @@ fn the_doctor_looks_at_data_and_machine() {
     let lab = Lab::new();
     let found = json(&lab, &["doctor", "--json"]);
     assert!(!found["kernel"].as_str().expect("a kernel").is_empty());
+    // No GPU is shown to the tests, so something is missing and is said.
+    let cuda = found["cuda"].as_array().expect("what there is of CUDA");
+    assert_eq!(cuda[0]["name"], "driver");
+    assert_eq!(cuda[0]["good"], false);
+    let device = found["device"].as_str().expect("a device");
+    assert!(device.starts_with("cpu, for "), "{device}");
     let data = found["data"].as_array().expect("data").clone();
     let state = |name: &str| {
         data.iter()
@@ -417,6 +425,7 @@ fn an_unknown_kernel_is_told() {
     let lab = Lab::new();
     lab.file("lat-a", "");
     let mut command = Command::new(cargo_bin!("laq"));
+    command.env("CUDA_VISIBLE_DEVICES", "");
     let output = command
         .current_dir(lab.folder.path())
         .env("LAQ_KERNEL", "mmx")
@@ -543,6 +552,7 @@ fn a_run_goes_on_with_its_own_kernel_alone() {
     let own = CpuBackend::new().expect("a kernel").kernel().name();
     let with = |kernel: &str, arguments: &[&str]| {
         let mut command = Command::new(cargo_bin!("laq"));
+        command.env("CUDA_VISIBLE_DEVICES", "");
         command
             .current_dir(lab.folder.path())
             .env("LAQ_KERNEL", kernel);
@@ -572,6 +582,59 @@ fn a_run_goes_on_with_its_own_kernel_alone() {
     let output = with(own, &resume);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert_eq!(run_bits(&lab, "runs/tiny"), run_bits(&lab, "whole"));
+}
+
+/// No GPU is shown to the tests.
+#[test]
+fn a_device_that_is_not_there_is_told() {
+    let lab = Lab::new();
+    lab.file("lat-a", "");
+    for (device, code, parts) in [
+        ("cuda:0", 1, ["cuda:0", "--device cpu"]),
+        ("cuda:7", 1, ["cuda:7", "--device cpu"]),
+        (
+            "gpu",
+            2,
+            ["\"gpu\" is no device", "auto, cpu, cuda or cuda:N"],
+        ),
+    ] {
+        let output = laq(&lab, &["train", "tiny.toml", "--device", device]);
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        for part in parts {
+            assert!(stderr(&output).contains(part), "{}", stderr(&output));
+        }
+    }
+    assert!(!lab.path("runs/tiny/last.safetensors").exists());
+    let precision = ["--device", "cpu", "--precision", "float32"];
+    good(&lab, &[&["train", "tiny.toml"][..], &precision].concat());
+}
+
+/// What was begun on a GPU goes on elsewhere only if that is asked for, and is evaluated anywhere.
+#[test]
+fn a_run_goes_on_with_its_own_device_alone() {
+    let lab = Lab::new();
+    let experiment = lab.experiment("ttq", "");
+    let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { step: 2, .. });
+    lab.train_until(&experiment, "runs/tiny", None, stop)
+        .expect("a part of a run");
+    let path = lab.path("runs/tiny/last.safetensors");
+    let mut checkpoint = Checkpoint::read(&path).expect("a checkpoint");
+    checkpoint.run.kernel = "cuda (NVIDIA H100, TF32)".into();
+    checkpoint.write(&path).expect("a checkpoint");
+    let before = run_file(&lab);
+    // The GPU is looked for, as the run was begun on one.
+    let output = laq(&lab, &["train", "tiny.toml", "--resume"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("--device cpu"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(run_file(&lab), before);
+    good(&lab, &["eval", "runs/tiny"]);
+    good(&lab, &["train", "tiny.toml", "--resume", "--device", "cpu"]);
+    let summary = read_summary(&lab.path("runs/tiny")).expect("a summary");
+    assert_eq!(summary.status, Status::Finished);
 }
 
 fn run_file(lab: &Lab) -> Vec<u8> {

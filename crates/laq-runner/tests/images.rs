@@ -6,6 +6,7 @@ use common::{Lab, run_bits};
 use laq_datasets::Split;
 use laq_runner::RunError;
 use laq_runner::config::{Loss, Model, Schedule, parse};
+use laq_runner::device::DeviceOptions;
 use laq_runner::estimate::estimate;
 use laq_runner::evaluate::{Source, evaluate};
 use laq_runner::record::Status;
@@ -95,7 +96,14 @@ fn an_evaluation_gives_the_errors_of_the_training() {
             split,
             data_dir: None,
         };
-        evaluate(&lab.path("run"), &source, Some(1), &mut |_, _| {}).expect("an evaluation")
+        evaluate(
+            &lab.path("run"),
+            &source,
+            DeviceOptions::CPU,
+            Some(1),
+            &mut |_, _| {},
+        )
+        .expect("an evaluation")
     };
     let test = on(Split::Test);
     assert_eq!(test.error, summary.test_error);
@@ -104,7 +112,14 @@ fn an_evaluation_gives_the_errors_of_the_training() {
     assert_eq!(on(Split::Validation).error, summary.validation_error);
     assert_eq!(on(Split::Train).examples, 4000);
     let text = Source::File(lab.path("text.txt"));
-    let error = evaluate(&lab.path("run"), &text, Some(1), &mut |_, _| {}).expect_err("a text");
+    let error = evaluate(
+        &lab.path("run"),
+        &text,
+        DeviceOptions::CPU,
+        Some(1),
+        &mut |_, _| {},
+    )
+    .expect_err("a text");
     assert!(matches!(error, RunError::NoText { .. }), "{error}");
 }
 
@@ -115,7 +130,7 @@ fn an_estimate_needs_no_data() {
                 quantize.method = \"lat-a\"\n\
                 train.epochs = 3";
     let experiment = parse(text, "my.toml").expect("a good experiment");
-    let found = estimate(&experiment, Some(1)).expect("an estimate");
+    let found = estimate(&experiment, DeviceOptions::CPU, Some(1)).expect("an estimate");
     // 598,388 / 6,000 / 26,032 images, of which the last 38 are left out of training.
     assert_eq!(
         (

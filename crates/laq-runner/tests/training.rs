@@ -10,6 +10,7 @@ use laq_datasets::Split;
 use laq_runner::RunError;
 use laq_runner::checkpoint::Checkpoint;
 use laq_runner::config::{load, parse};
+use laq_runner::device::DeviceOptions;
 use laq_runner::estimate::estimate;
 use laq_runner::evaluate::{Source, evaluate};
 use laq_runner::record::{ComparisonRecord, Status};
@@ -351,7 +352,14 @@ fn an_evaluation_gives_the_losses_of_the_training() {
     let experiment = lab.experiment("ttq", "");
     let summary = lab.train(&experiment, "run").expect("a run");
     let on = |source: Source| {
-        evaluate(&lab.path("run"), &source, Some(1), &mut |_, _| {}).expect("an evaluation")
+        evaluate(
+            &lab.path("run"),
+            &source,
+            DeviceOptions::CPU,
+            Some(1),
+            &mut |_, _| {},
+        )
+        .expect("an evaluation")
     };
     let split = |split| Source::Split {
         split,
@@ -397,7 +405,7 @@ fn text_of(lab: &Lab, part: std::ops::Range<f64>) -> String {
 fn an_estimate_counts_the_steps_of_the_run() {
     let lab = Lab::new();
     let experiment = lab.experiment("lat-a", "");
-    let found = estimate(&experiment, Some(2)).expect("an estimate");
+    let found = estimate(&experiment, DeviceOptions::CPU, Some(2)).expect("an estimate");
     let mut batches = [0; 3];
     let summary = lab
         .train_until(&experiment, "run", None, &mut |event| {
@@ -432,7 +440,7 @@ fn an_estimate_needs_no_data() {
         "test",
     )
     .expect("an experiment");
-    let found = estimate(&experiment, None).expect("an estimate");
+    let found = estimate(&experiment, DeviceOptions::CPU, None).expect("an estimate");
     // 80 %, 10 % and 10 % of 3,258,246 characters, by 10,000.
     assert_eq!(
         [

@@ -11,6 +11,7 @@ use laq_models::StateTensor;
 use laq_runner::RunError;
 use laq_runner::checkpoint::Checkpoint;
 use laq_runner::config::{Experiment, load};
+use laq_runner::device::DeviceOptions;
 use laq_runner::record::{EpochRecord, Summary};
 use laq_runner::train::{Event, Options, train};
 use sha2::{Digest, Sha256};
@@ -99,6 +100,7 @@ impl Lab {
             run_dir: self.path(name),
             resume: true,
             threads,
+            device: DeviceOptions::CPU,
         };
         train(experiment, &options, &flag, &mut |event| {
             if stop(&event) {

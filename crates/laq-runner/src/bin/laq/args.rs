@@ -1,9 +1,11 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use laq_runner::config::KINDS;
+use laq_runner::device::{DeviceChoice, DeviceOptions, Precision};
 
 /// Trains neural networks with weights of one to eight bits.
 #[derive(Debug, Parser)]
@@ -46,6 +48,39 @@ pub(crate) struct OverArgs {
     pub(crate) set: Vec<String>,
 }
 
+/// Where the network is computed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DeviceArgs {
+    /// auto, cpu, or cuda:N for GPU number N; auto takes the first GPU that can be used, and a run that goes on stays where it
+    /// was.
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = DeviceChoice::from_str)]
+    device: DeviceChoice,
+    /// How exact products are on a GPU.
+    #[arg(long, value_enum, default_value_t)]
+    precision: PrecisionName,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum PrecisionName {
+    /// Factors rounded to ten bits of mantissa, sums in f32.
+    #[default]
+    Tf32,
+    /// Factors and sums in f32.
+    Float32,
+}
+
+impl DeviceArgs {
+    pub(crate) fn options(&self) -> DeviceOptions {
+        DeviceOptions {
+            choice: self.device,
+            precision: match self.precision {
+                PrecisionName::Tf32 => Precision::Tf32,
+                PrecisionName::Float32 => Precision::Float32,
+            },
+        }
+    }
+}
+
 /// How many threads.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ThreadsArgs {
@@ -75,6 +110,8 @@ pub(crate) struct TrainArgs {
     pub(crate) resume: bool,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgs,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
     /// How progress is shown, on the standard error.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) progress: ProgressStyle,
@@ -110,6 +147,8 @@ pub(crate) struct EvalArgs {
     pub(crate) data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgs,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -154,6 +193,8 @@ pub(crate) struct EstimateArgs {
     pub(crate) experiment: ExperimentArgs,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgs,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -112,6 +112,7 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
         run_dir,
         resume: args.resume,
         threads: args.threads.count(),
+        device: args.device.options(),
     };
     let mut progress = Progress::new(args.progress);
     let done = run_training(&experiment, &options, &stop, &mut |event| {
@@ -181,7 +182,13 @@ pub(crate) fn eval(args: &EvalArgs) -> Result<ExitCode> {
             data_dir: args.data_dir.clone(),
         },
     };
-    let found = evaluate(&args.path, &source, args.threads.count(), &mut |_, _| {})?;
+    let found = evaluate(
+        &args.path,
+        &source,
+        args.device.options(),
+        args.threads.count(),
+        &mut |_, _| {},
+    )?;
     if args.json {
         print_json(&found)?;
     } else {
@@ -298,7 +305,8 @@ fn bytes(count: usize) -> String {
 
 pub(crate) fn estimate(args: &EstimateArgs) -> Result<ExitCode> {
     let experiment = experiment(&args.experiment)?;
-    let found = laq_runner::estimate::estimate(&experiment, args.threads.count())?;
+    let found =
+        laq_runner::estimate::estimate(&experiment, args.device.options(), args.threads.count())?;
     if args.json {
         print_json(&found)?;
     } else {
@@ -343,6 +351,10 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
             "kernel     {} (LAQ_KERNEL forces another)",
             environment.kernel
         )?;
+        for cuda in &found.cuda {
+            writeln!(out, "CUDA       {:<8} {}", cuda.name, cuda.state)?;
+        }
+        writeln!(out, "device     {} (--device takes another)", found.device)?;
         writeln!(out, "memory     {}", gigabytes(found.memory_bytes))?;
         writeln!(
             out,

@@ -58,6 +58,7 @@ impl Progress {
 
     pub(crate) fn show(&mut self, event: Event<'_>) {
         match event {
+            Event::Device { name, because } => self.say(&format!("computes on {name}: {because}")),
             Event::Preparing { what } => self.say(what),
             Event::Started {
                 epoch,

@@ -1,0 +1,232 @@
+//! Where a network is computed: on the processor, or on a GPU.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+pub use laq_cuda::Precision;
+use laq_cuda::{Cuda, CudaBackend, probe};
+use laq_models::{
+    Batch, Evaluation, LayerComparison, LayerReport, ModelError, Report, StateTensor, StepReport,
+    Training,
+};
+use laq_solvers::Method;
+use laq_tensor::{Backend, CpuBackend};
+
+use crate::RunError;
+
+/// What a user asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU if there is one that can be used, else the processor; a run that goes on stays where it was.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |digits: &str| digits.parse().ok().filter(|_| !digits.starts_with('+'));
+        let known = match text.split_once(':') {
+            None if text == "auto" => Some(Self::Auto),
+            None if text == "cpu" => Some(Self::Cpu),
+            None if text == "cuda" => Some(Self::Cuda(0)),
+            Some(("cuda", digits)) => number(digits).map(Self::Cuda),
+            _ => None,
+        };
+        known.ok_or_else(|| {
+            format!(
+                "{text:?} is no device, expected auto, cpu, cuda or cuda:N, with N the number of a GPU"
+            )
+        })
+    }
+}
+
+/// The device that a user asks for, and how exact it is to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceOptions {
+    /// Which device.
+    pub choice: DeviceChoice,
+    /// How exact products are on a GPU.
+    pub precision: Precision,
+}
+
+impl DeviceOptions {
+    /// The processor.
+    pub const CPU: DeviceOptions = DeviceOptions {
+        choice: DeviceChoice::Cpu,
+        precision: Precision::Tf32,
+    };
+}
+
+/// A device that is ready.
+#[derive(Debug)]
+pub(crate) enum Computer {
+    Cpu(CpuBackend),
+    Cuda(Box<CudaBackend<Cuda>>),
+}
+
+/// What a run records in place of a kernel's name begins like this on a GPU.
+const CUDA: &str = "cuda";
+
+/// How long results may stay on a GPU before they are asked for.
+const BETWEEN_REPORTS: Duration = Duration::from_millis(100);
+
+impl Computer {
+    /// The device of `options`, and in a few words why it was taken; for a run that goes on, `before` is what it was
+    /// computed with.
+    pub(crate) fn open(
+        options: DeviceOptions,
+        before: Option<&str>,
+    ) -> Result<(Self, String), RunError> {
+        let cpu = || CpuBackend::new().map(Computer::Cpu);
+        let cuda = |index: usize| -> Result<Self, RunError> {
+            let cache = kernel_cache();
+            let device = Cuda::open(index, options.precision, cache.as_deref());
+            let device = device.map_err(RunError::Device)?;
+            Ok(Computer::Cuda(Box::new(CudaBackend::new(device))))
+        };
+        let because = |reason: &str| reason.to_owned();
+        match (options.choice, before) {
+            (DeviceChoice::Cpu, _) => Ok((cpu()?, because("it was asked for"))),
+            (DeviceChoice::Cuda(index), _) => Ok((cuda(index)?, because("it was asked for"))),
+            (DeviceChoice::Auto, Some(before)) if before.starts_with(CUDA) => {
+                Ok((cuda(0)?, because("the run was begun on a GPU")))
+            }
+            (DeviceChoice::Auto, Some(_)) => {
+                Ok((cpu()?, because("the run was begun on a processor")))
+            }
+            (DeviceChoice::Auto, None) => match probe().usable() {
+                Ok(()) => Ok((cuda(0)?, because("there is a GPU"))),
+                Err(reason) => Ok((cpu()?, format!("no GPU: {reason}"))),
+            },
+        }
+    }
+
+    /// What stands for the device in a run's record: the kernel's name on a processor, else the device's description.
+    pub(crate) fn kernel(&self) -> String {
+        match self {
+            Computer::Cpu(backend) => backend.kernel().name().into(),
+            Computer::Cuda(backend) => backend.describe(),
+        }
+    }
+
+    /// How long a run goes on before it looks at what its steps have done.
+    pub(crate) fn between_reports(&self) -> Duration {
+        match self {
+            Computer::Cpu(_) => Duration::ZERO,
+            Computer::Cuda(_) => BETWEEN_REPORTS,
+        }
+    }
+
+    pub(crate) fn is_cuda(&self) -> bool {
+        matches!(self, Computer::Cuda(_))
+    }
+}
+
+impl fmt::Display for Computer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Computer::Cpu(backend) => formatter.write_str(&backend.describe()),
+            Computer::Cuda(backend) => formatter.write_str(&backend.describe()),
+        }
+    }
+}
+
+/// Whether a run's record is that of a GPU.
+pub(crate) fn was_on_cuda(kernel: &str) -> bool {
+    kernel.starts_with(CUDA)
+}
+
+/// Where compiled kernels are kept: `LAQ_CACHE_DIR`, or `laq` in the user's folder of caches.
+fn kernel_cache() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    folder("LAQ_CACHE_DIR")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(folder("XDG_CACHE_HOME")?).join("laq")))
+        .or_else(|| Some(PathBuf::from(folder("HOME")?).join(".cache/laq")))
+}
+
+/// A network in training, on whatever device; see [`Training`].
+pub(crate) trait Trainer: Send {
+    fn steps_taken(&self) -> u64;
+    fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError>;
+    fn report(&mut self) -> Result<Report<'_>, ModelError>;
+    fn step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<StepReport, ModelError>;
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError>;
+    fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError>;
+    fn compare(&mut self, other: &Method) -> Result<Vec<LayerComparison>, ModelError>;
+    fn save(&mut self) -> Result<Vec<StateTensor>, ModelError>;
+    fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError>;
+}
+
+impl<B: Backend + 'static> Trainer for Training<B> {
+    fn steps_taken(&self) -> u64 {
+        self.steps_taken()
+    }
+
+    fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError> {
+        self.begin_step(batch, learning_rate)
+    }
+
+    fn report(&mut self) -> Result<Report<'_>, ModelError> {
+        self.report()
+    }
+
+    fn step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<StepReport, ModelError> {
+        self.step(batch, learning_rate)
+    }
+
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError> {
+        self.evaluate(batch)
+    }
+
+    fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError> {
+        self.layers()
+    }
+
+    fn compare(&mut self, other: &Method) -> Result<Vec<LayerComparison>, ModelError> {
+        self.compare(other)
+    }
+
+    fn save(&mut self) -> Result<Vec<StateTensor>, ModelError> {
+        self.save()
+    }
+
+    fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
+        self.load(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_by_name() {
+        for (text, expected) in [
+            ("auto", Some(DeviceChoice::Auto)),
+            ("cpu", Some(DeviceChoice::Cpu)),
+            ("cuda", Some(DeviceChoice::Cuda(0))),
+            ("cuda:0", Some(DeviceChoice::Cuda(0))),
+            ("cuda:11", Some(DeviceChoice::Cuda(11))),
+            ("cuda:", None),
+            ("cuda:+1", None),
+            ("cuda:-1", None),
+            ("cuda:1x", None),
+            ("cuda1", None),
+            ("cpu:0", None),
+            ("CPU", None),
+            ("gpu", None),
+            ("", None),
+        ] {
+            assert_eq!(text.parse().ok(), expected, "{text}");
+        }
+    }
+}
