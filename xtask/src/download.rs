@@ -63,6 +63,9 @@ pub(crate) struct Doctor {
     pub(crate) cpu: String,
     /// Threads that a run takes if it is not told otherwise.
     pub(crate) threads: u64,
+    /// What it takes for a device if it is not told otherwise.
+    #[serde(default)]
+    pub(crate) device: String,
     data: Vec<DataFile>,
 }
 

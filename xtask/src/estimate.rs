@@ -84,7 +84,11 @@ pub(crate) fn print(laq: &Laq, plan: &Plan, options: &Options) -> Result<()> {
         );
     }
 
-    let mut speeds = finished_speeds(plan, &machine.cpu, threads);
+    let on_gpu = match options.device.as_deref() {
+        None | Some("auto") => machine.device.starts_with(GPU),
+        Some(device) => device.starts_with(GPU),
+    };
+    let mut speeds = finished_speeds(plan, &machine.cpu, threads, on_gpu);
     let lengths = measure(laq, plan, &left, options, &mut speeds)?;
     let heading = [
         "column",
@@ -205,8 +209,11 @@ fn speed_of<'a>(speeds: &'a [Speed], cell: &Cell) -> Option<&'a Speed> {
         .find(|speed| speed.row == cell.row && speed.network == network)
 }
 
+/// How the name of a GPU begins, and the kernel of a run on one.
+const GPU: &str = "cuda";
+
 /// Speeds of every finished run beside the plan's, whatever its column, seed or preset, on this machine.
-fn finished_speeds(plan: &Plan, cpu: &str, threads: u64) -> Vec<Speed> {
+fn finished_speeds(plan: &Plan, cpu: &str, threads: u64, on_gpu: bool) -> Vec<Speed> {
     // Runs of other presets lie in the neighbouring folders of the default place: runs/<table>/<preset>.
     let siblings = plan
         .out
@@ -222,7 +229,10 @@ fn finished_speeds(plan: &Plan, cpu: &str, threads: u64) -> Vec<Speed> {
         let Some(summary) = Summary::read(&folder) else {
             continue;
         };
-        let here = summary.cpu.as_deref() == Some(cpu) && summary.threads == Some(threads);
+        let was_on_gpu = (summary.kernel.as_deref()).is_some_and(|kernel| kernel.starts_with(GPU));
+        let here = summary.cpu.as_deref() == Some(cpu)
+            && summary.threads == Some(threads)
+            && was_on_gpu == on_gpu;
         let (Some(row), Some(seconds), Some(steps)) =
             (summary.method, summary.seconds, summary.steps)
         else {
@@ -298,9 +308,7 @@ fn measure(
         eprintln!("timing {} on {} …", cell.row, cell.column);
         let mut arguments = cell.arguments("estimate");
         arguments.push("--json".into());
-        if let Some(threads) = options.threads {
-            arguments.extend(["--threads".into(), threads.to_string().into()]);
-        }
+        arguments.extend(options.machine());
         let estimate: Estimate = laq.ask(&arguments)?;
         if !known {
             speeds.push(Speed {

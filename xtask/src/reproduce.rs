@@ -1,11 +1,16 @@
-//! `cargo xtask reproduce`: trains the cells of a table that are not finished, one after the other, and prints the table.
+//! `cargo xtask reproduce`: trains the cells of a table that are not finished, one after the other or several at a time, and
+//! prints the table.
 //!
 //! A cell that fails, or a column whose data cannot be had, does not hold up the others; the exit code tells. Ctrl-C stops
 //! the run after `laq` has saved.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 use anyhow::Result;
 use clap::Args;
@@ -24,7 +29,16 @@ pub(crate) struct Options {
     pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) mirror: Mirror,
-    /// Threads of a run [default: what `laq` takes, every core]
+    /// Where the networks are computed: auto, cpu or cuda:N, as `laq train --device`
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
+    /// How exact products are on a GPU: tf32 or float32, as `laq train --precision`
+    #[arg(long, value_name = "PRECISION")]
+    pub(crate) precision: Option<String>,
+    /// Cells that are trained at the same time, each by a process of its own: small networks do not fill a large GPU
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) jobs: u32,
+    /// Threads of a run [default: every core, shared out to the --jobs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) threads: Option<u32>,
     /// Before every N-th step of a row whose solver alternates, run the exact solver on the same weights and keep both
@@ -59,30 +73,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             plan.cells.len()
         );
     }
-    for (index, cell) in plan
-        .cells
-        .iter()
-        .enumerate()
-        .filter(|(_, cell)| trainable(cell))
-    {
-        if matches!(cell.state(), State::Finished(_)) {
-            continue;
-        }
-        if laq::interrupted() {
-            return stop(plan, &laq);
-        }
-        println!("[{}/{}] {}", index + 1, plan.cells.len(), cell.name());
-        match train(&laq, cell, options)? {
-            Outcome::Finished => {}
-            Outcome::Interrupted => return stop(plan, &laq),
-            Outcome::Failed(reason) => {
-                eprintln!("{} failed: {reason}", cell.name());
-                problems.insert(cell.name(), reason);
-            }
-        }
-    }
-    if laq::interrupted() {
-        return stop(plan, &laq);
+    let cells: Vec<(usize, &Cell)> = (plan.cells.iter().enumerate())
+        .filter(|(_, cell)| trainable(cell) && !matches!(cell.state(), State::Finished(_)))
+        .collect();
+    match train_all(&laq, &cells, plan.cells.len(), options)? {
+        Some(failures) => problems.extend(failures),
+        None => return stop(plan, &laq),
     }
     report::print(&report::write(plan, &laq)?);
     if problems.is_empty() {
@@ -94,6 +90,75 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     eprintln!("The same command tries these again and keeps what is finished.");
     Ok(ExitCode::FAILURE)
+}
+
+/// Trains cells, `--jobs` of them at a time: what failed, and why; none where they were interrupted.
+fn train_all(
+    laq: &Laq,
+    cells: &[(usize, &Cell)],
+    all: usize,
+    options: &Options,
+) -> Result<Option<BTreeMap<String, String>>> {
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(BTreeMap::new());
+    let interrupted = AtomicBool::new(false);
+    let is_over = || interrupted.load(Ordering::SeqCst) || laq::interrupted();
+    let work = || -> Result<()> {
+        while let Some((index, cell)) = cells.get(next.fetch_add(1, Ordering::SeqCst)) {
+            if is_over() {
+                break;
+            }
+            println!("[{}/{all}] {}", index + 1, cell.name());
+            match train(laq, cell, options)? {
+                Outcome::Finished => {}
+                Outcome::Interrupted => interrupted.store(true, Ordering::SeqCst),
+                Outcome::Failed(reason) => {
+                    eprintln!("{} failed: {reason}", cell.name());
+                    let mut failures = failures.lock().expect("no thread panics");
+                    failures.insert(cell.name(), reason);
+                }
+            }
+        }
+        Ok(())
+    };
+    let jobs = (options.jobs as usize).min(cells.len());
+    if jobs <= 1 {
+        work()?;
+    } else {
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
+            let results: Vec<_> = (workers.into_iter())
+                .map(|worker| worker.join().expect("no thread panics"))
+                .collect();
+            results.into_iter().collect::<Result<()>>()
+        })?;
+    }
+    let failures = failures.into_inner().expect("no thread panics");
+    Ok((!is_over()).then_some(failures))
+}
+
+impl Options {
+    /// What `laq train` and `laq estimate` are told of the machine.
+    pub(crate) fn machine(&self) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        let mut add = |name: &str, value: String| {
+            arguments.extend([OsString::from(name), OsString::from(value)]);
+        };
+        if let Some(device) = &self.device {
+            add("--device", device.clone());
+        }
+        if let Some(precision) = &self.precision {
+            add("--precision", precision.clone());
+        }
+        let shared = || {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            (self.jobs > 1).then(|| (cores / self.jobs as usize).max(1) as u32)
+        };
+        if let Some(threads) = self.threads.or_else(shared) {
+            add("--threads", threads.to_string());
+        }
+        arguments
+    }
 }
 
 enum Outcome {
@@ -110,8 +175,10 @@ fn train(laq: &Laq, cell: &Cell, options: &Options) -> Result<Outcome> {
         cell.folder.clone().into(),
         "--resume".into(),
     ]);
-    if let Some(threads) = options.threads {
-        arguments.extend(["--threads".into(), threads.to_string().into()]);
+    arguments.extend(options.machine());
+    if options.jobs > 1 {
+        // Several bars would overwrite each other; what a run has reached is printed all the same.
+        arguments.extend(["--progress".into(), "none".into()]);
     }
     if let Some(steps) = options.compare_with_exact.filter(|_| cell.exact.is_some()) {
         arguments.extend(["--set".into(), format!("comparison.every={steps}").into()]);

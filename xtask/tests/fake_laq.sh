@@ -31,6 +31,7 @@ while [ $# -gt 0 ]; do
         --run-dir) run=$2; shift ;;
         --mirror) mirror=$2; shift ;;
         --threads) threads=$2; shift ;;
+        --device | --precision | --progress) machine="${machine:-} $1=$2"; shift ;;
         --resume) resume=yes ;;
         --json) json=yes ;;
         -*) echo "unexpected $1" >&2; exit 2 ;;
@@ -66,7 +67,7 @@ case $table in
         toml=$(printf 'kind = "char-lstm"\nhidden = %s\n[data]\nlength = %s\nbatch = 100' "$hidden" "$length")
         ;;
 esac
-echo "$command $row $column $preset${own:+ + $own} $seed${mirror:+ mirror=$mirror}${threads:+ threads=$threads}${every:+ every=$every}${resume:+ resume}" >> "${FAKE_LOG:-/dev/null}"
+echo "$command $row $column $preset${own:+ + $own} $seed${mirror:+ mirror=$mirror}${threads:+ threads=$threads}${machine:-}${every:+ every=$every}${resume:+ resume}" >> "${FAKE_LOG:-/dev/null}"
 
 loss() {
     case $row in

@@ -1117,6 +1117,43 @@ fn threads_reach_laq() {
 }
 
 #[test]
+fn the_device_reaches_laq() {
+    let place = Place::new();
+    let words = "reproduce table2 --out out --rows full --device cuda:1 --precision float32";
+    place.run(words, &[]);
+    let machine = "--device=cuda:1 --precision=float32";
+    let expected = format!("full demo demo 1 {machine} resume");
+    assert_eq!(place.calls("train"), [expected]);
+    let dry = format!("{words} --out other --dry-run").replacen("--out out ", "", 1);
+    place.run(&dry, &[]);
+    let timed = place.calls("estimate");
+    assert!(timed[0].contains(machine), "{timed:?}");
+}
+
+/// Every cell once, and a failure among them told, however many are trained at the same time.
+#[test]
+fn several_cells_are_trained_at_the_same_time() {
+    for (jobs, threads) in [(3, " threads=2"), (64, " threads=2")] {
+        let place = Place::new();
+        let words = format!("reproduce table2 --out out --jobs {jobs} --threads 2");
+        let said = place.run(&words, &[("FAKE_FAIL", "lat-a")]);
+        assert_eq!(said.code, Some(1), "{}", said.err);
+        assert!(said.err.contains("lat-a on demo"), "{}", said.err);
+        let mut trained = place.calls("train");
+        assert!(
+            trained.iter().all(|call| call.contains(threads)),
+            "{trained:?}"
+        );
+        assert!(trained.iter().all(|call| call.contains("--progress=none")));
+        trained.sort();
+        trained.dedup();
+        assert_eq!(trained.len(), 20);
+        place.run(&words, &[]);
+        assert_eq!(place.calls("train").len(), 1, "what failed is tried again");
+    }
+}
+
+#[test]
 fn downloads_are_handed_over() {
     let place = Place::new();
     let said = place.run(
