@@ -154,6 +154,12 @@ pub enum RunError {
     /// A device cannot be used.
     #[error("{0}; --device cpu computes on the processor")]
     Device(#[source] BackendError),
+    /// There is no GPU to check.
+    #[error("{reason}; `laq gpu-check --device cpu` rehearses on the processor")]
+    NoGpu {
+        /// Why none can be used.
+        reason: String,
+    },
     /// The checkpoint is that of a run on a device of another kind.
     #[error(
         "{checkpoint} was trained on {there}, and this would go on on {here}, with other bits: give --device (cpu, or \

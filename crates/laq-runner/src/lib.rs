@@ -11,6 +11,7 @@ pub mod estimate;
 pub mod evaluate;
 mod examples;
 pub mod files;
+pub mod gpu_check;
 pub mod quantize;
 pub mod record;
 pub mod run_folder;

@@ -25,6 +25,7 @@ pub(crate) enum Command {
     Quantize(QuantizeArgs),
     Methods(MethodsArgs),
     Doctor(DoctorArgs),
+    GpuCheck(GpuCheckArgs),
     Download(DownloadArgs),
 }
 
@@ -262,6 +263,34 @@ pub(crate) struct DoctorArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Check a GPU: conformance, steps beside the processor's, their times beside PyTorch's, and cells of the paper's tables.
+///
+/// Needs this program, the folder of configurations and the data, and no network. Everything is written into one folder, whose
+/// README.md is the summary; the same command goes on with the cells that were not finished.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GpuCheckArgs {
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// Minutes in all; once they are over, the cell under way is saved and no other is begun.
+    #[arg(long, value_name = "N", default_value_t = 30.0)]
+    pub(crate) minutes: f64,
+    /// The folder that everything is written into.
+    #[arg(long, value_name = "DIR", default_value = "gpu-check")]
+    pub(crate) out: PathBuf,
+    /// Where the tables' configurations are.
+    #[arg(long, value_name = "DIR", default_value = "configs")]
+    pub(crate) configs: PathBuf,
+    /// Where the data are.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub(crate) data_dir: PathBuf,
+    /// The Python that may have PyTorch.
+    #[arg(long, value_name = "PROGRAM", default_value = "python3")]
+    pub(crate) python: String,
+    /// Small networks instead of the paper's, to rehearse the command in seconds.
+    #[arg(long)]
+    pub(crate) small: bool,
 }
 
 /// Fetch data sets, verify them, and leave what is already good alone.

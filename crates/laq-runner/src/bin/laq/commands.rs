@@ -25,8 +25,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::args::{
-    ConfigArgs, DoctorArgs, DownloadArgs, EstimateArgs, EvalArgs, ExperimentArgs, MethodsArgs,
-    OverArgs, QuantizeArgs, SplitName, SummaryArgs, TrainArgs,
+    ConfigArgs, DoctorArgs, DownloadArgs, EstimateArgs, EvalArgs, ExperimentArgs, GpuCheckArgs,
+    MethodsArgs, OverArgs, QuantizeArgs, SplitName, SummaryArgs, TrainArgs,
 };
 use crate::progress::{Progress, Transfer, duration, tell};
 
@@ -381,6 +381,28 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
             bad.path.as_ref().unwrap_or(&PathBuf::new()).display(),
             bad.state,
             bad.dataset
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn gpu_check(args: &GpuCheckArgs) -> Result<ExitCode> {
+    let request = laq_runner::gpu_check::Request {
+        device: args.device.options(),
+        minutes: args.minutes,
+        out: args.out.clone(),
+        configs: args.configs.clone(),
+        data_dir: args.data_dir.clone(),
+        python: args.python.clone(),
+        small: args.small,
+    };
+    let stop = stop_flag().context("cannot listen for Ctrl-C")?;
+    let found = laq_runner::gpu_check::gpu_check(&request, &stop, &mut |line| tell(line))?;
+    write!(Output, "{}", found.summary)?;
+    if !found.good {
+        bail!(
+            "not everything that was checked is right; {} tells what",
+            args.out.join("README.md").display()
         );
     }
     Ok(ExitCode::SUCCESS)

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Command::Quantize(args) => commands::quantize(&args),
         Command::Methods(args) => commands::methods(&args),
         Command::Doctor(args) => commands::doctor(&args),
+        Command::GpuCheck(args) => commands::gpu_check(&args),
         Command::Download(args) => commands::download(&args),
     };
     match done {
