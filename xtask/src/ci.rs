@@ -23,11 +23,14 @@ const STEPS: &[(&str, &[(&str, &str)])] = &[
         "check -p laq-solvers --no-default-features --all-targets",
         &[],
     ),
+    ("check -p laq-cuda --no-default-features --all-targets", &[]),
     (
         "doc --workspace --no-deps --all-features",
         &[("RUSTDOCFLAGS", "-D warnings")],
     ),
     ("test --workspace", &[]),
+    // Once more, to show what registers and shared memory the kernels take, or why they are not compiled here.
+    ("test -p laq-cuda --test compile -- --nocapture", &[]),
     ("bench --workspace --no-run", &[]),
     (
         "xtask reproduce table2 --preset demo --out target/ci/table2",

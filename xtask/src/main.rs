@@ -1,4 +1,5 @@
-//! The project's own commands, run as `cargo xtask …`: `download`, `reproduce`, `report`, `bench` and `ci`.
+//! The project's own commands, run as `cargo xtask …`: `download`, `reproduce`, `report`, `bench`, `gpu-check`
+//! and `ci`.
 //!
 //! One module a command. Training itself is the business of the `laq` binary: xtask builds it in release mode, spawns it
 //! once a cell, and links none of the project's crates.
@@ -15,6 +16,7 @@ mod reproduce;
 mod table;
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -45,6 +47,13 @@ enum Command {
     /// Time the solvers, or training steps of several methods, side by side
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Build `laq` and check a GPU with it: the arguments are those of `laq gpu-check`
+    #[command(disable_help_flag = true)]
+    GpuCheck {
+        /// As `laq gpu-check --help` lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Run every check of the project: format, lints, documentation, tests, benches, demo
     Ci,
 }
@@ -103,6 +112,7 @@ fn main() -> ExitCode {
         Command::Reproduce(options) => reproduce::run(&options),
         Command::Report { selection } => report::run(&selection),
         Command::Bench(bench) => bench::run(&bench),
+        Command::GpuCheck { arguments } => gpu_check(arguments),
         Command::Ci => ci::run(),
     };
     result.unwrap_or_else(|error| {
@@ -114,6 +124,15 @@ fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::from(if error.is::<table::Unknown>() { 2 } else { 1 })
     })
+}
+
+/// Hands the command over to a fresh build of `laq`, in the root of the workspace, where the configurations are.
+fn gpu_check(arguments: Vec<OsString>) -> Result<ExitCode> {
+    laq::outlive_interruptions()?;
+    let laq = laq::Laq::build(&root())?;
+    let status = laq.run(&[vec!["gpu-check".into()], arguments].concat())?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(1)))
 }
 
 /// The root of the workspace. Cargo names the manifest's folder at run time; the folder of the build is the fallback for

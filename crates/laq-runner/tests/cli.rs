@@ -609,6 +609,49 @@ fn a_device_that_is_not_there_is_told() {
     good(&lab, &[&["train", "tiny.toml"][..], &precision].concat());
 }
 
+/// The whole command on the processor, with small networks and without data, so that its cells are told as failed.
+#[test]
+fn a_gpu_check_is_rehearsed_on_the_processor() {
+    let lab = Lab::new();
+    let configs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
+    let said = good(
+        &lab,
+        &[
+            "gpu-check",
+            "--device",
+            "cpu",
+            "--small",
+            "--minutes",
+            "1",
+            "--configs",
+            configs,
+            "--python",
+            "no-such-python",
+        ],
+    );
+    for part in [
+        "## Conformance",
+        "comparisons passed",
+        "| char-lstm | lat-e | 0.0e0 |",
+        "| cifar10 | laq-log-3-e | ",
+        "Not timed: no-such-python does not start",
+        "| table2 | war-and-peace | lat-a | failed: ",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let file = |name: &str| fs::read_to_string(lab.path("gpu-check").join(name)).expect(name);
+    assert_eq!(file("README.md"), said);
+    assert_eq!(file("steps.csv").lines().count(), 16);
+    assert!(
+        file("conformance.csv")
+            .lines()
+            .skip(1)
+            .all(|line| line.ends_with(",true"))
+    );
+    bad(&lab, &["gpu-check", "--out", "other"], &["--device cpu"]);
+    assert!(!lab.path("other").exists());
+}
+
 /// What was begun on a GPU goes on elsewhere only if that is asked for, and is evaluated anywhere.
 #[test]
 fn a_run_goes_on_with_its_own_device_alone() {
