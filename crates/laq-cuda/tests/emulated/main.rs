@@ -2,4 +2,5 @@
 
 mod backend;
 mod emulator;
+mod solvers;
 mod training;

@@ -1,0 +1,253 @@
+//! The solvers on groups of several blocks and on hard input, beside the CPU backend's.
+
+use laq_cuda::CudaBackend;
+use laq_solvers::{Method, Scale};
+use laq_tensor::{Backend, CpuBackend, GroupReport, QuantizeJob};
+use ndarray::Array1;
+
+use crate::emulator::Emulator;
+use crate::emulator::device::Emulated;
+
+/// Numbers that a test draws.
+struct Draw(u64);
+
+impl Draw {
+    /// Uniform in 0..1.
+    fn unit(&mut self) -> f64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Roughly normal.
+    fn normal(&mut self) -> f64 {
+        (0..6).map(|_| self.unit() - 0.5).sum::<f64>() * 1.414
+    }
+}
+
+/// A problem: weights and second moments.
+type Problem = (Vec<f32>, Vec<f32>);
+
+/// Weights and curvatures of many kinds; `seed` 0 to 9 picks the kind.
+fn problem(count: usize, seed: u64) -> Problem {
+    let mut draw = Draw(seed.wrapping_mul(77) + count as u64);
+    let (mut weights, mut moments) = (Vec::new(), Vec::new());
+    for index in 0..count {
+        let w = draw.normal();
+        let v = draw.unit();
+        let (w, v) = match seed % 10 {
+            // As in training.
+            0 | 1 => (0.1 * w, 1e-6 * v * v),
+            // Before the first step: no second moment at all.
+            2 => (0.08 * (2.0 * draw.unit() - 1.0), 0.0),
+            // Many at the limits of clipping, many zeros.
+            3 => ((2.0 * w).clamp(-1.0, 1.0), 1e-4 * v),
+            4 => (if v < 0.6 { 0.0 } else { w }, v),
+            // One weight far away from all others, and one curvature.
+            5 => (
+                if index == count / 2 { 1e6 } else { 1e-3 * w },
+                if index == 7 { 1e12 } else { v },
+            ),
+            // Few values.
+            6 => ((w * 2.0).round() / 4.0, (v * 3.0).round()),
+            // Magnitudes over many octaves.
+            7 => (w * 2f64.powi(-((60.0 * v) as i32)), draw.unit()),
+            // Two clusters, so that there are two optima.
+            8 => (if v < 0.5 { 0.2 } else { 1.0 } + 0.01 * w, 1.0),
+            // All of one sign and size.
+            _ => (0.25, 1e-8),
+        };
+        weights.push(w as f32);
+        moments.push(v as f32);
+    }
+    (weights, moments)
+}
+
+/// What a backend makes of the problem in so many groups, twice: the reports, the quantized weights, the levels.
+fn solved<B: Backend>(
+    backend: &B,
+    method: &Method,
+    groups: usize,
+    (weights, moments): &Problem,
+) -> Vec<(Vec<GroupReport>, Vec<f32>, Vec<i8>)> {
+    let count = weights.len();
+    let tensor = |values: &[f32]| {
+        let mut tensor = backend.zeros(&[count]).unwrap();
+        let view = Array1::from(values.to_vec()).into_dyn();
+        backend.write(view.view(), &mut tensor).unwrap();
+        tensor
+    };
+    let mut quantizer = backend.quantizer(method, count, groups).unwrap();
+    let mut space = backend.quantize_space().unwrap();
+    let mut record = backend.record().unwrap();
+    let mut quantized = backend.zeros(&[count]).unwrap();
+    let second_moment = tensor(moments);
+    let moved: Vec<f32> = weights.iter().map(|w| w * 1.01).collect();
+    let mut found = Vec::new();
+    for weights in [weights, &moved] {
+        let latent = tensor(weights);
+        let mut jobs = std::iter::once(QuantizeJob {
+            latent: &latent,
+            second_moment: &second_moment,
+            quantizer: &mut quantizer,
+            quantized: &mut quantized,
+        });
+        backend
+            .quantize(&mut jobs, &mut space, &mut record)
+            .unwrap();
+        let stop = backend
+            .read_record(&mut record, &mut Vec::new())
+            .unwrap()
+            .stop;
+        assert_eq!(stop, None);
+        found.push((
+            backend.quantizer_reports(&quantizer).unwrap(),
+            backend.read(&quantized).unwrap().into_iter().collect(),
+            backend.quantizer_save(&quantizer).unwrap().levels,
+        ));
+    }
+    found
+}
+
+/// The largest relative difference of two scales.
+fn apart(a: Scale, b: Scale) -> f64 {
+    let pairs = a.pair().into_iter().zip(b.pair());
+    let each =
+        pairs.map(|(a, b)| f64::from((a - b).abs()) / f64::from(a.abs().max(b.abs()).max(1e-30)));
+    each.fold(0.0, f64::max)
+}
+
+fn as_the_cpu_solves(id: &str, groups: usize, size: usize, seed: u64, emulator: &'static Emulator) {
+    let method = Method::try_from(id).unwrap();
+    let problem = problem(groups * size, seed);
+    let on_device = CudaBackend::new(Emulated::new(emulator));
+    let on_cpu = CpuBackend::new().unwrap();
+    let found = solved(&on_device, &method, groups, &problem);
+    let expected = solved(&on_cpu, &method, groups, &problem);
+    let case = format!("{id}, {groups} groups of {size}, kind {seed}");
+    for (found, expected) in found.iter().zip(&expected) {
+        for (group, (a, b)) in found.0.iter().zip(&expected.0).enumerate() {
+            let case = format!("{case}, group {group}: {a:?}, {b:?}");
+            // Neither does better than the other by more than sums are wrong by.
+            let error = (a.weighted_error - b.weighted_error).abs();
+            let range = group * size..(group + 1) * size;
+            // The error of all zeros, of which errors, sums over weights rounded to f32, are exact to a share.
+            let pairs = problem.0[range.clone()]
+                .iter()
+                .zip(&problem.1[range.clone()]);
+            let zeros =
+                pairs.map(|(&w, v)| 0.5 * f64::from(v.sqrt() + 1e-8) * f64::from(w).powi(2));
+            let wrong = 1e-8 * zeros.sum::<f64>() + 1e-5 * b.weighted_error + 1e-300;
+            if apart(a.scale, b.scale) > 1e-6 {
+                // Two optima that are as good: that is for exact solvers alone.
+                let exact = id.ends_with("-e");
+                assert!(exact && error <= wrong, "{case}");
+                continue;
+            }
+            assert!(error <= wrong, "{case}");
+            let pairs = found.2[range.clone()].iter().zip(&expected.2[range]);
+            let different = pairs.filter(|(a, b)| a != b).count();
+            // A scale that differs in its last bit may move a weight that lies at a threshold.
+            assert!(
+                different == 0 || (different <= size / 1000 + 1 && a.scale != b.scale),
+                "{different} levels, {case}"
+            );
+        }
+    }
+}
+
+#[test]
+fn groups_of_several_blocks() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    for id in [
+        "binary-connect",
+        "bwn",
+        "lab",
+        "twn",
+        "ttq",
+        "dorefa-3",
+        "lat-a",
+        "lat2-a",
+        "laq-log-3",
+        "lat-e",
+        "lat2-e",
+        "laq-linear-4-e",
+        "laq-log-3-e",
+    ] {
+        for (groups, size) in [(1, 8191), (2, 8193), (1, 20_000)] {
+            as_the_cpu_solves(id, groups, size, 0, emulator);
+        }
+    }
+}
+
+#[test]
+fn hard_input() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    for id in [
+        "lat-a",
+        "lat2-a",
+        "laq-linear-3",
+        "twn",
+        "ttq",
+        "lab",
+        "lat-e",
+        "lat2-e",
+        "laq-linear-3-e",
+        "laq-linear-8-e",
+        "laq-log-4-e",
+        "laq-log-8-e",
+    ] {
+        for seed in 1..10 {
+            for size in [1, 2, 40, 3000] {
+                as_the_cpu_solves(id, 1, size, seed, emulator);
+            }
+        }
+    }
+}
+
+/// Few weights whose optimum is found by trying every assignment's own scale: thresholds between any two neighbours.
+#[test]
+fn the_optimum_of_ternary_levels_by_trying_all() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let method = Method::try_from("lat-e").unwrap();
+    let backend = CudaBackend::new(Emulated::new(emulator));
+    for seed in 0..40 {
+        let count = 3 + seed as usize % 12;
+        let mut draw = Draw(seed + 1000);
+        let weights: Vec<f32> = (0..count).map(|_| draw.normal() as f32).collect();
+        let moments: Vec<f32> = (0..count).map(|_| draw.unit() as f32).collect();
+        let d: Vec<f64> = moments.iter().map(|v| f64::from(v.sqrt() + 1e-8)).collect();
+        let mut best = f64::INFINITY;
+        for subset in 0..1u32 << count {
+            let mut sums = [0.0; 3];
+            for (i, &w) in weights.iter().enumerate() {
+                let w = f64::from(w.abs());
+                sums[2] += d[i] * w * w;
+                if subset >> i & 1 == 1 {
+                    sums[0] += d[i] * w;
+                    sums[1] += d[i];
+                }
+            }
+            let gain = if sums[1] > 0.0 {
+                sums[0] * sums[0] / sums[1]
+            } else {
+                0.0
+            };
+            best = best.min(0.5 * (sums[2] - gain));
+        }
+        let found = solved(&backend, &method, 1, &(weights, moments));
+        let error = found[0].0[0].weighted_error;
+        assert!(
+            (error - best).abs() <= 1e-6 * best.max(1e-9),
+            "seed {seed}: {error}, {best}"
+        );
+    }
+}
