@@ -196,7 +196,15 @@ impl<D: Device> Quantizer<D> {
     ) -> Result<Self, BackendError> {
         assert!(groups > 0 && weights.is_multiple_of(groups));
         let quantizer = method.quantizer();
-        let Some(solver) = quantizer.and_then(laq_solvers::Quantizer::solver) else {
+        let has_kernels = |quantizer: &&dyn laq_solvers::Quantizer| {
+            // The bounds of the exact solver take for granted that weights may be zero.
+            let exact = matches!(quantizer.solver(), Some(Solver::Exact { .. }));
+            !exact || quantizer.codebook().values().contains(&0.0)
+        };
+        let solver = quantizer
+            .filter(has_kernels)
+            .and_then(laq_solvers::Quantizer::solver);
+        let Some(solver) = solver else {
             return Err(BackendError::Device {
                 device: device.describe(),
                 what: format!("there are no kernels for the method {method}; train it on the CPU"),
