@@ -42,6 +42,21 @@ pub struct Symbols<D: Device> {
     count: usize,
 }
 
+/// Numbers of examples in the device's memory.
+#[derive(Debug)]
+pub struct Order<D: Device> {
+    memory: D::Memory,
+    count: usize,
+}
+
+impl<D: Device> Order<D> {
+    /// The address of `count` numbers from number `first` on.
+    fn part(&self, device: &D, first: usize, count: usize) -> u64 {
+        assert!(first + count <= self.count);
+        device.address(&self.memory) + 4 * first as u64
+    }
+}
+
 /// What an LSTM keeps and works in.
 #[derive(Debug)]
 pub struct LstmSpace<D: Device> {
@@ -363,10 +378,9 @@ pub(crate) fn long(count: usize) -> Argument {
 }
 
 /// The bytes of numbers, as the device has them.
-pub(crate) fn bytes_of(values: impl ExactSizeIterator<Item = f32>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(4 * values.len());
-    values.for_each(|value| bytes.extend(value.to_ne_bytes()));
-    bytes
+fn bytes_of(values: &[f32]) -> &[u8] {
+    // SAFETY: an f32 is four bytes, none of them padding, and any byte is a u8.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
 pub(crate) fn floats_of(bytes: &[u8]) -> Vec<f32> {
@@ -377,6 +391,7 @@ pub(crate) fn floats_of(bytes: &[u8]) -> Vec<f32> {
 impl<D: Device> Backend for CudaBackend<D> {
     type Tensor = Tensor<D>;
     type Symbols = Symbols<D>;
+    type Order = Order<D>;
     type LstmSpace = LstmSpace<D>;
     type ConvolutionSpace = ConvolutionSpace<D>;
     type NormSpace = NormSpace<D>;
@@ -392,7 +407,7 @@ impl<D: Device> Backend for CudaBackend<D> {
     fn record(&self) -> Result<Record<D>, BackendError> {
         let mut memory = self.device.allocate(RawRecord::SIZE)?;
         let bytes = RawRecord::default().to_bytes();
-        self.device.upload(&bytes, &mut memory)?;
+        self.device.upload(&bytes, 0, &mut memory)?;
         Ok(Record { memory, bytes })
     }
 
@@ -415,7 +430,7 @@ impl<D: Device> Backend for CudaBackend<D> {
             ..RawRecord::default()
         };
         self.device
-            .upload(&empty.to_bytes()[..RawRecord::HEAD], &mut record.memory)?;
+            .upload(&empty.to_bytes()[..RawRecord::HEAD], 0, &mut record.memory)?;
         Ok(recorded)
     }
 
@@ -474,8 +489,13 @@ impl<D: Device> Backend for CudaBackend<D> {
         tensor: &mut Tensor<D>,
     ) -> Result<(), BackendError> {
         assert_eq!(tensor.count(), values.len());
-        let bytes = bytes_of(values.iter().copied());
-        self.device.upload(&bytes, &mut tensor.memory)
+        match values.as_slice() {
+            Some(values) => self.device.upload(bytes_of(values), 0, &mut tensor.memory),
+            None => {
+                let values: Vec<f32> = values.iter().copied().collect();
+                self.device.upload(bytes_of(&values), 0, &mut tensor.memory)
+            }
+        }
     }
 
     fn read(&self, tensor: &Tensor<D>) -> Result<ArrayD<f32>, BackendError> {
@@ -497,7 +517,80 @@ impl<D: Device> Backend for CudaBackend<D> {
 
     fn write_symbols(&self, values: &[u8], symbols: &mut Symbols<D>) -> Result<(), BackendError> {
         assert_eq!(symbols.count, values.len());
-        self.device.upload(values, &mut symbols.memory)
+        self.device.upload(values, 0, &mut symbols.memory)
+    }
+
+    fn write_part(
+        &self,
+        values: &[f32],
+        offset: usize,
+        tensor: &mut Tensor<D>,
+    ) -> Result<(), BackendError> {
+        assert!(offset + values.len() <= tensor.count());
+        let bytes = bytes_of(values);
+        self.device.upload(bytes, 4 * offset, &mut tensor.memory)
+    }
+
+    fn order(&self, count: usize) -> Result<Order<D>, BackendError> {
+        Ok(Order {
+            memory: self.device.allocate(4 * count)?,
+            count,
+        })
+    }
+
+    fn write_order(&self, values: &[u32], order: &mut Order<D>) -> Result<(), BackendError> {
+        assert_eq!(order.count, values.len());
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_ne_bytes())
+            .collect();
+        self.device.upload(&bytes, 0, &mut order.memory)
+    }
+
+    fn gather_images(
+        &self,
+        images: &Tensor<D>,
+        labels: &Symbols<D>,
+        order: &Order<D>,
+        first: usize,
+        pixels: &mut Tensor<D>,
+        targets: &mut Symbols<D>,
+    ) -> Result<(), BackendError> {
+        let size = images.count() / labels.count;
+        let (rows, count) = (targets.count, pixels.count());
+        assert!(images.count() == size * labels.count && count == size * rows);
+        let arguments = [
+            self.at(images).into(),
+            self.symbols_at(labels, labels.count).into(),
+            order.part(&self.device, first, rows).into(),
+            self.at(pixels).into(),
+            self.symbols_at(targets, rows).into(),
+            long(count),
+            int(size),
+        ];
+        self.each("gather_images", count, &arguments)
+    }
+
+    fn gather_text(
+        &self,
+        text: &Symbols<D>,
+        order: &Order<D>,
+        first: usize,
+        batch: usize,
+        inputs: &mut Symbols<D>,
+        targets: &mut Symbols<D>,
+    ) -> Result<(), BackendError> {
+        let count = inputs.count;
+        assert!(count.is_multiple_of(batch));
+        let arguments = [
+            self.symbols_at(text, text.count).into(),
+            order.part(&self.device, first, batch).into(),
+            self.symbols_at(inputs, count).into(),
+            self.symbols_at(targets, count).into(),
+            int(count / batch),
+            int(batch),
+        ];
+        self.each("gather_text", count, &arguments)
     }
 
     fn lstm_space(&self, shape: LstmShape) -> Result<LstmSpace<D>, BackendError> {
@@ -1172,7 +1265,7 @@ impl<D: Device> Backend for CudaBackend<D> {
         let count = tensor.count();
         let mut found = self.device.allocate(8)?;
         let mut bytes = u64::MAX.to_ne_bytes();
-        self.device.upload(&bytes, &mut found)?;
+        self.device.upload(&bytes, 0, &mut found)?;
         let arguments = [
             self.at(tensor).into(),
             long(count),
@@ -1243,8 +1336,8 @@ impl<D: Device> Backend for CudaBackend<D> {
     ) -> Result<(), BackendError> {
         if let Some(values) = quantizer.load(&self.device, snapshot)? {
             assert_eq!(values.len(), quantized.count());
-            let bytes = bytes_of(values.into_iter());
-            self.device.upload(&bytes, &mut quantized.memory)?;
+            self.device
+                .upload(bytes_of(&values), 0, &mut quantized.memory)?;
         }
         Ok(())
     }

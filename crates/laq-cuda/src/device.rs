@@ -28,11 +28,16 @@ pub trait Device: Send + Sync + Debug {
     /// The address of the first byte, as kernels see it.
     fn address(&self, memory: &Self::Memory) -> u64;
 
-    /// Copies bytes to the start of `memory`; what they are read from may change as soon as the call returns.
+    /// Copies bytes to `memory`, from its byte `offset` on; what they are read from may change as soon as the call returns.
     ///
     /// # Errors
     /// [`BackendError::Device`] when the device fails.
-    fn upload(&self, bytes: &[u8], memory: &mut Self::Memory) -> Result<(), BackendError>;
+    fn upload(
+        &self,
+        bytes: &[u8],
+        offset: usize,
+        memory: &mut Self::Memory,
+    ) -> Result<(), BackendError>;
 
     /// Waits for all that was asked for, and copies the start of `memory` to the host.
     ///

@@ -11,7 +11,7 @@ mod record;
 mod stub;
 
 pub use backend::{
-    ConvolutionSpace, CudaBackend, LstmSpace, NormSpace, Record, Recording, Symbols, Tensor,
+    ConvolutionSpace, CudaBackend, LstmSpace, NormSpace, Order, Record, Recording, Symbols, Tensor,
 };
 #[cfg(feature = "driver")]
 pub use cuda::{Compiled, Cuda, Graph, Memory, compile, probe};
@@ -23,10 +23,11 @@ pub use record::{NOT_STOPPED, RawRecord};
 pub use stub::{Cuda, probe};
 
 /// The sources of all kernels, by file name; those with `.cuh` are what the others include.
-pub const KERNEL_SOURCES: [(&str, &str); 14] = [
+pub const KERNEL_SOURCES: [(&str, &str); 15] = [
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("solve.cuh", include_str!("../kernels/solve.cuh")),
     ("exact.cuh", include_str!("../kernels/exact.cuh")),
+    ("batch.cu", include_str!("../kernels/batch.cu")),
     ("convolution.cu", include_str!("../kernels/convolution.cu")),
     ("dense.cu", include_str!("../kernels/dense.cu")),
     ("elementwise.cu", include_str!("../kernels/elementwise.cu")),

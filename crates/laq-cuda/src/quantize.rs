@@ -323,8 +323,8 @@ impl<D: Device> Quantizer<D> {
             .iter()
             .map(|level| level.cast_unsigned())
             .collect();
-        device.upload(&levels, &mut self.levels)?;
-        device.upload(&bytes, &mut self.states)?;
+        device.upload(&levels, 0, &mut self.levels)?;
+        device.upload(&bytes, 0, &mut self.states)?;
         self.has_solved = false;
         Ok((of_each > 0).then_some(quantized))
     }
@@ -410,7 +410,7 @@ impl<D: Device> CudaBackend<D> {
     ) -> Result<Plan<D>, BackendError> {
         let uploaded = |bytes: &[u8]| -> Result<D::Memory, BackendError> {
             let mut memory = self.device.allocate(bytes.len())?;
-            self.device.upload(bytes, &mut memory)?;
+            self.device.upload(bytes, 0, &mut memory)?;
             Ok(memory)
         };
         let words =

@@ -57,7 +57,7 @@ impl Device for Cuda {
         match *self {}
     }
 
-    fn upload(&self, _bytes: &[u8], _memory: &mut ()) -> Result<(), BackendError> {
+    fn upload(&self, _bytes: &[u8], _offset: usize, _memory: &mut ()) -> Result<(), BackendError> {
         match *self {}
     }
 

@@ -111,6 +111,11 @@ impl<'a> Sequences<'a> {
         self.batches * self.batch
     }
 
+    /// The symbols that the sequences and their targets are made of: sequence n begins at symbol n·T.
+    pub fn symbols(&self) -> &'a [u8] {
+        &self.symbols[..self.count() * self.length + 1]
+    }
+
     /// Symbols a sequence, T.
     pub fn length(&self) -> usize {
         self.length

@@ -9,8 +9,9 @@ use laq_tensor::{
 
 use crate::ModelError;
 use crate::batch::{Batch, Evaluation, TextShape};
+use crate::held::{Examples, Held, Set};
 use crate::init::Init;
-use crate::network::{Network, blame_weights, setting};
+use crate::network::{Network, blame_weights, first_of_batch, setting, wrong_kind};
 use crate::parameter::{Parameter, ParameterSpec, StateTensor};
 
 /// The network's settings; defaults are the paper's but for `symbols`, which the text decides.
@@ -227,6 +228,23 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         backend.write_symbols(inputs, &mut self.inputs)?;
         backend.write_symbols(targets, &mut self.targets)?;
         Ok(())
+    }
+
+    fn hold(&self, backend: &B, examples: Examples<'_>) -> Result<Held<B>, ModelError> {
+        let Examples::Text(_) = examples else {
+            return Err(wrong_kind("symbols"));
+        };
+        Held::new(backend, examples, self.shape.length, self.shape.symbols)
+    }
+
+    fn take_held(&mut self, backend: &B, held: &Held<B>, index: usize) -> Result<(), ModelError> {
+        let Set::Text(text) = &held.set else {
+            return Err(wrong_kind("symbols"));
+        };
+        let batch = self.shape.batch;
+        let first = first_of_batch(held, index, batch)?;
+        let (inputs, targets) = (&mut self.inputs, &mut self.targets);
+        Ok(backend.gather_text(text, &held.order, first, batch, inputs, targets)?)
     }
 
     /// Mean cross-entropy in nats a symbol; leaves its gradient in `logits`.

@@ -11,8 +11,9 @@ use laq_tensor::{Backend, BackendError, ConvolutionShape, DenseShape, NormShape,
 
 use crate::ModelError;
 use crate::batch::{Batch, Evaluation, ImageShape};
+use crate::held::{Examples, Held, Set};
 use crate::init::Init;
-use crate::network::{Network, blame_weights, setting};
+use crate::network::{Network, blame_weights, first_of_batch, setting, wrong_kind};
 use crate::parameter::{Parameter, ParameterSpec, StateTensor, WHOLE, f32s, find, view};
 
 /// What the network is trained to lower.
@@ -754,6 +755,24 @@ impl<B: Backend> Network<B> for Feedforward<B> {
             backend.write(host(&self.padded), &mut self.pixels)?;
         }
         Ok(())
+    }
+
+    fn hold(&self, backend: &B, examples: Examples<'_>) -> Result<Held<B>, ModelError> {
+        match &examples {
+            Examples::Images { numbers, .. } if *numbers == self.input.numbers() => {
+                Held::new(backend, examples, 1, self.classes)
+            }
+            _ => Err(wrong_kind("images of its size")),
+        }
+    }
+
+    fn take_held(&mut self, backend: &B, held: &Held<B>, index: usize) -> Result<(), ModelError> {
+        let Set::Images { pixels, labels } = &held.set else {
+            return Err(wrong_kind("images of its size"));
+        };
+        let first = first_of_batch(held, index, self.batch)?;
+        let (own, targets) = (&mut self.pixels, &mut self.targets);
+        Ok(backend.gather_images(pixels, labels, &held.order, first, own, targets)?)
     }
 
     /// Leaves the loss's gradient where the last block expects it.

@@ -6,6 +6,7 @@ use laq_tensor::{Backend, BackendError};
 
 use crate::ModelError;
 use crate::batch::{Batch, Evaluation};
+use crate::held::{Examples, Held};
 use crate::parameter::{Parameter, StateTensor};
 
 /// A network and the buffers of one batch, on a backend.
@@ -16,6 +17,12 @@ pub(crate) trait Network<B: Backend>: Send {
 
     /// Takes the next batch. A training step needs a whole one; an evaluation may have fewer images.
     fn take(&mut self, backend: &B, batch: Batch<'_>, whole: bool) -> Result<(), ModelError>;
+
+    /// Copies examples to the device.
+    fn hold(&self, backend: &B, examples: Examples<'_>) -> Result<Held<B>, ModelError>;
+
+    /// Takes batch number `index` of the examples on the device.
+    fn take_held(&mut self, backend: &B, held: &Held<B>, index: usize) -> Result<(), ModelError>;
 
     /// The mean loss of the batch in training goes into the record; leaves behind what [`Network::backward`] needs.
     fn forward(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError>;
@@ -51,6 +58,29 @@ pub(crate) fn blame_weights<B: Backend>(
         }
     }
     Ok(None)
+}
+
+/// Where batch number `index` of `batch` examples begins.
+pub(crate) fn first_of_batch<B: Backend>(
+    held: &Held<B>,
+    index: usize,
+    batch: usize,
+) -> Result<usize, ModelError> {
+    let first = index.saturating_mul(batch);
+    if first.saturating_add(batch) <= held.count {
+        return Ok(first);
+    }
+    Err(ModelError::Batch(format!(
+        "batch {index} of {batch} examples, but there are {} examples",
+        held.count
+    )))
+}
+
+/// The error of examples of another kind than the network takes.
+pub(crate) fn wrong_kind(takes: &str) -> ModelError {
+    ModelError::Batch(format!(
+        "the examples are of another kind: this network takes {takes}"
+    ))
 }
 
 /// A setting that is checked: an error unless `ok`.

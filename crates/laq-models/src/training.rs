@@ -11,6 +11,7 @@ use crate::batch::{Batch, Evaluation, TextShape};
 use crate::char_lstm::{CharLstm, CharLstmSpec};
 use crate::comparison::LayerComparison;
 use crate::feedforward::{Feedforward, FeedforwardSpec};
+use crate::held::{Examples, Held};
 use crate::network::{Network, setting};
 use crate::parameter::{LayerReport, Parameter, StateData, StateTensor};
 
@@ -79,6 +80,7 @@ pub struct Training<B: Backend> {
     evaluation_record: B::Record,
     /// The step that solves for ŵ first, and the one that finds it solved.
     recordings: [B::Recording; 2],
+    held: Option<Held<B>>,
     /// What the next report tells.
     losses: Vec<f64>,
     reported: usize,
@@ -140,6 +142,7 @@ impl<B: Backend + 'static> Training<B> {
             unread: 0,
             evaluation_record: backend.record()?,
             recordings: [backend.recording(), backend.recording()],
+            held: None,
             losses: Vec::with_capacity(2 * RECORD_CAPACITY),
             reported: 0,
             seconds: 0.0,
@@ -186,6 +189,53 @@ impl<B: Backend + 'static> Training<B> {
     /// As [`Training::step`].
     pub fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError> {
         let start = Instant::now();
+        self.network.take(&self.backend, batch, true)?;
+        self.advance(start, learning_rate)
+    }
+
+    /// Copies examples to the device, for [`Training::begin_held_step`]; those that were there before are forgotten. They
+    /// come in the order of their numbers until [`Training::set_order`] says otherwise.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] for examples that the network does not take; [`ModelError::Backend`] when the device has no
+    /// room, after which there are none.
+    pub fn hold(&mut self, examples: Examples<'_>) -> Result<(), ModelError> {
+        self.held = None;
+        self.held = Some(self.network.hold(&self.backend, examples)?);
+        let count = self.held.as_ref().map_or(0, |held| held.count);
+        self.set_order(&(0..count as u32).collect::<Vec<_>>())
+    }
+
+    /// The order of the examples on the device, each of their numbers once.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] where there are none, or for another order than one of all of them.
+    pub fn set_order(&mut self, order: &[u32]) -> Result<(), ModelError> {
+        let held = self.held.as_mut().ok_or_else(nothing_held)?;
+        let good = order.len() == held.count && order.iter().all(|&n| (n as usize) < held.count);
+        if !good {
+            return Err(ModelError::Batch(format!(
+                "the order has {} numbers, expected those of {} examples",
+                order.len(),
+                held.count
+            )));
+        }
+        Ok(self.backend.write_order(order, &mut held.order)?)
+    }
+
+    /// [`Training::begin_step`] with batch number `index` of the examples on the device, in their order.
+    ///
+    /// # Errors
+    /// As [`Training::step`]; [`ModelError::Batch`] where there are not so many.
+    pub fn begin_held_step(&mut self, index: usize, learning_rate: f64) -> Result<(), ModelError> {
+        let start = Instant::now();
+        let held = self.held.as_ref().ok_or_else(nothing_held)?;
+        self.network.take_held(&self.backend, held, index)?;
+        self.advance(start, learning_rate)
+    }
+
+    /// A step with the batch that the network has taken.
+    fn advance(&mut self, start: Instant, learning_rate: f64) -> Result<(), ModelError> {
         setting(
             learning_rate >= 0.0 && learning_rate.is_finite(),
             "learning_rate",
@@ -195,7 +245,6 @@ impl<B: Backend + 'static> Training<B> {
         if self.unread == RECORD_CAPACITY as u64 {
             self.read_record()?;
         }
-        self.network.take(&self.backend, batch, true)?;
         let size = self.adam.step_size(learning_rate, self.steps + 1);
         let solve = !self.quantized_is_current;
         let Training {
@@ -425,6 +474,10 @@ impl<B: Backend + 'static> Training<B> {
             }),
         }
     }
+}
+
+fn nothing_held() -> ModelError {
+    ModelError::Batch("there are no examples on the device; copy them there first".into())
 }
 
 /// ŵ = solve(w, d) for all parameters that are quantized; takes the time.

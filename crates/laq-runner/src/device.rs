@@ -8,8 +8,8 @@ use std::time::Duration;
 pub use laq_cuda::Precision;
 use laq_cuda::{Cuda, CudaBackend, probe};
 use laq_models::{
-    Batch, Evaluation, LayerComparison, LayerReport, ModelError, Report, StateTensor, StepReport,
-    Training,
+    Batch, Evaluation, Examples, LayerComparison, LayerReport, ModelError, Report, StateTensor,
+    StepReport, Training,
 };
 use laq_solvers::Method;
 use laq_tensor::{Backend, CpuBackend};
@@ -157,6 +157,9 @@ fn kernel_cache() -> Option<PathBuf> {
 pub(crate) trait Trainer: Send {
     fn steps_taken(&self) -> u64;
     fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError>;
+    fn hold(&mut self, examples: Examples<'_>) -> Result<(), ModelError>;
+    fn set_order(&mut self, order: &[u32]) -> Result<(), ModelError>;
+    fn begin_held_step(&mut self, index: usize, learning_rate: f64) -> Result<(), ModelError>;
     fn report(&mut self) -> Result<Report<'_>, ModelError>;
     fn step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<StepReport, ModelError>;
     fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError>;
@@ -173,6 +176,18 @@ impl<B: Backend + 'static> Trainer for Training<B> {
 
     fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError> {
         self.begin_step(batch, learning_rate)
+    }
+
+    fn hold(&mut self, examples: Examples<'_>) -> Result<(), ModelError> {
+        self.hold(examples)
+    }
+
+    fn set_order(&mut self, order: &[u32]) -> Result<(), ModelError> {
+        self.set_order(order)
+    }
+
+    fn begin_held_step(&mut self, index: usize, learning_rate: f64) -> Result<(), ModelError> {
+        self.begin_held_step(index, learning_rate)
     }
 
     fn report(&mut self) -> Result<Report<'_>, ModelError> {

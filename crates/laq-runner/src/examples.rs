@@ -4,6 +4,7 @@ use laq_datasets::{
     Fractions, ImageSet, Images, Kind, Sequences, Split, Text, TextError, identity_order,
 };
 use laq_models::{Batch, ModelError};
+use laq_tensor::BackendError;
 use sha2::{Digest, Sha256};
 
 use crate::RunError;
@@ -191,6 +192,32 @@ impl Batches<'_> {
         }
     }
 
+    /// Copies all examples to the device of `network`; whether there was room for them.
+    pub(crate) fn hold(&self, network: &mut Network) -> Result<bool, ModelError> {
+        let held = match self {
+            Self::Text(sequences) => network.hold(laq_models::Examples::Text(sequences.symbols())),
+            Self::Images {
+                images, numbers, ..
+            } => {
+                let (all, mut none) = (identity_order(images.len()), Vec::new());
+                network.hold(laq_models::Examples::Images {
+                    labels: images.labels(),
+                    numbers: *numbers,
+                    fill: &mut |first, pixels| {
+                        let chosen = &all[first..first + pixels.len() / numbers];
+                        none.resize(chosen.len(), 0);
+                        images.fill(chosen, pixels, &mut none);
+                    },
+                })
+            }
+        };
+        match held {
+            Ok(()) => Ok(true),
+            Err(ModelError::Backend(BackendError::DeviceMemory { .. })) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Batches that are evaluated: all of the images; of a text the whole ones.
     pub(crate) fn evaluated(&self) -> usize {
         match self {
@@ -277,4 +304,52 @@ pub(crate) fn score(
         loss: loss / weight,
         error: errors.map(percent),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+    use crate::device::{Computer, DeviceOptions};
+    use crate::session::network;
+    use laq_datasets::epoch_order;
+
+    /// What is copied to a device and put together there gives the steps of batches that the host fills.
+    #[test]
+    fn examples_on_a_device_make_the_same_batches() {
+        for experiment in [
+            "[data]\nname = 'demo'\nlength = 9\nbatch = 7\n[model]\nhidden = 6\n[quantize]\nmethod = 'lat-a'",
+            "[data]\nname = 'demo-digits'\nbatch = 10\n[model]\nkind = 'feedforward'\nfilters = [3]\nunits = [5]\n[quantize]\nmethod = 'lat-a'",
+        ] {
+            let experiment = parse(experiment, "test").expect("an experiment");
+            let examples = load(&experiment.data, &mut |_| {}).expect("data");
+            let batches = examples
+                .batches(Split::Train, &experiment.data)
+                .expect("batches");
+            let order = epoch_order(batches.examples(), 1, 1);
+            let mut losses = [false, true].map(|held| {
+                let (computer, _) = Computer::open(DeviceOptions::CPU, None).expect("a processor");
+                let input = Input::of(&examples);
+                let mut network = network(computer, &experiment, input, experiment.data.batch)
+                    .expect("a network");
+                if held {
+                    assert!(batches.hold(&mut network).expect("room"));
+                    network.set_order(&order).expect("an order");
+                }
+                let mut room = Room::default();
+                for index in [0, batches.trained() - 1, 1] {
+                    if held {
+                        network.begin_held_step(index, 0.01)
+                    } else {
+                        network.begin_step(room.fill(&batches, &order, index), 0.01)
+                    }
+                    .expect("a step");
+                }
+                network.report().expect("steps").losses.to_vec()
+            });
+            let [brought, held] = &mut losses;
+            assert_eq!(brought, held);
+            assert_eq!(held.len(), 3);
+        }
+    }
 }

@@ -179,7 +179,7 @@ fn run(
     if let Some((checkpoint, found)) = &found {
         same_device(checkpoint, &found.run.kernel, &kernel, device.choice)?;
     }
-    let between_reports = computer.between_reports();
+    let (between_reports, on_gpu) = (computer.between_reports(), computer.is_cuda());
     let examples = load(&experiment.data, &mut |what| {
         observer(Event::Preparing { what })
     })?;
@@ -203,11 +203,15 @@ fn run(
         }
     };
     let environment = Environment::found(&kernel, rayon::current_num_threads());
+    let splits = Splits::new(&examples, experiment)?;
+    // On a GPU the examples lie beside the network, where they fit.
+    let held = on_gpu && splits.train.hold(&mut network).map_err(RunError::Build)?;
     let mut run = Run {
+        held,
         between_reports,
         reported: Instant::now(),
         unreported: 0,
-        splits: Splits::new(&examples, experiment)?,
+        splits,
         experiment,
         alphabet: examples.alphabet(),
         data_sha256,
@@ -297,6 +301,8 @@ struct Run<'a> {
     folder: RunFolder,
     environment: Environment,
     network: Network,
+    /// Whether the examples are on the device.
+    held: bool,
     /// How long steps may go unreported, when they last were, and how many have been begun since.
     between_reports: Duration,
     reported: Instant,
@@ -373,6 +379,11 @@ impl Run<'_> {
             self.progress.epoch,
         );
         let learning_rate = self.learning_rate();
+        if self.held
+            && let Err(error) = self.network.set_order(&order)
+        {
+            return Err(self.step_failed(error));
+        }
         let mut room = Room::default();
         let interval = Duration::from_secs_f64(self.experiment.checkpoint.minutes * 60.0);
         while self.progress.step + self.unreported < self.splits.batches {
@@ -382,8 +393,13 @@ impl Run<'_> {
             }
             self.compare()?;
             let begun = self.progress.step + self.unreported;
-            let batch = room.fill(&batches, &order, begun);
-            if let Err(error) = self.network.begin_step(batch, learning_rate) {
+            let step = if self.held {
+                self.network.begin_held_step(begun, learning_rate)
+            } else {
+                let batch = room.fill(&batches, &order, begun);
+                self.network.begin_step(batch, learning_rate)
+            };
+            if let Err(error) = step {
                 return Err(self.step_failed(error));
             }
             self.unreported += 1;

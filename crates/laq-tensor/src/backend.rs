@@ -365,6 +365,8 @@ pub trait Backend: Send + Sync {
     type Tensor: Send;
     /// A batch of symbol indices in the device's memory.
     type Symbols: Send;
+    /// The numbers of examples, in an order, in the device's memory.
+    type Order: Send;
     /// What an LSTM keeps from forward to backward, and its scratch.
     type LstmSpace: Send;
     /// What a convolution needs beside its operands.
@@ -467,6 +469,59 @@ pub trait Backend: Send + Sync {
     /// When the device fails.
     fn write_symbols(&self, values: &[u8], symbols: &mut Self::Symbols)
     -> Result<(), BackendError>;
+
+    /// Copies numbers into a tensor, from number `offset` of it on.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn write_part(
+        &self,
+        values: &[f32],
+        offset: usize,
+        tensor: &mut Self::Tensor,
+    ) -> Result<(), BackendError>;
+
+    /// Room for the numbers of so many examples.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    fn order(&self, count: usize) -> Result<Self::Order, BackendError>;
+
+    /// Copies numbers of examples to the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn write_order(&self, values: &[u32], order: &mut Self::Order) -> Result<(), BackendError>;
+
+    /// A batch of images: with the R targets there is room for, row r of `pixels` is row `order[first + r]` of `images`, and
+    /// so are targets and `labels`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn gather_images(
+        &self,
+        images: &Self::Tensor,
+        labels: &Self::Symbols,
+        order: &Self::Order,
+        first: usize,
+        pixels: &mut Self::Tensor,
+        targets: &mut Self::Symbols,
+    ) -> Result<(), BackendError>;
+
+    /// A batch of text, time-major: of B sequences of T symbols, `inputs[t·B + b] = text[T·order[first + b] + t]`, and
+    /// `targets` has the symbol after each.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn gather_text(
+        &self,
+        text: &Self::Symbols,
+        order: &Self::Order,
+        first: usize,
+        batch: usize,
+        inputs: &mut Self::Symbols,
+        targets: &mut Self::Symbols,
+    ) -> Result<(), BackendError>;
 
     /// Space for one LSTM of this shape.
     ///

@@ -248,12 +248,12 @@ impl Device for Cuda {
         memory.address
     }
 
-    fn upload(&self, bytes: &[u8], memory: &mut Memory) -> Result<(), BackendError> {
-        assert!(bytes.len() <= memory.bytes);
+    fn upload(&self, bytes: &[u8], offset: usize, memory: &mut Memory) -> Result<(), BackendError> {
+        assert!(offset + bytes.len() <= memory.bytes);
+        let address = memory.address + offset as u64;
         self.bind()?;
         // SAFETY: the memory is large enough. The driver copies memory that is not pinned before it returns.
-        let copied =
-            unsafe { result::memcpy_htod_async(memory.address, bytes, self.stream.cu_stream()) };
+        let copied = unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) };
         self.checked("a copy to it fails", copied)
     }
 

@@ -4,7 +4,8 @@ use crate::emulator::Emulator;
 use crate::emulator::device::Emulated;
 use laq_cuda::CudaBackend;
 use laq_models::{
-    AdamSettings, Batch, CharLstmSpec, FeedforwardSpec, ImageShape, ModelError, TextShape, Training,
+    AdamSettings, Batch, CharLstmSpec, Examples, FeedforwardSpec, ImageShape, ModelError,
+    TextShape, Training,
 };
 use laq_solvers::Method;
 use laq_tensor::{Backend, CpuBackend};
@@ -189,6 +190,77 @@ fn a_vgg_trains_as_on_the_cpu() {
     for id in ["full", "lat-e", "lat2-a", "laq-log-3"] {
         as_on_the_cpu(&Vgg, id, emulator);
     }
+}
+
+/// Batches that are put together on the device give the bits of those that the host brings.
+fn held_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
+    let method = Method::try_from("lat-a").unwrap();
+    let order: Vec<u32> = (0..3 * IMAGES as u32).map(|i| i * 5 % 18).collect();
+    let sets: Vec<_> = (0..3).map(Vgg::batch).collect();
+    let pixels: Vec<f32> = sets.iter().flat_map(|(pixels, _)| pixels.clone()).collect();
+    let labels: Vec<u8> = sets.iter().flat_map(|(_, labels)| labels.clone()).collect();
+    let mut held = Vgg.build(backend(), &method);
+    let examples = Examples::Images {
+        labels: &labels,
+        numbers: 32,
+        fill: &mut |first, piece| piece.copy_from_slice(&pixels[32 * first..][..piece.len()]),
+    };
+    held.hold(examples).unwrap();
+    held.set_order(&order).unwrap();
+    let mut brought = Vgg.build(backend(), &method);
+    for index in [0, 2, 1, 0] {
+        held.begin_held_step(index, 0.01).unwrap();
+        let chosen = &order[index * IMAGES..(index + 1) * IMAGES];
+        let (mut images, mut classes) = (Vec::new(), Vec::new());
+        for &example in chosen {
+            images.extend_from_slice(&pixels[32 * example as usize..][..32]);
+            classes.push(labels[example as usize]);
+        }
+        let batch = Batch::images(&images, &classes);
+        brought.begin_step(batch, 0.01).unwrap();
+    }
+    let [a, b] = [&mut held, &mut brought].map(|t| t.report().unwrap().losses.to_vec());
+    assert_eq!(a, b);
+    assert_eq!(held.save().unwrap(), brought.save().unwrap());
+    assert!(held.begin_held_step(3, 0.01).is_err());
+    assert!(held.set_order(&order[1..]).is_err());
+    assert!(held.hold(Examples::Text(&[0; 40])).is_err());
+    assert!(held.begin_held_step(0, 0.01).is_err());
+
+    let text: Vec<u8> = (0..TEXT.length * 12 + 1)
+        .map(|i| (i * i % SYMBOLS) as u8)
+        .collect();
+    let order: Vec<u32> = (0..12).map(|i| i * 7 % 12).collect();
+    let mut held = Lstm.build(backend(), &method);
+    held.hold(Examples::Text(&text)).unwrap();
+    held.set_order(&order).unwrap();
+    let mut brought = Lstm.build(backend(), &method);
+    for index in [0, 2, 1, 0] {
+        held.begin_held_step(index, 0.01).unwrap();
+        let place = |row: usize| {
+            let sequence = order[index * TEXT.batch + row % TEXT.batch] as usize;
+            sequence * TEXT.length + row / TEXT.batch
+        };
+        let rows = 0..TEXT.length * TEXT.batch;
+        let (inputs, targets): (Vec<u8>, Vec<u8>) = rows
+            .map(|row| (text[place(row)], text[place(row) + 1]))
+            .unzip();
+        brought
+            .begin_step(Batch::text(&inputs, &targets), 0.01)
+            .unwrap();
+    }
+    let [a, b] = [&mut held, &mut brought].map(|t| t.report().unwrap().losses.to_vec());
+    assert_eq!(a, b);
+    assert!(held.hold(Examples::Text(&[SYMBOLS as u8; 40])).is_err());
+}
+
+#[test]
+fn examples_on_the_device_are_those_of_the_host() {
+    held_as_brought(|| CpuBackend::new().unwrap());
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    held_as_brought(|| backend(emulator));
 }
 
 /// Steps that were begun behind one that could not be finished change nothing, and the error names the right one.

@@ -78,6 +78,7 @@ pub fn run<B: Backend>(backend: &B) -> Result<Vec<Check>, BackendError> {
         }
     }
     suite.stops()?;
+    suite.gathers()?;
     Ok(suite.checks)
 }
 
@@ -355,6 +356,69 @@ impl<B: Backend> Suite<'_, B> {
         self.compare(name("weight"), &on_device, &weight, 1e-6)?;
         self.compare(name("first moment"), &first, &m, 1e-6)?;
         self.compare(name("second moment"), &second, &v, 1e-6)
+    }
+
+    /// Batches that are put together on the device.
+    fn gathers(&mut self) -> Result<(), BackendError> {
+        let backend = self.backend;
+        let (examples, size, batch, first) = (11, 6, 4, 3);
+        let numbers: Vec<u32> = (0..examples as u32).map(|i| i * 7 % 11).collect();
+        let mut order = backend.order(examples)?;
+        backend.write_order(&numbers, &mut order)?;
+        let values = self.numbers(examples * size, 1.0);
+        let narrow: Vec<f32> = values.iter().map(|&value| value as f32).collect();
+        let mut images = backend.zeros(&[examples, size])?;
+        // In two parts, as a large set is copied.
+        backend.write_part(&narrow[40..], 40, &mut images)?;
+        backend.write_part(&narrow[..40], 0, &mut images)?;
+        let classes = self.some_symbols(examples, 10);
+        let labels = self.symbols(&classes)?;
+        let mut pixels = backend.zeros(&[batch, size])?;
+        let mut targets = backend.symbols(batch)?;
+        backend.gather_images(&images, &labels, &order, first, &mut pixels, &mut targets)?;
+        let chosen = || {
+            numbers[first..first + batch]
+                .iter()
+                .map(|&number| number as usize)
+        };
+        let expected: Vec<f64> = chosen()
+            .flat_map(|example| values[example * size..(example + 1) * size].to_vec())
+            .collect();
+        self.compare("gathered images".into(), &pixels, &expected, 0.0)?;
+        let expected: Vec<u8> = chosen().map(|example| classes[example]).collect();
+        self.compare_symbols("gathered labels", &targets, &expected)?;
+
+        let length = 5;
+        let text = self.some_symbols(examples * length + 1, 10);
+        let on_device = self.symbols(&text)?;
+        let mut inputs = backend.symbols(length * batch)?;
+        let mut targets = backend.symbols(length * batch)?;
+        backend.gather_text(&on_device, &order, first, batch, &mut inputs, &mut targets)?;
+        let place = |row: usize| {
+            let (time, sequence) = (row / batch, row % batch);
+            length * numbers[first + sequence] as usize + time
+        };
+        let rows = 0..length * batch;
+        let expected: [Vec<u8>; 2] =
+            [0, 1].map(|on| rows.clone().map(|row| text[place(row) + on]).collect());
+        self.compare_symbols("gathered inputs", &inputs, &expected[0])?;
+        self.compare_symbols("gathered targets", &targets, &expected[1])
+    }
+
+    /// Symbols below ten, which show in the gradient of the squared hinge of outputs of zero.
+    fn compare_symbols(
+        &mut self,
+        name: &str,
+        found: &B::Symbols,
+        expected: &[u8],
+    ) -> Result<(), BackendError> {
+        let zeros = vec![0.0; 10 * expected.len()];
+        let (_, gradient) = reference::squared_hinge(expected, &zeros);
+        let mut outputs = self.tensor(&zeros)?;
+        let mut record = self.backend.record()?;
+        self.backend
+            .squared_hinge(found, &mut outputs, &mut record)?;
+        self.compare(name.into(), &outputs, &gradient, 1e-6)
     }
 
     /// What is not finite stops the record, whose reader hears of the first; nothing changes from there on until it is

@@ -75,6 +75,7 @@ fn numbers_mut(tensor: &mut ArrayD<f32>) -> &mut [f32] {
 impl Backend for CpuBackend {
     type Tensor = ArrayD<f32>;
     type Symbols = Vec<u8>;
+    type Order = Vec<u32>;
     type LstmSpace = LstmSpace;
     type ConvolutionSpace = ();
     type NormSpace = NormSpace;
@@ -151,6 +152,62 @@ impl Backend for CpuBackend {
 
     fn write_symbols(&self, values: &[u8], symbols: &mut Vec<u8>) -> Result<(), BackendError> {
         symbols.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn write_part(
+        &self,
+        values: &[f32],
+        offset: usize,
+        tensor: &mut ArrayD<f32>,
+    ) -> Result<(), BackendError> {
+        numbers_mut(tensor)[offset..offset + values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
+    fn order(&self, count: usize) -> Result<Vec<u32>, BackendError> {
+        Ok(vec![0; count])
+    }
+
+    fn write_order(&self, values: &[u32], order: &mut Vec<u32>) -> Result<(), BackendError> {
+        order.copy_from_slice(values);
+        Ok(())
+    }
+
+    fn gather_images(
+        &self,
+        images: &ArrayD<f32>,
+        labels: &Vec<u8>,
+        order: &Vec<u32>,
+        first: usize,
+        pixels: &mut ArrayD<f32>,
+        targets: &mut Vec<u8>,
+    ) -> Result<(), BackendError> {
+        let size = images.len() / labels.len();
+        let rows = numbers_mut(pixels).chunks_exact_mut(size).zip(targets);
+        for ((row, target), &example) in rows.zip(&order[first..]) {
+            let example = example as usize;
+            row.copy_from_slice(&numbers(images)[example * size..(example + 1) * size]);
+            *target = labels[example];
+        }
+        Ok(())
+    }
+
+    fn gather_text(
+        &self,
+        text: &Vec<u8>,
+        order: &Vec<u32>,
+        first: usize,
+        batch: usize,
+        inputs: &mut Vec<u8>,
+        targets: &mut Vec<u8>,
+    ) -> Result<(), BackendError> {
+        let length = inputs.len() / batch;
+        for (row, (input, target)) in inputs.iter_mut().zip(targets).enumerate() {
+            let (time, sequence) = (row / batch, row % batch);
+            let place = length * order[first + sequence] as usize + time;
+            (*input, *target) = (text[place], text[place + 1]);
+        }
         Ok(())
     }
 

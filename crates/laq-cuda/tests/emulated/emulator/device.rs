@@ -122,15 +122,17 @@ impl Device for Emulated {
         memory.words.as_ptr() as u64
     }
 
-    fn upload(&self, bytes: &[u8], memory: &mut Memory) -> Result<(), BackendError> {
+    fn upload(&self, bytes: &[u8], offset: usize, memory: &mut Memory) -> Result<(), BackendError> {
         assert!(
             self.noted.lock().unwrap().is_none(),
             "nothing is copied while a step is noted"
         );
-        assert!(bytes.len() <= memory.bytes);
+        assert!(offset + bytes.len() <= memory.bytes);
         let place = memory.words.as_mut_ptr().cast::<u8>();
         // SAFETY: the memory is large enough.
-        unsafe { place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        unsafe {
+            (place.add(offset)).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+        };
         Ok(())
     }
 

@@ -1,0 +1,91 @@
+//! Examples in the device's memory, of which batches are put together there.
+
+use laq_tensor::Backend;
+
+use crate::ModelError;
+
+/// Examples in host memory, to be copied to the device.
+pub enum Examples<'a> {
+    /// A text, whose sequences follow each other: that of number n begins at symbol n·T.
+    Text(&'a [u8]),
+    /// Images of `numbers` numbers each.
+    Images {
+        /// Their classes.
+        labels: &'a [u8],
+        /// The numbers of one image.
+        numbers: usize,
+        /// Fills in images from the given number on, as many as fit.
+        fill: &'a mut dyn FnMut(usize, &mut [f32]),
+    },
+}
+
+/// Numbers that are copied to the device at a time: 32 MB.
+const PIECE: usize = 8 << 20;
+
+/// Examples on the device, and the order in which they come.
+pub(crate) struct Held<B: Backend> {
+    pub(crate) set: Set<B>,
+    pub(crate) order: B::Order,
+    /// How many there are.
+    pub(crate) count: usize,
+}
+
+pub(crate) enum Set<B: Backend> {
+    Text(B::Symbols),
+    Images {
+        pixels: B::Tensor,
+        labels: B::Symbols,
+    },
+}
+
+impl<B: Backend> Held<B> {
+    /// Copies the examples; `length` is that of a sequence, and `below` what symbols and labels are below.
+    pub(crate) fn new(
+        backend: &B,
+        examples: Examples<'_>,
+        length: usize,
+        below: usize,
+    ) -> Result<Self, ModelError> {
+        let symbols = |values: &[u8], what: &str| -> Result<B::Symbols, ModelError> {
+            if let Some(at) = values.iter().position(|&value| usize::from(value) >= below) {
+                return Err(ModelError::Batch(format!(
+                    "{what} {} at index {at}, but the network has {below}",
+                    values[at]
+                )));
+            }
+            let mut symbols = backend.symbols(values.len())?;
+            backend.write_symbols(values, &mut symbols)?;
+            Ok(symbols)
+        };
+        let (set, count) = match examples {
+            Examples::Text(text) => (
+                Set::Text(symbols(text, "symbol")?),
+                text.len().saturating_sub(1) / length,
+            ),
+            Examples::Images {
+                labels,
+                numbers,
+                fill,
+            } => {
+                let mut pixels = backend.zeros(&[labels.len(), numbers])?;
+                let at_once = (PIECE / numbers.max(1)).max(1);
+                let mut piece = vec![0.0; at_once.min(labels.len()) * numbers];
+                for first in (0..labels.len()).step_by(at_once) {
+                    let piece = &mut piece[..at_once.min(labels.len() - first) * numbers];
+                    fill(first, piece);
+                    backend.write_part(piece, first * numbers, &mut pixels)?;
+                }
+                let set = Set::Images {
+                    pixels,
+                    labels: symbols(labels, "label")?,
+                };
+                (set, labels.len())
+            }
+        };
+        Ok(Held {
+            set,
+            order: backend.order(count)?,
+            count,
+        })
+    }
+}
