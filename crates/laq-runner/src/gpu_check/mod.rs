@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use laq_models::{
-    AdamSettings, Batch, CharLstmSpec, FeedforwardSpec, ImageShape, TextShape, Training,
+    AdamSettings, CharLstmSpec, Examples, FeedforwardSpec, ImageShape, TextShape, Training,
 };
 use laq_solvers::Method;
 use laq_tensor::{Backend, conformance};
@@ -451,11 +451,9 @@ impl Check<'_> {
     }
 }
 
-/// A network in training with a batch that is made up.
+/// A network in training with a batch that is made up, and lies on the device.
 struct Case {
     network: Box<dyn Trainer>,
-    symbols: Vec<u8>,
-    pixels: Vec<f32>,
 }
 
 impl Case {
@@ -486,19 +484,26 @@ impl Case {
                     channels: spec.input.channels,
                 };
             }
-            let labels = (0..batch).map(|i| (i % spec.classes) as u8).collect();
+            let labels: Vec<u8> = (0..batch).map(|i| (i % spec.classes) as u8).collect();
             let mut state = 1u32;
             let random = |_| {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 (state >> 8) as f32 / (1 << 23) as f32 - 1.0
             };
-            let pixels = (0..batch * spec.input.numbers()).map(random).collect();
-            let network = Training::feedforward(backend, &spec, batch, &method, adam, 1)
+            let numbers = spec.input.numbers();
+            let pixels: Vec<f32> = (0..batch * numbers).map(random).collect();
+            let mut network = Training::feedforward(backend, &spec, batch, &method, adam, 1)
                 .map_err(RunError::Build)?;
+            let examples = Examples::Images {
+                labels: &labels,
+                numbers,
+                fill: &mut |first, piece| {
+                    piece.copy_from_slice(&pixels[first * numbers..][..piece.len()]);
+                },
+            };
+            network.hold(examples).map_err(RunError::Build)?;
             Ok(Case {
                 network: Box::new(network),
-                symbols: labels,
-                pixels,
             })
         };
         match network {
@@ -514,27 +519,23 @@ impl Case {
                     hidden: if small { 32 } else { 512 },
                     ..CharLstmSpec::paper(87)
                 };
-                let network = Training::char_lstm(backend, &spec, shape, &method, adam, 1)
+                let mut network = Training::char_lstm(backend, &spec, shape, &method, adam, 1)
                     .map_err(RunError::Build)?;
                 let count = size * size + 1;
+                let text: Vec<u8> = (0..count as u32).map(|i| (i * i % 87) as u8).collect();
+                network
+                    .hold(Examples::Text(&text))
+                    .map_err(RunError::Build)?;
                 Ok(Case {
                     network: Box::new(network),
-                    symbols: (0..count as u32).map(|i| (i * i % 87) as u8).collect(),
-                    pixels: Vec::new(),
                 })
             }
         }
     }
 
     fn begin(&mut self) -> Result<(), RunError> {
-        let batch = if self.pixels.is_empty() {
-            let last = self.symbols.len() - 1;
-            Batch::text(&self.symbols[..last], &self.symbols[1..])
-        } else {
-            Batch::images(&self.pixels, &self.symbols)
-        };
         self.network
-            .begin_step(batch, RATE)
+            .begin_held_step(0, RATE)
             .map_err(|source| RunError::Estimate {
                 learning_rate: RATE,
                 source,
