@@ -22,6 +22,15 @@ pub struct Probe {
     pub devices: Vec<DeviceFound>,
 }
 
+/// The memory of a GPU, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryFound {
+    /// What nobody uses.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
 /// A library.
 #[derive(Clone, Debug)]
 pub struct LibraryFound {

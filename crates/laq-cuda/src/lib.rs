@@ -16,7 +16,7 @@ pub use backend::{
 #[cfg(feature = "driver")]
 pub use cuda::{Compiled, Cuda, Graph, Memory, compile, probe};
 pub use device::{Argument, Device, Launch, Operand, Product};
-pub use found::{DeviceFound, LibraryFound, Precision, Probe};
+pub use found::{DeviceFound, LibraryFound, MemoryFound, Precision, Probe};
 pub use quantize::{QuantizeSpace, Quantizer};
 pub use record::{NOT_STOPPED, RawRecord};
 #[cfg(not(feature = "driver"))]

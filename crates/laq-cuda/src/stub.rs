@@ -5,7 +5,7 @@ use std::path::Path;
 use laq_tensor::BackendError;
 
 use crate::device::{Device, Launch, Product};
-use crate::{LibraryFound, Precision, Probe};
+use crate::{LibraryFound, MemoryFound, Precision, Probe};
 
 const MISSING: &str = "this program was built without CUDA; build it with the feature `cuda`";
 
@@ -27,6 +27,14 @@ impl Cuda {
             device: format!("cuda:{index}"),
             what: MISSING.to_owned(),
         })
+    }
+
+    /// There is none.
+    ///
+    /// # Errors
+    /// Never, as nobody can ask.
+    pub fn memory(&self) -> Result<MemoryFound, BackendError> {
+        match *self {}
     }
 }
 

@@ -229,7 +229,8 @@ pub enum RunError {
     },
     /// The network does not fit in memory.
     #[error(
-        "{sizes} need at least {needed} MB of memory, and this machine has {available} MB: lower one of them"
+        "{sizes} need at least {needed} MB of memory, and {available} MB are there: lower one of them{}",
+        match fits { 0 => String::new(), fits => format!(" (data.batch to {fits} at most)") }
     )]
     Memory {
         /// The settings that decide it, with their values.
@@ -238,6 +239,8 @@ pub enum RunError {
         needed: u128,
         /// What there is.
         available: u64,
+        /// The largest batch that these would not refuse.
+        fits: u128,
     },
     /// A step could not be done; no weight was changed by it.
     #[error(

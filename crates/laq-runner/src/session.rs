@@ -119,8 +119,13 @@ pub(crate) fn network(
         adam,
         seed: train.seed,
     };
-    if !computer.is_cuda() {
-        check_memory(&parts.spec, parts.length, batch)?;
+    let available = match &computer {
+        Computer::Cpu(_) => total_memory_bytes(),
+        Computer::Cuda(backend) => Some(backend.device().memory().map_err(RunError::Device)?.free),
+    };
+    if let Some(available) = available {
+        let need = Need::of(&parts.spec, parts.length, computer.is_cuda())?;
+        need.check(&parts.spec, parts.length, batch, available)?;
     }
     match computer {
         Computer::Cpu(backend) => parts.build(backend),
@@ -169,32 +174,66 @@ pub(crate) fn method(experiment: &Experiment) -> Result<Method, RunError> {
         .map_err(|error| RunError::Internal(error.to_string()))
 }
 
-/// Refuses what cannot fit, by what weights and activations take at the least. For every weight there are itself, its
-/// gradient, Adam's two moments, and the copies of three of these in a checkpoint; for every character of a batch four
-/// gates, the cell, the output, its gradient and the logits; for every layer of an image its output and the gradient by it.
-fn check_memory(spec: &Spec, length: usize, batch: usize) -> Result<(), RunError> {
-    let layers = match spec {
-        Spec::CharLstm(spec) => spec.layers(),
-        Spec::Feedforward(spec) => spec.layers(),
-    }
-    .map_err(RunError::Build)?;
-    let wide = |number: usize| number as u128;
-    let weights = layers
-        .iter()
-        .map(|layer| wide(layer.quantized_weights) + wide(layer.other_weights))
-        .sum::<u128>();
-    let of_example = match spec {
-        Spec::CharLstm(spec) => wide(length) * (7 * wide(spec.hidden) + wide(spec.symbols)),
-        Spec::Feedforward(spec) => {
-            let outputs = layers
-                .iter()
-                .map(|layer| wide(layer.output.iter().product()));
-            wide(spec.input.numbers()) + 2 * outputs.sum::<u128>()
+/// What a network takes of memory, at the least, in numbers of four bytes.
+struct Need {
+    /// However large a batch is. Of every weight there are itself, its gradient and Adam's two moments; on a processor the
+    /// copies of three of these in a checkpoint, on a GPU its quantized value.
+    fixed: u128,
+    /// For every image or sequence of a batch. Of every character there are four gates, the cell, the output, its gradient and
+    /// the logits (on a GPU the one-hot input too); of every layer of an image its output and the gradient by it, and on a
+    /// GPU the neighbours of every pixel of a convolution.
+    of_example: u128,
+}
+
+impl Need {
+    fn of(spec: &Spec, length: usize, on_gpu: bool) -> Result<Self, RunError> {
+        let layers = match spec {
+            Spec::CharLstm(spec) => spec.layers(),
+            Spec::Feedforward(spec) => spec.layers(),
         }
-    };
-    let needed = 4 * (wide(batch) * of_example + 7 * weights);
-    match total_memory_bytes() {
-        Some(available) if needed > u128::from(available) => Err(RunError::Memory {
+        .map_err(RunError::Build)?;
+        let wide = |number: usize| number as u128;
+        let weights = layers
+            .iter()
+            .map(|layer| wide(layer.quantized_weights) + wide(layer.other_weights))
+            .sum::<u128>();
+        let of_example = match spec {
+            Spec::CharLstm(spec) => {
+                let symbols = wide(spec.symbols) * if on_gpu { 2 } else { 1 };
+                wide(length) * (7 * wide(spec.hidden) + symbols)
+            }
+            Spec::Feedforward(spec) => {
+                let outputs = layers
+                    .iter()
+                    .map(|layer| wide(layer.output.iter().product()));
+                let convolutions = layers.iter().filter(|layer| layer.output.len() == 3);
+                // A filter is multiplied with the neighbours of every pixel once.
+                let neighbours = convolutions
+                    .filter(|_| on_gpu)
+                    .map(|layer| wide(layer.multiplications / layer.output[2].max(1)));
+                wide(spec.input.numbers()) + 2 * outputs.sum::<u128>() + neighbours.sum::<u128>()
+            }
+        };
+        Ok(Need {
+            fixed: weights * if on_gpu { 5 } else { 7 },
+            of_example,
+        })
+    }
+
+    /// Refuses what cannot fit into so many bytes.
+    fn check(
+        &self,
+        spec: &Spec,
+        length: usize,
+        batch: usize,
+        available: u64,
+    ) -> Result<(), RunError> {
+        let needed = 4 * (batch as u128 * self.of_example + self.fixed);
+        if needed <= u128::from(available) {
+            return Ok(());
+        }
+        let room = (u128::from(available) / 4).saturating_sub(self.fixed);
+        Err(RunError::Memory {
             sizes: match spec {
                 Spec::CharLstm(spec) => format!(
                     "model.hidden = {}, data.length = {length} and data.batch = {batch}",
@@ -207,7 +246,39 @@ fn check_memory(spec: &Spec, length: usize, batch: usize) -> Result<(), RunError
             },
             needed: needed / 1_000_000,
             available: available / 1_000_000,
-        }),
-        _ => Ok(()),
+            fits: room / self.of_example.max(1),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The batch that the message names fits, and one more does not.
+    #[test]
+    fn the_largest_batch_is_named() {
+        let specs = [
+            Spec::CharLstm(CharLstmSpec::paper(87)),
+            Spec::Feedforward(FeedforwardSpec::mnist()),
+            Spec::Feedforward(FeedforwardSpec::cifar10()),
+        ];
+        for spec in specs {
+            for on_gpu in [false, true] {
+                let need = Need::of(&spec, 100, on_gpu).expect("a good network");
+                let check = |batch: usize| need.check(&spec, 100, batch, 2_000_000_000);
+                let Err(RunError::Memory { fits, .. }) = check(1 << 40) else {
+                    panic!("no memory is so large");
+                };
+                let fits = usize::try_from(fits).expect("a small number");
+                assert!(fits > 10);
+                assert!(check(fits).is_ok() && check(fits + 1).is_err());
+            }
+        }
+        // The neighbours are by far the most of a convolution.
+        let vgg = Spec::Feedforward(FeedforwardSpec::cifar10());
+        let [cpu, gpu] = [false, true].map(|on| Need::of(&vgg, 0, on).expect("good").of_example);
+        let neighbours = 9 * (1024 * (3 + 128) + 256 * (128 + 256) + 64 * (256 + 512));
+        assert_eq!(gpu - cpu, neighbours);
     }
 }

@@ -21,7 +21,7 @@ pub use compile::{Compiled, compile};
 pub use probe::probe;
 
 use crate::device::{Device, Launch, Operand, Product};
-use crate::{Precision, program};
+use crate::{MemoryFound, Precision, program};
 
 /// What cuBLAS works in; it is given once, so that recordings find it where it was.
 const WORKSPACE: usize = 32 << 20;
@@ -161,6 +161,19 @@ impl Cuda {
             functions,
             blas,
             workspace,
+        })
+    }
+
+    /// The GPU's memory, as it is now.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`] when the device fails.
+    pub fn memory(&self) -> Result<MemoryFound, BackendError> {
+        let (free, total) =
+            self.checked("it does not tell its memory", self.context.mem_get_info())?;
+        Ok(MemoryFound {
+            free: free as u64,
+            total: total as u64,
         })
     }
 
