@@ -192,6 +192,89 @@ fn a_vgg_trains_as_on_the_cpu() {
     }
 }
 
+/// No sum depends on which thread comes first: the bits are the same when all take their turns the other way round.
+#[test]
+fn the_order_of_threads_changes_nothing() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let backwards = || CudaBackend::new(Emulated::backwards(emulator));
+    for id in ["full", "lat-a", "lat2-e", "laq-log-3-e", "ttq", "dorefa-3"] {
+        let method = Method::try_from(id).unwrap();
+        let mut one = Lstm.build(backend(emulator), &method);
+        let mut other = Lstm.build(backwards(), &method);
+        let losses = [&mut one, &mut other].map(|t| steps(&Lstm, t, 0..4));
+        assert_eq!(losses[0], losses[1], "{id}");
+        assert_eq!(one.save().unwrap(), other.save().unwrap(), "{id}");
+        let mut one = Vgg.build(backend(emulator), &method);
+        let mut other = Vgg.build(backwards(), &method);
+        let losses = [&mut one, &mut other].map(|t| steps(&Vgg, t, 0..4));
+        assert_eq!(losses[0], losses[1], "{id}");
+        assert_eq!(one.save().unwrap(), other.save().unwrap(), "{id}");
+    }
+}
+
+/// Wherever a device goes away, there is an error and no panic, and a state that was saved goes on elsewhere.
+#[test]
+fn a_device_that_goes_away_is_told() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let method = Method::try_from("lat-a").unwrap();
+    let mut good = Vgg.build(backend(emulator), &method);
+    let state = good.save().unwrap();
+    let mut failures = 0;
+    for launches in [1, 2, 10, 50, 60, 75, 100, 130, 200, 300] {
+        let device = Emulated::limited(emulator, usize::MAX, launches);
+        let mut training = Vgg.build(CudaBackend::new(device), &method);
+        training.load(&state).unwrap();
+        let mut error = None;
+        for number in 0..3 {
+            let (pixels, labels) = Vgg::batch(number);
+            let begun = training.begin_step(Batch::images(&pixels, &labels), 0.01);
+            if let Err(found) = begun.and_then(|()| training.report().map(drop)) {
+                error.get_or_insert(found.to_string());
+            }
+        }
+        if let Some(error) = error {
+            assert!(error.contains("it has gone"), "{error}");
+            failures += 1;
+        }
+    }
+    assert!(failures >= 8, "{failures}");
+    good.load(&state).unwrap();
+    steps(&Vgg, &mut good, 0..1);
+}
+
+/// Whatever there is no room for, that is what the error says; examples that do not fit leave the network as it is.
+#[test]
+fn a_device_without_room_is_told() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let method = Method::try_from("lat-e").unwrap();
+    for bytes in [0, 100, 3000, 10_000, 20_000] {
+        let device = Emulated::limited(emulator, bytes, u64::MAX);
+        let spec = CharLstmSpec::paper(SYMBOLS);
+        let adam = AdamSettings::default();
+        let built = Training::char_lstm(CudaBackend::new(device), &spec, TEXT, &method, adam, 1);
+        let message = built.err().unwrap().to_string();
+        assert!(message.contains("has no room for"), "{message}");
+    }
+    let device = Emulated::limited(emulator, 3 << 20, u64::MAX);
+    let mut training = Vgg.build(CudaBackend::new(device), &method);
+    steps(&Vgg, &mut training, 0..1);
+    let labels = vec![0; 100_000];
+    let examples = Examples::Images {
+        labels: &labels,
+        numbers: 32,
+        fill: &mut |_, _| {},
+    };
+    let message = training.hold(examples).unwrap_err().to_string();
+    assert!(message.contains("has no room for"), "{message}");
+    steps(&Vgg, &mut training, 1..3);
+}
+
 /// Batches that are put together on the device give the bits of those that the host brings.
 fn held_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
     let method = Method::try_from("lat-a").unwrap();

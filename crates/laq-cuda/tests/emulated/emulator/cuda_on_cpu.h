@@ -55,6 +55,10 @@ struct Launch {
     jmp_buf scheduler;
 };
 
+// Whether blocks, and threads between barriers, take their turns from the last to the first. What a kernel does must not
+// depend on it.
+inline thread_local bool backwards = false;
+
 // Stacks are used again from launch to launch.
 inline thread_local std::vector<std::unique_ptr<unsigned char[]>> stacks;
 
@@ -97,7 +101,8 @@ inline void* shared(std::size_t place, std::size_t size) {
 
 inline void start() {
     do {
-        current = &launch->fibers[launch->begun++];
+        const std::size_t next = launch->begun++;
+        current = &launch->fibers[backwards ? launch->fibers.size() - 1 - next : next];
         current->state = State::ready;
         (*launch->body)();
         current->state = State::done;
@@ -150,6 +155,7 @@ inline void run_blocks(dim3 grid, dim3 block, std::vector<dim3> indices, const s
             all.push_back(&fiber);
         }
     }
+    if (backwards) std::reverse(all.begin(), all.end());
     for (std::size_t used = 0; now.begun < now.fibers.size(); ++used) {
         if (used == stacks.size()) stacks.emplace_back(new unsigned char[STACK]);
         ucontext_t fresh;
@@ -186,6 +192,7 @@ inline void run(dim3 grid, dim3 block, bool together, const std::function<void()
     for (unsigned z = 0; z < grid.z; ++z)
         for (unsigned y = 0; y < grid.y; ++y)
             for (unsigned x = 0; x < grid.x; ++x) indices.push_back({x, y, z});
+    if (backwards) std::reverse(indices.begin(), indices.end());
     if (together) {
         run_blocks(grid, block, indices, body);
     } else {

@@ -35,6 +35,10 @@ pub(crate) struct Memory {
 pub(crate) struct Emulated {
     emulator: &'static Emulator,
     noted: Mutex<Option<Vec<Noted>>>,
+    /// Whether threads take their turns from the last to the first.
+    backwards: bool,
+    /// Bytes that may still be allocated, and launches after which the device has gone.
+    left: Mutex<(usize, u64)>,
 }
 
 impl Emulated {
@@ -42,6 +46,42 @@ impl Emulated {
         Emulated {
             emulator,
             noted: Mutex::default(),
+            backwards: false,
+            left: Mutex::new((usize::MAX, u64::MAX)),
+        }
+    }
+
+    /// One whose threads take their turns from the last to the first.
+    pub(crate) fn backwards(emulator: &'static Emulator) -> Self {
+        Emulated {
+            backwards: true,
+            ..Self::new(emulator)
+        }
+    }
+
+    /// One with so many bytes of memory, which goes away after so many launches.
+    pub(crate) fn limited(emulator: &'static Emulator, bytes: usize, launches: u64) -> Self {
+        Emulated {
+            left: Mutex::new((bytes, launches)),
+            ..Self::new(emulator)
+        }
+    }
+
+    /// Whether the device is still there.
+    fn is_there(&self, launches: u64) -> Result<(), BackendError> {
+        let left = &mut self.left.lock().unwrap().1;
+        match left.checked_sub(launches) {
+            Some(fewer) if fewer > 0 => {
+                *left = fewer;
+                Ok(())
+            }
+            _ => {
+                *left = 0;
+                Err(BackendError::Device {
+                    device: self.describe(),
+                    what: "it has gone".to_owned(),
+                })
+            }
         }
     }
 
@@ -61,7 +101,7 @@ impl Emulated {
             .map(|argument| argument.as_mut_ptr().cast())
             .collect();
         self.emulator
-            .launch(kernel, grid, block, false, &mut pointers);
+            .launch(kernel, grid, block, false, self.backwards, &mut pointers);
     }
 }
 
@@ -114,6 +154,17 @@ impl Device for Emulated {
             self.noted.lock().unwrap().is_none(),
             "memory is made before a step is noted"
         );
+        self.is_there(0)?;
+        let left = &mut self.left.lock().unwrap().0;
+        let Some(rest) = left.checked_sub(bytes) else {
+            return Err(BackendError::DeviceMemory {
+                device: self.describe(),
+                asked: bytes as u64,
+                free: *left as u64,
+                total: *left as u64,
+            });
+        };
+        *left = rest;
         let words = vec![0; bytes.div_ceil(8).max(1)];
         Ok(Memory { words, bytes })
     }
@@ -142,6 +193,7 @@ impl Device for Emulated {
             "nothing is copied while a step is noted"
         );
         assert!(bytes.len() <= memory.bytes);
+        self.is_there(0)?;
         let place = memory.words.as_ptr().cast::<u8>();
         // SAFETY: the memory is large enough.
         unsafe { place.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
@@ -155,6 +207,7 @@ impl Device for Emulated {
             block,
             ..
         } = *launch;
+        self.is_there(1)?;
         let mut arguments: Vec<_> = launch.arguments.iter().map(|argument| argument.0).collect();
         let copy = arguments.clone();
         let noted = self.note(|| Noted::Launch {
@@ -188,6 +241,7 @@ impl Device for Emulated {
     }
 
     unsafe fn replay(&self, graph: &mut Graph) -> Result<(), BackendError> {
+        self.is_there(graph.0.len() as u64)?;
         for noted in &mut graph.0 {
             match noted {
                 Noted::Launch {

@@ -14,6 +14,7 @@ type Launch = unsafe extern "C" fn(
     grid: *const u32,
     block: *const u32,
     together: c_int,
+    backwards: c_int,
     arguments: *mut *mut c_void,
 ) -> *const c_char;
 
@@ -60,7 +61,8 @@ impl Emulator {
             }
         }
         source += &format!(
-            "extern \"C\" const char* launch_on_cpu(const char* name, const unsigned* grid, const unsigned* block, int together, void** arguments) {{\n\
+            "extern \"C\" const char* launch_on_cpu(const char* name, const unsigned* grid, const unsigned* block, int together, int backwards, void** arguments) {{\n\
+             emulator::backwards = backwards;\n\
              static thread_local std::string message;\n\
              const dim3 g{{grid[0], grid[1], grid[2]}}, b{{block[0], block[1], block[2]}};\n\
              try {{\n{table}    message = std::string(\"there is no kernel \") + name;\n\
@@ -113,6 +115,7 @@ impl Emulator {
         grid: [u32; 3],
         block: [u32; 3],
         together: bool,
+        backwards: bool,
         arguments: &mut [*mut c_void],
     ) {
         self.launched.lock().unwrap().insert(name.to_owned());
@@ -126,6 +129,7 @@ impl Emulator {
                 grid.as_ptr(),
                 block.as_ptr(),
                 together.into(),
+                backwards.into(),
                 arguments.as_mut_ptr(),
             )
         };
