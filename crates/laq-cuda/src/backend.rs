@@ -9,7 +9,7 @@ use laq_tensor::{
 };
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
-use crate::device::{Argument, Device, Launch, Operand, Product};
+use crate::device::{Argument, Device, Launch, Operand, Pass, Product};
 use crate::quantize::{QuantizeSpace, Quantizer};
 use crate::record::RawRecord;
 
@@ -73,10 +73,13 @@ pub struct LstmSpace<D: Device> {
     hot: D::Memory,
 }
 
-/// The neighbours of every pixel, of the last forward pass.
+/// What a convolution is done by.
 #[derive(Debug)]
-pub struct ConvolutionSpace<D: Device> {
-    columns: D::Memory,
+pub enum ConvolutionSpace<D: Device> {
+    /// A library.
+    Library(D::Convolution),
+    /// Products, with the neighbours of every pixel of the last forward pass.
+    Products(D::Memory),
 }
 
 /// What a batch normalization keeps of a batch, and works in.
@@ -234,6 +237,24 @@ impl<D: Device> CudaBackend<D> {
         self.each("add_chunks", columns, &arguments)
     }
 
+    /// Every row of the output becomes the bias.
+    fn spread(
+        &self,
+        bias: u64,
+        output: u64,
+        rows: usize,
+        columns: usize,
+    ) -> Result<(), BackendError> {
+        let count = rows * columns;
+        let arguments = [bias.into(), output.into(), long(count), int(columns)];
+        self.each("spread_bias", count, &arguments)
+    }
+
+    fn convolve(&self, convolution: &D::Convolution, pass: &Pass) -> Result<(), BackendError> {
+        // SAFETY: as for `launch`.
+        unsafe { self.device.convolve(convolution, pass) }
+    }
+
     /// y ← x Wᵀ + b.
     fn affine(
         &self,
@@ -247,9 +268,7 @@ impl<D: Device> CudaBackend<D> {
             outputs,
         } = shape;
         if let Some(bias) = bias {
-            let count = rows * outputs;
-            let arguments = [bias.into(), output.into(), long(count), int(outputs)];
-            self.each("spread_bias", count, &arguments)?;
+            self.spread(bias, output, rows, outputs)?;
         }
         self.multiply(Product {
             m: rows,
@@ -831,8 +850,9 @@ impl<D: Device> Backend for CudaBackend<D> {
         &self,
         shape: ConvolutionShape,
     ) -> Result<ConvolutionSpace<D>, BackendError> {
-        Ok(ConvolutionSpace {
-            columns: self.floats(shape.pixels() * shape.filter())?,
+        Ok(match self.device.convolution(shape)? {
+            Some(convolution) => ConvolutionSpace::Library(convolution),
+            None => ConvolutionSpace::Products(self.floats(shape.pixels() * shape.filter())?),
         })
     }
 
@@ -853,12 +873,30 @@ impl<D: Device> Backend for CudaBackend<D> {
             ..
         } = shape;
         let (pixels, filter) = (shape.pixels(), shape.filter());
-        let columns = self.device.address(&space.columns);
+        let input = self.pointer(input, pixels * inputs);
+        let weight = self.pointer(weight, outputs * filter);
+        let output = self.pointer(output, pixels * outputs);
+        let bias = bias.map(|bias| self.pointer(bias, outputs));
+        let columns = match space {
+            ConvolutionSpace::Library(convolution) => {
+                if let Some(bias) = bias {
+                    self.spread(bias, output, pixels, outputs)?;
+                }
+                let pass = Pass::Output {
+                    input,
+                    weight,
+                    output,
+                    add: bias.is_some(),
+                };
+                return self.convolve(convolution, &pass);
+            }
+            ConvolutionSpace::Products(columns) => self.device.address(columns),
+        };
         self.each(
             "neighbours",
             pixels * filter,
             &[
-                self.pointer(input, pixels * inputs).into(),
+                input.into(),
                 columns.into(),
                 long(pixels * filter),
                 int(height),
@@ -866,19 +904,13 @@ impl<D: Device> Backend for CudaBackend<D> {
                 int(inputs),
             ],
         )?;
-        let operands = [
-            columns,
-            self.pointer(weight, outputs * filter),
-            self.pointer(output, pixels * outputs),
-        ];
-        let bias = bias.map(|bias| self.pointer(bias, outputs));
-        self.affine(as_dense(shape), operands, bias)
+        self.affine(as_dense(shape), [columns, weight, output], bias)
     }
 
     fn convolution_backward(
         &self,
         shape: ConvolutionShape,
-        _input: &Tensor<D>,
+        input: &Tensor<D>,
         weight: &Tensor<D>,
         output_gradient: &Tensor<D>,
         space: &mut ConvolutionSpace<D>,
@@ -894,14 +926,35 @@ impl<D: Device> Backend for CudaBackend<D> {
             ..
         } = shape;
         let (pixels, filter) = (shape.pixels(), shape.filter());
-        let columns = self.device.address(&space.columns);
         let from_above = self.pointer(output_gradient, pixels * outputs);
-        let operands = [
-            columns,
-            from_above,
-            self.pointer(weight_gradient, outputs * filter),
-        ];
+        let weight = self.pointer(weight, outputs * filter);
+        let weight_gradient = self.pointer(weight_gradient, outputs * filter);
+        let input_gradient = input_gradient.map(|gradient| self.pointer(gradient, pixels * inputs));
         let bias_gradient = bias_gradient.map(|bias| self.pointer(bias, outputs));
+        let columns = match space {
+            ConvolutionSpace::Library(convolution) => {
+                let pass = Pass::Weight {
+                    input: self.pointer(input, pixels * inputs),
+                    output_gradient: from_above,
+                    weight_gradient,
+                };
+                self.convolve(convolution, &pass)?;
+                if let Some(bias_gradient) = bias_gradient {
+                    self.sum_columns(from_above, pixels, outputs, bias_gradient)?;
+                }
+                let Some(input_gradient) = input_gradient else {
+                    return Ok(());
+                };
+                let pass = Pass::Input {
+                    output_gradient: from_above,
+                    weight,
+                    input_gradient,
+                };
+                return self.convolve(convolution, &pass);
+            }
+            ConvolutionSpace::Products(columns) => self.device.address(columns),
+        };
+        let operands = [columns, from_above, weight_gradient];
         self.affine_gradients(as_dense(shape), operands, bias_gradient)?;
         let Some(input_gradient) = input_gradient else {
             return Ok(());
@@ -912,7 +965,7 @@ impl<D: Device> Backend for CudaBackend<D> {
             n: filter,
             k: outputs,
             a: plain(from_above),
-            b: plain(self.pointer(weight, outputs * filter)),
+            b: plain(weight),
             c: columns,
             add: false,
         })?;
@@ -921,7 +974,7 @@ impl<D: Device> Backend for CudaBackend<D> {
             pixels * inputs,
             &[
                 columns.into(),
-                self.pointer(input_gradient, pixels * inputs).into(),
+                input_gradient.into(),
                 long(pixels * inputs),
                 int(height),
                 int(width),

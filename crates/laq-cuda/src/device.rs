@@ -5,7 +5,7 @@
 
 use std::fmt::Debug;
 
-use laq_tensor::BackendError;
+use laq_tensor::{BackendError, ConvolutionShape};
 
 /// A GPU, or what stands for one.
 ///
@@ -13,6 +13,8 @@ use laq_tensor::BackendError;
 pub trait Device: Send + Sync + Debug {
     /// A piece of the device's memory, given back when it is dropped.
     type Memory: Send + Debug;
+    /// A convolution that a library does, made ready for one shape.
+    type Convolution: Send + Debug;
     /// Launches and products that were noted, to be repeated.
     type Graph: Send + Debug;
 
@@ -64,6 +66,28 @@ pub trait Device: Send + Sync + Debug {
     /// As for [`Device::launch`].
     unsafe fn multiply(&self, product: &Product) -> Result<(), BackendError>;
 
+    /// A convolution of this shape by a library, where there is one for it.
+    ///
+    /// # Errors
+    /// [`BackendError::DeviceMemory`] when there is no room.
+    fn convolution(
+        &self,
+        shape: ConvolutionShape,
+    ) -> Result<Option<Self::Convolution>, BackendError>;
+
+    /// One pass of such a convolution.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`] when the device fails.
+    ///
+    /// # Safety
+    /// As for [`Device::launch`]; the convolution lives until the device has done it.
+    unsafe fn convolve(
+        &self,
+        convolution: &Self::Convolution,
+        pass: &Pass,
+    ) -> Result<(), BackendError>;
+
     /// From here on launches and products are noted instead of done.
     ///
     /// # Errors
@@ -84,6 +108,31 @@ pub trait Device: Send + Sync + Debug {
     /// # Safety
     /// As for [`Device::launch`], for everything that was noted.
     unsafe fn replay(&self, graph: &mut Self::Graph) -> Result<(), BackendError>;
+}
+
+/// What is computed of a convolution, with the addresses of its operands.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)] // The operands have the names that `Backend::convolution_forward` and `backward` give them.
+pub enum Pass {
+    /// y from x and W, on top of what is in y where `add` says so.
+    Output {
+        input: u64,
+        weight: u64,
+        output: u64,
+        add: bool,
+    },
+    /// ∂x from ∂y and W.
+    Input {
+        output_gradient: u64,
+        weight: u64,
+        input_gradient: u64,
+    },
+    /// ∂W from x and ∂y.
+    Weight {
+        input: u64,
+        output_gradient: u64,
+        weight_gradient: u64,
+    },
 }
 
 /// A kernel, how many blocks and threads it gets, and its arguments.

@@ -18,6 +18,8 @@ pub enum Precision {
 pub struct Probe {
     /// The libraries, each with its version or with what is wrong with it.
     pub libraries: Vec<LibraryFound>,
+    /// The version of cuDNN, or why there is none; convolutions can do without.
+    pub cudnn: Result<String, String>,
     /// The GPUs, in the driver's order.
     pub devices: Vec<DeviceFound>,
 }

@@ -14,8 +14,8 @@ pub use backend::{
     ConvolutionSpace, CudaBackend, LstmSpace, NormSpace, Order, Record, Recording, Symbols, Tensor,
 };
 #[cfg(feature = "driver")]
-pub use cuda::{Compiled, Cuda, Graph, Memory, compile, probe};
-pub use device::{Argument, Device, Launch, Operand, Product};
+pub use cuda::{Compiled, Convolution, Cuda, Graph, Memory, compile, probe};
+pub use device::{Argument, Device, Launch, Operand, Pass, Product};
 pub use found::{DeviceFound, LibraryFound, MemoryFound, Precision, Probe};
 pub use quantize::{QuantizeSpace, Quantizer};
 pub use record::{NOT_STOPPED, RawRecord};

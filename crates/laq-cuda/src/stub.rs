@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use laq_tensor::BackendError;
+use laq_tensor::{BackendError, ConvolutionShape};
 
-use crate::device::{Device, Launch, Product};
+use crate::device::{Device, Launch, Pass, Product};
 use crate::{LibraryFound, MemoryFound, Precision, Probe};
 
 const MISSING: &str = "this program was built without CUDA; build it with the feature `cuda`";
@@ -29,6 +29,11 @@ impl Cuda {
         })
     }
 
+    /// Nobody can ask.
+    pub fn has_cudnn(&self) -> bool {
+        match *self {}
+    }
+
     /// There is none.
     ///
     /// # Errors
@@ -45,12 +50,14 @@ pub fn probe() -> Probe {
             name: "driver",
             version: Err(MISSING.to_owned()),
         }],
+        cudnn: Err(MISSING.to_owned()),
         devices: Vec::new(),
     }
 }
 
 impl Device for Cuda {
     type Memory = ();
+    type Convolution = ();
     type Graph = ();
 
     fn describe(&self) -> String {
@@ -78,6 +85,14 @@ impl Device for Cuda {
     }
 
     unsafe fn multiply(&self, _product: &Product) -> Result<(), BackendError> {
+        match *self {}
+    }
+
+    fn convolution(&self, _shape: ConvolutionShape) -> Result<Option<()>, BackendError> {
+        match *self {}
+    }
+
+    unsafe fn convolve(&self, _convolution: &(), _pass: &Pass) -> Result<(), BackendError> {
         match *self {}
     }
 

@@ -87,7 +87,12 @@ fn cuda(probe: &laq_cuda::Probe) -> Vec<CudaFound> {
         state: device.to_string(),
         good: true,
     });
-    libraries.chain(devices).collect()
+    let cudnn = CudaFound {
+        name: "cuDNN".into(),
+        state: probe.cudnn.clone().unwrap_or_else(|reason| reason),
+        good: probe.cudnn.is_ok(),
+    };
+    libraries.chain([cudnn]).chain(devices).collect()
 }
 
 fn data(data_dir: &Path) -> Vec<DataFileFound> {

@@ -124,7 +124,13 @@ pub(crate) fn network(
         Computer::Cuda(backend) => Some(backend.device().memory().map_err(RunError::Device)?.free),
     };
     if let Some(available) = available {
-        let need = Need::of(&parts.spec, parts.length, computer.is_cuda())?;
+        let place = match &computer {
+            Computer::Cpu(_) => Place::Processor,
+            Computer::Cuda(backend) => Place::Gpu {
+                neighbours: !backend.device().has_cudnn(),
+            },
+        };
+        let need = Need::of(&parts.spec, parts.length, place)?;
         need.check(&parts.spec, parts.length, batch, available)?;
     }
     match computer {
@@ -174,6 +180,16 @@ pub(crate) fn method(experiment: &Experiment) -> Result<Method, RunError> {
         .map_err(|error| RunError::Internal(error.to_string()))
 }
 
+/// Where the memory is that a network takes.
+#[derive(Clone, Copy)]
+enum Place {
+    Processor,
+    Gpu {
+        /// Whether convolutions are done by products with the neighbours of every pixel.
+        neighbours: bool,
+    },
+}
+
 /// What a network takes of memory, at the least, in numbers of four bytes.
 struct Need {
     /// However large a batch is. Of every weight there are itself, its gradient and Adam's two moments; on a processor the
@@ -181,12 +197,16 @@ struct Need {
     fixed: u128,
     /// For every image or sequence of a batch. Of every character there are four gates, the cell, the output, its gradient and
     /// the logits (on a GPU the one-hot input too); of every layer of an image its output and the gradient by it, and on a
-    /// GPU the neighbours of every pixel of a convolution.
+    /// GPU without cuDNN the neighbours of every pixel of a convolution.
     of_example: u128,
 }
 
 impl Need {
-    fn of(spec: &Spec, length: usize, on_gpu: bool) -> Result<Self, RunError> {
+    fn of(spec: &Spec, length: usize, place: Place) -> Result<Self, RunError> {
+        let (on_gpu, with_neighbours) = match place {
+            Place::Processor => (false, false),
+            Place::Gpu { neighbours } => (true, neighbours),
+        };
         let layers = match spec {
             Spec::CharLstm(spec) => spec.layers(),
             Spec::Feedforward(spec) => spec.layers(),
@@ -209,7 +229,7 @@ impl Need {
                 let convolutions = layers.iter().filter(|layer| layer.output.len() == 3);
                 // A filter is multiplied with the neighbours of every pixel once.
                 let neighbours = convolutions
-                    .filter(|_| on_gpu)
+                    .filter(|_| with_neighbours)
                     .map(|layer| wide(layer.multiplications / layer.output[2].max(1)));
                 wide(spec.input.numbers()) + 2 * outputs.sum::<u128>() + neighbours.sum::<u128>()
             }
@@ -255,6 +275,8 @@ impl Need {
 mod tests {
     use super::*;
 
+    const GPU: Place = Place::Gpu { neighbours: true };
+
     /// The batch that the message names fits, and one more does not.
     #[test]
     fn the_largest_batch_is_named() {
@@ -264,8 +286,8 @@ mod tests {
             Spec::Feedforward(FeedforwardSpec::cifar10()),
         ];
         for spec in specs {
-            for on_gpu in [false, true] {
-                let need = Need::of(&spec, 100, on_gpu).expect("a good network");
+            for place in [Place::Processor, GPU] {
+                let need = Need::of(&spec, 100, place).expect("a good network");
                 let check = |batch: usize| need.check(&spec, 100, batch, 2_000_000_000);
                 let Err(RunError::Memory { fits, .. }) = check(1 << 40) else {
                     panic!("no memory is so large");
@@ -277,7 +299,8 @@ mod tests {
         }
         // The neighbours are by far the most of a convolution.
         let vgg = Spec::Feedforward(FeedforwardSpec::cifar10());
-        let [cpu, gpu] = [false, true].map(|on| Need::of(&vgg, 0, on).expect("good").of_example);
+        let [cpu, gpu] =
+            [Place::Processor, GPU].map(|place| Need::of(&vgg, 0, place).expect("good").of_example);
         let neighbours = 9 * (1024 * (3 + 128) + 256 * (128 + 256) + 64 * (256 + 512));
         assert_eq!(gpu - cpu, neighbours);
     }

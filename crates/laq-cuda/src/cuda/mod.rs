@@ -4,23 +4,26 @@
 //! the same device. Several runs on one GPU are several processes.
 
 mod compile;
+mod convolution;
 mod probe;
 
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublas::{CudaBlas, result as blas, sys as blas_sys};
 use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
-use laq_tensor::BackendError;
+use laq_tensor::{BackendError, ConvolutionShape};
 
 pub use compile::{Compiled, compile};
+pub use convolution::Convolution;
+use convolution::Cudnn;
 pub use probe::probe;
 
-use crate::device::{Device, Launch, Operand, Product};
+use crate::device::{Device, Launch, Operand, Pass, Product};
 use crate::{MemoryFound, Precision, program};
 
 /// What cuBLAS works in; it is given once, so that recordings find it where it was.
@@ -35,7 +38,12 @@ pub struct Cuda {
     functions: HashMap<String, CudaFunction>,
     blas: CudaBlas,
     workspace: Memory,
+    /// None where convolutions are done by products.
+    cudnn: Option<Mutex<Cudnn>>,
 }
+
+/// The environment variable that keeps cuDNN out, by the value `off`.
+const CUDNN_VARIABLE: &str = "LAQ_CUDNN";
 
 /// A piece of the GPU's memory.
 pub struct Memory {
@@ -153,6 +161,12 @@ impl Cuda {
         };
         set.result()
             .map_err(|error| refused(format!("cuBLAS takes no workspace: {error:?}")))?;
+        let kept_out = std::env::var_os(CUDNN_VARIABLE).is_some_and(|value| value == "off");
+        let cudnn = if kept_out {
+            None
+        } else {
+            Cudnn::open(&stream).ok().map(Mutex::new)
+        };
         Ok(Cuda {
             name,
             precision,
@@ -161,7 +175,13 @@ impl Cuda {
             functions,
             blas,
             workspace,
+            cudnn,
         })
+    }
+
+    /// Whether convolutions are done by cuDNN, and so need no room for the neighbours of every pixel.
+    pub fn has_cudnn(&self) -> bool {
+        self.cudnn.is_some()
     }
 
     /// The GPU's memory, as it is now.
@@ -243,6 +263,7 @@ fn allocate(device: &str, stream: &Arc<CudaStream>, bytes: usize) -> Result<Memo
 
 impl Device for Cuda {
     type Memory = Memory;
+    type Convolution = Convolution;
     type Graph = Graph;
 
     fn describe(&self) -> String {
@@ -250,7 +271,8 @@ impl Device for Cuda {
             Precision::Tf32 => "TF32",
             Precision::Float32 => "float32",
         };
-        format!("cuda ({}, {precision})", self.name)
+        let cudnn = if self.cudnn.is_some() { ", cuDNN" } else { "" };
+        format!("cuda ({}, {precision}{cudnn})", self.name)
     }
 
     fn allocate(&self, bytes: usize) -> Result<Memory, BackendError> {
@@ -370,6 +392,28 @@ impl Device for Cuda {
         multiplied.map_err(|error| BackendError::Device {
             device: self.name.clone(),
             what: format!("cuBLAS refuses a product of {m} × {k} and {k} × {n}: {error:?}"),
+        })
+    }
+
+    fn convolution(&self, shape: ConvolutionShape) -> Result<Option<Convolution>, BackendError> {
+        let Some(cudnn) = &self.cudnn else {
+            return Ok(None);
+        };
+        self.bind()?;
+        let cudnn = cudnn.lock().unwrap_or_else(PoisonError::into_inner);
+        cudnn.convolution(&self.name, &self.stream, self.precision, shape)
+    }
+
+    unsafe fn convolve(&self, convolution: &Convolution, pass: &Pass) -> Result<(), BackendError> {
+        self.bind()?;
+        let cudnn = self.cudnn.as_ref().expect("it has made the convolution");
+        let cudnn = cudnn.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the caller's promise.
+        unsafe { cudnn.convolve(convolution, pass) }.map_err(|error| BackendError::Device {
+            device: self.name.clone(),
+            what: format!(
+                "cuDNN refuses a convolution: {error:?}; {CUDNN_VARIABLE}=off does without it"
+            ),
         })
     }
 

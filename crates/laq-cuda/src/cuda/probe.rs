@@ -21,6 +21,7 @@ pub fn probe() -> Probe {
             library("cuBLAS", cublas()),
             library("NVRTC", nvrtc()),
         ],
+        cudnn: super::convolution::version(),
         devices,
     }
 }

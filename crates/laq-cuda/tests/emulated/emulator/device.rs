@@ -3,8 +3,8 @@
 use std::ffi::c_void;
 use std::sync::Mutex;
 
-use laq_cuda::{Device, Launch, Operand, Product};
-use laq_tensor::BackendError;
+use laq_cuda::{Device, Launch, Operand, Pass, Product};
+use laq_tensor::{BackendError, ConvolutionShape, reference};
 
 use super::Emulator;
 
@@ -18,6 +18,7 @@ enum Noted {
         arguments: Vec<[u8; 8]>,
     },
     Product(Product),
+    Convolution(ConvolutionShape, Pass),
 }
 
 /// What a graph is made of.
@@ -37,6 +38,8 @@ pub(crate) struct Emulated {
     noted: Mutex<Option<Vec<Noted>>>,
     /// Whether threads take their turns from the last to the first.
     backwards: bool,
+    /// Whether it has a library of convolutions.
+    has_convolutions: bool,
     /// Bytes that may still be allocated, and launches after which the device has gone.
     left: Mutex<(usize, u64)>,
 }
@@ -47,6 +50,7 @@ impl Emulated {
             emulator,
             noted: Mutex::default(),
             backwards: false,
+            has_convolutions: false,
             left: Mutex::new((usize::MAX, u64::MAX)),
         }
     }
@@ -55,6 +59,14 @@ impl Emulated {
     pub(crate) fn backwards(emulator: &'static Emulator) -> Self {
         Emulated {
             backwards: true,
+            ..Self::new(emulator)
+        }
+    }
+
+    /// One that has a library of convolutions.
+    pub(crate) fn with_convolutions(emulator: &'static Emulator) -> Self {
+        Emulated {
+            has_convolutions: true,
             ..Self::new(emulator)
         }
     }
@@ -141,8 +153,66 @@ unsafe fn multiplied(product: &Product) {
     }
 }
 
+/// A pass of a convolution, by the reference.
+unsafe fn convolved(shape: ConvolutionShape, pass: &Pass) {
+    let (pixels, filter) = (shape.pixels(), shape.filter());
+    let (inputs, weights) = (pixels * shape.inputs, shape.outputs * filter);
+    let outputs = pixels * shape.outputs;
+    let read = |address: u64, count: usize| -> Vec<f64> {
+        // SAFETY: the operands are as large as the shape says, which is the caller's promise.
+        let values = unsafe { std::slice::from_raw_parts(address as *const f32, count) };
+        values.iter().map(|&value| f64::from(value)).collect()
+    };
+    let write = |address: u64, values: &[f64]| {
+        for (index, &value) in values.iter().enumerate() {
+            // SAFETY: as above.
+            unsafe { *(address as *mut f32).add(index) = value as f32 };
+        }
+    };
+    match *pass {
+        Pass::Output {
+            input,
+            weight,
+            output,
+            add,
+        } => {
+            let none = vec![0.0; shape.outputs];
+            let (x, w) = (read(input, inputs), read(weight, weights));
+            let mut y = reference::convolution_forward(shape, &x, &w, &none);
+            if add {
+                let before = read(output, outputs);
+                y.iter_mut()
+                    .zip(before)
+                    .for_each(|(y, before)| *y += before);
+            }
+            write(output, &y);
+        }
+        Pass::Input {
+            output_gradient,
+            weight,
+            input_gradient,
+        } => {
+            let (x, w) = (vec![0.0; inputs], read(weight, weights));
+            let dy = read(output_gradient, outputs);
+            let [dx, _, _] = reference::convolution_backward(shape, &x, &w, &dy);
+            write(input_gradient, &dx);
+        }
+        Pass::Weight {
+            input,
+            output_gradient,
+            weight_gradient,
+        } => {
+            let (x, w) = (read(input, inputs), vec![0.0; weights]);
+            let dy = read(output_gradient, outputs);
+            let [_, dw, _] = reference::convolution_backward(shape, &x, &w, &dy);
+            write(weight_gradient, &dw);
+        }
+    }
+}
+
 impl Device for Emulated {
     type Memory = Memory;
+    type Convolution = ConvolutionShape;
     type Graph = Graph;
 
     fn describe(&self) -> String {
@@ -230,6 +300,22 @@ impl Device for Emulated {
         Ok(())
     }
 
+    fn convolution(
+        &self,
+        shape: ConvolutionShape,
+    ) -> Result<Option<ConvolutionShape>, BackendError> {
+        Ok(self.has_convolutions.then_some(shape))
+    }
+
+    unsafe fn convolve(&self, shape: &ConvolutionShape, pass: &Pass) -> Result<(), BackendError> {
+        self.is_there(1)?;
+        if !self.note(|| Noted::Convolution(*shape, *pass)) {
+            // SAFETY: the caller's promise.
+            unsafe { convolved(*shape, pass) };
+        }
+        Ok(())
+    }
+
     fn begin_graph(&self) -> Result<(), BackendError> {
         let before = self.noted.lock().unwrap().replace(Vec::new());
         assert!(before.is_none(), "one graph at a time");
@@ -252,6 +338,8 @@ impl Device for Emulated {
                 } => self.launched(kernel, *grid, *block, arguments),
                 // SAFETY: the caller's promise.
                 Noted::Product(product) => unsafe { multiplied(product) },
+                // SAFETY: the caller's promise.
+                Noted::Convolution(shape, pass) => unsafe { convolved(*shape, pass) },
             }
         }
         Ok(())

@@ -1,0 +1,365 @@
+//! Convolutions by cuDNN, where it is there.
+
+use std::ffi::c_void;
+use std::fmt;
+use std::sync::Arc;
+
+use cudarc::cudnn::{CudnnError, result as cudnn, sys};
+use cudarc::driver::CudaStream;
+use laq_tensor::{BackendError, ConvolutionShape};
+
+use super::{Memory, allocate};
+use crate::Precision;
+use crate::device::Pass;
+
+/// The oldest version whose functions are used as they are here.
+const OLDEST_VERSION: usize = 8000;
+/// Algorithms that ask for more room are left out.
+const MOST_WORKSPACE: usize = 512 << 20;
+/// Algorithms that cuDNN is asked to rank.
+const MOST_ALGORITHMS: usize = 10;
+
+/// cuDNN on one stream.
+#[derive(Debug)]
+pub(super) struct Cudnn {
+    handle: sys::cudnnHandle_t,
+}
+
+// SAFETY: cuDNN lets a handle go from thread to thread; that no two use it at once is seen to by the mutex around it.
+unsafe impl Send for Cudnn {}
+
+impl Cudnn {
+    /// cuDNN, if there is one that can be used; why not, otherwise.
+    pub(super) fn open(stream: &Arc<CudaStream>) -> Result<Self, String> {
+        version()?;
+        let handle =
+            cudnn::create_handle().map_err(|error| format!("cuDNN does not start: {error:?}"))?;
+        let cudnn = Cudnn { handle };
+        // SAFETY: handle and stream are those of this device.
+        unsafe { cudnn::set_stream(handle, stream.cu_stream().cast()) }
+            .map_err(|error| format!("cuDNN does not take the stream: {error:?}"))?;
+        Ok(cudnn)
+    }
+}
+
+impl Drop for Cudnn {
+    fn drop(&mut self) {
+        // SAFETY: the handle was made by `open`, and is not used any more.
+        let _ = unsafe { cudnn::destroy_handle(self.handle) };
+    }
+}
+
+/// The version of cuDNN, or why it cannot be used.
+pub(super) fn version() -> Result<String, String> {
+    // SAFETY: loading the library does nothing else.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(
+            "libcudnn is not there, so convolutions are done by cuBLAS; it comes from NVIDIA's site and with `pip install \
+             nvidia-cudnn-cu13` (put its folder on LD_LIBRARY_PATH)"
+                .to_owned(),
+        );
+    }
+    let version = cudnn::get_version();
+    if version < OLDEST_VERSION {
+        return Err(format!(
+            "cuDNN {version} is too old, expected {OLDEST_VERSION} or later"
+        ));
+    }
+    Ok(version.to_string())
+}
+
+/// A convolution of one shape: what cuDNN calls it, how it is done, and in which room.
+pub struct Convolution {
+    input: Tensor,
+    output: Tensor,
+    filter: Filter,
+    convolution: Description,
+    forward: sys::cudnnConvolutionFwdAlgo_t,
+    backward_data: sys::cudnnConvolutionBwdDataAlgo_t,
+    backward_filter: sys::cudnnConvolutionBwdFilterAlgo_t,
+    workspace: Memory,
+}
+
+// SAFETY: descriptors are plain memory of cuDNN's, and are used by one thread at a time, which takes `&mut`.
+unsafe impl Send for Convolution {}
+
+impl fmt::Debug for Convolution {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Convolution({:?})", self.forward)
+    }
+}
+
+/// Descriptors, given back when they are dropped.
+struct Tensor(sys::cudnnTensorDescriptor_t);
+struct Filter(sys::cudnnFilterDescriptor_t);
+struct Description(sys::cudnnConvolutionDescriptor_t);
+
+impl Drop for Tensor {
+    fn drop(&mut self) {
+        // SAFETY: it was made by `Tensor::new`, and nobody else has it.
+        let _ = unsafe { cudnn::destroy_tensor_descriptor(self.0) };
+    }
+}
+
+impl Drop for Filter {
+    fn drop(&mut self) {
+        // SAFETY: it was made by `Filter::new`, and nobody else has it.
+        let _ = unsafe { cudnn::destroy_filter_descriptor(self.0) };
+    }
+}
+
+impl Drop for Description {
+    fn drop(&mut self) {
+        // SAFETY: it was made by `Description::new`, and nobody else has it.
+        let _ = unsafe { cudnn::destroy_convolution_descriptor(self.0) };
+    }
+}
+
+const FLOAT: sys::cudnnDataType_t = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
+/// Channels innermost, as this project stores images; filters then lie as F × 3 × 3 × C, as here too.
+const LAYOUT: sys::cudnnTensorFormat_t = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
+
+impl Tensor {
+    fn new(sizes: [i32; 4]) -> Result<Self, CudnnError> {
+        let tensor = Tensor(cudnn::create_tensor_descriptor()?);
+        // SAFETY: the descriptor was made above.
+        unsafe { cudnn::set_tensor4d_descriptor(tensor.0, LAYOUT, FLOAT, sizes)? };
+        Ok(tensor)
+    }
+}
+
+impl Filter {
+    fn new(sizes: [i32; 4]) -> Result<Self, CudnnError> {
+        let filter = Filter(cudnn::create_filter_descriptor()?);
+        // SAFETY: the descriptor was made above.
+        unsafe { cudnn::set_filter4d_descriptor(filter.0, FLOAT, LAYOUT, sizes)? };
+        Ok(filter)
+    }
+}
+
+impl Description {
+    fn new(precision: Precision) -> Result<Self, CudnnError> {
+        let description = Description(cudnn::create_convolution_descriptor()?);
+        let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
+        let math = match precision {
+            // Which lets factors be rounded to TF32.
+            Precision::Tf32 => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
+            Precision::Float32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
+        };
+        // SAFETY: the descriptor was made above.
+        unsafe {
+            cudnn::set_convolution2d_descriptor(description.0, 1, 1, 1, 1, 1, 1, mode, FLOAT)?;
+            cudnn::set_convolution_math_type(description.0, math)?;
+        }
+        Ok(description)
+    }
+}
+
+/// The first algorithm that works, gives the same bits every time, and is content with the room; with that room.
+macro_rules! first_algorithm {
+    ($ask:path, $performance:ty, $($operand:expr),+) => {{
+        let mut found = [std::mem::MaybeUninit::<$performance>::uninit(); MOST_ALGORITHMS];
+        let mut count = 0;
+        // SAFETY: the descriptors live, and there is room for as many answers as are asked for.
+        unsafe { $ask($($operand),+, MOST_ALGORITHMS as i32, &raw mut count, found.as_mut_ptr().cast())? };
+        let answers = found.iter().take(usize::try_from(count).unwrap_or(0));
+        // SAFETY: so many answers were given.
+        answers.map(|answer| unsafe { answer.assume_init() })
+            .find(|answer| {
+                answer.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
+                    && answer.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
+                    && answer.memory <= MOST_WORKSPACE
+            })
+            .map(|answer| (answer.algo, answer.memory))
+    }};
+}
+
+impl Cudnn {
+    /// How cuDNN does a convolution of this shape; none where it has no way that gives the same bits every time.
+    pub(super) fn convolution(
+        &self,
+        device: &str,
+        stream: &Arc<CudaStream>,
+        precision: Precision,
+        shape: ConvolutionShape,
+    ) -> Result<Option<Convolution>, BackendError> {
+        let Ok(Some((parts, room))) = self.parts(precision, shape) else {
+            return Ok(None);
+        };
+        let (input, output, filter, convolution, forward, backward_data, backward_filter) = parts;
+        Ok(Some(Convolution {
+            input,
+            output,
+            filter,
+            convolution,
+            forward,
+            backward_data,
+            backward_filter,
+            workspace: allocate(device, stream, room)?,
+        }))
+    }
+
+    #[allow(clippy::type_complexity)] // It is taken apart where it arrives.
+    fn parts(
+        &self,
+        precision: Precision,
+        shape: ConvolutionShape,
+    ) -> Result<
+        Option<(
+            (
+                Tensor,
+                Tensor,
+                Filter,
+                Description,
+                sys::cudnnConvolutionFwdAlgo_t,
+                sys::cudnnConvolutionBwdDataAlgo_t,
+                sys::cudnnConvolutionBwdFilterAlgo_t,
+            ),
+            usize,
+        )>,
+        CudnnError,
+    > {
+        let ConvolutionShape {
+            batch,
+            height,
+            width,
+            inputs,
+            outputs,
+        } = shape;
+        let image = |channels: usize| [batch as i32, channels as i32, height as i32, width as i32];
+        let input = Tensor::new(image(inputs))?;
+        let output = Tensor::new(image(outputs))?;
+        let filter = Filter::new([outputs as i32, inputs as i32, 3, 3])?;
+        let convolution = Description::new(precision)?;
+        let (x, y, w, how) = (input.0, output.0, filter.0, convolution.0);
+        let forward = first_algorithm!(
+            cudnn::get_convolution_forward_algorithm,
+            sys::cudnnConvolutionFwdAlgoPerf_t,
+            self.handle,
+            x,
+            w,
+            how,
+            y
+        );
+        let backward_data = first_algorithm!(
+            cudnn::get_convolution_backward_data_algorithm,
+            sys::cudnnConvolutionBwdDataAlgoPerf_t,
+            self.handle,
+            w,
+            y,
+            how,
+            x
+        );
+        let backward_filter = first_algorithm!(
+            cudnn::get_convolution_backward_filter_algorithm,
+            sys::cudnnConvolutionBwdFilterAlgoPerf_t,
+            self.handle,
+            x,
+            y,
+            how,
+            w
+        );
+        let (Some(forward), Some(data), Some(weight)) = (forward, backward_data, backward_filter)
+        else {
+            return Ok(None);
+        };
+        let room = forward.1.max(data.1).max(weight.1);
+        let parts = (
+            input,
+            output,
+            filter,
+            convolution,
+            forward.0,
+            data.0,
+            weight.0,
+        );
+        Ok(Some((parts, room)))
+    }
+
+    /// One pass of a convolution.
+    ///
+    /// # Safety
+    /// The operands are as large as the convolution's shape says.
+    pub(super) unsafe fn convolve(
+        &self,
+        convolution: &Convolution,
+        pass: &Pass,
+    ) -> Result<(), CudnnError> {
+        let Convolution {
+            input,
+            output,
+            filter,
+            convolution: how,
+            workspace,
+            ..
+        } = convolution;
+        let (one, zero) = (1.0f32, 0.0f32);
+        let (one, zero): (*const c_void, *const c_void) =
+            ((&raw const one).cast(), (&raw const zero).cast());
+        let (room, size) = (workspace.address as *mut c_void, workspace.bytes);
+        // SAFETY: descriptors and room are those of this convolution, the factors are read before the calls return, and
+        // the operands are the caller's promise.
+        unsafe {
+            match *pass {
+                Pass::Output {
+                    input: x,
+                    weight,
+                    output: y,
+                    add,
+                } => cudnn::convolution_forward(
+                    self.handle,
+                    one,
+                    input.0,
+                    x as *const c_void,
+                    filter.0,
+                    weight as *const c_void,
+                    how.0,
+                    convolution.forward,
+                    room,
+                    size,
+                    if add { one } else { zero },
+                    output.0,
+                    y as *mut c_void,
+                ),
+                Pass::Input {
+                    output_gradient,
+                    weight,
+                    input_gradient,
+                } => cudnn::convolution_backward_data(
+                    self.handle,
+                    one,
+                    filter.0,
+                    weight as *const c_void,
+                    output.0,
+                    output_gradient as *const c_void,
+                    how.0,
+                    convolution.backward_data,
+                    room,
+                    size,
+                    zero,
+                    input.0,
+                    input_gradient as *mut c_void,
+                ),
+                Pass::Weight {
+                    input: x,
+                    output_gradient,
+                    weight_gradient,
+                } => cudnn::convolution_backward_filter(
+                    self.handle,
+                    one,
+                    input.0,
+                    x as *const c_void,
+                    output.0,
+                    output_gradient as *const c_void,
+                    how.0,
+                    convolution.backward_filter,
+                    room,
+                    size,
+                    zero,
+                    filter.0,
+                    weight_gradient as *mut c_void,
+                ),
+            }
+        }
+    }
+}
