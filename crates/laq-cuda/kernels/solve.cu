@@ -210,5 +210,5 @@ extern "C" __global__ void solve_end(const Job* jobs, Work* works, const unsigne
         const unsigned other = two ? work->rounds[1] : 0;
         state->rounds = work->rounds[0] > other ? work->rounds[0] : other;
     }
-    state->solved = 1;
+    state->solved = state->reported = 1;
 }

@@ -34,7 +34,8 @@ struct Book {
 // What a group keeps from step to step.
 struct State {
     float scale[2];
-    unsigned solved, trained, rounds, unused;
+    // `reported`: rounds, error and zeros are those of the last solve; not so after a state was loaded.
+    unsigned solved, trained, rounds, reported;
     double error;
     unsigned long long zeros;
     double scale_gradient[2];

@@ -402,7 +402,7 @@ fn bytes_of(values: &[f32]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
-pub(crate) fn floats_of(bytes: &[u8]) -> Vec<f32> {
+fn floats_of(bytes: &[u8]) -> Vec<f32> {
     let (words, _) = bytes.as_chunks::<4>();
     words.iter().map(|word| f32::from_ne_bytes(*word)).collect()
 }

@@ -18,7 +18,6 @@ pub use cuda::{Compiled, Convolution, Cuda, Graph, Memory, compile, probe};
 pub use device::{Argument, Device, Launch, Operand, Pass, Product};
 pub use found::{DeviceFound, LibraryFound, MemoryFound, Precision, Probe};
 pub use quantize::{QuantizeSpace, Quantizer};
-pub use record::{NOT_STOPPED, RawRecord};
 #[cfg(not(feature = "driver"))]
 pub use stub::{Cuda, probe};
 

@@ -43,8 +43,6 @@ pub struct Quantizer<D: Device> {
     levels: D::Memory,
     /// A `State` a group.
     states: D::Memory,
-    /// Whether the states are of a solve, and not of a checkpoint.
-    has_solved: bool,
     /// For the gradients of scales and of DoReFa: partial sums, and how many blocks have done theirs.
     partial: D::Memory,
     arrived: D::Memory,
@@ -95,6 +93,8 @@ struct State {
     solved: bool,
     trained: bool,
     rounds: u32,
+    /// Whether rounds, error and zeros are those of the last solve; not so in a state that was loaded.
+    reported: bool,
     error: f64,
     zeros: u64,
     moments: [f32; 4],
@@ -111,6 +111,7 @@ impl State {
             solved: int(8) != 0,
             trained: int(12) != 0,
             rounds: int(16),
+            reported: int(20) != 0,
             error: f64::from_ne_bytes(eight(24)),
             zeros: u64::from_ne_bytes(eight(32)),
             moments: [float(56), float(60), float(64), float(68)],
@@ -218,7 +219,6 @@ impl<D: Device> Quantizer<D> {
             groups,
             levels: device.allocate(weights)?,
             states: device.allocate(groups * STATE)?,
-            has_solved: false,
             partial: device.allocate(groups * blocks * 16)?,
             arrived: device.allocate(groups * 4)?,
         })
@@ -246,9 +246,6 @@ impl<D: Device> Quantizer<D> {
     }
 
     pub(crate) fn reports(&self, device: &D) -> Result<Vec<GroupReport>, BackendError> {
-        if !self.has_solved {
-            return Ok(Vec::new());
-        }
         let size = (self.weights / self.groups) as f64;
         let states = self.read_states(device)?;
         let report = |state: &State| GroupReport {
@@ -260,7 +257,8 @@ impl<D: Device> Quantizer<D> {
             weighted_error: state.error,
             rounds: state.rounds,
         };
-        Ok(states.iter().map(report).collect())
+        let reported = states.iter().filter(|state| state.reported);
+        Ok(reported.map(report).collect())
     }
 
     pub(crate) fn save(&self, device: &D) -> Result<QuantizerSnapshot, BackendError> {
@@ -302,6 +300,7 @@ impl<D: Device> Quantizer<D> {
                 solved: !scales.is_empty(),
                 trained: moments.is_some(),
                 rounds: 0,
+                reported: false,
                 error: 0.0,
                 zeros: 0,
                 moments: moments.map_or([0.0; 4], |m| [m[0], m[1], m[2], m[3]]),
@@ -325,7 +324,6 @@ impl<D: Device> Quantizer<D> {
             .collect();
         device.upload(&levels, 0, &mut self.levels)?;
         device.upload(&bytes, 0, &mut self.states)?;
-        self.has_solved = false;
         Ok((of_each > 0).then_some(quantized))
     }
 }
@@ -387,7 +385,6 @@ impl<D: Device> CudaBackend<D> {
                 job_of_block.extend(std::iter::repeat_n(index, blocks));
                 sizes.push(size);
             }
-            quantizer.has_solved = true;
         }
         let Some((_, codebook, solver)) = of_method.filter(|_| !sizes.is_empty()) else {
             return Ok(());

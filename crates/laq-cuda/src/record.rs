@@ -5,23 +5,23 @@ use laq_tensor::{RECORD_CAPACITY, Recorded, Stop};
 /// `Record` of `kernels/common.cuh`, in the same layout.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct RawRecord {
+pub(crate) struct RawRecord {
     /// The code of the first stop; [`NOT_STOPPED`] before.
-    pub stop: u64,
+    pub(crate) stop: u64,
     /// When the clock was started.
-    pub clock: u64,
+    pub(crate) clock: u64,
     /// What it has taken in all.
-    pub nanoseconds: u64,
+    pub(crate) nanoseconds: u64,
     /// Of the step under way.
-    pub step_size: f32,
+    pub(crate) step_size: f32,
     /// How many there are.
-    pub losses: u32,
+    pub(crate) losses: u32,
     /// The losses.
-    pub loss: [f64; RECORD_CAPACITY],
+    pub(crate) loss: [f64; RECORD_CAPACITY],
 }
 
 /// `stop` of a record that is not stopped.
-pub const NOT_STOPPED: u64 = !0;
+const NOT_STOPPED: u64 = !0;
 
 impl Default for RawRecord {
     fn default() -> Self {
@@ -38,12 +38,12 @@ impl Default for RawRecord {
 
 impl RawRecord {
     /// Its bytes in memory.
-    pub const SIZE: usize = size_of::<RawRecord>();
+    pub(crate) const SIZE: usize = size_of::<RawRecord>();
     /// Those before the losses.
-    pub const HEAD: usize = size_of::<RawRecord>() - 8 * RECORD_CAPACITY;
+    pub(crate) const HEAD: usize = size_of::<RawRecord>() - 8 * RECORD_CAPACITY;
 
     /// The bytes of the record, as the device has them.
-    pub fn to_bytes(self) -> Vec<u8> {
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(Self::SIZE);
         for number in [self.stop, self.clock, self.nanoseconds] {
             bytes.extend(number.to_ne_bytes());
@@ -57,7 +57,7 @@ impl RawRecord {
     }
 
     /// The record of such bytes.
-    pub fn from_bytes(bytes: &[u8]) -> Self {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         let eight = |at: usize| bytes[at..at + 8].try_into().expect("eight bytes");
         let four = |at: usize| bytes[at..at + 4].try_into().expect("four bytes");
         let mut loss = [0.0; RECORD_CAPACITY];
@@ -75,7 +75,7 @@ impl RawRecord {
     }
 
     /// What the host is told, and the losses.
-    pub fn recorded(&self) -> (Recorded, &[f64]) {
+    pub(crate) fn recorded(&self) -> (Recorded, &[f64]) {
         let part = |shift: u32| (self.stop >> shift & 0x3fff_ffff) as usize;
         let stop = match self.stop {
             NOT_STOPPED => None,

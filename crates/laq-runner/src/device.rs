@@ -96,7 +96,7 @@ impl Computer {
         match (options.choice, before) {
             (DeviceChoice::Cpu, _) => Ok((cpu()?, because("it was asked for"))),
             (DeviceChoice::Cuda(index), _) => Ok((cuda(index)?, because("it was asked for"))),
-            (DeviceChoice::Auto, Some(before)) if before.starts_with(CUDA) => {
+            (DeviceChoice::Auto, Some(before)) if was_on_cuda(before) => {
                 Ok((cuda(0)?, because("the run was begun on a GPU")))
             }
             (DeviceChoice::Auto, Some(_)) => {

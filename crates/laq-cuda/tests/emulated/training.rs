@@ -162,6 +162,14 @@ fn as_on_the_cpu(network: &impl Network, id: &str, emulator: &'static Emulator) 
     let on_cpu_too = network.loss(&mut on_cpu, 50);
     assert!((losses[0] - on_cpu_too).abs() < 1e-5 * on_cpu_too, "{id}");
 
+    // After a state was loaded there is nothing to report until the next step, be it a recorded one.
+    on_device.load(&state).unwrap();
+    let quantized = id != "full";
+    assert!(on_device.layers().unwrap().is_empty(), "{id}");
+    steps(network, &mut on_device, 11..12);
+    assert_eq!(on_device.layers().unwrap().is_empty(), !quantized, "{id}");
+    on_device.load(&state).unwrap();
+
     // One that was stopped gives the bits of one that was not.
     let all = steps(network, &mut on_device, 12..18);
     let mut parts = steps(network, &mut again, 12..14);
