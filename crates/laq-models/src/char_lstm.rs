@@ -11,7 +11,7 @@ use crate::ModelError;
 use crate::batch::{Batch, Evaluation, TextShape};
 use crate::held::{Examples, Held, Set};
 use crate::init::Init;
-use crate::network::{Network, blame_weights, first_of_batch, setting, wrong_kind};
+use crate::network::{Known, Network, blame_weights, first_of_batch, setting, wrong_kind};
 use crate::parameter::{Parameter, ParameterSpec, StateTensor};
 
 /// The network's settings; defaults are the paper's but for `symbols`, which the text decides.
@@ -177,6 +177,14 @@ impl<B: Backend> CharLstm<B> {
         ]
     }
 
+    fn known(&self) -> Known {
+        Known {
+            one: "symbol",
+            all: "symbols",
+            count: self.shape.symbols,
+        }
+    }
+
     fn dense_shape(&self) -> DenseShape {
         let LstmShape {
             symbols, hidden, ..
@@ -205,7 +213,10 @@ impl<B: Backend> Network<B> for CharLstm<B> {
                 "images were given, but this network reads symbols".into(),
             ));
         };
-        for (what, symbols) in [("inputs", inputs), ("targets", targets)] {
+        for (what, place, symbols) in [
+            ("inputs", " of the inputs", inputs),
+            ("targets", " of the targets", targets),
+        ] {
             if symbols.len() != shape.rows() {
                 return Err(ModelError::Batch(format!(
                     "{} {what}, expected {} (length {} times batch {})",
@@ -215,15 +226,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
                     shape.batch
                 )));
             }
-            if let Some(at) = symbols
-                .iter()
-                .position(|&s| usize::from(s) >= shape.symbols)
-            {
-                return Err(ModelError::Batch(format!(
-                    "symbol {} at index {at} of the {what}, but the network has {} symbols",
-                    symbols[at], shape.symbols
-                )));
-            }
+            self.known().check(symbols, place)?;
         }
         backend.write_symbols(inputs, &mut self.inputs)?;
         backend.write_symbols(targets, &mut self.targets)?;
@@ -234,7 +237,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         let Examples::Text(_) = examples else {
             return Err(wrong_kind("symbols"));
         };
-        Held::new(backend, examples, self.shape.length, self.shape.symbols)
+        Held::new(backend, examples, self.shape.length, self.known())
     }
 
     fn take_held(&mut self, backend: &B, held: &Held<B>, index: usize) -> Result<(), ModelError> {

@@ -29,6 +29,12 @@ pub fn exact_twin(method: &Method) -> Option<Method> {
     twin.parse().ok()
 }
 
+/// d = √v + 1e-8.
+pub(crate) fn curvature(second_moment: &[f32]) -> Vec<f32> {
+    let each = second_moment.iter();
+    each.map(|v| v.sqrt() + CURVATURE_FLOOR).collect()
+}
+
 /// Both errors of every group of a parameter: of `levels` and `scales`, which `method` found, and of `other`.
 ///
 /// `latent` (w), `second_moment` (v) and `levels` hold the groups one after the other; the curvature is √v + 1e-8.
@@ -48,10 +54,7 @@ pub(crate) fn compare(
     let size = latent.len() / scales.len().max(1);
     let errors = |group: usize| -> Result<[f64; 2], SolveError> {
         let range = group * size..(group + 1) * size;
-        let curvature: Vec<f32> = second_moment[range.clone()]
-            .iter()
-            .map(|v| v.sqrt() + CURVATURE_FLOOR)
-            .collect();
+        let curvature = curvature(&second_moment[range.clone()]);
         let problem = Problem::new(&latent[range.clone()], Some(&curvature))?;
         let own = problem.weighted_error(method.codebook(), scales[group], &levels[range])?;
         let mut levels = vec![0; size];

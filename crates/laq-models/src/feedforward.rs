@@ -13,7 +13,7 @@ use crate::ModelError;
 use crate::batch::{Batch, Evaluation, ImageShape};
 use crate::held::{Examples, Held, Set};
 use crate::init::Init;
-use crate::network::{Network, blame_weights, first_of_batch, setting, wrong_kind};
+use crate::network::{Known, Network, blame_weights, first_of_batch, setting, wrong_kind};
 use crate::parameter::{Parameter, ParameterSpec, StateTensor, WHOLE, f32s, find, view};
 
 /// What the network is trained to lower.
@@ -702,6 +702,14 @@ impl<B: Backend> Feedforward<B> {
         Ok(())
     }
 
+    fn known(&self) -> Known {
+        Known {
+            one: "label",
+            all: "classes",
+            count: self.classes,
+        }
+    }
+
     fn last(&mut self) -> &mut Block<B> {
         self.blocks.last_mut().expect("a network has an output")
     }
@@ -732,12 +740,7 @@ impl<B: Backend> Network<B> for Feedforward<B> {
                 self.batch,
             )));
         }
-        if let Some(at) = labels.iter().position(|&l| usize::from(l) >= self.classes) {
-            return Err(ModelError::Batch(format!(
-                "label {} at index {at}, but the network has {} classes",
-                labels[at], self.classes
-            )));
-        }
+        self.known().check(labels, "")?;
         let shape = [self.batch, numbers];
         let host = |pixels| {
             ndarray::ArrayViewD::from_shape(shape.as_slice(), pixels)
@@ -760,7 +763,7 @@ impl<B: Backend> Network<B> for Feedforward<B> {
     fn hold(&self, backend: &B, examples: Examples<'_>) -> Result<Held<B>, ModelError> {
         match &examples {
             Examples::Images { numbers, .. } if *numbers == self.input.numbers() => {
-                Held::new(backend, examples, 1, self.classes)
+                Held::new(backend, examples, 1, self.known())
             }
             _ => Err(wrong_kind("images of its size")),
         }

@@ -3,6 +3,7 @@
 use laq_tensor::Backend;
 
 use crate::ModelError;
+use crate::network::Known;
 
 /// Examples in host memory, to be copied to the device.
 pub enum Examples<'a> {
@@ -39,27 +40,22 @@ pub(crate) enum Set<B: Backend> {
 }
 
 impl<B: Backend> Held<B> {
-    /// Copies the examples; `length` is that of a sequence, and `below` what symbols and labels are below.
+    /// Copies the examples; `length` is that of a sequence.
     pub(crate) fn new(
         backend: &B,
         examples: Examples<'_>,
         length: usize,
-        below: usize,
+        known: Known,
     ) -> Result<Self, ModelError> {
-        let symbols = |values: &[u8], what: &str| -> Result<B::Symbols, ModelError> {
-            if let Some(at) = values.iter().position(|&value| usize::from(value) >= below) {
-                return Err(ModelError::Batch(format!(
-                    "{what} {} at index {at}, but the network has {below}",
-                    values[at]
-                )));
-            }
+        let symbols = |values: &[u8]| -> Result<B::Symbols, ModelError> {
+            known.check(values, "")?;
             let mut symbols = backend.symbols(values.len())?;
             backend.write_symbols(values, &mut symbols)?;
             Ok(symbols)
         };
         let (set, count) = match examples {
             Examples::Text(text) => (
-                Set::Text(symbols(text, "symbol")?),
+                Set::Text(symbols(text)?),
                 text.len().saturating_sub(1) / length,
             ),
             Examples::Images {
@@ -77,7 +73,7 @@ impl<B: Backend> Held<B> {
                 }
                 let set = Set::Images {
                     pixels,
-                    labels: symbols(labels, "label")?,
+                    labels: symbols(labels)?,
                 };
                 (set, labels.len())
             }

@@ -60,6 +60,31 @@ pub(crate) fn blame_weights<B: Backend>(
     Ok(None)
 }
 
+/// What the numbers of a text or of labels stand for, in the words of an error.
+#[derive(Clone, Copy)]
+pub(crate) struct Known {
+    /// One of them: "symbol" or "label".
+    pub(crate) one: &'static str,
+    /// What the network has of them, such as "symbols" or "classes".
+    pub(crate) all: &'static str,
+    /// How many.
+    pub(crate) count: usize,
+}
+
+impl Known {
+    /// Refuses numbers that the network does not know; `place` says where they are.
+    pub(crate) fn check(&self, values: &[u8], place: &str) -> Result<(), ModelError> {
+        let Known { one, all, count } = *self;
+        match values.iter().position(|&value| usize::from(value) >= count) {
+            None => Ok(()),
+            Some(at) => Err(ModelError::Batch(format!(
+                "{one} {} at index {at}{place}, but the network has {count} {all}",
+                values[at]
+            ))),
+        }
+    }
+}
+
 /// Where batch number `index` of `batch` examples begins.
 pub(crate) fn first_of_batch<B: Backend>(
     held: &Held<B>,

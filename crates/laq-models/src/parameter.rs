@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use laq_solvers::{CURVATURE_FLOOR, Method, Problem, Scale, SolveError};
+use laq_solvers::{Method, Problem, Scale, SolveError};
 use laq_tensor::{AdamSettings, Backend, BackendError, QuantizeJob, QuantizerSnapshot};
 use ndarray::{ArrayD, ArrayViewD};
 
 use crate::ModelError;
-use crate::comparison::{LayerComparison, compare};
+use crate::comparison::{LayerComparison, compare, curvature};
 use crate::init::{self, Init};
 
 /// A tensor of a training's state, in host memory, for a checkpoint.
@@ -173,16 +173,11 @@ impl<B: Backend> Parameter<B> {
         group: usize,
         step: u64,
     ) -> Result<ModelError, BackendError> {
-        let read = |tensor: &B::Tensor| -> Result<Vec<f32>, BackendError> {
-            Ok(backend.read(tensor)?.into_iter().collect())
-        };
         let size = self.spec.shape.iter().product::<usize>() / self.spec.blocks.len();
         let range = group * size..(group + 1) * size;
-        let latent = &read(&self.latent)?[range.clone()];
-        let curvature: Vec<f32> = (read(&self.second_moment)?[range].iter())
-            .map(|v| v.sqrt() + CURVATURE_FLOOR)
-            .collect();
-        let source = match Problem::new(latent, Some(&curvature)) {
+        let latent = numbers(backend, &self.latent)?;
+        let curvature = curvature(&numbers(backend, &self.second_moment)?[range.clone()]);
+        let source = match Problem::new(&latent[range], Some(&curvature)) {
             Err(source) => source,
             // Of all that a solver takes, only trained scales are left.
             Ok(_) => SolveError::Scale { value: f32::NAN },
@@ -212,10 +207,8 @@ impl<B: Backend> Parameter<B> {
                 })
                 .collect(),
         };
-        let read = |tensor: &B::Tensor| -> Result<Vec<f32>, BackendError> {
-            Ok(backend.read(tensor)?.into_iter().collect())
-        };
-        let (latent, second_moment) = (read(&self.latent)?, read(&self.second_moment)?);
+        let latent = numbers(backend, &self.latent)?;
+        let second_moment = numbers(backend, &self.second_moment)?;
         let methods = (&quantized.method, other);
         let errors = compare(methods, &latent, &second_moment, &state.levels, &scales)
             .map_err(|(group, source)| self.spec.unsolved(group, step, source))?;
@@ -358,6 +351,11 @@ impl<B: Backend> Parameter<B> {
         backend.write(second_moment, &mut self.second_moment)?;
         Ok(())
     }
+}
+
+/// A tensor's numbers, on the host.
+fn numbers<B: Backend>(backend: &B, tensor: &B::Tensor) -> Result<Vec<f32>, BackendError> {
+    Ok(backend.read(tensor)?.into_iter().collect())
 }
 
 pub(crate) fn f32s(values: ArrayD<f32>) -> StateData {
