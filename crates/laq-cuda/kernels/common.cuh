@@ -13,6 +13,17 @@ typedef unsigned long long Count;
     for (Count index = Count(blockIdx.x) * blockDim.x + threadIdx.x; index < (count);     \
          index += Count(gridDim.x) * blockDim.x)
 
+// The first place from `low` on, and below `high`, for which `holds` is not true; it is true for all before.
+template <class Predicate>
+__device__ unsigned partition_point(unsigned low, unsigned high, const Predicate& holds) {
+    while (low < high) {
+        const unsigned middle = low + (high - low) / 2;
+        if (holds(middle)) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
+
 // Warps of the largest block.
 constexpr int MOST_WARPS = 32;
 

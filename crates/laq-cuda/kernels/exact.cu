@@ -4,13 +4,8 @@
 
 // The bucket of a threshold: the last whose edge is not above it.
 __device__ unsigned bucket_of(const Search& search, double threshold) {
-    unsigned low = 0, high = search.buckets;
-    while (low + 1 < high) {
-        const unsigned middle = (low + high) / 2;
-        if (edge_value(search.edge[middle]) <= threshold) low = middle;
-        else high = middle;
-    }
-    return low;
+    const auto not_above = [&](unsigned edge) { return edge_value(search.edge[edge]) <= threshold; };
+    return partition_point(1, search.buckets, not_above) - 1;
 }
 
 // T at an edge, from sums that are too small: not below the truth, if `slack` is added to it.
@@ -185,13 +180,8 @@ extern "C" __global__ void solve_buckets(const Job* jobs, Work* works, const uns
             if (!weight.counts || weight.side != side || bits == 0) continue;
             unsigned bucket = 0;
             if (bits >= below) {
-                unsigned from = 0, to = ranges;
-                while (from + 1 < to) {
-                    const unsigned middle = (from + to) / 2;
-                    if (search->range[middle].low <= bits) from = middle;
-                    else to = middle;
-                }
-                const Range range = search->range[from];
+                const auto begun = [&](unsigned r) { return search->range[r].low <= bits; };
+                const Range range = search->range[partition_point(1, ranges, begun) - 1];
                 if (bits >= range.high) continue;
                 bucket = range.base + ((bits - range.low) >> shift);
             } else if (search->range[0].base == 0) {
@@ -209,7 +199,7 @@ extern "C" __global__ void solve_buckets(const Job* jobs, Work* works, const uns
         }
     }
     __threadfence();
-    if (!is_last(part)) return;
+    if (!is_last(&part.work->arrived, part.job->blocks)) return;
     for (unsigned side = 0; side < book->sides; ++side) {
         if (work->done[side]) continue;
         Search* search = searches + 2 * part.index + side;
@@ -221,12 +211,9 @@ extern "C" __global__ void solve_buckets(const Job* jobs, Work* works, const uns
 
 // Of several numbers that fall or stay, how many are at least `least`, from `begin` on: the weights x with x / midpoint >= scale.
 __device__ unsigned taken(const unsigned long long* sorted, unsigned begin, unsigned end, double midpoint, double scale) {
-    while (begin < end) {
-        const unsigned middle = (begin + end) / 2;
-        if (double(__uint_as_float(unsigned(sorted[middle] >> 32))) / midpoint >= scale) begin = middle + 1;
-        else end = middle;
-    }
-    return begin;
+    return partition_point(begin, end, [&](unsigned i) {
+        return double(__uint_as_float(unsigned(sorted[i] >> 32))) / midpoint >= scale;
+    });
 }
 
 // Collects the weights that may take a step in the interval, and adds up those that have taken it above.
@@ -246,19 +233,14 @@ extern "C" __global__ void solve_gather(const Job* jobs, Work* works, const unsi
             const Weight weight = weight_at(*part.job, *work, book->sides, i);
             const unsigned bits = __float_as_uint(weight.x);
             if (!weight.counts || weight.side != side || bits == 0 || !(weight.d > 0.0f)) continue;
-            unsigned low = 0, high = steps;
-            while (low < high) {
-                const unsigned middle = (low + high) / 2;
-                if (search->to[middle] <= bits) low = middle + 1;
-                else high = middle;
-            }
-            const double b = book->magnitude[low], d = weight.d;
+            const unsigned taken = partition_point(0, steps, [&](unsigned m) { return search->to[m] <= bits; });
+            const double b = book->magnitude[taken], d = weight.d;
             const double product = d * b * double(weight.x), square = d * b * b;
             sums[0] += side == 0 ? product : 0.0;
             sums[1] += side == 0 ? square : 0.0;
             sums[2] += side == 0 ? 0.0 : product;
             sums[3] += side == 0 ? 0.0 : square;
-            if (low < steps && search->from[low] <= bits) {
+            if (taken < steps && search->from[taken] <= bits) {
                 const unsigned at = atomicAdd(&search->survivors, 1u);
                 survivors[index][at] = (unsigned long long)(bits) << 32 | __float_as_uint(weight.d);
             }
@@ -353,13 +335,7 @@ extern "C" __global__ void solve_compare(const Job* jobs, Work* works, const Boo
     // Where the weights of each step begin.
     SHARED(unsigned, starts, [MOST_MAGNITUDES]);
     for (unsigned m = threadIdx.x; m < steps; m += blockDim.x) {
-        unsigned low = 0, high = count;
-        while (low < high) {
-            const unsigned middle = (low + high) / 2;
-            if (unsigned(sorted[middle] >> 32) >= search->to[m]) low = middle + 1;
-            else high = middle;
-        }
-        starts[m] = low;
+        starts[m] = partition_point(0, count, [&](unsigned i) { return unsigned(sorted[i] >> 32) >= search->to[m]; });
     }
     __syncthreads();
 

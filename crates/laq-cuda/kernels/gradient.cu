@@ -28,22 +28,11 @@ extern "C" __global__ void ttq_gradient(State* states, const signed char* levels
             gradient[first + i] = g * negative;
         }
     }
-    double* mine = partial + Count(blockIdx.y) * gridDim.x * 2;
-    for (int side = 0; side < 2; ++side) {
-        const double sum = block_sum(sums[side]);
-        if (threadIdx.x == 0) mine[2 * blockIdx.x + side] = sum;
-    }
-    if (threadIdx.x != 0) return;
-    __threadfence();
-    if (atomicAdd(arrived + blockIdx.y, 1u) + 1 != gridDim.x) return;
-    arrived[blockIdx.y] = 0;
-    __threadfence();
-    const volatile double* all = mine;
-    for (int side = 0; side < 2; ++side) {
-        double sum = 0.0;
-        for (unsigned block = 0; block < gridDim.x; ++block) sum += all[2 * block + side];
-        state->scale_gradient[side] = sum;
-    }
+    double* of_group = partial + Count(blockIdx.y) * gridDim.x * 2;
+    const bool last = sums_of_blocks(sums, of_group, arrived + blockIdx.y, blockIdx.x, gridDim.x);
+    if (!last || threadIdx.x != 0) return;
+    state->scale_gradient[0] = sums[0];
+    state->scale_gradient[1] = sums[1];
     state->trained = 1;
 }
 

@@ -100,46 +100,48 @@ __device__ Part part_of(const Job* jobs, Work* works, const unsigned* job_of_blo
     return {job, works + index, index, begin, end};
 }
 
-// For all threads of the block whether it is the last of its group; what the others wrote before can then be read.
-__device__ bool is_last(const Part& part) {
+// For all threads of the block whether it is the last of `blocks` that come here, which `arrived` counts; what the others
+// wrote before can then be read.
+__device__ bool is_last(unsigned* arrived, unsigned blocks) {
     SHARED(unsigned, last, [1]);
     __syncthreads();
     if (threadIdx.x == 0) {
         __threadfence();
-        last[0] = atomicAdd(&part.work->arrived, 1u) + 1 == part.job->blocks;
-        if (last[0]) part.work->arrived = 0;
+        last[0] = atomicAdd(arrived, 1u) + 1 == blocks;
+        if (last[0]) *arrived = 0;
         __threadfence();
     }
     __syncthreads();
     return last[0] != 0;
 }
 
-// The sums over all blocks of the group, for all threads of the last one; chunk by chunk in order.
+// The sums over `blocks` blocks, of which this is number `block`, for all threads of the last one; chunk by chunk in order.
 template <int K>
-__device__ bool group_sums(const Part& part, double (&sums)[K], double* partial) {
+__device__ bool sums_of_blocks(double (&sums)[K], double* partial, unsigned* arrived, unsigned block, unsigned blocks) {
     for (int k = 0; k < K; ++k) {
         const double sum = block_sum(sums[k]);
-        if (threadIdx.x == 0) partial[Count(blockIdx.x) * K + k] = sum;
+        if (threadIdx.x == 0) partial[Count(block) * K + k] = sum;
     }
-    if (!is_last(part)) return false;
-    const volatile double* all = partial + Count(part.job->first_block) * K;
+    if (!is_last(arrived, blocks)) return false;
+    const volatile double* all = partial;
     for (int k = 0; k < K; ++k) {
         double sum = 0.0;
-        for (unsigned block = threadIdx.x; block < part.job->blocks; block += blockDim.x) sum += all[block * K + k];
+        for (unsigned other = threadIdx.x; other < blocks; other += blockDim.x) sum += all[other * K + k];
         sums[k] = block_sum(sum);
     }
     return true;
 }
 
+// The same over the blocks of a group.
+template <int K>
+__device__ bool group_sums(const Part& part, double (&sums)[K], double* partial) {
+    const unsigned first = part.job->first_block;
+    return sums_of_blocks(sums, partial + Count(first) * K, &part.work->arrived, blockIdx.x - first, part.job->blocks);
+}
+
 // How many of `count` rising numbers `x` is above.
 __device__ unsigned above(const float* thresholds, unsigned count, float x) {
-    unsigned low = 0, high = count;
-    while (low < high) {
-        const unsigned middle = (low + high) / 2;
-        if (x > thresholds[middle]) low = middle + 1;
-        else high = middle;
-    }
-    return low;
+    return partition_point(0, count, [&](unsigned m) { return x > thresholds[m]; });
 }
 
 // The thresholds on |w| between neighbouring magnitudes for a scale; a scale of zero has none.
