@@ -41,6 +41,24 @@ __device__ T block_sum(T value) {
     return sum;
 }
 
+// Sums over the rows of a matrix, column by column: a block has 32 columns, one a lane, and eight rows at a time.
+constexpr int COLUMN_LANES = 32;
+constexpr int COLUMN_ROWS = 8;
+
+// The K sums that a thread has of its rows become those of the block's chunk of rows, in `partial[chunk][K][columns]`.
+template <int K>
+__device__ void store_column_sums(const double (&of_thread)[K], double* partial, unsigned columns) {
+    SHARED(double, sums, [K][COLUMN_ROWS][COLUMN_LANES]);
+    for (int k = 0; k < K; ++k) sums[k][threadIdx.y][threadIdx.x] = of_thread[k];
+    __syncthreads();
+    const unsigned column = blockIdx.x * COLUMN_LANES + threadIdx.x;
+    if (threadIdx.y < K && column < columns) {
+        double total = 0.0;
+        for (int row = 0; row < COLUMN_ROWS; ++row) total += sums[threadIdx.y][row][threadIdx.x];
+        partial[(Count(blockIdx.y) * K + threadIdx.y) * columns + column] = total;
+    }
+}
+
 // What steps leave behind for the host; `src/record.rs` has the same layout.
 constexpr unsigned RECORD_CAPACITY = 256;
 

@@ -6,28 +6,18 @@ extern "C" __global__ void spread_bias(const float* bias, float* output, Count c
     FOR_EACH(i, count) output[i] = bias[i % columns];
 }
 
-constexpr int SUM_LANES = 32;
-constexpr int SUM_ROWS = 8;
-
-// The sums of a chunk of rows, column by column, in `partial[chunk][columns]`. Grid: groups of 32 columns by chunks.
+// The sums of a chunk of rows. Grid: groups of columns by chunks.
 extern "C" __global__ void column_sums(const float* values, double* partial, unsigned rows, unsigned columns,
                                        unsigned chunk) {
-    SHARED(double, sums, [SUM_ROWS][SUM_LANES]);
-    const unsigned column = blockIdx.x * SUM_LANES + threadIdx.x;
+    const unsigned column = blockIdx.x * COLUMN_LANES + threadIdx.x;
     const unsigned end = min(rows, (blockIdx.y + 1) * chunk);
-    double sum = 0.0;
+    double sums[1] = {};
     if (column < columns) {
-        for (unsigned row = blockIdx.y * chunk + threadIdx.y; row < end; row += SUM_ROWS) {
-            sum += double(values[Count(row) * columns + column]);
+        for (unsigned row = blockIdx.y * chunk + threadIdx.y; row < end; row += COLUMN_ROWS) {
+            sums[0] += double(values[Count(row) * columns + column]);
         }
     }
-    sums[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y == 0 && column < columns) {
-        double total = 0.0;
-        for (int row = 0; row < SUM_ROWS; ++row) total += sums[row][threadIdx.x];
-        partial[Count(blockIdx.y) * columns + column] = total;
-    }
+    store_column_sums(sums, partial, columns);
 }
 
 // The chunks of a column added in order.

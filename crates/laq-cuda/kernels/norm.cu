@@ -2,38 +2,20 @@
 // of rows, and the chunks are added in order: the same bits on every run.
 #include "common.cuh"
 
-// A block has 32 channels, one a lane, and eight rows at a time.
-constexpr int NORM_LANES = 32;
-constexpr int NORM_ROWS = 8;
-
-// The two sums that a thread has of its rows become those of the block's chunk, in `partial[chunk][2][channels]`.
-__device__ void norm_store(double sum, double other, double* partial, unsigned channels) {
-    SHARED(double, sums, [2][NORM_ROWS][NORM_LANES]);
-    sums[0][threadIdx.y][threadIdx.x] = sum;
-    sums[1][threadIdx.y][threadIdx.x] = other;
-    __syncthreads();
-    const unsigned channel = blockIdx.x * NORM_LANES + threadIdx.x;
-    if (threadIdx.y < 2 && channel < channels) {
-        double total = 0.0;
-        for (int row = 0; row < NORM_ROWS; ++row) total += sums[threadIdx.y][row][threadIdx.x];
-        partial[(Count(blockIdx.y) * 2 + threadIdx.y) * channels + channel] = total;
-    }
-}
-
 // Sum of x and of x² of each chunk. Grid: groups of channels by chunks.
 extern "C" __global__ void norm_moments(const float* input, double* partial, unsigned rows, unsigned channels,
                                         unsigned chunk) {
-    const unsigned channel = blockIdx.x * NORM_LANES + threadIdx.x;
+    const unsigned channel = blockIdx.x * COLUMN_LANES + threadIdx.x;
     const unsigned end = min(rows, (blockIdx.y + 1) * chunk);
-    double sum = 0.0, squares = 0.0;
+    double sums[2] = {};
     if (channel < channels) {
-        for (unsigned row = blockIdx.y * chunk + threadIdx.y; row < end; row += NORM_ROWS) {
+        for (unsigned row = blockIdx.y * chunk + threadIdx.y; row < end; row += COLUMN_ROWS) {
             const double x = input[Count(row) * channels + channel];
-            sum += x;
-            squares += x * x;
+            sums[0] += x;
+            sums[1] += x * x;
         }
     }
-    norm_store(sum, squares, partial, channels);
+    store_column_sums(sums, partial, channels);
 }
 
 __device__ void norm_total(const double* partial, unsigned chunks, unsigned channels, unsigned channel, double* sum,
@@ -88,21 +70,21 @@ extern "C" __global__ void norm_apply(const float* input, const float* factor, c
 extern "C" __global__ void norm_products(const float* input, const float* gradient, const float* factor,
                                          const float* offset, double* partial, unsigned rows, unsigned channels,
                                          unsigned chunk, unsigned relu) {
-    const unsigned channel = blockIdx.x * NORM_LANES + threadIdx.x;
+    const unsigned channel = blockIdx.x * COLUMN_LANES + threadIdx.x;
     const unsigned end = min(rows, (blockIdx.y + 1) * chunk);
-    double sum = 0.0, with_input = 0.0;
+    double sums[2] = {};
     if (channel < channels) {
         const float by = factor[channel], plus = offset[channel];
-        for (unsigned row = blockIdx.y * chunk + threadIdx.y; row < end; row += NORM_ROWS) {
+        for (unsigned row = blockIdx.y * chunk + threadIdx.y; row < end; row += COLUMN_ROWS) {
             const Count at = Count(row) * channels + channel;
             const float x = input[at];
             if (relu && !(x * by + plus > 0.0f)) continue;
             const double g = gradient[at];
-            sum += g;
-            with_input += g * double(x);
+            sums[0] += g;
+            sums[1] += g * double(x);
         }
     }
-    norm_store(sum, with_input, partial, channels);
+    store_column_sums(sums, partial, channels);
 }
 
 // Gradients of scale and shift, and with them dx = dy * factor + x * slope + base.

@@ -30,7 +30,7 @@ namespace emulator {
 constexpr unsigned WARP = 32;
 constexpr std::size_t STACK = 64 << 10;
 
-enum class State { fresh, ready, at_warp, at_block, at_grid, done };
+enum class State { fresh, ready, at_warp, at_block, done };
 
 struct Block {
     dim3 index;
@@ -126,34 +126,29 @@ bool release(const Range& group, State at) {
 
 constexpr std::size_t SHARED = 256 << 10;
 
-// Runs the blocks given, together, to their end.
-inline void run_blocks(dim3 grid, dim3 block, std::vector<dim3> indices, const std::function<void()>& body) {
-    const unsigned threads = block.x * block.y * block.z;
+// Runs a block to its end.
+inline void run_block(dim3 grid, dim3 block, dim3 index, const std::function<void()>& body) {
     Launch now;
     now.grid = grid;
     now.block = block;
     now.body = &body;
-    std::vector<Block> blocks(indices.size());
-    now.fibers = std::vector<Fiber>(indices.size() * threads);
+    now.fibers = std::vector<Fiber>(block.x * block.y * block.z);
     launch = &now;
-    std::vector<std::vector<Fiber*>> of_warps, of_blocks;
+    Block own;
+    own.index = index;
+    // A NaN in every float, so that what was never written is noticed.
+    own.shared.assign(SHARED, 0xff);
+    own.slots.resize(now.fibers.size());
+    std::vector<std::vector<Fiber*>> of_warps;
     std::vector<Fiber*> all;
-    for (std::size_t b = 0; b < blocks.size(); ++b) {
-        blocks[b].index = indices[b];
-        // A NaN in every float, so that what was never written is noticed.
-        blocks[b].shared.assign(SHARED, 0xff);
-        blocks[b].slots.resize(threads);
-        of_blocks.emplace_back();
-        for (unsigned t = 0; t < threads; ++t) {
-            Fiber& fiber = now.fibers[b * threads + t];
-            fiber.block = &blocks[b];
-            fiber.linear = t;
-            fiber.thread = {t % block.x, t / block.x % block.y, t / (block.x * block.y)};
-            if (t % WARP == 0) of_warps.emplace_back();
-            of_warps.back().push_back(&fiber);
-            of_blocks.back().push_back(&fiber);
-            all.push_back(&fiber);
-        }
+    for (unsigned t = 0; t < now.fibers.size(); ++t) {
+        Fiber& fiber = now.fibers[t];
+        fiber.block = &own;
+        fiber.linear = t;
+        fiber.thread = {t % block.x, t / block.x % block.y, t / (block.x * block.y)};
+        if (t % WARP == 0) of_warps.emplace_back();
+        of_warps.back().push_back(&fiber);
+        all.push_back(&fiber);
     }
     if (backwards) std::reverse(all.begin(), all.end());
     for (std::size_t used = 0; now.begun < now.fibers.size(); ++used) {
@@ -176,8 +171,7 @@ inline void run_blocks(dim3 grid, dim3 block, std::vector<dim3> indices, const s
         }
         bool released = false;
         for (auto& warp : of_warps) released |= release(warp, State::at_warp);
-        for (auto& group : of_blocks) released |= release(group, State::at_block);
-        released |= release(all, State::at_grid);
+        released |= release(all, State::at_block);
         if (!ran && !released) break;
     }
     launch = nullptr;
@@ -186,18 +180,13 @@ inline void run_blocks(dim3 grid, dim3 block, std::vector<dim3> indices, const s
         if (fiber->state != State::done) throw std::runtime_error("threads wait at a barrier that others never reach");
 }
 
-// `together`: a cooperative launch, whose blocks may wait for each other.
-inline void run(dim3 grid, dim3 block, bool together, const std::function<void()>& body) {
+inline void run(dim3 grid, dim3 block, const std::function<void()>& body) {
     std::vector<dim3> indices;
     for (unsigned z = 0; z < grid.z; ++z)
         for (unsigned y = 0; y < grid.y; ++y)
             for (unsigned x = 0; x < grid.x; ++x) indices.push_back({x, y, z});
     if (backwards) std::reverse(indices.begin(), indices.end());
-    if (together) {
-        run_blocks(grid, block, indices, body);
-    } else {
-        for (dim3 index : indices) run_blocks(grid, block, {index}, body);
-    }
+    for (dim3 index : indices) run_block(grid, block, index, body);
 }
 
 template <class T>
@@ -220,23 +209,18 @@ void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
 }
 
 template <class... A>
-void run_kernel(void (*kernel)(A...), dim3 grid, dim3 block, bool together, void** arguments) {
-    run(grid, block, together, [&] { call(kernel, arguments, std::index_sequence_for<A...>{}); });
+void run_kernel(void (*kernel)(A...), dim3 grid, dim3 block, void** arguments) {
+    run(grid, block, [&] { call(kernel, arguments, std::index_sequence_for<A...>{}); });
 }
 
 }  // namespace emulator
 
 #define __global__
 #define __device__ static inline
-#define __forceinline__ inline
-#define __restrict__
-#define __launch_bounds__(...)
-#define __constant__ static const
 #define threadIdx (emulator::current->thread)
 #define blockIdx (emulator::current->block->index)
 #define blockDim (emulator::launch->block)
 #define gridDim (emulator::launch->grid)
-#define warpSize 32
 
 // Shared memory: SHARED(float, tile, [32][33]) instead of __shared__ float tile[32][33].
 #define SHARED(type, name, size)                                             \
@@ -246,37 +230,12 @@ void run_kernel(void (*kernel)(A...), dim3 grid, dim3 block, bool together, void
 
 inline void __syncthreads() { emulator::wait(emulator::State::at_block); }
 inline void __syncwarp(unsigned = ~0u) { emulator::wait(emulator::State::at_warp); }
-inline void grid_barrier_on_cpu() { emulator::wait(emulator::State::at_grid); }
 inline void __threadfence() {}
 
-template <class T>
-T __shfl_sync(unsigned, T value, int lane) { return emulator::exchange(value, lane % 32); }
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
     return emulator::exchange(value, (emulator::current->linear % 32) ^ mask);
 }
-template <class T>
-T __shfl_down_sync(unsigned, T value, unsigned by) {
-    unsigned lane = emulator::current->linear % 32;
-    return emulator::exchange(value, lane + by < 32 ? lane + by : lane);
-}
-template <class T>
-T __shfl_up_sync(unsigned, T value, unsigned by) {
-    unsigned lane = emulator::current->linear % 32;
-    return emulator::exchange(value, lane >= by ? lane - by : lane);
-}
-inline unsigned __ballot_sync(unsigned, int predicate) {
-    unsigned bits = 0;
-    for (unsigned lane = 0; lane < 32; ++lane) {
-        // Lanes that the block does not have, or that are done, count as zero.
-        const unsigned first = emulator::current->linear / 32 * 32;
-        const bool there = first + lane < emulator::current->block->slots.size();
-        const int theirs = emulator::exchange(predicate, lane);
-        bits |= unsigned(there && theirs != 0) << lane;
-    }
-    return bits;
-}
-
 #define NANOSECONDS emulator::nanoseconds()
 template <class T>
 T atomicAdd(T* place, T value) { T old = *place; *place = old + value; return old; }
@@ -284,21 +243,12 @@ template <class T>
 T atomicMax(T* place, T value) { T old = *place; *place = std::max(old, value); return old; }
 template <class T>
 T atomicMin(T* place, T value) { T old = *place; *place = std::min(old, value); return old; }
-template <class T>
-T atomicOr(T* place, T value) { T old = *place; *place = old | value; return old; }
 
-template <class T>
-T __ldg(const T* place) { return *place; }
-inline float __fsqrt_rn(float x) { return std::sqrt(x); }
-inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __double2float_rd(double x) {
     const float nearest = float(x);
     return double(nearest) > x ? std::nextafter(nearest, -INFINITY) : nearest;
 }
 inline float __uint_as_float(unsigned bits) { float x; std::memcpy(&x, &bits, 4); return x; }
 inline unsigned __float_as_uint(float x) { unsigned bits; std::memcpy(&bits, &x, 4); return bits; }
-inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline int __ffs(int x) { return __builtin_ffs(x); }
-inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
 using std::max;
 using std::min;

@@ -113,7 +113,7 @@ impl Emulated {
             .map(|argument| argument.as_mut_ptr().cast())
             .collect();
         self.emulator
-            .launch(kernel, grid, block, false, self.backwards, &mut pointers);
+            .launch(kernel, grid, block, self.backwards, &mut pointers);
     }
 }
 

@@ -13,7 +13,6 @@ type Launch = unsafe extern "C" fn(
     name: *const c_char,
     grid: *const u32,
     block: *const u32,
-    together: c_int,
     backwards: c_int,
     arguments: *mut *mut c_void,
 ) -> *const c_char;
@@ -56,12 +55,12 @@ impl Emulator {
             );
             for kernel in kernels_in(text) {
                 table += &format!(
-                    "    if (!std::strcmp(name, \"{kernel}\")) {{ emulator::run_kernel({kernel}, g, b, together, arguments); return nullptr; }}\n"
+                    "    if (!std::strcmp(name, \"{kernel}\")) {{ emulator::run_kernel({kernel}, g, b, arguments); return nullptr; }}\n"
                 );
             }
         }
         source += &format!(
-            "extern \"C\" const char* launch_on_cpu(const char* name, const unsigned* grid, const unsigned* block, int together, int backwards, void** arguments) {{\n\
+            "extern \"C\" const char* launch_on_cpu(const char* name, const unsigned* grid, const unsigned* block, int backwards, void** arguments) {{\n\
              emulator::backwards = backwards;\n\
              static thread_local std::string message;\n\
              const dim3 g{{grid[0], grid[1], grid[2]}}, b{{block[0], block[1], block[2]}};\n\
@@ -114,7 +113,6 @@ impl Emulator {
         name: &str,
         grid: [u32; 3],
         block: [u32; 3],
-        together: bool,
         backwards: bool,
         arguments: &mut [*mut c_void],
     ) {
@@ -128,7 +126,6 @@ impl Emulator {
                 kernel.as_ptr(),
                 grid.as_ptr(),
                 block.as_ptr(),
-                together.into(),
                 backwards.into(),
                 arguments.as_mut_ptr(),
             )
