@@ -70,6 +70,7 @@ struct Record {
     unsigned long long nanoseconds;
     float step_size;
     unsigned losses;
+    unsigned long long errors;
     double loss[RECORD_CAPACITY];
 };
 
@@ -84,3 +85,5 @@ __device__ bool is_stopped(const Record* record) { return record->stop != NOT_ST
 __device__ void stop(Record* record, unsigned long long why, unsigned parameter, unsigned group) {
     atomicMin(&record->stop, why << 60 | (unsigned long long)(parameter) << 30 | group);
 }
+
+__device__ bool is_finite(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }

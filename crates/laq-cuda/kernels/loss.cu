@@ -47,14 +47,62 @@ extern "C" __global__ void squared_hinge(const unsigned char* targets, float* ou
     }
 }
 
-// One block: the sum of all, times `factor`, is the next loss of the record.
-extern "C" __global__ void push_loss(const double* values, Count count, double factor, Record* record) {
+// One warp a row, for an evaluation: the loss, and 1 where the largest output (of equal ones the first) is not the target's.
+extern "C" __global__ void evaluate_outputs(const unsigned char* targets, const float* outputs, double* losses,
+                                            double* wrong, unsigned rows, unsigned classes, unsigned hinge) {
+    const unsigned lane = threadIdx.x % 32, warps = gridDim.x * (blockDim.x / 32);
+    for (unsigned row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; row < rows; row += warps) {
+        const float* y = outputs + Count(row) * classes;
+        const unsigned target = targets[row];
+        float largest = __uint_as_float(0xff800000u);
+        unsigned place = 0;
+        for (unsigned c = lane; c < classes; c += 32) {
+            if (y[c] > largest) {
+                largest = y[c];
+                place = c;
+            }
+        }
+        for (int by = 16; by > 0; by /= 2) {
+            const float other = __shfl_xor_sync(0xffffffffu, largest, by);
+            const unsigned there = __shfl_xor_sync(0xffffffffu, place, by);
+            if (other > largest || (other == largest && there < place)) {
+                largest = other;
+                place = there;
+            }
+        }
+        double sum = 0.0;
+        for (unsigned c = lane; c < classes; c += 32) {
+            if (hinge) {
+                const double missing = 1.0 - (c == target ? 1.0 : -1.0) * double(y[c]);
+                // Unlike max, this keeps a NaN.
+                sum += missing < 0.0 ? 0.0 : missing * missing;
+            } else {
+                sum += exp(double(y[c]) - double(largest));
+            }
+        }
+        for (int by = 16; by > 0; by /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, by);
+        if (lane == 0) {
+            losses[row] = hinge ? sum / classes : log(sum) + double(largest) - double(y[target]);
+            wrong[row] = place == target ? 0.0 : 1.0;
+        }
+    }
+}
+
+// One block: the sum of all, times `factor`, is the next loss of the record. In an evaluation the sum of `wrong` is added to
+// its errors.
+extern "C" __global__ void push_loss(const double* values, const double* wrong, Count count, double factor,
+                                     Record* record) {
     if (is_stopped(record)) return;
-    double sum = 0.0;
-    for (Count i = threadIdx.x; i < count; i += blockDim.x) sum += values[i];
-    sum = block_sum(sum) * factor;
+    double sums[2] = {};
+    for (Count i = threadIdx.x; i < count; i += blockDim.x) {
+        sums[0] += values[i];
+        if (wrong) sums[1] += wrong[i];
+    }
+    for (double& sum : sums) sum = block_sum(sum);
     if (threadIdx.x != 0) return;
-    if (record->losses < RECORD_CAPACITY) record->loss[record->losses++] = sum;
+    const double loss = sums[0] * factor;
+    if (record->losses < RECORD_CAPACITY) record->loss[record->losses++] = loss;
+    record->errors += Count(sums[1]);
     // NaN and infinity alone differ from themselves, or have no finite difference to themselves.
-    if (!(sum - sum == 0.0)) stop(record, STOP_LOSS, 0, 0);
+    if (!(loss - loss == 0.0)) stop(record, STOP_LOSS, 0, 0);
 }

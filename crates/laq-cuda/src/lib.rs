@@ -5,24 +5,23 @@ mod backend;
 mod cuda;
 mod device;
 mod found;
-mod quantize;
 mod record;
 #[cfg(not(feature = "driver"))]
 mod stub;
 
 pub use backend::{
-    ConvolutionSpace, CudaBackend, LstmSpace, NormSpace, Order, Record, Recording, Symbols, Tensor,
+    ConvolutionSpace, CudaBackend, LstmSpace, NormSpace, Order, QuantizeSpace, Quantizer, Record,
+    Recording, Symbols, Tensor, UpdateSpace,
 };
 #[cfg(feature = "driver")]
 pub use cuda::{Compiled, Convolution, Cuda, Graph, Memory, compile, probe};
 pub use device::{Argument, Device, Launch, Operand, Pass, Product};
 pub use found::{DeviceFound, LibraryFound, MemoryFound, Precision, Probe};
-pub use quantize::{QuantizeSpace, Quantizer};
 #[cfg(not(feature = "driver"))]
 pub use stub::{Cuda, probe};
 
 /// The sources of all kernels, by file name; those with `.cuh` are what the others include.
-pub const KERNEL_SOURCES: [(&str, &str); 15] = [
+pub const KERNEL_SOURCES: [(&str, &str); 16] = [
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("solve.cuh", include_str!("../kernels/solve.cuh")),
     ("exact.cuh", include_str!("../kernels/exact.cuh")),
@@ -38,6 +37,7 @@ pub const KERNEL_SOURCES: [(&str, &str); 15] = [
     ("pool.cu", include_str!("../kernels/pool.cu")),
     ("record.cu", include_str!("../kernels/record.cu")),
     ("solve.cu", include_str!("../kernels/solve.cu")),
+    ("update.cu", include_str!("../kernels/update.cu")),
 ];
 
 /// All sources as one, for the compiler.

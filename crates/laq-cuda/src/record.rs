@@ -16,6 +16,8 @@ pub(crate) struct RawRecord {
     pub(crate) step_size: f32,
     /// How many there are.
     pub(crate) losses: u32,
+    /// Wrong answers of evaluations.
+    pub(crate) errors: u64,
     /// The losses.
     pub(crate) loss: [f64; RECORD_CAPACITY],
 }
@@ -31,6 +33,7 @@ impl Default for RawRecord {
             nanoseconds: 0,
             step_size: 0.0,
             losses: 0,
+            errors: 0,
             loss: [0.0; RECORD_CAPACITY],
         }
     }
@@ -50,6 +53,7 @@ impl RawRecord {
         }
         bytes.extend(self.step_size.to_ne_bytes());
         bytes.extend(self.losses.to_ne_bytes());
+        bytes.extend(self.errors.to_ne_bytes());
         for loss in self.loss {
             bytes.extend(loss.to_ne_bytes());
         }
@@ -70,6 +74,7 @@ impl RawRecord {
             nanoseconds: u64::from_ne_bytes(eight(16)),
             step_size: f32::from_ne_bytes(four(24)),
             losses: u32::from_ne_bytes(four(28)),
+            errors: u64::from_ne_bytes(eight(32)),
             loss,
         }
     }
@@ -92,6 +97,12 @@ impl RawRecord {
         };
         let losses = (self.losses as usize).min(RECORD_CAPACITY);
         let seconds = self.nanoseconds as f64 * 1e-9;
-        (Recorded { stop, seconds }, &self.loss[..losses])
+        let errors = self.errors;
+        let recorded = Recorded {
+            stop,
+            seconds,
+            errors,
+        };
+        (recorded, &self.loss[..losses])
     }
 }

@@ -67,3 +67,12 @@ pub struct Evaluation {
     /// Images whose largest output is not that of their class; texts do not count them.
     pub errors: Option<usize>,
 }
+
+/// How well several batches are predicted with the quantized weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluations {
+    /// The mean loss of each batch, as in [`Evaluation`].
+    pub losses: Vec<f64>,
+    /// The errors of all of them, as in [`Evaluation`].
+    pub errors: Option<usize>,
+}

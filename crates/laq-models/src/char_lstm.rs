@@ -8,10 +8,10 @@ use laq_tensor::{
 };
 
 use crate::ModelError;
-use crate::batch::{Batch, Evaluation, TextShape};
+use crate::batch::{Batch, TextShape};
 use crate::held::{Examples, Held, Set};
 use crate::init::Init;
-use crate::network::{Known, Network, blame_weights, first_of_batch, setting, wrong_kind};
+use crate::network::{Known, Network, blame_weights, setting, wrong_kind};
 use crate::parameter::{Parameter, ParameterSpec, StateTensor};
 
 /// The network's settings; defaults are the paper's but for `symbols`, which the text decides.
@@ -85,8 +85,6 @@ pub(crate) struct CharLstm<B: Backend> {
     hidden: B::Tensor,
     hidden_gradient: B::Tensor,
     logits: B::Tensor,
-    /// That of an evaluation.
-    losses: Vec<f64>,
 }
 
 impl<B: Backend> CharLstm<B> {
@@ -128,7 +126,6 @@ impl<B: Backend> CharLstm<B> {
             hidden: backend.zeros(&[shape.rows(), shape.hidden])?,
             hidden_gradient: backend.zeros(&[shape.rows(), shape.hidden])?,
             logits: backend.zeros(&[shape.rows(), shape.symbols])?,
-            losses: Vec::with_capacity(1),
         })
     }
 
@@ -240,12 +237,18 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         Held::new(backend, examples, self.shape.length, self.known())
     }
 
-    fn take_held(&mut self, backend: &B, held: &Held<B>, index: usize) -> Result<(), ModelError> {
+    fn take_held(
+        &mut self,
+        backend: &B,
+        held: &Held<B>,
+        index: usize,
+        _whole: bool,
+    ) -> Result<(), ModelError> {
         let Set::Text(text) = &held.set else {
             return Err(wrong_kind("symbols"));
         };
         let batch = self.shape.batch;
-        let first = first_of_batch(held, index, batch)?;
+        let first = held.batch(index, batch, true)?.start;
         let (inputs, targets) = (&mut self.inputs, &mut self.targets);
         Ok(backend.gather_text(text, &held.order, first, batch, inputs, targets)?)
     }
@@ -305,12 +308,12 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         )
     }
 
-    fn evaluate(&mut self, backend: &B, record: &mut B::Record) -> Result<Evaluation, ModelError> {
-        self.forward(backend, record)?;
-        self.losses.clear();
-        backend.read_record(record, &mut self.losses)?;
-        let loss = self.losses[0];
-        Ok(Evaluation { loss, errors: None })
+    fn evaluate(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError> {
+        self.forward(backend, record)
+    }
+
+    fn has_classes(&self) -> bool {
+        false
     }
 
     fn finish_step(&mut self, _backend: &B, _record: &B::Record) -> Result<(), BackendError> {

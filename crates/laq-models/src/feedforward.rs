@@ -7,62 +7,14 @@
 use std::collections::BTreeMap;
 
 use laq_solvers::Method;
-use laq_tensor::{Backend, BackendError, ConvolutionShape, DenseShape, NormShape, PoolShape};
+use laq_tensor::{Backend, BackendError, ConvolutionShape, DenseShape, Loss, NormShape, PoolShape};
 
 use crate::ModelError;
-use crate::batch::{Batch, Evaluation, ImageShape};
+use crate::batch::{Batch, ImageShape};
 use crate::held::{Examples, Held, Set};
 use crate::init::Init;
-use crate::network::{Known, Network, blame_weights, first_of_batch, setting, wrong_kind};
+use crate::network::{Known, Network, blame_weights, setting, wrong_kind};
 use crate::parameter::{Parameter, ParameterSpec, StateTensor, WHOLE, f32s, find, view};
-
-/// What the network is trained to lower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Loss {
-    /// 1/(R·N) Σ max(0, 1 − t·y)², with t = 1 for an image's class and −1 for the others.
-    SquaredHinge,
-    /// `−1/R Σ log softmax(y)[class]`, in nats.
-    CrossEntropy,
-}
-
-impl Loss {
-    /// The mean loss of the first images of `outputs` (R × `classes`), one for each label, and how many of them have
-    /// another class's output as their largest (of equal ones the first counts).
-    fn evaluate(self, outputs: &[f32], classes: usize, labels: &[u8]) -> Evaluation {
-        let (mut sum, mut errors) = (0.0, 0);
-        for (row, &label) in outputs.chunks_exact(classes).zip(labels) {
-            let label = usize::from(label);
-            let mut largest = 0;
-            for (class, &output) in row.iter().enumerate() {
-                if output > row[largest] {
-                    largest = class;
-                }
-            }
-            errors += usize::from(largest != label);
-            let wide = |output: f32| f64::from(output);
-            sum += match self {
-                Loss::SquaredHinge => {
-                    let hinge = row.iter().enumerate().map(|(class, &output)| {
-                        let t = if class == label { 1.0 } else { -1.0 };
-                        let short = 1.0 - t * wide(output);
-                        // Unlike max, this keeps a NaN.
-                        if short < 0.0 { 0.0 } else { short * short }
-                    });
-                    hinge.sum::<f64>() / classes as f64
-                }
-                Loss::CrossEntropy => {
-                    let top = wide(row[largest]);
-                    let sum: f64 = row.iter().map(|&output| (wide(output) - top).exp()).sum();
-                    sum.ln() + top - wide(row[label])
-                }
-            };
-        }
-        Evaluation {
-            loss: sum / labels.len() as f64,
-            errors: Some(errors),
-        }
-    }
-}
 
 /// The settings of a feedforward network.
 ///
@@ -365,10 +317,16 @@ pub(crate) struct Feedforward<B: Backend> {
     loss: Loss,
     pixels: B::Tensor,
     targets: B::Symbols,
-    /// The labels in `targets`, of which an evaluation may have fewer than the batch has images.
-    labels: Vec<u8>,
+    /// Images of the batch that was taken; an evaluation may have fewer than there is room for.
+    taken: usize,
     /// A whole batch in host memory, for one that is not.
-    padded: Vec<f32>,
+    padded: Padded,
+}
+
+#[derive(Default)]
+struct Padded {
+    pixels: Vec<f32>,
+    labels: Vec<u8>,
 }
 
 /// A block with its buffers; its parameters are among those of the network.
@@ -683,8 +641,8 @@ impl<B: Backend> Feedforward<B> {
             loss: spec.loss,
             pixels: backend.zeros(&[batch, spec.input.numbers()])?,
             targets: backend.symbols(batch)?,
-            labels: vec![0; batch],
-            padded: Vec::new(),
+            taken: 0,
+            padded: Padded::default(),
         })
     }
 
@@ -746,16 +704,19 @@ impl<B: Backend> Network<B> for Feedforward<B> {
             ndarray::ArrayViewD::from_shape(shape.as_slice(), pixels)
                 .expect("a batch is as long as its shape says")
         };
-        self.labels.clear();
-        self.labels.extend_from_slice(labels);
+        self.taken = count;
         if count == self.batch {
             backend.write(host(pixels), &mut self.pixels)?;
             backend.write_symbols(labels, &mut self.targets)?;
         } else {
             // Images do not see each other in an evaluation, so those of the batch before may stay in the rest.
-            self.padded.resize(self.batch * numbers, 0.0);
-            self.padded[..pixels.len()].copy_from_slice(pixels);
-            backend.write(host(&self.padded), &mut self.pixels)?;
+            let padded = &mut self.padded;
+            padded.pixels.resize(self.batch * numbers, 0.0);
+            padded.pixels[..pixels.len()].copy_from_slice(pixels);
+            padded.labels.resize(self.batch, 0);
+            padded.labels[..count].copy_from_slice(labels);
+            backend.write(host(&padded.pixels), &mut self.pixels)?;
+            backend.write_symbols(&padded.labels, &mut self.targets)?;
         }
         Ok(())
     }
@@ -769,13 +730,21 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         }
     }
 
-    fn take_held(&mut self, backend: &B, held: &Held<B>, index: usize) -> Result<(), ModelError> {
+    fn take_held(
+        &mut self,
+        backend: &B,
+        held: &Held<B>,
+        index: usize,
+        whole: bool,
+    ) -> Result<(), ModelError> {
         let Set::Images { pixels, labels } = &held.set else {
             return Err(wrong_kind("images of its size"));
         };
-        let first = first_of_batch(held, index, self.batch)?;
+        let chosen = held.batch(index, self.batch, whole)?;
+        self.taken = chosen.len();
         let (own, targets) = (&mut self.pixels, &mut self.targets);
-        Ok(backend.gather_images(pixels, labels, &held.order, first, own, targets)?)
+        let (first, rows) = (chosen.start, chosen.len());
+        Ok(backend.gather_images(pixels, labels, &held.order, first, rows, own, targets)?)
     }
 
     /// Leaves the loss's gradient where the last block expects it.
@@ -812,11 +781,14 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         Ok(())
     }
 
-    fn evaluate(&mut self, backend: &B, _record: &mut B::Record) -> Result<Evaluation, ModelError> {
+    fn evaluate(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError> {
         self.run(backend, Statistics::Running)?;
-        let outputs = backend.read(self.last().output())?;
-        let outputs: Vec<f32> = outputs.into_iter().collect();
-        Ok(self.loss.evaluate(&outputs, self.classes, &self.labels))
+        let last = self.blocks.last().expect("a network has an output");
+        backend.evaluate_outputs(self.loss, self.taken, &self.targets, last.output(), record)
+    }
+
+    fn has_classes(&self) -> bool {
+        true
     }
 
     /// Moves the running averages of the normalizations.

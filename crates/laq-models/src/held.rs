@@ -1,5 +1,7 @@
 //! Examples in the device's memory, of which batches are put together there.
 
+use std::ops::Range;
+
 use laq_tensor::Backend;
 
 use crate::ModelError;
@@ -39,7 +41,30 @@ pub(crate) enum Set<B: Backend> {
     },
 }
 
+/// Examples on the device that are evaluated, batch by batch in the order of their numbers; see
+/// [`crate::Training::hold_for_evaluation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldSet(pub(crate) usize);
+
 impl<B: Backend> Held<B> {
+    /// The places of batch number `index` of `size` examples; the last may have fewer unless they have to be `whole`.
+    pub(crate) fn batch(
+        &self,
+        index: usize,
+        size: usize,
+        whole: bool,
+    ) -> Result<Range<usize>, ModelError> {
+        let first = index.saturating_mul(size);
+        let least = if whole { size } else { 1 };
+        if first.saturating_add(least) <= self.count {
+            return Ok(first..self.count.min(first.saturating_add(size)));
+        }
+        Err(ModelError::Batch(format!(
+            "batch {index} of {size} examples, but there are {} examples",
+            self.count
+        )))
+    }
+
     /// Copies the examples; `length` is that of a sequence.
     pub(crate) fn new(
         backend: &B,
@@ -78,10 +103,8 @@ impl<B: Backend> Held<B> {
                 (set, labels.len())
             }
         };
-        Ok(Held {
-            set,
-            order: backend.order(count)?,
-            count,
-        })
+        let mut order = backend.order(count)?;
+        backend.write_order(&(0..count as u32).collect::<Vec<_>>(), &mut order)?;
+        Ok(Held { set, order, count })
     }
 }

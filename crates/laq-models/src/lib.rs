@@ -15,12 +15,12 @@ mod training;
 use laq_solvers::SolveError;
 use laq_tensor::BackendError;
 
-pub use batch::{Batch, Evaluation, ImageShape, TextShape};
+pub use batch::{Batch, Evaluation, Evaluations, ImageShape, TextShape};
 pub use char_lstm::CharLstmSpec;
 pub use comparison::{LayerComparison, exact_twin};
-pub use feedforward::{FeedforwardSpec, Loss};
-pub use held::Examples;
-pub use laq_tensor::AdamSettings;
+pub use feedforward::FeedforwardSpec;
+pub use held::{Examples, HeldSet};
+pub use laq_tensor::{AdamSettings, Loss};
 pub use parameter::{LayerReport, StateData, StateTensor};
 pub use summary::LayerSummary;
 pub use training::{Report, StepReport, Training};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use laq_tensor::{Backend, BackendError};
 
 use crate::ModelError;
-use crate::batch::{Batch, Evaluation};
+use crate::batch::Batch;
 use crate::held::{Examples, Held};
 use crate::parameter::{Parameter, StateTensor};
 
@@ -21,8 +21,14 @@ pub(crate) trait Network<B: Backend>: Send {
     /// Copies examples to the device.
     fn hold(&self, backend: &B, examples: Examples<'_>) -> Result<Held<B>, ModelError>;
 
-    /// Takes batch number `index` of the examples on the device.
-    fn take_held(&mut self, backend: &B, held: &Held<B>, index: usize) -> Result<(), ModelError>;
+    /// Takes batch number `index` of the examples on the device, as [`Network::take`] does.
+    fn take_held(
+        &mut self,
+        backend: &B,
+        held: &Held<B>,
+        index: usize,
+        whole: bool,
+    ) -> Result<(), ModelError>;
 
     /// The mean loss of the batch in training goes into the record; leaves behind what [`Network::backward`] needs.
     fn forward(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError>;
@@ -30,8 +36,12 @@ pub(crate) trait Network<B: Backend>: Send {
     /// The gradients of all parameters, after [`Network::forward`].
     fn backward(&mut self, backend: &B) -> Result<(), BackendError>;
 
-    /// The batch with the network as it is, which stays as it is. `record` is empty, and is left so.
-    fn evaluate(&mut self, backend: &B, record: &mut B::Record) -> Result<Evaluation, ModelError>;
+    /// The mean loss of the batch with the network as it is, which stays as it is, goes into the record, and so do the wrong
+    /// answers of one that has classes.
+    fn evaluate(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError>;
+
+    /// Whether its answers are classes, of which an evaluation counts the wrong ones.
+    fn has_classes(&self) -> bool;
 
     /// What a step leaves behind beside new parameters, unless the record is stopped.
     fn finish_step(&mut self, backend: &B, record: &B::Record) -> Result<(), BackendError>;
@@ -83,22 +93,6 @@ impl Known {
             ))),
         }
     }
-}
-
-/// Where batch number `index` of `batch` examples begins.
-pub(crate) fn first_of_batch<B: Backend>(
-    held: &Held<B>,
-    index: usize,
-    batch: usize,
-) -> Result<usize, ModelError> {
-    let first = index.saturating_mul(batch);
-    if first.saturating_add(batch) <= held.count {
-        return Ok(first);
-    }
-    Err(ModelError::Batch(format!(
-        "batch {index} of {batch} examples, but there are {} examples",
-        held.count
-    )))
 }
 
 /// The error of examples of another kind than the network takes.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use laq_solvers::{Method, Problem, Scale, SolveError};
-use laq_tensor::{AdamSettings, Backend, BackendError, QuantizeJob, QuantizerSnapshot};
+use laq_tensor::{AdamSettings, Backend, BackendError, QuantizeJob, QuantizerSnapshot, UpdateJob};
 use ndarray::{ArrayD, ArrayViewD};
 
 use crate::ModelError;
@@ -151,10 +151,6 @@ impl<B: Backend> Parameter<B> {
         self.quantized.is_some()
     }
 
-    pub(crate) fn gradient(&self) -> &B::Tensor {
-        &self.gradient
-    }
-
     /// The operands of ŵ = solve(w, d), where the parameter is quantized.
     pub(crate) fn quantize_job(&mut self) -> Option<QuantizeJob<'_, B>> {
         let quantized = self.quantized.as_mut()?;
@@ -232,23 +228,24 @@ impl<B: Backend> Parameter<B> {
         backend.quantizer_backward(&self.latent, &mut quantized.quantizer, &mut self.gradient)
     }
 
-    /// Adam; what is quantized is clipped to [−1, 1], and so are no others.
-    pub(crate) fn update(
+    /// The operands of Adam; what is quantized is clipped to [−1, 1], and so are no others.
+    pub(crate) fn update_job(&mut self) -> UpdateJob<'_, B> {
+        UpdateJob {
+            clip: self.quantized.is_some().then_some(1.0),
+            gradient: &self.gradient,
+            weight: &mut self.latent,
+            first_moment: &mut self.first_moment,
+            second_moment: &mut self.second_moment,
+        }
+    }
+
+    /// Adam on trained scales.
+    pub(crate) fn update_scales(
         &mut self,
         backend: &B,
         adam: AdamSettings,
         record: &B::Record,
     ) -> Result<(), BackendError> {
-        let clip = self.quantized.is_some().then_some(1.0);
-        backend.adam(
-            adam,
-            clip,
-            record,
-            &self.gradient,
-            &mut self.latent,
-            &mut self.first_moment,
-            &mut self.second_moment,
-        )?;
         match &mut self.quantized {
             Some(quantized) => backend.quantizer_update(adam, record, &mut quantized.quantizer),
             None => Ok(()),

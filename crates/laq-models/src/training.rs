@@ -1,17 +1,18 @@
 //! One training iteration (PAPER.md §3, Algorithm 3), from a batch to the updated weights.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Instant;
 
 use laq_solvers::Method;
 use laq_tensor::{AdamSettings, Backend, BackendError, RECORD_CAPACITY, Stop};
 
 use crate::ModelError;
-use crate::batch::{Batch, Evaluation, TextShape};
+use crate::batch::{Batch, Evaluation, Evaluations, TextShape};
 use crate::char_lstm::{CharLstm, CharLstmSpec};
 use crate::comparison::LayerComparison;
 use crate::feedforward::{Feedforward, FeedforwardSpec};
-use crate::held::{Examples, Held};
+use crate::held::{Examples, Held, HeldSet};
 use crate::network::{Network, setting};
 use crate::parameter::{LayerReport, Parameter, StateData, StateTensor};
 
@@ -73,6 +74,7 @@ pub struct Training<B: Backend> {
     /// Whether ŵ belongs to the latent weights as they are now.
     quantized_is_current: bool,
     quantize_space: B::QuantizeSpace,
+    update_space: B::UpdateSpace,
     /// Of the steps that are not read yet.
     record: B::Record,
     /// Steps in it.
@@ -81,6 +83,7 @@ pub struct Training<B: Backend> {
     /// The step that solves for ŵ first, and the one that finds it solved.
     recordings: [B::Recording; 2],
     held: Option<Held<B>>,
+    evaluated: Vec<Held<B>>,
     /// What the next report tells.
     losses: Vec<f64>,
     reported: usize,
@@ -138,11 +141,13 @@ impl<B: Backend + 'static> Training<B> {
             steps: 0,
             quantized_is_current: false,
             quantize_space: backend.quantize_space()?,
+            update_space: backend.update_space()?,
             record: backend.record()?,
             unread: 0,
             evaluation_record: backend.record()?,
             recordings: [backend.recording(), backend.recording()],
             held: None,
+            evaluated: Vec::new(),
             losses: Vec::with_capacity(2 * RECORD_CAPACITY),
             reported: 0,
             seconds: 0.0,
@@ -202,8 +207,7 @@ impl<B: Backend + 'static> Training<B> {
     pub fn hold(&mut self, examples: Examples<'_>) -> Result<(), ModelError> {
         self.held = None;
         self.held = Some(self.network.hold(&self.backend, examples)?);
-        let count = self.held.as_ref().map_or(0, |held| held.count);
-        self.set_order(&(0..count as u32).collect::<Vec<_>>())
+        Ok(())
     }
 
     /// The order of the examples on the device, each of their numbers once.
@@ -230,7 +234,7 @@ impl<B: Backend + 'static> Training<B> {
     pub fn begin_held_step(&mut self, index: usize, learning_rate: f64) -> Result<(), ModelError> {
         let start = Instant::now();
         let held = self.held.as_ref().ok_or_else(nothing_held)?;
-        self.network.take_held(&self.backend, held, index)?;
+        self.network.take_held(&self.backend, held, index, true)?;
         self.advance(start, learning_rate)
     }
 
@@ -251,6 +255,7 @@ impl<B: Backend + 'static> Training<B> {
             backend,
             network,
             quantize_space,
+            update_space,
             record,
             ..
         } = self;
@@ -262,16 +267,23 @@ impl<B: Backend + 'static> Training<B> {
             }
             network.forward(backend, record)?;
             network.backward(backend)?;
-            for (index, parameter) in network.parameters().iter().enumerate() {
-                backend.check_gradient(parameter.gradient(), index, record)?;
-            }
+            let mut jobs = network
+                .parameters_mut()
+                .iter_mut()
+                .map(Parameter::update_job);
+            backend.check_gradients(&mut jobs, update_space, record)?;
             backend.start_clock(record)?;
             for parameter in network.parameters_mut() {
                 parameter.quantizer_backward(backend)?;
             }
             backend.stop_clock(record)?;
+            let mut jobs = network
+                .parameters_mut()
+                .iter_mut()
+                .map(Parameter::update_job);
+            backend.update(adam, &mut jobs, update_space, record)?;
             for parameter in network.parameters_mut() {
-                parameter.update(backend, adam, record)?;
+                parameter.update_scales(backend, adam, record)?;
             }
             network.finish_step(backend, record)
         };
@@ -348,16 +360,78 @@ impl<B: Backend + 'static> Training<B> {
     pub fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError> {
         self.network.take(&self.backend, batch, false)?;
         self.ensure_quantized()?;
-        let evaluation = (self.network).evaluate(&self.backend, &mut self.evaluation_record)?;
-        if !evaluation.loss.is_finite() {
-            let (what, layer) = self.network.blame(&self.backend)?;
-            return Err(ModelError::NotFinite {
-                what,
-                layer,
-                step: self.steps,
-            });
+        (self.network).evaluate(&self.backend, &mut self.evaluation_record)?;
+        let mut losses = Vec::with_capacity(1);
+        let errors = self.read_evaluations(&mut losses)?;
+        let [loss] = losses[..] else {
+            return Err(self.blame()?);
+        };
+        Ok(Evaluation { loss, errors })
+    }
+
+    /// Copies examples to the device, for [`Training::evaluate_held`].
+    ///
+    /// # Errors
+    /// As [`Training::hold`].
+    pub fn hold_for_evaluation(&mut self, examples: Examples<'_>) -> Result<HeldSet, ModelError> {
+        let held = self.network.hold(&self.backend, examples)?;
+        self.evaluated.push(held);
+        Ok(HeldSet(self.evaluated.len() - 1))
+    }
+
+    /// [`Training::evaluate`] of these batches of examples on the device, which is waited for once. Of images the last batch
+    /// may have fewer.
+    ///
+    /// # Errors
+    /// As [`Training::step`]; [`ModelError::Batch`] where there are not so many.
+    pub fn evaluate_held(
+        &mut self,
+        set: HeldSet,
+        batches: Range<usize>,
+    ) -> Result<Evaluations, ModelError> {
+        self.ensure_quantized()?;
+        let mut losses = Vec::with_capacity(batches.len());
+        let mut errors = None;
+        for first in batches.clone().step_by(RECORD_CAPACITY) {
+            let part = first..batches.end.min(first + RECORD_CAPACITY);
+            let begun = part
+                .clone()
+                .try_for_each(|index| self.evaluate_batch(set, index));
+            let found = self.read_evaluations(&mut losses)?;
+            begun?;
+            errors = found.map(|found| found + errors.unwrap_or(0));
+            if losses.len() < part.end - batches.start {
+                // Batches behind the one that was not finite have overwritten what it has left.
+                self.evaluate_batch(set, batches.start + losses.len())?;
+                self.read_evaluations(&mut losses)?;
+                return Err(self.blame()?);
+            }
         }
-        Ok(evaluation)
+        Ok(Evaluations { losses, errors })
+    }
+
+    fn evaluate_batch(&mut self, set: HeldSet, index: usize) -> Result<(), ModelError> {
+        let held = self.evaluated.get(set.0).ok_or_else(nothing_held)?;
+        (self.network).take_held(&self.backend, held, index, false)?;
+        Ok((self.network).evaluate(&self.backend, &mut self.evaluation_record)?)
+    }
+
+    /// Waits for the batches that are evaluated: appends their losses, up to the first that is not finite, and tells how many
+    /// answers were wrong.
+    fn read_evaluations(&mut self, losses: &mut Vec<f64>) -> Result<Option<usize>, ModelError> {
+        let found = (self.backend).read_record(&mut self.evaluation_record, losses)?;
+        if found.stop.is_some() {
+            losses.pop();
+        }
+        let has_classes = self.network.has_classes();
+        Ok(has_classes.then_some(found.errors as usize))
+    }
+
+    /// The error of the batch in the network's buffers, whose loss is not finite.
+    fn blame(&self) -> Result<ModelError, ModelError> {
+        let (what, layer) = self.network.blame(&self.backend)?;
+        let step = self.steps;
+        Ok(ModelError::NotFinite { what, layer, step })
     }
 
     /// What quantization does to each matrix at the current weights; empty for `full`, and for a

@@ -1,6 +1,7 @@
 //! Where a network is computed: on the processor, or on a GPU.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,8 +9,8 @@ use std::time::Duration;
 pub use laq_cuda::Precision;
 use laq_cuda::{Cuda, CudaBackend, probe};
 use laq_models::{
-    Batch, Evaluation, Examples, LayerComparison, LayerReport, ModelError, Report, StateTensor,
-    StepReport, Training,
+    Batch, Evaluation, Evaluations, Examples, HeldSet, LayerComparison, LayerReport, ModelError,
+    Report, StateTensor, StepReport, Training,
 };
 use laq_solvers::Method;
 use laq_tensor::{Backend, CpuBackend};
@@ -163,6 +164,12 @@ pub(crate) trait Trainer: Send {
     fn report(&mut self) -> Result<Report<'_>, ModelError>;
     fn step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<StepReport, ModelError>;
     fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError>;
+    fn hold_for_evaluation(&mut self, examples: Examples<'_>) -> Result<HeldSet, ModelError>;
+    fn evaluate_held(
+        &mut self,
+        set: HeldSet,
+        batches: Range<usize>,
+    ) -> Result<Evaluations, ModelError>;
     fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError>;
     fn compare(&mut self, other: &Method) -> Result<Vec<LayerComparison>, ModelError>;
     fn save(&mut self) -> Result<Vec<StateTensor>, ModelError>;
@@ -200,6 +207,18 @@ impl<B: Backend + 'static> Trainer for Training<B> {
 
     fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError> {
         self.evaluate(batch)
+    }
+
+    fn hold_for_evaluation(&mut self, examples: Examples<'_>) -> Result<HeldSet, ModelError> {
+        self.hold_for_evaluation(examples)
+    }
+
+    fn evaluate_held(
+        &mut self,
+        set: HeldSet,
+        batches: Range<usize>,
+    ) -> Result<Evaluations, ModelError> {
+        self.evaluate_held(set, batches)
     }
 
     fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError> {

@@ -171,7 +171,7 @@ pub fn evaluate(
                 source,
             })?;
         let all = batches.evaluated();
-        score(&mut network, &batches, &mut |batch| {
+        score(&mut network, &batches, None, &mut |batch| {
             progress(batch, all);
             true
         })

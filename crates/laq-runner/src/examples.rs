@@ -3,7 +3,7 @@
 use laq_datasets::{
     Fractions, ImageSet, Images, Kind, Sequences, Split, Text, TextError, identity_order,
 };
-use laq_models::{Batch, ModelError};
+use laq_models::{Batch, Evaluation, HeldSet, ModelError};
 use laq_tensor::BackendError;
 use sha2::{Digest, Sha256};
 
@@ -192,15 +192,31 @@ impl Batches<'_> {
         }
     }
 
-    /// Copies all examples to the device of `network`; whether there was room for them.
+    /// Copies all examples to the device of `network`, to be trained on; whether there was room for them.
     pub(crate) fn hold(&self, network: &mut Network) -> Result<bool, ModelError> {
+        let held = self.copied(|examples| network.hold(examples))?;
+        Ok(held.is_some())
+    }
+
+    /// Copies all examples to the device of `network`, to be evaluated; nothing where there was no room for them.
+    pub(crate) fn hold_for_evaluation(
+        &self,
+        network: &mut Network,
+    ) -> Result<Option<HeldSet>, ModelError> {
+        self.copied(|examples| network.hold_for_evaluation(examples))
+    }
+
+    fn copied<T>(
+        &self,
+        copy: impl FnOnce(laq_models::Examples<'_>) -> Result<T, ModelError>,
+    ) -> Result<Option<T>, ModelError> {
         let held = match self {
-            Self::Text(sequences) => network.hold(laq_models::Examples::Text(sequences.symbols())),
+            Self::Text(sequences) => copy(laq_models::Examples::Text(sequences.symbols())),
             Self::Images {
                 images, numbers, ..
             } => {
                 let (all, mut none) = (identity_order(images.len()), Vec::new());
-                network.hold(laq_models::Examples::Images {
+                copy(laq_models::Examples::Images {
                     labels: images.labels(),
                     numbers: *numbers,
                     fill: &mut |first, pixels| {
@@ -212,8 +228,8 @@ impl Batches<'_> {
             }
         };
         match held {
-            Ok(()) => Ok(true),
-            Err(ModelError::Backend(BackendError::DeviceMemory { .. })) => Ok(false),
+            Ok(held) => Ok(Some(held)),
+            Err(ModelError::Backend(BackendError::DeviceMemory { .. })) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -270,36 +286,56 @@ pub(crate) struct Score {
     pub(crate) error: Option<f64>,
 }
 
-/// The score of `network` on all batches of a split; `None` as soon as `go_on`, which hears of every batch before it is
-/// evaluated, says no.
+/// Batches of examples on the device that are evaluated before they are waited for.
+const AT_ONCE: usize = 32;
+
+/// The score of `network` on all batches of a split, which may be on the device as `held`; `None` as soon as `go_on`, which
+/// hears of batches before they are evaluated, says no.
 pub(crate) fn score(
     network: &mut Network,
     batches: &Batches<'_>,
+    held: Option<HeldSet>,
     go_on: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Option<Score>, ModelError> {
-    let order = identity_order(batches.examples());
+    let (all, examples) = (batches.evaluated(), batches.examples());
+    let order = identity_order(examples);
     let mut room = Room::default();
-    let (mut loss, mut errors, mut weight) = (0.0, None, 0.0);
-    for index in 0..batches.evaluated() {
-        if !go_on(index) {
+    let (mut losses, mut errors) = (Vec::with_capacity(all), None);
+    while losses.len() < all {
+        let first = losses.len();
+        if !go_on(first) {
             return Ok(None);
         }
-        let batch = room.fill(batches, &order, index);
-        // A batch that is not full counts as much of one as it is.
-        let share = match (batch, batches) {
-            (Batch::Images { labels, .. }, Batches::Images { batch, .. }) => {
-                labels.len() as f64 / *batch as f64
+        let found = match held {
+            Some(set) => {
+                let found = network.evaluate_held(set, first..all.min(first + AT_ONCE))?;
+                losses.extend(found.losses);
+                found.errors
             }
-            _ => 1.0,
+            None => {
+                let Evaluation { loss, errors } =
+                    network.evaluate(room.fill(batches, &order, first))?;
+                losses.push(loss);
+                errors
+            }
         };
-        let found = network.evaluate(batch)?;
-        loss += share * found.loss;
-        weight += share;
-        if let Some(found) = found.errors {
+        if let Some(found) = found {
             *errors.get_or_insert(0) += found;
         }
     }
-    let percent = |errors: usize| 100.0 * errors as f64 / batches.examples() as f64;
+    let (mut loss, mut weight) = (0.0, 0.0);
+    for (index, found) in losses.iter().enumerate() {
+        // A batch that is not full counts as much of one as it is.
+        let share = match batches {
+            Batches::Images { batch, .. } => {
+                (examples - index * batch).min(*batch) as f64 / *batch as f64
+            }
+            Batches::Text(_) => 1.0,
+        };
+        loss += share * found;
+        weight += share;
+    }
+    let percent = |errors: usize| 100.0 * errors as f64 / examples as f64;
     Ok(Some(Score {
         loss: loss / weight,
         error: errors.map(percent),
@@ -345,11 +381,26 @@ mod tests {
                     }
                     .expect("a step");
                 }
-                network.report().expect("steps").losses.to_vec()
+                let test = examples
+                    .batches(Split::Test, &experiment.data)
+                    .expect("batches");
+                let set = held.then(|| test.hold_for_evaluation(&mut network).expect("room"));
+                let mut heard = Vec::new();
+                let found = score(&mut network, &test, set.flatten(), &mut |batch| {
+                    heard.push(batch);
+                    true
+                });
+                let score = found.expect("an evaluation").expect("all of it");
+                let every = if held { AT_ONCE } else { 1 };
+                let expected: Vec<usize> = (0..test.evaluated()).step_by(every).collect();
+                assert_eq!(heard, expected);
+                let mut found = network.report().expect("steps").losses.to_vec();
+                assert_eq!(found.len(), 3);
+                found.extend([score.loss, score.error.unwrap_or(0.0)]);
+                found
             });
             let [brought, held] = &mut losses;
             assert_eq!(brought, held);
-            assert_eq!(held.len(), 3);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use laq_datasets::{Split, epoch_order};
-use laq_models::{ModelError, exact_twin};
+use laq_models::{HeldSet, ModelError, exact_twin};
 use laq_solvers::Method;
 
 use crate::checkpoint::{Best, Checkpoint, Progress, RunState, StepTimes};
@@ -205,7 +205,11 @@ fn run(
     let environment = Environment::found(&kernel, rayon::current_num_threads());
     let splits = Splits::new(&examples, experiment)?;
     // On a GPU the examples lie beside the network, where they fit.
-    let held = on_gpu && splits.train.hold(&mut network).map_err(RunError::Build)?;
+    let held = if on_gpu {
+        splits.hold(&mut network).map_err(RunError::Build)?
+    } else {
+        Held::default()
+    };
     let mut run = Run {
         held,
         between_reports,
@@ -290,6 +294,23 @@ impl<'a> Splits<'a> {
             test: of(Split::Test)?,
         })
     }
+
+    /// Copies what there is room for to the device of `network`.
+    fn hold(&self, network: &mut Network) -> Result<Held, ModelError> {
+        Ok(Held {
+            train: self.train.hold(network)?,
+            validation: self.validation.hold_for_evaluation(network)?,
+            test: self.test.hold_for_evaluation(network)?,
+        })
+    }
+}
+
+/// Which examples are on the device.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    train: bool,
+    validation: Option<HeldSet>,
+    test: Option<HeldSet>,
 }
 
 /// A run under way.
@@ -301,8 +322,7 @@ struct Run<'a> {
     folder: RunFolder,
     environment: Environment,
     network: Network,
-    /// Whether the examples are on the device.
-    held: bool,
+    held: Held,
     /// How long steps may go unreported, when they last were, and how many have been begun since.
     between_reports: Duration,
     reported: Instant,
@@ -379,7 +399,7 @@ impl Run<'_> {
             self.progress.epoch,
         );
         let learning_rate = self.learning_rate();
-        if self.held
+        if self.held.train
             && let Err(error) = self.network.set_order(&order)
         {
             return Err(self.step_failed(error));
@@ -393,7 +413,7 @@ impl Run<'_> {
             }
             self.compare()?;
             let begun = self.progress.step + self.unreported;
-            let step = if self.held {
+            let step = if self.held.train {
                 self.network.begin_held_step(begun, learning_rate)
             } else {
                 let batch = room.fill(&batches, &order, begun);
@@ -511,13 +531,13 @@ impl Run<'_> {
     }
 
     fn score_of(&mut self, split: Split) -> Result<Option<Score>, RunError> {
-        let batches = match split {
-            Split::Train => self.splits.train,
-            Split::Validation => self.splits.validation,
-            Split::Test => self.splits.test,
+        let (batches, held) = match split {
+            Split::Train => (self.splits.train, None),
+            Split::Validation => (self.splits.validation, self.held.validation),
+            Split::Test => (self.splits.test, self.held.test),
         };
         let (stop, observer) = (self.stop, &mut self.observer);
-        let found = score(&mut self.network, &batches, &mut |batch| {
+        let found = score(&mut self.network, &batches, held, &mut |batch| {
             observer(Event::Evaluating { split, batch });
             !stop.load(Ordering::Relaxed)
         });

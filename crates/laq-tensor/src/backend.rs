@@ -249,7 +249,7 @@ pub enum Stop {
     Loss,
     /// A gradient is not finite.
     Gradient {
-        /// What the caller of [`Backend::check_gradient`] called it.
+        /// Which of the parameters whose gradients were checked.
         parameter: usize,
     },
     /// A solver refused a group of weights.
@@ -268,6 +268,8 @@ pub struct Recorded {
     pub stop: Option<Stop>,
     /// Seconds between [`Backend::start_clock`] and [`Backend::stop_clock`], added up.
     pub seconds: f64,
+    /// Wrong answers that [`Backend::evaluate_outputs`] has counted.
+    pub errors: u64,
 }
 
 /// The most losses that a [`Backend::Record`] takes before it is read.
@@ -284,6 +286,30 @@ pub struct QuantizeJob<'a, B: Backend + ?Sized> {
     pub quantizer: &'a mut B::Quantizer,
     /// Receives ŵ.
     pub quantized: &'a mut B::Tensor,
+}
+
+/// The operands of one parameter's update.
+#[derive(Debug)]
+pub struct UpdateJob<'a, B: Backend + ?Sized> {
+    /// The limit of |w|, where there is one.
+    pub clip: Option<f32>,
+    /// g.
+    pub gradient: &'a B::Tensor,
+    /// w.
+    pub weight: &'a mut B::Tensor,
+    /// m, Adam's first moment.
+    pub first_moment: &'a mut B::Tensor,
+    /// v, Adam's second moment.
+    pub second_moment: &'a mut B::Tensor,
+}
+
+/// What a network of classes is trained to lower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// 1/(R·N) Σ max(0, 1 − t·y)², with t = 1 for the class of an example and −1 for the others.
+    SquaredHinge,
+    /// `−1/R Σ log softmax(y)[class]`, in nats.
+    CrossEntropy,
 }
 
 /// What the last [`Backend::quantize`] did to one group of rows.
@@ -377,6 +403,8 @@ pub trait Backend: Send + Sync {
     type Quantizer: Send;
     /// What quantizing several parameters at once needs beside them.
     type QuantizeSpace: Send;
+    /// What updating several parameters at once needs beside them.
+    type UpdateSpace: Send;
     /// What steps leave behind for the host: their losses, the time that was asked for, and why they stopped.
     type Record: Send;
     /// A sequence of operations that is done again and again; see [`Backend::run`].
@@ -391,7 +419,7 @@ pub trait Backend: Send + Sync {
     /// When the device has no room.
     fn record(&self) -> Result<Self::Record, BackendError>;
 
-    /// The size of the step that comes, for [`Backend::adam`] and [`Backend::quantizer_update`].
+    /// The size of the step that comes, for [`Backend::update`] and [`Backend::quantizer_update`].
     ///
     /// # Errors
     /// When the device fails.
@@ -493,8 +521,8 @@ pub trait Backend: Send + Sync {
     /// When the device fails.
     fn write_order(&self, values: &[u32], order: &mut Self::Order) -> Result<(), BackendError>;
 
-    /// A batch of images: with the R targets there is room for, row r of `pixels` is row `order[first + r]` of `images`, and
-    /// so are targets and `labels`.
+    /// A batch of images: for the first `rows` rows, row r of `pixels` is row `order[first + r]` of `images`, and so are
+    /// targets and `labels`. The rows behind them stay as they are.
     ///
     /// # Errors
     /// When the device fails.
@@ -504,6 +532,7 @@ pub trait Backend: Send + Sync {
         labels: &Self::Symbols,
         order: &Self::Order,
         first: usize,
+        rows: usize,
         pixels: &mut Self::Tensor,
         targets: &mut Self::Symbols,
     ) -> Result<(), BackendError>;
@@ -794,31 +823,49 @@ pub trait Backend: Send + Sync {
         record: &mut Self::Record,
     ) -> Result<(), BackendError>;
 
-    /// Stops the record where a number of `gradient` is not finite, with [`Stop::Gradient`] and `parameter`.
+    /// How well the first `rows` rows of `outputs` (R × N) predict their targets, for an evaluation: their mean loss goes
+    /// where that of [`Backend::softmax_cross_entropy`] goes, and the rows whose largest output (of equal ones the first) is
+    /// not the target's are added to [`Recorded::errors`]. A stopped record takes neither.
     ///
     /// # Errors
     /// When the device fails.
-    fn check_gradient(
+    fn evaluate_outputs(
         &self,
-        gradient: &Self::Tensor,
-        parameter: usize,
+        loss: Loss,
+        rows: usize,
+        targets: &Self::Symbols,
+        outputs: &Self::Tensor,
         record: &mut Self::Record,
     ) -> Result<(), BackendError>;
 
-    /// m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², w ← w − step·m/(√v + ε), then w to [−clip, clip] where there is a limit;
-    /// with the step size of [`Backend::begin_step`]. Nothing if the record is stopped.
+    /// Space for updating the same parameters together, again and again.
+    ///
+    /// # Errors
+    /// When the device has no room.
+    fn update_space(&self) -> Result<Self::UpdateSpace, BackendError>;
+
+    /// Stops the record where a number of a gradient is not finite, with [`Stop::Gradient`] and the first such job's number.
     ///
     /// # Errors
     /// When the device fails.
-    fn adam(
+    fn check_gradients(
+        &self,
+        jobs: &mut dyn Iterator<Item = UpdateJob<'_, Self>>,
+        space: &mut Self::UpdateSpace,
+        record: &mut Self::Record,
+    ) -> Result<(), BackendError>;
+
+    /// Adam, job by job: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², w ← w − step·m/(√v + ε), then w to [−clip, clip] where there
+    /// is a limit; with the step size of [`Backend::begin_step`]. Nothing if the record is stopped.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn update(
         &self,
         adam: AdamSettings,
-        clip: Option<f32>,
+        jobs: &mut dyn Iterator<Item = UpdateJob<'_, Self>>,
+        space: &mut Self::UpdateSpace,
         record: &Self::Record,
-        gradient: &Self::Tensor,
-        weight: &mut Self::Tensor,
-        first_moment: &mut Self::Tensor,
-        second_moment: &mut Self::Tensor,
     ) -> Result<(), BackendError>;
 
     /// Index of the first NaN or infinity, if there is one.

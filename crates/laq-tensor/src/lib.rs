@@ -7,7 +7,7 @@ pub mod reference;
 
 pub use backend::{
     AdamSettings, Backend, BackendError, ConvolutionShape, DenseShape, GateBlock, GroupReport,
-    LstmGradients, LstmParameters, LstmShape, NormShape, PoolShape, QuantizeJob, QuantizerSnapshot,
-    RECORD_CAPACITY, Recorded, Stop,
+    Loss, LstmGradients, LstmParameters, LstmShape, NormShape, PoolShape, QuantizeJob,
+    QuantizerSnapshot, RECORD_CAPACITY, Recorded, Stop, UpdateJob,
 };
 pub use cpu::CpuBackend;

@@ -354,6 +354,85 @@ fn examples_on_the_device_are_those_of_the_host() {
     held_as_brought(|| backend(emulator));
 }
 
+/// Batches on the device are evaluated as those that the host brings, a last one of fewer images too, and training goes on
+/// as if nobody had looked.
+fn evaluated_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
+    let method = Method::try_from("lat-a").unwrap();
+    let sets: Vec<_> = (0..3).map(Vgg::batch).collect();
+    let count = 2 * IMAGES + 4;
+    let mut pixels: Vec<f32> = sets.iter().flat_map(|(pixels, _)| pixels.clone()).collect();
+    let labels: Vec<u8> = sets.iter().flat_map(|(_, labels)| labels.clone()).collect();
+    let mut training = Vgg.build(backend(), &method);
+    let mut other = Vgg.build(backend(), &method);
+    let hold = |training: &mut Training<B>, pixels: &[f32]| {
+        let examples = Examples::Images {
+            labels: &labels[..count],
+            numbers: 32,
+            fill: &mut |first, piece| piece.copy_from_slice(&pixels[32 * first..][..piece.len()]),
+        };
+        training.hold_for_evaluation(examples).unwrap()
+    };
+    let set = hold(&mut training, &pixels);
+    for number in 0..3 {
+        steps(&Vgg, &mut training, number..number + 1);
+        steps(&Vgg, &mut other, number..number + 1);
+        let found = training.evaluate_held(set, 0..3).unwrap();
+        let mut errors = 0;
+        for (index, loss) in found.losses.iter().enumerate() {
+            let images = index * IMAGES..count.min((index + 1) * IMAGES);
+            let numbers = 32 * images.start..32 * images.end;
+            let batch = Batch::images(&pixels[numbers], &labels[images]);
+            let expected = other.evaluate(batch).unwrap();
+            assert_eq!(*loss, expected.loss);
+            errors += expected.errors.unwrap();
+        }
+        assert_eq!((found.losses.len(), found.errors), (3, Some(errors)));
+        assert!(training.evaluate_held(set, 1..4).is_err());
+        assert_eq!(
+            training.evaluate_held(set, 1..3).unwrap().losses,
+            found.losses[1..]
+        );
+    }
+    assert_eq!(training.save().unwrap(), other.save().unwrap());
+
+    // The batch that is not finite is blamed, and not the one behind it.
+    pixels[32 * IMAGES + 5] = f32::NAN;
+    let bad = hold(&mut training, &pixels);
+    let found = training.evaluate_held(bad, 0..3).unwrap_err().to_string();
+    let numbers = 32 * IMAGES..64 * IMAGES;
+    let batch = Batch::images(&pixels[numbers], &labels[IMAGES..2 * IMAGES]);
+    assert_eq!(found, other.evaluate(batch).unwrap_err().to_string());
+    assert_eq!(training.evaluate_held(set, 0..3).unwrap().losses.len(), 3);
+
+    let text: Vec<u8> = (0..TEXT.length * 12 + 1)
+        .map(|i| (i * i % SYMBOLS) as u8)
+        .collect();
+    let mut training = Lstm.build(backend(), &method);
+    let set = training.hold_for_evaluation(Examples::Text(&text)).unwrap();
+    steps(&Lstm, &mut training, 0..2);
+    let found = training.evaluate_held(set, 0..3).unwrap();
+    assert_eq!(found.errors, None);
+    for (index, loss) in found.losses.iter().enumerate() {
+        let place =
+            |row: usize| (index * TEXT.batch + row % TEXT.batch) * TEXT.length + row / TEXT.batch;
+        let rows = 0..TEXT.length * TEXT.batch;
+        let (inputs, targets): (Vec<u8>, Vec<u8>) = rows
+            .map(|row| (text[place(row)], text[place(row) + 1]))
+            .unzip();
+        let expected = training.evaluate(Batch::text(&inputs, &targets)).unwrap();
+        assert_eq!(*loss, expected.loss);
+    }
+}
+
+#[test]
+fn examples_on_the_device_are_evaluated_as_those_of_the_host() {
+    evaluated_as_brought(|| CpuBackend::new().unwrap());
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    evaluated_as_brought(|| backend(emulator));
+}
+
 /// Steps that were begun behind one that could not be finished change nothing, and the error names the right one.
 #[test]
 fn a_step_that_is_not_finite_stops_those_behind_it() {

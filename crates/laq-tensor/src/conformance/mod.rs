@@ -10,7 +10,8 @@ use ndarray::{ArrayView, IxDyn};
 
 use crate::reference;
 use crate::{
-    AdamSettings, Backend, BackendError, DenseShape, LstmGradients, LstmParameters, LstmShape, Stop,
+    AdamSettings, Backend, BackendError, DenseShape, Loss, LstmGradients, LstmParameters,
+    LstmShape, Stop, UpdateJob,
 };
 
 /// The outcome of one comparison.
@@ -69,8 +70,19 @@ pub fn run<B: Backend>(backend: &B) -> Result<Vec<Check>, BackendError> {
     for (rows, classes) in [(1, 1), (1, 2), (300, 87), (129, 10)] {
         suite.loss(rows, classes)?;
     }
-    for clip in [None, Some(1.0)] {
-        suite.adam(40_001, clip)?;
+    let clip = Some(1.0);
+    suite.update(&[(40_001, None)])?;
+    suite.update(&[
+        (1, clip),
+        (4096, None),
+        (4097, clip),
+        (12, None),
+        (30_000, clip),
+    ])?;
+    for loss in [Loss::SquaredHinge, Loss::CrossEntropy] {
+        for (rows, of) in [(1, 1), (9, 9), (70, 100), (700, 700)] {
+            suite.evaluate_outputs(loss, rows, of)?;
+        }
     }
     for method in Method::all() {
         if let Some(solver) = method.quantizer() {
@@ -115,12 +127,17 @@ impl<B: Backend> Suite<'_, B> {
     }
 
     fn tensor(&self, values: &[f64]) -> Result<B::Tensor, BackendError> {
+        let mut tensor = self.backend.zeros(&[values.len()])?;
+        self.write(values, &mut tensor)?;
+        Ok(tensor)
+    }
+
+    fn write(&self, values: &[f64], tensor: &mut B::Tensor) -> Result<(), BackendError> {
         let narrow: Vec<f32> = values.iter().map(|&value| value as f32).collect();
         let shape = IxDyn(&[values.len()]);
-        let mut tensor = self.backend.zeros(&[values.len()])?;
-        let view = ArrayView::from_shape(shape, &narrow).expect("one dimension of its length");
-        self.backend.write(view, &mut tensor)?;
-        Ok(tensor)
+        let view =
+            ArrayView::from_shape(shape, &narrow).expect("as many numbers as the shape says");
+        self.backend.write(view, tensor)
     }
 
     fn symbols(&self, values: &[u8]) -> Result<B::Symbols, BackendError> {
@@ -322,40 +339,93 @@ impl<B: Backend> Suite<'_, B> {
         Ok(())
     }
 
-    fn adam(&mut self, count: usize, clip: Option<f32>) -> Result<(), BackendError> {
-        let mut weight = self.numbers(count, 1.0);
-        let (mut m, mut v) = (vec![0.0; count], vec![0.0; count]);
-        let (mut on_device, mut first, mut second) =
-            (self.tensor(&weight)?, self.tensor(&m)?, self.tensor(&v)?);
-        let mut record = self.backend.record()?;
-        for step in 1..=3 {
-            let gradient = self.numbers(count, 0.1);
-            let step_size = ADAM.step_size(0.01, step);
-            reference::adam(
-                ADAM,
-                step_size,
-                clip,
-                &gradient,
-                &mut weight,
-                &mut m,
-                &mut v,
-            );
-            let gradient = self.tensor(&gradient)?;
-            self.backend.begin_step(step_size, &mut record)?;
-            self.backend.adam(
-                ADAM,
-                clip,
-                &record,
-                &gradient,
-                &mut on_device,
-                &mut first,
-                &mut second,
-            )?;
+    /// Three steps of several parameters at once.
+    fn update(&mut self, sizes: &[(usize, Option<f32>)]) -> Result<(), BackendError> {
+        let backend = self.backend;
+        let (mut expected, mut found) = (Vec::new(), Vec::new());
+        for &(count, clip) in sizes {
+            let [weight, zeros] = [self.numbers(count, 1.0), constant(count, 0.0)];
+            found.push(self.parameter(clip, &weight, &zeros)?);
+            expected.push([weight, zeros.clone(), zeros]);
         }
-        let name = |what: &str| format!("adam n={count} clip={clip:?}: {what}");
-        self.compare(name("weight"), &on_device, &weight, 1e-6)?;
-        self.compare(name("first moment"), &first, &m, 1e-6)?;
-        self.compare(name("second moment"), &second, &v, 1e-6)
+        let (mut space, mut record) = (backend.update_space()?, backend.record()?);
+        for step in 1..=3 {
+            let step_size = ADAM.step_size(0.01, step);
+            backend.begin_step(step_size, &mut record)?;
+            for (expected, found) in expected.iter_mut().zip(&mut found) {
+                let [weight, m, v] = expected;
+                let gradient = self.numbers(weight.len(), 0.1);
+                reference::adam(ADAM, step_size, found.clip, &gradient, weight, m, v);
+                self.write(&gradient, &mut found.gradient)?;
+            }
+            let jobs = &mut found.iter_mut().map(Updated::job);
+            backend.update(ADAM, jobs, &mut space, &record)?;
+        }
+        for (expected, found) in expected.iter().zip(&found) {
+            let [weight, m, v] = expected;
+            let (count, clip) = (weight.len(), found.clip);
+            let name = |what| {
+                format!(
+                    "update, n={count} of {}, clip={clip:?}: {what}",
+                    sizes.len()
+                )
+            };
+            self.compare(name("weight"), &found.weight, weight, 1e-6)?;
+            self.compare(name("first moment"), &found.first_moment, m, 1e-6)?;
+            self.compare(name("second moment"), &found.second_moment, v, 1e-6)?;
+        }
+        Ok(())
+    }
+
+    /// A parameter before its first step.
+    fn parameter(
+        &self,
+        clip: Option<f32>,
+        weight: &[f64],
+        gradient: &[f64],
+    ) -> Result<Updated<B>, BackendError> {
+        let zeros = constant(weight.len(), 0.0);
+        Ok(Updated {
+            clip,
+            gradient: self.tensor(gradient)?,
+            weight: self.tensor(weight)?,
+            first_moment: self.tensor(&zeros)?,
+            second_moment: self.tensor(&zeros)?,
+        })
+    }
+
+    fn evaluate_outputs(&mut self, loss: Loss, rows: usize, of: usize) -> Result<(), BackendError> {
+        let classes = 10;
+        // Few values, so that several classes have the largest.
+        let outputs: Vec<f64> = (self.numbers(of * classes, 2.5).iter())
+            .map(|output| output.round())
+            .collect();
+        let targets = self.some_symbols(of, classes);
+        let (expected, wrong) =
+            reference::evaluate_outputs(loss, &targets[..rows], &outputs, classes);
+        let (targets, outputs) = (self.symbols(&targets)?, self.tensor(&outputs)?);
+        let mut record = self.backend.record()?;
+        let mut losses = Vec::new();
+        for _ in 0..2 {
+            (self.backend).evaluate_outputs(loss, rows, &targets, &outputs, &mut record)?;
+        }
+        let found = self.backend.read_record(&mut record, &mut losses)?;
+        let again = self.backend.read_record(&mut record, &mut losses)?;
+        let far = losses.iter().map(|found| (found - expected).abs());
+        let right = losses.len() == 2 && found.errors == 2 * wrong && again.errors == 0;
+        self.checks.push(Check {
+            name: format!(
+                "evaluation, {loss:?}, {rows} of {of} rows: {} wrong",
+                found.errors
+            ),
+            error: if right {
+                far.fold(0.0, f64::max)
+            } else {
+                f64::INFINITY
+            },
+            tolerance: 1e-6,
+        });
+        Ok(())
     }
 
     /// Batches that are put together on the device.
@@ -375,12 +445,19 @@ impl<B: Backend> Suite<'_, B> {
         let labels = self.symbols(&classes)?;
         let mut pixels = backend.zeros(&[batch, size])?;
         let mut targets = backend.symbols(batch)?;
-        backend.gather_images(&images, &labels, &order, first, &mut pixels, &mut targets)?;
-        let chosen = || {
-            numbers[first..first + batch]
-                .iter()
-                .map(|&number| number as usize)
-        };
+        backend.gather_images(
+            &images,
+            &labels,
+            &order,
+            first,
+            batch,
+            &mut pixels,
+            &mut targets,
+        )?;
+        // A batch of fewer leaves the rest as it is.
+        backend.gather_images(&images, &labels, &order, 8, 1, &mut pixels, &mut targets)?;
+        let places = [8, first + 1, first + 2, first + 3];
+        let chosen = || places.iter().map(|&place| numbers[place] as usize);
         let expected: Vec<f64> = chosen()
             .flat_map(|example| values[example * size..(example + 1) * size].to_vec())
             .collect();
@@ -425,22 +502,19 @@ impl<B: Backend> Suite<'_, B> {
     /// read, and then everything goes on.
     fn stops(&mut self) -> Result<(), BackendError> {
         let backend = self.backend;
-        let mut record = backend.record()?;
+        let (mut record, mut space) = (backend.record()?, backend.update_space()?);
         let targets = self.symbols(&[0, 1])?;
         let good = self.numbers(6, 1.0);
         let mut bad = good.clone();
         bad[4] = f64::NAN;
-        let gradient = self.tensor(&constant(5000, 1.0))?;
         let mut of_gradient = constant(5000, 1.0);
         of_gradient[4999] = f64::INFINITY;
-        let bad_gradient = self.tensor(&of_gradient)?;
+        let bad_gradient = of_gradient.clone();
         of_gradient[1234] = f64::NAN;
-        let places = [self.tensor(&of_gradient)?, self.tensor(&constant(1, 0.0))?];
-        let found = [
-            backend.first_not_finite(&places[0])?,
-            backend.first_not_finite(&bad_gradient)?,
-            backend.first_not_finite(&places[1])?,
-        ];
+        let mut found = Vec::new();
+        for values in [&of_gradient, &bad_gradient, &constant(1, 0.0)] {
+            found.push(backend.first_not_finite(&self.tensor(values)?)?);
+        }
         self.checks.push(Check {
             name: format!("the first number that is not finite: {found:?}"),
             error: f64::from(found != [Some(1234), Some(4999), None]),
@@ -449,18 +523,24 @@ impl<B: Backend> Suite<'_, B> {
         for (case, expected_losses, expected) in [
             (0, 2, None),
             (1, 2, Some(Stop::Loss)),
-            (2, 1, Some(Stop::Gradient { parameter: 7 })),
+            (2, 1, Some(Stop::Gradient { parameter: 3 })),
         ] {
-            let mut weight = self.tensor(&constant(5000, 0.5))?;
-            let (mut m, mut v) = (backend.zeros(&[5000])?, backend.zeros(&[5000])?);
+            let mut parameters = Vec::new();
+            for number in 0..6 {
+                let bad = case == 2 && (number == 3 || number == 4);
+                let good = constant(5000, 1.0);
+                let gradient = if bad { &bad_gradient } else { &good };
+                parameters.push(self.parameter(None, &constant(5000, 0.5), gradient)?);
+            }
             backend.begin_step(0.25, &mut record)?;
             let mut logits = self.tensor(&good)?;
             backend.softmax_cross_entropy(&targets, &mut logits, &mut record)?;
-            let gradients = if case == 2 { &bad_gradient } else { &gradient };
-            backend.check_gradient(gradients, 7, &mut record)?;
+            let jobs = &mut parameters.iter_mut().map(Updated::job);
+            backend.check_gradients(jobs, &mut space, &mut record)?;
             let mut logits = self.tensor(if case == 1 { &bad } else { &good })?;
             backend.squared_hinge(&targets, &mut logits, &mut record)?;
-            backend.adam(ADAM, None, &record, &gradient, &mut weight, &mut m, &mut v)?;
+            let jobs = &mut parameters.iter_mut().map(Updated::job);
+            backend.update(ADAM, jobs, &mut space, &record)?;
             backend.start_clock(&mut record)?;
             backend.stop_clock(&mut record)?;
             let mut losses = Vec::new();
@@ -476,14 +556,33 @@ impl<B: Backend> Suite<'_, B> {
             let moved = 0.5 - 0.25 * 0.1 / (0.001f64.sqrt() + ADAM.epsilon);
             let expected = if expected.is_none() { moved } else { 0.5 };
             let expected = constant(5000, expected);
-            self.compare(
-                format!("record, case {case}: weight"),
-                &weight,
-                &expected,
-                1e-6,
-            )?;
+            for number in [0, 5] {
+                let name = format!("record, case {case}: weights of parameter {number}");
+                self.compare(name, &parameters[number].weight, &expected, 1e-6)?;
+            }
         }
         Ok(())
+    }
+}
+
+/// A parameter as an update takes it.
+struct Updated<B: Backend> {
+    clip: Option<f32>,
+    gradient: B::Tensor,
+    weight: B::Tensor,
+    first_moment: B::Tensor,
+    second_moment: B::Tensor,
+}
+
+impl<B: Backend> Updated<B> {
+    fn job(&mut self) -> UpdateJob<'_, B> {
+        UpdateJob {
+            clip: self.clip,
+            gradient: &self.gradient,
+            weight: &mut self.weight,
+            first_moment: &mut self.first_moment,
+            second_moment: &mut self.second_moment,
+        }
     }
 }
 

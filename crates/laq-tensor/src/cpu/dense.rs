@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::gemm::{Matrix, gemm};
 use super::kernel::{Kernel, for_each_set};
 use super::math;
-use crate::{AdamSettings, DenseShape};
+use crate::{AdamSettings, DenseShape, Loss};
 
 pub(crate) fn forward(
     kernel: Kernel,
@@ -140,6 +140,45 @@ pub(crate) fn squared_hinge(targets: &[u8], outputs: &mut [f32]) -> f64 {
         }
     }
     sum / count as f64
+}
+
+/// The mean loss of the first rows of `outputs`, which has `rows` of them, one for each target, and how many have the
+/// output of another class as their largest (of equal ones the first counts).
+pub(crate) fn evaluate(loss: Loss, targets: &[u8], rows: usize, outputs: &[f32]) -> (f64, u64) {
+    let classes = outputs.len() / rows;
+    let (mut sum, mut errors) = (0.0, 0);
+    for (row, &target) in outputs.chunks_exact(classes).zip(targets) {
+        let target = usize::from(target);
+        let mut largest = 0;
+        for (class, &output) in row.iter().enumerate() {
+            if output > row[largest] {
+                largest = class;
+            }
+        }
+        errors += u64::from(largest != target);
+        let wide = |output: f32| f64::from(output);
+        sum += match loss {
+            Loss::SquaredHinge => {
+                let hinge = row.iter().enumerate().map(|(class, &output)| {
+                    let t = if class == target { 1.0 } else { -1.0 };
+                    let missing = 1.0 - t * wide(output);
+                    // Unlike max, this keeps a NaN.
+                    if missing < 0.0 {
+                        0.0
+                    } else {
+                        missing * missing
+                    }
+                });
+                hinge.sum::<f64>() / classes as f64
+            }
+            Loss::CrossEntropy => {
+                let top = wide(row[largest]);
+                let sum: f64 = row.iter().map(|&output| (wide(output) - top).exp()).sum();
+                sum.ln() + top - wide(row[target])
+            }
+        };
+    }
+    (sum / targets.len() as f64, errors)
 }
 
 /// The index of the first NaN or infinity.

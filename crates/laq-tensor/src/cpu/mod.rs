@@ -21,9 +21,9 @@ use laq_solvers::Method;
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 use crate::{
-    AdamSettings, Backend, BackendError, ConvolutionShape, DenseShape, GroupReport, LstmGradients,
-    LstmParameters, LstmShape, NormShape, PoolShape, QuantizeJob, QuantizerSnapshot, Recorded,
-    Stop,
+    AdamSettings, Backend, BackendError, ConvolutionShape, DenseShape, GroupReport, Loss,
+    LstmGradients, LstmParameters, LstmShape, NormShape, PoolShape, QuantizeJob, QuantizerSnapshot,
+    Recorded, Stop, UpdateJob,
 };
 pub use kernel::{KERNEL_VARIABLE, Kernel};
 pub use lstm::LstmSpace;
@@ -81,6 +81,7 @@ impl Backend for CpuBackend {
     type NormSpace = NormSpace;
     type Quantizer = ParameterQuantizer;
     type QuantizeSpace = ();
+    type UpdateSpace = ();
     type Record = Record;
     type Recording = ();
 
@@ -180,12 +181,13 @@ impl Backend for CpuBackend {
         labels: &Vec<u8>,
         order: &Vec<u32>,
         first: usize,
+        rows: usize,
         pixels: &mut ArrayD<f32>,
         targets: &mut Vec<u8>,
     ) -> Result<(), BackendError> {
         let size = images.len() / labels.len();
-        let rows = numbers_mut(pixels).chunks_exact_mut(size).zip(targets);
-        for ((row, target), &example) in rows.zip(&order[first..]) {
+        let places = numbers_mut(pixels).chunks_exact_mut(size).zip(targets);
+        for ((row, target), &example) in places.zip(&order[first..first + rows]) {
             let example = example as usize;
             row.copy_from_slice(&numbers(images)[example * size..(example + 1) * size]);
             *target = labels[example];
@@ -509,41 +511,63 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
-    fn check_gradient(
+    fn evaluate_outputs(
         &self,
-        gradient: &ArrayD<f32>,
-        parameter: usize,
+        loss: Loss,
+        rows: usize,
+        targets: &Vec<u8>,
+        outputs: &ArrayD<f32>,
         record: &mut Record,
     ) -> Result<(), BackendError> {
-        if dense::first_not_finite(self.kernel, numbers(gradient)).is_some() {
-            record.stop(Stop::Gradient { parameter });
+        let (mean, errors) =
+            dense::evaluate(loss, &targets[..rows], targets.len(), numbers(outputs));
+        if !record.is_stopped() {
+            record.count_errors(errors);
+        }
+        record.add_loss(mean);
+        Ok(())
+    }
+
+    fn update_space(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn check_gradients(
+        &self,
+        jobs: &mut dyn Iterator<Item = UpdateJob<'_, Self>>,
+        _space: &mut (),
+        record: &mut Record,
+    ) -> Result<(), BackendError> {
+        for (parameter, job) in jobs.enumerate() {
+            if dense::first_not_finite(self.kernel, numbers(job.gradient)).is_some() {
+                record.stop(Stop::Gradient { parameter });
+            }
         }
         Ok(())
     }
 
-    fn adam(
+    fn update(
         &self,
         adam: AdamSettings,
-        clip: Option<f32>,
+        jobs: &mut dyn Iterator<Item = UpdateJob<'_, Self>>,
+        _space: &mut (),
         record: &Record,
-        gradient: &ArrayD<f32>,
-        weight: &mut ArrayD<f32>,
-        first_moment: &mut ArrayD<f32>,
-        second_moment: &mut ArrayD<f32>,
     ) -> Result<(), BackendError> {
         if record.is_stopped() {
             return Ok(());
         }
-        dense::adam(
-            self.kernel,
-            adam,
-            record.step_size,
-            clip,
-            numbers(gradient),
-            numbers_mut(weight),
-            numbers_mut(first_moment),
-            numbers_mut(second_moment),
-        );
+        for job in jobs {
+            dense::adam(
+                self.kernel,
+                adam,
+                record.step_size,
+                job.clip,
+                numbers(job.gradient),
+                numbers_mut(job.weight),
+                numbers_mut(job.first_moment),
+                numbers_mut(job.second_moment),
+            );
+        }
         Ok(())
     }
 

@@ -46,6 +46,10 @@ impl Record {
         }
     }
 
+    pub(super) fn count_errors(&mut self, errors: u64) {
+        self.found.errors += errors;
+    }
+
     pub(super) fn start_clock(&mut self) {
         self.clock = Some(Instant::now());
     }

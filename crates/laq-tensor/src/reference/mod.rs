@@ -7,7 +7,7 @@
 mod convolution;
 mod feedforward;
 
-use crate::{AdamSettings, DenseShape, LstmShape};
+use crate::{AdamSettings, DenseShape, Loss, LstmShape};
 pub use convolution::*;
 pub use feedforward::*;
 
@@ -214,7 +214,22 @@ pub fn softmax_cross_entropy(targets: &[u8], logits: &[f64]) -> (f64, Vec<f64>) 
     (loss / rows as f64, gradient)
 }
 
-/// [`Backend::adam`](crate::Backend::adam).
+/// [`Backend::evaluate_outputs`](crate::Backend::evaluate_outputs): mean loss and wrong answers of one row for each target.
+pub fn evaluate_outputs(loss: Loss, targets: &[u8], outputs: &[f64], classes: usize) -> (f64, u64) {
+    let outputs = &outputs[..targets.len() * classes];
+    let (mean, _) = match loss {
+        Loss::SquaredHinge => squared_hinge(targets, outputs),
+        Loss::CrossEntropy => softmax_cross_entropy(targets, outputs),
+    };
+    let rows = outputs.chunks_exact(classes).zip(targets);
+    let wrong = rows.filter(|(row, target)| {
+        let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        row.iter().position(|&output| output == largest) != Some(usize::from(**target))
+    });
+    (mean, wrong.count() as u64)
+}
+
+/// [`Backend::update`](crate::Backend::update).
 pub fn adam(
     adam: AdamSettings,
     step_size: f64,

@@ -6,7 +6,8 @@
 use laq_solvers::{Codebook, Method, Scale, Solver};
 use laq_tensor::{AdamSettings, BackendError, GroupReport, QuantizeJob, QuantizerSnapshot};
 
-use crate::backend::{CudaBackend, Record, THREADS, Tensor, int, long, rates};
+use super::update::rates;
+use super::{CudaBackend, Record, THREADS, Tensor, int, long, words};
 use crate::device::Device;
 
 /// Weights of a block, as in `kernels/solve.cuh`.
@@ -405,13 +406,6 @@ impl<D: Device> CudaBackend<D> {
         codebook: Codebook,
         solver: Solver,
     ) -> Result<Plan<D>, BackendError> {
-        let uploaded = |bytes: &[u8]| -> Result<D::Memory, BackendError> {
-            let mut memory = self.device.allocate(bytes.len())?;
-            self.device.upload(bytes, 0, &mut memory)?;
-            Ok(memory)
-        };
-        let words =
-            |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|w| w.to_ne_bytes()).collect() };
         let (groups, blocks) = (sizes.len(), job_of_block.len());
         let exact = match solver {
             Solver::Exact { two_scales } => {
@@ -431,8 +425,8 @@ impl<D: Device> CudaBackend<D> {
                 let steps = codebook.levels().filter(|&level| level > 0).count();
                 Some(ExactRoom {
                     searches: self.device.allocate(2 * groups * SEARCH)?,
-                    survivors: uploaded(&addresses[0])?,
-                    room: uploaded(&addresses[1])?,
+                    survivors: self.table(&addresses[0])?,
+                    room: self.table(&addresses[1])?,
                     levels: levels_of_buckets(steps),
                     _memory: memory,
                 })
@@ -443,10 +437,10 @@ impl<D: Device> CudaBackend<D> {
             solver,
             groups,
             blocks,
-            jobs: uploaded(&table)?,
+            jobs: self.table(&table)?,
             works: self.device.allocate(groups * WORK)?,
-            job_of_block: uploaded(&words(&job_of_block))?,
-            book: uploaded(&book(codebook, solver))?,
+            job_of_block: self.table(&words(&job_of_block))?,
+            book: self.table(&book(codebook, solver))?,
             // Of every block twelve sums and two numbers of four bytes.
             partial: self.device.allocate(blocks * 13 * 8)?,
             exact,
