@@ -3,7 +3,7 @@
 
 // Every row begins with the bias; the product is added.
 extern "C" __global__ void spread_bias(const float* bias, float* output, Count count, unsigned columns) {
-    FOR_EACH(i, count) output[i] = bias[i % columns];
+    for_each(count, [&](auto i) { output[i] = bias[i % columns]; });
 }
 
 // The sums of a chunk of rows. Grid: groups of columns by chunks.
@@ -20,11 +20,10 @@ extern "C" __global__ void column_sums(const float* values, double* partial, uns
     store_column_sums(sums, partial, columns);
 }
 
-// The chunks of a column added in order.
+// The sums over all chunks. Grid: groups of columns.
 extern "C" __global__ void add_chunks(const double* partial, unsigned chunks, unsigned columns, float* sums) {
-    FOR_EACH(column, columns) {
-        double sum = 0.0;
-        for (unsigned chunk = 0; chunk < chunks; ++chunk) sum += partial[Count(chunk) * columns + column];
-        sums[column] = float(sum);
-    }
+    double total[1];
+    load_column_sums(total, partial, chunks, columns);
+    const unsigned column = blockIdx.x * COLUMN_LANES + threadIdx.x;
+    if (threadIdx.y == 0 && column < columns) sums[column] = float(total[0]);
 }

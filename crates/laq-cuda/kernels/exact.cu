@@ -49,7 +49,6 @@ __device__ double most_between(double high, double at_high, double low, double a
 
 // Sums from every edge up, from those of the buckets and those above the last.
 __device__ void add_from_above(Search* search) {
-    SHARED(unsigned long long, sums, [MOST_THREADS][2]);
     const unsigned each = (search->buckets + blockDim.x - 1) / blockDim.x;
     // A thread has a run of buckets; the first has the highest.
     const unsigned end = threadIdx.x * each < search->buckets ? search->buckets - threadIdx.x * each : 0;
@@ -60,14 +59,9 @@ __device__ void add_from_above(Search* search) {
         own[0] += buckets[2 * i];
         own[1] += buckets[2 * i + 1];
     }
-    sums[threadIdx.x][0] = own[0];
-    sums[threadIdx.x][1] = own[1];
-    __syncthreads();
-    unsigned long long total[2] = {search->above[search->buckets][0], search->above[search->buckets][1]};
-    for (unsigned t = 0; t < threadIdx.x; ++t) {
-        total[0] += sums[t][0];
-        total[1] += sums[t][1];
-    }
+    sums_before(own);
+    unsigned long long total[2];
+    for (int k = 0; k < 2; ++k) total[k] = search->above[search->buckets][k] + own[k];
     for (unsigned i = end; i > begin; --i) {
         total[0] += buckets[2 * i - 2];
         total[1] += buckets[2 * i - 1];
@@ -165,36 +159,47 @@ extern "C" __global__ void solve_buckets(const Job* jobs, Work* works, const uns
     if (is_stopped(record)) return;
     const Part part = part_of(jobs, works, job_of_block);
     const Work* work = part.work;
-    SHARED(unsigned long long, sums, [BUCKETS][2]);
+    // Of d x and of d, in two halves each: no GPU adds 64 bits at once in shared memory.
+    SHARED(unsigned, low, [2][BUCKETS]);
+    SHARED(unsigned, high, [2][BUCKETS]);
+    const auto add = [&](unsigned k, unsigned bucket, unsigned long long number) {
+        const unsigned part_of_number = unsigned(number);
+        const unsigned before = atomicAdd(&low[k][bucket], part_of_number);
+        // What goes over the lower half is carried, whoever comes first.
+        const unsigned more = unsigned(number >> 32) + (before + part_of_number < before ? 1u : 0u);
+        if (more != 0) atomicAdd(&high[k][bucket], more);
+    };
     for (unsigned side = 0; side < book->sides; ++side) {
         if (work->done[side]) continue;
         Search* search = searches + 2 * part.index + side;
         __syncthreads();
-        for (unsigned i = threadIdx.x; i < search->buckets; i += blockDim.x) sums[i][0] = sums[i][1] = 0;
+        for (unsigned i = threadIdx.x; i < search->buckets; i += blockDim.x) {
+            for (int k = 0; k < 2; ++k) low[k][i] = high[k][i] = 0;
+        }
         __syncthreads();
         const double units[2] = {1.0 / search->unit[0], 1.0 / search->unit[1]};
         const unsigned ranges = search->ranges, shift = search->shift, below = search->range[0].low;
-        for (Count i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
-            const Weight weight = weight_at(*part.job, *work, book->sides, i);
+        for_weights(part, book->sides, [&](const Weight& weight) {
             const unsigned bits = __float_as_uint(weight.x);
-            if (!weight.counts || weight.side != side || bits == 0) continue;
+            if (weight.side != side || bits == 0) return;
             unsigned bucket = 0;
             if (bits >= below) {
                 const auto begun = [&](unsigned r) { return search->range[r].low <= bits; };
                 const Range range = search->range[partition_point(1, ranges, begun) - 1];
-                if (bits >= range.high) continue;
+                if (bits >= range.high) return;
                 bucket = range.base + ((bits - range.low) >> shift);
             } else if (search->range[0].base == 0) {
-                continue;
+                return;
             }
             const double d = weight.d;
-            atomicAdd(&sums[bucket][0], (unsigned long long)(d * double(weight.x) * units[0]));
-            atomicAdd(&sums[bucket][1], (unsigned long long)(d * units[1]));
-        }
+            add(0, bucket, (unsigned long long)(d * double(weight.x) * units[0]));
+            add(1, bucket, (unsigned long long)(d * units[1]));
+        });
         __syncthreads();
         for (unsigned i = threadIdx.x; i < search->buckets; i += blockDim.x) {
             for (int k = 0; k < 2; ++k) {
-                if (sums[i][k] != 0) atomicAdd(&search->sum[i][k], sums[i][k]);
+                const unsigned long long sum = (unsigned long long)(high[k][i]) << 32 | low[k][i];
+                if (sum != 0) atomicAdd(&search->sum[i][k], sum);
             }
         }
     }
@@ -229,10 +234,9 @@ extern "C" __global__ void solve_gather(const Job* jobs, Work* works, const unsi
         if (work->done[side]) continue;
         const unsigned index = 2 * part.index + side;
         Search* search = searches + index;
-        for (Count i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
-            const Weight weight = weight_at(*part.job, *work, book->sides, i);
+        for_weights(part, book->sides, [&](const Weight& weight) {
             const unsigned bits = __float_as_uint(weight.x);
-            if (!weight.counts || weight.side != side || bits == 0 || !(weight.d > 0.0f)) continue;
+            if (weight.side != side || bits == 0 || !(weight.d > 0.0f)) return;
             const unsigned taken = partition_point(0, steps, [&](unsigned m) { return search->to[m] <= bits; });
             const double b = book->magnitude[taken], d = weight.d;
             const double product = d * b * double(weight.x), square = d * b * b;
@@ -244,12 +248,12 @@ extern "C" __global__ void solve_gather(const Job* jobs, Work* works, const unsi
                 const unsigned at = atomicAdd(&search->survivors, 1u);
                 survivors[index][at] = (unsigned long long)(bits) << 32 | __float_as_uint(weight.d);
             }
-        }
+        });
     }
     if (!group_sums(part, sums, partial) || threadIdx.x != 0) return;
     for (unsigned side = 0; side < book->sides; ++side) {
-        searches[2 * part.index + side].product = sums[2 * side];
-        searches[2 * part.index + side].square = sums[2 * side + 1];
+        searches[2 * part.index + side].product = side == 0 ? sums[0] : sums[2];
+        searches[2 * part.index + side].square = side == 0 ? sums[1] : sums[3];
     }
 }
 
@@ -302,7 +306,6 @@ extern "C" __global__ void solve_compare(const Job* jobs, Work* works, const Boo
     }
 
     // prefix[2 i], prefix[2 i + 1]: sums of d x and of d over the first i.
-    SHARED(double, sums, [MOST_THREADS][2]);
     const unsigned each = (count + blockDim.x - 1) / blockDim.x;
     const unsigned begin = threadIdx.x * each < count ? threadIdx.x * each : count;
     const unsigned end = begin + each < count ? begin + each : count;
@@ -312,14 +315,8 @@ extern "C" __global__ void solve_compare(const Job* jobs, Work* works, const Boo
         own[0] += d * x;
         own[1] += d;
     }
-    sums[threadIdx.x][0] = own[0];
-    sums[threadIdx.x][1] = own[1];
-    __syncthreads();
-    double total[2] = {0.0, 0.0};
-    for (unsigned t = 0; t < threadIdx.x; ++t) {
-        total[0] += sums[t][0];
-        total[1] += sums[t][1];
-    }
+    sums_before(own);
+    double total[2] = {own[0], own[1]};
     for (unsigned i = begin; i < end; ++i) {
         prefix[2 * i] = total[0];
         prefix[2 * i + 1] = total[1];

@@ -12,10 +12,8 @@
 constexpr unsigned BUCKETS = 2048;
 // Mantissa bits that tell the first buckets apart: 32 an octave, so that there are 64 octaves.
 constexpr unsigned FIRST_SHIFT = 18;
-// The most threads of a block of these kernels.
-constexpr unsigned MOST_THREADS = 512;
-// Cells that the interval of scales is cut into.
-constexpr unsigned CELLS = 512;
+// Cells that the interval of scales is cut into, so that the threads of a block have two edges each.
+constexpr unsigned CELLS = 511;
 
 // The bits of a float whose buckets are next to each other: from `low` to below `high`, from bucket `base` on.
 struct Range {
@@ -43,6 +41,31 @@ struct Search {
 };
 
 static_assert(sizeof(Search) == 76400, "as the host has it");
+
+// Of two numbers a thread, the sums over all threads of the block before this one, in an order that depends on the size of
+// the block alone.
+template <class T>
+__device__ void sums_before(T (&values)[2]) {
+    SHARED(T, of_warps, [2][MOST_WARPS]);
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    T up_to[2] = {values[0], values[1]};
+    for (unsigned apart = 1; apart < 32; apart *= 2) {
+        for (int k = 0; k < 2; ++k) {
+            const T other = __shfl_up_sync(0xffffffffu, up_to[k], apart);
+            if (lane >= apart) up_to[k] += other;
+        }
+    }
+    __syncthreads();
+    if (lane == 31) {
+        for (int k = 0; k < 2; ++k) of_warps[k][warp] = up_to[k];
+    }
+    __syncthreads();
+    for (int k = 0; k < 2; ++k) {
+        const T before = __shfl_up_sync(0xffffffffu, up_to[k], 1);
+        values[k] = lane == 0 ? T(0) : before;
+        for (unsigned other = 0; other < warp; ++other) values[k] += of_warps[k][other];
+    }
+}
 
 // The number that bits stand for; those of infinity stand for the end of the last octave.
 __device__ double edge_value(unsigned bits) {

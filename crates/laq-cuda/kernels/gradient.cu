@@ -2,9 +2,12 @@
 // training of scales. Grid: chunks of a group by groups.
 #include "solve.cuh"
 
+// Weights of a block.
+constexpr unsigned GRADIENT_CHUNK = 8192;
+
 // Of a group, between the two kernels of DoReFa.
 struct TanhWork {
-    double product;
+    double product, magnitude;
     Count largest_at;
 };
 
@@ -15,8 +18,8 @@ extern "C" __global__ void ttq_gradient(State* states, const signed char* levels
     if (!state->solved) return;
     const float positive = state->scale[0], negative = state->scale[1];
     double sums[2] = {};
-    const Count first = Count(blockIdx.y) * size, begin = Count(blockIdx.x) * CHUNK;
-    const Count end = begin + CHUNK < size ? begin + CHUNK : size;
+    const Count first = Count(blockIdx.y) * size, begin = Count(blockIdx.x) * GRADIENT_CHUNK;
+    const Count end = begin + GRADIENT_CHUNK < size ? begin + GRADIENT_CHUNK : size;
     for (Count i = begin + threadIdx.x; i < end; i += blockDim.x) {
         const float g = gradient[first + i];
         const int level = levels[first + i];
@@ -40,64 +43,73 @@ extern "C" __global__ void ttq_gradient(State* states, const signed char* levels
 extern "C" __global__ void update_scales(const Record* record, State* states, unsigned groups, float beta1, float rest1,
                                          float beta2, float rest2, float epsilon) {
     if (is_stopped(record)) return;
-    FOR_EACH(i, 2 * Count(groups)) {
+    for_each(2 * Count(groups), [&](auto i) {
         State* state = states + i / 2;
         const unsigned side = unsigned(i % 2);
-        if (!state->trained || !state->solved) continue;
+        if (!state->trained || !state->solved) return;
         const float g = float(state->scale_gradient[side]);
         const float m = beta1 * state->first_moment[side] + rest1 * g;
         const float v = beta2 * state->second_moment[side] + rest2 * (g * g);
         state->first_moment[side] = m;
         state->second_moment[side] = v;
         state->scale[side] -= record->step_size * m / (sqrtf(v) + epsilon);
-    }
+    });
 }
 
-// DoReFa, one block a group: the sum of g tanh w, and the first weight of the largest magnitude.
-extern "C" __global__ void tanh_sums(const float* weights, const float* gradient, TanhWork* works, Count size) {
-    const Count first = Count(blockIdx.x) * size;
-    SHARED(unsigned, most, [1]);
-    SHARED(unsigned long long, place, [1]);
-    if (threadIdx.x == 0) {
-        most[0] = 0;
-        place[0] = ~0ull;
+// The largest over the block, for every thread.
+__device__ Count block_most(Count value) {
+    SHARED(Count, of_warps, [MOST_WARPS]);
+    for (int lanes = 16; lanes > 0; lanes /= 2) {
+        const Count other = __shfl_xor_sync(0xffffffffu, value, lanes);
+        value = other > value ? other : value;
     }
     __syncthreads();
-    double product = 0.0;
-    unsigned largest = 0;
-    for (Count i = threadIdx.x; i < size; i += blockDim.x) {
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = value;
+    __syncthreads();
+    for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) value = of_warps[warp] > value ? of_warps[warp] : value;
+    return value;
+}
+
+// DoReFa: the sum of g tanh w, and the first weight of the largest magnitude. `partial` has two numbers a block.
+extern "C" __global__ void tanh_sums(const float* weights, const float* gradient, double* partial, unsigned* arrived,
+                                     TanhWork* works, Count size) {
+    const Count first = Count(blockIdx.y) * size, begin = Count(blockIdx.x) * GRADIENT_CHUNK;
+    const Count end = begin + GRADIENT_CHUNK < size ? begin + GRADIENT_CHUNK : size;
+    double product[1] = {};
+    // The bits of a magnitude, and behind them those of its place, so that of equal ones the first is the largest.
+    Count most = 0;
+    for (Count i = begin + threadIdx.x; i < end; i += blockDim.x) {
         const float w = weights[first + i];
-        product += double(gradient[first + i]) * tanh(double(w));
-        const unsigned bits = __float_as_uint(fabsf(w));
-        largest = bits > largest ? bits : largest;
+        product[0] += double(gradient[first + i]) * tanh(double(w));
+        const Count key = Count(__float_as_uint(fabsf(w))) << 32 | (0xffffffffu - unsigned(i));
+        most = key > most ? key : most;
     }
-    atomicMax(&most[0], largest);
-    product = block_sum(product);
-    for (Count i = threadIdx.x; i < size; i += blockDim.x) {
-        if (__float_as_uint(fabsf(weights[first + i])) == most[0]) {
-            atomicMin(&place[0], (unsigned long long)i);
-            break;
-        }
+    most = block_most(most);
+    double* sums = partial + 2 * Count(blockIdx.y) * gridDim.x;
+    Count* keys = (Count*)(sums + gridDim.x);
+    if (threadIdx.x == 0) keys[blockIdx.x] = most;
+    if (!sums_of_blocks(product, sums, arrived + blockIdx.y, blockIdx.x, gridDim.x)) return;
+    const volatile Count* all = keys;
+    for (unsigned block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
+        const Count key = all[block];
+        most = key > most ? key : most;
     }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        works[blockIdx.x].product = product;
-        works[blockIdx.x].largest_at = place[0];
-    }
+    most = block_most(most);
+    if (threadIdx.x != 0) return;
+    const double magnitude = tanh(double(__uint_as_float(unsigned(most >> 32))));
+    works[blockIdx.y] = {product[0], magnitude, 0xffffffffu - unsigned(most)};
 }
 
 // (1 - t²) / M times g, but for the largest weight, which only moves the others.
-extern "C" __global__ void tanh_gradient(const float* weights, float* gradient, const TanhWork* works, Count size,
+extern "C" __global__ void tanh_gradient(const float* weights, float* gradient, const TanhWork* works, unsigned size,
                                          Count count) {
-    FOR_EACH(i, count) {
-        const Count first = i / size * size;
+    for_each(count, [&](auto i) {
         const TanhWork& work = works[i / size];
-        const double at_largest = tanh(double(weights[first + work.largest_at])), magnitude = fabs(at_largest);
-        if (magnitude == 0.0) continue;
+        if (work.magnitude == 0.0) return;
         const double t = tanh(double(weights[i])), g = gradient[i];
-        const double passed = i - first == work.largest_at
-                                  ? -(1.0 - t * t) / magnitude * (work.product - g * t) / t
-                                  : g * (1.0 - t * t) / magnitude;
+        const double passed = i % size == work.largest_at
+                                  ? -(1.0 - t * t) / work.magnitude * (work.product - g * t) / t
+                                  : g * (1.0 - t * t) / work.magnitude;
         gradient[i] = to_float(passed);
-    }
+    });
 }

@@ -98,11 +98,11 @@ extern "C" __global__ void push_loss(const double* values, const double* wrong, 
         sums[0] += values[i];
         if (wrong) sums[1] += wrong[i];
     }
-    for (double& sum : sums) sum = block_sum(sum);
+    block_sums(sums);
     if (threadIdx.x != 0) return;
     const double loss = sums[0] * factor;
     if (record->losses < RECORD_CAPACITY) record->loss[record->losses++] = loss;
-    record->errors += Count(sums[1]);
+    record->errors += unsigned(sums[1]);
     // NaN and infinity alone differ from themselves, or have no finite difference to themselves.
     if (!(loss - loss == 0.0)) stop(record, STOP_LOSS, 0, 0);
 }

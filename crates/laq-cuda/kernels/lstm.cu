@@ -4,10 +4,10 @@
 // table[symbol][gate row] = W_x[gate row][symbol] + b[gate row]: what a symbol adds to the pre-activations.
 extern "C" __global__ void lstm_table(const float* weight_ih, const float* bias, float* table, unsigned symbols,
                                       unsigned gate_rows) {
-    FOR_EACH(i, Count(symbols) * gate_rows) {
-        const Count symbol = i / gate_rows, row = i % gate_rows;
+    for_each(Count(symbols) * gate_rows, [&](auto i) {
+        const auto symbol = i / gate_rows, row = i % gate_rows;
         table[i] = weight_ih[row * symbols + symbol] + bias[row];
-    }
+    });
 }
 
 __device__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
@@ -15,8 +15,9 @@ __device__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 // One time step of `batch` rows. `gates` brings W_h h of the step before (nothing at the first) and keeps the activations.
 extern "C" __global__ void lstm_cell(const unsigned char* input, const float* table, float* gates, const float* previous,
                                      float* cell, float* state, unsigned batch, unsigned hidden, unsigned first) {
-    FOR_EACH(at, Count(batch) * hidden) {
-        const Count row = at / hidden, unit = at % hidden;
+    for_each(Count(batch) * hidden, [&](auto at) {
+        const Count row = at / hidden;
+        const unsigned unit = unsigned(at % hidden);
         float* a = gates + row * 4 * hidden + unit;
         const float* from = table + Count(input[row]) * 4 * hidden + unit;
         float x[4];
@@ -29,7 +30,7 @@ extern "C" __global__ void lstm_cell(const unsigned char* input, const float* ta
         a[3 * hidden] = o;
         cell[at] = c;
         state[at] = o * tanhf(c);
-    }
+    });
 }
 
 __device__ float clipped(float x, float limit) { return x < -limit ? -limit : x > limit ? limit : x; }
@@ -39,8 +40,9 @@ __device__ float clipped(float x, float limit) { return x < -limit ? -limit : x 
 extern "C" __global__ void lstm_cell_backward(float* gates, const float* previous, const float* cell,
                                               const float* state_gradient, float* carried, float limit, unsigned batch,
                                               unsigned hidden, unsigned first, unsigned last) {
-    FOR_EACH(at, Count(batch) * hidden) {
-        const Count row = at / hidden, unit = at % hidden;
+    for_each(Count(batch) * hidden, [&](auto at) {
+        const Count row = at / hidden;
+        const unsigned unit = unsigned(at % hidden);
         float* a = gates + row * 4 * hidden + unit;
         const float i = a[0], f = a[hidden], g = a[2 * hidden], o = a[3 * hidden];
         const float shown = tanhf(cell[at]), dh = state_gradient[at];
@@ -51,10 +53,10 @@ extern "C" __global__ void lstm_cell_backward(float* gates, const float* previou
         a[2 * hidden] = clipped(dc * i * (1.0f - g * g), limit);
         a[3 * hidden] = clipped(dh * shown * o * (1.0f - o), limit);
         carried[at] = dc * f;
-    }
+    });
 }
 
 // One at a row's symbol, zero elsewhere.
 extern "C" __global__ void one_hot(const unsigned char* input, float* hot, Count count, unsigned symbols) {
-    FOR_EACH(i, count) hot[i] = input[i / symbols] == i % symbols ? 1.0f : 0.0f;
+    for_each(count, [&](auto i) { hot[i] = input[i / symbols] == i % symbols ? 1.0f : 0.0f; });
 }

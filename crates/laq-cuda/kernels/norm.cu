@@ -2,117 +2,201 @@
 // of rows, and the chunks are added in order: the same bits on every run.
 #include "common.cuh"
 
-// Sum of x and of x² of each chunk. Grid: groups of channels by chunks.
+// Sum of x and of x² over rows of one channel.
+__device__ void add_moments(double (&sums)[2], const float* input, unsigned begin, unsigned end, unsigned channels,
+                            unsigned channel) {
+    if (channel >= channels) return;
+    for (unsigned row = begin + threadIdx.y; row < end; row += COLUMN_ROWS) {
+        const double x = input[Count(row) * channels + channel];
+        sums[0] += x;
+        sums[1] += x * x;
+    }
+}
+
+// Those of each chunk. Grid: groups of channels by chunks.
 extern "C" __global__ void norm_moments(const float* input, double* partial, unsigned rows, unsigned channels,
                                         unsigned chunk) {
     const unsigned channel = blockIdx.x * COLUMN_LANES + threadIdx.x;
-    const unsigned end = min(rows, (blockIdx.y + 1) * chunk);
     double sums[2] = {};
-    if (channel < channels) {
-        for (unsigned row = blockIdx.y * chunk + threadIdx.y; row < end; row += COLUMN_ROWS) {
-            const double x = input[Count(row) * channels + channel];
-            sums[0] += x;
-            sums[1] += x * x;
-        }
-    }
+    add_moments(sums, input, blockIdx.y * chunk, min(rows, (blockIdx.y + 1) * chunk), channels, channel);
     store_column_sums(sums, partial, channels);
 }
 
-__device__ void norm_total(const double* partial, unsigned chunks, unsigned channels, unsigned channel, double* sum,
-                           double* other) {
-    *sum = *other = 0.0;
-    for (unsigned chunk = 0; chunk < chunks; ++chunk) {
-        *sum += partial[(Count(chunk) * 2) * channels + channel];
-        *other += partial[(Count(chunk) * 2 + 1) * channels + channel];
-    }
+// What a channel's numbers are multiplied with, and what is added.
+struct Line {
+    float by, plus;
+};
+
+__device__ Line line_of(double mean, double variance, float scale, float shift, float epsilon) {
+    const double by = double(scale) / sqrt(variance + double(epsilon));
+    return {float(by), float(double(shift) - mean * by)};
 }
 
-// Mean and variance of each channel, and with them y = x * factor + offset.
+// What a normalization keeps of a batch, a number a channel.
+struct Kept {
+    double* mean;
+    double* variance;
+    float* factor;
+    float* offset;
+};
+
+// Mean and variance of a channel from its sums, and with them y = x * factor + offset; the same for all threads of a channel.
+__device__ Line keep_moments(const double (&sums)[2], const float* scale, const float* shift, const Kept& kept, unsigned rows,
+                             unsigned channel, float epsilon) {
+    const double mu = sums[0] / rows;
+    const double difference = sums[1] / rows - mu * mu;
+    // Unlike max, this keeps a NaN.
+    const double sigma = difference < 0.0 ? 0.0 : difference;
+    const Line line = line_of(mu, sigma, scale[channel], shift[channel], epsilon);
+    if (threadIdx.y == 0) {
+        kept.mean[channel] = mu;
+        kept.variance[channel] = sigma;
+        kept.factor[channel] = line.by;
+        kept.offset[channel] = line.plus;
+    }
+    return line;
+}
+
+__device__ float normalized(float x, Line line, unsigned relu) {
+    const float y = x * line.by + line.plus;
+    return relu && y < 0.0f ? 0.0f : y;
+}
+
+// Grid: groups of channels.
 extern "C" __global__ void norm_factors(const double* partial, unsigned chunks, const float* scale, const float* shift,
                                         double* mean, double* variance, float* factor, float* offset, unsigned rows,
                                         unsigned channels, float epsilon) {
-    FOR_EACH(c, channels) {
-        double sum, squares;
-        norm_total(partial, chunks, channels, unsigned(c), &sum, &squares);
-        const double mu = sum / rows;
-        const double difference = squares / rows - mu * mu;
-        // Unlike max, this keeps a NaN.
-        const double sigma = difference < 0.0 ? 0.0 : difference;
-        const double by = double(scale[c]) / sqrt(sigma + double(epsilon));
-        mean[c] = mu;
-        variance[c] = sigma;
-        factor[c] = float(by);
-        offset[c] = float(double(shift[c]) - mu * by);
+    double sums[2];
+    load_column_sums(sums, partial, chunks, channels);
+    const unsigned channel = blockIdx.x * COLUMN_LANES + threadIdx.x;
+    if (channel < channels) keep_moments(sums, scale, shift, {mean, variance, factor, offset}, rows, channel, epsilon);
+}
+
+// The whole forward pass where there is one chunk. Grid: groups of channels.
+extern "C" __global__ void norm_whole(const float* input, const float* scale, const float* shift, double* mean,
+                                      double* variance, float* factor, float* offset, float* output, unsigned rows,
+                                      unsigned channels, float epsilon, unsigned relu) {
+    const unsigned channel = blockIdx.x * COLUMN_LANES + threadIdx.x;
+    double sums[2] = {};
+    add_moments(sums, input, 0, rows, channels, channel);
+    column_totals(sums);
+    if (channel >= channels) return;
+    const Line line = keep_moments(sums, scale, shift, {mean, variance, factor, offset}, rows, channel, epsilon);
+    for (unsigned row = threadIdx.y; row < rows; row += COLUMN_ROWS) {
+        const Count at = Count(row) * channels + channel;
+        output[at] = normalized(input[at], line, relu);
     }
 }
 
-// The same from running averages.
+// Factor and offset from running averages.
 extern "C" __global__ void norm_running_factors(const float* mean, const float* variance, const float* scale,
                                                 const float* shift, float* factor, float* offset, unsigned channels,
                                                 float epsilon) {
-    FOR_EACH(c, channels) {
-        const double by = double(scale[c]) / sqrt(double(variance[c]) + double(epsilon));
-        factor[c] = float(by);
-        offset[c] = float(double(shift[c]) - double(mean[c]) * by);
-    }
+    for_each(channels, [&](auto c) {
+        const Line line = line_of(double(mean[c]), double(variance[c]), scale[c], shift[c], epsilon);
+        factor[c] = line.by;
+        offset[c] = line.plus;
+    });
 }
 
 extern "C" __global__ void norm_apply(const float* input, const float* factor, const float* offset, float* output,
                                       Count count, unsigned channels, unsigned relu) {
-    FOR_EACH(i, count) {
+    for_each(count, [&](auto i) {
         const unsigned c = unsigned(i % channels);
-        const float y = input[i] * factor[c] + offset[c];
-        output[i] = relu && y < 0.0f ? 0.0f : y;
+        output[i] = normalized(input[i], {factor[c], offset[c]}, relu);
+    });
+}
+
+// Sum of dy and of dy * x over rows of one channel, with ReLU only where it let y through.
+__device__ void add_products(double (&sums)[2], const float* input, const float* gradient, Line line, unsigned begin,
+                             unsigned end, unsigned channels, unsigned channel, unsigned relu) {
+    for (unsigned row = begin + threadIdx.y; row < end; row += COLUMN_ROWS) {
+        const Count at = Count(row) * channels + channel;
+        const float x = input[at];
+        if (relu && !(x * line.by + line.plus > 0.0f)) continue;
+        const double g = gradient[at];
+        sums[0] += g;
+        sums[1] += g * double(x);
     }
 }
 
-// Sum of dy and of dy * x of each chunk, with ReLU only where it let y through.
+// Those of each chunk. Grid: groups of channels by chunks.
 extern "C" __global__ void norm_products(const float* input, const float* gradient, const float* factor,
                                          const float* offset, double* partial, unsigned rows, unsigned channels,
                                          unsigned chunk, unsigned relu) {
     const unsigned channel = blockIdx.x * COLUMN_LANES + threadIdx.x;
-    const unsigned end = min(rows, (blockIdx.y + 1) * chunk);
     double sums[2] = {};
     if (channel < channels) {
-        const float by = factor[channel], plus = offset[channel];
-        for (unsigned row = blockIdx.y * chunk + threadIdx.y; row < end; row += COLUMN_ROWS) {
-            const Count at = Count(row) * channels + channel;
-            const float x = input[at];
-            if (relu && !(x * by + plus > 0.0f)) continue;
-            const double g = gradient[at];
-            sums[0] += g;
-            sums[1] += g * double(x);
-        }
+        const Line line = {factor[channel], offset[channel]};
+        add_products(sums, input, gradient, line, blockIdx.y * chunk, min(rows, (blockIdx.y + 1) * chunk), channels, channel,
+                     relu);
     }
     store_column_sums(sums, partial, channels);
 }
 
-// Gradients of scale and shift, and with them dx = dy * factor + x * slope + base.
+// The gradients of scale and shift of a channel from its sums, and with them dx = dy * factor + x * by + plus; the same for
+// all threads of a channel.
+__device__ Line keep_slopes(const double (&sums)[2], const float* scale, const double* mean, const double* variance,
+                            float* scale_gradient, float* shift_gradient, unsigned rows, unsigned c, float epsilon) {
+    const double r = 1.0 / sqrt(variance[c] + double(epsilon));
+    const double of_scale = (sums[1] - mean[c] * sums[0]) * r;
+    const double gain = double(scale[c]) * r;
+    const double of_input = -gain * r * of_scale / rows;
+    if (threadIdx.y == 0) {
+        scale_gradient[c] = float(of_scale);
+        shift_gradient[c] = float(sums[0]);
+    }
+    return {float(of_input), float(-gain * sums[0] / rows - of_input * mean[c])};
+}
+
+// dx from dy, x, y = x * line and what `keep_slopes` has found.
+__device__ float through(float gradient, float x, Line line, Line slope, unsigned relu) {
+    const float g = relu && !(x * line.by + line.plus > 0.0f) ? 0.0f : gradient;
+    return g * line.by + x * slope.by + slope.plus;
+}
+
+// Grid: groups of channels.
 extern "C" __global__ void norm_slopes(const double* partial, unsigned chunks, const float* scale, const double* mean,
                                        const double* variance, float* scale_gradient, float* shift_gradient,
                                        float* slope, float* base, unsigned rows, unsigned channels, float epsilon) {
-    FOR_EACH(c, channels) {
-        double sum, with_input;
-        norm_total(partial, chunks, channels, unsigned(c), &sum, &with_input);
-        const double r = 1.0 / sqrt(variance[c] + double(epsilon));
-        const double of_scale = (with_input - mean[c] * sum) * r;
-        const double gain = double(scale[c]) * r;
-        const double of_input = -gain * r * of_scale / rows;
-        scale_gradient[c] = float(of_scale);
-        shift_gradient[c] = float(sum);
-        slope[c] = float(of_input);
-        base[c] = float(-gain * sum / rows - of_input * mean[c]);
+    double sums[2];
+    load_column_sums(sums, partial, chunks, channels);
+    const unsigned c = blockIdx.x * COLUMN_LANES + threadIdx.x;
+    if (c >= channels) return;
+    const Line line = keep_slopes(sums, scale, mean, variance, scale_gradient, shift_gradient, rows, c, epsilon);
+    if (threadIdx.y == 0) {
+        slope[c] = line.by;
+        base[c] = line.plus;
     }
 }
 
 extern "C" __global__ void norm_through(const float* input, const float* factor, const float* offset, const float* slope,
                                         const float* base, float* gradient, Count count, unsigned channels,
                                         unsigned relu) {
-    FOR_EACH(i, count) {
+    for_each(count, [&](auto i) {
         const unsigned c = unsigned(i % channels);
-        const float x = input[i];
-        const float g = relu && !(x * factor[c] + offset[c] > 0.0f) ? 0.0f : gradient[i];
-        gradient[i] = g * factor[c] + x * slope[c] + base[c];
+        gradient[i] = through(gradient[i], input[i], {factor[c], offset[c]}, {slope[c], base[c]}, relu);
+    });
+}
+
+// The whole backward pass where there is one chunk. Grid: groups of channels.
+extern "C" __global__ void norm_whole_backward(const float* input, const float* factor, const float* offset,
+                                               const float* scale, const double* mean, const double* variance,
+                                               float* scale_gradient, float* shift_gradient, float* gradient,
+                                               unsigned rows, unsigned channels, float epsilon, unsigned relu) {
+    const unsigned c = blockIdx.x * COLUMN_LANES + threadIdx.x;
+    Line line = {0.0f, 0.0f};
+    double sums[2] = {};
+    if (c < channels) {
+        line = {factor[c], offset[c]};
+        add_products(sums, input, gradient, line, 0, rows, channels, c, relu);
+    }
+    column_totals(sums);
+    if (c >= channels) return;
+    const Line slope = keep_slopes(sums, scale, mean, variance, scale_gradient, shift_gradient, rows, c, epsilon);
+    for (unsigned row = threadIdx.y; row < rows; row += COLUMN_ROWS) {
+        const Count at = Count(row) * channels + c;
+        gradient[at] = through(gradient[at], input[at], line, slope, relu);
     }
 }
 
@@ -122,8 +206,8 @@ extern "C" __global__ void norm_average(const Record* record, const double* batc
     if (is_stopped(record)) return;
     const double old = 1.0 - double(factor), by = double(factor);
     const double unbiased = double(rows) / double(rows > 1 ? rows - 1 : 1);
-    FOR_EACH(c, channels) {
+    for_each(channels, [&](auto c) {
         mean[c] = float(old * double(mean[c]) + by * batch_mean[c]);
         variance[c] = float(old * double(variance[c]) + by * unbiased * batch_variance[c]);
-    }
+    });
 }

@@ -4,13 +4,13 @@
 // One thread an output: its value, and which of the four it was. Of equal ones the first; a NaN is taken, and then kept.
 extern "C" __global__ void max_pool(const float* input, unsigned char* places, float* output, Count outputs,
                                     unsigned height, unsigned width, unsigned channels) {
-    const Count across = width / 2, down = height / 2;
-    FOR_EACH(i, outputs) {
-        const Count c = i % channels, j = i / channels % across, row = i / channels / across;
-        const Count image = row / down, top = row % down;
-        const Count first = ((image * height + 2 * top) * width + 2 * j) * channels + c;
-        const Count below = Count(width) * channels;
-        const Count at[4] = {first, first + channels, first + below, first + below + channels};
+    const unsigned across = width / 2, down = height / 2;
+    for_each(outputs, [&](auto i) {
+        const auto c = i % channels, j = i / channels % across, row = i / channels / across;
+        const auto image = row / down, top = row % down;
+        const auto first = ((image * height + 2 * top) * width + 2 * j) * channels + c;
+        const auto below = decltype(i)(width) * channels;
+        const decltype(i) at[4] = {first, first + channels, first + below, first + below + channels};
         float most = input[at[0]];
         unsigned char place = 0;
         for (int k = 1; k < 4; ++k) {
@@ -22,22 +22,22 @@ extern "C" __global__ void max_pool(const float* input, unsigned char* places, f
         }
         output[i] = most;
         places[i] = place;
-    }
+    });
 }
 
 // One thread an input.
 extern "C" __global__ void max_pool_backward(const unsigned char* places, const float* output_gradient,
                                              float* input_gradient, Count inputs, unsigned height, unsigned width,
                                              unsigned channels) {
-    const Count across = width / 2, down = height / 2;
-    FOR_EACH(i, inputs) {
-        const Count c = i % channels, column = i / channels % width, row = i / channels / width;
-        const Count image = row / height, line = row % height;
+    const unsigned across = width / 2, down = height / 2;
+    for_each(inputs, [&](auto i) {
+        const auto c = i % channels, column = i / channels % width, row = i / channels / width;
+        const auto image = row / height, line = row % height;
         float gradient = 0.0f;
         if (line / 2 < down && column / 2 < across) {
-            const Count output = ((image * down + line / 2) * across + column / 2) * channels + c;
+            const auto output = ((image * down + line / 2) * across + column / 2) * channels + c;
             if (places[output] == 2 * (line % 2) + column % 2) gradient = output_gradient[output];
         }
         input_gradient[i] = gradient;
-    }
+    });
 }

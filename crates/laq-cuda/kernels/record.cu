@@ -10,7 +10,10 @@ __device__ unsigned long long nanoseconds() {
 #define NANOSECONDS nanoseconds()
 #endif
 
-extern "C" __global__ void begin_step(Record* record, float step_size) { record->step_size = step_size; }
+extern "C" __global__ void begin_step(Record* record, float step_size) {
+    record->step_size = step_size;
+    record->skipped = is_stopped(record);
+}
 
 extern "C" __global__ void start_clock(Record* record) { record->clock = NANOSECONDS; }
 

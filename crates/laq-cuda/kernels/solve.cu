@@ -14,29 +14,30 @@ extern "C" __global__ void solve_begin(const Job* jobs, Work* works, const unsig
     double sums[12] = {};
     float largest = 0.0f, largest_curvature = 0.0f;
     bool good = true;
-    for (Count i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
-        const float w = job.weights[i], d = curvature(job.second_moment[i]);
+    const unsigned sides = book->sides;
+    for_numbers(part, [&](Count i, float w, float v) {
+        const float d = curvature(v);
         // NaN and infinity minus themselves are NaN.
         good = good && w - w == 0.0f && d - d == 0.0f;
         const float x = fabsf(w);
         largest = x > largest ? x : largest;
         largest_curvature = d > largest_curvature ? d : largest_curvature;
-        if (book->sides == 2 && w == 0.0f) continue;
-        const bool below = book->sides == 2 && w < 0.0f;
+        if (sides == 2 && w == 0.0f) return;
+        const bool below = sides == 2 && w < 0.0f;
         double terms[6] = {double(d) * double(x), double(d), double(x), 1.0, 0.0, 0.0};
         if (warm) {
             float b = book->value[int(job.levels[i]) + 128];
             const float with = below ? -w : w;
             if (below) b = -b;
-            if (book->sides == 2 && b < 0.0f) b = 0.0f;
+            if (sides == 2 && b < 0.0f) b = 0.0f;
             terms[4] = double(d) * double(b) * double(with);
             terms[5] = double(d) * double(b) * double(b);
         }
-        for (int k = 0; k < 6; ++k) {
+        UNROLL for (int k = 0; k < 6; ++k) {
             sums[k] += below ? 0.0 : terms[k];
             sums[6 + k] += below ? terms[k] : 0.0;
         }
-    }
+    });
     if (book->solver == TTQ && state->solved && threadIdx.x == 0) {
         good = good && state->scale[0] - state->scale[0] == 0.0f && state->scale[1] - state->scale[1] == 0.0f;
     }
@@ -64,8 +65,7 @@ extern "C" __global__ void solve_begin(const Job* jobs, Work* works, const unsig
     __syncthreads();
     largest = __uint_as_float(most[0]);
     largest_curvature = __uint_as_float(most[1]);
-    for (unsigned side = 0; side < book->sides; ++side) {
-        const double* sum = sums + 6 * side;
+    const auto begin_side = [&](unsigned side, const double (&sum)[6]) {
         // Where all curvatures are zero, the problem is that without.
         const bool unweighted = !(sum[1] > 0.0);
         const double product = unweighted ? sum[2] : sum[0], square = unweighted ? sum[3] : sum[1];
@@ -105,7 +105,11 @@ extern "C" __global__ void solve_begin(const Job* jobs, Work* works, const unsig
             begin_search(searches + 2 * part.index + side, *book, product, square, largest,
                          unweighted ? 1.0 : double(largest_curvature), job.size);
         }
-    }
+    };
+    const double first[6] = {sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]};
+    const double second[6] = {sums[6], sums[7], sums[8], sums[9], sums[10], sums[11]};
+    begin_side(0, first);
+    if (sides == 2) begin_side(1, second);
 }
 
 // The best scale for the levels that the thresholds give, and the thresholds for it.
@@ -126,20 +130,19 @@ extern "C" __global__ void solve_round(const Job* jobs, Work* works, const unsig
     }
     __syncthreads();
     double sums[4] = {};
-    for (Count i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
-        const Weight weight = weight_at(*part.job, *work, book->sides, i);
-        if (!weight.counts) continue;
+    for_weights(part, book->sides, [&](const Weight& weight) {
         const double b = q[above(thresholds[weight.side], steps, weight.x)], d = weight.d;
         const double product = d * b * double(weight.x), square = d * b * b;
         sums[0] += weight.side == 0 ? product : 0.0;
         sums[1] += weight.side == 0 ? square : 0.0;
         sums[2] += weight.side == 0 ? 0.0 : product;
         sums[3] += weight.side == 0 ? 0.0 : square;
-    }
+    });
     if (!group_sums(part, sums, partial)) return;
     for (unsigned side = 0; side < book->sides; ++side) {
         if (work->done[side]) continue;
-        const double product = sums[2 * side], square = sums[2 * side + 1], before = work->scale[side];
+        const double product = side == 0 ? sums[0] : sums[2], square = side == 0 ? sums[1] : sums[3];
+        const double before = work->scale[side];
         const bool better = product > 0.0 && square > 0.0;
         const double scale = better ? product / square : before;
         __syncthreads();
@@ -187,18 +190,17 @@ extern "C" __global__ void solve_end(const Job* jobs, Work* works, const unsigne
     }
     __syncthreads();
     double sums[2] = {};
-    for (Count i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
-        const float w = job.weights[i];
+    for_numbers(part, [&](Count i, float w, float v) {
         const bool below = w < 0.0f;
         const int number = int(above(thresholds[below], steps, fabsf(w)));
         const int level = below ? book->first_negative - number : book->first_positive + number;
         const float quantized = book->value[level + 128] * scales[level < 0];
         const double gap = double(w) - double(quantized);
-        sums[0] += double(curvature(job.second_moment[i])) * (gap * gap);
+        sums[0] += double(curvature(v)) * (gap * gap);
         sums[1] += book->has_zero && level == 0 ? 1.0 : 0.0;
         job.levels[i] = (signed char)level;
         job.quantized[i] = quantized;
-    }
+    });
     if (!group_sums(part, sums, partial) || threadIdx.x != 0) return;
     state->scale[0] = scales[0];
     state->scale[1] = scales[1];

@@ -1,10 +1,8 @@
 // What the kernels of all solvers share: the problem (1) of one group of rows, cut into chunks of which every block has one.
-// The layouts are those of `src/quantize.rs`.
+// The layouts are those of `src/backend/quantize.rs`.
 #pragma once
 #include "common.cuh"
 
-// Weights of a block.
-constexpr unsigned CHUNK = 8192;
 // Magnitudes that a codebook can have.
 constexpr unsigned MOST_MAGNITUDES = 128;
 // The constant that is added to the root of Adam's second moment.
@@ -51,6 +49,8 @@ struct Job {
     State* state;
     Count size;
     unsigned parameter, group, first_block, blocks;
+    // Weights of a block.
+    Count chunk;
 };
 
 // What a group is solved in.
@@ -66,23 +66,15 @@ struct Work {
     unsigned arrived;
 };
 
-static_assert(sizeof(Book) == 2584 && sizeof(State) == 72 && sizeof(Job) == 64 && sizeof(Work) == 1112, "as the host has them");
+static_assert(sizeof(Book) == 2584 && sizeof(State) == 72 && sizeof(Job) == 72 && sizeof(Work) == 1112, "as the host has them");
 
 struct Weight {
-    // The weight's magnitude and its side; no weight of a side has magnitude zero where there are two.
+    // The weight's magnitude, its curvature and its side.
     float x, d;
     unsigned side;
-    bool counts;
 };
 
 __device__ float curvature(float second_moment) { return sqrtf(second_moment) + CURVATURE_FLOOR; }
-
-__device__ Weight weight_at(const Job& job, const Work& work, unsigned sides, Count i) {
-    const float w = job.weights[i];
-    const unsigned side = sides == 2 && w < 0.0f ? 1 : 0;
-    const float d = work.unweighted[side] ? 1.0f : curvature(job.second_moment[i]);
-    return {fabsf(w), d, side, sides == 1 || w != 0.0f};
-}
 
 // The group of this block, and the weights that are its own.
 struct Part {
@@ -95,9 +87,44 @@ struct Part {
 __device__ Part part_of(const Job* jobs, Work* works, const unsigned* job_of_block) {
     const unsigned index = job_of_block[blockIdx.x];
     const Job* job = jobs + index;
-    const Count begin = Count(blockIdx.x - job->first_block) * CHUNK;
-    const Count end = begin + CHUNK < job->size ? begin + CHUNK : job->size;
+    const Count begin = Count(blockIdx.x - job->first_block) * job->chunk;
+    const Count end = begin + job->chunk < job->size ? begin + job->chunk : job->size;
     return {job, works + index, index, begin, end};
+}
+
+// Weights that a thread reads before it uses the first, so that enough of memory is under way.
+constexpr unsigned AT_ONCE = 4;
+
+// Calls `each` with the index, the weight and the second moment of all weights of a part.
+template <class Each>
+__device__ void for_numbers(const Part& part, const Each& each) {
+    const float* weights = part.job->weights;
+    const float* second_moment = part.job->second_moment;
+    for (Count first = part.begin + threadIdx.x; first < part.end; first += AT_ONCE * blockDim.x) {
+        float w[AT_ONCE] = {}, v[AT_ONCE] = {};
+        UNROLL for (unsigned k = 0; k < AT_ONCE; ++k) {
+            const Count i = first + k * blockDim.x;
+            if (i >= part.end) break;
+            w[k] = weights[i];
+            v[k] = second_moment[i];
+        }
+        UNROLL for (unsigned k = 0; k < AT_ONCE; ++k) {
+            const Count i = first + k * blockDim.x;
+            if (i < part.end) each(i, w[k], v[k]);
+        }
+    }
+}
+
+// Calls `each` with the weights of a part; where there are two sides, a zero is on neither.
+template <class Each>
+__device__ void for_weights(const Part& part, unsigned sides, const Each& each) {
+    const bool unweighted[2] = {part.work->unweighted[0] != 0, part.work->unweighted[1] != 0};
+    for_numbers(part, [&](Count, float w, float v) {
+        const unsigned side = sides == 2 && w < 0.0f ? 1 : 0;
+        if (sides == 2 && w == 0.0f) return;
+        const float d = (side == 0 ? unweighted[0] : unweighted[1]) ? 1.0f : curvature(v);
+        each(Weight{fabsf(w), d, side});
+    });
 }
 
 // For all threads of the block whether it is the last of `blocks` that come here, which `arrived` counts; what the others
@@ -118,17 +145,17 @@ __device__ bool is_last(unsigned* arrived, unsigned blocks) {
 // The sums over `blocks` blocks, of which this is number `block`, for all threads of the last one; chunk by chunk in order.
 template <int K>
 __device__ bool sums_of_blocks(double (&sums)[K], double* partial, unsigned* arrived, unsigned block, unsigned blocks) {
-    for (int k = 0; k < K; ++k) {
-        const double sum = block_sum(sums[k]);
-        if (threadIdx.x == 0) partial[Count(block) * K + k] = sum;
+    block_sums(sums);
+    if (threadIdx.x == 0) {
+        UNROLL for (int k = 0; k < K; ++k) partial[Count(block) * K + k] = sums[k];
     }
     if (!is_last(arrived, blocks)) return false;
     const volatile double* all = partial;
-    for (int k = 0; k < K; ++k) {
-        double sum = 0.0;
-        for (unsigned other = threadIdx.x; other < blocks; other += blockDim.x) sum += all[other * K + k];
-        sums[k] = block_sum(sum);
+    UNROLL for (int k = 0; k < K; ++k) sums[k] = 0.0;
+    for (unsigned other = threadIdx.x; other < blocks; other += blockDim.x) {
+        UNROLL for (int k = 0; k < K; ++k) sums[k] += all[Count(other) * K + k];
     }
+    block_sums(sums);
     return true;
 }
 

@@ -17,7 +17,9 @@ pub(crate) struct RawRecord {
     /// How many there are.
     pub(crate) losses: u32,
     /// Wrong answers of evaluations.
-    pub(crate) errors: u64,
+    pub(crate) errors: u32,
+    /// Whether the step under way was begun behind one that stopped.
+    pub(crate) skipped: u32,
     /// The losses.
     pub(crate) loss: [f64; RECORD_CAPACITY],
 }
@@ -34,6 +36,7 @@ impl Default for RawRecord {
             step_size: 0.0,
             losses: 0,
             errors: 0,
+            skipped: 0,
             loss: [0.0; RECORD_CAPACITY],
         }
     }
@@ -52,8 +55,9 @@ impl RawRecord {
             bytes.extend(number.to_ne_bytes());
         }
         bytes.extend(self.step_size.to_ne_bytes());
-        bytes.extend(self.losses.to_ne_bytes());
-        bytes.extend(self.errors.to_ne_bytes());
+        for number in [self.losses, self.errors, self.skipped] {
+            bytes.extend(number.to_ne_bytes());
+        }
         for loss in self.loss {
             bytes.extend(loss.to_ne_bytes());
         }
@@ -74,7 +78,8 @@ impl RawRecord {
             nanoseconds: u64::from_ne_bytes(eight(16)),
             step_size: f32::from_ne_bytes(four(24)),
             losses: u32::from_ne_bytes(four(28)),
-            errors: u64::from_ne_bytes(eight(32)),
+            errors: u32::from_ne_bytes(four(32)),
+            skipped: u32::from_ne_bytes(four(36)),
             loss,
         }
     }
@@ -85,19 +90,19 @@ impl RawRecord {
         let stop = match self.stop {
             NOT_STOPPED => None,
             code => Some(match code >> 60 {
-                0 => Stop::Loss,
-                1 => Stop::Gradient {
-                    parameter: part(30),
-                },
-                _ => Stop::Solve {
+                0 => Stop::Solve {
                     parameter: part(30),
                     group: part(0),
+                },
+                1 => Stop::Loss,
+                _ => Stop::Gradient {
+                    parameter: part(30),
                 },
             }),
         };
         let losses = (self.losses as usize).min(RECORD_CAPACITY);
         let seconds = self.nanoseconds as f64 * 1e-9;
-        let errors = self.errors;
+        let errors = self.errors.into();
         let recorded = Recorded {
             stop,
             seconds,

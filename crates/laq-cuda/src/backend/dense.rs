@@ -2,7 +2,7 @@
 
 use laq_tensor::{BackendError, DenseShape};
 
-use super::{CudaBackend, Tensor, chunk_of, int, long, plain, transposed};
+use super::{CudaBackend, ROWS_OF_A_CHUNK, Tensor, chunks_of, int, long, plain, transposed};
 use crate::device::{Device, Product};
 
 pub(super) fn forward<D: Device>(
@@ -137,21 +137,16 @@ pub(super) fn sum_columns<D: Device>(
     columns: usize,
     sums: u64,
 ) -> Result<(), BackendError> {
-    let chunk = chunk_of(rows);
-    let chunks = rows.div_ceil(chunk);
-    let partial = backend.scratch(chunks * columns)?;
-    backend.launch(
-        "column_sums",
-        [columns.div_ceil(32) as u32, chunks as u32, 1],
-        [32, 8, 1],
-        &[
-            values.into(),
-            partial.into(),
-            int(rows),
-            int(columns),
-            int(chunk),
-        ],
-    )?;
-    let arguments = [partial.into(), int(chunks), int(columns), sums.into()];
-    backend.each("add_chunks", columns, &arguments)
+    let chunks = chunks_of(rows);
+    let partial = backend.scratch(chunks * columns)?.into();
+    let arguments = [
+        values.into(),
+        partial,
+        int(rows),
+        int(columns),
+        int(ROWS_OF_A_CHUNK),
+    ];
+    backend.columns("column_sums", columns, chunks, &arguments)?;
+    let arguments = [partial, int(chunks), int(columns), sums.into()];
+    backend.columns("add_chunks", columns, 1, &arguments)
 }

@@ -117,6 +117,18 @@ impl<D: Device> CudaBackend<D> {
         self.launch(kernel, [blocks, 1, 1], [THREADS, 1, 1], arguments)
     }
 
+    /// A kernel over the columns of a matrix whose rows are in `chunks`: 32 columns and eight rows at a time a block.
+    fn columns(
+        &self,
+        kernel: &'static str,
+        columns: usize,
+        chunks: usize,
+        arguments: &[Argument],
+    ) -> Result<(), BackendError> {
+        let grid = [columns.div_ceil(32) as u32, chunks as u32, 1];
+        self.launch(kernel, grid, [32, 8, 1], arguments)
+    }
+
     fn multiply(&self, product: Product) -> Result<(), BackendError> {
         // SAFETY: as for `launch`.
         unsafe { self.device.multiply(&product) }
@@ -166,9 +178,9 @@ impl<D: Device> CudaBackend<D> {
     }
 }
 
-/// Rows of a chunk: so many that the chunks of a large batch still fill the device.
-fn chunk_of(rows: usize) -> usize {
-    rows.clamp(1, ROWS_OF_A_CHUNK)
+/// Pieces of the rows of a matrix that are added up apart.
+fn chunks_of(rows: usize) -> usize {
+    rows.div_ceil(ROWS_OF_A_CHUNK).max(1)
 }
 
 fn plain(address: u64) -> Operand {

@@ -2,7 +2,7 @@
 
 use laq_tensor::{BackendError, NormShape};
 
-use super::{CudaBackend, Record, Tensor, chunk_of, int, long};
+use super::{CudaBackend, ROWS_OF_A_CHUNK, Record, Tensor, chunks_of, int, long};
 use crate::device::Device;
 
 /// What a batch normalization keeps of a batch, and works in.
@@ -44,38 +44,55 @@ pub(super) fn forward<D: Device>(
     output: &mut Tensor<D>,
 ) -> Result<(), BackendError> {
     let NormShape { rows, channels, .. } = shape;
-    let chunk = chunk_of(rows);
-    let chunks = rows.div_ceil(chunk);
-    let partial = backend.scratch(chunks * 2 * channels)?;
-    backend.launch(
-        "norm_moments",
-        [channels.div_ceil(32) as u32, chunks as u32, 1],
-        [32, 8, 1],
-        &[
-            backend.pointer(input, rows * channels).into(),
-            partial.into(),
+    let chunks = chunks_of(rows);
+    let [scale, shift] = [scale, shift].map(|tensor| backend.pointer(tensor, channels).into());
+    let [mean, variance, factor, offset] =
+        [&space.mean, &space.variance, &space.factor, &space.offset]
+            .map(|memory| backend.device.address(memory).into());
+    let (of_input, epsilon) = (
+        backend.pointer(input, rows * channels).into(),
+        shape.epsilon.into(),
+    );
+    if chunks == 1 {
+        let arguments = [
+            of_input,
+            scale,
+            shift,
+            mean,
+            variance,
+            factor,
+            offset,
+            backend.pointer(output, rows * channels).into(),
             int(rows),
             int(channels),
-            int(chunk),
-        ],
-    )?;
-    backend.each(
-        "norm_factors",
-        channels,
-        &[
-            partial.into(),
-            int(chunks),
-            backend.pointer(scale, channels).into(),
-            backend.pointer(shift, channels).into(),
-            backend.device.address(&space.mean).into(),
-            backend.device.address(&space.variance).into(),
-            backend.device.address(&space.factor).into(),
-            backend.device.address(&space.offset).into(),
-            int(rows),
-            int(channels),
-            shape.epsilon.into(),
-        ],
-    )?;
+            epsilon,
+            shape.relu.into(),
+        ];
+        return backend.columns("norm_whole", channels, 1, &arguments);
+    }
+    let partial = backend.scratch(chunks * 2 * channels)?.into();
+    let arguments = [
+        of_input,
+        partial,
+        int(rows),
+        int(channels),
+        int(ROWS_OF_A_CHUNK),
+    ];
+    backend.columns("norm_moments", channels, chunks, &arguments)?;
+    let arguments = [
+        partial,
+        int(chunks),
+        scale,
+        shift,
+        mean,
+        variance,
+        factor,
+        offset,
+        int(rows),
+        int(channels),
+        epsilon,
+    ];
+    backend.columns("norm_factors", channels, 1, &arguments)?;
     norm_apply(backend, shape, input, space, output)
 }
 
@@ -90,10 +107,7 @@ pub(super) fn backward<D: Device>(
     shift_gradient: &mut Tensor<D>,
 ) -> Result<(), BackendError> {
     let NormShape { rows, channels, .. } = shape;
-    let count = rows * channels;
-    let chunk = chunk_of(rows);
-    let chunks = rows.div_ceil(chunk);
-    let partial = backend.scratch(chunks * 2 * channels)?;
+    let (count, chunks) = (rows * channels, chunks_of(rows));
     let [mean, variance, factor, offset, slope, base] = [
         &space.mean,
         &space.variance,
@@ -102,60 +116,69 @@ pub(super) fn backward<D: Device>(
         &space.slope,
         &space.base,
     ]
-    .map(|memory| backend.device.address(memory));
-    let (input, gradient) = (
-        backend.pointer(input, count),
-        backend.pointer(gradient, count),
-    );
-    backend.launch(
-        "norm_products",
-        [channels.div_ceil(32) as u32, chunks as u32, 1],
-        [32, 8, 1],
-        &[
-            input.into(),
-            gradient.into(),
-            factor.into(),
-            offset.into(),
-            partial.into(),
+    .map(|memory| backend.device.address(memory).into());
+    let [input, gradient] = [input, &*gradient].map(|tensor| backend.pointer(tensor, count).into());
+    let [scale, scale_gradient, shift_gradient] = [scale, &*scale_gradient, &*shift_gradient]
+        .map(|tensor| backend.pointer(tensor, channels).into());
+    let (epsilon, relu) = (shape.epsilon.into(), shape.relu.into());
+    if chunks == 1 {
+        let arguments = [
+            input,
+            factor,
+            offset,
+            scale,
+            mean,
+            variance,
+            scale_gradient,
+            shift_gradient,
+            gradient,
             int(rows),
             int(channels),
-            int(chunk),
-            shape.relu.into(),
-        ],
-    )?;
-    backend.each(
-        "norm_slopes",
-        channels,
-        &[
-            partial.into(),
-            int(chunks),
-            backend.pointer(scale, channels).into(),
-            mean.into(),
-            variance.into(),
-            backend.pointer(scale_gradient, channels).into(),
-            backend.pointer(shift_gradient, channels).into(),
-            slope.into(),
-            base.into(),
-            int(rows),
-            int(channels),
-            shape.epsilon.into(),
-        ],
-    )?;
-    backend.each(
-        "norm_through",
-        count,
-        &[
-            input.into(),
-            factor.into(),
-            offset.into(),
-            slope.into(),
-            base.into(),
-            gradient.into(),
-            long(count),
-            int(channels),
-            shape.relu.into(),
-        ],
-    )
+            epsilon,
+            relu,
+        ];
+        return backend.columns("norm_whole_backward", channels, 1, &arguments);
+    }
+    let partial = backend.scratch(chunks * 2 * channels)?.into();
+    let arguments = [
+        input,
+        gradient,
+        factor,
+        offset,
+        partial,
+        int(rows),
+        int(channels),
+        int(ROWS_OF_A_CHUNK),
+        relu,
+    ];
+    backend.columns("norm_products", channels, chunks, &arguments)?;
+    let arguments = [
+        partial,
+        int(chunks),
+        scale,
+        mean,
+        variance,
+        scale_gradient,
+        shift_gradient,
+        slope,
+        base,
+        int(rows),
+        int(channels),
+        epsilon,
+    ];
+    backend.columns("norm_slopes", channels, 1, &arguments)?;
+    let arguments = [
+        input,
+        factor,
+        offset,
+        slope,
+        base,
+        gradient,
+        long(count),
+        int(channels),
+        relu,
+    ];
+    backend.each("norm_through", count, &arguments)
 }
 
 pub(super) fn average<D: Device>(

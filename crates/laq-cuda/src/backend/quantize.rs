@@ -10,9 +10,13 @@ use super::update::rates;
 use super::{CudaBackend, Record, THREADS, Tensor, int, long, words};
 use crate::device::Device;
 
-/// Weights of a block, as in `kernels/solve.cuh`.
-const CHUNK: usize = 8192;
-/// `MOST_MAGNITUDES` there.
+/// Blocks among which the weights of a call are dealt out, so that all of a GPU has work, and each enough.
+const BLOCKS: usize = 512;
+/// The least weights of a block.
+const LEAST_CHUNK: usize = 2048;
+/// Weights of a block of the gradients' kernels: `GRADIENT_CHUNK` in `kernels/gradient.cu`.
+const GRADIENT_CHUNK: usize = 8192;
+/// `MOST_MAGNITUDES` in `kernels/solve.cuh`.
 const MOST_MAGNITUDES: usize = 128;
 /// `BUCKETS` in `kernels/exact.cuh`.
 const BUCKETS: usize = 2048;
@@ -23,6 +27,7 @@ const COMPARING_THREADS: u32 = 512;
 
 /// Bytes of the structures of the kernels.
 const STATE: usize = 72;
+const TANH_WORK: usize = 24;
 const WORK: usize = 8 * 7 + 2 * 4 * MOST_MAGNITUDES + 4 * 8;
 const SEARCH: usize = 8 * 7
     + 4 * 4
@@ -44,7 +49,8 @@ pub struct Quantizer<D: Device> {
     levels: D::Memory,
     /// A `State` a group.
     states: D::Memory,
-    /// For the gradients of scales and of DoReFa: partial sums, and how many blocks have done theirs.
+    /// For the gradients of scales and of DoReFa: two numbers a block and a `TanhWork` a group, and how many blocks have done
+    /// theirs.
     partial: D::Memory,
     arrived: D::Memory,
 }
@@ -212,7 +218,7 @@ impl<D: Device> Quantizer<D> {
                 what: format!("there are no kernels for the method {method}; train it on the CPU"),
             });
         };
-        let blocks = (weights / groups).div_ceil(CHUNK).max(1);
+        let blocks = (weights / groups).div_ceil(GRADIENT_CHUNK).max(1);
         Ok(Quantizer {
             method: method.clone(),
             solver,
@@ -220,7 +226,7 @@ impl<D: Device> Quantizer<D> {
             groups,
             levels: device.allocate(weights)?,
             states: device.allocate(groups * STATE)?,
-            partial: device.allocate(groups * blocks * 16)?,
+            partial: device.allocate(groups * (blocks * 16 + TANH_WORK))?,
             arrived: device.allocate(groups * 4)?,
         })
     }
@@ -329,6 +335,38 @@ impl<D: Device> Quantizer<D> {
     }
 }
 
+/// A group of rows that is solved.
+struct Group {
+    /// Of its weights, second moments, levels, quantized weights and state.
+    addresses: [u64; 5],
+    size: usize,
+    /// The number of its parameter, and its own in it.
+    names: [usize; 2],
+}
+
+/// A `Job` a group, as the kernels have it, and the group of every block.
+fn tables(groups: &[Group]) -> (Vec<u8>, Vec<u32>) {
+    let total: usize = groups.iter().map(|group| group.size).sum();
+    let chunk = total
+        .div_ceil(BLOCKS)
+        .next_multiple_of(1024)
+        .max(LEAST_CHUNK);
+    let (mut table, mut job_of_block) = (Vec::new(), Vec::new());
+    for (index, group) in groups.iter().enumerate() {
+        let blocks = group.size.div_ceil(chunk);
+        for number in group.addresses.into_iter().chain([group.size as u64]) {
+            table.extend(number.to_ne_bytes());
+        }
+        let [parameter, number] = group.names;
+        for number in [parameter, number, job_of_block.len(), blocks] {
+            table.extend((number as u32).to_ne_bytes());
+        }
+        table.extend((chunk as u64).to_ne_bytes());
+        job_of_block.extend(std::iter::repeat_n(index as u32, blocks));
+    }
+    (table, job_of_block)
+}
+
 impl<D: Device> CudaBackend<D> {
     /// The address of memory.
     fn address(&self, memory: &D::Memory) -> u64 {
@@ -341,9 +379,7 @@ impl<D: Device> CudaBackend<D> {
         space: &mut QuantizeSpace<D>,
         record: &mut Record<D>,
     ) -> Result<(), BackendError> {
-        let mut table = Vec::new();
-        let mut job_of_block: Vec<u32> = Vec::new();
-        let mut sizes = Vec::new();
+        let mut groups = Vec::new();
         let mut of_method: Option<(Method, Codebook, Solver)> = None;
         for (parameter, job) in jobs.enumerate() {
             let quantizer = job.quantizer;
@@ -363,30 +399,24 @@ impl<D: Device> CudaBackend<D> {
                 self.address(&quantizer.states),
             );
             let size = quantizer.weights / quantizer.groups;
-            if size == 0 {
-                continue;
-            }
-            for group in 0..quantizer.groups {
+            let all = 0..if size == 0 { 0 } else { quantizer.groups };
+            groups.extend(all.map(|group| {
                 let first = (group * size) as u64;
-                let blocks = size.div_ceil(CHUNK);
-                for address in [
-                    weights + 4 * first,
-                    second_moment + 4 * first,
-                    levels + first,
-                    quantized + 4 * first,
-                    states + (group * STATE) as u64,
-                    size as u64,
-                ] {
-                    table.extend(address.to_ne_bytes());
+                Group {
+                    addresses: [
+                        weights + 4 * first,
+                        second_moment + 4 * first,
+                        levels + first,
+                        quantized + 4 * first,
+                        states + (group * STATE) as u64,
+                    ],
+                    size,
+                    names: [parameter, group],
                 }
-                for number in [parameter, group, job_of_block.len(), blocks] {
-                    table.extend((number as u32).to_ne_bytes());
-                }
-                let index = sizes.len() as u32;
-                job_of_block.extend(std::iter::repeat_n(index, blocks));
-                sizes.push(size);
-            }
+            }));
         }
+        let sizes: Vec<usize> = groups.iter().map(|group| group.size).collect();
+        let (table, job_of_block) = tables(&groups);
         let Some((_, codebook, solver)) = of_method.filter(|_| !sizes.is_empty()) else {
             return Ok(());
         };
@@ -519,9 +549,10 @@ impl<D: Device> CudaBackend<D> {
             &quantizer.arrived,
         ]
         .map(|memory| self.address(memory).into());
+        let blocks = size.div_ceil(GRADIENT_CHUNK);
+        let grid = [blocks as u32, groups as u32, 1];
         match quantizer.solver {
             Solver::Trained => {
-                let grid = [size.div_ceil(CHUNK) as u32, groups as u32, 1];
                 let arguments = [
                     states,
                     levels,
@@ -533,13 +564,21 @@ impl<D: Device> CudaBackend<D> {
                 self.launch("ttq_gradient", grid, [THREADS, 1, 1], &arguments)
             }
             Solver::Tanh => {
-                let sums = [latent.into(), gradient.into(), partial, long(size)];
-                self.launch("tanh_sums", [groups as u32, 1, 1], [1024, 1, 1], &sums)?;
-                let arguments = [
+                let works = self.address(&quantizer.partial) + (groups * blocks * 16) as u64;
+                let sums = [
                     latent.into(),
                     gradient.into(),
                     partial,
+                    arrived,
+                    works.into(),
                     long(size),
+                ];
+                self.launch("tanh_sums", grid, [THREADS, 1, 1], &sums)?;
+                let arguments = [
+                    latent.into(),
+                    gradient.into(),
+                    works.into(),
+                    int(size),
                     long(weights),
                 ];
                 self.each("tanh_gradient", weights, &arguments)

@@ -8,8 +8,14 @@ use cudarc::nvrtc::{result as nvrtc, sys};
 use laq_tensor::BackendError;
 use sha2::{Digest, Sha256};
 
-/// Products and sums are not fused, so that Adam and the solvers give the bits of the CPU.
-const OPTIONS: [&str; 3] = ["--std=c++17", "--fmad=false", "-Xptxas=-v"];
+/// Products and sums are not fused, so that Adam and the solvers give the bits of the CPU; lambdas need not say that they are
+/// the device's.
+const OPTIONS: [&str; 4] = [
+    "--std=c++17",
+    "--fmad=false",
+    "--device-as-default-execution-space",
+    "-Xptxas=-v",
+];
 
 /// The machine code of all kernels, and what the compiler said.
 #[derive(Clone, Debug)]

@@ -216,6 +216,7 @@ void run_kernel(void (*kernel)(A...), dim3 grid, dim3 block, void** arguments) {
 }  // namespace emulator
 
 #define __global__
+#define UNROLL
 #define __device__ static inline
 #define threadIdx (emulator::current->thread)
 #define blockIdx (emulator::current->block->index)
@@ -235,6 +236,11 @@ inline void __threadfence() {}
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
     return emulator::exchange(value, (emulator::current->linear % 32) ^ mask);
+}
+template <class T>
+T __shfl_up_sync(unsigned, T value, unsigned by) {
+    const unsigned lane = emulator::current->linear % 32;
+    return emulator::exchange(value, lane < by ? lane : lane - by);
 }
 #define NANOSECONDS emulator::nanoseconds()
 template <class T>
