@@ -203,7 +203,7 @@ impl Check<'_> {
         answers.ended = match ended {
             Ok(Some(status)) if status.success() => None,
             Ok(Some(status)) => Some(format!("pytorch.py failed ({status}): {last}")),
-            Ok(None) => Some("pytorch.py was stopped, as it did not end in its time".into()),
+            Ok(None) => Some("pytorch.py was stopped before it had ended".into()),
             Err(error) => Some(format!("pytorch.py was lost: {error}")),
         };
         self.findings.pytorch = Ok(answers);
