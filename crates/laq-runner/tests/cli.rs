@@ -609,7 +609,7 @@ fn a_device_that_is_not_there_is_told() {
     good(&lab, &[&["train", "tiny.toml"][..], &precision].concat());
 }
 
-/// The whole command on the processor, with small networks and without data, so that its cells are told as failed.
+/// The whole command on the processor, with small networks, no PyTorch and no data, so that its cells are told as failed.
 #[test]
 fn a_gpu_check_is_rehearsed_on_the_processor() {
     let lab = Lab::new();
@@ -630,18 +630,41 @@ fn a_gpu_check_is_rehearsed_on_the_processor() {
         ],
     );
     for part in [
-        "## Conformance",
-        "comparisons passed",
-        "| char-lstm | lat-e | 0.0e0 |",
+        "| conformance | ",
+        "| losses beside the processor's | 0.0e0 is the largest ",
+        "| PyTorch | not timed: no-such-python does not start",
+        "| cells of the tables | 0 of 36 finished, 0 cut short, 36 failed |",
+        "| network | method | laq | of it quantizing | PyTorch's best | ratio |\n",
         "| cifar10 | laq-log-3-e | ",
-        "Not timed: no-such-python does not start",
-        "| table2 | war-and-peace | lat-a | failed: ",
+        "| method | weights | ms | GB/s |\n",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     let file = |name: &str| fs::read_to_string(lab.path("gpu-check").join(name)).expect(name);
-    assert_eq!(file("README.md"), said);
+    let readme = file("README.md");
+    let details = readme
+        .strip_prefix(&said)
+        .expect("it begins with what is printed");
+    for part in [
+        "## Conformance",
+        "comparisons passed",
+        "| char-lstm | lat-e | 0.0e0 |",
+        "Not timed: no-such-python does not start",
+        "| table2 | war-and-peace | lat-a | failed: ",
+    ] {
+        assert!(details.contains(part), "{part}: {details}");
+    }
     assert_eq!(file("steps.csv").lines().count(), 16);
+    // Full precision quantizes nothing.
+    let weights = |method: &str| {
+        let steps = file("steps.csv");
+        let step = steps.lines().find(|line| line.starts_with(method));
+        let weights = step.and_then(|line| line.rsplit(',').next()?.parse::<usize>().ok());
+        weights.expect("a number")
+    };
+    assert_eq!(weights("cifar10,full"), 0);
+    assert_eq!(weights("cifar10,laq-log-3-e"), weights("cifar10,lat-a"));
+    assert!(weights("cifar10,lat-a") > 0);
     assert!(
         file("conformance.csv")
             .lines()
@@ -650,6 +673,54 @@ fn a_gpu_check_is_rehearsed_on_the_processor() {
     );
     bad(&lab, &["gpu-check", "--out", "other"], &["--device cpu"]);
     assert!(!lab.path("other").exists());
+}
+
+/// A program in place of a Python with PyTorch: what it prints stands in the tables, and that it fails at last is told.
+#[cfg(unix)]
+#[test]
+fn a_gpu_check_sets_steps_beside_those_of_pytorch() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = Lab::new();
+    let python = lab.path("python");
+    let script = r#"#!/bin/sh
+echo '{"torch": "2.11", "device": "cpu"}'
+echo '{"network": "mnist", "method": "lat-e", "variant": "eager", "seconds": 1000}'
+echo '{"network": "mnist", "method": "lat-e", "variant": "compiled", "error": "no compiler"}'
+echo "$@" >&2
+exit 3
+"#;
+    fs::write(&python, script).expect("written");
+    fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("set");
+    let said = good(
+        &lab,
+        &[
+            "gpu-check",
+            "--device",
+            "cpu",
+            "--small",
+            "--minutes",
+            "1",
+            "--configs",
+            "no-configs",
+            "--python",
+            "./python",
+        ],
+    );
+    for part in ["| PyTorch | 2.11 |\n", " | 1000000.000 (eager) | 0.00 |\n"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let file = |name: &str| fs::read_to_string(lab.path("gpu-check").join(name)).expect(name);
+    for part in [
+        "| mnist | lat-e | eager | 1000000.000 | 0.00 |\n",
+        "| mnist | lat-e | compiled | no compiler |  |\n",
+        "pytorch.py failed (exit status: 3): ",
+    ] {
+        assert!(file("README.md").contains(part), "{}", file("README.md"));
+    }
+    let asked = file("pytorch.log");
+    for part in ["gpu-check/pytorch.py --device cpu", "--small", "--seconds "] {
+        assert!(asked.contains(part), "{asked}");
+    }
 }
 
 /// What was begun on a GPU goes on elsewhere only if that is asked for, and is evaluated anywhere.

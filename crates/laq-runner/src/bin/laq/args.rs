@@ -268,7 +268,7 @@ pub(crate) struct DoctorArgs {
 /// Check a GPU: conformance, steps beside the processor's, their times beside PyTorch's, and cells of the paper's tables.
 ///
 /// Needs this program, the folder of configurations and the data, and no network. Everything is written into one folder, whose
-/// README.md is the summary; the same command goes on with the cells that were not finished.
+/// README.md begins with a summary of one page; the same command goes on with the cells that were not finished.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GpuCheckArgs {
     #[command(flatten)]

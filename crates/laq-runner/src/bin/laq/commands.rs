@@ -399,12 +399,14 @@ pub(crate) fn gpu_check(args: &GpuCheckArgs) -> Result<ExitCode> {
     let stop = stop_flag().context("cannot listen for Ctrl-C")?;
     let found = laq_runner::gpu_check::gpu_check(&request, &stop, &mut |line| tell(line))?;
     write!(Output, "{}", found.summary)?;
+    let readme = args.out.join("README.md");
     if !found.good {
         bail!(
             "not everything that was checked is right; {} tells what",
-            args.out.join("README.md").display()
+            readme.display()
         );
     }
+    tell(&format!("{} has the details", readme.display()));
     Ok(ExitCode::SUCCESS)
 }
 

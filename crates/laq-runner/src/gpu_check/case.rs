@@ -1,0 +1,162 @@
+//! The paper's networks with batches that are made up, for comparing and timing.
+
+use std::time::{Duration, Instant};
+
+use laq_models::{
+    AdamSettings, CharLstmSpec, Examples, FeedforwardSpec, ImageShape, ModelError, TextShape,
+    Training,
+};
+use laq_solvers::Method;
+use laq_tensor::Backend;
+
+use crate::RunError;
+use crate::device::{Computer, Trainer};
+
+/// The learning rate of the steps that are timed.
+const RATE: f64 = 0.002;
+
+/// A network in training with a batch that is made up, and lies on the device.
+pub(super) struct Case {
+    network: Box<dyn Trainer>,
+}
+
+impl Case {
+    pub(super) fn new(
+        network: &str,
+        method: &str,
+        computer: Computer,
+        small: bool,
+    ) -> Result<Self, RunError> {
+        match computer {
+            Computer::Cpu(backend) => Self::on(backend, network, method, small),
+            Computer::Cuda(backend) => Self::on(*backend, network, method, small),
+        }
+    }
+
+    fn on<B: Backend + 'static>(
+        backend: B,
+        network: &str,
+        method: &str,
+        small: bool,
+    ) -> Result<Self, RunError> {
+        let method =
+            Method::try_from(method).map_err(|error| RunError::Internal(error.to_string()))?;
+        let adam = AdamSettings::default();
+        let images = |backend: B, mut spec: FeedforwardSpec, mut batch: usize| {
+            if small {
+                batch = 10;
+                spec.units.fill(32);
+                spec.filters.fill(8);
+                spec.input = ImageShape {
+                    height: 8,
+                    width: 8,
+                    channels: spec.input.channels,
+                };
+            }
+            let labels: Vec<u8> = (0..batch).map(|i| (i % spec.classes) as u8).collect();
+            let mut state = 1u32;
+            let random = |_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            };
+            let numbers = spec.input.numbers();
+            let pixels: Vec<f32> = (0..batch * numbers).map(random).collect();
+            let mut network = Training::feedforward(backend, &spec, batch, &method, adam, 1)
+                .map_err(RunError::Build)?;
+            let examples = Examples::Images {
+                labels: &labels,
+                numbers,
+                fill: &mut |first, piece| {
+                    piece.copy_from_slice(&pixels[first * numbers..][..piece.len()]);
+                },
+            };
+            network.hold(examples).map_err(RunError::Build)?;
+            Ok(Case {
+                network: Box::new(network),
+            })
+        };
+        match network {
+            "mnist" => images(backend, FeedforwardSpec::mnist(), 100),
+            "cifar10" => images(backend, FeedforwardSpec::cifar10(), 50),
+            _ => {
+                let size = if small { 10 } else { 100 };
+                let shape = TextShape {
+                    length: size,
+                    batch: size,
+                };
+                let spec = CharLstmSpec {
+                    hidden: if small { 32 } else { 512 },
+                    ..CharLstmSpec::paper(87)
+                };
+                let mut network = Training::char_lstm(backend, &spec, shape, &method, adam, 1)
+                    .map_err(RunError::Build)?;
+                let count = size * size + 1;
+                let text: Vec<u8> = (0..count as u32).map(|i| (i * i % 87) as u8).collect();
+                network
+                    .hold(Examples::Text(&text))
+                    .map_err(RunError::Build)?;
+                Ok(Case {
+                    network: Box::new(network),
+                })
+            }
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), RunError> {
+        self.network.begin_held_step(0, RATE).map_err(unsolved)
+    }
+
+    /// The loss of one more step.
+    pub(super) fn step(&mut self) -> Result<f64, RunError> {
+        self.begin()?;
+        Ok(self.report()?.0)
+    }
+
+    /// The last loss and the seconds of quantizing since the last report.
+    fn report(&mut self) -> Result<(f64, f64), RunError> {
+        let report = self.network.report().map_err(unsolved)?;
+        let loss = report.losses.last().copied().unwrap_or(f64::NAN);
+        Ok((loss, report.quantize_seconds))
+    }
+
+    /// Median seconds of a step, and of them quantizing, after the solver has settled.
+    pub(super) fn time(&mut self) -> Result<(f64, f64), RunError> {
+        let start = Instant::now();
+        self.step()?;
+        // On a processor a step takes so long that fewer must do.
+        let (warm, rounds, steps) = if start.elapsed() > Duration::from_millis(30) {
+            (2, 3, 1)
+        } else {
+            (30, 7, 20)
+        };
+        for _ in 0..warm {
+            self.begin()?;
+        }
+        self.report()?;
+        let mut times = Vec::new();
+        for _ in 0..rounds {
+            let start = Instant::now();
+            for _ in 0..steps {
+                self.begin()?;
+            }
+            let (_, quantizing) = self.report()?;
+            let each = |seconds: f64| seconds / f64::from(steps);
+            times.push((each(start.elapsed().as_secs_f64()), each(quantizing)));
+        }
+        times.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Ok(times[times.len() / 2])
+    }
+
+    /// The weights that are quantized.
+    pub(super) fn weights(&mut self) -> Result<usize, RunError> {
+        let layers = self.network.layers().map_err(unsolved)?;
+        Ok(layers.iter().map(|layer| layer.weights).sum())
+    }
+}
+
+fn unsolved(source: ModelError) -> RunError {
+    RunError::Estimate {
+        learning_rate: RATE,
+        source,
+    }
+}

@@ -1,0 +1,146 @@
+//! Cells of the paper's tables, as many as the time allows.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Check;
+use crate::RunError;
+use crate::config;
+use crate::record::Status;
+use crate::run_folder::read_summary;
+use crate::train::{Options, train};
+
+/// Rows of the tables in the order in which they are trained.
+const ROWS: [&str; 12] = [
+    "lat-a",
+    "full",
+    "lat-e",
+    "twn",
+    "lat2-a",
+    "ttq",
+    "laq-log-3",
+    "laq-linear-3",
+    "lat2-e",
+    "lab",
+    "bwn",
+    "binary-connect",
+];
+/// The columns, and the data that they need.
+const COLUMNS: [(&str, &str); 3] = [
+    ("table2", "war-and-peace"),
+    ("table1", "mnist"),
+    ("table1", "cifar10-jpeg"),
+];
+
+/// How many cells came how far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cells {
+    pub(super) finished: usize,
+    pub(super) cut_short: usize,
+    pub(super) failed: usize,
+}
+
+impl Cells {
+    /// All that there are.
+    pub(super) const ALL: usize = COLUMNS.len() * ROWS.len();
+}
+
+/// How far a cell came.
+enum State {
+    Finished,
+    CutShort,
+    Failed,
+}
+
+impl Check<'_> {
+    /// Cells of the tables, until the time is over.
+    pub(super) fn cells(&mut self, say: &mut (dyn FnMut(&str) + Send)) -> Result<(), RunError> {
+        self.text.push_str(
+            "\n## Cells\n\nPreset `paper`; what is not finished goes on with the same command.\n\n\
+             | table | column | row | state | epochs | ms a step | test | seconds |\n|---|---|---|---|---|---|---|---|\n",
+        );
+        for (table, column) in COLUMNS {
+            for row in ROWS {
+                if self.is_over() {
+                    self.text.push_str("\nThe time was over.\n");
+                    return Ok(());
+                }
+                say(&format!("{table}: {row} on {column}"));
+                let (state, line) = self.cell(table, column, row);
+                let cells = &mut self.findings.cells;
+                *match state {
+                    State::Finished => &mut cells.finished,
+                    State::CutShort => &mut cells.cut_short,
+                    State::Failed => &mut cells.failed,
+                } += 1;
+                let _ = writeln!(self.text, "| {table} | {column} | {row} | {line} |");
+                self.write()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Trains a cell as far as the time allows; what the table says of it.
+    fn cell(&self, table: &str, column: &str, row: &str) -> (State, String) {
+        let folder = self.request.configs.join(table);
+        let path = folder.join(column).join(format!("{row}.toml"));
+        let preset = |name: &Path| folder.join("presets").join(name);
+        let overlays: Vec<PathBuf> = [
+            preset(Path::new("paper.toml")),
+            preset(&Path::new("paper").join(format!("{column}.toml"))),
+        ]
+        .into_iter()
+        .filter(|overlay| overlay.is_file())
+        .collect();
+        let data = format!("data.dir={:?}", self.request.data_dir.display().to_string());
+        let experiment = match config::load(&path, &overlays, &[data]) {
+            Ok(experiment) => experiment,
+            Err(error) => return failed("not trained", &error.to_string()),
+        };
+        let run_dir = (self.request.out.join("runs").join(table))
+            .join(column)
+            .join(row);
+        let options = Options {
+            run_dir: run_dir.clone(),
+            resume: true,
+            threads: None,
+            device: self.request.device,
+        };
+        let over = AtomicBool::new(false);
+        let done = train(&experiment, &options, &over, &mut |_| {
+            if self.is_over() {
+                over.store(true, Ordering::Relaxed);
+            }
+        });
+        if let Err(error) = &done {
+            return failed("failed", &error.to_string());
+        }
+        let Some(summary) = read_summary(&run_dir) else {
+            return failed("failed", "it left no summary");
+        };
+        let test = match (summary.test_error, summary.test_loss) {
+            (Some(error), _) => format!("{error:.2} %"),
+            (None, Some(loss)) => format!("{loss:.4}"),
+            _ => String::new(),
+        };
+        let (state, name) = match summary.status {
+            Status::Finished => (State::Finished, "finished"),
+            _ => (State::CutShort, "cut short"),
+        };
+        let line = format!(
+            "{name} | {} of {} | {:.3} | {test} | {:.0}",
+            summary.epochs_done,
+            summary.epochs,
+            1e3 * summary.seconds_per_step,
+            summary.seconds
+        );
+        (state, line)
+    }
+}
+
+/// What the table says of a cell that was not trained.
+fn failed(how: &str, why: &str) -> (State, String) {
+    let why = why.replace('|', "/").replace('\n', " ");
+    (State::Failed, format!("{how}: {why} | | | |"))
+}
