@@ -21,6 +21,11 @@ pub trait Device: Send + Sync + Debug {
     /// The device's name, and what else changes its numbers.
     fn describe(&self) -> String;
 
+    /// What a user should know of how it does its work; see [`Backend::notes`](laq_tensor::Backend::notes).
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Memory of so many bytes, all zero; of one byte where none is asked for.
     ///
     /// # Errors

@@ -67,7 +67,9 @@ pub struct Report<'a> {
 
 /// A network in training: latent weights, their quantized form, Adam's state.
 pub struct Training<B: Backend> {
-    backend: B,
+    // Fields are dropped in order: recordings before what is in them, and the device last.
+    /// The step that solves for ŵ first, and the one that finds it solved.
+    recordings: [B::Recording; 2],
     network: Box<dyn Network<B>>,
     adam: AdamSettings,
     steps: u64,
@@ -80,8 +82,6 @@ pub struct Training<B: Backend> {
     /// Steps in it.
     unread: u64,
     evaluation_record: B::Record,
-    /// The step that solves for ŵ first, and the one that finds it solved.
-    recordings: [B::Recording; 2],
     held: Option<Held<B>>,
     evaluated: Vec<Held<B>>,
     /// What the next report tells.
@@ -89,6 +89,7 @@ pub struct Training<B: Backend> {
     reported: usize,
     seconds: f64,
     quantize_seconds: f64,
+    backend: B,
 }
 
 /// Name of the state tensor with the step counter and whether ŵ is current.
@@ -159,6 +160,11 @@ impl<B: Backend + 'static> Training<B> {
     /// The device that computes.
     pub fn backend(&self) -> &B {
         &self.backend
+    }
+
+    /// What a user should know of how the device does its work; see [`Backend::notes`].
+    pub fn notes(&self) -> Vec<String> {
+        self.backend.notes()
     }
 
     /// Steps taken so far, those before a checkpoint included.
@@ -272,11 +278,13 @@ impl<B: Backend + 'static> Training<B> {
                 .iter_mut()
                 .map(Parameter::update_job);
             backend.check_gradients(&mut jobs, update_space, record)?;
-            backend.start_clock(record)?;
-            for parameter in network.parameters_mut() {
-                parameter.quantizer_backward(backend)?;
+            if network.parameters().iter().any(Parameter::turns_gradient) {
+                backend.start_clock(record)?;
+                for parameter in network.parameters_mut() {
+                    parameter.quantizer_backward(backend)?;
+                }
+                backend.stop_clock(record)?;
             }
-            backend.stop_clock(record)?;
             let mut jobs = network
                 .parameters_mut()
                 .iter_mut()
@@ -561,6 +569,9 @@ fn quantize<B: Backend>(
     space: &mut B::QuantizeSpace,
     record: &mut B::Record,
 ) -> Result<(), BackendError> {
+    if !network.parameters().iter().any(Parameter::is_quantized) {
+        return Ok(());
+    }
     backend.start_clock(record)?;
     let parameters = network.parameters_mut().iter_mut();
     let mut jobs = parameters.filter_map(Parameter::quantize_job);

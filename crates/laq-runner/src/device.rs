@@ -157,6 +157,7 @@ fn kernel_cache() -> Option<PathBuf> {
 /// A network in training, on whatever device; see [`Training`].
 pub(crate) trait Trainer: Send {
     fn steps_taken(&self) -> u64;
+    fn notes(&self) -> Vec<String>;
     fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError>;
     fn hold(&mut self, examples: Examples<'_>) -> Result<(), ModelError>;
     fn set_order(&mut self, order: &[u32]) -> Result<(), ModelError>;
@@ -179,6 +180,10 @@ pub(crate) trait Trainer: Send {
 impl<B: Backend + 'static> Trainer for Training<B> {
     fn steps_taken(&self) -> u64 {
         self.steps_taken()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes()
     }
 
     fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError> {

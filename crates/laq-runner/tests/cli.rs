@@ -633,6 +633,7 @@ fn a_gpu_check_is_rehearsed_on_the_processor() {
         "| conformance | ",
         "| losses beside the processor's | 0.0e0 is the largest ",
         "| PyTorch | not timed: no-such-python does not start",
+        "| several at the same time | char-lstm ",
         "| cells of the tables | 0 of 36 finished, 0 cut short, 36 failed |",
         "| network | method | laq | of it quantizing | PyTorch's best | ratio |\n",
         "| cifar10 | laq-log-3-e | ",
@@ -650,6 +651,7 @@ fn a_gpu_check_is_rehearsed_on_the_processor() {
         "comparisons passed",
         "| char-lstm | lat-e | 0.0e0 |",
         "Not timed: no-such-python does not start",
+        "| mnist | 2 | ",
         "| table2 | war-and-peace | lat-a | failed: ",
     ] {
         assert!(details.contains(part), "{part}: {details}");

@@ -413,6 +413,12 @@ pub trait Backend: Send + Sync {
     /// Which device and which kernels, for the record of a run.
     fn describe(&self) -> String;
 
+    /// What a user should know of how the device does its work, such as what it could not do in its best way; nothing where
+    /// all is well.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// An empty record.
     ///
     /// # Errors

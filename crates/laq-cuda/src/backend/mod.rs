@@ -40,6 +40,7 @@ pub struct CudaBackend<D: Device> {
     /// Room for what one operation leaves to the next launch of the same operation. What has become too small stays, for
     /// it may be in a recording.
     scratch: Mutex<Vec<(usize, D::Memory)>>,
+    notes: Mutex<Vec<String>>,
 }
 
 /// Numbers in the device's memory, dense and row-major.
@@ -77,12 +78,19 @@ impl<D: Device> CudaBackend<D> {
         CudaBackend {
             device,
             scratch: Mutex::default(),
+            notes: Mutex::default(),
         }
     }
 
     /// The device.
     pub fn device(&self) -> &D {
         &self.device
+    }
+
+    /// Something for [`Backend::notes`].
+    fn note(&self, what: String) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.push(what);
     }
 
     pub(crate) fn launch(
@@ -243,6 +251,11 @@ impl<D: Device> Backend for CudaBackend<D> {
 
     fn describe(&self) -> String {
         self.device.describe()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let own = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        [self.device.notes(), own.clone()].concat()
     }
 
     fn record(&self) -> Result<Record<D>, BackendError> {

@@ -20,6 +20,8 @@ pub enum Recording<G> {
     Fresh,
     /// Done once: the next time it is noted.
     Done,
+    /// It could not be noted, and is done as it is.
+    Plain,
     /// Noted.
     Noted(G),
 }
@@ -75,6 +77,13 @@ pub(super) fn stop_clock<D: Device>(
     backend.launch("stop_clock", [1, 1, 1], [1, 1, 1], &arguments)
 }
 
+/// The environment variable that keeps steps from being recorded, by the value `off`.
+const GRAPHS_VARIABLE: &str = "LAQ_GRAPHS";
+
+fn graphs_are_wanted() -> bool {
+    std::env::var_os(GRAPHS_VARIABLE).is_none_or(|value| value != "off")
+}
+
 pub(super) fn run<D: Device>(
     backend: &CudaBackend<D>,
     recording: &mut Recording<D::Graph>,
@@ -87,16 +96,32 @@ pub(super) fn run<D: Device>(
             Ok(())
         }
         Recording::Done => {
+            if !graphs_are_wanted() {
+                *recording = Recording::Plain;
+                return body();
+            }
             backend.device.begin_graph()?;
             let noted = body();
-            let mut graph = backend.device.end_graph()?;
-            noted?;
-            // SAFETY: what was noted was asked for by `launch` and `multiply`, whose promises hold; that its operands
-            // live is the caller's promise to `run`.
-            unsafe { backend.device.replay(&mut graph)? };
-            *recording = Recording::Noted(graph);
+            let ended = backend.device.end_graph();
+            let refused = match (noted, ended) {
+                (Ok(()), Ok(mut graph)) => {
+                    // SAFETY: what was noted was asked for by `launch`, `multiply` and `convolve`, whose promises hold; that
+                    // its operands live is the caller's promise to `run`.
+                    unsafe { backend.device.replay(&mut graph)? };
+                    *recording = Recording::Noted(graph);
+                    return Ok(());
+                }
+                (Err(refused), _) | (Ok(()), Err(refused)) => refused,
+            };
+            // What a library does not let be noted can still be done. A device that has gone fails here again.
+            body()?;
+            *recording = Recording::Plain;
+            backend.note(format!(
+                "steps are not recorded, and so are slower: {refused}"
+            ));
             Ok(())
         }
+        Recording::Plain => body(),
         // SAFETY: as above.
         Recording::Noted(graph) => unsafe { backend.device.replay(graph) },
     }

@@ -222,6 +222,27 @@ fn the_order_of_threads_changes_nothing() {
     }
 }
 
+/// Where steps cannot be recorded, they are done as they are, and whoever asks is told.
+#[test]
+fn steps_that_cannot_be_recorded_are_done() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    let method = Method::try_from("lat-a").unwrap();
+    let mut recorded = Vgg.build(backend(emulator), &method);
+    let device = Emulated::without_graphs(emulator);
+    let mut plain = Vgg.build(CudaBackend::new(device), &method);
+    let losses = [&mut recorded, &mut plain].map(|training| steps(&Vgg, training, 0..4));
+    assert_eq!(losses[0], losses[1]);
+    assert_eq!(recorded.save().unwrap(), plain.save().unwrap());
+    assert!(recorded.notes().is_empty());
+    let notes = plain.notes();
+    assert!(
+        matches!(&notes[..], [note] if note.contains("it records nothing")),
+        "{notes:?}"
+    );
+}
+
 /// Wherever a device goes away, there is an error and no panic, and a state that was saved goes on elsewhere.
 #[test]
 fn a_device_that_goes_away_is_told() {

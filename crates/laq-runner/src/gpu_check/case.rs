@@ -119,20 +119,32 @@ impl Case {
         Ok((loss, report.quantize_seconds))
     }
 
+    /// So many steps, which are waited for once.
+    pub(super) fn steps(&mut self, steps: usize) -> Result<(), RunError> {
+        for _ in 0..steps {
+            self.begin()?;
+        }
+        self.report().map(drop)
+    }
+
+    /// What the device tells of how it does its work.
+    pub(super) fn notes(&self) -> Vec<String> {
+        self.network.notes()
+    }
+
     /// Median seconds of a step, and of them quantizing, after the solver has settled.
     pub(super) fn time(&mut self) -> Result<(f64, f64), RunError> {
+        // On a GPU the first step loads libraries, and the second is recorded.
+        self.steps(2)?;
         let start = Instant::now();
         self.step()?;
         // On a processor a step takes so long that fewer must do.
         let (warm, rounds, steps) = if start.elapsed() > Duration::from_millis(30) {
-            (2, 3, 1)
+            (1, 3, 1)
         } else {
             (30, 7, 20)
         };
-        for _ in 0..warm {
-            self.begin()?;
-        }
-        self.report()?;
+        self.steps(warm)?;
         let mut times = Vec::new();
         for _ in 0..rounds {
             let start = Instant::now();

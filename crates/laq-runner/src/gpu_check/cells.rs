@@ -2,9 +2,13 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
 
-use super::Check;
+use super::several::best_count;
+use super::{Check, Request};
 use crate::RunError;
 use crate::config;
 use crate::record::Status;
@@ -53,32 +57,92 @@ enum State {
     Failed,
 }
 
+/// What a thread that trains cells tells: the number of a cell, and how far it came once it is done.
+enum Told {
+    Begun(usize),
+    Done(usize, State, String),
+}
+
 impl Check<'_> {
-    /// Cells of the tables, until the time is over.
+    /// Cells of the tables, several at the same time, until the time is over.
     pub(super) fn cells(&mut self, say: &mut (dyn FnMut(&str) + Send)) -> Result<(), RunError> {
-        self.text.push_str(
-            "\n## Cells\n\nPreset `paper`; what is not finished goes on with the same command.\n\n\
-             | table | column | row | state | epochs | ms a step | test | seconds |\n|---|---|---|---|---|---|---|---|\n",
+        let jobs = match (self.request.jobs, self.findings.counts) {
+            (Some(jobs), _) => jobs.max(1),
+            (None, true) => best_count(&self.findings.paces),
+            (None, false) => 1,
+        };
+        let _ = writeln!(
+            self.text,
+            "\n## Cells\n\nPreset `paper`, {jobs} at the same time; what is not finished goes on with the same command.\n\n\
+             | table | column | row | state | epochs | ms a step | test | seconds |\n|---|---|---|---|---|---|---|---|"
         );
-        for (table, column) in COLUMNS {
-            for row in ROWS {
-                if self.is_over() {
-                    self.text.push_str("\nThe time was over.\n");
-                    return Ok(());
-                }
-                say(&format!("{table}: {row} on {column}"));
-                let (state, line) = self.cell(table, column, row);
-                let cells = &mut self.findings.cells;
-                *match state {
-                    State::Finished => &mut cells.finished,
-                    State::CutShort => &mut cells.cut_short,
-                    State::Failed => &mut cells.failed,
-                } += 1;
-                let _ = writeln!(self.text, "| {table} | {column} | {row} | {line} |");
-                self.write()?;
+        let all: Vec<_> = (COLUMNS.iter())
+            .flat_map(|&(table, column)| ROWS.map(|row| (table, column, row)))
+            .collect();
+        let training = Training {
+            request: self.request,
+            end: self.end,
+            stop: self.stop,
+        };
+        let (next, (tell, told)) = (AtomicUsize::new(0), mpsc::channel());
+        thread::scope(|scope| {
+            for _ in 0..jobs {
+                let (tell, all, next, training) = (tell.clone(), &all, &next, &training);
+                scope.spawn(move || {
+                    loop {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        let Some(&(table, column, row)) = all.get(number) else {
+                            return;
+                        };
+                        if training.is_over() || tell.send(Told::Begun(number)).is_err() {
+                            return;
+                        }
+                        let (state, line) = training.cell(table, column, row);
+                        if tell.send(Told::Done(number, state, line)).is_err() {
+                            return;
+                        }
+                    }
+                });
             }
+            drop(tell);
+            for told in told {
+                match told {
+                    Told::Begun(number) => {
+                        let (table, column, row) = all[number];
+                        say(&format!("{table}: {row} on {column}"));
+                    }
+                    Told::Done(number, state, line) => {
+                        let (table, column, row) = all[number];
+                        let cells = &mut self.findings.cells;
+                        *match state {
+                            State::Finished => &mut cells.finished,
+                            State::CutShort => &mut cells.cut_short,
+                            State::Failed => &mut cells.failed,
+                        } += 1;
+                        let _ = writeln!(self.text, "| {table} | {column} | {row} | {line} |");
+                        self.write()?;
+                    }
+                }
+            }
+            Ok::<(), RunError>(())
+        })?;
+        if self.is_over() {
+            self.text.push_str("\nThe time was over.\n");
         }
         Ok(())
+    }
+}
+
+/// What the threads that train cells look at.
+struct Training<'a> {
+    request: &'a Request,
+    end: Instant,
+    stop: &'a AtomicBool,
+}
+
+impl Training<'_> {
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || Instant::now() >= self.end
     }
 
     /// Trains a cell as far as the time allows; what the table says of it.

@@ -3,7 +3,8 @@
 //! 1. The conformance suite on the device.
 //! 2. The paper's networks, a few steps on the processor and on the device side by side.
 //! 3. The time of their training steps and of solving alone, beside PyTorch's steps where there is one.
-//! 4. As many cells of both tables as the time allows, in the order in which they tell most. What was not finished goes on
+//! 4. The steps of several networks that are trained at the same time.
+//! 5. As many cells of both tables as the time allows, in the order in which they tell most. What was not finished goes on
 //!    when the command is given again with the same folder.
 //!
 //! The folder's README begins with all that was found on one page.
@@ -13,6 +14,7 @@
 mod case;
 mod cells;
 mod pytorch;
+mod several;
 mod summary;
 
 use std::fmt::Write as _;
@@ -25,6 +27,7 @@ use laq_tensor::conformance;
 
 use self::case::Case;
 use self::cells::Cells;
+pub use self::several::keep_pace;
 use self::summary::{Compared, Findings};
 use crate::RunError;
 use crate::device::{Computer, DeviceChoice, DeviceOptions, Precision};
@@ -49,6 +52,10 @@ pub struct Request {
     pub python: String,
     /// Networks so small that the rehearsal is done in seconds.
     pub small: bool,
+    /// Cells that are trained at the same time; on a GPU by default as many as have made the most steps.
+    pub jobs: Option<usize>,
+    /// The `laq` program, for several processes.
+    pub program: Option<PathBuf>,
 }
 
 /// Whether everything that was checked was right.
@@ -121,16 +128,23 @@ pub fn gpu_check(
             timed: Vec::new(),
             pytorch: Err("not yet asked".into()),
             cells: Cells::default(),
+            paces: Vec::new(),
+            failures: Vec::new(),
             name,
         },
         text: String::new(),
     };
+    // What a part cannot do keeps the others from nothing, and stands in the README.
     pool.install(|| -> Result<(), RunError> {
         say(&format!("{}: conformance", check.findings.name));
-        check.conformance(&computer)?;
+        if let Err(error) = check.conformance(&computer) {
+            check.failed("conformance", &error);
+        }
         drop(computer);
+        check.write()?;
         say("steps beside the processor's");
-        check.beside_the_cpu(exact)?;
+        check.beside_the_cpu(exact);
+        check.write()?;
         say("training steps");
         check.steps()?;
         check.write()?;
@@ -138,6 +152,9 @@ pub fn gpu_check(
         check.pytorch()?;
         check.write()
     })?;
+    say("several networks at the same time");
+    check.several()?;
+    check.write()?;
     check.cells(say)?;
     check.write()?;
     Ok(Outcome {
@@ -163,6 +180,13 @@ impl Check<'_> {
 
     fn is_over(&self) -> bool {
         self.is_stopped() || Instant::now() >= self.end
+    }
+
+    /// Tells of a part that could not be done.
+    fn failed(&mut self, what: &str, error: &RunError) {
+        let failure = format!("{what}: {error}").replace(['|', '\n'], " ");
+        let _ = writeln!(self.text, "\nFAILED: {failure}\n");
+        self.findings.failures.push(failure);
     }
 
     fn file(&self, name: &str, text: &str) -> Result<(), RunError> {
@@ -212,7 +236,7 @@ impl Check<'_> {
     }
 
     /// The first steps of the paper's networks on the processor and on the device.
-    fn beside_the_cpu(&mut self, exact: DeviceOptions) -> Result<(), RunError> {
+    fn beside_the_cpu(&mut self, exact: DeviceOptions) {
         self.text.push_str("\n## Beside the processor\n\n");
         let _ = writeln!(
             self.text,
@@ -223,7 +247,7 @@ impl Check<'_> {
             for method in ["full", "lat-a", "lat-e"] {
                 if self.is_over() {
                     self.text.push_str("| (the time was over) | | |\n");
-                    return Ok(());
+                    return;
                 }
                 let losses = |device: DeviceOptions| -> Result<Vec<f64>, RunError> {
                     let (computer, _) = Computer::open(device, None)?;
@@ -231,7 +255,14 @@ impl Check<'_> {
                     let losses = (0..COMPARED_STEPS).map(|_| case.step());
                     losses.collect()
                 };
-                let (here, there) = (losses(DeviceOptions::CPU)?, losses(exact)?);
+                let both = losses(DeviceOptions::CPU).and_then(|cpu| Ok((cpu, losses(exact)?)));
+                let (here, there) = match both {
+                    Ok(both) => both,
+                    Err(error) => {
+                        self.failed(&format!("{network} with {method}"), &error);
+                        continue;
+                    }
+                };
                 let differences = here.iter().zip(&there).map(|(a, b)| ((a - b) / a).abs());
                 // A NaN is the largest of all.
                 let difference = differences.max_by(f64::total_cmp).unwrap_or(f64::NAN);
@@ -248,7 +279,6 @@ impl Check<'_> {
                 self.findings.compared.push(compared);
             }
         }
-        Ok(())
     }
 
     /// The time of a step of every network and method.
@@ -259,23 +289,48 @@ impl Check<'_> {
                 if self.is_over() {
                     break;
                 }
-                let (computer, _) = Computer::open(self.request.device, None)?;
-                let mut case = Case::new(network, method, computer, self.request.small)?;
-                let (seconds, quantize_seconds) = case.time()?;
-                let weights = case.weights()?;
+                let (timed, notes) = match self.timed(network, method) {
+                    Ok(timed) => timed,
+                    Err(error) => {
+                        self.failed(&format!("the time of {network} with {method}"), &error);
+                        continue;
+                    }
+                };
+                let Timed {
+                    seconds,
+                    quantize_seconds,
+                    weights,
+                    ..
+                } = timed;
                 let _ = writeln!(
                     lines,
                     "{network},{method},{seconds},{quantize_seconds},{weights}"
                 );
-                self.findings.timed.push(Timed {
-                    network,
-                    method,
-                    seconds,
-                    quantize_seconds,
-                    weights,
-                });
+                for note in notes {
+                    let _ = writeln!(self.text, "\nNote on {network} with {method}: {note}");
+                }
+                self.findings.timed.push(timed);
             }
         }
         self.file("steps.csv", &lines)
+    }
+
+    /// A step's time, and what the device tells of how it was done.
+    fn timed(
+        &self,
+        network: &'static str,
+        method: &'static str,
+    ) -> Result<(Timed, Vec<String>), RunError> {
+        let (computer, _) = Computer::open(self.request.device, None)?;
+        let mut case = Case::new(network, method, computer, self.request.small)?;
+        let (seconds, quantize_seconds) = case.time()?;
+        let timed = Timed {
+            network,
+            method,
+            seconds,
+            quantize_seconds,
+            weights: case.weights()?,
+        };
+        Ok((timed, case.notes()))
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::cells::Cells;
 use super::pytorch::Answers;
+use super::several::{self, Pace};
 use super::{COMPARED_STEPS, LOSS_TOLERANCE, Timed};
 
 /// All that the page tells.
@@ -21,7 +22,11 @@ pub(super) struct Findings {
     pub(super) timed: Vec<Timed>,
     /// Or why PyTorch was not timed.
     pub(super) pytorch: Result<Answers, String>,
+    /// Of several networks at the same time.
+    pub(super) paces: Vec<Pace>,
     pub(super) cells: Cells,
+    /// What could not be done, and why.
+    pub(super) failures: Vec<String>,
 }
 
 /// Losses of the device beside those of the processor.
@@ -87,9 +92,10 @@ fn verdict(reached: bool) -> &'static str {
 }
 
 impl Findings {
-    /// Whether no comparison failed.
+    /// Whether no comparison failed, and everything but cells could be done.
     pub(super) fn good(&self) -> bool {
-        self.conformance.is_none_or(|(passed, all)| passed == all)
+        self.failures.is_empty()
+            && self.conformance.is_none_or(|(passed, all)| passed == all)
             && self.compared.iter().all(Compared::is_good)
     }
 
@@ -117,6 +123,7 @@ impl Findings {
             ("conformance", conformance),
             ("losses beside the processor's", self.losses()),
             ("PyTorch", version),
+            ("several at the same time", several::line(&self.paces)),
             (
                 "cells of the tables",
                 format!("{finished} of {all} finished, {cut_short} cut short, {failed} failed"),
@@ -125,7 +132,10 @@ impl Findings {
             let _ = writeln!(text, "| {what} | {found} |");
         }
         if !self.good() {
-            text.push_str("\n**Not everything that was checked is right.**\n");
+            text.push_str("\n**Not everything that was checked is right.**\n\n");
+            for failure in &self.failures {
+                let _ = writeln!(text, "- {failure}");
+            }
         }
         self.steps(&mut text);
         self.solving(&mut text);
@@ -302,6 +312,8 @@ mod tests {
                 ..Answers::default()
             }),
             cells: Cells::default(),
+            paces: Vec::new(),
+            failures: Vec::new(),
         }
     }
 

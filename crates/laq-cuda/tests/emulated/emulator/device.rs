@@ -40,6 +40,8 @@ pub(crate) struct Emulated {
     backwards: bool,
     /// Whether it has a library of convolutions.
     has_convolutions: bool,
+    /// Whether it can note what it is asked for.
+    has_graphs: bool,
     /// Bytes that may still be allocated, and launches after which the device has gone.
     left: Mutex<(usize, u64)>,
 }
@@ -51,6 +53,7 @@ impl Emulated {
             noted: Mutex::default(),
             backwards: false,
             has_convolutions: false,
+            has_graphs: true,
             left: Mutex::new((usize::MAX, u64::MAX)),
         }
     }
@@ -67,6 +70,14 @@ impl Emulated {
     pub(crate) fn with_convolutions(emulator: &'static Emulator) -> Self {
         Emulated {
             has_convolutions: true,
+            ..Self::new(emulator)
+        }
+    }
+
+    /// One whose recordings fail.
+    pub(crate) fn without_graphs(emulator: &'static Emulator) -> Self {
+        Emulated {
+            has_graphs: false,
             ..Self::new(emulator)
         }
     }
@@ -323,7 +334,14 @@ impl Device for Emulated {
     }
 
     fn end_graph(&self) -> Result<Graph, BackendError> {
-        Ok(Graph(self.noted.lock().unwrap().take().expect("a graph")))
+        let noted = self.noted.lock().unwrap().take().expect("a graph");
+        match self.has_graphs {
+            true => Ok(Graph(noted)),
+            false => Err(BackendError::Device {
+                device: self.describe(),
+                what: "it records nothing".to_owned(),
+            }),
+        }
     }
 
     unsafe fn replay(&self, graph: &mut Graph) -> Result<(), BackendError> {

@@ -291,6 +291,12 @@ pub(crate) struct GpuCheckArgs {
     /// Small networks instead of the paper's, to rehearse the command in seconds.
     #[arg(long)]
     pub(crate) small: bool,
+    /// Cells that are trained at the same time [default: on a GPU as many as have made the most steps, else one].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: Option<u8>,
+    /// Train this network beside others; gpu-check itself starts programs like this.
+    #[arg(long, value_name = "NETWORK", hide = true)]
+    pub(crate) keep_pace: Option<String>,
 }
 
 /// Fetch data sets, verify them, and leave what is already good alone.

@@ -395,7 +395,14 @@ pub(crate) fn gpu_check(args: &GpuCheckArgs) -> Result<ExitCode> {
         data_dir: args.data_dir.clone(),
         python: args.python.clone(),
         small: args.small,
+        jobs: args.jobs.map(usize::from),
+        program: std::env::current_exe().ok(),
     };
+    if let Some(network) = &args.keep_pace {
+        let (input, output) = (&mut io::stdin().lock(), &mut io::stdout().lock());
+        laq_runner::gpu_check::keep_pace(&request, network, input, output)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let stop = stop_flag().context("cannot listen for Ctrl-C")?;
     let found = laq_runner::gpu_check::gpu_check(&request, &stop, &mut |line| tell(line))?;
     write!(Output, "{}", found.summary)?;

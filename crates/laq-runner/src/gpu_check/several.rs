@@ -1,0 +1,245 @@
+//! Several networks in training on one device at the same time: in threads of one process, each with a stream of its own, and
+//! in processes.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::case::Case;
+use super::{Check, Request};
+use crate::RunError;
+use crate::device::{Computer, DeviceChoice, Precision};
+
+/// How many at the same time.
+const COUNTS: [usize; 4] = [1, 2, 4, 8];
+/// The networks that are trained together, with ternary weights; the others fill a GPU by themselves.
+const NETWORKS: [&str; 2] = ["char-lstm", "mnist"];
+const METHOD: &str = "lat-a";
+/// How long each is counted.
+const COUNTED: Duration = Duration::from_secs(1);
+/// Steps before the counting, so that the solver has settled.
+const WARM: usize = 30;
+
+/// Steps of all together in a second.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    network: &'static str,
+    count: usize,
+    threads: f64,
+    processes: f64,
+}
+
+/// How many networks at the same time make the most steps in threads, by what was measured; one where nothing was.
+pub(super) fn best_count(paces: &[Pace]) -> usize {
+    let of_lstm = paces.iter().filter(|pace| pace.network == NETWORKS[0]);
+    let best = of_lstm.max_by(|a, b| a.threads.total_cmp(&b.threads));
+    best.map_or(1, |pace| pace.count)
+}
+
+/// Trains one network, for [`Check::several`] of another process: says `ready`, waits for a line, and says how many steps it
+/// has made in the time.
+///
+/// # Errors
+/// When the device cannot be used.
+pub fn keep_pace(
+    request: &Request,
+    network: &str,
+    input: &mut dyn BufRead,
+    output: &mut dyn Write,
+) -> Result<(), RunError> {
+    let told =
+        |error: std::io::Error| RunError::Internal(format!("the pipe to gpu-check: {error}"));
+    let mut case = warmed_up(request, network)?;
+    writeln!(output, "ready")
+        .and_then(|()| output.flush())
+        .map_err(told)?;
+    input.read_line(&mut String::new()).map_err(told)?;
+    let steps = count_steps(&mut case, request)?;
+    writeln!(output, "{steps}").map_err(told)
+}
+
+fn warmed_up(request: &Request, network: &str) -> Result<Case, RunError> {
+    let (computer, _) = Computer::open(request.device, None)?;
+    let mut case = Case::new(network, METHOD, computer, request.small)?;
+    let steps = if request.small { 1 } else { WARM };
+    case.steps(steps)?;
+    Ok(case)
+}
+
+/// Steps until the time is over.
+fn count_steps(case: &mut Case, request: &Request) -> Result<usize, RunError> {
+    // So many that waiting for them costs nothing.
+    let (time, at_once) = if request.small {
+        (Duration::ZERO, 2)
+    } else {
+        (COUNTED, 50)
+    };
+    let (start, mut steps) = (Instant::now(), 0);
+    loop {
+        case.steps(at_once)?;
+        steps += at_once;
+        if start.elapsed() >= time {
+            return Ok(steps);
+        }
+    }
+}
+
+/// Steps a second of `count` networks in threads.
+fn in_threads(request: &Request, network: &str, count: usize) -> Result<f64, RunError> {
+    let begin = Barrier::new(count);
+    let counted = thread::scope(|scope| {
+        let train = || -> Result<(usize, Duration), RunError> {
+            let case = warmed_up(request, network);
+            // One that failed must not keep the others waiting.
+            begin.wait();
+            let start = Instant::now();
+            let steps = count_steps(&mut case?, request)?;
+            Ok((steps, start.elapsed()))
+        };
+        let threads: Vec<_> = (0..count).map(|_| scope.spawn(train)).collect();
+        let ended = threads.into_iter().map(|thread| {
+            let failed = |_| Err(RunError::Internal("a thread of gpu-check failed".into()));
+            thread.join().unwrap_or_else(failed)
+        });
+        ended.collect::<Result<Vec<_>, _>>()
+    })?;
+    Ok(sum_of_rates(counted))
+}
+
+/// Steps a second of `count` networks in processes of `program`.
+fn in_processes(
+    request: &Request,
+    program: &Path,
+    network: &str,
+    count: usize,
+) -> Result<f64, RunError> {
+    let failed = |what: String| RunError::Internal(format!("a process of gpu-check: {what}"));
+    let device = match request.device.choice {
+        DeviceChoice::Cuda(index) => format!("cuda:{index}"),
+        DeviceChoice::Cpu => "cpu".to_owned(),
+        DeviceChoice::Auto => "auto".to_owned(),
+    };
+    let precision = match request.device.precision {
+        Precision::Tf32 => "tf32",
+        Precision::Float32 => "float32",
+    };
+    let mut processes = Processes(Vec::new());
+    for _ in 0..count {
+        let mut command = Command::new(program);
+        command.args(["gpu-check", "--keep-pace", network, "--device", &device]);
+        command.args(["--precision", precision]);
+        command.args(request.small.then_some("--small"));
+        let child = (command.stdin(Stdio::piped()).stdout(Stdio::piped())).spawn();
+        processes
+            .0
+            .push(child.map_err(|error| failed(error.to_string()))?);
+    }
+    let mut outputs = Vec::new();
+    for child in &mut processes.0 {
+        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        let _ = output.read_line(&mut line);
+        if line != "ready\n" {
+            return Err(failed(format!("it said {line:?} instead of ready")));
+        }
+        outputs.push(output);
+    }
+    let start = Instant::now();
+    for child in &mut processes.0 {
+        let mut input = child.stdin.take().expect("it is piped");
+        writeln!(input).map_err(|error| failed(error.to_string()))?;
+    }
+    let mut counted = Vec::new();
+    for mut output in outputs {
+        let mut said = String::new();
+        let _ = output.read_to_string(&mut said);
+        let steps: Option<usize> = said.trim().parse().ok();
+        let steps =
+            steps.ok_or_else(|| failed(format!("it said {said:?} instead of its steps")))?;
+        counted.push((steps, start.elapsed()));
+    }
+    Ok(sum_of_rates(counted))
+}
+
+/// Processes that end with this program, however it ends.
+struct Processes(Vec<Child>);
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn sum_of_rates(counted: Vec<(usize, Duration)>) -> f64 {
+    let rates = counted
+        .iter()
+        .map(|(steps, time)| *steps as f64 / time.as_secs_f64());
+    rates.sum()
+}
+
+impl Check<'_> {
+    /// How many steps several networks make together.
+    pub(super) fn several(&mut self) -> Result<(), RunError> {
+        self.text.push_str(
+            "\n## Several networks at the same time\n\nSteps of all together in a second, with `lat-a`; in threads of one process, \
+             each with its own stream, and in processes.\n\n\
+             | network | at the same time | in threads | in processes |\n|---|---|---|---|\n",
+        );
+        for network in NETWORKS {
+            for count in COUNTS {
+                if self.is_over() || self.request.small && count > 2 {
+                    break;
+                }
+                let threads = in_threads(self.request, network, count);
+                let processes = match &self.request.program {
+                    Some(program) => in_processes(self.request, program, network, count),
+                    None => Ok(f64::NAN),
+                };
+                let (threads, processes) = match (threads, processes) {
+                    (Ok(threads), Ok(processes)) => (threads, processes),
+                    (Err(error), _) | (Ok(_), Err(error)) => {
+                        self.failed(&format!("{count} times {network} at the same time"), &error);
+                        break;
+                    }
+                };
+                let _ = writeln!(
+                    self.text,
+                    "| {network} | {count} | {threads:.1} | {processes:.1} |"
+                );
+                self.findings.paces.push(Pace {
+                    network,
+                    count,
+                    threads,
+                    processes,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The line of the page: the most steps in threads and in processes.
+pub(super) fn line(paces: &[Pace]) -> String {
+    let of = |network: &str| {
+        let of = || paces.iter().filter(|pace| pace.network == network);
+        let one = of().find(|pace| pace.count == 1)?;
+        let most = |rate: fn(&Pace) -> f64| of().map(rate).fold(0.0, f64::max);
+        Some(format!(
+            "{network} {:.2} × the steps of one in threads, {:.2} × in processes",
+            most(|pace| pace.threads) / one.threads,
+            most(|pace| pace.processes) / one.threads
+        ))
+    };
+    let lines: Vec<String> = NETWORKS.into_iter().filter_map(of).collect();
+    match lines.is_empty() {
+        true => "not known".to_owned(),
+        false => lines.join("; "),
+    }
+}
