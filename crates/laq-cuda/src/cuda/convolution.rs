@@ -8,6 +8,7 @@ use cudarc::cudnn::{CudnnError, result as cudnn, sys};
 use cudarc::driver::CudaStream;
 use laq_tensor::{BackendError, ConvolutionShape};
 
+use super::probe::{CUDNN, first_missing, incomplete};
 use super::{Memory, allocate};
 use crate::Precision;
 use crate::device::Pass;
@@ -58,6 +59,9 @@ pub(super) fn version() -> Result<String, String> {
              nvidia-cudnn-cu13` (put its folder on LD_LIBRARY_PATH)"
                 .to_owned(),
         );
+    }
+    if let Some(missing) = first_missing!(sys::culib, CUDNN) {
+        return Err(incomplete("libcudnn", missing));
     }
     let version = cudnn::get_version();
     if version < OLDEST_VERSION {
