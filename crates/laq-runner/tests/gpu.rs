@@ -55,7 +55,9 @@ impl Ended {
     fn bad(&self, parts: &[&str]) {
         let said = self.said();
         assert_eq!(self.output.status.code(), Some(1), "{said}{}", self.report);
-        assert!(!said.contains("panicked"), "{said}");
+        for word in ["panicked", "a mistake in this program"] {
+            assert!(!said.contains(word), "{said}");
+        }
         let message = said.lines().skip_while(|line| !line.starts_with("error: "));
         let message: String = message.flat_map(|line| [line, "\n"]).collect();
         for part in parts {
@@ -181,6 +183,10 @@ fn runs_are_trained_and_evaluated() {
     assert_eq!((compiled, Some(on_gpu)), (1, summary.test_loss));
     let (_, on_cpu) = evaluated("cpu");
     assert!((on_gpu - on_cpu).abs() < 1e-2, "{on_gpu}, {on_cpu}");
+    let machine = machine.with(&[("FAKE_CUDA_FAIL_AFTER", "70")]);
+    let gone = machine.laq(&[&["eval", "a"][..], &on("cuda:0")].concat());
+    gone.bad(&["an illegal memory access", "--device cpu"]);
+    let machine = machine.with(&[]);
     let estimate = [&["estimate", "tiny.toml"][..], &on("cuda:0")].concat();
     assert!(machine.laq(&estimate).good().contains("15 steps"));
 }
@@ -219,6 +225,7 @@ fn a_gpu_that_goes_away_is_told_and_the_run_goes_on() {
     let bits = |machine: &Machine, run: &str| run_bits(&machine.lab, run);
     let mut machine = machine;
     for (tenths, failure, words) in [
+        (0, "700", "an illegal memory access"),
         (1, "46", "busy or unavailable"),
         (5, "700", "an illegal memory access"),
         (8, "46", "busy or unavailable"),
@@ -229,7 +236,9 @@ fn a_gpu_that_goes_away_is_told_and_the_run_goes_on() {
             ("FAKE_CUDA_FAILURE", failure),
         ]);
         let run = format!("gone-{tenths}");
-        machine.train(&run, &on("cuda:0")).bad(&[words]);
+        machine
+            .train(&run, &on("cuda:0"))
+            .bad(&[words, "--resume goes on"]);
         let summary = read_summary(&machine.lab.path(&run)).expect("a summary");
         assert_eq!(summary.status, Status::Failed);
         machine = machine.with(&[]);

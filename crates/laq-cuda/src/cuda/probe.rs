@@ -97,14 +97,11 @@ pub(super) const CUDNN: [&str; 23] = [
 /// The first function that a library, of which it is known that it is there, does not have. To call it would be a panic.
 macro_rules! first_missing {
     ($library:path, $names:expr) => {{
-        // SAFETY: the library is there; nothing that is found in it is called.
-        $names
-            .iter()
-            .find(|name| unsafe {
-                let found = $library().get::<*const std::ffi::c_void>(name.as_bytes());
-                found.is_err()
-            })
-            .copied()
+        let lacks = |name: &&str| {
+            // SAFETY: the library is there; nothing that is found in it is called.
+            unsafe { $library().get::<*const std::ffi::c_void>(name.as_bytes()) }.is_err()
+        };
+        $names.iter().copied().find(lacks)
     }};
 }
 pub(super) use first_missing;
