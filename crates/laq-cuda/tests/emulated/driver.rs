@@ -6,7 +6,7 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use laq_cuda::{Cuda, CudaBackend, Precision};
+use laq_cuda::{Argument, Cuda, CudaBackend, Device, Launch, Precision};
 use laq_models::Batch;
 use laq_solvers::Method;
 use laq_tensor::{Backend, BackendError, conformance};
@@ -234,5 +234,81 @@ fn a_device_without_room_is_told() {
     });
     for ended in ended.into_iter().flatten() {
         ended.is_clean();
+    }
+}
+
+/// What NVIDIA's libraries punish, the imitation does too, and writes it down.
+#[test]
+fn the_imitation_is_strict() {
+    let ended = on_the_imitation("the_imitation_is_strict", &[&[]], || {
+        let gpu = Cuda::open(0, Precision::Float32, None).unwrap();
+        let mut memory = gpu.allocate(16).unwrap();
+        let launch = |address: u64, grid, count: usize| {
+            let arguments: [Argument; 3] = [address.into(), 4u64.into(), 0.0f32.into()];
+            // SAFETY: the imitation looks at all of it.
+            unsafe {
+                gpu.launch(&Launch {
+                    kernel: "relu",
+                    grid,
+                    block: [32, 1, 1],
+                    arguments: &arguments[..count],
+                })
+            }
+        };
+        let address = gpu.address(&memory);
+        launch(address, [1, 1, 1], 2).unwrap();
+        for (grid, arguments) in [
+            ([1, 65_536, 1], 2),
+            ([0, 1, 1], 2),
+            ([1, 1, 1], 1),
+            ([1, 1, 1], 3),
+        ] {
+            assert!(launch(address, grid, arguments).is_err());
+        }
+        // Each of these spoils a recording.
+        gpu.begin_graph().unwrap();
+        assert!(gpu.allocate(16).is_err());
+        assert!(gpu.end_graph().is_err());
+        gpu.begin_graph().unwrap();
+        assert!(gpu.upload(&[0; 16], 0, &mut memory).is_err());
+        assert!(gpu.end_graph().is_err());
+        gpu.begin_graph().unwrap();
+        assert!(gpu.download(&memory, &mut [0; 16]).is_err());
+        assert!(gpu.end_graph().is_err());
+        gpu.begin_graph().unwrap();
+        launch(address, [1, 1, 1], 2).unwrap();
+        let mut graph = gpu.end_graph().unwrap();
+        // Memory is given back behind what was asked for before, and what comes later is told when somebody waits.
+        launch(address, [1, 1, 1], 2).unwrap();
+        let mut other = gpu.allocate(16).unwrap();
+        gpu.upload(&[1; 16], 0, &mut other).unwrap();
+        drop(memory);
+        let mut bytes = [0; 16];
+        gpu.download(&other, &mut bytes).unwrap();
+        assert_eq!(bytes, [1; 16]);
+        // SAFETY: the imitation looks at all of it.
+        unsafe { gpu.replay(&mut graph).unwrap() };
+        let message = gpu.download(&other, &mut bytes).unwrap_err().to_string();
+        assert!(message.contains("an illegal memory access"), "{message}");
+        assert!(gpu.allocate(16).is_err());
+    });
+    for ended in ended.into_iter().flatten() {
+        let said = String::from_utf8_lossy(&ended.output.stderr);
+        assert!(ended.output.status.success(), "{said}");
+        let mistakes = (ended.report.lines()).filter_map(|line| line.strip_prefix("mistake "));
+        assert_eq!(
+            mistakes.collect::<Vec<_>>(),
+            [
+                "cuLaunchKernel: relu has a grid that no device takes",
+                "cuLaunchKernel: relu has a grid that no device takes",
+                "cuLaunchKernel: relu takes more arguments",
+                "cuLaunchKernel: relu takes fewer arguments",
+                "cuMemAllocAsync: not while a stream records",
+                "cuMemcpyHtoDAsync: not while a stream records",
+                "cuMemcpyDtoHAsync: not while a stream records",
+                "cuStreamSynchronize: not while a stream records",
+                "in a stream: argument 0 of relu is not in memory that lives",
+            ]
+        );
     }
 }
