@@ -245,7 +245,11 @@ pub enum RunError {
     /// A step could not be done; no weight was changed by it.
     #[error(
         "stopped in epoch {epoch} after {step} of its steps, at a learning rate of {learning_rate:?}: {source}; {kept} is \
-         the last good checkpoint and stays as it is, and another --run-dir is the place for another experiment"
+         the last good checkpoint and stays as it is, and {}",
+        match source.as_ref() {
+            ModelError::Backend(_) => "--resume goes on from it once the device works again, or elsewhere with another --device",
+            _ => "another --run-dir is the place for another experiment",
+        }
     )]
     Step {
         /// The epoch.

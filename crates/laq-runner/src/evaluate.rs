@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use laq_datasets::{Alphabet, Sequences, Split};
+use laq_models::ModelError;
 use serde::Serialize;
 
 use crate::RunError;
@@ -175,9 +176,13 @@ pub fn evaluate(
             progress(batch, all);
             true
         })
-        .map_err(|source| RunError::Evaluation {
-            checkpoint: checkpoint.clone(),
-            source,
+        .map_err(|source| match source {
+            // Another checkpoint would not help.
+            ModelError::Backend(error) => RunError::Device(error),
+            source => RunError::Evaluation {
+                checkpoint: checkpoint.clone(),
+                source,
+            },
         })
     })?;
     let score = score.expect("every batch was let through");

@@ -595,10 +595,7 @@ impl Run<'_> {
     }
 
     fn checkpoint(&mut self) -> Result<Vec<u8>, RunError> {
-        let network = self
-            .network
-            .save()
-            .map_err(|error| RunError::Internal(error.to_string()))?;
+        let network = self.network.save().map_err(|error| self.failed(error))?;
         let run = RunState {
             key: key(self.experiment),
             training_version: TRAINING_VERSION,

@@ -1108,6 +1108,7 @@ impl Session {
             .collect();
         let mut child = std::process::Command::new(words[0])
             .current_dir(lab.folder.path())
+            .env("CUDA_VISIBLE_DEVICES", "")
             .args(&words[1..])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

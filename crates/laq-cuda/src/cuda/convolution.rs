@@ -8,12 +8,13 @@ use cudarc::cudnn::{CudnnError, result as cudnn, sys};
 use cudarc::driver::CudaStream;
 use laq_tensor::{BackendError, ConvolutionShape};
 
+use super::probe::{CUDNN, first_missing, incomplete};
 use super::{Memory, allocate};
 use crate::Precision;
 use crate::device::Pass;
 
-/// The oldest version whose functions are used as they are here.
-const OLDEST_VERSION: usize = 8000;
+/// The oldest version whose functions and results are those that are used here: 9.0.
+const OLDEST_VERSION: usize = 90_000;
 /// Algorithms that ask for more room are left out.
 const MOST_WORKSPACE: usize = 512 << 20;
 /// Algorithms that cuDNN is asked to rank.
@@ -59,13 +60,18 @@ pub(super) fn version() -> Result<String, String> {
                 .to_owned(),
         );
     }
+    if let Some(missing) = first_missing!(sys::culib, CUDNN) {
+        return Err(incomplete("libcudnn", missing));
+    }
     let version = cudnn::get_version();
     if version < OLDEST_VERSION {
         return Err(format!(
-            "cuDNN {version} is too old, expected {OLDEST_VERSION} or later"
+            "cuDNN of version {version} is too old, expected {OLDEST_VERSION} (9.0) or later, so convolutions are done by \
+             cuBLAS"
         ));
     }
-    Ok(version.to_string())
+    let (major, minor, patch) = (version / 10_000, version / 100 % 100, version % 100);
+    Ok(format!("{major}.{minor}.{patch}"))
 }
 
 /// A convolution of one shape: what cuDNN calls it, how it is done, and in which room.
@@ -157,7 +163,7 @@ impl Description {
 
 /// The first algorithm that works, gives the same bits every time, and is content with the room; with that room.
 macro_rules! first_algorithm {
-    ($ask:path, $performance:ty, $($operand:expr),+) => {{
+    ($ask:path, $ask_room:path, $performance:ty, $($operand:expr),+) => {{
         let mut found = [std::mem::MaybeUninit::<$performance>::uninit(); MOST_ALGORITHMS];
         let mut count = 0;
         // SAFETY: the descriptors live, and there is room for as many answers as are asked for.
@@ -165,12 +171,16 @@ macro_rules! first_algorithm {
         let answers = found.iter().take(usize::try_from(count).unwrap_or(0));
         // SAFETY: so many answers were given.
         answers.map(|answer| unsafe { answer.assume_init() })
-            .find(|answer| {
+            .filter(|answer| {
                 answer.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
                     && answer.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
-                    && answer.memory <= MOST_WORKSPACE
             })
-            .map(|answer| (answer.algo, answer.memory))
+            .find_map(|answer| {
+                // The answer may be about another kind of mathematics than the descriptor's, which needs another room.
+                // SAFETY: the descriptors live.
+                let room = unsafe { $ask_room($($operand),+, answer.algo) }.ok()?;
+                (room <= MOST_WORKSPACE).then_some((answer.algo, room))
+            })
     }};
 }
 
@@ -234,6 +244,7 @@ impl Cudnn {
         let (x, y, w, how) = (input.0, output.0, filter.0, convolution.0);
         let forward = first_algorithm!(
             cudnn::get_convolution_forward_algorithm,
+            cudnn::get_convolution_forward_workspace_size,
             sys::cudnnConvolutionFwdAlgoPerf_t,
             self.handle,
             x,
@@ -243,6 +254,7 @@ impl Cudnn {
         );
         let backward_data = first_algorithm!(
             cudnn::get_convolution_backward_data_algorithm,
+            cudnn::get_convolution_backward_data_workspace_size,
             sys::cudnnConvolutionBwdDataAlgoPerf_t,
             self.handle,
             w,
@@ -252,6 +264,7 @@ impl Cudnn {
         );
         let backward_filter = first_algorithm!(
             cudnn::get_convolution_backward_filter_algorithm,
+            cudnn::get_convolution_backward_filter_workspace_size,
             sys::cudnnConvolutionBwdFilterAlgoPerf_t,
             self.handle,
             x,

@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::cublas::{CudaBlas, result as blas, sys as blas_sys};
+use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{CudaContext, CudaFunction, CudaGraph, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 use laq_tensor::{BackendError, ConvolutionShape};
@@ -29,17 +29,43 @@ use crate::{MemoryFound, Precision, program};
 /// What cuBLAS works in; it is given once, so that recordings find it where it was.
 const WORKSPACE: usize = 32 << 20;
 
-/// A GPU.
+/// A GPU. What is in its context goes first, in this order, and the context last.
 pub struct Cuda {
     name: String,
     precision: Precision,
-    context: Arc<CudaContext>,
-    stream: Arc<CudaStream>,
-    functions: HashMap<String, CudaFunction>,
-    blas: CudaBlas,
-    workspace: Memory,
     /// None where convolutions are done by products.
     cudnn: Option<Mutex<Cudnn>>,
+    blas: Blas,
+    /// What cuBLAS works in.
+    _workspace: Memory,
+    functions: HashMap<String, CudaFunction>,
+    stream: Arc<CudaStream>,
+    context: Arc<CudaContext>,
+}
+
+/// cuBLAS on one stream.
+struct Blas(blas_sys::cublasHandle_t);
+
+// SAFETY: cuBLAS lets a handle go from thread to thread, and threads take turns with it.
+unsafe impl Send for Blas {}
+// SAFETY: as above.
+unsafe impl Sync for Blas {}
+
+impl Blas {
+    fn new(stream: &CudaStream) -> Result<Self, blas::CublasError> {
+        let blas = Blas(blas::create_handle()?);
+        // SAFETY: handle and stream are those of this device.
+        unsafe { blas::set_stream(blas.0, stream.cu_stream().cast())? };
+        Ok(blas)
+    }
+}
+
+impl Drop for Blas {
+    fn drop(&mut self) {
+        // SAFETY: the handle was made by `new`, and is not used any more. A device that has gone gives an error, which
+        // changes nothing.
+        let _ = unsafe { blas::destroy_handle(self.0) };
+    }
 }
 
 /// The environment variable that keeps cuDNN out, by the value `off`.
@@ -148,16 +174,12 @@ impl Cuda {
                 .map_err(|error| failed(kernel, error))?;
             functions.insert(kernel.to_owned(), function);
         }
-        let blas = CudaBlas::new(stream.clone())
+        let blas = Blas::new(&stream)
             .map_err(|error| refused(format!("cuBLAS does not start: {error:?}")))?;
         let workspace = allocate(&name, &stream, WORKSPACE)?;
         // SAFETY: the memory lives as long as the handle, and has this size.
         let set = unsafe {
-            blas_sys::cublasSetWorkspace_v2(
-                *blas.handle(),
-                workspace.address as *mut c_void,
-                WORKSPACE,
-            )
+            blas_sys::cublasSetWorkspace_v2(blas.0, workspace.address as *mut c_void, WORKSPACE)
         };
         set.result()
             .map_err(|error| refused(format!("cuBLAS takes no workspace: {error:?}")))?;
@@ -170,12 +192,12 @@ impl Cuda {
         Ok(Cuda {
             name,
             precision,
-            context,
-            stream,
-            functions,
-            blas,
-            workspace,
             cudnn,
+            blas,
+            _workspace: workspace,
+            functions,
+            stream,
+            context,
         })
     }
 
@@ -368,7 +390,7 @@ impl Device for Cuda {
         // returns.
         let multiplied = unsafe {
             blas::gemm_ex(
-                *self.blas.handle(),
+                self.blas.0,
                 of_b,
                 of_a,
                 n as i32,
@@ -443,7 +465,9 @@ impl Device for Cuda {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        // cuBLAS may still work in its workspace, whose memory is given back in the stream's order.
-        let _ = (self.stream.synchronize(), &self.workspace);
+        // Libraries may still work in what is given back now, and their handles are given back in the thread's context. An
+        // error that was kept from before is told first, and keeps the thread from its context.
+        let waited = self.stream.synchronize();
+        let _ = waited.or_else(|_| self.stream.synchronize());
     }
 }

@@ -10,6 +10,107 @@ const MISSING_CUBLAS: &str = "libcublas is not there; it comes with the CUDA too
      nvidia-cublas` (put its folder on LD_LIBRARY_PATH)";
 const MISSING_DRIVER: &str = "libcuda is not there; it comes with NVIDIA's driver";
 
+/// What is called of the driver.
+const DRIVER: [&str; 34] = [
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuGetErrorString",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphUpload",
+    "cuInit",
+    "cuLaunchKernel",
+    "cuMemAllocAsync",
+    "cuMemAlloc_v2",
+    "cuMemFreeAsync",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamSynchronize",
+];
+/// What is called of cuBLAS.
+const CUBLAS: [&str; 6] = [
+    "cublasCreate_v2",
+    "cublasDestroy_v2",
+    "cublasGemmEx",
+    "cublasGetProperty",
+    "cublasSetStream_v2",
+    "cublasSetWorkspace_v2",
+];
+/// What is called of NVRTC.
+const NVRTC: [&str; 8] = [
+    "nvrtcCompileProgram",
+    "nvrtcCreateProgram",
+    "nvrtcDestroyProgram",
+    "nvrtcGetCUBIN",
+    "nvrtcGetCUBINSize",
+    "nvrtcGetProgramLog",
+    "nvrtcGetProgramLogSize",
+    "nvrtcVersion",
+];
+/// What is called of cuDNN.
+pub(super) const CUDNN: [&str; 23] = [
+    "cudnnConvolutionBackwardData",
+    "cudnnConvolutionBackwardFilter",
+    "cudnnConvolutionForward",
+    "cudnnCreate",
+    "cudnnCreateConvolutionDescriptor",
+    "cudnnCreateFilterDescriptor",
+    "cudnnCreateTensorDescriptor",
+    "cudnnDestroy",
+    "cudnnDestroyConvolutionDescriptor",
+    "cudnnDestroyFilterDescriptor",
+    "cudnnDestroyTensorDescriptor",
+    "cudnnGetConvolutionBackwardDataAlgorithm_v7",
+    "cudnnGetConvolutionBackwardDataWorkspaceSize",
+    "cudnnGetConvolutionBackwardFilterAlgorithm_v7",
+    "cudnnGetConvolutionBackwardFilterWorkspaceSize",
+    "cudnnGetConvolutionForwardAlgorithm_v7",
+    "cudnnGetConvolutionForwardWorkspaceSize",
+    "cudnnGetVersion",
+    "cudnnSetConvolution2dDescriptor",
+    "cudnnSetConvolutionMathType",
+    "cudnnSetFilter4dDescriptor",
+    "cudnnSetStream",
+    "cudnnSetTensor4dDescriptor",
+];
+
+/// The first function that a library, of which it is known that it is there, does not have. To call it would be a panic.
+macro_rules! first_missing {
+    ($library:path, $names:expr) => {{
+        let lacks = |name: &&str| {
+            // SAFETY: the library is there; nothing that is found in it is called.
+            unsafe { $library().get::<*const std::ffi::c_void>(name.as_bytes()) }.is_err()
+        };
+        $names.iter().copied().find(lacks)
+    }};
+}
+pub(super) use first_missing;
+
+/// What is said of a library that has not all that is called.
+pub(super) fn incomplete(library: &str, missing: &str) -> String {
+    format!("{library} has no function {missing}: it is too old, or no such library; update it")
+}
+
 /// Looks for driver, libraries and GPUs.
 pub fn probe() -> Probe {
     let mut devices = Vec::new();
@@ -31,6 +132,9 @@ fn driver(devices: &mut Vec<DeviceFound>) -> Result<String, String> {
     // SAFETY: loading the library does nothing else.
     if !unsafe { sys::is_culib_present() } {
         return Err(MISSING_DRIVER.to_owned());
+    }
+    if let Some(missing) = first_missing!(sys::culib, DRIVER) {
+        return Err(incomplete("libcuda", missing));
     }
     result::init().map_err(|error| match error.0 {
         sys::CUresult::CUDA_ERROR_STUB_LIBRARY => {
@@ -99,6 +203,9 @@ fn cublas() -> Result<String, String> {
     if !unsafe { cudarc::cublas::sys::is_culib_present() } {
         return Err(MISSING_CUBLAS.to_owned());
     }
+    if let Some(missing) = first_missing!(cudarc::cublas::sys::culib, CUBLAS) {
+        return Err(incomplete("libcublas", missing));
+    }
     let part = |kind| {
         let mut value = 0;
         // SAFETY: the function writes one number.
@@ -117,10 +224,34 @@ fn nvrtc() -> Result<String, String> {
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
         return Err(MISSING_NVRTC.to_owned());
     }
+    if let Some(missing) = first_missing!(cudarc::nvrtc::sys::culib, NVRTC) {
+        return Err(incomplete("libnvrtc", missing));
+    }
     let (mut major, mut minor) = (0, 0);
     // SAFETY: the function writes two numbers.
     let got = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
     got.result()
         .map(|()| format!("{major}.{minor}"))
         .map_err(|error| format!("it does not tell its version: {error:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The imitation of the tests has what is called, and nothing else but a few words for debugging.
+    #[test]
+    fn all_that_is_called_is_looked_for() {
+        let imitation = include_str!("../../tests/emulated/emulator/driver.cpp");
+        let defined = imitation.lines().filter_map(|line| {
+            let words = line.strip_prefix("API ")?.split('(').next()?;
+            words.split(' ').next_back()
+        });
+        let others = ["launch_on_cpu", "cuCtxSynchronize", "cuGetErrorName"];
+        let mut defined: Vec<_> = defined.filter(|name| !others.contains(name)).collect();
+        let mut expected = [&DRIVER[..], &CUBLAS, &NVRTC, &CUDNN].concat();
+        defined.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(defined, expected);
+    }
 }

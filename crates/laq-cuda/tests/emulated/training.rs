@@ -2,7 +2,7 @@
 
 use crate::emulator::Emulator;
 use crate::emulator::device::Emulated;
-use laq_cuda::CudaBackend;
+use laq_cuda::{CudaBackend, Device};
 use laq_models::{
     AdamSettings, Batch, CharLstmSpec, Examples, FeedforwardSpec, ImageShape, ModelError,
     TextShape, Training,
@@ -22,13 +22,13 @@ fn backend(emulator: &'static Emulator) -> CudaBackend<Emulated> {
 }
 
 /// A small network of either kind, with inputs that are a formula.
-trait Network {
+pub(crate) trait Network {
     fn build<B: Backend + 'static>(&self, backend: B, method: &Method) -> Training<B>;
     fn begin<B: Backend + 'static>(&self, training: &mut Training<B>, number: usize, rate: f64);
     fn loss<B: Backend + 'static>(&self, training: &mut Training<B>, number: usize) -> f64;
 }
 
-struct Lstm;
+pub(crate) struct Lstm;
 
 impl Lstm {
     fn batch(number: usize) -> (Vec<u8>, Vec<u8>) {
@@ -66,10 +66,30 @@ impl Network for Lstm {
     }
 }
 
-struct Vgg;
+pub(crate) struct Vgg;
 
 impl Vgg {
-    fn batch(number: usize) -> (Vec<f32>, Vec<u8>) {
+    pub(crate) fn try_build<B: Backend + 'static>(
+        &self,
+        backend: B,
+        method: &Method,
+    ) -> Result<Training<B>, ModelError> {
+        let spec = FeedforwardSpec {
+            input: ImageShape {
+                height: 4,
+                width: 4,
+                channels: 2,
+            },
+            classes: 3,
+            filters: vec![5],
+            units: vec![8],
+            ..FeedforwardSpec::mnist()
+        };
+        let adam = AdamSettings::default();
+        Training::feedforward(backend, &spec, IMAGES, method, adam, 1)
+    }
+
+    pub(crate) fn batch(number: usize) -> (Vec<f32>, Vec<u8>) {
         let labels: Vec<u8> = (0..IMAGES).map(|i| ((i * 7 + number) % 3) as u8).collect();
         let pixels = (0..IMAGES * 32).map(|at| {
             let (image, place) = (at / 32, at % 32);
@@ -83,21 +103,8 @@ impl Vgg {
 
 impl Network for Vgg {
     fn build<B: Backend + 'static>(&self, backend: B, method: &Method) -> Training<B> {
-        let spec = FeedforwardSpec {
-            input: ImageShape {
-                height: 4,
-                width: 4,
-                channels: 2,
-            },
-            classes: 3,
-            filters: vec![5],
-            units: vec![8],
-            ..FeedforwardSpec::mnist()
-        };
-        let adam = AdamSettings::default();
-        Training::feedforward(backend, &spec, IMAGES, method, adam, 1).unwrap()
+        self.try_build(backend, method).unwrap()
     }
-
     fn begin<B: Backend + 'static>(&self, training: &mut Training<B>, number: usize, rate: f64) {
         let (pixels, labels) = Self::batch(number);
         training
@@ -112,7 +119,7 @@ impl Network for Vgg {
     }
 }
 
-fn steps<B: Backend + 'static>(
+pub(crate) fn steps<B: Backend + 'static>(
     network: &impl Network,
     training: &mut Training<B>,
     numbers: std::ops::Range<usize>,
@@ -123,9 +130,14 @@ fn steps<B: Backend + 'static>(
     training.report().unwrap().losses.to_vec()
 }
 
-fn as_on_the_cpu(network: &impl Network, id: &str, emulator: &'static Emulator) {
+/// Trains on the device and on the CPU, and takes checkpoints from one to the other; `backend` opens the device anew.
+pub(crate) fn as_on_the_cpu<D: Device + 'static>(
+    network: &impl Network,
+    id: &str,
+    backend: impl Fn() -> CudaBackend<D>,
+) {
     let method = Method::try_from(id).unwrap();
-    let mut on_device = network.build(backend(emulator), &method);
+    let mut on_device = network.build(backend(), &method);
     let mut on_cpu = network.build(CpuBackend::new().unwrap(), &method);
     // The first step is done as it is, the second is noted, the others repeat it; an evaluation solves for ŵ before the
     // step does, which is another recording.
@@ -154,7 +166,7 @@ fn as_on_the_cpu(network: &impl Network, id: &str, emulator: &'static Emulator) 
     // A checkpoint of either goes on at the other.
     let state = on_device.save().unwrap();
     on_cpu.load(&state).unwrap();
-    let mut again = network.build(backend(emulator), &method);
+    let mut again = network.build(backend(), &method);
     again.load(&on_cpu.save().unwrap()).unwrap();
     assert_eq!(again.save().unwrap(), state, "{id}");
     let losses = [&mut on_device, &mut again].map(|training| network.loss(training, 50));
@@ -173,7 +185,7 @@ fn as_on_the_cpu(network: &impl Network, id: &str, emulator: &'static Emulator) 
     // One that was stopped gives the bits of one that was not.
     let all = steps(network, &mut on_device, 12..18);
     let mut parts = steps(network, &mut again, 12..14);
-    let mut third = network.build(backend(emulator), &method);
+    let mut third = network.build(backend(), &method);
     third.load(&again.save().unwrap()).unwrap();
     parts.extend(steps(network, &mut third, 14..18));
     assert_eq!(all, parts, "{id}");
@@ -186,7 +198,7 @@ fn an_lstm_trains_as_on_the_cpu() {
         return;
     };
     for id in ["full", "lat-a", "lat2-e", "ttq", "dorefa-3"] {
-        as_on_the_cpu(&Lstm, id, emulator);
+        as_on_the_cpu(&Lstm, id, || backend(emulator));
     }
 }
 
@@ -196,7 +208,7 @@ fn a_vgg_trains_as_on_the_cpu() {
         return;
     };
     for id in ["full", "lat-e", "lat2-a", "laq-log-3"] {
-        as_on_the_cpu(&Vgg, id, emulator);
+        as_on_the_cpu(&Vgg, id, || backend(emulator));
     }
 }
 
@@ -305,7 +317,7 @@ fn a_device_without_room_is_told() {
 }
 
 /// Batches that are put together on the device give the bits of those that the host brings.
-fn held_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
+pub(crate) fn held_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
     let method = Method::try_from("lat-a").unwrap();
     let order: Vec<u32> = (0..3 * IMAGES as u32).map(|i| i * 5 % 18).collect();
     let sets: Vec<_> = (0..3).map(Vgg::batch).collect();

@@ -1,13 +1,11 @@
-//! Compiles all kernels for the CPU with the C++ compiler at hand, and launches them by name.
+//! All kernels on the CPU, launched by name.
 
 pub(crate) mod device;
+pub(crate) mod library;
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::process::Command;
 use std::sync::{Mutex, OnceLock};
-
-use laq_cuda::{KERNEL_SOURCES, kernels_in};
 
 type Launch = unsafe extern "C" fn(
     name: *const c_char,
@@ -32,70 +30,8 @@ impl Emulator {
     }
 
     fn new() -> Option<Self> {
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
-        if Command::new(&compiler).arg("--version").output().is_err() {
-            eprintln!("skipped: no C++ compiler ({compiler}; the variable CXX names another)");
-            return None;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let mut source = concat!(
-            "#include \"",
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/emulated/emulator/cuda_on_cpu.h\"\n"
-        )
-        .to_owned();
-        let mut table = String::new();
-        for (name, text) in KERNEL_SOURCES
-            .iter()
-            .filter(|(name, _)| name.ends_with(".cu"))
-        {
-            source += &format!(
-                "#include \"{}/kernels/{name}\"\n",
-                env!("CARGO_MANIFEST_DIR")
-            );
-            for kernel in kernels_in(text) {
-                table += &format!(
-                    "    if (!std::strcmp(name, \"{kernel}\")) {{ emulator::run_kernel({kernel}, g, b, arguments); return nullptr; }}\n"
-                );
-            }
-        }
-        source += &format!(
-            "extern \"C\" const char* launch_on_cpu(const char* name, const unsigned* grid, const unsigned* block, int backwards, void** arguments) {{\n\
-             emulator::backwards = backwards;\n\
-             static thread_local std::string message;\n\
-             const dim3 g{{grid[0], grid[1], grid[2]}}, b{{block[0], block[1], block[2]}};\n\
-             try {{\n{table}    message = std::string(\"there is no kernel \") + name;\n\
-             }} catch (const std::exception& error) {{ message = error.what(); }}\n\
-             return message.c_str();\n}}\n"
-        );
-        let (cpp, so) = (
-            folder.path().join("kernels.cpp"),
-            folder.path().join("kernels.so"),
-        );
-        std::fs::write(&cpp, source).unwrap();
-        // Without -ffp-contract=off, products and sums would be fused.
-        let output = Command::new(&compiler)
-            .args([
-                "-std=c++17",
-                "-O2",
-                "-fPIC",
-                "-shared",
-                "-ffp-contract=off",
-                "-Wall",
-                "-Werror",
-                "-o",
-            ])
-            .args([&so, &cpp])
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        // SAFETY: the library was made above, and does nothing when it is loaded.
-        let library = unsafe { libloading::Library::new(&so).unwrap() };
-        // The folder goes now; what is loaded stays.
+        // SAFETY: the library does nothing when it is loaded.
+        let library = unsafe { libloading::Library::new(library::library()?).unwrap() };
         Some(Self {
             library,
             launched: Mutex::default(),

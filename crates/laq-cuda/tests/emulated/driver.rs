@@ -1,0 +1,314 @@
+//! A GPU through cudarc, on the imitation of NVIDIA's libraries.
+//!
+//! The loader looks for libraries where `LD_LIBRARY_PATH` said when the process began. So every test here runs once more, in
+//! a process of its own.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use laq_cuda::{Argument, Cuda, CudaBackend, Device, Launch, Precision};
+use laq_models::Batch;
+use laq_solvers::Method;
+use laq_tensor::{Backend, BackendError, conformance};
+
+use crate::emulator::library::{install, library};
+use crate::training::{Lstm, Network, Vgg, as_on_the_cpu, held_as_brought, steps};
+
+/// Set in the process that does what a test is about.
+const INSIDE: &str = "LAQ_TEST_INSIDE";
+
+/// What such a process has left.
+struct Ended {
+    output: Output,
+    /// The imitation's report.
+    report: String,
+}
+
+impl Ended {
+    /// That all went well, nothing was done that NVIDIA's documentation forbids, and nothing was left.
+    fn is_clean(&self) -> &str {
+        let said = String::from_utf8_lossy(&self.output.stderr);
+        assert!(self.output.status.success(), "{said}\n{}", self.report);
+        let bad = |line: &&str| line.starts_with("mistake ") || line.starts_with("left ");
+        let bad: Vec<_> = self.report.lines().filter(bad).collect();
+        assert!(bad.is_empty() && !self.report.is_empty(), "{bad:#?}");
+        &self.report
+    }
+
+    fn count(&self, what: &str) -> u64 {
+        let mut lines = self.report.lines();
+        let found = lines.find_map(|line| line.strip_prefix(what)?.strip_prefix(' ')?.parse().ok());
+        found.unwrap_or(0)
+    }
+}
+
+/// Does `inside` in a process of its own, once for each of the settings; `test` is the test that this is called from.
+/// Within that process it does nothing else.
+fn on_the_imitation(
+    test: &str,
+    settings: &[&[(&str, &str)]],
+    inside: impl Fn(),
+) -> Option<Vec<Ended>> {
+    if std::env::var_os(INSIDE).is_some() {
+        inside();
+        return None;
+    }
+    let library = library()?;
+    let run = |settings: &&[(&str, &str)]| {
+        let folder = tempfile::tempdir().unwrap();
+        install(library, folder.path(), &[]);
+        let report = folder.path().join("report");
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([&format!("driver::{test}"), "--exact", "--nocapture"])
+            .env(INSIDE, "1")
+            .env("LD_LIBRARY_PATH", folder.path())
+            .env("FAKE_CUDA_REPORT", &report)
+            .env_remove("CUDA_VISIBLE_DEVICES")
+            .env_remove("LAQ_CUDNN")
+            .envs(settings.iter().copied())
+            .output()
+            .unwrap();
+        Ended {
+            output,
+            report: fs::read_to_string(report).unwrap_or_default(),
+        }
+    };
+    Some(settings.iter().map(run).collect())
+}
+
+fn opened(index: usize) -> CudaBackend<Cuda> {
+    CudaBackend::new(Cuda::open(index, Precision::Float32, None).unwrap())
+}
+
+#[test]
+fn the_backend_conforms() {
+    let settings: [&[_]; 2] = [&[], &[("LAQ_CUDNN", "off")]];
+    let ended = on_the_imitation("the_backend_conforms", &settings, || {
+        let backend = opened(0);
+        let without = std::env::var_os("LAQ_CUDNN").is_some();
+        assert_eq!(backend.describe().ends_with(", cuDNN)"), !without);
+        let checks = conformance::run(&backend).unwrap();
+        let failed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();
+        assert!(failed.is_empty(), "{failed:#?}");
+    });
+    for (ended, by_products) in ended.into_iter().flatten().zip([false, true]) {
+        ended.is_clean();
+        assert_eq!(ended.report.contains("launched neighbours"), by_products);
+    }
+}
+
+#[test]
+fn networks_train_as_on_the_cpu() {
+    let settings: [&[_]; 2] = [&[], &[("FAKE_CUDA_POOLS", "0"), ("LAQ_CUDNN", "off")]];
+    let ended = on_the_imitation("networks_train_as_on_the_cpu", &settings, || {
+        if std::env::var_os("LAQ_CUDNN").is_none() {
+            as_on_the_cpu(&Lstm, "ttq", || opened(0));
+            as_on_the_cpu(&Lstm, "lat2-e", || opened(0));
+            as_on_the_cpu(&Vgg, "full", || opened(0));
+            held_as_brought(|| opened(0));
+        }
+        as_on_the_cpu(&Vgg, "lat-a", || opened(0));
+    });
+    for ended in ended.into_iter().flatten() {
+        ended.is_clean();
+        let [graphs, replays] = ["graphs", "replays"].map(|what| ended.count(what));
+        assert!(graphs > 2 && replays > 3 * graphs, "{}", ended.report);
+    }
+}
+
+/// Factors with ten bits of mantissa give nearly the same losses, and not the same.
+#[test]
+fn tensor_cores_round() {
+    let ended = on_the_imitation("tensor_cores_round", &[&[]], || {
+        let method = Method::try_from("lat-a").unwrap();
+        let losses = |precision| {
+            let backend = CudaBackend::new(Cuda::open(0, precision, None).unwrap());
+            steps(&Vgg, &mut Vgg.build(backend, &method), 0..3)
+        };
+        let (rounded, exact) = (losses(Precision::Tf32), losses(Precision::Float32));
+        assert_ne!(rounded, exact);
+        for (a, b) in rounded.iter().zip(&exact) {
+            assert!((a - b).abs() < 0.02 * b, "{rounded:?}, {exact:?}");
+        }
+    });
+    for ended in ended.into_iter().flatten() {
+        ended.is_clean();
+    }
+}
+
+/// Devices of their own in several threads, and networks that go from thread to thread, to be used and dropped there.
+#[test]
+fn threads_and_devices() {
+    let settings: [&[_]; 1] = [&[("FAKE_CUDA_DEVICES", "2")]];
+    let ended = on_the_imitation("threads_and_devices", &settings, || {
+        let method = Method::try_from("lat-e").unwrap();
+        let expected = steps(&Lstm, &mut Lstm.build(opened(0), &method), 0..6);
+        std::thread::scope(|scope| {
+            for index in [0, 1, 0] {
+                let (method, expected) = (&method, &expected);
+                scope.spawn(move || {
+                    let mut training = Lstm.build(opened(index), method);
+                    let mut losses = steps(&Lstm, &mut training, 0..3);
+                    // The other thread has had another device before.
+                    let other = std::thread::spawn(move || {
+                        drop(opened(1 - index));
+                        losses.extend(steps(&Lstm, &mut training, 3..6));
+                        losses
+                    });
+                    assert_eq!(other.join().unwrap(), *expected);
+                });
+            }
+        });
+        let message = Cuda::open(2, Precision::Tf32, None)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("expected cuda:0 to cuda:1"), "{message}");
+    });
+    for ended in ended.into_iter().flatten() {
+        ended.is_clean();
+    }
+}
+
+/// Wherever a device goes away, be it in the middle of a recording, there is an error and no panic.
+#[test]
+fn a_device_that_goes_away_is_told() {
+    let places = ["3", "40", "200", "450", "900", "1500"];
+    let settings = places.map(|place| {
+        let failure = if place == "200" { "46" } else { "700" };
+        [
+            ("FAKE_CUDA_FAIL_AFTER", place),
+            ("FAKE_CUDA_FAILURE", failure),
+        ]
+    });
+    let settings = settings.each_ref().map(|pair| &pair[..]);
+    let ended = on_the_imitation("a_device_that_goes_away_is_told", &settings, || {
+        let method = Method::try_from("lat-a").unwrap();
+        let train = || -> Result<(), String> {
+            let device = Cuda::open(0, Precision::Tf32, None).map_err(|error| error.to_string())?;
+            let mut training = Vgg
+                .try_build(CudaBackend::new(device), &method)
+                .map_err(|error| error.to_string())?;
+            for number in 0..30 {
+                let (pixels, labels) = Vgg::batch(number);
+                let begun = training.begin_step(Batch::images(&pixels, &labels), 0.01);
+                begun.map_err(|error| error.to_string())?;
+                training.report().map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        };
+        let message = train().unwrap_err();
+        let words = ["an illegal memory access", "busy or unavailable"];
+        assert!(words.iter().any(|part| message.contains(part)), "{message}");
+        // Nothing can be done with the device any more, and what is asked gives an error.
+        let again = Cuda::open(0, Precision::Tf32, None);
+        assert!(
+            matches!(again, Err(BackendError::Device { .. })),
+            "{again:?}"
+        );
+    });
+    for ended in ended.into_iter().flatten() {
+        ended.is_clean();
+    }
+}
+
+#[test]
+fn a_device_without_room_is_told() {
+    let settings = ["1000000", "33600000", "33700000", "34500000"];
+    let settings = settings.map(|bytes| [("FAKE_CUDA_MEMORY", bytes)]);
+    let settings = settings.each_ref().map(|pair| &pair[..]);
+    let ended = on_the_imitation("a_device_without_room_is_told", &settings, || {
+        let built = Cuda::open(0, Precision::Tf32, None).map_err(|error| error.to_string());
+        let built = built.and_then(|device| {
+            let spec = laq_models::CharLstmSpec::paper(200);
+            let text = laq_models::TextShape {
+                length: 5,
+                batch: 4,
+            };
+            let method = Method::try_from("lat-e").unwrap();
+            let (backend, adam) = (CudaBackend::new(device), Default::default());
+            let built = laq_models::Training::char_lstm(backend, &spec, text, &method, adam, 1);
+            built.map(drop).map_err(|error| error.to_string())
+        });
+        let message = built.unwrap_err();
+        assert!(message.contains("has no room for"), "{message}");
+    });
+    for ended in ended.into_iter().flatten() {
+        ended.is_clean();
+    }
+}
+
+/// What NVIDIA's libraries punish, the imitation does too, and writes it down.
+#[test]
+fn the_imitation_is_strict() {
+    let ended = on_the_imitation("the_imitation_is_strict", &[&[]], || {
+        let gpu = Cuda::open(0, Precision::Float32, None).unwrap();
+        let mut memory = gpu.allocate(16).unwrap();
+        let launch = |address: u64, grid, count: usize| {
+            let arguments: [Argument; 3] = [address.into(), 4u64.into(), 0.0f32.into()];
+            // SAFETY: the imitation looks at all of it.
+            unsafe {
+                gpu.launch(&Launch {
+                    kernel: "relu",
+                    grid,
+                    block: [32, 1, 1],
+                    arguments: &arguments[..count],
+                })
+            }
+        };
+        let address = gpu.address(&memory);
+        launch(address, [1, 1, 1], 2).unwrap();
+        for (grid, arguments) in [
+            ([1, 65_536, 1], 2),
+            ([0, 1, 1], 2),
+            ([1, 1, 1], 1),
+            ([1, 1, 1], 3),
+        ] {
+            assert!(launch(address, grid, arguments).is_err());
+        }
+        // Each of these spoils a recording.
+        gpu.begin_graph().unwrap();
+        assert!(gpu.allocate(16).is_err());
+        assert!(gpu.end_graph().is_err());
+        gpu.begin_graph().unwrap();
+        assert!(gpu.upload(&[0; 16], 0, &mut memory).is_err());
+        assert!(gpu.end_graph().is_err());
+        gpu.begin_graph().unwrap();
+        assert!(gpu.download(&memory, &mut [0; 16]).is_err());
+        assert!(gpu.end_graph().is_err());
+        gpu.begin_graph().unwrap();
+        launch(address, [1, 1, 1], 2).unwrap();
+        let mut graph = gpu.end_graph().unwrap();
+        // Memory is given back behind what was asked for before, and what comes later is told when somebody waits.
+        launch(address, [1, 1, 1], 2).unwrap();
+        let mut other = gpu.allocate(16).unwrap();
+        gpu.upload(&[1; 16], 0, &mut other).unwrap();
+        drop(memory);
+        let mut bytes = [0; 16];
+        gpu.download(&other, &mut bytes).unwrap();
+        assert_eq!(bytes, [1; 16]);
+        // SAFETY: the imitation looks at all of it.
+        unsafe { gpu.replay(&mut graph).unwrap() };
+        let message = gpu.download(&other, &mut bytes).unwrap_err().to_string();
+        assert!(message.contains("an illegal memory access"), "{message}");
+        assert!(gpu.allocate(16).is_err());
+    });
+    for ended in ended.into_iter().flatten() {
+        let said = String::from_utf8_lossy(&ended.output.stderr);
+        assert!(ended.output.status.success(), "{said}");
+        let mistakes = (ended.report.lines()).filter_map(|line| line.strip_prefix("mistake "));
+        assert_eq!(
+            mistakes.collect::<Vec<_>>(),
+            [
+                "cuLaunchKernel: relu has a grid that no device takes",
+                "cuLaunchKernel: relu has a grid that no device takes",
+                "cuLaunchKernel: relu takes more arguments",
+                "cuLaunchKernel: relu takes fewer arguments",
+                "cuMemAllocAsync: not while a stream records",
+                "cuMemcpyHtoDAsync: not while a stream records",
+                "cuMemcpyDtoHAsync: not while a stream records",
+                "cuStreamSynchronize: not while a stream records",
+                "in a stream: argument 0 of relu is not in memory that lives",
+            ]
+        );
+    }
+}

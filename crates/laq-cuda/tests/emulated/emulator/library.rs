@@ -1,0 +1,105 @@
+//! The library that stands for NVIDIA's: all kernels behind `cuda_on_cpu.h` and `driver.cpp` around them, compiled by the C++
+//! compiler at hand.
+
+// It is part of several test programs, and none uses everything here.
+#![allow(dead_code)]
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use laq_cuda::{KERNEL_SOURCES, kernels_in};
+
+/// NVIDIA's libraries, as their files are named.
+pub(crate) const LIBRARIES: [&str; 4] = ["cuda", "cublas", "nvrtc", "cudnn"];
+
+/// The compiled library; `None`, with a word about it, where there is no C++ compiler. It is kept with the build, under a name
+/// that holds all of its sources.
+pub(crate) fn library() -> Option<&'static Path> {
+    static ONE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    ONE.get_or_init(build).as_deref()
+}
+
+fn build() -> Option<PathBuf> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
+    let Ok(version) = Command::new(&compiler).arg("--version").output() else {
+        eprintln!("skipped: no C++ compiler ({compiler}; the variable CXX names another)");
+        return None;
+    };
+    // The tests of other crates build it too.
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../laq-cuda");
+    let own = own.canonicalize().expect("the crate of the kernels");
+    let emulator = own.join("tests/emulated/emulator");
+    let include = |path: PathBuf| format!("#include \"{}\"\n", path.display());
+    let (mut source, mut list) = (include(emulator.join("cuda_on_cpu.h")), String::new());
+    let kernels = KERNEL_SOURCES.iter();
+    for (name, text) in kernels.filter(|(name, _)| name.ends_with(".cu")) {
+        source += &include(own.join("kernels").join(name));
+        list.extend(kernels_in(text).map(|kernel| format!(" KERNEL({kernel})")));
+    }
+    source += &format!("#define EACH_KERNEL(KERNEL){list}\n");
+    source += &include(emulator.join("driver.cpp"));
+    // Without -ffp-contract=off, products and sums would be fused. What is loaded once stays.
+    let options = [
+        "-std=c++17",
+        "-O2",
+        "-fPIC",
+        "-shared",
+        "-pthread",
+        "-ffp-contract=off",
+        "-fvisibility=hidden",
+        "-Wl,-z,nodelete",
+        "-Wall",
+        "-Werror",
+    ];
+    let mut hasher = DefaultHasher::new();
+    (&source, options, KERNEL_SOURCES, version.stdout).hash(&mut hasher);
+    for file in ["cuda_on_cpu.h", "driver.cpp"] {
+        fs::read(emulator.join(file))
+            .expect("a source")
+            .hash(&mut hasher);
+    }
+    let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let library = place.join(format!("gpu-on-cpu-{:016x}.so", hasher.finish()));
+    if library.is_file() {
+        return Some(library);
+    }
+    let folder = tempfile::tempdir_in(place).expect("a folder");
+    let [cpp, so] = ["gpu.cpp", "gpu.so"].map(|name| folder.path().join(name));
+    fs::write(&cpp, source).expect("a source");
+    let output = Command::new(&compiler)
+        .args(options)
+        .arg("-o")
+        .args([&so, &cpp])
+        .output()
+        .expect("the compiler runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    fs::rename(so, &library).expect("the library");
+    Some(library)
+}
+
+/// Makes of a folder one for `LD_LIBRARY_PATH`: with NVIDIA's libraries but for those in `without`. In the place of these are
+/// files that are no libraries, so that others that the system has are not found either.
+#[cfg(target_os = "linux")]
+pub(crate) fn install(library: &Path, folder: &Path, without: &[&str]) {
+    for name in LIBRARIES {
+        if without.contains(&name) {
+            spoil(folder, name);
+        } else {
+            let link = folder.join(format!("lib{name}.so"));
+            std::os::unix::fs::symlink(library, link).expect("a link");
+        }
+    }
+}
+
+/// Files that are no libraries, under all names that one may have.
+fn spoil(folder: &Path, name: &str) {
+    let versions = ["", ".13", ".12", ".11", ".10", ".9", ".1"];
+    for version in versions {
+        let path = folder.join(format!("lib{name}.so{version}"));
+        fs::write(path, "no library").expect("a file");
+    }
+}

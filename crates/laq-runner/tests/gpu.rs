@@ -1,0 +1,423 @@
+//! The `laq` binary on a GPU, which is an imitation of NVIDIA's libraries: `driver.cpp` of `laq-cuda`'s tests.
+#![cfg(target_os = "linux")]
+
+mod common;
+#[path = "../../laq-cuda/tests/emulated/emulator/library.rs"]
+mod library;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Output;
+
+use assert_cmd::Command;
+use assert_cmd::cargo::cargo_bin;
+use common::{Lab, run_bits};
+use laq_runner::record::Status;
+use laq_runner::run_folder::read_summary;
+use laq_runner::train::Event;
+use library::{install, library};
+use serde_json::Value;
+
+/// A folder for runs, and a machine with an imitation of a GPU.
+struct Machine {
+    lab: Lab,
+    libraries: PathBuf,
+    settings: Vec<(&'static str, &'static str)>,
+}
+
+/// What a command has left.
+struct Ended {
+    output: Output,
+    /// The imitation's report.
+    report: String,
+}
+
+impl Ended {
+    fn said(&self) -> String {
+        let [out, err] = [&self.output.stdout, &self.output.stderr].map(|said| said.clone());
+        String::from_utf8([out, err].concat()).expect("text")
+    }
+
+    /// What it has said, of a command that must have done its work, as NVIDIA's documentation asks for, and have left nothing.
+    fn good(&self) -> String {
+        let said = self.said();
+        assert_eq!(self.output.status.code(), Some(0), "{said}{}", self.report);
+        self.is_clean();
+        said
+    }
+
+    fn is_clean(&self) {
+        let bad = |line: &str| line.starts_with("mistake ") || line.starts_with("left ");
+        assert!(!self.report.lines().any(bad), "{}", self.report);
+    }
+
+    /// A command that must end with exit code 1 and a message in which all of `parts` are.
+    fn bad(&self, parts: &[&str]) {
+        let said = self.said();
+        assert_eq!(self.output.status.code(), Some(1), "{said}{}", self.report);
+        for word in ["panicked", "a mistake in this program"] {
+            assert!(!said.contains(word), "{said}");
+        }
+        let message = said.lines().skip_while(|line| !line.starts_with("error: "));
+        let message: String = message.flat_map(|line| [line, "\n"]).collect();
+        for part in parts {
+            assert!(message.contains(part), "{part:?} is not in {said:?}");
+        }
+        self.is_clean();
+    }
+
+    fn count(&self, what: &str) -> u64 {
+        let mut lines = self.report.lines();
+        let found = lines.find_map(|line| line.strip_prefix(what)?.strip_prefix(' ')?.parse().ok());
+        found.unwrap_or(0)
+    }
+}
+
+impl Machine {
+    /// `None`, with a word about it, where there is no C++ compiler.
+    fn new() -> Option<Self> {
+        Self::without(&[])
+    }
+
+    /// One that lacks some of NVIDIA's libraries.
+    fn without(missing: &[&str]) -> Option<Self> {
+        let lab = Lab::new();
+        let libraries = lab.path("nvidia");
+        fs::create_dir(&libraries).expect("a folder");
+        install(library()?, &libraries, missing);
+        Some(Self {
+            lab,
+            libraries,
+            settings: Vec::new(),
+        })
+    }
+
+    /// The same machine with other settings of the imitation.
+    fn with(mut self, settings: &[(&'static str, &'static str)]) -> Self {
+        self.settings = settings.to_vec();
+        self
+    }
+
+    fn laq(&self, arguments: &[&str]) -> Ended {
+        let report = self.lab.path("report");
+        let _ = fs::remove_file(&report);
+        let output = Command::new(cargo_bin!("laq"))
+            .current_dir(self.lab.folder.path())
+            .env_remove("CUDA_VISIBLE_DEVICES")
+            .env_remove("LAQ_CUDNN")
+            .env("LD_LIBRARY_PATH", &self.libraries)
+            .env("LAQ_CACHE_DIR", self.lab.path("cache"))
+            .env("FAKE_CUDA_REPORT", &report)
+            .envs(self.settings.iter().copied())
+            .args(arguments)
+            .output()
+            .expect("laq runs");
+        Ended {
+            output,
+            report: fs::read_to_string(report).unwrap_or_default(),
+        }
+    }
+
+    /// Trains `tiny.toml` in the run folder `run`.
+    fn train(&self, run: &str, more: &[&str]) -> Ended {
+        self.laq(&[&["train", "tiny.toml", "--run-dir", run], more].concat())
+    }
+}
+
+fn on(device: &str) -> [&str; 2] {
+    ["--device", device]
+}
+
+#[test]
+fn the_doctor_lists_what_there_is() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let machine = machine.with(&[("FAKE_CUDA_DEVICES", "2"), ("FAKE_CUDA_DRIVER", "12040")]);
+    let said = machine.laq(&["doctor"]).good();
+    for line in [
+        "CUDA       driver   CUDA 12.4",
+        "CUDA       cuBLAS   13.1",
+        "CUDA       NVRTC    13.1",
+        "CUDA       cuDNN    9.10.2",
+        "CUDA       cuda:0   Imitation GPU, 2.1 GB, compute capability 9.0",
+        "CUDA       cuda:1   Imitation GPU, 2.1 GB, compute capability 9.0",
+        "device     cuda:0 (--device takes another)",
+    ] {
+        assert!(said.lines().any(|found| found == line), "{line}: {said}");
+    }
+}
+
+#[test]
+fn runs_are_trained_and_evaluated() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.lab.file("lat-a", "comparison.every = 5");
+    let first = machine.train("a", &on("cuda:0"));
+    let said = first.good();
+    assert!(said.contains("cuda (Imitation GPU, TF32, cuDNN)"), "{said}");
+    assert!(first.count("compiled") == 1 && first.count("replays") >= 10);
+    let summary = read_summary(&machine.lab.path("a")).expect("a summary");
+    assert_eq!((summary.status, summary.epochs_done), (Status::Finished, 3));
+    assert_eq!(summary.kernel, "cuda (Imitation GPU, TF32, cuDNN)");
+    // The same bits, with the kernels that were kept.
+    let second = machine.train("b", &on("auto"));
+    assert!(second.good().contains("there is a GPU"));
+    assert!(second.count("compiled") == 0 && second.count("replays") >= 10);
+    let bits = |run: &str| run_bits(&machine.lab, run);
+    assert_eq!(bits("a"), bits("b"));
+    // Kept kernels that are damaged are not taken.
+    for file in fs::read_dir(machine.lab.path("cache")).expect("a folder") {
+        fs::write(file.expect("a file").path(), "no kernels").expect("a file");
+    }
+    let evaluated = |device: &str| {
+        let ended = machine.laq(&[&["eval", "a", "--json"][..], &on(device)].concat());
+        let found: Value = serde_json::from_str(&ended.good()).expect("JSON");
+        (
+            ended.count("compiled"),
+            found["loss"].as_f64().expect("a loss"),
+        )
+    };
+    let (compiled, on_gpu) = evaluated("cuda:0");
+    assert_eq!((compiled, Some(on_gpu)), (1, summary.test_loss));
+    let (_, on_cpu) = evaluated("cpu");
+    assert!((on_gpu - on_cpu).abs() < 1e-2, "{on_gpu}, {on_cpu}");
+    let machine = machine.with(&[("FAKE_CUDA_FAIL_AFTER", "70")]);
+    let gone = machine.laq(&[&["eval", "a"][..], &on("cuda:0")].concat());
+    gone.bad(&["an illegal memory access", "--device cpu"]);
+    let machine = machine.with(&[]);
+    let estimate = [&["estimate", "tiny.toml"][..], &on("cuda:0")].concat();
+    assert!(machine.laq(&estimate).good().contains("15 steps"));
+}
+
+#[test]
+fn images_are_trained_with_and_without_cudnn() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.lab.digits("lat2-a", "train.epochs = 1");
+    let train = |machine: &Machine, run: &str| {
+        let arguments = ["train", "digits.toml", "--run-dir", run, "--device", "cuda"];
+        machine.laq(&arguments)
+    };
+    let with = train(&machine, "with");
+    assert!(with.good().contains(", cuDNN)"));
+    let machine = machine.with(&[("LAQ_CUDNN", "off")]);
+    let without = train(&machine, "without");
+    assert!(!without.good().contains(", cuDNN)"));
+    let loss = |run: &str| machine.lab.metrics(run)[0].train_loss;
+    let (a, b) = (loss("with"), loss("without"));
+    assert!((a - b).abs() < 0.05 * b, "{a}, {b}");
+}
+
+/// A GPU that goes away in the middle of a run: the last checkpoint is good, on a GPU as on the processor.
+#[test]
+fn a_gpu_that_goes_away_is_told_and_the_run_goes_on() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.lab.file("ttq", "");
+    let whole = machine.train("whole", &on("cuda:0"));
+    whole.good();
+    let operations = whole.count("operations");
+    let most = |tenths: u64| -> &'static str { (operations * tenths / 10).to_string().leak() };
+    let bits = |machine: &Machine, run: &str| run_bits(&machine.lab, run);
+    let mut machine = machine;
+    for (tenths, failure, words) in [
+        (0, "700", "an illegal memory access"),
+        (1, "46", "busy or unavailable"),
+        (5, "700", "an illegal memory access"),
+        (8, "46", "busy or unavailable"),
+        (9, "700", "an illegal memory access"),
+    ] {
+        machine = machine.with(&[
+            ("FAKE_CUDA_FAIL_AFTER", most(tenths)),
+            ("FAKE_CUDA_FAILURE", failure),
+        ]);
+        let run = format!("gone-{tenths}");
+        machine
+            .train(&run, &on("cuda:0"))
+            .bad(&[words, "--resume goes on"]);
+        let summary = read_summary(&machine.lab.path(&run)).expect("a summary");
+        assert_eq!(summary.status, Status::Failed);
+        machine = machine.with(&[]);
+        if tenths == 8 {
+            machine.train(&run, &["--resume", "--device", "cpu"]).good();
+            let summary = read_summary(&machine.lab.path(&run)).expect("a summary");
+            assert_eq!(summary.status, Status::Finished);
+        } else {
+            machine.train(&run, &["--resume"]).good();
+            assert_eq!(bits(&machine, &run), bits(&machine, "whole"));
+        }
+    }
+}
+
+#[test]
+fn a_run_of_the_processor_goes_on_on_a_gpu_if_that_is_asked_for() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let experiment = machine.lab.experiment("lat-a", "");
+    for (run, more, because, kernel) in [
+        ("a", &["--resume"][..], "begun on a processor", ""),
+        (
+            "b",
+            &["--resume", "--device", "cuda:0"],
+            "asked for",
+            "cuda (",
+        ),
+    ] {
+        let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { step: 2, .. });
+        let begun = machine.lab.train_until(&experiment, run, None, stop);
+        begun.expect("a part of a run");
+        let said = machine.train(run, more).good();
+        assert!(said.contains(because), "{said}");
+        let summary = read_summary(&machine.lab.path(run)).expect("a summary");
+        assert_eq!(summary.status, Status::Finished);
+        assert!(summary.kernel.starts_with(kernel), "{}", summary.kernel);
+    }
+}
+
+#[test]
+fn libraries_that_are_missing_or_refuse_are_told() {
+    for (missing, settings, parts) in [
+        (&["cuda"][..], &[][..], &["libcuda is not there"][..]),
+        (&["cublas"], &[], &["libcublas is not there", "pip install"]),
+        (&["nvrtc"], &[], &["libnvrtc is not there", "pip install"]),
+        (
+            &[],
+            &[("FAKE_CUDA_DRIVER", "11080")],
+            &["CUDA 11.8", "12.0 or later"],
+        ),
+        (&[], &[("FAKE_CUDA_INIT", "34")], &["is a stub"]),
+        (&[], &[("FAKE_CUDA_INIT", "100")], &["no GPU that it shows"]),
+        (
+            &[],
+            &[("FAKE_CUDA_INIT", "803")],
+            &["does not start", "driver combination"],
+        ),
+        (
+            &[],
+            &[("CUDA_VISIBLE_DEVICES", "")],
+            &["CUDA_VISIBLE_DEVICES"],
+        ),
+        (
+            &[],
+            &[(
+                "FAKE_CUDA_NVRTC_FAILS",
+                "laq.cu(7): error: a word it does not know",
+            )],
+            &[
+                "refuses the kernels",
+                "laq.cu(7): error: a word it does not know",
+            ],
+        ),
+        (
+            &[],
+            &[("FAKE_CUDA_MEMORY", "1000000")],
+            &["Imitation GPU", "has no room for"],
+        ),
+    ] {
+        let Some(machine) = Machine::without(missing) else {
+            return;
+        };
+        let machine = machine.with(settings);
+        machine.lab.file("lat-a", "");
+        let train = machine.train("a", &on("cuda:0"));
+        train.bad(&[parts, &["--device cpu"]].concat());
+        assert!(!machine.lab.path("a/last.safetensors").exists());
+        // The doctor has no error for it.
+        machine.laq(&["doctor"]).good();
+    }
+    let Some(machine) = Machine::without(&["cudnn"]) else {
+        return;
+    };
+    machine.lab.file("lat-a", "");
+    let said = machine.train("a", &on("cuda:0")).good();
+    assert!(said.contains("cuda (Imitation GPU, TF32)"), "{said}");
+    let said = machine.laq(&["doctor"]).good();
+    assert!(said.contains("libcudnn is not there"), "{said}");
+    assert!(said.contains("device     cuda:0"), "{said}");
+    let missing = machine.train("b", &on("cuda:3"));
+    missing.bad(&["cuda:3", "expected cuda:0 to cuda:0", "laq doctor"]);
+    // One that is too old is as good as none.
+    let machine = Machine::new().expect("as before");
+    let machine = machine.with(&[("FAKE_CUDA_CUDNN", "8907")]);
+    let said = machine.laq(&["doctor"]).good();
+    assert!(said.contains("8907 is too old"), "{said}");
+}
+
+/// A library under the right name that has not all that is called.
+#[test]
+fn a_function_that_is_missing_is_told() {
+    for (name, says) in [
+        ("cuda", "libcuda has no function cu"),
+        ("cublas", "libcublas has no function cublas"),
+        ("nvrtc", "libnvrtc has no function nvrtc"),
+        ("cudnn", "libcudnn has no function cudnn"),
+    ] {
+        let Some(machine) = Machine::without(&[name]) else {
+            return;
+        };
+        machine.lab.file("lat-a", "");
+        let source = machine.lab.path("empty.cpp");
+        fs::write(&source, "int nothing;").expect("a file");
+        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
+        let mut command = Command::new(compiler);
+        command.args(["-shared", "-fPIC", "-o"]);
+        command.arg(machine.libraries.join(format!("lib{name}.so")));
+        command.arg(&source).unwrap();
+        assert!(machine.laq(&["doctor"]).good().contains(says), "{says}");
+        let train = machine.train("a", &on("cuda:0"));
+        if name == "cudnn" {
+            train.good();
+        } else {
+            train.bad(&[says, "--device cpu"]);
+        }
+    }
+}
+
+#[test]
+fn a_network_that_does_not_fit_is_told_with_the_batch_that_would() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let machine = machine.with(&[("FAKE_CUDA_MEMORY", "36000000")]);
+    machine.lab.file("lat-a", "");
+    let bigger = [
+        "--device",
+        "cuda:0",
+        "--set",
+        "model.hidden=100",
+        "--set",
+        "data.batch=200",
+    ];
+    machine.train("a", &bigger).bad(&[
+        "model.hidden = 100, data.length = 10 and data.batch = 200",
+        "MB of memory, and 2 MB are there",
+        "data.batch to ",
+    ]);
+}
+
+/// The whole command, with small networks and without data, so that its cells are told as failed.
+#[test]
+fn a_gpu_check_is_rehearsed() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let configs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
+    let arguments =
+        "gpu-check --device cuda:0 --small --minutes 5 --python no-such-python --configs";
+    let arguments: Vec<&str> = arguments.split(' ').chain([configs]).collect();
+    let said = machine.laq(&arguments).good();
+    for part in [
+        "# cuda (Imitation GPU, TF32, cuDNN)",
+        "comparisons passed",
+        "| cifar10 | laq-log-3-e | ",
+        "| table2 | war-and-peace | lat-a | failed: ",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("FAILED"), "{said}");
+}
