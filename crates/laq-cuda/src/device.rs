@@ -26,6 +26,12 @@ pub trait Device: Send + Sync + Debug {
         Vec::new()
     }
 
+    /// How many blocks can run at the same time whatever they need, and so wait for each other; none where products are not to
+    /// be in TF32, or a kernel cannot be launched like that.
+    fn blocks_together(&self) -> usize {
+        0
+    }
+
     /// Memory of so many bytes, all zero; of one byte where none is asked for.
     ///
     /// # Errors
@@ -151,6 +157,8 @@ pub struct Launch<'a> {
     pub block: [u32; 3],
     /// Its arguments, in order.
     pub arguments: &'a [Argument],
+    /// Whether all blocks have to run at the same time, because they wait for each other.
+    pub together: bool,
 }
 
 /// An argument of a kernel: its bytes, from the first on.

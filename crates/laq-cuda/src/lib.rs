@@ -21,7 +21,7 @@ pub use found::{DeviceFound, LibraryFound, MemoryFound, Precision, Probe};
 pub use stub::{Cuda, probe};
 
 /// The sources of all kernels, by file name; those with `.cuh` are what the others include.
-pub const KERNEL_SOURCES: [(&str, &str); 16] = [
+pub const KERNEL_SOURCES: [(&str, &str); 17] = [
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("solve.cuh", include_str!("../kernels/solve.cuh")),
     ("exact.cuh", include_str!("../kernels/exact.cuh")),
@@ -36,6 +36,7 @@ pub const KERNEL_SOURCES: [(&str, &str); 16] = [
     ("norm.cu", include_str!("../kernels/norm.cu")),
     ("pool.cu", include_str!("../kernels/pool.cu")),
     ("record.cu", include_str!("../kernels/record.cu")),
+    ("sequence.cu", include_str!("../kernels/sequence.cu")),
     ("solve.cu", include_str!("../kernels/solve.cu")),
     ("update.cu", include_str!("../kernels/update.cu")),
 ];

@@ -1,9 +1,10 @@
-//! The LSTM: a product and a kernel of the gates a time step.
+//! The LSTM, in one of two forms: step by step, a product and a kernel of the gates a time step; or as a sequence, in one kernel
+//! for all time steps, whose blocks wait for each other.
 
 use laq_tensor::{BackendError, LstmGradients, LstmParameters, LstmShape};
 
-use super::{CudaBackend, Symbols, Tensor, dense, int, long, plain, transposed};
-use crate::device::{Device, Product};
+use super::{CudaBackend, Symbols, THREADS, Tensor, dense, int, long, plain, transposed};
+use crate::device::{Argument, Device, Launch, Product};
 
 /// What an LSTM keeps and works in.
 #[derive(Debug)]
@@ -19,6 +20,73 @@ pub struct LstmSpace<D: Device> {
     carried: D::Memory,
     /// T·B × V.
     hot: D::Memory,
+    /// Where the recurrence is in one kernel.
+    sequence: Option<Sequence<D>>,
+}
+
+/// What blocks that wait for each other need.
+#[derive(Debug)]
+struct Sequence<D: Device> {
+    /// The names of the kernels for this number of cells.
+    forward: &'static str,
+    backward: &'static str,
+    /// Groups of units by slices of sequences.
+    grid: [u32; 3],
+    /// Two numbers a slice.
+    waiting: D::Memory,
+    /// What the units of a time step tell those of the one before: 2 × groups × B × H.
+    parts: D::Memory,
+}
+
+/// Units and sequences of a block, as in `kernels/sequence.cu`.
+const UNITS: usize = 16;
+const SLICE: usize = 32;
+
+/// The environment variable that says in which form the recurrence is: `steps` or `sequence`.
+const FORM_VARIABLE: &str = "LAQ_LSTM";
+
+/// Whether it is to be a sequence where it can be. Until both have been measured on a GPU, it is not.
+pub(super) fn sequence_is_wanted() -> bool {
+    std::env::var_os(FORM_VARIABLE).is_some_and(|value| value == "sequence")
+}
+
+impl<D: Device> Sequence<D> {
+    /// None where there are no such kernels for the shape, or the device has not as many blocks at the same time.
+    fn new(backend: &CudaBackend<D>, shape: LstmShape) -> Result<Option<Self>, BackendError> {
+        let LstmShape { batch, hidden, .. } = shape;
+        let (forward, backward) = match hidden {
+            128 => ("lstm_sequence_128", "lstm_sequence_backward_128"),
+            256 => ("lstm_sequence_256", "lstm_sequence_backward_256"),
+            512 => ("lstm_sequence_512", "lstm_sequence_backward_512"),
+            _ => return Ok(None),
+        };
+        let (groups, slices) = (hidden / UNITS, batch.div_ceil(SLICE));
+        if groups * slices > backend.device.blocks_together() {
+            return Ok(None);
+        }
+        Ok(Some(Sequence {
+            forward,
+            backward,
+            grid: [groups as u32, slices as u32, 1],
+            waiting: backend.device.allocate(8 * slices)?,
+            parts: backend.floats(2 * groups * batch * hidden)?,
+        }))
+    }
+
+    fn launch(
+        &self,
+        backend: &CudaBackend<D>,
+        kernel: &'static str,
+        arguments: &[Argument],
+    ) -> Result<(), BackendError> {
+        backend.launch_as(Launch {
+            kernel,
+            grid: self.grid,
+            block: [THREADS, 1, 1],
+            arguments,
+            together: true,
+        })
+    }
 }
 
 pub(super) fn space<D: Device>(
@@ -39,6 +107,10 @@ pub(super) fn space<D: Device>(
         cells: backend.floats(rows * hidden)?,
         carried: backend.floats(batch * hidden)?,
         hot: backend.floats(rows * symbols)?,
+        sequence: match backend.sequence_is_wanted {
+            true => Sequence::new(backend, shape)?,
+            false => None,
+        },
     })
 }
 
@@ -74,6 +146,41 @@ pub(super) fn forward<D: Device>(
             int(4 * hidden),
         ],
     )?;
+    match &space.sequence {
+        Some(sequence) => {
+            let arguments = [
+                input.into(),
+                table.into(),
+                weight_hh.into(),
+                gates.into(),
+                cells.into(),
+                states.into(),
+                backend.device.address(&sequence.waiting).into(),
+                int(length),
+                int(batch),
+            ];
+            sequence.launch(backend, sequence.forward, &arguments)
+        }
+        None => steps_forward(
+            backend,
+            space.shape,
+            [input, table, gates, cells, states, weight_hh],
+        ),
+    }
+}
+
+/// The recurrence step by step: a product with the states of the step before, and a kernel of the gates.
+fn steps_forward<D: Device>(
+    backend: &CudaBackend<D>,
+    shape: LstmShape,
+    [input, table, gates, cells, states, weight_hh]: [u64; 6],
+) -> Result<(), BackendError> {
+    let LstmShape {
+        length,
+        batch,
+        hidden,
+        ..
+    } = shape;
     for time in 0..length {
         let Step {
             gates,
@@ -111,29 +218,19 @@ pub(super) fn forward<D: Device>(
     Ok(())
 }
 
-pub(super) fn backward<D: Device>(
+/// And back: `gates` become the gradients of the pre-activations.
+fn steps_backward<D: Device>(
     backend: &CudaBackend<D>,
-    input: &Symbols<D>,
-    parameters: LstmParameters<'_, Tensor<D>>,
-    hidden_states: &Tensor<D>,
-    hidden_gradient: &mut Tensor<D>,
+    shape: LstmShape,
+    [gates, cells, state_gradients, carried, weight_hh]: [u64; 5],
     clip: f32,
-    space: &mut LstmSpace<D>,
-    gradients: LstmGradients<'_, Tensor<D>>,
 ) -> Result<(), BackendError> {
     let LstmShape {
         length,
         batch,
-        symbols,
         hidden,
-    } = space.shape;
-    let rows = space.shape.rows();
-    let input = backend.symbols_at(input, rows);
-    let weight_hh = backend.pointer(parameters.weight_hh, 4 * hidden * hidden);
-    let states = backend.pointer(hidden_states, rows * hidden);
-    let state_gradients = backend.pointer(hidden_gradient, rows * hidden);
-    let [gates, cells, carried, hot] = [&space.gates, &space.cells, &space.carried, &space.hot]
-        .map(|memory| backend.device.address(memory));
+        ..
+    } = shape;
     for time in (0..length).rev() {
         let step = Step::at(time, batch, hidden, [gates, cells, state_gradients]);
         if time + 1 < length {
@@ -163,6 +260,54 @@ pub(super) fn backward<D: Device>(
                 (time + 1 == length).into(),
             ],
         )?;
+    }
+    Ok(())
+}
+
+pub(super) fn backward<D: Device>(
+    backend: &CudaBackend<D>,
+    input: &Symbols<D>,
+    parameters: LstmParameters<'_, Tensor<D>>,
+    hidden_states: &Tensor<D>,
+    hidden_gradient: &mut Tensor<D>,
+    clip: f32,
+    space: &mut LstmSpace<D>,
+    gradients: LstmGradients<'_, Tensor<D>>,
+) -> Result<(), BackendError> {
+    let LstmShape {
+        length,
+        batch,
+        symbols,
+        hidden,
+    } = space.shape;
+    let rows = space.shape.rows();
+    let input = backend.symbols_at(input, rows);
+    let weight_hh = backend.pointer(parameters.weight_hh, 4 * hidden * hidden);
+    let states = backend.pointer(hidden_states, rows * hidden);
+    let state_gradients = backend.pointer(hidden_gradient, rows * hidden);
+    let [gates, cells, carried, hot] = [&space.gates, &space.cells, &space.carried, &space.hot]
+        .map(|memory| backend.device.address(memory));
+    match &space.sequence {
+        Some(sequence) => {
+            let arguments = [
+                weight_hh.into(),
+                gates.into(),
+                cells.into(),
+                state_gradients.into(),
+                backend.device.address(&sequence.parts).into(),
+                backend.device.address(&sequence.waiting).into(),
+                clip.into(),
+                int(length),
+                int(batch),
+            ];
+            sequence.launch(backend, sequence.backward, &arguments)?;
+        }
+        None => steps_backward(
+            backend,
+            space.shape,
+            [gates, cells, state_gradients, carried, weight_hh],
+            clip,
+        )?,
     }
     // ∂W_h = Σ_t (∂a_t)ᵀ h_{t−1}; h before the first step is zero.
     let weight_hh_gradient = backend.pointer(gradients.weight_hh, 4 * hidden * hidden);

@@ -41,6 +41,7 @@ pub struct CudaBackend<D: Device> {
     /// it may be in a recording.
     scratch: Mutex<Vec<(usize, D::Memory)>>,
     notes: Mutex<Vec<String>>,
+    sequence_is_wanted: bool,
 }
 
 /// Numbers in the device's memory, dense and row-major.
@@ -79,6 +80,16 @@ impl<D: Device> CudaBackend<D> {
             device,
             scratch: Mutex::default(),
             notes: Mutex::default(),
+            sequence_is_wanted: lstm::sequence_is_wanted(),
+        }
+    }
+
+    /// Recurrences in one kernel where that can be, whatever the variable `LAQ_LSTM` says.
+    #[must_use]
+    pub fn with_sequences(self) -> Self {
+        CudaBackend {
+            sequence_is_wanted: true,
+            ..self
         }
     }
 
@@ -100,12 +111,16 @@ impl<D: Device> CudaBackend<D> {
         block: [u32; 3],
         arguments: &[Argument],
     ) -> Result<(), BackendError> {
-        let launch = Launch {
+        self.launch_as(Launch {
             kernel,
             grid,
             block,
             arguments,
-        };
+            together: false,
+        })
+    }
+
+    fn launch_as(&self, launch: Launch<'_>) -> Result<(), BackendError> {
         // SAFETY: every call in this crate passes what the kernel of that name takes, and memory of the size that the
         // shapes say, which the caller has checked; tests run every kernel through these calls. Memory that is dropped is
         // given back behind all that was asked for before.
@@ -250,7 +265,11 @@ impl<D: Device> Backend for CudaBackend<D> {
     type Recording = Recording<D::Graph>;
 
     fn describe(&self) -> String {
-        self.device.describe()
+        let device = self.device.describe();
+        match self.sequence_is_wanted && self.device.blocks_together() > 0 {
+            true => format!("{device}, recurrences in one kernel"),
+            false => device,
+        }
     }
 
     fn notes(&self) -> Vec<String> {

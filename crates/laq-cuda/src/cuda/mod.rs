@@ -297,6 +297,18 @@ impl Device for Cuda {
         format!("cuda ({}, {precision}{cudnn})", self.name)
     }
 
+    fn blocks_together(&self) -> usize {
+        use sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH as COOPERATIVE,
+            CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as MULTIPROCESSORS,
+        };
+        let attribute = |which| self.context.attribute(which).unwrap_or(0);
+        match (self.precision, attribute(COOPERATIVE)) {
+            (Precision::Tf32, 1..) => usize::try_from(attribute(MULTIPROCESSORS)).unwrap_or(0),
+            _ => 0,
+        }
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Memory, BackendError> {
         allocate(&self.name, &self.stream, bytes)
     }
@@ -330,6 +342,7 @@ impl Device for Cuda {
             grid,
             block,
             arguments,
+            together,
         } = *launch;
         self.bind()?;
         let Some(function) = self.functions.get(kernel) else {
@@ -344,10 +357,14 @@ impl Device for Cuda {
         for (pointer, argument) in pointers.iter_mut().zip(arguments) {
             *pointer = argument.0.as_ptr().cast_mut().cast();
         }
+        let launch = match together {
+            true => result::launch_cooperative_kernel,
+            false => result::launch_kernel,
+        };
         // SAFETY: that the arguments are those of the kernel is the caller's promise; the driver copies them before it
         // returns.
         let launched = unsafe {
-            result::launch_kernel(
+            launch(
                 function.cu_function(),
                 grid.into(),
                 block.into(),

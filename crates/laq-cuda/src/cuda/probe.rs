@@ -11,7 +11,7 @@ const MISSING_CUBLAS: &str = "libcublas is not there; it comes with the CUDA too
 const MISSING_DRIVER: &str = "libcuda is not there; it comes with NVIDIA's driver";
 
 /// What is called of the driver.
-const DRIVER: [&str; 34] = [
+const DRIVER: [&str; 35] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
     "cuDeviceGet",
@@ -29,6 +29,7 @@ const DRIVER: [&str; 34] = [
     "cuGraphLaunch",
     "cuGraphUpload",
     "cuInit",
+    "cuLaunchCooperativeKernel",
     "cuLaunchKernel",
     "cuMemAllocAsync",
     "cuMemAlloc_v2",

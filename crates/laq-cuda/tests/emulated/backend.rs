@@ -3,14 +3,21 @@
 use crate::emulator::Emulator;
 use crate::emulator::device::Emulated;
 use laq_cuda::CudaBackend;
-use laq_tensor::conformance;
+use laq_tensor::LstmShape;
+use laq_tensor::conformance::{self, Check};
 
 #[test]
 fn the_backend_conforms() {
     let Some(emulator) = Emulator::get() else {
         return;
     };
-    conforms(Emulated::new(emulator));
+    conforms(CudaBackend::new(Emulated::new(emulator)));
+    for (length, batch) in [(1, 3), (4, 33), (3, 64)] {
+        recurs(emulator, length, batch, 128);
+    }
+    for hidden in [256, 512] {
+        recurs(emulator, 2, 3, hidden);
+    }
     // A kernel that is never launched is not one of those of which it is said that they are tested.
     let launched = emulator.launched();
     for (file, source) in laq_cuda::KERNEL_SOURCES {
@@ -23,12 +30,15 @@ fn the_backend_conforms() {
 #[test]
 fn the_backend_conforms_with_a_library_of_convolutions() {
     if let Some(emulator) = Emulator::get() {
-        conforms(Emulated::with_convolutions(emulator));
+        conforms(CudaBackend::new(Emulated::with_convolutions(emulator)));
     }
 }
 
-fn conforms(device: Emulated) {
-    let checks = conformance::run(&CudaBackend::new(device)).unwrap();
+fn conforms(backend: CudaBackend<Emulated>) {
+    passed(&conformance::run(&backend).unwrap());
+}
+
+fn passed(checks: &[Check]) {
     let failed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();
     assert!(
         failed.is_empty(),
@@ -37,4 +47,20 @@ fn conforms(device: Emulated) {
         checks.len(),
         &failed[..failed.len().min(12)]
     );
+}
+
+/// Recurrences in one kernel, whose blocks wait for each other; with fewer blocks at the same time they go step by step.
+fn recurs(emulator: &'static Emulator, length: usize, batch: usize, hidden: usize) {
+    let shape = LstmShape {
+        length,
+        batch,
+        symbols: 5,
+        hidden,
+    };
+    let needed = hidden / 16 * batch.div_ceil(32);
+    for blocks in [needed, needed - 1] {
+        let device = Emulated::with_blocks_together(emulator, blocks);
+        let backend = CudaBackend::new(device).with_sequences();
+        passed(&conformance::lstm(&backend, shape, 0.02).unwrap());
+    }
 }

@@ -252,6 +252,7 @@ fn the_imitation_is_strict() {
                     grid,
                     block: [32, 1, 1],
                     arguments: &arguments[..count],
+                    together: false,
                 })
             }
         };

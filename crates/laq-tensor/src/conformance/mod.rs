@@ -94,6 +94,25 @@ pub fn run<B: Backend>(backend: &B) -> Result<Vec<Check>, BackendError> {
     Ok(suite.checks)
 }
 
+/// The comparisons of an LSTM of this shape, whose gradients are clipped to ± `clip`: for shapes that [`run`] leaves out, such
+/// as those that a backend has kernels of their own for.
+///
+/// # Errors
+/// As [`run`].
+pub fn lstm<B: Backend>(
+    backend: &B,
+    shape: LstmShape,
+    clip: f64,
+) -> Result<Vec<Check>, BackendError> {
+    let mut suite = Suite {
+        backend,
+        checks: Vec::new(),
+        state: 1,
+    };
+    suite.lstm(shape, clip)?;
+    Ok(suite.checks)
+}
+
 struct Suite<'a, B: Backend> {
     backend: &'a B,
     checks: Vec<Check>,

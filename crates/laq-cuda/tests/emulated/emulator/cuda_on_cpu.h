@@ -30,12 +30,18 @@ namespace emulator {
 constexpr unsigned WARP = 32;
 constexpr std::size_t STACK = 64 << 10;
 
-enum class State { fresh, ready, at_warp, at_block, done };
+// `spinning`: it looks again and again for something that another block does.
+enum class State { fresh, ready, at_warp, at_block, spinning, done };
+
+struct Operands {
+    unsigned a[4], b[2];
+};
 
 struct Block {
     dim3 index;
     std::vector<unsigned char> shared;
     std::vector<std::uint64_t> slots;  // one a thread: what warps exchange
+    std::vector<Operands> operands;    // one a thread: what tensor cores multiply
 };
 
 // A CUDA thread. It begins on the stack of one that has ended, and gets its own only where it waits before that.
@@ -126,29 +132,34 @@ bool release(const Range& group, State at) {
 
 constexpr std::size_t SHARED = 256 << 10;
 
-// Runs a block to its end.
-inline void run_block(dim3 grid, dim3 block, dim3 index, const std::function<void()>& body) {
+// Runs these blocks to their end, all at the same time.
+inline void run_blocks(dim3 grid, dim3 block, const std::vector<dim3>& indices, const std::function<void()>& body) {
     Launch now;
     now.grid = grid;
     now.block = block;
     now.body = &body;
-    now.fibers = std::vector<Fiber>(block.x * block.y * block.z);
+    const unsigned threads = block.x * block.y * block.z;
+    now.fibers = std::vector<Fiber>(indices.size() * threads);
     launch = &now;
-    Block own;
-    own.index = index;
-    // A NaN in every float, so that what was never written is noticed.
-    own.shared.assign(SHARED, 0xff);
-    own.slots.resize(now.fibers.size());
-    std::vector<std::vector<Fiber*>> of_warps;
+    std::vector<Block> blocks(indices.size());
+    std::vector<std::vector<Fiber*>> of_warps, of_blocks(indices.size());
     std::vector<Fiber*> all;
-    for (unsigned t = 0; t < now.fibers.size(); ++t) {
-        Fiber& fiber = now.fibers[t];
-        fiber.block = &own;
-        fiber.linear = t;
-        fiber.thread = {t % block.x, t / block.x % block.y, t / (block.x * block.y)};
-        if (t % WARP == 0) of_warps.emplace_back();
-        of_warps.back().push_back(&fiber);
-        all.push_back(&fiber);
+    for (std::size_t b = 0; b < blocks.size(); ++b) {
+        blocks[b].index = indices[b];
+        // A NaN in every float, so that what was never written is noticed.
+        blocks[b].shared.assign(SHARED, 0xff);
+        blocks[b].slots.resize(threads);
+        blocks[b].operands.resize(threads);
+        for (unsigned t = 0; t < threads; ++t) {
+            Fiber& fiber = now.fibers[b * threads + t];
+            fiber.block = &blocks[b];
+            fiber.linear = t;
+            fiber.thread = {t % block.x, t / block.x % block.y, t / (block.x * block.y)};
+            if (t % WARP == 0) of_warps.emplace_back();
+            of_warps.back().push_back(&fiber);
+            of_blocks[b].push_back(&fiber);
+            all.push_back(&fiber);
+        }
     }
     if (backwards) std::reverse(all.begin(), all.end());
     for (std::size_t used = 0; now.begun < now.fibers.size(); ++used) {
@@ -161,18 +172,18 @@ inline void run_block(dim3 grid, dim3 block, dim3 index, const std::function<voi
         makecontext(&fresh, start, 0);
         enter(fresh);
     }
-    for (;;) {
-        bool ran = false;
+    // What spins once more to no avail has not brought anything on; twice, as one may have come too early.
+    for (unsigned idle = 0; idle < 2;) {
+        ++idle;
         for (Fiber* fiber : all) {
-            if (fiber->state != State::ready) continue;
+            const bool spins = fiber->state == State::spinning;
+            if (fiber->state != State::ready && !spins) continue;
             current = fiber;
             resume(fiber->place);
-            ran = true;
+            if (!spins || fiber->state != State::spinning) idle = 0;
         }
-        bool released = false;
-        for (auto& warp : of_warps) released |= release(warp, State::at_warp);
-        released |= release(all, State::at_block);
-        if (!ran && !released) break;
+        for (auto& warp : of_warps) idle = release(warp, State::at_warp) ? 0 : idle;
+        for (auto& one : of_blocks) idle = release(one, State::at_block) ? 0 : idle;
     }
     launch = nullptr;
     current = nullptr;
@@ -180,13 +191,15 @@ inline void run_block(dim3 grid, dim3 block, dim3 index, const std::function<voi
         if (fiber->state != State::done) throw std::runtime_error("threads wait at a barrier that others never reach");
 }
 
-inline void run(dim3 grid, dim3 block, const std::function<void()>& body) {
+// `together`: blocks may wait for each other.
+inline void run(dim3 grid, dim3 block, bool together, const std::function<void()>& body) {
     std::vector<dim3> indices;
     for (unsigned z = 0; z < grid.z; ++z)
         for (unsigned y = 0; y < grid.y; ++y)
             for (unsigned x = 0; x < grid.x; ++x) indices.push_back({x, y, z});
     if (backwards) std::reverse(indices.begin(), indices.end());
-    for (dim3 index : indices) run_block(grid, block, index, body);
+    if (together) return run_blocks(grid, block, indices, body);
+    for (dim3 index : indices) run_blocks(grid, block, {index}, body);
 }
 
 template <class T>
@@ -209,8 +222,8 @@ void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
 }
 
 template <class... A>
-void run_kernel(void (*kernel)(A...), dim3 grid, dim3 block, void** arguments) {
-    run(grid, block, [&] { call(kernel, arguments, std::index_sequence_for<A...>{}); });
+void run_kernel(void (*kernel)(A...), dim3 grid, dim3 block, bool together, void** arguments) {
+    run(grid, block, together, [&] { call(kernel, arguments, std::index_sequence_for<A...>{}); });
 }
 
 }  // namespace emulator
@@ -232,6 +245,36 @@ void run_kernel(void (*kernel)(A...), dim3 grid, dim3 block, void** arguments) {
 inline void __syncthreads() { emulator::wait(emulator::State::at_block); }
 inline void __syncwarp(unsigned = ~0u) { emulator::wait(emulator::State::at_warp); }
 inline void __threadfence() {}
+
+// Tensor cores, but for their rounding; see sequence.cu.
+#define TENSOR_CORES
+inline unsigned __float_as_uint(float x);
+inline float __uint_as_float(unsigned bits);
+inline unsigned to_tf32(float x) { return __float_as_uint(x); }
+inline void multiply_tile(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    using namespace emulator;
+    auto& operands = current->block->operands;
+    const unsigned lane = current->linear % WARP, first = current->linear - lane, g = lane / 4, t = lane % 4;
+    Operands& own = operands[current->linear];
+    std::copy(a, a + 4, own.a);
+    std::copy(b, b + 2, own.b);
+    wait(State::at_warp);
+    for (unsigned i = 0; i < 4; ++i) {
+        const unsigned row = g + i / 2 * 8, column = 2 * t + i % 2;
+        double sum = c[i];
+        for (unsigned k = 0; k < 8; ++k) {
+            // The lanes and places of A[row][k] and B[k][column].
+            const unsigned of_a = operands[first + row % 8 * 4 + k % 4].a[row / 8 + k / 4 * 2];
+            const unsigned of_b = operands[first + column * 4 + k % 4].b[k / 4];
+            sum += double(__uint_as_float(of_a)) * double(__uint_as_float(of_b));
+        }
+        c[i] = float(sum);
+    }
+    wait(State::at_warp);
+}
+template <std::size_t N>
+void load_fresh(float (&to)[N], const float* from) { std::copy(from, from + N, to); }
+inline void let_others_run() { emulator::wait(emulator::State::spinning); }
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {

@@ -16,6 +16,7 @@ enum Noted {
         grid: [u32; 3],
         block: [u32; 3],
         arguments: Vec<[u8; 8]>,
+        together: bool,
     },
     Product(Product),
     Convolution(ConvolutionShape, Pass),
@@ -42,6 +43,8 @@ pub(crate) struct Emulated {
     has_convolutions: bool,
     /// Whether it can note what it is asked for.
     has_graphs: bool,
+    /// Blocks that can wait for each other.
+    blocks_together: usize,
     /// Bytes that may still be allocated, and launches after which the device has gone.
     left: Mutex<(usize, u64)>,
 }
@@ -54,6 +57,7 @@ impl Emulated {
             backwards: false,
             has_convolutions: false,
             has_graphs: true,
+            blocks_together: 0,
             left: Mutex::new((usize::MAX, u64::MAX)),
         }
     }
@@ -70,6 +74,14 @@ impl Emulated {
     pub(crate) fn with_convolutions(emulator: &'static Emulator) -> Self {
         Emulated {
             has_convolutions: true,
+            ..Self::new(emulator)
+        }
+    }
+
+    /// One on which so many blocks can wait for each other.
+    pub(crate) fn with_blocks_together(emulator: &'static Emulator, blocks: usize) -> Self {
+        Emulated {
+            blocks_together: blocks,
             ..Self::new(emulator)
         }
     }
@@ -119,12 +131,19 @@ impl Emulated {
         }
     }
 
-    fn launched(&self, kernel: &str, grid: [u32; 3], block: [u32; 3], arguments: &mut [[u8; 8]]) {
+    fn launched(
+        &self,
+        kernel: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        together: bool,
+        arguments: &mut [[u8; 8]],
+    ) {
         let mut pointers: Vec<*mut c_void> = (arguments.iter_mut())
             .map(|argument| argument.as_mut_ptr().cast())
             .collect();
         self.emulator
-            .launch(kernel, grid, block, self.backwards, &mut pointers);
+            .launch(kernel, grid, block, self.backwards, together, &mut pointers);
     }
 }
 
@@ -230,6 +249,10 @@ impl Device for Emulated {
         "a GPU on the CPU".to_owned()
     }
 
+    fn blocks_together(&self) -> usize {
+        self.blocks_together
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Memory, BackendError> {
         assert!(
             self.noted.lock().unwrap().is_none(),
@@ -286,8 +309,11 @@ impl Device for Emulated {
             kernel,
             grid,
             block,
+            together,
             ..
         } = *launch;
+        let blocks = grid.iter().product::<u32>() as usize;
+        assert!(!together || blocks <= self.blocks_together);
         self.is_there(1)?;
         let mut arguments: Vec<_> = launch.arguments.iter().map(|argument| argument.0).collect();
         let copy = arguments.clone();
@@ -296,9 +322,10 @@ impl Device for Emulated {
             grid,
             block,
             arguments: copy,
+            together,
         });
         if !noted {
-            self.launched(kernel, grid, block, &mut arguments);
+            self.launched(kernel, grid, block, together, &mut arguments);
         }
         Ok(())
     }
@@ -353,7 +380,8 @@ impl Device for Emulated {
                     grid,
                     block,
                     arguments,
-                } => self.launched(kernel, *grid, *block, arguments),
+                    together,
+                } => self.launched(kernel, *grid, *block, *together, arguments),
                 // SAFETY: the caller's promise.
                 Noted::Product(product) => unsafe { multiplied(product) },
                 // SAFETY: the caller's promise.

@@ -11,6 +11,7 @@
 //   FAKE_CUDA_DRIVER        the driver's version, such as 11080
 //   FAKE_CUDA_DEVICES       how many GPUs there are; CUDA_VISIBLE_DEVICES hides them where it is empty
 //   FAKE_CUDA_MEMORY        bytes that each of them has
+//   FAKE_CUDA_COOPERATIVE   0: blocks cannot wait for each other
 //   FAKE_CUDA_POOLS         0: there is no allocation in a stream's order
 //   FAKE_CUDA_FAIL_AFTER    operations of streams after which the device fails, and every call from then on
 //   FAKE_CUDA_FAILURE       with which error (700, an illegal address)
@@ -29,9 +30,10 @@ namespace imitation {
 using Address = unsigned long long;
 using Handle = std::uintptr_t;
 
+constexpr unsigned MULTIPROCESSORS = 132;
 constexpr int INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_DEVICE = 101,
               INVALID_IMAGE = 200, INVALID_CONTEXT = 201, NO_BINARY = 209, INVALID_HANDLE = 400, ILLEGAL_STATE = 401,
-              NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, CAPTURE_UNSUPPORTED = 900,
+              NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, LAUNCH_FAILED = 719, TOO_LARGE = 720, CAPTURE_UNSUPPORTED = 900,
               CAPTURE_INVALIDATED = 901, CAPTURE_WRONG_THREAD = 908;
 
 // Why a call does not succeed. What has a text is a mistake of the caller, and is written down.
@@ -45,13 +47,14 @@ struct Kernel {
     const char* name;
     std::vector<std::size_t> sizes;
     std::vector<bool> pointers;
-    std::function<void(dim3, dim3, void**)> run;
+    // `together`: blocks may wait for each other.
+    std::function<void(dim3, dim3, bool together, void**)> run;
 };
 
 template <class... A>
 Kernel kernel(const char* name, void (*function)(A...)) {
-    return {name, {sizeof(A)...}, {std::is_pointer<A>::value...}, [function](dim3 grid, dim3 block, void** arguments) {
-                emulator::run_kernel(function, grid, block, arguments);
+    return {name, {sizeof(A)...}, {std::is_pointer<A>::value...}, [function](dim3 grid, dim3 block, bool together, void** arguments) {
+                emulator::run_kernel(function, grid, block, together, arguments);
             }};
 }
 
@@ -399,13 +402,14 @@ using namespace imitation;
 
 // ---------------------------------------------------------------------------------------------------- the emulator
 
-API const char* launch_on_cpu(const char* name, const unsigned* grid, const unsigned* block, int backwards, void** arguments) {
+API const char* launch_on_cpu(const char* name, const unsigned* grid, const unsigned* block, int backwards, int together,
+                              void** arguments) {
     static thread_local std::string message;
     emulator::backwards = backwards;
     const Kernel* kernel = find_kernel(name);
     try {
         if (!kernel) throw std::runtime_error("there is no such kernel");
-        kernel->run({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, arguments);
+        kernel->run({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, together, arguments);
         return nullptr;
     } catch (const std::exception& error) {
         message = error.what();
@@ -497,8 +501,10 @@ API int cuDeviceGetAttribute(int* value, int attribute, int device) {
     return call("cuDeviceGetAttribute", [&] {
         device_number(device);
         switch (attribute) {
+            case 16: *value = int(MULTIPROCESSORS); break;
             case 75: *value = 9; break;
             case 76: *value = 0; break;
+            case 95: *value = int(setting("FAKE_CUDA_COOPERATIVE", 1)); break;
             case 115: *value = int(setting("FAKE_CUDA_POOLS", 1)); break;
             default: throw Fault{INVALID_VALUE, "an attribute that the imitation does not know"};
         }
@@ -782,9 +788,10 @@ API int cuModuleUnload(void* handle) {
     });
 }
 
-API int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                       unsigned block_z, unsigned shared_bytes, void* stream_handle, void** arguments, void** extra) {
-    return call("cuLaunchKernel", [&] {
+static int launch(const char* by, bool together, void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                  unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream_handle,
+                  void** arguments, void** extra) {
+    return call(by, [&] {
         Stream& stream = stream_here(stream_handle);
         Device* device = &here();
         const Function& function = find(all().functions, handle, "function");
@@ -797,6 +804,8 @@ API int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned 
         if (!within(block_x, 1024) || !within(block_y, 1024) || !within(block_z, 64) || block_x * block_y * block_z > 1024)
             throw Fault{INVALID_VALUE, name + " has a block that no device takes"};
         if (shared_bytes != 0 || extra) throw Fault{INVALID_VALUE, name + " has what no kernel here has"};
+        if (together && std::size_t(grid_x) * grid_y * grid_z > MULTIPROCESSORS)
+            throw Fault{TOO_LARGE, name + " has more blocks than run at the same time"};
         const std::size_t count = kernel->sizes.size();
         auto values = std::make_shared<std::vector<std::vector<unsigned char>>>();
         for (std::size_t i = 0; i < count; ++i) {
@@ -816,12 +825,25 @@ API int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned 
                 if (address) in_memory(*device, address, 1, "argument " + std::to_string(i) + " of " + name);
             }
             try {
-                kernel->run({grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, places.data());
+                kernel->run({grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, together, places.data());
             } catch (const std::exception& error) {
                 throw Fault{LAUNCH_FAILED, name + ": " + error.what()};
             }
         });
     });
+}
+
+API int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+                       unsigned block_z, unsigned shared_bytes, void* stream, void** arguments, void** extra) {
+    return launch("cuLaunchKernel", false, handle, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes, stream,
+                  arguments, extra);
+}
+
+API int cuLaunchCooperativeKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                                  unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream,
+                                  void** arguments) {
+    return launch("cuLaunchCooperativeKernel", true, handle, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes,
+                  stream, arguments, nullptr);
 }
 
 // ---------------------------------------------------------------------------------------------------------- cuBLAS
@@ -960,7 +982,8 @@ API int nvrtcCompileProgram(void* handle, int count, const char* const* options)
         for (int i = 0; i < count; ++i) {
             const std::string option = options[i], wanted = "--gpu-architecture=";
             if (option.rfind(wanted, 0) == 0) architecture = option.substr(wanted.size());
-            else if (option != "--std=c++17" && option != "--fmad=false" && option != "-Xptxas=-v") {
+            else if (option != "--std=c++17" && option != "--fmad=false" && option != "-Xptxas=-v" &&
+                     option != "--device-as-default-execution-space") {
                 program.log = "nvrtc: error: invalid value for " + option + "\n";
                 throw Fault{5, "an option that the imitation does not know"};
             }

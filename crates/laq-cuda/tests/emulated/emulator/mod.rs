@@ -12,6 +12,7 @@ type Launch = unsafe extern "C" fn(
     grid: *const u32,
     block: *const u32,
     backwards: c_int,
+    together: c_int,
     arguments: *mut *mut c_void,
 ) -> *const c_char;
 
@@ -50,6 +51,7 @@ impl Emulator {
         grid: [u32; 3],
         block: [u32; 3],
         backwards: bool,
+        together: bool,
         arguments: &mut [*mut c_void],
     ) {
         self.launched.lock().unwrap().insert(name.to_owned());
@@ -63,6 +65,7 @@ impl Emulator {
                 grid.as_ptr(),
                 block.as_ptr(),
                 backwards.into(),
+                together.into(),
                 arguments.as_mut_ptr(),
             )
         };

@@ -1,0 +1,310 @@
+// The recurrence of an LSTM over a whole sequence in one kernel, forward and backward, for products in TF32.
+//
+// A block has 16 units (64 rows of W_h) and a slice of 32 sequences for all time steps. It keeps its part of W_h in registers;
+// what the blocks of a slice tell each other goes through memory, once a time step, and each waits there for the others. All
+// blocks have to run at the same time.
+#include "common.cuh"
+
+constexpr unsigned UNITS = 16;
+constexpr unsigned SLICE = 32;
+constexpr unsigned SEQUENCE_WARPS = 8;
+// Products are of tiles of 16 sequences by 8 columns by 8 terms.
+constexpr unsigned TILE_ROWS = 16, TILE_COLUMNS = 8;
+constexpr unsigned ROW_TILES = SLICE / TILE_ROWS;
+// Columns of the pre-activations of a block: those of its units, gate by gate.
+constexpr unsigned COLUMNS = 4 * UNITS;
+constexpr unsigned COLUMN_TILES = COLUMNS / TILE_COLUMNS;
+// Their rows in shared memory are so long that tiles meet no bank twice.
+constexpr unsigned STRIDE = COLUMNS + 8;
+
+#ifndef TENSOR_CORES
+// A float rounded to ten bits of mantissa, as tensor cores take it.
+__device__ unsigned to_tf32(float x) {
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+    return bits;
+}
+
+// C += A B. With g = lane / 4 and t = lane % 4 a lane has a[0..3] = A[g][t], A[g + 8][t], A[g][t + 4], A[g + 8][t + 4], then
+// b[0..1] = B[t][g], B[t + 4][g], and c[0..3] = C[g][2 t], C[g][2 t + 1], C[g + 8][2 t], C[g + 8][2 t + 1].
+__device__ void multiply_tile(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Numbers that other blocks may have written while this one runs: not from the cache of the multiprocessor.
+__device__ void load_fresh(float (&to)[2], const float* from) {
+    asm volatile("ld.global.cg.v2.f32 {%0, %1}, [%2];" : "=f"(to[0]), "=f"(to[1]) : "l"(from) : "memory");
+}
+
+__device__ void load_fresh(float (&to)[4], const float* from) {
+    asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
+                 : "l"(from)
+                 : "memory");
+}
+
+__device__ void let_others_run() {}
+#endif
+
+// What this block has written can be read by those that wait for it.
+__device__ void arrive(unsigned* arrived) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        atomicAdd(arrived, 1u);
+    }
+}
+
+// Waits until `count` blocks have arrived.
+__device__ void wait_for(const unsigned* arrived, unsigned count) {
+    if (threadIdx.x == 0) {
+        while (*(const volatile unsigned*)(arrived) < count) let_others_run();
+        __threadfence();
+    }
+    __syncthreads();
+}
+
+// At the end of a kernel: the last block leaves the count at zero, for the next launch.
+__device__ void leave(unsigned* left, unsigned* arrived, unsigned blocks) {
+    if (threadIdx.x == 0 && atomicAdd(left, 1u) + 1 == blocks) {
+        *arrived = 0;
+        *left = 0;
+    }
+}
+
+// What a thread has for all time steps: two units next to each other, of one sequence.
+struct Owned {
+    unsigned sequence, unit;
+    // Whether there is such a sequence, and where the thread's numbers are in the block.
+    bool exists;
+    unsigned row, column;
+};
+
+__device__ Owned owned(unsigned batch) {
+    const unsigned row = threadIdx.x / (UNITS / 2), column = 2 * (threadIdx.x % (UNITS / 2));
+    const unsigned sequence = blockIdx.y * SLICE + row;
+    return {sequence, blockIdx.x * UNITS + column, sequence < batch, row, column};
+}
+
+// The row of W_h of column `column` of the block.
+template <unsigned HIDDEN>
+__device__ unsigned gate_row(unsigned column) {
+    return column / UNITS * HIDDEN + blockIdx.x * UNITS + column % UNITS;
+}
+
+__device__ float logistic(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// Forward. Every warp has an eighth of the terms of the products, which are added up in shared memory.
+template <unsigned HIDDEN>
+__device__ void sequence_forward(const unsigned char* input, const float* table, const float* weight_hh, float* gates,
+                                 float* cells, float* states, unsigned* waiting, unsigned length, unsigned batch) {
+    constexpr unsigned TERMS = HIDDEN / SEQUENCE_WARPS, CHUNKS = TERMS / 16;
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    unsigned* arrived = waiting + 2 * blockIdx.y;
+    // Of 16 terms a lane has four next to each other; which term is which in a tile does not matter, so long as both factors
+    // agree.
+    unsigned weight[CHUNKS][COLUMN_TILES][4];
+    UNROLL for (unsigned chunk = 0; chunk < CHUNKS; ++chunk) {
+        UNROLL for (unsigned tile = 0; tile < COLUMN_TILES; ++tile) {
+            const unsigned row = gate_row<HIDDEN>(tile * TILE_COLUMNS + g);
+            const float* from = weight_hh + Count(row) * HIDDEN + warp * TERMS + 16 * chunk + 4 * t;
+            UNROLL for (unsigned k = 0; k < 4; ++k) weight[chunk][tile][k] = to_tf32(from[k]);
+        }
+    }
+    SHARED(float, sums, [SEQUENCE_WARPS / 2][SLICE][STRIDE]);
+    const Owned own = owned(batch);
+    float cell[2] = {0.0f, 0.0f};
+    for (unsigned time = 0; time < length; ++time) {
+        if (time > 0) {
+            wait_for(arrived, time * gridDim.x);
+            float c[ROW_TILES][COLUMN_TILES][4] = {};
+            UNROLL for (unsigned chunk = 0; chunk < CHUNKS; ++chunk) {
+                UNROLL for (unsigned tile_row = 0; tile_row < ROW_TILES; ++tile_row) {
+                    float x[2][4] = {};
+                    UNROLL for (unsigned half = 0; half < 2; ++half) {
+                        const unsigned sequence = blockIdx.y * SLICE + tile_row * TILE_ROWS + g + 8 * half;
+                        const Count before = Count(time - 1) * batch + sequence;
+                        if (sequence < batch) {
+                            load_fresh(x[half], states + before * HIDDEN + warp * TERMS + 16 * chunk + 4 * t);
+                        }
+                    }
+                    UNROLL for (unsigned step = 0; step < 2; ++step) {
+                        const unsigned a[4] = {to_tf32(x[0][2 * step]), to_tf32(x[1][2 * step]), to_tf32(x[0][2 * step + 1]),
+                                               to_tf32(x[1][2 * step + 1])};
+                        UNROLL for (unsigned tile = 0; tile < COLUMN_TILES; ++tile) {
+                            const unsigned b[2] = {weight[chunk][tile][2 * step], weight[chunk][tile][2 * step + 1]};
+                            multiply_tile(c[tile_row][tile], a, b);
+                        }
+                    }
+                }
+            }
+            // The upper half of the warps hands its sums to the lower, which adds its own.
+            for (unsigned turn = 0; turn < 2; ++turn) {
+                if ((warp >= SEQUENCE_WARPS / 2) == (turn == 0)) {
+                    UNROLL for (unsigned tile_row = 0; tile_row < ROW_TILES; ++tile_row) {
+                        UNROLL for (unsigned tile = 0; tile < COLUMN_TILES; ++tile) {
+                            UNROLL for (unsigned k = 0; k < 4; ++k) {
+                                float* sum = &sums[warp % (SEQUENCE_WARPS / 2)][tile_row * TILE_ROWS + g + k / 2 * 8]
+                                                  [tile * TILE_COLUMNS + 2 * t + k % 2];
+                                *sum = turn == 0 ? c[tile_row][tile][k] : *sum + c[tile_row][tile][k];
+                            }
+                        }
+                    }
+                }
+                __syncthreads();
+            }
+        }
+        if (own.exists) {
+            const Count row = Count(time) * batch + own.sequence;
+            const float* from = table + Count(input[row]) * 4 * HIDDEN + own.unit;
+            float* to = gates + row * 4 * HIDDEN + own.unit;
+            UNROLL for (unsigned k = 0; k < 2; ++k) {
+                float x[4];
+                UNROLL for (unsigned gate = 0; gate < 4; ++gate) {
+                    x[gate] = from[gate * HIDDEN + k];
+                    if (time == 0) continue;
+                    float sum = 0.0f;
+                    UNROLL for (unsigned part = 0; part < SEQUENCE_WARPS / 2; ++part) {
+                        sum += sums[part][own.row][gate * UNITS + own.column + k];
+                    }
+                    x[gate] += sum;
+                }
+                const float i = logistic(x[0]), f = logistic(x[1]), candidate = tanhf(x[2]), o = logistic(x[3]);
+                cell[k] = f * cell[k] + i * candidate;
+                to[k] = i;
+                to[HIDDEN + k] = f;
+                to[2 * HIDDEN + k] = candidate;
+                to[3 * HIDDEN + k] = o;
+                cells[row * HIDDEN + own.unit + k] = cell[k];
+                states[row * HIDDEN + own.unit + k] = o * tanhf(cell[k]);
+            }
+        }
+        if (time + 1 < length) arrive(arrived);
+    }
+    leave(arrived + 1, arrived, gridDim.x);
+}
+
+// Backward: `gates` become the gradients of the pre-activations, clipped. Every warp has an eighth of the columns of the
+// products: what the block's units tell all units of the step before. These go to `parts` ([2][blocks of units][batch][HIDDEN],
+// even and odd time steps by turns), and are added up in order by whoever needs them.
+template <unsigned HIDDEN>
+__device__ void sequence_backward(const float* weight_hh, float* gates, const float* cells, const float* state_gradient,
+                                  float* parts, unsigned* waiting, float limit, unsigned length, unsigned batch) {
+    constexpr unsigned OWN_COLUMNS = HIDDEN / SEQUENCE_WARPS, TILES = OWN_COLUMNS / TILE_COLUMNS, STEPS = COLUMNS / 8;
+    const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    unsigned* arrived = waiting + 2 * blockIdx.y;
+    unsigned weight[STEPS][TILES][2];
+    UNROLL for (unsigned step = 0; step < STEPS; ++step) {
+        UNROLL for (unsigned tile = 0; tile < TILES; ++tile) {
+            UNROLL for (unsigned half = 0; half < 2; ++half) {
+                const unsigned row = gate_row<HIDDEN>(8 * step + 4 * half + t);
+                const unsigned column = warp * OWN_COLUMNS + tile * TILE_COLUMNS + g;
+                weight[step][tile][half] = to_tf32(weight_hh[Count(row) * HIDDEN + column]);
+            }
+        }
+    }
+    SHARED(float, told, [SLICE][STRIDE]);
+    const Owned own = owned(batch);
+    const Count of_turn = Count(gridDim.x) * batch * HIDDEN;
+    float carried[2] = {0.0f, 0.0f};
+    for (unsigned time = length; time-- > 0;) {
+        const bool last = time + 1 == length;
+        if (!last) wait_for(arrived, (length - 1 - time) * gridDim.x);
+        if (own.exists) {
+            const Count row = Count(time) * batch + own.sequence;
+            float dh[2] = {state_gradient[row * HIDDEN + own.unit], state_gradient[row * HIDDEN + own.unit + 1]};
+            if (!last) {
+                const float* part = parts + (time + 1) % 2 * of_turn + Count(own.sequence) * HIDDEN + own.unit;
+                for (unsigned block = 0; block < gridDim.x; block += 8) {
+                    float found[8][2];
+                    UNROLL for (unsigned k = 0; k < 8; ++k) load_fresh(found[k], part + Count(block + k) * batch * HIDDEN);
+                    UNROLL for (unsigned k = 0; k < 8; ++k) {
+                        dh[0] += found[k][0];
+                        dh[1] += found[k][1];
+                    }
+                }
+            }
+            float* a = gates + row * 4 * HIDDEN + own.unit;
+            UNROLL for (unsigned k = 0; k < 2; ++k) {
+                const float i = a[k], f = a[HIDDEN + k], candidate = a[2 * HIDDEN + k], o = a[3 * HIDDEN + k];
+                const float shown = tanhf(cells[row * HIDDEN + own.unit + k]);
+                const float dc = carried[k] + dh[k] * o * (1.0f - shown * shown);
+                const float before = time == 0 ? 0.0f : cells[(row - batch) * HIDDEN + own.unit + k];
+                const float gradients[4] = {dc * candidate * i * (1.0f - i), dc * before * f * (1.0f - f),
+                                            dc * i * (1.0f - candidate * candidate), dh[k] * shown * o * (1.0f - o)};
+                carried[k] = dc * f;
+                UNROLL for (unsigned gate = 0; gate < 4; ++gate) {
+                    const float x = gradients[gate];
+                    const float clipped = x < -limit ? -limit : x > limit ? limit : x;
+                    a[gate * HIDDEN + k] = clipped;
+                    told[own.row][gate * UNITS + own.column + k] = clipped;
+                }
+            }
+        } else {
+            UNROLL for (unsigned gate = 0; gate < 4; ++gate) {
+                UNROLL for (unsigned k = 0; k < 2; ++k) told[own.row][gate * UNITS + own.column + k] = 0.0f;
+            }
+        }
+        if (time == 0) break;
+        __syncthreads();
+        float* part = parts + time % 2 * of_turn + Count(blockIdx.x) * batch * HIDDEN;
+        UNROLL for (unsigned tile_row = 0; tile_row < ROW_TILES; ++tile_row) {
+            float c[TILES][4] = {};
+            UNROLL for (unsigned step = 0; step < STEPS; ++step) {
+                unsigned a[4];
+                UNROLL for (unsigned k = 0; k < 4; ++k) {
+                    a[k] = to_tf32(told[tile_row * TILE_ROWS + g + k % 2 * 8][8 * step + k / 2 * 4 + t]);
+                }
+                UNROLL for (unsigned tile = 0; tile < TILES; ++tile) multiply_tile(c[tile], a, weight[step][tile]);
+            }
+            UNROLL for (unsigned k = 0; k < 4; ++k) {
+                const unsigned sequence = blockIdx.y * SLICE + tile_row * TILE_ROWS + g + k / 2 * 8;
+                if (sequence >= batch) continue;
+                UNROLL for (unsigned tile = 0; tile < TILES; ++tile) {
+                    part[Count(sequence) * HIDDEN + warp * OWN_COLUMNS + tile * TILE_COLUMNS + 2 * t + k % 2] = c[tile][k];
+                }
+            }
+        }
+        arrive(arrived);
+    }
+    leave(arrived + 1, arrived, gridDim.x);
+}
+
+// Grid: groups of 16 units by slices of 32 sequences. `waiting` has two numbers a slice, zero before and after.
+extern "C" __global__ void lstm_sequence_128(const unsigned char* input, const float* table, const float* weight_hh,
+                                             float* gates, float* cells, float* states, unsigned* waiting, unsigned length,
+                                             unsigned batch) {
+    sequence_forward<128>(input, table, weight_hh, gates, cells, states, waiting, length, batch);
+}
+
+extern "C" __global__ void lstm_sequence_256(const unsigned char* input, const float* table, const float* weight_hh,
+                                             float* gates, float* cells, float* states, unsigned* waiting, unsigned length,
+                                             unsigned batch) {
+    sequence_forward<256>(input, table, weight_hh, gates, cells, states, waiting, length, batch);
+}
+
+extern "C" __global__ void lstm_sequence_512(const unsigned char* input, const float* table, const float* weight_hh,
+                                             float* gates, float* cells, float* states, unsigned* waiting, unsigned length,
+                                             unsigned batch) {
+    sequence_forward<512>(input, table, weight_hh, gates, cells, states, waiting, length, batch);
+}
+
+extern "C" __global__ void lstm_sequence_backward_128(const float* weight_hh, float* gates, const float* cells,
+                                                      const float* state_gradient, float* parts, unsigned* waiting,
+                                                      float limit, unsigned length, unsigned batch) {
+    sequence_backward<128>(weight_hh, gates, cells, state_gradient, parts, waiting, limit, length, batch);
+}
+
+extern "C" __global__ void lstm_sequence_backward_256(const float* weight_hh, float* gates, const float* cells,
+                                                      const float* state_gradient, float* parts, unsigned* waiting,
+                                                      float limit, unsigned length, unsigned batch) {
+    sequence_backward<256>(weight_hh, gates, cells, state_gradient, parts, waiting, limit, length, batch);
+}
+
+extern "C" __global__ void lstm_sequence_backward_512(const float* weight_hh, float* gates, const float* cells,
+                                                      const float* state_gradient, float* parts, unsigned* waiting,
+                                                      float limit, unsigned length, unsigned batch) {
+    sequence_backward<512>(weight_hh, gates, cells, state_gradient, parts, waiting, limit, length, batch);
+}
