@@ -343,7 +343,7 @@ Address allocate(Device& device, std::size_t size) {
     return address;
 }
 
-// Gives a piece back now; `begin` tells that somebody asked for it.
+// Gives a piece back now. Nobody may have written beside it.
 void give_back(Address address) {
     auto place = all().memory.find(address);
     if (place == all().memory.end()) throw Fault{ILLEGAL_ADDRESS, "memory is given back that is not there"};
@@ -1033,7 +1033,7 @@ API int nvrtcDestroyProgram(void** handle) {
 // ----------------------------------------------------------------------------------------------------------- cuDNN
 
 constexpr int DNN_BAD_PARAM = 2000, DNN_NOT_SUPPORTED = 3000;
-constexpr int DEFAULT_MATH = 0, TENSOR_OP_MATH = 1, FMA_MATH = 3;
+constexpr int TENSOR_OP_MATH = 1, FMA_MATH = 3;
 
 static int dnn_result(int result) {
     switch (result) {

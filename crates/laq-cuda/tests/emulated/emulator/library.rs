@@ -41,8 +41,8 @@ fn build() -> Option<PathBuf> {
     }
     source += &format!("#define EACH_KERNEL(KERNEL){list}\n");
     source += &include(emulator.join("driver.cpp"));
-    // Without -ffp-contract=off, products and sums would be fused. What is loaded once stays.
-    let options = [
+    // Without -ffp-contract=off, products and sums would be fused.
+    let mut options = vec![
         "-std=c++17",
         "-O2",
         "-fPIC",
@@ -50,12 +50,15 @@ fn build() -> Option<PathBuf> {
         "-pthread",
         "-ffp-contract=off",
         "-fvisibility=hidden",
-        "-Wl,-z,nodelete",
         "-Wall",
         "-Werror",
     ];
+    if cfg!(target_os = "linux") {
+        // Whoever looks whether a library is there loads it and lets it go; what it knows stays.
+        options.push("-Wl,-z,nodelete");
+    }
     let mut hasher = DefaultHasher::new();
-    (&source, options, KERNEL_SOURCES, version.stdout).hash(&mut hasher);
+    (&source, &options, KERNEL_SOURCES, version.stdout).hash(&mut hasher);
     for file in ["cuda_on_cpu.h", "driver.cpp"] {
         fs::read(emulator.join(file))
             .expect("a source")
@@ -70,7 +73,7 @@ fn build() -> Option<PathBuf> {
     let [cpp, so] = ["gpu.cpp", "gpu.so"].map(|name| folder.path().join(name));
     fs::write(&cpp, source).expect("a source");
     let output = Command::new(&compiler)
-        .args(options)
+        .args(&options)
         .arg("-o")
         .args([&so, &cpp])
         .output()
