@@ -414,10 +414,15 @@ fn a_gpu_check_is_rehearsed() {
     for part in [
         "# cuda (Imitation GPU, TF32, cuDNN)",
         "comparisons passed",
+        "| LSTM's recurrence | steps ",
+        " ms a step, sequence ",
+        "| several at the same time | char-lstm ",
         "| cifar10 | laq-log-3-e | ",
-        "| table2 | war-and-peace | lat-a | failed: ",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    assert!(!said.contains("FAILED"), "{said}");
+    let readme = fs::read_to_string(machine.lab.path("gpu-check/README.md")).expect("a page");
+    let cell = "| table2 | war-and-peace | lat-a | failed: ";
+    assert!(readme.contains(cell), "{readme}");
+    assert!(!readme.contains("FAILED"), "{readme}");
 }

@@ -136,6 +136,40 @@ fn tensor_cores_round() {
     }
 }
 
+/// The recurrence in one kernel, where that is asked for and blocks can wait for each other, recorded as all else.
+#[test]
+fn recurrences_are_in_one_kernel() {
+    let asked = ("LAQ_LSTM", "sequence");
+    let settings: [&[_]; 2] = [&[asked], &[asked, ("FAKE_CUDA_COOPERATIVE", "0")]];
+    let ended = on_the_imitation("recurrences_are_in_one_kernel", &settings, || {
+        let method = Method::try_from("lat-a").unwrap();
+        let losses = |precision| {
+            let backend = CudaBackend::new(Cuda::open(0, precision, None).unwrap());
+            let name = backend.describe();
+            (
+                steps(&Lstm, &mut Lstm::of_cells(128, backend, &method), 0..4),
+                name,
+            )
+        };
+        let ((rounded, name), (exact, other)) =
+            (losses(Precision::Tf32), losses(Precision::Float32));
+        for (a, b) in rounded.iter().zip(&exact) {
+            assert!((a - b).abs() < 0.01 * b, "{rounded:?}, {exact:?}");
+        }
+        let without = std::env::var_os("FAKE_CUDA_COOPERATIVE").is_some();
+        assert_eq!(name.ends_with(", recurrences in one kernel"), !without);
+        assert!(!other.ends_with(", recurrences in one kernel"));
+    });
+    for (ended, possible) in ended.into_iter().flatten().zip([true, false]) {
+        ended.is_clean();
+        for kernel in ["lstm_sequence_128", "lstm_sequence_backward_128"] {
+            let launched = ended.report.contains(&format!("launched {kernel}\n"));
+            assert_eq!(launched, possible, "{}", ended.report);
+        }
+        assert!(ended.count("replays") >= 4);
+    }
+}
+
 /// Devices of their own in several threads, and networks that go from thread to thread, to be used and dropped there.
 #[test]
 fn threads_and_devices() {

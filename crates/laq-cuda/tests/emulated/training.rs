@@ -41,15 +41,23 @@ impl Lstm {
             .map(|(time, sequence)| (symbol(time, sequence), symbol(time + 1, sequence)))
             .unzip()
     }
+
+    pub(crate) fn of_cells<B: Backend + 'static>(
+        hidden: usize,
+        backend: B,
+        method: &Method,
+    ) -> Training<B> {
+        let spec = CharLstmSpec {
+            hidden,
+            ..CharLstmSpec::paper(SYMBOLS)
+        };
+        Training::char_lstm(backend, &spec, TEXT, method, AdamSettings::default(), 1).unwrap()
+    }
 }
 
 impl Network for Lstm {
     fn build<B: Backend + 'static>(&self, backend: B, method: &Method) -> Training<B> {
-        let spec = CharLstmSpec {
-            hidden: 9,
-            ..CharLstmSpec::paper(SYMBOLS)
-        };
-        Training::char_lstm(backend, &spec, TEXT, method, AdamSettings::default(), 1).unwrap()
+        Self::of_cells(9, backend, method)
     }
 
     fn begin<B: Backend + 'static>(&self, training: &mut Training<B>, number: usize, rate: f64) {

@@ -119,12 +119,12 @@ impl Case {
         Ok((loss, report.quantize_seconds))
     }
 
-    /// So many steps, which are waited for once.
-    pub(super) fn steps(&mut self, steps: usize) -> Result<(), RunError> {
+    /// So many steps, which are waited for once; the loss of the last.
+    pub(super) fn steps(&mut self, steps: usize) -> Result<f64, RunError> {
         for _ in 0..steps {
             self.begin()?;
         }
-        self.report().map(drop)
+        Ok(self.report()?.0)
     }
 
     /// What the device tells of how it does its work.

@@ -3,7 +3,7 @@
 //! 1. The conformance suite on the device.
 //! 2. The paper's networks, a few steps on the processor and on the device side by side.
 //! 3. The time of their training steps and of solving alone, beside PyTorch's steps where there is one.
-//! 4. The steps of several networks that are trained at the same time.
+//! 4. The LSTM's recurrence in both forms, and the steps of several networks that are trained at the same time.
 //! 5. As many cells of both tables as the time allows, in the order in which they tell most. What was not finished goes on
 //!    when the command is given again with the same folder.
 //!
@@ -129,6 +129,7 @@ pub fn gpu_check(
             pytorch: Err("not yet asked".into()),
             cells: Cells::default(),
             paces: Vec::new(),
+            forms: Vec::new(),
             failures: Vec::new(),
             name,
         },
@@ -152,6 +153,8 @@ pub fn gpu_check(
         check.pytorch()?;
         check.write()
     })?;
+    say("the forms of the recurrence");
+    check.forms();
     say("several networks at the same time");
     check.several()?;
     check.write()?;

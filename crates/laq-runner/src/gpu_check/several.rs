@@ -21,6 +21,12 @@ const NETWORKS: [&str; 2] = ["char-lstm", "mnist"];
 const METHOD: &str = "lat-a";
 /// How long each is counted.
 const COUNTED: Duration = Duration::from_secs(1);
+/// How long a process may take that tries a form of the recurrence.
+const LONGEST: Duration = Duration::from_secs(90);
+/// The forms of the recurrence.
+const FORMS: [&str; 2] = ["steps", "sequence"];
+/// How far their losses may be apart after [`WARM`] steps, relatively.
+const FORM_TOLERANCE: f64 = 0.01;
 /// Steps before the counting, so that the solver has settled.
 const WARM: usize = 30;
 
@@ -53,25 +59,26 @@ pub fn keep_pace(
 ) -> Result<(), RunError> {
     let told =
         |error: std::io::Error| RunError::Internal(format!("the pipe to gpu-check: {error}"));
-    let mut case = warmed_up(request, network)?;
-    writeln!(output, "ready")
+    let (mut case, loss) = warmed_up(request, network)?;
+    writeln!(output, "ready {loss}")
         .and_then(|()| output.flush())
         .map_err(told)?;
     input.read_line(&mut String::new()).map_err(told)?;
-    let steps = count_steps(&mut case, request)?;
-    writeln!(output, "{steps}").map_err(told)
+    let (steps, time) = count_steps(&mut case, request)?;
+    writeln!(output, "{steps} {}", time.as_secs_f64()).map_err(told)
 }
 
-fn warmed_up(request: &Request, network: &str) -> Result<Case, RunError> {
+/// A network whose solver has settled, and its loss.
+fn warmed_up(request: &Request, network: &str) -> Result<(Case, f64), RunError> {
     let (computer, _) = Computer::open(request.device, None)?;
     let mut case = Case::new(network, METHOD, computer, request.small)?;
     let steps = if request.small { 1 } else { WARM };
-    case.steps(steps)?;
-    Ok(case)
+    let loss = case.steps(steps)?;
+    Ok((case, loss))
 }
 
-/// Steps until the time is over.
-fn count_steps(case: &mut Case, request: &Request) -> Result<usize, RunError> {
+/// Steps until the time is over, and what they took.
+fn count_steps(case: &mut Case, request: &Request) -> Result<(usize, Duration), RunError> {
     // So many that waiting for them costs nothing.
     let (time, at_once) = if request.small {
         (Duration::ZERO, 2)
@@ -83,7 +90,7 @@ fn count_steps(case: &mut Case, request: &Request) -> Result<usize, RunError> {
         case.steps(at_once)?;
         steps += at_once;
         if start.elapsed() >= time {
-            return Ok(steps);
+            return Ok((steps, start.elapsed()));
         }
     }
 }
@@ -96,9 +103,7 @@ fn in_threads(request: &Request, network: &str, count: usize) -> Result<f64, Run
             let case = warmed_up(request, network);
             // One that failed must not keep the others waiting.
             begin.wait();
-            let start = Instant::now();
-            let steps = count_steps(&mut case?, request)?;
-            Ok((steps, start.elapsed()))
+            count_steps(&mut case?.0, request)
         };
         let threads: Vec<_> = (0..count).map(|_| scope.spawn(train)).collect();
         let ended = threads.into_iter().map(|thread| {
@@ -117,7 +122,48 @@ fn in_processes(
     network: &str,
     count: usize,
 ) -> Result<f64, RunError> {
-    let failed = |what: String| RunError::Internal(format!("a process of gpu-check: {what}"));
+    let mut processes = Processes(Vec::new());
+    for _ in 0..count {
+        let child = keeping_pace(request, program, network).spawn();
+        processes.0.push(child.map_err(failed)?);
+    }
+    let mut outputs = Vec::new();
+    for child in &mut processes.0 {
+        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut line = String::new();
+        let _ = output.read_line(&mut line);
+        if !line.starts_with("ready") {
+            return Err(failed(format!("it said {line:?} instead of ready")));
+        }
+        outputs.push(output);
+    }
+    for child in &mut processes.0 {
+        let mut input = child.stdin.take().expect("it is piped");
+        writeln!(input).map_err(failed)?;
+    }
+    let mut counted = Vec::new();
+    for mut output in outputs {
+        let mut said = String::new();
+        let _ = output.read_to_string(&mut said);
+        let found = counted_steps(&said);
+        counted.push(found.ok_or_else(|| failed(format!("it said {said:?}, not its steps")))?);
+    }
+    Ok(sum_of_rates(counted))
+}
+
+/// What [`keep_pace`] says at last.
+fn counted_steps(said: &str) -> Option<(usize, Duration)> {
+    let (steps, seconds) = said.trim().split_once(' ')?;
+    let time = Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?;
+    Some((steps.parse().ok()?, time))
+}
+
+fn failed(what: impl std::fmt::Display) -> RunError {
+    RunError::Internal(format!("a process of gpu-check: {what}"))
+}
+
+/// The command of a process that trains one network; see [`keep_pace`].
+fn keeping_pace(request: &Request, program: &Path, network: &str) -> Command {
     let device = match request.device.choice {
         DeviceChoice::Cuda(index) => format!("cuda:{index}"),
         DeviceChoice::Cpu => "cpu".to_owned(),
@@ -127,42 +173,59 @@ fn in_processes(
         Precision::Tf32 => "tf32",
         Precision::Float32 => "float32",
     };
-    let mut processes = Processes(Vec::new());
-    for _ in 0..count {
-        let mut command = Command::new(program);
-        command.args(["gpu-check", "--keep-pace", network, "--device", &device]);
-        command.args(["--precision", precision]);
-        command.args(request.small.then_some("--small"));
-        let child = (command.stdin(Stdio::piped()).stdout(Stdio::piped())).spawn();
-        processes
-            .0
-            .push(child.map_err(|error| failed(error.to_string()))?);
-    }
-    let mut outputs = Vec::new();
-    for child in &mut processes.0 {
-        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut line = String::new();
-        let _ = output.read_line(&mut line);
-        if line != "ready\n" {
-            return Err(failed(format!("it said {line:?} instead of ready")));
-        }
-        outputs.push(output);
-    }
+    let mut command = Command::new(program);
+    command.args(["gpu-check", "--keep-pace", network, "--device", &device]);
+    command.args(["--precision", precision]);
+    command.args(request.small.then_some("--small"));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+}
+
+/// A form of the LSTM's recurrence, by the name that `LAQ_LSTM` has for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    name: &'static str,
+    milliseconds: f64,
+    loss: f64,
+}
+
+/// Trains the LSTM in this form, in a process that is ended when it takes too long: what waits for something that never comes
+/// is found out, and keeps nobody.
+fn in_form(request: &Request, program: &Path, name: &'static str) -> Result<Form, RunError> {
+    let mut command = keeping_pace(request, program, NETWORKS[0]);
+    command.env("LAQ_LSTM", name);
+    let child = command.spawn().map_err(failed)?;
+    let mut process = Processes(vec![child]);
+    let child = &mut process.0[0];
+    // Its input ends here, so that it begins to count at once.
+    drop(child.stdin.take());
     let start = Instant::now();
-    for child in &mut processes.0 {
-        let mut input = child.stdin.take().expect("it is piped");
-        writeln!(input).map_err(|error| failed(error.to_string()))?;
-    }
-    let mut counted = Vec::new();
-    for mut output in outputs {
-        let mut said = String::new();
-        let _ = output.read_to_string(&mut said);
-        let steps: Option<usize> = said.trim().parse().ok();
-        let steps =
-            steps.ok_or_else(|| failed(format!("it said {said:?} instead of its steps")))?;
-        counted.push((steps, start.elapsed()));
-    }
-    Ok(sum_of_rates(counted))
+    let ended = loop {
+        if let Some(ended) = child.try_wait().map_err(failed)? {
+            break ended;
+        }
+        if start.elapsed() > LONGEST {
+            return Err(failed(format!(
+                "it was ended after {} s",
+                LONGEST.as_secs()
+            )));
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    let mut said = String::new();
+    let mut output = child.stdout.take().expect("it is piped");
+    output.read_to_string(&mut said).map_err(failed)?;
+    let found = said.strip_prefix("ready ").and_then(|rest| {
+        let (loss, counted) = rest.split_once('\n')?;
+        Some((loss.parse().ok()?, counted_steps(counted)?))
+    });
+    let (loss, (steps, time)) =
+        found.ok_or_else(|| failed(format!("it said {said:?} ({ended})")))?;
+    Ok(Form {
+        name,
+        milliseconds: 1e3 * time.as_secs_f64() / steps as f64,
+        loss,
+    })
 }
 
 /// Processes that end with this program, however it ends.
@@ -185,6 +248,39 @@ fn sum_of_rates(counted: Vec<(usize, Duration)>) -> f64 {
 }
 
 impl Check<'_> {
+    /// The LSTM with its recurrence step by step, and in one kernel.
+    pub(super) fn forms(&mut self) {
+        let Some(program) = &self.request.program else {
+            return;
+        };
+        self.text.push_str(
+            "\n## The recurrence of the LSTM\n\nThe paper's LSTM with `lat-a`: step by step, and in one kernel \
+             (`LAQ_LSTM=sequence`), each in a process of its own.\n\n| form | ms a step | loss |\n|---|---|---|\n",
+        );
+        for name in FORMS {
+            if self.is_over() {
+                break;
+            }
+            match in_form(self.request, program, name) {
+                Ok(form) => {
+                    let Form {
+                        milliseconds, loss, ..
+                    } = form;
+                    let _ = writeln!(self.text, "| {name} | {milliseconds:.3} | {loss:.5} |");
+                    self.findings.forms.push(form);
+                }
+                Err(error) => self.failed(&format!("the recurrence, form {name}"), &error),
+            }
+        }
+        if let [one, other] = self.findings.forms[..] {
+            let apart = ((one.loss - other.loss) / one.loss).abs();
+            if apart.is_nan() || apart > FORM_TOLERANCE {
+                let what = format!("losses of {} and {}", one.loss, other.loss);
+                self.failed("the forms of the recurrence", &RunError::Internal(what));
+            }
+        }
+    }
+
     /// How many steps several networks make together.
     pub(super) fn several(&mut self) -> Result<(), RunError> {
         self.text.push_str(
@@ -241,5 +337,14 @@ pub(super) fn line(paces: &[Pace]) -> String {
     match lines.is_empty() {
         true => "not known".to_owned(),
         false => lines.join("; "),
+    }
+}
+
+/// The line of the page on the forms of the recurrence.
+pub(super) fn line_of_forms(forms: &[Form]) -> String {
+    let line = |form: &Form| format!("{} {:.3} ms a step", form.name, form.milliseconds);
+    match forms {
+        [] => "not known".to_owned(),
+        forms => forms.iter().map(line).collect::<Vec<_>>().join(", "),
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::cells::Cells;
 use super::pytorch::Answers;
-use super::several::{self, Pace};
+use super::several::{self, Form, Pace};
 use super::{COMPARED_STEPS, LOSS_TOLERANCE, Timed};
 
 /// All that the page tells.
@@ -24,6 +24,8 @@ pub(super) struct Findings {
     pub(super) pytorch: Result<Answers, String>,
     /// Of several networks at the same time.
     pub(super) paces: Vec<Pace>,
+    /// Of the LSTM's recurrence.
+    pub(super) forms: Vec<Form>,
     pub(super) cells: Cells,
     /// What could not be done, and why.
     pub(super) failures: Vec<String>,
@@ -123,6 +125,7 @@ impl Findings {
             ("conformance", conformance),
             ("losses beside the processor's", self.losses()),
             ("PyTorch", version),
+            ("LSTM's recurrence", several::line_of_forms(&self.forms)),
             ("several at the same time", several::line(&self.paces)),
             (
                 "cells of the tables",
@@ -313,6 +316,7 @@ mod tests {
             }),
             cells: Cells::default(),
             paces: Vec::new(),
+            forms: Vec::new(),
             failures: Vec::new(),
         }
     }
