@@ -21,7 +21,7 @@ pub trait Device: Send + Sync + Debug {
     /// The device's name, and what else changes its numbers.
     fn describe(&self) -> String;
 
-    /// What a user should know of how it does its work; see [`Backend::notes`](laq_tensor::Backend::notes).
+    /// How it does its work; see [`Backend::notes`](laq_tensor::Backend::notes).
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }

@@ -162,7 +162,7 @@ impl<B: Backend + 'static> Training<B> {
         &self.backend
     }
 
-    /// What a user should know of how the device does its work; see [`Backend::notes`].
+    /// How the device does its work; see [`Backend::notes`].
     pub fn notes(&self) -> Vec<String> {
         self.backend.notes()
     }

@@ -225,7 +225,7 @@ fn a_gpu_that_goes_away_is_told_and_the_run_goes_on() {
     let bits = |machine: &Machine, run: &str| run_bits(&machine.lab, run);
     let mut machine = machine;
     for (tenths, failure, words) in [
-        (0, "700", "an illegal memory access"),
+        (2, "700", "an illegal memory access"),
         (1, "46", "busy or unavailable"),
         (5, "700", "an illegal memory access"),
         (8, "46", "busy or unavailable"),

@@ -413,8 +413,7 @@ pub trait Backend: Send + Sync {
     /// Which device and which kernels, for the record of a run.
     fn describe(&self) -> String;
 
-    /// What a user should know of how the device does its work, such as what it could not do in its best way; nothing where
-    /// all is well.
+    /// How the device does its work, for who looks into it: ways that it has chosen, and what it could not do in its best way.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }

@@ -79,11 +79,19 @@ pub struct Convolution {
     input: Tensor,
     output: Tensor,
     filter: Filter,
-    convolution: Description,
-    forward: sys::cudnnConvolutionFwdAlgo_t,
-    backward_data: sys::cudnnConvolutionBwdDataAlgo_t,
-    backward_filter: sys::cudnnConvolutionBwdFilterAlgo_t,
+    forward: Way<sys::cudnnConvolutionFwdAlgo_t>,
+    backward_data: Way<sys::cudnnConvolutionBwdDataAlgo_t>,
+    backward_filter: Way<sys::cudnnConvolutionBwdFilterAlgo_t>,
     workspace: Memory,
+}
+
+/// How a pass is done: an algorithm, with the mathematics that it was ranked with.
+struct Way<A> {
+    algorithm: A,
+    math: sys::cudnnMathType_t,
+    description: Description,
+    /// Bytes that it works in.
+    room: usize,
 }
 
 // SAFETY: descriptors are plain memory of cuDNN's, and are used by one thread at a time, which takes `&mut`.
@@ -91,7 +99,16 @@ unsafe impl Send for Convolution {}
 
 impl fmt::Debug for Convolution {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Convolution({:?})", self.forward)
+        write!(
+            formatter,
+            "forward {:?} {:?}, by the input {:?} {:?}, by the weights {:?} {:?}",
+            self.forward.algorithm,
+            self.forward.math,
+            self.backward_data.algorithm,
+            self.backward_data.math,
+            self.backward_filter.algorithm,
+            self.backward_filter.math
+        )
     }
 }
 
@@ -144,14 +161,9 @@ impl Filter {
 }
 
 impl Description {
-    fn new(precision: Precision) -> Result<Self, CudnnError> {
+    fn new(math: sys::cudnnMathType_t) -> Result<Self, CudnnError> {
         let description = Description(cudnn::create_convolution_descriptor()?);
         let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
-        let math = match precision {
-            // Which lets factors be rounded to TF32.
-            Precision::Tf32 => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
-            Precision::Float32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
-        };
         // SAFETY: the descriptor was made above.
         unsafe {
             cudnn::set_convolution2d_descriptor(description.0, 1, 1, 1, 1, 1, 1, mode, FLOAT)?;
@@ -161,74 +173,166 @@ impl Description {
     }
 }
 
-/// The first algorithm that works, gives the same bits every time, and is content with the room; with that room.
-macro_rules! first_algorithm {
-    ($ask:path, $ask_room:path, $performance:ty, $($operand:expr),+) => {{
-        let mut found = [std::mem::MaybeUninit::<$performance>::uninit(); MOST_ALGORITHMS];
+/// The way of the first answer that works, gives the same bits every time, and is content with the room; none where there is no
+/// such answer. In TF32 those that use tensor cores come before the others.
+macro_rules! first_way {
+    ($ask:path, $ask_room:path, $performance:ty, $precision:expr, $handle:expr, $a:expr, $b:expr, $c:expr) => {{
+        use sys::cudnnMathType_t::{
+            CUDNN_DEFAULT_MATH, CUDNN_FMA_MATH, CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION,
+        };
+        let asked = Description::new(match $precision {
+            // Which lets factors be rounded to TF32.
+            Precision::Tf32 => CUDNN_DEFAULT_MATH,
+            Precision::Float32 => CUDNN_FMA_MATH,
+        })?;
+        // SAFETY: zero is a value of every field; where fewer answers are given than are asked for, the others are not read.
+        let mut found: [$performance; MOST_ALGORITHMS] = unsafe { std::mem::zeroed() };
         let mut count = 0;
         // SAFETY: the descriptors live, and there is room for as many answers as are asked for.
-        unsafe { $ask($($operand),+, MOST_ALGORITHMS as i32, &raw mut count, found.as_mut_ptr().cast())? };
-        let answers = found.iter().take(usize::try_from(count).unwrap_or(0));
-        // SAFETY: so many answers were given.
-        answers.map(|answer| unsafe { answer.assume_init() })
-            .filter(|answer| {
-                answer.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
-                    && answer.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
-            })
-            .find_map(|answer| {
-                // The answer may be about another kind of mathematics than the descriptor's, which needs another room.
-                // SAFETY: the descriptors live.
-                let room = unsafe { $ask_room($($operand),+, answer.algo) }.ok()?;
-                (room <= MOST_WORKSPACE).then_some((answer.algo, room))
-            })
+        unsafe {
+            $ask(
+                $handle,
+                $a,
+                $b,
+                asked.0,
+                $c,
+                MOST_ALGORITHMS as i32,
+                &raw mut count,
+                found.as_mut_ptr(),
+            )?;
+        }
+        let count = usize::try_from(count).unwrap_or(0).min(MOST_ALGORITHMS);
+        let good = found[..count].iter().filter(|answer| {
+            answer.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
+                && answer.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
+                // Which would round factors to half precision.
+                && answer.mathType != CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION
+                && ($precision == Precision::Tf32 || answer.mathType == CUDNN_FMA_MATH)
+        });
+        let mut good: Vec<_> = good.collect();
+        good.sort_by_key(|answer| answer.mathType == CUDNN_FMA_MATH);
+        let mut way = None;
+        for answer in good {
+            let description = Description::new(answer.mathType)?;
+            // SAFETY: the descriptors live.
+            let room = unsafe { $ask_room($handle, $a, $b, description.0, $c, answer.algo) };
+            if let Ok(room) = room
+                && room <= MOST_WORKSPACE
+            {
+                way = Some(Way {
+                    algorithm: answer.algo,
+                    math: answer.mathType,
+                    description,
+                    room,
+                });
+                break;
+            }
+        }
+        way
     }};
 }
 
+/// What a convolution is made of, but for its room.
+struct Parts {
+    input: Tensor,
+    output: Tensor,
+    filter: Filter,
+    forward: Way<sys::cudnnConvolutionFwdAlgo_t>,
+    backward_data: Way<sys::cudnnConvolutionBwdDataAlgo_t>,
+    backward_filter: Way<sys::cudnnConvolutionBwdFilterAlgo_t>,
+}
+
 impl Cudnn {
-    /// How cuDNN does a convolution of this shape; none where it has no way that gives the same bits every time.
+    /// How cuDNN does a convolution of this shape; or why it does not: it has no way that gives the same bits every time, or
+    /// refuses to go it.
+    ///
+    /// # Errors
+    /// [`BackendError::DeviceMemory`] when there is no room.
     pub(super) fn convolution(
         &self,
         device: &str,
         stream: &Arc<CudaStream>,
         precision: Precision,
         shape: ConvolutionShape,
-    ) -> Result<Option<Convolution>, BackendError> {
-        let Ok(Some((parts, room))) = self.parts(precision, shape) else {
-            return Ok(None);
-        };
-        let (input, output, filter, convolution, forward, backward_data, backward_filter) = parts;
-        Ok(Some(Convolution {
+    ) -> Result<Result<Convolution, String>, BackendError> {
+        let Parts {
             input,
             output,
             filter,
-            convolution,
+            forward,
+            backward_data,
+            backward_filter,
+        } = match self.parts(precision, shape) {
+            Ok(Some(parts)) => parts,
+            Ok(None) => {
+                return Ok(Err(
+                    "it has no algorithm that gives the same bits every time".to_owned(),
+                ));
+            }
+            Err(error) => return Ok(Err(format!("{error:?}"))),
+        };
+        let room = (forward.room)
+            .max(backward_data.room)
+            .max(backward_filter.room);
+        let convolution = Convolution {
+            input,
+            output,
+            filter,
             forward,
             backward_data,
             backward_filter,
             workspace: allocate(device, stream, room)?,
-        }))
+        };
+        let tried = self.try_out(device, stream, shape, &convolution)?;
+        Ok(tried
+            .map(|()| convolution)
+            .map_err(|error| format!("{error:?}")))
     }
 
-    #[allow(clippy::type_complexity)] // It is taken apart where it arrives.
+    /// Every pass once, on zeros: what is refused is refused now, and what is loaded at the first use is there before a step
+    /// is recorded.
+    fn try_out(
+        &self,
+        device: &str,
+        stream: &Arc<CudaStream>,
+        shape: ConvolutionShape,
+        convolution: &Convolution,
+    ) -> Result<Result<(), CudnnError>, BackendError> {
+        let floats = |count: usize| allocate(device, stream, 4 * count);
+        let x = floats(shape.pixels() * shape.inputs)?;
+        let y = floats(shape.pixels() * shape.outputs)?;
+        let w = floats(shape.outputs * shape.filter())?;
+        let (x, y, w) = (&x.address, &y.address, &w.address);
+        let output = |add| Pass::Output {
+            input: *x,
+            weight: *w,
+            output: *y,
+            add,
+        };
+        let passes = [
+            output(false),
+            output(true),
+            Pass::Input {
+                output_gradient: *y,
+                weight: *w,
+                input_gradient: *x,
+            },
+            Pass::Weight {
+                input: *x,
+                output_gradient: *y,
+                weight_gradient: *w,
+            },
+        ];
+        // SAFETY: the operands are as large as the shape says, and are given back behind these passes.
+        let mut done = (passes.iter()).map(|pass| unsafe { self.convolve(convolution, pass) });
+        Ok(done.try_for_each(|done| done))
+    }
+
     fn parts(
         &self,
         precision: Precision,
         shape: ConvolutionShape,
-    ) -> Result<
-        Option<(
-            (
-                Tensor,
-                Tensor,
-                Filter,
-                Description,
-                sys::cudnnConvolutionFwdAlgo_t,
-                sys::cudnnConvolutionBwdDataAlgo_t,
-                sys::cudnnConvolutionBwdFilterAlgo_t,
-            ),
-            usize,
-        )>,
-        CudnnError,
-    > {
+    ) -> Result<Option<Parts>, CudnnError> {
         let ConvolutionShape {
             batch,
             height,
@@ -240,53 +344,50 @@ impl Cudnn {
         let input = Tensor::new(image(inputs))?;
         let output = Tensor::new(image(outputs))?;
         let filter = Filter::new([outputs as i32, inputs as i32, 3, 3])?;
-        let convolution = Description::new(precision)?;
-        let (x, y, w, how) = (input.0, output.0, filter.0, convolution.0);
-        let forward = first_algorithm!(
+        let (x, y, w) = (input.0, output.0, filter.0);
+        let forward = first_way!(
             cudnn::get_convolution_forward_algorithm,
             cudnn::get_convolution_forward_workspace_size,
             sys::cudnnConvolutionFwdAlgoPerf_t,
+            precision,
             self.handle,
             x,
             w,
-            how,
             y
         );
-        let backward_data = first_algorithm!(
+        let backward_data = first_way!(
             cudnn::get_convolution_backward_data_algorithm,
             cudnn::get_convolution_backward_data_workspace_size,
             sys::cudnnConvolutionBwdDataAlgoPerf_t,
+            precision,
             self.handle,
             w,
             y,
-            how,
             x
         );
-        let backward_filter = first_algorithm!(
+        let backward_filter = first_way!(
             cudnn::get_convolution_backward_filter_algorithm,
             cudnn::get_convolution_backward_filter_workspace_size,
             sys::cudnnConvolutionBwdFilterAlgoPerf_t,
+            precision,
             self.handle,
             x,
             y,
-            how,
             w
         );
-        let (Some(forward), Some(data), Some(weight)) = (forward, backward_data, backward_filter)
+        let (Some(forward), Some(backward_data), Some(backward_filter)) =
+            (forward, backward_data, backward_filter)
         else {
             return Ok(None);
         };
-        let room = forward.1.max(data.1).max(weight.1);
-        let parts = (
+        Ok(Some(Parts {
             input,
             output,
             filter,
-            convolution,
-            forward.0,
-            data.0,
-            weight.0,
-        );
-        Ok(Some((parts, room)))
+            forward,
+            backward_data,
+            backward_filter,
+        }))
     }
 
     /// One pass of a convolution.
@@ -302,7 +403,6 @@ impl Cudnn {
             input,
             output,
             filter,
-            convolution: how,
             workspace,
             ..
         } = convolution;
@@ -326,8 +426,8 @@ impl Cudnn {
                     x as *const c_void,
                     filter.0,
                     weight as *const c_void,
-                    how.0,
-                    convolution.forward,
+                    convolution.forward.description.0,
+                    convolution.forward.algorithm,
                     room,
                     size,
                     if add { one } else { zero },
@@ -345,8 +445,8 @@ impl Cudnn {
                     weight as *const c_void,
                     output.0,
                     output_gradient as *const c_void,
-                    how.0,
-                    convolution.backward_data,
+                    convolution.backward_data.description.0,
+                    convolution.backward_data.algorithm,
                     room,
                     size,
                     zero,
@@ -364,8 +464,8 @@ impl Cudnn {
                     x as *const c_void,
                     output.0,
                     output_gradient as *const c_void,
-                    how.0,
-                    convolution.backward_filter,
+                    convolution.backward_filter.description.0,
+                    convolution.backward_filter.algorithm,
                     room,
                     size,
                     zero,

@@ -35,6 +35,7 @@ pub struct Cuda {
     precision: Precision,
     /// None where convolutions are done by products.
     cudnn: Option<Mutex<Cudnn>>,
+    notes: Mutex<Vec<String>>,
     blas: Blas,
     /// What cuBLAS works in.
     _workspace: Memory,
@@ -184,15 +185,18 @@ impl Cuda {
         set.result()
             .map_err(|error| refused(format!("cuBLAS takes no workspace: {error:?}")))?;
         let kept_out = std::env::var_os(CUDNN_VARIABLE).is_some_and(|value| value == "off");
+        let mut notes = Vec::new();
         let cudnn = if kept_out {
             None
         } else {
-            Cudnn::open(&stream).ok().map(Mutex::new)
+            let opened = convolution::version().and_then(|_| Cudnn::open(&stream));
+            opened.map_err(|why| notes.push(why)).ok().map(Mutex::new)
         };
         Ok(Cuda {
             name,
             precision,
             cudnn,
+            notes: Mutex::new(notes),
             blas,
             _workspace: workspace,
             functions,
@@ -211,6 +215,9 @@ impl Cuda {
     /// # Errors
     /// [`BackendError::Device`] when the device fails.
     pub fn memory(&self) -> Result<MemoryFound, BackendError> {
+        self.bind()?;
+        // What was given back in the stream's order is there only when its turn has come.
+        self.checked("it does not answer", self.stream.synchronize())?;
         let (free, total) =
             self.checked("it does not tell its memory", self.context.mem_get_info())?;
         Ok(MemoryFound {
@@ -295,6 +302,11 @@ impl Device for Cuda {
         };
         let cudnn = if self.cudnn.is_some() { ", cuDNN" } else { "" };
         format!("cuda ({}, {precision}{cudnn})", self.name)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.clone()
     }
 
     fn blocks_together(&self) -> usize {
@@ -440,7 +452,23 @@ impl Device for Cuda {
         };
         self.bind()?;
         let cudnn = cudnn.lock().unwrap_or_else(PoisonError::into_inner);
-        cudnn.convolution(&self.name, &self.stream, self.precision, shape)
+        let found = cudnn.convolution(&self.name, &self.stream, self.precision, shape)?;
+        let ConvolutionShape {
+            batch,
+            height,
+            width,
+            inputs,
+            outputs,
+        } = shape;
+        let note = match &found {
+            Ok(way) => format!("by cuDNN, {way:?}"),
+            Err(why) => format!("by products, as cuDNN does not: {why}"),
+        };
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        notes.push(format!(
+            "convolution of {batch} images of {height} x {width}, {inputs} to {outputs} channels: {note}"
+        ));
+        Ok(found.ok())
     }
 
     unsafe fn convolve(&self, convolution: &Convolution, pass: &Pass) -> Result<(), BackendError> {

@@ -135,6 +135,8 @@ pub fn gpu_check(
         },
         text: String::new(),
     };
+    // The device's context stays from the first case to the last.
+    let _kept = Computer::open(request.device, None)?;
     // What a part cannot do keeps the others from nothing, and stands in the README.
     pool.install(|| -> Result<(), RunError> {
         say(&format!("{}: conformance", check.findings.name));
@@ -309,7 +311,8 @@ impl Check<'_> {
                     lines,
                     "{network},{method},{seconds},{quantize_seconds},{weights}"
                 );
-                for note in notes {
+                // They are much the same for all methods.
+                for note in notes.iter().filter(|_| method == METHODS[0]) {
                     let _ = writeln!(self.text, "\nNote on {network} with {method}: {note}");
                 }
                 self.findings.timed.push(timed);
