@@ -14,8 +14,9 @@ constexpr unsigned ROW_TILES = SLICE / TILE_ROWS;
 // Columns of the pre-activations of a block: those of its units, gate by gate.
 constexpr unsigned COLUMNS = 4 * UNITS;
 constexpr unsigned COLUMN_TILES = COLUMNS / TILE_COLUMNS;
-// Their rows in shared memory are so long that tiles meet no bank twice.
-constexpr unsigned STRIDE = COLUMNS + 8;
+// The rows of sums in shared memory, and those of what is multiplied, are so long that the lanes of a warp meet few banks
+// twice.
+constexpr unsigned SUM_STRIDE = COLUMNS + 8, FACTOR_STRIDE = COLUMNS + 4;
 
 #ifndef TENSOR_CORES
 // A float rounded to ten bits of mantissa, as tensor cores take it.
@@ -47,6 +48,13 @@ __device__ void load_fresh(float (&to)[4], const float* from) {
 
 __device__ void let_others_run() {}
 #endif
+
+// Two numbers next to each other at once; their place is a multiple of eight bytes.
+struct alignas(8) Two {
+    float x, y;
+};
+
+__device__ void store(float* to, float x, float y) { *(Two*)(to) = {x, y}; }
 
 // What this block has written can be read by those that wait for it.
 __device__ void arrive(unsigned* arrived) {
@@ -113,7 +121,7 @@ __device__ void sequence_forward(const unsigned char* input, const float* table,
             UNROLL for (unsigned k = 0; k < 4; ++k) weight[chunk][tile][k] = to_tf32(from[k]);
         }
     }
-    SHARED(float, sums, [SEQUENCE_WARPS / 2][SLICE][STRIDE]);
+    SHARED(float, sums, [SEQUENCE_WARPS / 2][SLICE][SUM_STRIDE]);
     const Owned own = owned(batch);
     float cell[2] = {0.0f, 0.0f};
     for (unsigned time = 0; time < length; ++time) {
@@ -159,7 +167,7 @@ __device__ void sequence_forward(const unsigned char* input, const float* table,
         if (own.exists) {
             const Count row = Count(time) * batch + own.sequence;
             const float* from = table + Count(input[row]) * 4 * HIDDEN + own.unit;
-            float* to = gates + row * 4 * HIDDEN + own.unit;
+            float activations[4][2], shown[2];
             UNROLL for (unsigned k = 0; k < 2; ++k) {
                 float x[4];
                 UNROLL for (unsigned gate = 0; gate < 4; ++gate) {
@@ -173,13 +181,18 @@ __device__ void sequence_forward(const unsigned char* input, const float* table,
                 }
                 const float i = logistic(x[0]), f = logistic(x[1]), candidate = tanhf(x[2]), o = logistic(x[3]);
                 cell[k] = f * cell[k] + i * candidate;
-                to[k] = i;
-                to[HIDDEN + k] = f;
-                to[2 * HIDDEN + k] = candidate;
-                to[3 * HIDDEN + k] = o;
-                cells[row * HIDDEN + own.unit + k] = cell[k];
-                states[row * HIDDEN + own.unit + k] = o * tanhf(cell[k]);
+                shown[k] = o * tanhf(cell[k]);
+                activations[0][k] = i;
+                activations[1][k] = f;
+                activations[2][k] = candidate;
+                activations[3][k] = o;
             }
+            float* to = gates + row * 4 * HIDDEN + own.unit;
+            UNROLL for (unsigned gate = 0; gate < 4; ++gate) {
+                store(to + gate * HIDDEN, activations[gate][0], activations[gate][1]);
+            }
+            store(cells + row * HIDDEN + own.unit, cell[0], cell[1]);
+            store(states + row * HIDDEN + own.unit, shown[0], shown[1]);
         }
         if (time + 1 < length) arrive(arrived);
     }
@@ -205,7 +218,7 @@ __device__ void sequence_backward(const float* weight_hh, float* gates, const fl
             }
         }
     }
-    SHARED(float, told, [SLICE][STRIDE]);
+    SHARED(float, told, [SLICE][FACTOR_STRIDE]);
     const Owned own = owned(batch);
     const Count of_turn = Count(gridDim.x) * batch * HIDDEN;
     float carried[2] = {0.0f, 0.0f};
@@ -259,11 +272,12 @@ __device__ void sequence_backward(const float* weight_hh, float* gates, const fl
                 }
                 UNROLL for (unsigned tile = 0; tile < TILES; ++tile) multiply_tile(c[tile], a, weight[step][tile]);
             }
-            UNROLL for (unsigned k = 0; k < 4; ++k) {
-                const unsigned sequence = blockIdx.y * SLICE + tile_row * TILE_ROWS + g + k / 2 * 8;
+            UNROLL for (unsigned half = 0; half < 2; ++half) {
+                const unsigned sequence = blockIdx.y * SLICE + tile_row * TILE_ROWS + g + 8 * half;
                 if (sequence >= batch) continue;
+                float* to = part + Count(sequence) * HIDDEN + warp * OWN_COLUMNS + 2 * t;
                 UNROLL for (unsigned tile = 0; tile < TILES; ++tile) {
-                    part[Count(sequence) * HIDDEN + warp * OWN_COLUMNS + tile * TILE_COLUMNS + 2 * t + k % 2] = c[tile][k];
+                    store(to + tile * TILE_COLUMNS, c[tile][2 * half], c[tile][2 * half + 1]);
                 }
             }
         }
