@@ -142,7 +142,8 @@ inline void run_blocks(dim3 grid, dim3 block, const std::vector<dim3>& indices, 
     now.fibers = std::vector<Fiber>(indices.size() * threads);
     launch = &now;
     std::vector<Block> blocks(indices.size());
-    std::vector<std::vector<Fiber*>> of_warps, of_blocks(indices.size());
+    std::vector<std::vector<std::vector<Fiber*>>> of_warps(indices.size());
+    std::vector<std::vector<Fiber*>> of_blocks(indices.size());
     std::vector<Fiber*> all;
     for (std::size_t b = 0; b < blocks.size(); ++b) {
         blocks[b].index = indices[b];
@@ -155,13 +156,13 @@ inline void run_blocks(dim3 grid, dim3 block, const std::vector<dim3>& indices, 
             fiber.block = &blocks[b];
             fiber.linear = t;
             fiber.thread = {t % block.x, t / block.x % block.y, t / (block.x * block.y)};
-            if (t % WARP == 0) of_warps.emplace_back();
-            of_warps.back().push_back(&fiber);
+            if (t % WARP == 0) of_warps[b].emplace_back();
+            of_warps[b].back().push_back(&fiber);
             of_blocks[b].push_back(&fiber);
             all.push_back(&fiber);
         }
+        if (backwards) std::reverse(of_blocks[b].begin(), of_blocks[b].end());
     }
-    if (backwards) std::reverse(all.begin(), all.end());
     for (std::size_t used = 0; now.begun < now.fibers.size(); ++used) {
         if (used == stacks.size()) stacks.emplace_back(new unsigned char[STACK]);
         ucontext_t fresh;
@@ -172,18 +173,25 @@ inline void run_blocks(dim3 grid, dim3 block, const std::vector<dim3>& indices, 
         makecontext(&fresh, start, 0);
         enter(fresh);
     }
-    // What spins once more to no avail has not brought anything on; twice, as one may have come too early.
-    for (unsigned idle = 0; idle < 2;) {
-        ++idle;
-        for (Fiber* fiber : all) {
+    // One turn of a block; whether that brought anything on, which it does not where a thread spins once more to no avail.
+    const auto advance = [&](std::size_t b) {
+        bool any = false;
+        for (Fiber* fiber : of_blocks[b]) {
             const bool spins = fiber->state == State::spinning;
             if (fiber->state != State::ready && !spins) continue;
             current = fiber;
             resume(fiber->place);
-            if (!spins || fiber->state != State::spinning) idle = 0;
+            any |= !spins || fiber->state != State::spinning;
         }
-        for (auto& warp : of_warps) idle = release(warp, State::at_warp) ? 0 : idle;
-        for (auto& one : of_blocks) idle = release(one, State::at_block) ? 0 : idle;
+        for (auto& warp : of_warps[b]) any |= release(warp, State::at_warp);
+        return release(of_blocks[b], State::at_block) || any;
+    };
+    // Every block goes as far as it can before another has a turn, so that one that does not wait where it should is far
+    // ahead of the others.
+    for (bool any = true; any;) {
+        any = false;
+        for (std::size_t b = 0; b < blocks.size(); ++b)
+            while (advance(b)) any = true;
     }
     launch = nullptr;
     current = nullptr;
