@@ -2,7 +2,7 @@
 
 use laq_cuda::CudaBackend;
 use laq_solvers::{Method, Scale};
-use laq_tensor::{Backend, CpuBackend, GroupReport, QuantizeJob};
+use laq_tensor::{AdamSettings, Backend, CpuBackend, GroupReport, QuantizeJob, QuantizerSnapshot};
 use ndarray::Array1;
 
 use crate::emulator::Emulator;
@@ -217,6 +217,89 @@ fn hard_input() {
                 as_the_cpu_solves(id, 1, size, seed, emulator);
             }
         }
+    }
+}
+
+/// The gradient of the latent weights, and the state after a step of the scales, twice.
+fn gradients<B: Backend>(
+    backend: &B,
+    method: &Method,
+    groups: usize,
+    (weights, moments): &Problem,
+) -> (Vec<f32>, QuantizerSnapshot) {
+    let count = weights.len();
+    let tensor = |values: Vec<f32>| {
+        let mut tensor = backend.zeros(&[count]).unwrap();
+        let view = Array1::from(values).into_dyn();
+        backend.write(view.view(), &mut tensor).unwrap();
+        tensor
+    };
+    let mut quantizer = backend.quantizer(method, count, groups).unwrap();
+    let mut space = backend.quantize_space().unwrap();
+    let mut record = backend.record().unwrap();
+    let mut quantized = backend.zeros(&[count]).unwrap();
+    let (latent, second_moment) = (tensor(weights.clone()), tensor(moments.clone()));
+    let mut draw = Draw(5);
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        let mut jobs = std::iter::once(QuantizeJob {
+            latent: &latent,
+            second_moment: &second_moment,
+            quantizer: &mut quantizer,
+            quantized: &mut quantized,
+        });
+        backend
+            .quantize(&mut jobs, &mut space, &mut record)
+            .unwrap();
+        let mut gradient = tensor((0..count).map(|_| draw.normal() as f32).collect());
+        backend
+            .quantizer_backward(&latent, &mut quantizer, &mut gradient)
+            .unwrap();
+        backend.begin_step(0.01, &mut record).unwrap();
+        backend
+            .quantizer_update(AdamSettings::default(), &record, &mut quantizer)
+            .unwrap();
+        found = backend.read(&gradient).unwrap().into_iter().collect();
+    }
+    (found, backend.quantizer_save(&quantizer).unwrap())
+}
+
+#[test]
+fn gradients_of_several_blocks() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    for (id, groups, size) in [
+        ("ttq", 2, 20_000),
+        ("ttq", 3, 5),
+        ("dorefa-3", 2, 20_000),
+        ("dorefa-2", 1, 8192),
+        ("dorefa-4", 3, 5),
+    ] {
+        let method = Method::try_from(id).unwrap();
+        let mut problem = problem(groups * size, 0);
+        // Of the largest weights the first counts, in whichever block and of whichever sign they are.
+        problem.0[2] = -3.0;
+        problem.0[size - 1] = 3.0;
+        let on_device = CudaBackend::new(Emulated::new(emulator));
+        let found = gradients(&on_device, &method, groups, &problem);
+        let backwards = CudaBackend::new(Emulated::backwards(emulator));
+        assert_eq!(
+            found,
+            gradients(&backwards, &method, groups, &problem),
+            "{id}"
+        );
+        let expected = gradients(&CpuBackend::new().unwrap(), &method, groups, &problem);
+        let near = |found: &[f32], expected: &[f32]| {
+            assert_eq!(found.len(), expected.len());
+            for (index, (a, b)) in found.iter().zip(expected).enumerate() {
+                let most = 1e-5 * b.abs().max(1e-3);
+                assert!((a - b).abs() <= most, "{id}, {index}: {a}, {b}");
+            }
+        };
+        near(&found.0, &expected.0);
+        near(&found.1.scales, &expected.1.scales);
+        near(&found.1.moments, &expected.1.moments);
     }
 }
 
