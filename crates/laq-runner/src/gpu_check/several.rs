@@ -46,7 +46,7 @@ pub(super) fn best_count(paces: &[Pace]) -> usize {
     best.map_or(1, |pace| pace.count)
 }
 
-/// Trains one network, for [`Check::several`] of another process: says `ready`, waits for a line, and says how many steps it
+/// Trains one network for a `gpu-check` in another process: says `ready` and the loss, waits for a line, and says how many steps it
 /// has made in the time.
 ///
 /// # Errors
