@@ -30,7 +30,7 @@ const STEPS: &[(&str, &[(&str, &str)])] = &[
     ),
     ("test --workspace", &[]),
     // Once more, to show what registers and shared memory the kernels take, or why they are not compiled here.
-    ("test -p laq-cuda --test compile -- --nocapture", &[]),
+    ("test --workspace --test compile -- --nocapture", &[]),
     ("bench --workspace --no-run", &[]),
     (
         "xtask reproduce table2 --preset demo --out target/ci/table2",

@@ -17,7 +17,7 @@ mod pytorch;
 mod several;
 mod summary;
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -188,7 +188,7 @@ impl Check<'_> {
     }
 
     /// Tells of a part that could not be done.
-    fn failed(&mut self, what: &str, error: &RunError) {
+    fn failed(&mut self, what: &str, error: &dyn Display) {
         let failure = format!("{what}: {error}").replace(['|', '\n'], " ");
         let _ = writeln!(self.text, "\nFAILED: {failure}\n");
         self.findings.failures.push(failure);

@@ -46,8 +46,8 @@ pub(super) fn best_count(paces: &[Pace]) -> usize {
     best.map_or(1, |pace| pace.count)
 }
 
-/// Trains one network for a `gpu-check` in another process: says `ready` and the loss, waits for a line, and says how many steps it
-/// has made in the time.
+/// Trains one network for a `gpu-check` in another process: says `ready` and the loss, waits for a line, and says how many
+/// steps it has made, and in which time.
 ///
 /// # Errors
 /// When the device cannot be used.
@@ -276,7 +276,7 @@ impl Check<'_> {
             let apart = ((one.loss - other.loss) / one.loss).abs();
             if apart.is_nan() || apart > FORM_TOLERANCE {
                 let what = format!("losses of {} and {}", one.loss, other.loss);
-                self.failed("the forms of the recurrence", &RunError::Internal(what));
+                self.failed("the forms of the recurrence", &what);
             }
         }
     }
