@@ -11,6 +11,8 @@ struct TanhWork {
     Count largest_at;
 };
 
+static_assert(sizeof(TanhWork) == 24, "as the host has it");
+
 // TTQ: the gradient times the scale of its level, and the gradients of both scales.
 extern "C" __global__ void ttq_gradient(State* states, const signed char* levels, float* gradient, double* partial,
                                         unsigned* arrived, Count size) {

@@ -1,5 +1,5 @@
 // The LSTM but for its products. Gates are stored as i, f, g, o, each of `hidden` numbers a row.
-#include "common.cuh"
+#include "lstm.cuh"
 
 // table[symbol][gate row] = W_x[gate row][symbol] + b[gate row]: what a symbol adds to the pre-activations.
 extern "C" __global__ void lstm_table(const float* weight_ih, const float* bias, float* table, unsigned symbols,
@@ -9,8 +9,6 @@ extern "C" __global__ void lstm_table(const float* weight_ih, const float* bias,
         table[i] = weight_ih[row * symbols + symbol] + bias[row];
     });
 }
-
-__device__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // One time step of `batch` rows. `gates` brings W_h h of the step before (nothing at the first) and keeps the activations.
 extern "C" __global__ void lstm_cell(const unsigned char* input, const float* table, float* gates, const float* previous,
@@ -22,18 +20,12 @@ extern "C" __global__ void lstm_cell(const unsigned char* input, const float* ta
         const float* from = table + Count(input[row]) * 4 * hidden + unit;
         float x[4];
         for (int gate = 0; gate < 4; ++gate) x[gate] = from[gate * hidden] + (first ? 0.0f : a[gate * hidden]);
-        const float i = sigmoid(x[0]), f = sigmoid(x[1]), g = tanhf(x[2]), o = sigmoid(x[3]);
-        const float c = f * (first ? 0.0f : previous[at]) + i * g;
-        a[0] = i;
-        a[hidden] = f;
-        a[2 * hidden] = g;
-        a[3 * hidden] = o;
+        float c = first ? 0.0f : previous[at];
+        state[at] = cell_forward(x, c);
         cell[at] = c;
-        state[at] = o * tanhf(c);
+        for (int gate = 0; gate < 4; ++gate) a[gate * hidden] = x[gate];
     });
 }
-
-__device__ float clipped(float x, float limit) { return x < -limit ? -limit : x > limit ? limit : x; }
 
 // One time step back: `gates` become the gradients of the pre-activations, clipped, and `carried` goes from dL/dc of this step
 // to that of the step before. `last` is the step that is gone through first.
@@ -44,15 +36,12 @@ extern "C" __global__ void lstm_cell_backward(float* gates, const float* previou
         const Count row = at / hidden;
         const unsigned unit = unsigned(at % hidden);
         float* a = gates + row * 4 * hidden + unit;
-        const float i = a[0], f = a[hidden], g = a[2 * hidden], o = a[3 * hidden];
-        const float shown = tanhf(cell[at]), dh = state_gradient[at];
-        const float dc = (last ? 0.0f : carried[at]) + dh * o * (1.0f - shown * shown);
-        const float before = first ? 0.0f : previous[at];
-        a[0] = clipped(dc * g * i * (1.0f - i), limit);
-        a[hidden] = clipped(dc * before * f * (1.0f - f), limit);
-        a[2 * hidden] = clipped(dc * i * (1.0f - g * g), limit);
-        a[3 * hidden] = clipped(dh * shown * o * (1.0f - o), limit);
-        carried[at] = dc * f;
+        float x[4];
+        for (int gate = 0; gate < 4; ++gate) x[gate] = a[gate * hidden];
+        float dc = last ? 0.0f : carried[at];
+        cell_backward(x, first ? 0.0f : previous[at], cell[at], state_gradient[at], dc, limit);
+        carried[at] = dc;
+        for (int gate = 0; gate < 4; ++gate) a[gate * hidden] = x[gate];
     });
 }
 

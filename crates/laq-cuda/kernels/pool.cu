@@ -7,10 +7,11 @@ extern "C" __global__ void max_pool(const float* input, unsigned char* places, f
     const unsigned across = width / 2, down = height / 2;
     for_each(outputs, [&](auto i) {
         const auto c = i % channels, j = i / channels % across, row = i / channels / across;
-        const auto image = row / down, top = row % down;
-        const auto first = ((image * height + 2 * top) * width + 2 * j) * channels + c;
-        const auto below = decltype(i)(width) * channels;
-        const decltype(i) at[4] = {first, first + channels, first + below, first + below + channels};
+        // There are several times as many inputs as outputs.
+        const Count image = row / down, top = row % down;
+        const Count first = ((image * height + 2 * top) * width + 2 * j) * channels + c;
+        const Count below = Count(width) * channels;
+        const Count at[4] = {first, first + channels, first + below, first + below + channels};
         float most = input[at[0]];
         unsigned char place = 0;
         for (int k = 1; k < 4; ++k) {

@@ -3,7 +3,7 @@
 // A block has 16 units (64 rows of W_h) and a slice of 32 sequences for all time steps. It keeps its part of W_h in registers;
 // what the blocks of a slice tell each other goes through memory, once a time step, and each waits there for the others. All
 // blocks have to run at the same time.
-#include "common.cuh"
+#include "lstm.cuh"
 
 constexpr unsigned UNITS = 16;
 constexpr unsigned SLICE = 32;
@@ -102,8 +102,6 @@ __device__ unsigned gate_row(unsigned column) {
     return column / UNITS * HIDDEN + blockIdx.x * UNITS + column % UNITS;
 }
 
-__device__ float logistic(float x) { return 1.0f / (1.0f + expf(-x)); }
-
 // Forward. Every warp has an eighth of the terms of the products, which are added up in shared memory.
 template <unsigned HIDDEN>
 __device__ void sequence_forward(const unsigned char* input, const float* table, const float* weight_hh, float* gates,
@@ -167,30 +165,21 @@ __device__ void sequence_forward(const unsigned char* input, const float* table,
         if (own.exists) {
             const Count row = Count(time) * batch + own.sequence;
             const float* from = table + Count(input[row]) * 4 * HIDDEN + own.unit;
-            float activations[4][2], shown[2];
+            float x[2][4], shown[2];
             UNROLL for (unsigned k = 0; k < 2; ++k) {
-                float x[4];
                 UNROLL for (unsigned gate = 0; gate < 4; ++gate) {
-                    x[gate] = from[gate * HIDDEN + k];
+                    x[k][gate] = from[gate * HIDDEN + k];
                     if (time == 0) continue;
                     float sum = 0.0f;
                     UNROLL for (unsigned part = 0; part < SEQUENCE_WARPS / 2; ++part) {
                         sum += sums[part][own.row][gate * UNITS + own.column + k];
                     }
-                    x[gate] += sum;
+                    x[k][gate] += sum;
                 }
-                const float i = logistic(x[0]), f = logistic(x[1]), candidate = tanhf(x[2]), o = logistic(x[3]);
-                cell[k] = f * cell[k] + i * candidate;
-                shown[k] = o * tanhf(cell[k]);
-                activations[0][k] = i;
-                activations[1][k] = f;
-                activations[2][k] = candidate;
-                activations[3][k] = o;
+                shown[k] = cell_forward(x[k], cell[k]);
             }
             float* to = gates + row * 4 * HIDDEN + own.unit;
-            UNROLL for (unsigned gate = 0; gate < 4; ++gate) {
-                store(to + gate * HIDDEN, activations[gate][0], activations[gate][1]);
-            }
+            UNROLL for (unsigned gate = 0; gate < 4; ++gate) store(to + gate * HIDDEN, x[0][gate], x[1][gate]);
             store(cells + row * HIDDEN + own.unit, cell[0], cell[1]);
             store(states + row * HIDDEN + own.unit, shown[0], shown[1]);
         }
@@ -241,18 +230,13 @@ __device__ void sequence_backward(const float* weight_hh, float* gates, const fl
             }
             float* a = gates + row * 4 * HIDDEN + own.unit;
             UNROLL for (unsigned k = 0; k < 2; ++k) {
-                const float i = a[k], f = a[HIDDEN + k], candidate = a[2 * HIDDEN + k], o = a[3 * HIDDEN + k];
-                const float shown = tanhf(cells[row * HIDDEN + own.unit + k]);
-                const float dc = carried[k] + dh[k] * o * (1.0f - shown * shown);
+                float x[4];
+                UNROLL for (unsigned gate = 0; gate < 4; ++gate) x[gate] = a[gate * HIDDEN + k];
                 const float before = time == 0 ? 0.0f : cells[(row - batch) * HIDDEN + own.unit + k];
-                const float gradients[4] = {dc * candidate * i * (1.0f - i), dc * before * f * (1.0f - f),
-                                            dc * i * (1.0f - candidate * candidate), dh[k] * shown * o * (1.0f - o)};
-                carried[k] = dc * f;
+                cell_backward(x, before, cells[row * HIDDEN + own.unit + k], dh[k], carried[k], limit);
                 UNROLL for (unsigned gate = 0; gate < 4; ++gate) {
-                    const float x = gradients[gate];
-                    const float clipped = x < -limit ? -limit : x > limit ? limit : x;
-                    a[gate * HIDDEN + k] = clipped;
-                    told[own.row][gate * UNITS + own.column + k] = clipped;
+                    a[gate * HIDDEN + k] = x[gate];
+                    told[own.row][gate * UNITS + own.column + k] = x[gate];
                 }
             }
         } else {

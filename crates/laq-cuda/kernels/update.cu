@@ -15,6 +15,8 @@ struct Update {
     unsigned first_block;
 };
 
+static_assert(sizeof(Update) == 48, "as the host has it");
+
 // Calls `each` with the index of every number of the block's piece.
 template <class Each>
 __device__ void for_piece(const Update& update, const Each& each) {

@@ -11,7 +11,7 @@ mod stub;
 
 pub use backend::{
     ConvolutionSpace, CudaBackend, LstmSpace, NormSpace, Order, QuantizeSpace, Quantizer, Record,
-    Recording, Symbols, Tensor, UpdateSpace,
+    Recording, Settings, Symbols, Tensor, UpdateSpace,
 };
 #[cfg(feature = "driver")]
 pub use cuda::{Compiled, Convolution, Cuda, Graph, Memory, compile, probe};
@@ -21,8 +21,9 @@ pub use found::{DeviceFound, LibraryFound, MemoryFound, Precision, Probe};
 pub use stub::{Cuda, probe};
 
 /// The sources of all kernels, by file name; those with `.cuh` are what the others include.
-pub const KERNEL_SOURCES: [(&str, &str); 17] = [
+pub const KERNEL_SOURCES: [(&str, &str); 18] = [
     ("common.cuh", include_str!("../kernels/common.cuh")),
+    ("lstm.cuh", include_str!("../kernels/lstm.cuh")),
     ("solve.cuh", include_str!("../kernels/solve.cuh")),
     ("exact.cuh", include_str!("../kernels/exact.cuh")),
     ("batch.cu", include_str!("../kernels/batch.cu")),

@@ -2,7 +2,7 @@
 
 use laq_tensor::{BackendError, DenseShape};
 
-use super::{CudaBackend, ROWS_OF_A_CHUNK, Tensor, chunks_of, int, long, plain, transposed};
+use super::{CudaBackend, Tensor, chunks_of, int, long, plain, transposed};
 use crate::device::{Device, Product};
 
 pub(super) fn forward<D: Device>(
@@ -137,15 +137,9 @@ pub(super) fn sum_columns<D: Device>(
     columns: usize,
     sums: u64,
 ) -> Result<(), BackendError> {
-    let chunks = chunks_of(rows);
+    let (chunk, chunks) = chunks_of(rows);
     let partial = backend.scratch(chunks * columns)?.into();
-    let arguments = [
-        values.into(),
-        partial,
-        int(rows),
-        int(columns),
-        int(ROWS_OF_A_CHUNK),
-    ];
+    let arguments = [values.into(), partial, int(rows), int(columns), int(chunk)];
     backend.columns("column_sums", columns, chunks, &arguments)?;
     let arguments = [partial, int(chunks), int(columns), sums.into()];
     backend.columns("add_chunks", columns, 1, &arguments)

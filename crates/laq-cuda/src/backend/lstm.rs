@@ -42,27 +42,30 @@ struct Sequence<D: Device> {
 const UNITS: usize = 16;
 const SLICE: usize = 32;
 
-/// The environment variable that says in which form the recurrence is: `steps` or `sequence`.
-const FORM_VARIABLE: &str = "LAQ_LSTM";
-
-/// Whether it is to be a sequence where it can be. Until both have been measured on a GPU, it is not.
-pub(super) fn sequence_is_wanted() -> bool {
-    std::env::var_os(FORM_VARIABLE).is_some_and(|value| value == "sequence")
-}
-
 impl<D: Device> Sequence<D> {
-    /// None where there are no such kernels for the shape, or the device has not as many blocks at the same time.
+    /// None where it is not wanted, and, with a note, where there are no such kernels for the shape or the device has not as
+    /// many blocks at the same time.
     fn new(backend: &CudaBackend<D>, shape: LstmShape) -> Result<Option<Self>, BackendError> {
+        if !backend.settings.sequences {
+            return Ok(None);
+        }
+        let refused = |why: String| {
+            backend.note(format!("the recurrence is done step by step: {why}"));
+            Ok(None)
+        };
         let LstmShape { batch, hidden, .. } = shape;
         let (forward, backward) = match hidden {
             128 => ("lstm_sequence_128", "lstm_sequence_backward_128"),
             256 => ("lstm_sequence_256", "lstm_sequence_backward_256"),
             512 => ("lstm_sequence_512", "lstm_sequence_backward_512"),
-            _ => return Ok(None),
+            _ => return refused(format!("no kernel is for {hidden} cells")),
         };
         let (groups, slices) = (hidden / UNITS, batch.div_ceil(SLICE));
-        if groups * slices > backend.device.blocks_together() {
-            return Ok(None);
+        let (needed, possible) = (groups * slices, backend.device.blocks_together());
+        if needed > possible {
+            return refused(format!(
+                "{needed} blocks have to wait for each other, and {possible} can"
+            ));
         }
         Ok(Some(Sequence {
             forward,
@@ -107,10 +110,7 @@ pub(super) fn space<D: Device>(
         cells: backend.floats(rows * hidden)?,
         carried: backend.floats(batch * hidden)?,
         hot: backend.floats(rows * symbols)?,
-        sequence: match backend.sequence_is_wanted {
-            true => Sequence::new(backend, shape)?,
-            false => None,
-        },
+        sequence: Sequence::new(backend, shape)?,
     })
 }
 

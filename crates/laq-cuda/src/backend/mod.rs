@@ -10,6 +10,7 @@ mod lstm;
 mod norm;
 mod pool;
 mod quantize;
+mod settings;
 mod step;
 mod update;
 
@@ -28,6 +29,7 @@ pub use convolution::ConvolutionSpace;
 pub use lstm::LstmSpace;
 pub use norm::NormSpace;
 pub use quantize::{QuantizeSpace, Quantizer};
+pub use settings::Settings;
 pub use step::{Record, Recording};
 pub use update::UpdateSpace;
 
@@ -41,7 +43,7 @@ pub struct CudaBackend<D: Device> {
     /// it may be in a recording.
     scratch: Mutex<Vec<(usize, D::Memory)>>,
     notes: Mutex<Vec<String>>,
-    sequence_is_wanted: bool,
+    settings: Settings,
 }
 
 /// Numbers in the device's memory, dense and row-major.
@@ -70,8 +72,11 @@ pub(crate) const THREADS: u32 = 256;
 /// Enough blocks to fill every GPU that there is; each thread then does several elements.
 const MOST_BLOCKS: u64 = 4096;
 
-/// Rows that one block adds up.
+/// Rows that one block adds up, unless there are too many blocks.
 const ROWS_OF_A_CHUNK: usize = 256;
+
+/// The most blocks along y.
+const MOST_CHUNKS: usize = 65_535;
 
 impl<D: Device> CudaBackend<D> {
     /// The backend on this device.
@@ -80,16 +85,15 @@ impl<D: Device> CudaBackend<D> {
             device,
             scratch: Mutex::default(),
             notes: Mutex::default(),
-            sequence_is_wanted: lstm::sequence_is_wanted(),
+            settings: Settings::default(),
         }
     }
 
-    /// Recurrences in one kernel where that can be, whatever the variable `LAQ_LSTM` says.
-    #[must_use]
-    pub fn with_sequences(self) -> Self {
+    /// The backend with these settings.
+    pub fn with_settings(device: D, settings: Settings) -> Self {
         CudaBackend {
-            sequence_is_wanted: true,
-            ..self
+            settings,
+            ..Self::new(device)
         }
     }
 
@@ -101,7 +105,9 @@ impl<D: Device> CudaBackend<D> {
     /// Something for [`Backend::notes`].
     fn note(&self, what: String) {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.push(what);
+        if !notes.contains(&what) {
+            notes.push(what);
+        }
     }
 
     pub(crate) fn launch(
@@ -201,9 +207,10 @@ impl<D: Device> CudaBackend<D> {
     }
 }
 
-/// Pieces of the rows of a matrix that are added up apart.
-fn chunks_of(rows: usize) -> usize {
-    rows.div_ceil(ROWS_OF_A_CHUNK).max(1)
+/// Rows of the pieces of a matrix that are added up apart, and how many pieces there are, which a grid has room for.
+fn chunks_of(rows: usize) -> (usize, usize) {
+    let chunk = rows.div_ceil(MOST_CHUNKS).max(ROWS_OF_A_CHUNK);
+    (chunk, rows.div_ceil(chunk).max(1))
 }
 
 fn plain(address: u64) -> Operand {
@@ -266,8 +273,8 @@ impl<D: Device> Backend for CudaBackend<D> {
 
     fn describe(&self) -> String {
         let device = self.device.describe();
-        match self.sequence_is_wanted && self.device.blocks_together() > 0 {
-            true => format!("{device}, recurrences in one kernel"),
+        match self.settings.sequences {
+            true => format!("{device}, recurrences in one kernel where they fit"),
             false => device,
         }
     }

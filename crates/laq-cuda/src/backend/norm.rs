@@ -2,7 +2,7 @@
 
 use laq_tensor::{BackendError, NormShape};
 
-use super::{CudaBackend, ROWS_OF_A_CHUNK, Record, Tensor, chunks_of, int, long};
+use super::{CudaBackend, Record, Tensor, chunks_of, int, long};
 use crate::device::Device;
 
 /// What a batch normalization keeps of a batch, and works in.
@@ -44,7 +44,7 @@ pub(super) fn forward<D: Device>(
     output: &mut Tensor<D>,
 ) -> Result<(), BackendError> {
     let NormShape { rows, channels, .. } = shape;
-    let chunks = chunks_of(rows);
+    let (chunk, chunks) = chunks_of(rows);
     let [scale, shift] = [scale, shift].map(|tensor| backend.pointer(tensor, channels).into());
     let [mean, variance, factor, offset] =
         [&space.mean, &space.variance, &space.factor, &space.offset]
@@ -71,13 +71,7 @@ pub(super) fn forward<D: Device>(
         return backend.columns("norm_whole", channels, 1, &arguments);
     }
     let partial = backend.scratch(chunks * 2 * channels)?.into();
-    let arguments = [
-        of_input,
-        partial,
-        int(rows),
-        int(channels),
-        int(ROWS_OF_A_CHUNK),
-    ];
+    let arguments = [of_input, partial, int(rows), int(channels), int(chunk)];
     backend.columns("norm_moments", channels, chunks, &arguments)?;
     let arguments = [
         partial,
@@ -107,7 +101,7 @@ pub(super) fn backward<D: Device>(
     shift_gradient: &mut Tensor<D>,
 ) -> Result<(), BackendError> {
     let NormShape { rows, channels, .. } = shape;
-    let (count, chunks) = (rows * channels, chunks_of(rows));
+    let (count, (chunk, chunks)) = (rows * channels, chunks_of(rows));
     let [mean, variance, factor, offset, slope, base] = [
         &space.mean,
         &space.variance,
@@ -148,7 +142,7 @@ pub(super) fn backward<D: Device>(
         partial,
         int(rows),
         int(channels),
-        int(ROWS_OF_A_CHUNK),
+        int(chunk),
         relu,
     ];
     backend.columns("norm_products", channels, chunks, &arguments)?;

@@ -340,8 +340,8 @@ struct Group {
     /// Of its weights, second moments, levels, quantized weights and state.
     addresses: [u64; 5],
     size: usize,
-    /// The number of its parameter, and its own in it.
-    names: [usize; 2],
+    /// Of its parameter, and its own in it.
+    numbers: [usize; 2],
 }
 
 /// A `Job` a group, as the kernels have it, and the group of every block.
@@ -357,7 +357,7 @@ fn tables(groups: &[Group]) -> (Vec<u8>, Vec<u32>) {
         for number in group.addresses.into_iter().chain([group.size as u64]) {
             table.extend(number.to_ne_bytes());
         }
-        let [parameter, number] = group.names;
+        let [parameter, number] = group.numbers;
         for number in [parameter, number, job_of_block.len(), blocks] {
             table.extend((number as u32).to_ne_bytes());
         }
@@ -411,7 +411,7 @@ impl<D: Device> CudaBackend<D> {
                         states + (group * STATE) as u64,
                     ],
                     size,
-                    names: [parameter, group],
+                    numbers: [parameter, group],
                 }
             }));
         }

@@ -77,48 +77,40 @@ pub(super) fn stop_clock<D: Device>(
     backend.launch("stop_clock", [1, 1, 1], [1, 1, 1], &arguments)
 }
 
-/// The environment variable that keeps steps from being recorded, by the value `off`.
-const GRAPHS_VARIABLE: &str = "LAQ_GRAPHS";
-
-fn graphs_are_wanted() -> bool {
-    std::env::var_os(GRAPHS_VARIABLE).is_none_or(|value| value != "off")
-}
-
 pub(super) fn run<D: Device>(
     backend: &CudaBackend<D>,
     recording: &mut Recording<D::Graph>,
     body: &mut dyn FnMut() -> Result<(), BackendError>,
 ) -> Result<(), BackendError> {
     match recording {
+        _ if !backend.settings.graphs => body(),
         Recording::Fresh => {
             body()?;
             *recording = Recording::Done;
             Ok(())
         }
         Recording::Done => {
-            if !graphs_are_wanted() {
-                *recording = Recording::Plain;
-                return body();
-            }
-            backend.device.begin_graph()?;
-            let noted = body();
-            let ended = backend.device.end_graph();
-            let refused = match (noted, ended) {
-                (Ok(()), Ok(mut graph)) => {
+            let noted = backend.device.begin_graph().and_then(|()| {
+                let noted = body();
+                let ended = backend.device.end_graph();
+                noted.and(ended)
+            });
+            match noted {
+                Ok(mut graph) => {
                     // SAFETY: what was noted was asked for by `launch`, `multiply` and `convolve`, whose promises hold; that
                     // its operands live is the caller's promise to `run`.
                     unsafe { backend.device.replay(&mut graph)? };
                     *recording = Recording::Noted(graph);
-                    return Ok(());
                 }
-                (Err(refused), _) | (Ok(()), Err(refused)) => refused,
-            };
-            // What a library does not let be noted can still be done. A device that has gone fails here again.
-            body()?;
-            *recording = Recording::Plain;
-            backend.note(format!(
-                "steps are not recorded, and so are slower: {refused}"
-            ));
+                // What a library does not let be noted can still be done. A device that has gone fails here again.
+                Err(refused) => {
+                    body()?;
+                    *recording = Recording::Plain;
+                    backend.note(format!(
+                        "steps are not recorded, and so are slower: {refused}"
+                    ));
+                }
+            }
             Ok(())
         }
         Recording::Plain => body(),

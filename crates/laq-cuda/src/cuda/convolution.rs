@@ -24,6 +24,9 @@ const MOST_ALGORITHMS: usize = 10;
 #[derive(Debug)]
 pub(super) struct Cudnn {
     handle: sys::cudnnHandle_t,
+    /// What convolutions work in, one after the other: the last, which is the largest. What has become too small stays, for it
+    /// may be in a recording.
+    rooms: Vec<Memory>,
 }
 
 // SAFETY: cuDNN lets a handle go from thread to thread; that no two use it at once is seen to by the mutex around it.
@@ -35,7 +38,10 @@ impl Cudnn {
         version()?;
         let handle =
             cudnn::create_handle().map_err(|error| format!("cuDNN does not start: {error:?}"))?;
-        let cudnn = Cudnn { handle };
+        let cudnn = Cudnn {
+            handle,
+            rooms: Vec::new(),
+        };
         // SAFETY: handle and stream are those of this device.
         unsafe { cudnn::set_stream(handle, stream.cu_stream().cast()) }
             .map_err(|error| format!("cuDNN does not take the stream: {error:?}"))?;
@@ -74,7 +80,7 @@ pub(super) fn version() -> Result<String, String> {
     Ok(format!("{major}.{minor}.{patch}"))
 }
 
-/// A convolution of one shape: what cuDNN calls it, how it is done, and in which room.
+/// A convolution of one shape: what cuDNN calls it, and how it is done.
 pub struct Convolution {
     input: Tensor,
     output: Tensor,
@@ -82,7 +88,6 @@ pub struct Convolution {
     forward: Way<sys::cudnnConvolutionFwdAlgo_t>,
     backward_data: Way<sys::cudnnConvolutionBwdDataAlgo_t>,
     backward_filter: Way<sys::cudnnConvolutionBwdFilterAlgo_t>,
-    workspace: Memory,
 }
 
 /// How a pass is done: an algorithm, with the mathematics that it was ranked with.
@@ -94,7 +99,8 @@ struct Way<A> {
     room: usize,
 }
 
-// SAFETY: descriptors are plain memory of cuDNN's, and are used by one thread at a time, which takes `&mut`.
+// SAFETY: descriptors are plain memory of cuDNN's, which may go from thread to thread; as the type is not `Sync`, one thread
+// at a time uses them.
 unsafe impl Send for Convolution {}
 
 impl fmt::Debug for Convolution {
@@ -232,16 +238,6 @@ macro_rules! first_way {
     }};
 }
 
-/// What a convolution is made of, but for its room.
-struct Parts {
-    input: Tensor,
-    output: Tensor,
-    filter: Filter,
-    forward: Way<sys::cudnnConvolutionFwdAlgo_t>,
-    backward_data: Way<sys::cudnnConvolutionBwdDataAlgo_t>,
-    backward_filter: Way<sys::cudnnConvolutionBwdFilterAlgo_t>,
-}
-
 impl Cudnn {
     /// How cuDNN does a convolution of this shape; or why it does not: it has no way that gives the same bits every time, or
     /// refuses to go it.
@@ -249,40 +245,26 @@ impl Cudnn {
     /// # Errors
     /// [`BackendError::DeviceMemory`] when there is no room.
     pub(super) fn convolution(
-        &self,
+        &mut self,
         device: &str,
         stream: &Arc<CudaStream>,
         precision: Precision,
         shape: ConvolutionShape,
     ) -> Result<Result<Convolution, String>, BackendError> {
-        let Parts {
-            input,
-            output,
-            filter,
-            forward,
-            backward_data,
-            backward_filter,
-        } = match self.parts(precision, shape) {
-            Ok(Some(parts)) => parts,
+        let convolution = match self.ways(precision, shape) {
+            Ok(Some(convolution)) => convolution,
             Ok(None) => {
-                return Ok(Err(
-                    "it has no algorithm that gives the same bits every time".to_owned(),
-                ));
+                let why = "it has no algorithm that gives the same bits every time";
+                return Ok(Err(why.to_owned()));
             }
             Err(error) => return Ok(Err(format!("{error:?}"))),
         };
-        let room = (forward.room)
-            .max(backward_data.room)
-            .max(backward_filter.room);
-        let convolution = Convolution {
-            input,
-            output,
-            filter,
-            forward,
-            backward_data,
-            backward_filter,
-            workspace: allocate(device, stream, room)?,
-        };
+        let room = (convolution.forward.room)
+            .max(convolution.backward_data.room)
+            .max(convolution.backward_filter.room);
+        if self.rooms.last().is_none_or(|last| last.bytes < room) {
+            self.rooms.push(allocate(device, stream, room)?);
+        }
         let tried = self.try_out(device, stream, shape, &convolution)?;
         Ok(tried
             .map(|()| convolution)
@@ -328,11 +310,12 @@ impl Cudnn {
         Ok(done.try_for_each(|done| done))
     }
 
-    fn parts(
+    /// The best way of every pass; none where one has none.
+    fn ways(
         &self,
         precision: Precision,
         shape: ConvolutionShape,
-    ) -> Result<Option<Parts>, CudnnError> {
+    ) -> Result<Option<Convolution>, CudnnError> {
         let ConvolutionShape {
             batch,
             height,
@@ -380,7 +363,7 @@ impl Cudnn {
         else {
             return Ok(None);
         };
-        Ok(Some(Parts {
+        Ok(Some(Convolution {
             input,
             output,
             filter,
@@ -403,13 +386,13 @@ impl Cudnn {
             input,
             output,
             filter,
-            workspace,
             ..
         } = convolution;
         let (one, zero) = (1.0f32, 0.0f32);
         let (one, zero): (*const c_void, *const c_void) =
             ((&raw const one).cast(), (&raw const zero).cast());
-        let (room, size) = (workspace.address as *mut c_void, workspace.bytes);
+        let room = self.rooms.last().expect("it was made with the convolution");
+        let (room, size) = (room.address as *mut c_void, room.bytes);
         // SAFETY: descriptors and room are those of this convolution, the factors are read before the calls return, and
         // the operands are the caller's promise.
         unsafe {

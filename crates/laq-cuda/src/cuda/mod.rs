@@ -1,7 +1,7 @@
 //! A GPU through NVIDIA's driver and cuBLAS, which are loaded when they are first asked for.
 //!
 //! Everything runs on one stream, so in the order in which it was asked for; that makes the numbers those of the same seed on
-//! the same device. Several runs on one GPU are several processes.
+//! the same device. Every `Cuda` has a stream of its own, so several runs on one GPU may be threads or processes.
 
 mod compile;
 mod convolution;
@@ -24,7 +24,7 @@ use convolution::Cudnn;
 pub use probe::probe;
 
 use crate::device::{Device, Launch, Operand, Pass, Product};
-use crate::{MemoryFound, Precision, program};
+use crate::{MemoryFound, Precision, Settings, program};
 
 /// What cuBLAS works in; it is given once, so that recordings find it where it was.
 const WORKSPACE: usize = 32 << 20;
@@ -47,9 +47,9 @@ pub struct Cuda {
 /// cuBLAS on one stream.
 struct Blas(blas_sys::cublasHandle_t);
 
-// SAFETY: cuBLAS lets a handle go from thread to thread, and threads take turns with it.
+// SAFETY: cuBLAS lets a handle go from thread to thread.
 unsafe impl Send for Blas {}
-// SAFETY: as above.
+// SAFETY: cuBLAS lets several threads use a handle as long as none changes its settings, which nobody does once it is open.
 unsafe impl Sync for Blas {}
 
 impl Blas {
@@ -68,9 +68,6 @@ impl Drop for Blas {
         let _ = unsafe { blas::destroy_handle(self.0) };
     }
 }
-
-/// The environment variable that keeps cuDNN out, by the value `off`.
-const CUDNN_VARIABLE: &str = "LAQ_CUDNN";
 
 /// A piece of the GPU's memory.
 pub struct Memory {
@@ -133,6 +130,7 @@ impl Cuda {
         precision: Precision,
         cache: Option<&Path>,
     ) -> Result<Self, BackendError> {
+        let settings = Settings::from_environment()?;
         let found = probe();
         let refused = |what: String| BackendError::Device {
             device: format!("cuda:{index}"),
@@ -184,13 +182,12 @@ impl Cuda {
         };
         set.result()
             .map_err(|error| refused(format!("cuBLAS takes no workspace: {error:?}")))?;
-        let kept_out = std::env::var_os(CUDNN_VARIABLE).is_some_and(|value| value == "off");
         let mut notes = Vec::new();
-        let cudnn = if kept_out {
-            None
-        } else {
-            let opened = convolution::version().and_then(|_| Cudnn::open(&stream));
+        let cudnn = if settings.cudnn {
+            let opened = Cudnn::open(&stream);
             opened.map_err(|why| notes.push(why)).ok().map(Mutex::new)
+        } else {
+            None
         };
         Ok(Cuda {
             name,
@@ -451,7 +448,7 @@ impl Device for Cuda {
             return Ok(None);
         };
         self.bind()?;
-        let cudnn = cudnn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cudnn = cudnn.lock().unwrap_or_else(PoisonError::into_inner);
         let found = cudnn.convolution(&self.name, &self.stream, self.precision, shape)?;
         let ConvolutionShape {
             batch,
@@ -478,9 +475,7 @@ impl Device for Cuda {
         // SAFETY: the caller's promise.
         unsafe { cudnn.convolve(convolution, pass) }.map_err(|error| BackendError::Device {
             device: self.name.clone(),
-            what: format!(
-                "cuDNN refuses a convolution: {error:?}; {CUDNN_VARIABLE}=off does without it"
-            ),
+            what: format!("cuDNN refuses a convolution: {error:?}; LAQ_CUDNN=off does without it"),
         })
     }
 

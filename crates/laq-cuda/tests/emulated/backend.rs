@@ -2,7 +2,7 @@
 
 use crate::emulator::Emulator;
 use crate::emulator::device::Emulated;
-use laq_cuda::CudaBackend;
+use laq_cuda::{CudaBackend, Settings};
 use laq_tensor::LstmShape;
 use laq_tensor::conformance::{self, Check};
 
@@ -49,6 +49,13 @@ fn passed(checks: &[Check]) {
     );
 }
 
+/// With recurrences in one kernel.
+pub(crate) const SEQUENCES: Settings = Settings {
+    graphs: true,
+    sequences: true,
+    cudnn: true,
+};
+
 /// Recurrences in one kernel, whose blocks wait for each other; with fewer blocks at the same time they go step by step.
 fn recurs(emulator: &'static Emulator, length: usize, batch: usize, hidden: usize) {
     let shape = LstmShape {
@@ -60,7 +67,7 @@ fn recurs(emulator: &'static Emulator, length: usize, batch: usize, hidden: usiz
     let needed = hidden / 16 * batch.div_ceil(32);
     for blocks in [needed, needed - 1] {
         let device = Emulated::with_blocks_together(emulator, blocks);
-        let backend = CudaBackend::new(device).with_sequences();
+        let backend = CudaBackend::with_settings(device, SEQUENCES);
         passed(&conformance::lstm(&backend, shape, 0.02).unwrap());
     }
 }

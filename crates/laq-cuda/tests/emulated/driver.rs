@@ -6,10 +6,10 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use laq_cuda::{Argument, Cuda, CudaBackend, Device, Launch, Precision};
+use laq_cuda::{Argument, Cuda, CudaBackend, Device, Launch, Precision, Settings};
 use laq_models::Batch;
 use laq_solvers::Method;
-use laq_tensor::{Backend, BackendError, conformance};
+use laq_tensor::{Backend, BackendError, CpuBackend, conformance};
 
 use crate::emulator::library::{install, library};
 use crate::training::{Lstm, Network, Vgg, as_on_the_cpu, held_as_brought, steps};
@@ -65,6 +65,8 @@ fn on_the_imitation(
             .env("FAKE_CUDA_REPORT", &report)
             .env_remove("CUDA_VISIBLE_DEVICES")
             .env_remove("LAQ_CUDNN")
+            .env_remove("LAQ_GRAPHS")
+            .env_remove("LAQ_LSTM")
             .envs(settings.iter().copied())
             .output()
             .unwrap();
@@ -77,7 +79,12 @@ fn on_the_imitation(
 }
 
 fn opened(index: usize) -> CudaBackend<Cuda> {
-    CudaBackend::new(Cuda::open(index, Precision::Float32, None).unwrap())
+    of_precision(index, Precision::Float32)
+}
+
+fn of_precision(index: usize, precision: Precision) -> CudaBackend<Cuda> {
+    let device = Cuda::open(index, precision, None).unwrap();
+    CudaBackend::with_settings(device, Settings::from_environment().unwrap())
 }
 
 #[test]
@@ -99,7 +106,11 @@ fn the_backend_conforms() {
 
 #[test]
 fn networks_train_as_on_the_cpu() {
-    let settings: [&[_]; 2] = [&[], &[("FAKE_CUDA_POOLS", "0"), ("LAQ_CUDNN", "off")]];
+    let settings: [&[_]; 3] = [
+        &[],
+        &[("FAKE_CUDA_POOLS", "0"), ("LAQ_CUDNN", "off")],
+        &[("LAQ_GRAPHS", "off"), ("LAQ_CUDNN", "off")],
+    ];
     let ended = on_the_imitation("networks_train_as_on_the_cpu", &settings, || {
         if std::env::var_os("LAQ_CUDNN").is_none() {
             as_on_the_cpu(&Lstm, "ttq", || opened(0));
@@ -109,11 +120,62 @@ fn networks_train_as_on_the_cpu() {
         }
         as_on_the_cpu(&Vgg, "lat-a", || opened(0));
     });
-    for ended in ended.into_iter().flatten() {
+    for (ended, recorded) in ended.into_iter().flatten().zip([true, true, false]) {
         ended.is_clean();
         let [graphs, replays] = ["graphs", "replays"].map(|what| ended.count(what));
-        assert!(graphs > 2 && replays > 3 * graphs, "{}", ended.report);
+        let right = match recorded {
+            true => graphs > 2 && replays > 3 * graphs,
+            false => graphs == 0 && replays == 0,
+        };
+        assert!(right, "{}", ended.report);
     }
+}
+
+/// Where cuDNN refuses what it has offered, convolutions are done by products, and whoever asks is told; where it does not, which
+/// algorithms were chosen.
+#[test]
+fn cudnn_may_refuse() {
+    let settings: [&[_]; 2] = [&[], &[("FAKE_CUDA_CUDNN_REFUSES", "1")]];
+    let ended = on_the_imitation("cudnn_may_refuse", &settings, || {
+        let method = Method::try_from("lat-a").unwrap();
+        let mut training = Vgg.build(opened(0), &method);
+        let losses = steps(&Vgg, &mut training, 0..2);
+        let expected = steps(
+            &Vgg,
+            &mut Vgg.build(CpuBackend::new().unwrap(), &method),
+            0..2,
+        );
+        for (a, b) in losses.iter().zip(&expected) {
+            assert!((a - b).abs() < 2e-3 * b, "{losses:?}, {expected:?}");
+        }
+        let notes = training.notes().join("; ");
+        let refuses = std::env::var_os("FAKE_CUDA_CUDNN_REFUSES").is_some();
+        let said = match refuses {
+            true => "by products, as cuDNN does not: CudnnError(CUDNN_STATUS_NOT_SUPPORTED)",
+            false => "by cuDNN, forward CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM",
+        };
+        assert!(notes.contains(said), "{notes}");
+    });
+    for (ended, by_products) in ended.into_iter().flatten().zip([false, true]) {
+        ended.is_clean();
+        assert_eq!(ended.report.contains("launched neighbours"), by_products);
+    }
+}
+
+/// A variable that is misspelt is told.
+#[test]
+fn settings_are_checked() {
+    let pairs = ["LAQ_GRAPHS", "LAQ_LSTM", "LAQ_CUDNN"].map(|variable| [(variable, "Off")]);
+    let settings = pairs.each_ref().map(|pair| &pair[..]);
+    on_the_imitation("settings_are_checked", &settings, || {
+        let message = Settings::from_environment().unwrap_err().to_string();
+        assert!(message.contains("it is \"Off\", expected "), "{message}");
+        let opened = Cuda::open(0, Precision::Tf32, None);
+        assert_eq!(opened.unwrap_err().to_string(), message);
+    })
+    .into_iter()
+    .flatten()
+    .for_each(|ended| assert!(ended.output.status.success(), "{}", ended.report));
 }
 
 /// Factors with ten bits of mantissa give nearly the same losses, and not the same.
@@ -122,7 +184,7 @@ fn tensor_cores_round() {
     let ended = on_the_imitation("tensor_cores_round", &[&[]], || {
         let method = Method::try_from("lat-a").unwrap();
         let losses = |precision| {
-            let backend = CudaBackend::new(Cuda::open(0, precision, None).unwrap());
+            let backend = of_precision(0, precision);
             steps(&Vgg, &mut Vgg.build(backend, &method), 0..3)
         };
         let (rounded, exact) = (losses(Precision::Tf32), losses(Precision::Float32));
@@ -144,21 +206,20 @@ fn recurrences_are_in_one_kernel() {
     let ended = on_the_imitation("recurrences_are_in_one_kernel", &settings, || {
         let method = Method::try_from("lat-a").unwrap();
         let losses = |precision| {
-            let backend = CudaBackend::new(Cuda::open(0, precision, None).unwrap());
-            let name = backend.describe();
-            (
-                steps(&Lstm, &mut Lstm::of_cells(128, backend, &method), 0..4),
-                name,
-            )
+            let mut training = Lstm::of_cells(128, of_precision(0, precision), &method);
+            let losses = steps(&Lstm, &mut training, 0..4);
+            (losses, training.notes())
         };
-        let ((rounded, name), (exact, other)) =
+        let ((rounded, notes), (exact, others)) =
             (losses(Precision::Tf32), losses(Precision::Float32));
         for (a, b) in rounded.iter().zip(&exact) {
             assert!((a - b).abs() < 0.01 * b, "{rounded:?}, {exact:?}");
         }
         let without = std::env::var_os("FAKE_CUDA_COOPERATIVE").is_some();
-        assert_eq!(name.ends_with(", recurrences in one kernel"), !without);
-        assert!(!other.ends_with(", recurrences in one kernel"));
+        let step_by_step =
+            |notes: &[String]| notes.iter().any(|note| note.contains("step by step"));
+        assert_eq!(step_by_step(&notes), without, "{notes:?}");
+        assert!(step_by_step(&others), "{others:?}");
     });
     for (ended, possible) in ended.into_iter().flatten().zip([true, false]) {
         ended.is_clean();

@@ -1,7 +1,8 @@
 //! Whole networks trained on the emulator: recordings, resuming, checkpoints that go from device to device, and stops.
 
+use crate::backend::SEQUENCES;
 use crate::emulator::Emulator;
-use crate::emulator::device::Emulated;
+use crate::emulator::device::{Emulated, NoGraphs};
 use laq_cuda::{CudaBackend, Device};
 use laq_models::{
     AdamSettings, Batch, CharLstmSpec, Examples, FeedforwardSpec, ImageShape, ModelError,
@@ -240,6 +241,22 @@ fn the_order_of_threads_changes_nothing() {
         assert_eq!(losses[0], losses[1], "{id}");
         assert_eq!(one.save().unwrap(), other.save().unwrap(), "{id}");
     }
+    // Blocks that wait for each other.
+    let method = Method::try_from("lat-a").unwrap();
+    let [mut one, mut other] = [false, true].map(|backwards| {
+        let device = Emulated::with_blocks_together(emulator, 8);
+        let device = if backwards {
+            device.turned_round()
+        } else {
+            device
+        };
+        let backend = CudaBackend::with_settings(device, SEQUENCES);
+        Lstm::of_cells(128, backend, &method)
+    });
+    let losses = [&mut one, &mut other].map(|training| steps(&Lstm, training, 0..3));
+    assert_eq!(losses[0], losses[1]);
+    assert_eq!(one.save().unwrap(), other.save().unwrap());
+    assert!(one.notes().is_empty());
 }
 
 /// Where steps cannot be recorded, they are done as they are, and whoever asks is told.
@@ -250,17 +267,32 @@ fn steps_that_cannot_be_recorded_are_done() {
     };
     let method = Method::try_from("lat-a").unwrap();
     let mut recorded = Vgg.build(backend(emulator), &method);
-    let device = Emulated::without_graphs(emulator);
-    let mut plain = Vgg.build(CudaBackend::new(device), &method);
-    let losses = [&mut recorded, &mut plain].map(|training| steps(&Vgg, training, 0..4));
-    assert_eq!(losses[0], losses[1]);
-    assert_eq!(recorded.save().unwrap(), plain.save().unwrap());
+    // An evaluation between steps solves before the step does, which is another recording.
+    let train = |training: &mut Training<CudaBackend<Emulated>>| {
+        let mut losses = steps(&Vgg, training, 0..4);
+        for number in 4..7 {
+            losses.push(Vgg.loss(training, number));
+            losses.extend(steps(&Vgg, training, number..number + 1));
+        }
+        losses
+    };
+    let expected = train(&mut recorded);
     assert!(recorded.notes().is_empty());
-    let notes = plain.notes();
-    assert!(
-        matches!(&notes[..], [note] if note.contains("it records nothing")),
-        "{notes:?}"
-    );
+    for place in [
+        NoGraphs::AtTheBeginning,
+        NoGraphs::Within,
+        NoGraphs::AtTheEnd,
+    ] {
+        let device = Emulated::without_graphs(emulator, place);
+        let mut plain = Vgg.build(CudaBackend::new(device), &method);
+        assert_eq!(train(&mut plain), expected, "{place:?}");
+        assert_eq!(plain.save().unwrap(), recorded.save().unwrap(), "{place:?}");
+        let notes = plain.notes();
+        assert!(
+            matches!(&notes[..], [note] if note.contains("it records nothing")),
+            "{place:?}: {notes:?}"
+        );
+    }
 }
 
 /// Wherever a device goes away, there is an error and no panic, and a state that was saved goes on elsewhere.
@@ -468,6 +500,18 @@ fn evaluated_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
 #[test]
 fn examples_on_the_device_are_evaluated_as_those_of_the_host() {
     evaluated_as_brought(|| CpuBackend::new().unwrap());
+
+    // More batches than a record takes.
+    let text: Vec<u8> = (0..TEXT.length * TEXT.batch * 300 + 1)
+        .map(|i| (i * i % SYMBOLS) as u8)
+        .collect();
+    let method = Method::try_from("lat-a").unwrap();
+    let mut training = Lstm.build(CpuBackend::new().unwrap(), &method);
+    let set = (training.hold_for_evaluation(Examples::Text(&text))).unwrap();
+    let all = training.evaluate_held(set, 0..300).unwrap().losses;
+    assert_eq!(all.len(), 300);
+    let last = training.evaluate_held(set, 297..300).unwrap().losses;
+    assert_eq!(last, all[297..]);
     let Some(emulator) = Emulator::get() else {
         return;
     };

@@ -33,6 +33,14 @@ pub(crate) struct Memory {
     bytes: usize,
 }
 
+/// Where a device does not let itself be recorded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum NoGraphs {
+    AtTheBeginning,
+    Within,
+    AtTheEnd,
+}
+
 #[derive(Debug)]
 pub(crate) struct Emulated {
     emulator: &'static Emulator,
@@ -41,8 +49,8 @@ pub(crate) struct Emulated {
     backwards: bool,
     /// Whether it has a library of convolutions.
     has_convolutions: bool,
-    /// Whether it can note what it is asked for.
-    has_graphs: bool,
+    /// Where noting what it is asked for fails, if it does.
+    no_graphs: Option<NoGraphs>,
     /// Blocks that can wait for each other.
     blocks_together: usize,
     /// Bytes that may still be allocated, and launches after which the device has gone.
@@ -56,9 +64,17 @@ impl Emulated {
             noted: Mutex::default(),
             backwards: false,
             has_convolutions: false,
-            has_graphs: true,
+            no_graphs: None,
             blocks_together: 0,
             left: Mutex::new((usize::MAX, u64::MAX)),
+        }
+    }
+
+    /// One that has all that a device can have, and whose threads take their turns from the last to the first.
+    pub(crate) fn turned_round(self) -> Self {
+        Emulated {
+            backwards: true,
+            ..self
         }
     }
 
@@ -87,9 +103,9 @@ impl Emulated {
     }
 
     /// One whose recordings fail.
-    pub(crate) fn without_graphs(emulator: &'static Emulator) -> Self {
+    pub(crate) fn without_graphs(emulator: &'static Emulator, place: NoGraphs) -> Self {
         Emulated {
-            has_graphs: false,
+            no_graphs: Some(place),
             ..Self::new(emulator)
         }
     }
@@ -117,6 +133,16 @@ impl Emulated {
                     what: "it has gone".to_owned(),
                 })
             }
+        }
+    }
+
+    fn records(&self, place: NoGraphs) -> Result<(), BackendError> {
+        match self.no_graphs == Some(place) {
+            false => Ok(()),
+            true => Err(BackendError::Device {
+                device: self.describe(),
+                what: "it records nothing".to_owned(),
+            }),
         }
     }
 
@@ -331,6 +357,9 @@ impl Device for Emulated {
     }
 
     unsafe fn multiply(&self, product: &Product) -> Result<(), BackendError> {
+        if self.noted.lock().unwrap().is_some() {
+            self.records(NoGraphs::Within)?;
+        }
         if !self.note(|| Noted::Product(*product)) {
             // SAFETY: the caller's promise.
             unsafe { multiplied(product) };
@@ -355,6 +384,7 @@ impl Device for Emulated {
     }
 
     fn begin_graph(&self) -> Result<(), BackendError> {
+        self.records(NoGraphs::AtTheBeginning)?;
         let before = self.noted.lock().unwrap().replace(Vec::new());
         assert!(before.is_none(), "one graph at a time");
         Ok(())
@@ -362,13 +392,8 @@ impl Device for Emulated {
 
     fn end_graph(&self) -> Result<Graph, BackendError> {
         let noted = self.noted.lock().unwrap().take().expect("a graph");
-        match self.has_graphs {
-            true => Ok(Graph(noted)),
-            false => Err(BackendError::Device {
-                device: self.describe(),
-                what: "it records nothing".to_owned(),
-            }),
-        }
+        self.records(NoGraphs::AtTheEnd)?;
+        Ok(Graph(noted))
     }
 
     unsafe fn replay(&self, graph: &mut Graph) -> Result<(), BackendError> {

@@ -17,6 +17,7 @@
 //   FAKE_CUDA_FAILURE       with which error (700, an illegal address)
 //   FAKE_CUDA_NVRTC_FAILS   what the compiler says when it refuses everything
 //   FAKE_CUDA_CUDNN         cuDNN's version
+//   FAKE_CUDA_CUDNN_REFUSES 1: it does not do what it has offered
 #include <cstdlib>
 #include <deque>
 #include <fstream>
@@ -1261,6 +1262,7 @@ static int convolve(Pass pass, void* handle, const void* alpha, const void* beta
         const Dnn dnn = dnn_here(handle);
         Device* device = &here();
         if (!dnn.stream) throw Fault{INVALID_VALUE, "no stream"};
+        if (setting("FAKE_CUDA_CUDNN_REFUSES", 0)) throw Fault{DNN_NOT_SUPPORTED, ""};
         Stream& stream = stream_here(reinterpret_cast<void*>(dnn.stream));
         const Problem p = problem(x_desc, w_desc, y_desc, how_desc);
         const Algorithm algorithm = algorithm_of(pass, number);
