@@ -13,6 +13,15 @@ pub enum Precision {
     Float32,
 }
 
+impl fmt::Display for Precision {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Precision::Tf32 => "tf32",
+            Precision::Float32 => "float32",
+        })
+    }
+}
+
 /// NVIDIA's software and hardware, as far as this program needs it.
 #[derive(Clone, Debug)]
 pub struct Probe {

@@ -41,8 +41,7 @@ pub(crate) enum Set<B: Backend> {
     },
 }
 
-/// Examples on the device that are evaluated, batch by batch in the order of their numbers; see
-/// [`crate::Training::hold_for_evaluation`].
+/// Examples that [`crate::Training::hold`] has copied to the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldSet(pub(crate) usize);
 

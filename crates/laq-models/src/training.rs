@@ -68,7 +68,7 @@ pub struct Report<'a> {
 /// A network in training: latent weights, their quantized form, Adam's state.
 pub struct Training<B: Backend> {
     // Fields are dropped in order: recordings before what is in them, and the device last.
-    /// The step that solves for ŵ first, and the one that finds it solved.
+    /// The step that finds ŵ solved, and the one that solves for it first.
     recordings: [B::Recording; 2],
     network: Box<dyn Network<B>>,
     adam: AdamSettings,
@@ -82,8 +82,7 @@ pub struct Training<B: Backend> {
     /// Steps in it.
     unread: u64,
     evaluation_record: B::Record,
-    held: Option<Held<B>>,
-    evaluated: Vec<Held<B>>,
+    held: Vec<Held<B>>,
     /// What the next report tells.
     losses: Vec<f64>,
     reported: usize,
@@ -147,8 +146,7 @@ impl<B: Backend + 'static> Training<B> {
             unread: 0,
             evaluation_record: backend.record()?,
             recordings: [backend.recording(), backend.recording()],
-            held: None,
-            evaluated: Vec::new(),
+            held: Vec::new(),
             losses: Vec::with_capacity(2 * RECORD_CAPACITY),
             reported: 0,
             seconds: 0.0,
@@ -204,24 +202,24 @@ impl<B: Backend + 'static> Training<B> {
         self.advance(start, learning_rate)
     }
 
-    /// Copies examples to the device, for [`Training::begin_held_step`]; those that were there before are forgotten. They
-    /// come in the order of their numbers until [`Training::set_order`] says otherwise.
+    /// Copies examples to the device, for [`Training::begin_held_step`] and [`Training::evaluate_held`]. They come in the order
+    /// of their numbers until [`Training::set_order`] says otherwise.
     ///
     /// # Errors
     /// [`ModelError::Batch`] for examples that the network does not take; [`ModelError::Backend`] when the device has no
-    /// room, after which there are none.
-    pub fn hold(&mut self, examples: Examples<'_>) -> Result<(), ModelError> {
-        self.held = None;
-        self.held = Some(self.network.hold(&self.backend, examples)?);
-        Ok(())
+    /// room.
+    pub fn hold(&mut self, examples: Examples<'_>) -> Result<HeldSet, ModelError> {
+        let held = self.network.hold(&self.backend, examples)?;
+        self.held.push(held);
+        Ok(HeldSet(self.held.len() - 1))
     }
 
-    /// The order of the examples on the device, each of their numbers once.
+    /// The order of examples on the device, each of their numbers once.
     ///
     /// # Errors
-    /// [`ModelError::Batch`] where there are none, or for another order than one of all of them.
-    pub fn set_order(&mut self, order: &[u32]) -> Result<(), ModelError> {
-        let held = self.held.as_mut().ok_or_else(nothing_held)?;
+    /// [`ModelError::Batch`] for another order than one of all of them, and for examples of another training.
+    pub fn set_order(&mut self, set: HeldSet, order: &[u32]) -> Result<(), ModelError> {
+        let held = self.held.get_mut(set.0).ok_or_else(nothing_held)?;
         let good = order.len() == held.count && order.iter().all(|&n| (n as usize) < held.count);
         if !good {
             return Err(ModelError::Batch(format!(
@@ -233,13 +231,18 @@ impl<B: Backend + 'static> Training<B> {
         Ok(self.backend.write_order(order, &mut held.order)?)
     }
 
-    /// [`Training::begin_step`] with batch number `index` of the examples on the device, in their order.
+    /// [`Training::begin_step`] with batch number `index` of examples on the device, in their order.
     ///
     /// # Errors
     /// As [`Training::step`]; [`ModelError::Batch`] where there are not so many.
-    pub fn begin_held_step(&mut self, index: usize, learning_rate: f64) -> Result<(), ModelError> {
+    pub fn begin_held_step(
+        &mut self,
+        set: HeldSet,
+        index: usize,
+        learning_rate: f64,
+    ) -> Result<(), ModelError> {
         let start = Instant::now();
-        let held = self.held.as_ref().ok_or_else(nothing_held)?;
+        let held = self.held.get(set.0).ok_or_else(nothing_held)?;
         self.network.take_held(&self.backend, held, index, true)?;
         self.advance(start, learning_rate)
     }
@@ -377,16 +380,6 @@ impl<B: Backend + 'static> Training<B> {
         Ok(Evaluation { loss, errors })
     }
 
-    /// Copies examples to the device, for [`Training::evaluate_held`].
-    ///
-    /// # Errors
-    /// As [`Training::hold`].
-    pub fn hold_for_evaluation(&mut self, examples: Examples<'_>) -> Result<HeldSet, ModelError> {
-        let held = self.network.hold(&self.backend, examples)?;
-        self.evaluated.push(held);
-        Ok(HeldSet(self.evaluated.len() - 1))
-    }
-
     /// [`Training::evaluate`] of these batches of examples on the device, which is waited for once. Of images the last batch
     /// may have fewer.
     ///
@@ -419,7 +412,7 @@ impl<B: Backend + 'static> Training<B> {
     }
 
     fn evaluate_batch(&mut self, set: HeldSet, index: usize) -> Result<(), ModelError> {
-        let held = self.evaluated.get(set.0).ok_or_else(nothing_held)?;
+        let held = self.held.get(set.0).ok_or_else(nothing_held)?;
         (self.network).take_held(&self.backend, held, index, false)?;
         Ok((self.network).evaluate(&self.backend, &mut self.evaluation_record)?)
     }
@@ -559,7 +552,7 @@ impl<B: Backend + 'static> Training<B> {
 }
 
 fn nothing_held() -> ModelError {
-    ModelError::Batch("there are no examples on the device; copy them there first".into())
+    ModelError::Batch("these examples are not on the device; copy them there first".into())
 }
 
 /// ŵ = solve(w, d) for all parameters that are quantized; takes the time.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use laq_cuda::Precision;
-use laq_cuda::{Cuda, CudaBackend, probe};
+use laq_cuda::{Cuda, CudaBackend, Settings, probe};
 use laq_models::{
     Batch, Evaluation, Evaluations, Examples, HeldSet, LayerComparison, LayerReport, ModelError,
     Report, StateTensor, StepReport, Training,
@@ -46,6 +46,17 @@ impl FromStr for DeviceChoice {
                 "{text:?} is no device, expected auto, cpu, cuda or cuda:N, with N the number of a GPU"
             )
         })
+    }
+}
+
+/// As it is asked for.
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("auto"),
+            Self::Cpu => formatter.write_str("cpu"),
+            Self::Cuda(index) => write!(formatter, "cuda:{index}"),
+        }
     }
 }
 
@@ -91,7 +102,9 @@ impl Computer {
             let cache = kernel_cache();
             let device = Cuda::open(index, options.precision, cache.as_deref());
             let device = device.map_err(RunError::Device)?;
-            Ok(Computer::Cuda(Box::new(CudaBackend::new(device))))
+            let settings = Settings::from_environment().map_err(RunError::Device)?;
+            let backend = CudaBackend::with_settings(device, settings);
+            Ok(Computer::Cuda(Box::new(backend)))
         };
         let because = |reason: &str| reason.to_owned();
         match (options.choice, before) {
@@ -159,13 +172,12 @@ pub(crate) trait Trainer: Send {
     fn steps_taken(&self) -> u64;
     fn notes(&self) -> Vec<String>;
     fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError>;
-    fn hold(&mut self, examples: Examples<'_>) -> Result<(), ModelError>;
-    fn set_order(&mut self, order: &[u32]) -> Result<(), ModelError>;
-    fn begin_held_step(&mut self, index: usize, learning_rate: f64) -> Result<(), ModelError>;
+    fn hold(&mut self, examples: Examples<'_>) -> Result<HeldSet, ModelError>;
+    fn set_order(&mut self, set: HeldSet, order: &[u32]) -> Result<(), ModelError>;
+    fn begin_held_step(&mut self, set: HeldSet, index: usize, rate: f64) -> Result<(), ModelError>;
     fn report(&mut self) -> Result<Report<'_>, ModelError>;
     fn step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<StepReport, ModelError>;
     fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError>;
-    fn hold_for_evaluation(&mut self, examples: Examples<'_>) -> Result<HeldSet, ModelError>;
     fn evaluate_held(
         &mut self,
         set: HeldSet,
@@ -190,16 +202,16 @@ impl<B: Backend + 'static> Trainer for Training<B> {
         self.begin_step(batch, learning_rate)
     }
 
-    fn hold(&mut self, examples: Examples<'_>) -> Result<(), ModelError> {
+    fn hold(&mut self, examples: Examples<'_>) -> Result<HeldSet, ModelError> {
         self.hold(examples)
     }
 
-    fn set_order(&mut self, order: &[u32]) -> Result<(), ModelError> {
-        self.set_order(order)
+    fn set_order(&mut self, set: HeldSet, order: &[u32]) -> Result<(), ModelError> {
+        self.set_order(set, order)
     }
 
-    fn begin_held_step(&mut self, index: usize, learning_rate: f64) -> Result<(), ModelError> {
-        self.begin_held_step(index, learning_rate)
+    fn begin_held_step(&mut self, set: HeldSet, index: usize, rate: f64) -> Result<(), ModelError> {
+        self.begin_held_step(set, index, rate)
     }
 
     fn report(&mut self) -> Result<Report<'_>, ModelError> {
@@ -212,10 +224,6 @@ impl<B: Backend + 'static> Trainer for Training<B> {
 
     fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError> {
         self.evaluate(batch)
-    }
-
-    fn hold_for_evaluation(&mut self, examples: Examples<'_>) -> Result<HeldSet, ModelError> {
-        self.hold_for_evaluation(examples)
     }
 
     fn evaluate_held(
@@ -266,6 +274,9 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(text.parse().ok(), expected, "{text}");
+            if let Some(choice) = expected {
+                assert_eq!(choice.to_string().parse(), Ok(choice));
+            }
         }
     }
 }

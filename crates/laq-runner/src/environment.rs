@@ -27,6 +27,10 @@ pub struct Environment {
     pub os: String,
     /// When the session began, UTC.
     pub date: String,
+    /// How the device does its work: which algorithms it has chosen, and what it could not do in its best way. Of a processor
+    /// there is nothing to tell.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Environment {
@@ -45,6 +49,7 @@ impl Environment {
             threads,
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             date: date(since.as_secs()),
+            notes: Vec::new(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Everything that can go wrong in a run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use laq_datasets::{ImageError, SequencesError, Split, SymbolError, TextError};
 use laq_models::ModelError;
@@ -247,6 +247,7 @@ pub enum RunError {
         "stopped in epoch {epoch} after {step} of its steps, at a learning rate of {learning_rate:?}: {source}; {kept} is \
          the last good checkpoint and stays as it is, and {}",
         match source.as_ref() {
+            ModelError::Backend(BackendError::DeviceMemory { .. }) => "another --run-dir is the place for a smaller batch",
             ModelError::Backend(_) => "--resume goes on from it once the device works again, or elsewhere with another --device",
             _ => "another --run-dir is the place for another experiment",
         }
@@ -290,5 +291,20 @@ pub enum RunError {
 impl From<ImageError> for RunError {
     fn from(error: ImageError) -> Self {
         Self::Images(Box::new(error))
+    }
+}
+
+impl RunError {
+    /// Why a network could not take over the state of a checkpoint: it is another's, or the device has failed.
+    pub(crate) fn not_loaded(checkpoint: &Path, source: ModelError) -> Self {
+        match source {
+            ModelError::Backend(
+                error @ (BackendError::Device { .. } | BackendError::DeviceMemory { .. }),
+            ) => Self::Device(error),
+            source => Self::OtherNetwork {
+                checkpoint: checkpoint.to_path_buf(),
+                source,
+            },
+        }
     }
 }

@@ -164,19 +164,24 @@ pub fn evaluate(
     };
     let score = pool(threads)?.install(|| {
         let (computer, _) = Computer::open(device, None)?;
+        let on_gpu = computer.is_cuda();
         let mut network = network(computer, experiment, input, batch)?;
         network
             .load(&found.network)
-            .map_err(|source| RunError::OtherNetwork {
-                checkpoint: checkpoint.clone(),
-                source,
-            })?;
+            .map_err(|source| RunError::not_loaded(&checkpoint, source))?;
         let all = batches.evaluated();
-        score(&mut network, &batches, None, &mut |batch| {
-            progress(batch, all);
-            true
-        })
-        .map_err(|source| match source {
+        let held = if on_gpu {
+            batches.hold(&mut network)
+        } else {
+            Ok(None)
+        };
+        let score = held.and_then(|held| {
+            score(&mut network, &batches, held, &mut |batch| {
+                progress(batch, all);
+                true
+            })
+        });
+        score.map_err(|source| match source {
             // Another checkpoint would not help.
             ModelError::Backend(error) => RunError::Device(error),
             source => RunError::Evaluation {

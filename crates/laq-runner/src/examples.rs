@@ -192,31 +192,15 @@ impl Batches<'_> {
         }
     }
 
-    /// Copies all examples to the device of `network`, to be trained on; whether there was room for them.
-    pub(crate) fn hold(&self, network: &mut Network) -> Result<bool, ModelError> {
-        let held = self.copied(|examples| network.hold(examples))?;
-        Ok(held.is_some())
-    }
-
-    /// Copies all examples to the device of `network`, to be evaluated; nothing where there was no room for them.
-    pub(crate) fn hold_for_evaluation(
-        &self,
-        network: &mut Network,
-    ) -> Result<Option<HeldSet>, ModelError> {
-        self.copied(|examples| network.hold_for_evaluation(examples))
-    }
-
-    fn copied<T>(
-        &self,
-        copy: impl FnOnce(laq_models::Examples<'_>) -> Result<T, ModelError>,
-    ) -> Result<Option<T>, ModelError> {
+    /// Copies all examples to the device of `network`; none where there was no room for them.
+    pub(crate) fn hold(&self, network: &mut Network) -> Result<Option<HeldSet>, ModelError> {
         let held = match self {
-            Self::Text(sequences) => copy(laq_models::Examples::Text(sequences.symbols())),
+            Self::Text(sequences) => network.hold(laq_models::Examples::Text(sequences.symbols())),
             Self::Images {
                 images, numbers, ..
             } => {
                 let (all, mut none) = (identity_order(images.len()), Vec::new());
-                copy(laq_models::Examples::Images {
+                network.hold(laq_models::Examples::Images {
                     labels: images.labels(),
                     numbers: *numbers,
                     fill: &mut |first, pixels| {
@@ -368,23 +352,22 @@ mod tests {
                 let input = Input::of(&examples);
                 let mut network = network(computer, &experiment, input, experiment.data.batch)
                     .expect("a network");
-                if held {
-                    assert!(batches.hold(&mut network).expect("room"));
-                    network.set_order(&order).expect("an order");
+                let train = held.then(|| batches.hold(&mut network).expect("room").expect("room"));
+                if let Some(train) = train {
+                    network.set_order(train, &order).expect("an order");
                 }
                 let mut room = Room::default();
                 for index in [0, batches.trained() - 1, 1] {
-                    if held {
-                        network.begin_held_step(index, 0.01)
-                    } else {
-                        network.begin_step(room.fill(&batches, &order, index), 0.01)
+                    match train {
+                        Some(train) => network.begin_held_step(train, index, 0.01),
+                        None => network.begin_step(room.fill(&batches, &order, index), 0.01),
                     }
                     .expect("a step");
                 }
                 let test = examples
                     .batches(Split::Test, &experiment.data)
                     .expect("batches");
-                let set = held.then(|| test.hold_for_evaluation(&mut network).expect("room"));
+                let set = held.then(|| test.hold(&mut network).expect("room"));
                 let mut heard = Vec::new();
                 let found = score(&mut network, &test, set.flatten(), &mut |batch| {
                     heard.push(batch);

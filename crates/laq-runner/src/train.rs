@@ -74,11 +74,11 @@ pub enum Event<'a> {
         /// The mean loss of the epoch so far.
         loss: f64,
     },
-    /// A batch is about to be evaluated.
+    /// Batches are about to be evaluated: one on a processor, several on a GPU.
     Evaluating {
         /// Of which split.
         split: Split,
-        /// Which one, from 0.
+        /// The first of them, from 0.
         batch: usize,
     },
     /// An epoch is done and evaluated.
@@ -198,20 +198,15 @@ fn run(
             }
             network
                 .load(&found.network)
-                .map_err(|source| RunError::OtherNetwork { checkpoint, source })?;
+                .map_err(|source| RunError::not_loaded(&checkpoint, source))?;
             found.run.progress
         }
     };
     let environment = Environment::found(&kernel, rayon::current_num_threads());
     let splits = Splits::new(&examples, experiment)?;
-    // On a GPU the examples lie beside the network, where they fit.
-    let held = if on_gpu {
-        splits.hold(&mut network).map_err(RunError::Build)?
-    } else {
-        Held::default()
-    };
     let mut run = Run {
-        held,
+        steps_before_holding: on_gpu.then_some(STEPS_BEFORE_HOLDING),
+        held: Held::default(),
         between_reports,
         reported: Instant::now(),
         unreported: 0,
@@ -299,16 +294,19 @@ impl<'a> Splits<'a> {
     fn hold(&self, network: &mut Network) -> Result<Held, ModelError> {
         Ok(Held {
             train: self.train.hold(network)?,
-            validation: self.validation.hold_for_evaluation(network)?,
-            test: self.test.hold_for_evaluation(network)?,
+            validation: self.validation.hold(network)?,
+            test: self.test.hold(network)?,
         })
     }
 }
 
-/// Which examples are on the device.
+/// The steps that make what a network needs on a device: one done as it is, and one recorded.
+const STEPS_BEFORE_HOLDING: usize = 2;
+
+/// The examples that are on the device, split by split.
 #[derive(Clone, Copy, Default)]
 struct Held {
-    train: bool,
+    train: Option<HeldSet>,
     validation: Option<HeldSet>,
     test: Option<HeldSet>,
 }
@@ -323,6 +321,9 @@ struct Run<'a> {
     environment: Environment,
     network: Network,
     held: Held,
+    /// On a GPU the examples lie beside the network, where they fit: once the first steps have made room for all that they
+    /// need. How many of these are still to come; none where nothing is to be held any more.
+    steps_before_holding: Option<usize>,
     /// How long steps may go unreported, when they last were, and how many have been begun since.
     between_reports: Duration,
     reported: Instant,
@@ -371,12 +372,23 @@ impl Run<'_> {
             if !self.train_epoch()? {
                 return self.stop_here();
             }
+            self.write_notes()?;
             let Some((record, improved)) = self.evaluate_epoch()? else {
                 return self.stop_here();
             };
             self.end_epoch(&record, improved)?;
         }
         Ok(true)
+    }
+
+    /// Keeps how the device does its work beside what else the numbers come from.
+    fn write_notes(&mut self) -> Result<(), RunError> {
+        let notes = self.network.notes();
+        if self.environment.notes == notes {
+            return Ok(());
+        }
+        self.environment.notes = notes;
+        self.folder.write_environment(&self.environment)
     }
 
     fn stop_here(&mut self) -> Result<bool, RunError> {
@@ -399,10 +411,9 @@ impl Run<'_> {
             self.progress.epoch,
         );
         let learning_rate = self.learning_rate();
-        if self.held.train
-            && let Err(error) = self.network.set_order(&order)
-        {
-            return Err(self.step_failed(error));
+        if let Some(train) = self.held.train {
+            let set = self.network.set_order(train, &order);
+            set.map_err(|error| self.step_failed(error))?;
         }
         let mut room = Room::default();
         let interval = Duration::from_secs_f64(self.experiment.checkpoint.minutes * 60.0);
@@ -413,11 +424,13 @@ impl Run<'_> {
             }
             self.compare()?;
             let begun = self.progress.step + self.unreported;
-            let step = if self.held.train {
-                self.network.begin_held_step(begun, learning_rate)
-            } else {
-                let batch = room.fill(&batches, &order, begun);
-                self.network.begin_step(batch, learning_rate)
+            self.hold(&order)?;
+            let step = match self.held.train {
+                Some(train) => self.network.begin_held_step(train, begun, learning_rate),
+                None => {
+                    let batch = room.fill(&batches, &order, begun);
+                    self.network.begin_step(batch, learning_rate)
+                }
             };
             if let Err(error) = step {
                 return Err(self.step_failed(error));
@@ -433,6 +446,26 @@ impl Run<'_> {
         }
         self.report()?;
         Ok(true)
+    }
+
+    /// Before a step: copies the examples to the device when the time has come.
+    fn hold(&mut self, order: &[u32]) -> Result<(), RunError> {
+        let Some(left) = &mut self.steps_before_holding else {
+            return Ok(());
+        };
+        if *left > 0 {
+            *left -= 1;
+            return Ok(());
+        }
+        self.steps_before_holding = None;
+        self.report()?;
+        let held = self.splits.hold(&mut self.network);
+        self.held = held.map_err(|error| self.failed(error))?;
+        if let Some(train) = self.held.train {
+            let set = self.network.set_order(train, order);
+            set.map_err(|error| self.failed(error))?;
+        }
+        Ok(())
     }
 
     /// Waits for the steps that were begun, and counts them.

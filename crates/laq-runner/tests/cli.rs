@@ -633,7 +633,7 @@ fn a_gpu_check_is_rehearsed_on_the_processor() {
         "| conformance | ",
         "| losses beside the processor's | 0.0e0 is the largest ",
         "| PyTorch | not timed: no-such-python does not start",
-        "| LSTM's recurrence | steps ",
+        "| LSTM's recurrence | not known |",
         "| several at the same time | char-lstm ",
         "| cells of the tables | 0 of 36 finished, 0 cut short, 36 failed |",
         "| network | method | laq | of it quantizing | PyTorch's best | ratio |\n",

@@ -105,6 +105,8 @@ impl Machine {
             .current_dir(self.lab.folder.path())
             .env_remove("CUDA_VISIBLE_DEVICES")
             .env_remove("LAQ_CUDNN")
+            .env_remove("LAQ_GRAPHS")
+            .env_remove("LAQ_LSTM")
             .env("LD_LIBRARY_PATH", &self.libraries)
             .env("LAQ_CACHE_DIR", self.lab.path("cache"))
             .env("FAKE_CUDA_REPORT", &report)
@@ -206,6 +208,13 @@ fn images_are_trained_with_and_without_cudnn() {
     let machine = machine.with(&[("LAQ_CUDNN", "off")]);
     let without = train(&machine, "without");
     assert!(!without.good().contains(", cuDNN)"));
+    // What was chosen stays with the run.
+    let chosen = |run: &str| {
+        let path = machine.lab.path(run).join("environment.json");
+        fs::read_to_string(path).expect("an environment")
+    };
+    assert!(chosen("with").contains(" channels: by cuDNN, forward "));
+    assert!(!chosen("without").contains("notes"));
     let loss = |run: &str| machine.lab.metrics(run)[0].train_loss;
     let (a, b) = (loss("with"), loss("without"));
     assert!((a - b).abs() < 0.05 * b, "{a}, {b}");
@@ -251,6 +260,27 @@ fn a_gpu_that_goes_away_is_told_and_the_run_goes_on() {
             assert_eq!(bits(&machine, &run), bits(&machine, "whole"));
         }
     }
+}
+
+/// A device that fails while it takes over a checkpoint says nothing against the checkpoint.
+#[test]
+fn a_checkpoint_is_not_to_blame_for_a_device() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.lab.file("lat-a", "");
+    machine.train("run", &on("cuda:0")).good();
+    let whole = machine.laq(&["eval", "run", "--device", "cuda:0"]);
+    whole.good();
+    let operations = whole.count("operations");
+    let mut machine = machine;
+    for tenths in 1..7 {
+        let most = (operations * tenths / 10).to_string().leak();
+        machine = machine.with(&[("FAKE_CUDA_FAIL_AFTER", most)]);
+        let ended = machine.laq(&["eval", "run", "--device", "cuda:0"]);
+        ended.bad(&["an illegal memory access", "--device cpu"]);
+    }
+    machine.with(&[]).laq(&["eval", "run"]).good();
 }
 
 #[test]

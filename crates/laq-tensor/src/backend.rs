@@ -413,7 +413,7 @@ pub trait Backend: Send + Sync {
     /// Which device and which kernels, for the record of a run.
     fn describe(&self) -> String;
 
-    /// How the device does its work, for who looks into it: ways that it has chosen, and what it could not do in its best way.
+    /// How the device does its work, for whoever looks into it: ways that it has chosen, and what it could not do in its best way.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }

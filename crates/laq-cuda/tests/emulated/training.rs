@@ -369,11 +369,11 @@ pub(crate) fn held_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
         numbers: 32,
         fill: &mut |first, piece| piece.copy_from_slice(&pixels[32 * first..][..piece.len()]),
     };
-    held.hold(examples).unwrap();
-    held.set_order(&order).unwrap();
+    let set = held.hold(examples).unwrap();
+    held.set_order(set, &order).unwrap();
     let mut brought = Vgg.build(backend(), &method);
     for index in [0, 2, 1, 0] {
-        held.begin_held_step(index, 0.01).unwrap();
+        held.begin_held_step(set, index, 0.01).unwrap();
         let chosen = &order[index * IMAGES..(index + 1) * IMAGES];
         let (mut images, mut classes) = (Vec::new(), Vec::new());
         for &example in chosen {
@@ -386,21 +386,20 @@ pub(crate) fn held_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
     let [a, b] = [&mut held, &mut brought].map(|t| t.report().unwrap().losses.to_vec());
     assert_eq!(a, b);
     assert_eq!(held.save().unwrap(), brought.save().unwrap());
-    assert!(held.begin_held_step(3, 0.01).is_err());
-    assert!(held.set_order(&order[1..]).is_err());
+    assert!(held.begin_held_step(set, 3, 0.01).is_err());
+    assert!(held.set_order(set, &order[1..]).is_err());
     assert!(held.hold(Examples::Text(&[0; 40])).is_err());
-    assert!(held.begin_held_step(0, 0.01).is_err());
 
     let text: Vec<u8> = (0..TEXT.length * 12 + 1)
         .map(|i| (i * i % SYMBOLS) as u8)
         .collect();
     let order: Vec<u32> = (0..12).map(|i| i * 7 % 12).collect();
     let mut held = Lstm.build(backend(), &method);
-    held.hold(Examples::Text(&text)).unwrap();
-    held.set_order(&order).unwrap();
+    let set = held.hold(Examples::Text(&text)).unwrap();
+    held.set_order(set, &order).unwrap();
     let mut brought = Lstm.build(backend(), &method);
     for index in [0, 2, 1, 0] {
-        held.begin_held_step(index, 0.01).unwrap();
+        held.begin_held_step(set, index, 0.01).unwrap();
         let place = |row: usize| {
             let sequence = order[index * TEXT.batch + row % TEXT.batch] as usize;
             sequence * TEXT.length + row / TEXT.batch
@@ -443,7 +442,7 @@ fn evaluated_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
             numbers: 32,
             fill: &mut |first, piece| piece.copy_from_slice(&pixels[32 * first..][..piece.len()]),
         };
-        training.hold_for_evaluation(examples).unwrap()
+        training.hold(examples).unwrap()
     };
     let set = hold(&mut training, &pixels);
     for number in 0..3 {
@@ -481,7 +480,7 @@ fn evaluated_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
         .map(|i| (i * i % SYMBOLS) as u8)
         .collect();
     let mut training = Lstm.build(backend(), &method);
-    let set = training.hold_for_evaluation(Examples::Text(&text)).unwrap();
+    let set = training.hold(Examples::Text(&text)).unwrap();
     steps(&Lstm, &mut training, 0..2);
     let found = training.evaluate_held(set, 0..3).unwrap();
     assert_eq!(found.errors, None);
@@ -507,7 +506,7 @@ fn examples_on_the_device_are_evaluated_as_those_of_the_host() {
         .collect();
     let method = Method::try_from("lat-a").unwrap();
     let mut training = Lstm.build(CpuBackend::new().unwrap(), &method);
-    let set = (training.hold_for_evaluation(Examples::Text(&text))).unwrap();
+    let set = (training.hold(Examples::Text(&text))).unwrap();
     let all = training.evaluate_held(set, 0..300).unwrap().losses;
     assert_eq!(all.len(), 300);
     let last = training.evaluate_held(set, 297..300).unwrap().losses;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use laq_models::{
-    AdamSettings, CharLstmSpec, Examples, FeedforwardSpec, ImageShape, ModelError, TextShape,
-    Training,
+    AdamSettings, CharLstmSpec, Examples, FeedforwardSpec, HeldSet, ImageShape, ModelError,
+    TextShape, Training,
 };
 use laq_solvers::Method;
 use laq_tensor::Backend;
@@ -18,6 +18,7 @@ const RATE: f64 = 0.002;
 /// A network in training with a batch that is made up, and lies on the device.
 pub(super) struct Case {
     network: Box<dyn Trainer>,
+    batch: HeldSet,
 }
 
 impl Case {
@@ -70,9 +71,10 @@ impl Case {
                     piece.copy_from_slice(&pixels[first * numbers..][..piece.len()]);
                 },
             };
-            network.hold(examples).map_err(RunError::Build)?;
+            let batch = network.hold(examples).map_err(RunError::Build)?;
             Ok(Case {
                 network: Box::new(network),
+                batch,
             })
         };
         match network {
@@ -85,46 +87,33 @@ impl Case {
                     batch: size,
                 };
                 let spec = CharLstmSpec {
-                    hidden: if small { 32 } else { 512 },
+                    hidden: if small { 128 } else { 512 },
                     ..CharLstmSpec::paper(87)
                 };
                 let mut network = Training::char_lstm(backend, &spec, shape, &method, adam, 1)
                     .map_err(RunError::Build)?;
                 let count = size * size + 1;
                 let text: Vec<u8> = (0..count as u32).map(|i| (i * i % 87) as u8).collect();
-                network
+                let batch = network
                     .hold(Examples::Text(&text))
                     .map_err(RunError::Build)?;
                 Ok(Case {
                     network: Box::new(network),
+                    batch,
                 })
             }
         }
     }
 
-    fn begin(&mut self) -> Result<(), RunError> {
-        self.network.begin_held_step(0, RATE).map_err(unsolved)
-    }
-
-    /// The loss of one more step.
-    pub(super) fn step(&mut self) -> Result<f64, RunError> {
-        self.begin()?;
-        Ok(self.report()?.0)
-    }
-
-    /// The last loss and the seconds of quantizing since the last report.
-    fn report(&mut self) -> Result<(f64, f64), RunError> {
+    /// So many steps, which are waited for once: the loss of the last, and the seconds of quantizing.
+    pub(super) fn run(&mut self, steps: usize) -> Result<(f64, f64), RunError> {
+        for _ in 0..steps {
+            let begun = self.network.begin_held_step(self.batch, 0, RATE);
+            begun.map_err(unsolved)?;
+        }
         let report = self.network.report().map_err(unsolved)?;
         let loss = report.losses.last().copied().unwrap_or(f64::NAN);
         Ok((loss, report.quantize_seconds))
-    }
-
-    /// So many steps, which are waited for once; the loss of the last.
-    pub(super) fn steps(&mut self, steps: usize) -> Result<f64, RunError> {
-        for _ in 0..steps {
-            self.begin()?;
-        }
-        Ok(self.report()?.0)
     }
 
     /// What the device tells of how it does its work.
@@ -135,24 +124,21 @@ impl Case {
     /// Median seconds of a step, and of them quantizing, after the solver has settled.
     pub(super) fn time(&mut self) -> Result<(f64, f64), RunError> {
         // On a GPU the first step loads libraries, and the second is recorded.
-        self.steps(2)?;
+        self.run(2)?;
         let start = Instant::now();
-        self.step()?;
+        self.run(1)?;
         // On a processor a step takes so long that fewer must do.
         let (warm, rounds, steps) = if start.elapsed() > Duration::from_millis(30) {
             (1, 3, 1)
         } else {
             (30, 7, 20)
         };
-        self.steps(warm)?;
+        self.run(warm)?;
         let mut times = Vec::new();
         for _ in 0..rounds {
             let start = Instant::now();
-            for _ in 0..steps {
-                self.begin()?;
-            }
-            let (_, quantizing) = self.report()?;
-            let each = |seconds: f64| seconds / f64::from(steps);
+            let (_, quantizing) = self.run(steps)?;
+            let each = |seconds: f64| seconds / steps as f64;
             times.push((each(start.elapsed().as_secs_f64()), each(quantizing)));
         }
         times.sort_by(|a, b| a.0.total_cmp(&b.0));

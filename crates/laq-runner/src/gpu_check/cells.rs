@@ -66,7 +66,7 @@ enum Told {
 impl Check<'_> {
     /// Cells of the tables, several at the same time, until the time is over.
     pub(super) fn cells(&mut self, say: &mut (dyn FnMut(&str) + Send)) -> Result<(), RunError> {
-        let jobs = match (self.request.jobs, self.findings.counts) {
+        let jobs = match (self.request.jobs, self.findings.times_matter) {
             (Some(jobs), _) => jobs.max(1),
             (None, true) => best_count(&self.findings.paces),
             (None, false) => 1,

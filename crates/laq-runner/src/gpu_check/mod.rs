@@ -26,7 +26,6 @@ use std::time::{Duration, Instant};
 use laq_tensor::conformance;
 
 use self::case::Case;
-use self::cells::Cells;
 pub use self::several::keep_pace;
 use self::summary::{Compared, Findings};
 use crate::RunError;
@@ -110,33 +109,23 @@ pub fn gpu_check(
         ..request.device
     };
     let (computer, _) = Computer::open(exact, None)?;
-    let name = Computer::open(request.device, None)?.0.to_string();
+    // The device's context stays from the first case to the last.
+    let (kept, _) = Computer::open(request.device, None)?;
+    let name = kept.to_string();
     let environment = Environment::found(&name, pool.current_num_threads());
     let made = format!(
         "On {}, by laq {} of commit {}, {}. Made by `laq gpu-check`.",
         environment.cpu, environment.laq, environment.commit, environment.date
     );
+    let on_gpu = kept.is_cuda();
     let mut check = Check {
         request,
         end,
         stop,
-        findings: Findings {
-            made,
-            counts: computer.is_cuda() && !request.small,
-            conformance: None,
-            compared: Vec::new(),
-            timed: Vec::new(),
-            pytorch: Err("not yet asked".into()),
-            cells: Cells::default(),
-            paces: Vec::new(),
-            forms: Vec::new(),
-            failures: Vec::new(),
-            name,
-        },
+        on_gpu,
+        findings: Findings::new(name, made, on_gpu && !request.small),
         text: String::new(),
     };
-    // The device's context stays from the first case to the last.
-    let _kept = Computer::open(request.device, None)?;
     // What a part cannot do keeps the others from nothing, and stands in the README.
     pool.install(|| -> Result<(), RunError> {
         say(&format!("{}: conformance", check.findings.name));
@@ -157,8 +146,9 @@ pub fn gpu_check(
     })?;
     say("the forms of the recurrence");
     check.forms();
+    check.write()?;
     say("several networks at the same time");
-    check.several()?;
+    check.several();
     check.write()?;
     check.cells(say)?;
     check.write()?;
@@ -173,6 +163,7 @@ struct Check<'a> {
     request: &'a Request,
     end: Instant,
     stop: &'a AtomicBool,
+    on_gpu: bool,
     findings: Findings,
     /// The details, which come after the page.
     text: String,
@@ -257,7 +248,7 @@ impl Check<'_> {
                 let losses = |device: DeviceOptions| -> Result<Vec<f64>, RunError> {
                     let (computer, _) = Computer::open(device, None)?;
                     let mut case = Case::new(network, method, computer, self.request.small)?;
-                    let losses = (0..COMPARED_STEPS).map(|_| case.step());
+                    let losses = (0..COMPARED_STEPS).map(|_| Ok(case.run(1)?.0));
                     losses.collect()
                 };
                 let both = losses(DeviceOptions::CPU).and_then(|cpu| Ok((cpu, losses(exact)?)));
@@ -312,8 +303,10 @@ impl Check<'_> {
                     "{network},{method},{seconds},{quantize_seconds},{weights}"
                 );
                 // They are much the same for all methods.
-                for note in notes.iter().filter(|_| method == METHODS[0]) {
-                    let _ = writeln!(self.text, "\nNote on {network} with {method}: {note}");
+                if method == METHODS[0] {
+                    for note in notes {
+                        let _ = writeln!(self.text, "\nNote on {network}: {note}");
+                    }
                 }
                 self.findings.timed.push(timed);
             }

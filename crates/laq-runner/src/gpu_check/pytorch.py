@@ -262,11 +262,14 @@ def main():
             step = networks[network].stepper(method, variant)
             wait = torch.cuda.synchronize if on_gpu else lambda: None
             median = seconds(step, options.rounds, options.steps, wait)
-            signal.setitimer(signal.ITIMER_REAL, 0)
             tell(**line, seconds=median, measured_in=round(time.monotonic() - start, 1))
+        except TimeoutError:
+            left_out.append(" ".join(line.values()))
         except Exception as error:  # One variant that PyTorch cannot do keeps the others from nothing.
             said = str(error).splitlines() or [type(error).__name__]
             tell(**line, error=said[0][:300])
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
     if left_out:
         tell(left_out=left_out)
 

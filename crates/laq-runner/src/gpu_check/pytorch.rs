@@ -212,18 +212,15 @@ impl Check<'_> {
 
     fn script(&self, script: &Path, limit: Duration) -> Command {
         let device = match self.request.device.choice {
-            DeviceChoice::Cuda(index) => format!("cuda:{index}"),
-            DeviceChoice::Cpu => "cpu".to_owned(),
-            DeviceChoice::Auto => "cuda:0".to_owned(),
-        };
-        let precision = match self.request.device.precision {
-            Precision::Tf32 => "tf32",
-            Precision::Float32 => "float32",
-        };
+            DeviceChoice::Auto => DeviceChoice::Cuda(0),
+            choice => choice,
+        }
+        .to_string();
+        let precision = self.request.device.precision.to_string();
         let mut command = Command::new(&self.request.python);
         command
             .arg(script)
-            .args(["--device", &device, "--precision", precision])
+            .args(["--device", &device, "--precision", &precision])
             .args(["--seconds", &limit.as_secs_f64().to_string()]);
         if self.request.device.choice == DeviceChoice::Cpu {
             command.args(["--rounds", "3", "--steps", "1"]);

@@ -2,17 +2,18 @@
 //! in processes.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Barrier;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::case::Case;
 use super::{Check, Request};
 use crate::RunError;
-use crate::device::{Computer, DeviceChoice, Precision};
+use crate::device::Computer;
 
 /// How many at the same time.
 const COUNTS: [usize; 4] = [1, 2, 4, 8];
@@ -21,7 +22,7 @@ const NETWORKS: [&str; 2] = ["char-lstm", "mnist"];
 const METHOD: &str = "lat-a";
 /// How long each is counted.
 const COUNTED: Duration = Duration::from_secs(1);
-/// How long a process may take that tries a form of the recurrence.
+/// How long processes may take.
 const LONGEST: Duration = Duration::from_secs(90);
 /// The forms of the recurrence.
 const FORMS: [&str; 2] = ["steps", "sequence"];
@@ -36,7 +37,7 @@ pub(super) struct Pace {
     network: &'static str,
     count: usize,
     threads: f64,
-    processes: f64,
+    processes: Option<f64>,
 }
 
 /// How many networks at the same time make the most steps in threads, by what was measured; one where nothing was.
@@ -46,8 +47,8 @@ pub(super) fn best_count(paces: &[Pace]) -> usize {
     best.map_or(1, |pace| pace.count)
 }
 
-/// Trains one network for a `gpu-check` in another process: says `ready` and the loss, waits for a line, and says how many
-/// steps it has made, and in which time.
+/// Trains one network for a `gpu-check` in another process: says `ready`, the loss and notes, waits for a line, and says
+/// how many steps it has made, and in which time.
 ///
 /// # Errors
 /// When the device cannot be used.
@@ -60,7 +61,8 @@ pub fn keep_pace(
     let told =
         |error: std::io::Error| RunError::Internal(format!("the pipe to gpu-check: {error}"));
     let (mut case, loss) = warmed_up(request, network)?;
-    writeln!(output, "ready {loss}")
+    let notes = case.notes().join("; ").replace('\n', " ");
+    writeln!(output, "ready {loss} {notes}")
         .and_then(|()| output.flush())
         .map_err(told)?;
     input.read_line(&mut String::new()).map_err(told)?;
@@ -73,7 +75,7 @@ fn warmed_up(request: &Request, network: &str) -> Result<(Case, f64), RunError> 
     let (computer, _) = Computer::open(request.device, None)?;
     let mut case = Case::new(network, METHOD, computer, request.small)?;
     let steps = if request.small { 1 } else { WARM };
-    let loss = case.steps(steps)?;
+    let (loss, _) = case.run(steps)?;
     Ok((case, loss))
 }
 
@@ -87,7 +89,7 @@ fn count_steps(case: &mut Case, request: &Request) -> Result<(usize, Duration), 
     };
     let (start, mut steps) = (Instant::now(), 0);
     loop {
-        case.steps(at_once)?;
+        case.run(at_once)?;
         steps += at_once;
         if start.elapsed() >= time {
             return Ok((steps, start.elapsed()));
@@ -112,123 +114,45 @@ fn in_threads(request: &Request, network: &str, count: usize) -> Result<f64, Run
         });
         ended.collect::<Result<Vec<_>, _>>()
     })?;
-    Ok(sum_of_rates(counted))
+    Ok(sum_of_rates(counted.into_iter()))
 }
 
-/// Steps a second of `count` networks in processes of `program`.
-fn in_processes(
-    request: &Request,
-    program: &Path,
-    network: &str,
-    count: usize,
-) -> Result<f64, RunError> {
-    let mut processes = Processes(Vec::new());
-    for _ in 0..count {
-        let child = keeping_pace(request, program, network).spawn();
-        processes.0.push(child.map_err(failed)?);
-    }
-    let mut outputs = Vec::new();
-    for child in &mut processes.0 {
-        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
-        let mut line = String::new();
-        let _ = output.read_line(&mut line);
-        if !line.starts_with("ready") {
-            return Err(failed(format!("it said {line:?} instead of ready")));
-        }
-        outputs.push(output);
-    }
-    for child in &mut processes.0 {
-        let mut input = child.stdin.take().expect("it is piped");
-        writeln!(input).map_err(failed)?;
-    }
-    let mut counted = Vec::new();
-    for mut output in outputs {
-        let mut said = String::new();
-        let _ = output.read_to_string(&mut said);
-        let found = counted_steps(&said);
-        counted.push(found.ok_or_else(|| failed(format!("it said {said:?}, not its steps")))?);
-    }
-    Ok(sum_of_rates(counted))
+/// What a process has told.
+struct Counted {
+    loss: f64,
+    notes: String,
+    steps: usize,
+    time: Duration,
 }
 
-/// What [`keep_pace`] says at last.
-fn counted_steps(said: &str) -> Option<(usize, Duration)> {
-    let (steps, seconds) = said.trim().split_once(' ')?;
-    let time = Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?;
-    Some((steps.parse().ok()?, time))
-}
-
-fn failed(what: impl std::fmt::Display) -> RunError {
-    RunError::Internal(format!("a process of gpu-check: {what}"))
+impl Counted {
+    /// From the lines of [`keep_pace`].
+    fn parse(lines: &[String]) -> Option<Self> {
+        let [ready, counted] = lines else { return None };
+        let (loss, notes) = ready.strip_prefix("ready ")?.split_once(' ')?;
+        let (steps, seconds) = counted.split_once(' ')?;
+        Some(Counted {
+            loss: loss.parse().ok()?,
+            notes: notes.to_owned(),
+            steps: steps.parse().ok()?,
+            time: Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?,
+        })
+    }
 }
 
 /// The command of a process that trains one network; see [`keep_pace`].
 fn keeping_pace(request: &Request, program: &Path, network: &str) -> Command {
-    let device = match request.device.choice {
-        DeviceChoice::Cuda(index) => format!("cuda:{index}"),
-        DeviceChoice::Cpu => "cpu".to_owned(),
-        DeviceChoice::Auto => "auto".to_owned(),
-    };
-    let precision = match request.device.precision {
-        Precision::Tf32 => "tf32",
-        Precision::Float32 => "float32",
-    };
+    let (device, precision) = (request.device.choice, request.device.precision);
     let mut command = Command::new(program);
-    command.args(["gpu-check", "--keep-pace", network, "--device", &device]);
-    command.args(["--precision", precision]);
+    command.args(["gpu-check", "--keep-pace", network]);
+    command.args(["--device", &device.to_string()]);
+    command.args(["--precision", &precision.to_string()]);
     command.args(request.small.then_some("--small"));
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     command
 }
 
-/// A form of the LSTM's recurrence, by the name that `LAQ_LSTM` has for it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Form {
-    name: &'static str,
-    milliseconds: f64,
-    loss: f64,
-}
-
-/// Trains the LSTM in this form, in a process that is ended when it takes too long: what waits for something that never comes
-/// is found out, and keeps nobody.
-fn in_form(request: &Request, program: &Path, name: &'static str) -> Result<Form, RunError> {
-    let mut command = keeping_pace(request, program, NETWORKS[0]);
-    command.env("LAQ_LSTM", name);
-    let child = command.spawn().map_err(failed)?;
-    let mut process = Processes(vec![child]);
-    let child = &mut process.0[0];
-    // Its input ends here, so that it begins to count at once.
-    drop(child.stdin.take());
-    let start = Instant::now();
-    let ended = loop {
-        if let Some(ended) = child.try_wait().map_err(failed)? {
-            break ended;
-        }
-        if start.elapsed() > LONGEST {
-            return Err(failed(format!(
-                "it was ended after {} s",
-                LONGEST.as_secs()
-            )));
-        }
-        thread::sleep(Duration::from_millis(20));
-    };
-    let mut said = String::new();
-    let mut output = child.stdout.take().expect("it is piped");
-    output.read_to_string(&mut said).map_err(failed)?;
-    let found = said.strip_prefix("ready ").and_then(|rest| {
-        let (loss, counted) = rest.split_once('\n')?;
-        Some((loss.parse().ok()?, counted_steps(counted)?))
-    });
-    let (loss, (steps, time)) =
-        found.ok_or_else(|| failed(format!("it said {said:?} ({ended})")))?;
-    Ok(Form {
-        name,
-        milliseconds: 1e3 * time.as_secs_f64() / steps as f64,
-        loss,
-    })
-}
-
-/// Processes that end with this program, however it ends.
+/// Processes that are ended when they are not waited for any more.
 struct Processes(Vec<Child>);
 
 impl Drop for Processes {
@@ -240,17 +164,89 @@ impl Drop for Processes {
     }
 }
 
-fn sum_of_rates(counted: Vec<(usize, Duration)>) -> f64 {
-    let rates = counted
-        .iter()
-        .map(|(steps, time)| *steps as f64 / time.as_secs_f64());
-    rates.sum()
+/// A form of the LSTM's recurrence, by the name that `LAQ_LSTM` has for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    name: &'static str,
+    milliseconds: f64,
+    loss: f64,
+}
+
+fn sum_of_rates(counted: impl Iterator<Item = (usize, Duration)>) -> f64 {
+    counted
+        .map(|(steps, time)| steps as f64 / time.as_secs_f64())
+        .sum()
 }
 
 impl Check<'_> {
+    /// Trains `count` networks in as many processes, in a form of the recurrence if one is given. They begin to count when all
+    /// are ready. Whoever waits for something that never comes is ended after a while.
+    fn in_processes(
+        &self,
+        program: &Path,
+        network: &str,
+        count: usize,
+        form: Option<&str>,
+    ) -> Result<Vec<Counted>, String> {
+        let lost = |error: std::io::Error| error.to_string();
+        let mut processes = Processes(Vec::new());
+        let (tell, told) = channel();
+        for index in 0..count {
+            let mut command = keeping_pace(self.request, program, network);
+            command.envs(form.map(|form| ("LAQ_LSTM", form)));
+            let mut child = command.spawn().map_err(lost)?;
+            let output = BufReader::new(child.stdout.take().expect("it is piped"));
+            processes.0.push(child);
+            let tell = tell.clone();
+            thread::spawn(move || {
+                for line in output.lines().map_while(Result::ok) {
+                    if tell.send((index, line)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let (end, mut lines) = (Instant::now() + LONGEST, vec![Vec::new(); count]);
+        let have = |lines: &[Vec<String>], least| lines.iter().all(|said| said.len() >= least);
+        while !have(&lines, 2) {
+            match told.recv_timeout(Duration::from_millis(20)) {
+                Ok((index, line)) => {
+                    let were_ready = have(&lines, 1);
+                    lines[index].push(line);
+                    if !were_ready && have(&lines, 1) {
+                        for child in &mut processes.0 {
+                            // With the line goes the end of its input.
+                            let mut input = child.stdin.take().expect("it is piped");
+                            writeln!(input).map_err(lost)?;
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.is_stopped() {
+                        return Err("it was stopped".to_owned());
+                    }
+                    if Instant::now() >= end {
+                        return Err(format!("it took more than {} s", LONGEST.as_secs()));
+                    }
+                    for child in &mut processes.0 {
+                        let ended = child.try_wait().map_err(lost)?;
+                        if let Some(status) = ended.filter(|status| !status.success()) {
+                            return Err(format!("a process ended with {status}"));
+                        }
+                    }
+                }
+            }
+        }
+        let counted = lines.iter().map(|lines| {
+            Counted::parse(lines).ok_or_else(|| format!("a process said {lines:?}, not its steps"))
+        });
+        counted.collect()
+    }
+
     /// The LSTM with its recurrence step by step, and in one kernel.
     pub(super) fn forms(&mut self) {
-        let Some(program) = &self.request.program else {
+        let Some(program) = self.request.program.as_ref().filter(|_| self.on_gpu) else {
             return;
         };
         self.text.push_str(
@@ -259,18 +255,35 @@ impl Check<'_> {
         );
         for name in FORMS {
             if self.is_over() {
-                break;
+                return;
             }
-            match in_form(self.request, program, name) {
-                Ok(form) => {
-                    let Form {
-                        milliseconds, loss, ..
-                    } = form;
-                    let _ = writeln!(self.text, "| {name} | {milliseconds:.3} | {loss:.5} |");
-                    self.findings.forms.push(form);
+            let counted = match self.in_processes(program, NETWORKS[0], 1, Some(name)) {
+                Ok(counted) => counted,
+                Err(_) if self.is_stopped() => return,
+                Err(error) => {
+                    self.failed(&format!("the recurrence, form {name}"), &error);
+                    continue;
                 }
-                Err(error) => self.failed(&format!("the recurrence, form {name}"), &error),
+            };
+            let Counted {
+                loss,
+                notes,
+                steps,
+                time,
+            } = &counted[0];
+            let steps_instead = (notes.split("; ")).find(|note| note.contains("step by step"));
+            if let Some(why) = steps_instead {
+                let _ = writeln!(self.text, "| {name} | not possible: {why} | |");
+                continue;
             }
+            let form = Form {
+                name,
+                milliseconds: 1e3 * time.as_secs_f64() / *steps as f64,
+                loss: *loss,
+            };
+            let milliseconds = form.milliseconds;
+            let _ = writeln!(self.text, "| {name} | {milliseconds:.3} | {loss:.5} |");
+            self.findings.forms.push(form);
         }
         if let [one, other] = self.findings.forms[..] {
             let apart = ((one.loss - other.loss) / one.loss).abs();
@@ -282,7 +295,7 @@ impl Check<'_> {
     }
 
     /// How many steps several networks make together.
-    pub(super) fn several(&mut self) -> Result<(), RunError> {
+    pub(super) fn several(&mut self) {
         self.text.push_str(
             "\n## Several networks at the same time\n\nSteps of all together in a second, with `lat-a`; in threads of one process, \
              each with its own stream, and in processes.\n\n\
@@ -293,31 +306,42 @@ impl Check<'_> {
                 if self.is_over() || self.request.small && count > 2 {
                     break;
                 }
-                let threads = in_threads(self.request, network, count);
-                let processes = match &self.request.program {
-                    Some(program) => in_processes(self.request, program, network, count),
-                    None => Ok(f64::NAN),
-                };
-                let (threads, processes) = match (threads, processes) {
-                    (Ok(threads), Ok(processes)) => (threads, processes),
-                    (Err(error), _) | (Ok(_), Err(error)) => {
+                let pace = match self.pace(network, count) {
+                    Ok(pace) => pace,
+                    Err(_) if self.is_stopped() => return,
+                    Err(error) => {
                         self.failed(&format!("{count} times {network} at the same time"), &error);
                         break;
                     }
                 };
+                let processes = pace.processes.map(|rate| format!("{rate:.1}"));
                 let _ = writeln!(
                     self.text,
-                    "| {network} | {count} | {threads:.1} | {processes:.1} |"
+                    "| {network} | {count} | {:.1} | {} |",
+                    pace.threads,
+                    processes.unwrap_or_default()
                 );
-                self.findings.paces.push(Pace {
-                    network,
-                    count,
-                    threads,
-                    processes,
-                });
+                self.findings.paces.push(pace);
             }
         }
-        Ok(())
+    }
+
+    fn pace(&self, network: &'static str, count: usize) -> Result<Pace, String> {
+        let threads = in_threads(self.request, network, count);
+        let processes = match &self.request.program {
+            Some(program) => {
+                let counted = self.in_processes(program, network, count, None)?;
+                let counted = counted.iter().map(|one| (one.steps, one.time));
+                Some(sum_of_rates(counted))
+            }
+            None => None,
+        };
+        Ok(Pace {
+            network,
+            count,
+            threads: threads.map_err(|error| error.to_string())?,
+            processes,
+        })
     }
 }
 
@@ -326,11 +350,15 @@ pub(super) fn line(paces: &[Pace]) -> String {
     let of = |network: &str| {
         let of = || paces.iter().filter(|pace| pace.network == network);
         let one = of().find(|pace| pace.count == 1)?;
-        let most = |rate: fn(&Pace) -> f64| of().map(rate).fold(0.0, f64::max);
+        let most = |rates: &mut dyn Iterator<Item = f64>| rates.fold(0.0, f64::max) / one.threads;
+        let threads = most(&mut of().map(|pace| pace.threads));
+        let processes = most(&mut of().filter_map(|pace| pace.processes));
+        let of_processes = match one.processes {
+            Some(_) => format!(", {processes:.2} × in processes"),
+            None => String::new(),
+        };
         Some(format!(
-            "{network} {:.2} × the steps of one in threads, {:.2} × in processes",
-            most(|pace| pace.threads) / one.threads,
-            most(|pace| pace.processes) / one.threads
+            "{network} {threads:.2} × the steps of one in threads{of_processes}"
         ))
     };
     let lines: Vec<String> = NETWORKS.into_iter().filter_map(of).collect();

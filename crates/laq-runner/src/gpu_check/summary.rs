@@ -15,7 +15,7 @@ pub(super) struct Findings {
     /// The machine and the program.
     pub(super) made: String,
     /// Whether the paper's networks ran on a GPU, so that the times mean something.
-    pub(super) counts: bool,
+    pub(super) times_matter: bool,
     /// Comparisons of the conformance suite that passed, and all.
     pub(super) conformance: Option<(usize, usize)>,
     pub(super) compared: Vec<Compared>,
@@ -94,6 +94,23 @@ fn verdict(reached: bool) -> &'static str {
 }
 
 impl Findings {
+    /// Nothing found yet.
+    pub(super) fn new(name: String, made: String, times_matter: bool) -> Self {
+        Findings {
+            name,
+            made,
+            times_matter,
+            conformance: None,
+            compared: Vec::new(),
+            timed: Vec::new(),
+            pytorch: Err("not yet asked".to_owned()),
+            paces: Vec::new(),
+            forms: Vec::new(),
+            cells: Cells::default(),
+            failures: Vec::new(),
+        }
+    }
+
     /// Whether no comparison failed, and everything but cells could be done.
     pub(super) fn good(&self) -> bool {
         self.failures.is_empty()
@@ -163,7 +180,7 @@ impl Findings {
 
     /// The heading of a column of targets, its line and its content, where there is one.
     fn target_column(&self, content: &str) -> String {
-        if self.counts {
+        if self.times_matter {
             format!(" {content} |")
         } else {
             String::new()
@@ -172,8 +189,8 @@ impl Findings {
 
     fn steps(&self, text: &mut String) {
         text.push_str(
-            "\n## Training steps\n\nMilliseconds a step; laq's is the median of rounds of 20 steps, in a process that does \
-             nothing else. The ratio is laq's over that of PyTorch's best variant for the same method.\n\n",
+            "\n## Training steps\n\nMilliseconds a step; laq's is the median of rounds of 20 steps (of one where a step takes more \
+             than 30 ms), in a process that does nothing else. The ratio is laq's over that of PyTorch's best variant for the same method.\n\n",
         );
         let _ = writeln!(
             text,
@@ -280,7 +297,7 @@ mod tests {
         }
     }
 
-    fn findings(counts: bool) -> Findings {
+    fn findings(times_matter: bool) -> Findings {
         let measured = |network: &str, variant: &str, milliseconds: f64| Measured {
             network: network.into(),
             method: "full".into(),
@@ -288,9 +305,6 @@ mod tests {
             seconds: Ok(1e-3 * milliseconds),
         };
         Findings {
-            name: "a device".into(),
-            made: "Made here.".into(),
-            counts,
             conformance: Some((9, 9)),
             compared: vec![Compared {
                 network: "mnist",
@@ -314,10 +328,7 @@ mod tests {
                 ],
                 ..Answers::default()
             }),
-            cells: Cells::default(),
-            paces: Vec::new(),
-            forms: Vec::new(),
-            failures: Vec::new(),
+            ..Findings::new("a device".into(), "Made here.".into(), times_matter)
         }
     }
 

@@ -273,7 +273,7 @@ pub(crate) struct DoctorArgs {
 pub(crate) struct GpuCheckArgs {
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
-    /// Minutes in all; once they are over, the cell under way is saved and no other is begun.
+    /// Minutes in all; once they are over, the cells under way are saved and no other is begun.
     #[arg(long, value_name = "N", default_value_t = 30.0)]
     pub(crate) minutes: f64,
     /// The folder that everything is written into.
@@ -291,7 +291,7 @@ pub(crate) struct GpuCheckArgs {
     /// Small networks instead of the paper's, to rehearse the command in seconds.
     #[arg(long)]
     pub(crate) small: bool,
-    /// Cells that are trained at the same time [default: on a GPU as many as have made the most steps, else one].
+    /// Cells that are trained at the same time, in threads [default: on a GPU as many as have made the most steps, else one].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: Option<u8>,
     /// Train this network beside others; gpu-check itself starts programs like this.

@@ -24,6 +24,8 @@ pub(crate) struct Progress {
     batches: [usize; 3],
     /// Work done before this session, which says nothing about its speed.
     before: u64,
+    /// Work done with the steps of this epoch.
+    trained: u64,
     begin: Instant,
     /// When the last plain line was written.
     line: Instant,
@@ -51,6 +53,7 @@ impl Progress {
             epochs: 0,
             batches: [0; 3],
             before: 0,
+            trained: 0,
             begin: now,
             line: now,
         }
@@ -69,6 +72,7 @@ impl Progress {
             } => {
                 (self.epochs, self.batches) = (epochs, batches);
                 self.before = self.work(epoch, step);
+                self.trained = self.before;
                 (self.begin, self.line) = (Instant::now(), Instant::now());
                 self.bar.set_length(self.work(epochs + 1, 0));
                 self.bar.set_position(self.before);
@@ -82,6 +86,7 @@ impl Progress {
             }
             Event::Step { epoch, step, loss } => {
                 let work = self.work(epoch, step);
+                self.trained = work;
                 self.bar.set_position(work);
                 self.bar.set_message(format!(
                     "epoch {epoch}/{}, step {step}/{}, loss {loss:.4}",
@@ -96,13 +101,13 @@ impl Progress {
                     ));
                 }
             }
-            Event::Evaluating { split, .. } => {
-                self.bar.inc(1);
-                let after = if split == Split::Test {
-                    "test"
-                } else {
-                    "validation"
+            Event::Evaluating { split, batch } => {
+                let (after, before) = match split {
+                    Split::Test => ("test", self.batches[1]),
+                    _ => ("validation", 0),
                 };
+                self.bar
+                    .set_position(self.trained + (before + batch) as u64);
                 self.bar
                     .set_message(format!("evaluating the {after} split"));
             }
