@@ -262,6 +262,29 @@ fn a_gpu_that_goes_away_is_told_and_the_run_goes_on() {
     }
 }
 
+/// Examples for which there is no room beside the network come from the host, with the same bits.
+#[test]
+fn examples_that_do_not_fit_are_brought() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.lab.digits("lat-a", "train.epochs = 1");
+    let arguments = |run| ["train", "digits.toml", "--run-dir", run, "--device", "cuda"];
+    let held = machine.laq(&arguments("held"));
+    held.good();
+    // cuBLAS works in 34 MB of it, and the images are more than 3.
+    let machine = machine.with(&[("FAKE_CUDA_MEMORY", "35000000")]);
+    let brought = machine.laq(&arguments("brought"));
+    brought.good();
+    for (ended, gathers) in [(held, true), (brought, false)] {
+        assert_eq!(ended.report.contains("launched gather_images"), gathers);
+    }
+    assert_eq!(
+        run_bits(&machine.lab, "held"),
+        run_bits(&machine.lab, "brought")
+    );
+}
+
 /// A device that fails while it takes over a checkpoint says nothing against the checkpoint.
 #[test]
 fn a_checkpoint_is_not_to_blame_for_a_device() {
