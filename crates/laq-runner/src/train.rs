@@ -412,8 +412,8 @@ impl Run<'_> {
         );
         let learning_rate = self.learning_rate();
         if let Some(train) = self.held.train {
-            let set = self.network.set_order(train, &order);
-            set.map_err(|error| self.step_failed(error))?;
+            let ordered = self.network.set_order(train, &order);
+            ordered.map_err(|error| self.step_failed(error))?;
         }
         let mut room = Room::default();
         let interval = Duration::from_secs_f64(self.experiment.checkpoint.minutes * 60.0);
@@ -462,8 +462,8 @@ impl Run<'_> {
         let held = self.splits.hold(&mut self.network);
         self.held = held.map_err(|error| self.failed(error))?;
         if let Some(train) = self.held.train {
-            let set = self.network.set_order(train, order);
-            set.map_err(|error| self.failed(error))?;
+            let ordered = self.network.set_order(train, order);
+            ordered.map_err(|error| self.failed(error))?;
         }
         Ok(())
     }
