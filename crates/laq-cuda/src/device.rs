@@ -7,6 +7,8 @@ use std::fmt::Debug;
 
 use laq_tensor::{BackendError, ConvolutionShape};
 
+use crate::Settings;
+
 /// A GPU, or what stands for one.
 ///
 /// Everything but [`Device::download`] may be done later, in the order in which it was asked for.
@@ -20,6 +22,11 @@ pub trait Device: Send + Sync + Debug {
 
     /// The device's name, and what else changes its numbers.
     fn describe(&self) -> String;
+
+    /// How the backend is to work on it.
+    fn settings(&self) -> Settings {
+        Settings::default()
+    }
 
     /// How it does its work; see [`Backend::notes`](laq_tensor::Backend::notes).
     fn notes(&self) -> Vec<String> {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use laq_cuda::Precision;
-use laq_cuda::{Cuda, CudaBackend, Settings, probe};
+use laq_cuda::{Cuda, CudaBackend, probe};
 use laq_models::{
     Batch, Evaluation, Evaluations, Examples, HeldSet, LayerComparison, LayerReport, ModelError,
     Report, StateTensor, StepReport, Training,
@@ -102,9 +102,7 @@ impl Computer {
             let cache = kernel_cache();
             let device = Cuda::open(index, options.precision, cache.as_deref());
             let device = device.map_err(RunError::Device)?;
-            let settings = Settings::from_environment().map_err(RunError::Device)?;
-            let backend = CudaBackend::with_settings(device, settings);
-            Ok(Computer::Cuda(Box::new(backend)))
+            Ok(Computer::Cuda(Box::new(CudaBackend::new(device))))
         };
         let because = |reason: &str| reason.to_owned();
         match (options.choice, before) {

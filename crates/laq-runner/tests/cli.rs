@@ -609,26 +609,19 @@ fn a_device_that_is_not_there_is_told() {
     good(&lab, &[&["train", "tiny.toml"][..], &precision].concat());
 }
 
+/// What `gpu-check` prints on the processor, with small networks.
+fn rehearsed(lab: &Lab, configs: &str, python: &str) -> String {
+    let arguments = "gpu-check --device cpu --small --minutes 1".split(' ');
+    let arguments = arguments.chain(["--configs", configs, "--python", python]);
+    good(lab, &arguments.collect::<Vec<_>>())
+}
+
 /// The whole command on the processor, with small networks, no PyTorch and no data, so that its cells are told as failed.
 #[test]
 fn a_gpu_check_is_rehearsed_on_the_processor() {
     let lab = Lab::new();
     let configs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
-    let said = good(
-        &lab,
-        &[
-            "gpu-check",
-            "--device",
-            "cpu",
-            "--small",
-            "--minutes",
-            "1",
-            "--configs",
-            configs,
-            "--python",
-            "no-such-python",
-        ],
-    );
+    let said = rehearsed(&lab, configs, "no-such-python");
     for part in [
         "| conformance | ",
         "| losses beside the processor's | 0.0e0 is the largest ",
@@ -694,21 +687,7 @@ exit 3
 "#;
     fs::write(&python, script).expect("written");
     fs::set_permissions(&python, fs::Permissions::from_mode(0o755)).expect("set");
-    let said = good(
-        &lab,
-        &[
-            "gpu-check",
-            "--device",
-            "cpu",
-            "--small",
-            "--minutes",
-            "1",
-            "--configs",
-            "no-configs",
-            "--python",
-            "./python",
-        ],
-    );
+    let said = rehearsed(&lab, "no-configs", "./python");
     for part in ["| PyTorch | 2.11 |\n", " | 1000000.000 (eager) | 0.00 |\n"] {
         assert!(said.contains(part), "{part}: {said}");
     }

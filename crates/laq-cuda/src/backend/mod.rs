@@ -79,21 +79,13 @@ const ROWS_OF_A_CHUNK: usize = 256;
 const MOST_CHUNKS: usize = 65_535;
 
 impl<D: Device> CudaBackend<D> {
-    /// The backend on this device.
+    /// The backend on this device, with its settings.
     pub fn new(device: D) -> Self {
         CudaBackend {
+            settings: device.settings(),
             device,
             scratch: Mutex::default(),
             notes: Mutex::default(),
-            settings: Settings::default(),
-        }
-    }
-
-    /// The backend with these settings.
-    pub fn with_settings(device: D, settings: Settings) -> Self {
-        CudaBackend {
-            settings,
-            ..Self::new(device)
         }
     }
 

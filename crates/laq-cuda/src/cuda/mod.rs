@@ -36,6 +36,7 @@ pub struct Cuda {
     /// None where convolutions are done by products.
     cudnn: Option<Mutex<Cudnn>>,
     notes: Mutex<Vec<String>>,
+    settings: Settings,
     blas: Blas,
     /// What cuBLAS works in.
     _workspace: Memory,
@@ -121,9 +122,10 @@ impl Drop for Memory {
 
 impl Cuda {
     /// GPU number `index`, with the kernels of this crate compiled for it; compiled ones are kept in `cache`, if one is given.
+    /// Its settings are those of the environment.
     ///
     /// # Errors
-    /// [`BackendError::Device`] when a library is missing or there is no such GPU, and when the compiler refuses the kernels;
+    /// [`BackendError::Device`] when a variable has a value that it does not have, when a library is missing or there is no such GPU, and when the compiler refuses the kernels;
     /// it says which, and what to do.
     pub fn open(
         index: usize,
@@ -194,6 +196,7 @@ impl Cuda {
             precision,
             cudnn,
             notes: Mutex::new(notes),
+            settings,
             blas,
             _workspace: workspace,
             functions,
@@ -299,6 +302,10 @@ impl Device for Cuda {
         };
         let cudnn = if self.cudnn.is_some() { ", cuDNN" } else { "" };
         format!("cuda ({}, {precision}{cudnn})", self.name)
+    }
+
+    fn settings(&self) -> Settings {
+        self.settings
     }
 
     fn notes(&self) -> Vec<String> {

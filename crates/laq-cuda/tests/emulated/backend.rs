@@ -2,7 +2,7 @@
 
 use crate::emulator::Emulator;
 use crate::emulator::device::Emulated;
-use laq_cuda::{CudaBackend, Settings};
+use laq_cuda::CudaBackend;
 use laq_tensor::LstmShape;
 use laq_tensor::conformance::{self, Check};
 
@@ -49,13 +49,6 @@ fn passed(checks: &[Check]) {
     );
 }
 
-/// With recurrences in one kernel.
-pub(crate) const SEQUENCES: Settings = Settings {
-    graphs: true,
-    sequences: true,
-    cudnn: true,
-};
-
 /// Recurrences in one kernel, whose blocks wait for each other; with fewer blocks at the same time they go step by step.
 fn recurs(emulator: &'static Emulator, length: usize, batch: usize, hidden: usize) {
     let shape = LstmShape {
@@ -67,7 +60,7 @@ fn recurs(emulator: &'static Emulator, length: usize, batch: usize, hidden: usiz
     let needed = hidden / 16 * batch.div_ceil(32);
     for blocks in [needed, needed - 1] {
         let device = Emulated::with_blocks_together(emulator, blocks);
-        let backend = CudaBackend::with_settings(device, SEQUENCES);
+        let backend = CudaBackend::new(device);
         passed(&conformance::lstm(&backend, shape, 0.02).unwrap());
     }
 }

@@ -83,8 +83,7 @@ fn opened(index: usize) -> CudaBackend<Cuda> {
 }
 
 fn of_precision(index: usize, precision: Precision) -> CudaBackend<Cuda> {
-    let device = Cuda::open(index, precision, None).unwrap();
-    CudaBackend::with_settings(device, Settings::from_environment().unwrap())
+    CudaBackend::new(Cuda::open(index, precision, None).unwrap())
 }
 
 #[test]

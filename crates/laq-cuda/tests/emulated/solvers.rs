@@ -3,7 +3,7 @@
 use laq_cuda::CudaBackend;
 use laq_solvers::{Method, Scale};
 use laq_tensor::{AdamSettings, Backend, CpuBackend, GroupReport, QuantizeJob, QuantizerSnapshot};
-use ndarray::Array1;
+use ndarray::ArrayView1;
 
 use crate::emulator::Emulator;
 use crate::emulator::device::Emulated;
@@ -65,6 +65,47 @@ fn problem(count: usize, seed: u64) -> Problem {
     (weights, moments)
 }
 
+/// These numbers in a backend's memory.
+fn tensor<B: Backend>(backend: &B, values: &[f32]) -> B::Tensor {
+    let mut tensor = backend.zeros(&[values.len()]).unwrap();
+    let view = ArrayView1::from(values).into_dyn();
+    backend.write(view, &mut tensor).unwrap();
+    tensor
+}
+
+/// A parameter that is quantized by itself.
+struct Quantized<'a, B: Backend> {
+    backend: &'a B,
+    quantizer: B::Quantizer,
+    space: B::QuantizeSpace,
+    record: B::Record,
+    quantized: B::Tensor,
+}
+
+impl<'a, B: Backend> Quantized<'a, B> {
+    fn new(backend: &'a B, method: &Method, count: usize, groups: usize) -> Self {
+        Quantized {
+            quantizer: backend.quantizer(method, count, groups).unwrap(),
+            space: backend.quantize_space().unwrap(),
+            record: backend.record().unwrap(),
+            quantized: backend.zeros(&[count]).unwrap(),
+            backend,
+        }
+    }
+
+    fn solve(&mut self, latent: &B::Tensor, second_moment: &B::Tensor) {
+        let mut jobs = std::iter::once(QuantizeJob {
+            latent,
+            second_moment,
+            quantizer: &mut self.quantizer,
+            quantized: &mut self.quantized,
+        });
+        self.backend
+            .quantize(&mut jobs, &mut self.space, &mut self.record)
+            .unwrap();
+    }
+}
+
 /// What a backend makes of the problem in so many groups, twice: the reports, the quantized weights, the levels.
 fn solved<B: Backend>(
     backend: &B,
@@ -72,40 +113,23 @@ fn solved<B: Backend>(
     groups: usize,
     (weights, moments): &Problem,
 ) -> Vec<(Vec<GroupReport>, Vec<f32>, Vec<i8>)> {
-    let count = weights.len();
-    let tensor = |values: &[f32]| {
-        let mut tensor = backend.zeros(&[count]).unwrap();
-        let view = Array1::from(values.to_vec()).into_dyn();
-        backend.write(view.view(), &mut tensor).unwrap();
-        tensor
-    };
-    let mut quantizer = backend.quantizer(method, count, groups).unwrap();
-    let mut space = backend.quantize_space().unwrap();
-    let mut record = backend.record().unwrap();
-    let mut quantized = backend.zeros(&[count]).unwrap();
-    let second_moment = tensor(moments);
+    let mut parameter = Quantized::new(backend, method, weights.len(), groups);
+    let second_moment = tensor(backend, moments);
     let moved: Vec<f32> = weights.iter().map(|w| w * 1.01).collect();
     let mut found = Vec::new();
     for weights in [weights, &moved] {
-        let latent = tensor(weights);
-        let mut jobs = std::iter::once(QuantizeJob {
-            latent: &latent,
-            second_moment: &second_moment,
-            quantizer: &mut quantizer,
-            quantized: &mut quantized,
-        });
-        backend
-            .quantize(&mut jobs, &mut space, &mut record)
-            .unwrap();
+        parameter.solve(&tensor(backend, weights), &second_moment);
         let stop = backend
-            .read_record(&mut record, &mut Vec::new())
+            .read_record(&mut parameter.record, &mut Vec::new())
             .unwrap()
             .stop;
         assert_eq!(stop, None);
         found.push((
-            backend.quantizer_reports(&quantizer).unwrap(),
-            backend.read(&quantized).unwrap().into_iter().collect(),
-            backend.quantizer_save(&quantizer).unwrap().levels,
+            backend.quantizer_reports(&parameter.quantizer).unwrap(),
+            (backend.read(&parameter.quantized).unwrap())
+                .into_iter()
+                .collect(),
+            backend.quantizer_save(&parameter.quantizer).unwrap().levels,
         ));
     }
     found
@@ -227,41 +251,27 @@ fn gradients<B: Backend>(
     groups: usize,
     (weights, moments): &Problem,
 ) -> (Vec<f32>, QuantizerSnapshot) {
-    let count = weights.len();
-    let tensor = |values: Vec<f32>| {
-        let mut tensor = backend.zeros(&[count]).unwrap();
-        let view = Array1::from(values).into_dyn();
-        backend.write(view.view(), &mut tensor).unwrap();
-        tensor
-    };
-    let mut quantizer = backend.quantizer(method, count, groups).unwrap();
-    let mut space = backend.quantize_space().unwrap();
-    let mut record = backend.record().unwrap();
-    let mut quantized = backend.zeros(&[count]).unwrap();
-    let (latent, second_moment) = (tensor(weights.clone()), tensor(moments.clone()));
+    let mut parameter = Quantized::new(backend, method, weights.len(), groups);
+    let (latent, second_moment) = (tensor(backend, weights), tensor(backend, moments));
     let mut draw = Draw(5);
     let mut found = Vec::new();
     for _ in 0..2 {
-        let mut jobs = std::iter::once(QuantizeJob {
-            latent: &latent,
-            second_moment: &second_moment,
-            quantizer: &mut quantizer,
-            quantized: &mut quantized,
-        });
+        parameter.solve(&latent, &second_moment);
+        let gradient: Vec<f32> = weights.iter().map(|_| draw.normal() as f32).collect();
+        let mut gradient = tensor(backend, &gradient);
+        let Quantized {
+            quantizer, record, ..
+        } = &mut parameter;
         backend
-            .quantize(&mut jobs, &mut space, &mut record)
+            .quantizer_backward(&latent, quantizer, &mut gradient)
             .unwrap();
-        let mut gradient = tensor((0..count).map(|_| draw.normal() as f32).collect());
+        backend.begin_step(0.01, record).unwrap();
         backend
-            .quantizer_backward(&latent, &mut quantizer, &mut gradient)
-            .unwrap();
-        backend.begin_step(0.01, &mut record).unwrap();
-        backend
-            .quantizer_update(AdamSettings::default(), &record, &mut quantizer)
+            .quantizer_update(AdamSettings::default(), record, quantizer)
             .unwrap();
         found = backend.read(&gradient).unwrap().into_iter().collect();
     }
-    (found, backend.quantizer_save(&quantizer).unwrap())
+    (found, backend.quantizer_save(&parameter.quantizer).unwrap())
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Whole networks trained on the emulator: recordings, resuming, checkpoints that go from device to device, and stops.
 
-use crate::backend::SEQUENCES;
 use crate::emulator::Emulator;
 use crate::emulator::device::{Emulated, NoGraphs};
 use laq_cuda::{CudaBackend, Device};
@@ -250,7 +249,7 @@ fn the_order_of_threads_changes_nothing() {
         } else {
             device
         };
-        let backend = CudaBackend::with_settings(device, SEQUENCES);
+        let backend = CudaBackend::new(device);
         Lstm::of_cells(128, backend, &method)
     });
     let losses = [&mut one, &mut other].map(|training| steps(&Lstm, training, 0..3));

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Instant;
 
 use super::several::best_count;
-use super::{Check, Request};
+use super::{Check, Limits, Request};
 use crate::RunError;
 use crate::config;
 use crate::record::Status;
@@ -81,8 +80,7 @@ impl Check<'_> {
             .collect();
         let training = Training {
             request: self.request,
-            end: self.end,
-            stop: self.stop,
+            limits: self.limits,
         };
         let (next, (tell, told)) = (AtomicUsize::new(0), mpsc::channel());
         thread::scope(|scope| {
@@ -94,7 +92,7 @@ impl Check<'_> {
                         let Some(&(table, column, row)) = all.get(number) else {
                             return;
                         };
-                        if training.is_over() || tell.send(Told::Begun(number)).is_err() {
+                        if training.limits.is_over() || tell.send(Told::Begun(number)).is_err() {
                             return;
                         }
                         let (state, line) = training.cell(table, column, row);
@@ -136,15 +134,10 @@ impl Check<'_> {
 /// What the threads that train cells look at.
 struct Training<'a> {
     request: &'a Request,
-    end: Instant,
-    stop: &'a AtomicBool,
+    limits: Limits<'a>,
 }
 
 impl Training<'_> {
-    fn is_over(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || Instant::now() >= self.end
-    }
-
     /// Trains a cell as far as the time allows; what the table says of it.
     fn cell(&self, table: &str, column: &str, row: &str) -> (State, String) {
         let folder = self.request.configs.join(table);
@@ -173,7 +166,7 @@ impl Training<'_> {
         };
         let over = AtomicBool::new(false);
         let done = train(&experiment, &options, &over, &mut |_| {
-            if self.is_over() {
+            if self.limits.is_over() {
                 over.store(true, Ordering::Relaxed);
             }
         });

@@ -120,8 +120,7 @@ pub fn gpu_check(
     let on_gpu = kept.is_cuda();
     let mut check = Check {
         request,
-        end,
-        stop,
+        limits: Limits { end, stop },
         on_gpu,
         findings: Findings::new(name, made, on_gpu && !request.small),
         text: String::new(),
@@ -158,11 +157,27 @@ pub fn gpu_check(
     })
 }
 
+/// When a check is to end.
+#[derive(Clone, Copy)]
+struct Limits<'a> {
+    end: Instant,
+    stop: &'a AtomicBool,
+}
+
+impl Limits<'_> {
+    fn is_stopped(self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn is_over(self) -> bool {
+        self.is_stopped() || Instant::now() >= self.end
+    }
+}
+
 /// A check under way.
 struct Check<'a> {
     request: &'a Request,
-    end: Instant,
-    stop: &'a AtomicBool,
+    limits: Limits<'a>,
     on_gpu: bool,
     findings: Findings,
     /// The details, which come after the page.
@@ -171,11 +186,11 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.limits.is_stopped()
     }
 
     fn is_over(&self) -> bool {
-        self.is_stopped() || Instant::now() >= self.end
+        self.limits.is_over()
     }
 
     /// Tells of a part that could not be done.

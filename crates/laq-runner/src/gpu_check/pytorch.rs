@@ -172,7 +172,7 @@ impl Check<'_> {
             path("pytorch.log"),
         );
         write_atomically(&script, include_bytes!("pytorch.py"))?;
-        let limit = LONGEST.min(self.end.saturating_duration_since(Instant::now()));
+        let limit = LONGEST.min(self.limits.end.saturating_duration_since(Instant::now()));
         let create = |path: &Path| File::create(path).map_err(FileError::on("create", path));
         let started = self
             .script(&script, limit)

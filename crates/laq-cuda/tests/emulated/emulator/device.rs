@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::Mutex;
 
-use laq_cuda::{Device, Launch, Operand, Pass, Product};
+use laq_cuda::{Device, Launch, Operand, Pass, Product, Settings};
 use laq_tensor::{BackendError, ConvolutionShape, reference};
 
 use super::Emulator;
@@ -94,7 +94,7 @@ impl Emulated {
         }
     }
 
-    /// One on which so many blocks can wait for each other.
+    /// One on which so many blocks can wait for each other, and recurrences are to be in one kernel.
     pub(crate) fn with_blocks_together(emulator: &'static Emulator, blocks: usize) -> Self {
         Emulated {
             blocks_together: blocks,
@@ -273,6 +273,13 @@ impl Device for Emulated {
 
     fn describe(&self) -> String {
         "a GPU on the CPU".to_owned()
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            sequences: self.blocks_together > 0,
+            ..Settings::default()
+        }
     }
 
     fn blocks_together(&self) -> usize {
