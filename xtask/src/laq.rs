@@ -103,14 +103,7 @@ fn shown(arguments: &[impl AsRef<OsStr>]) -> String {
 }
 
 fn build_release(root: &Path) -> Result<PathBuf> {
-    let arguments = [
-        "build",
-        "--release",
-        "--package",
-        "laq-runner",
-        "--bin",
-        "laq",
-    ];
+    let arguments = ["build", "--release", "--package", "laq", "--bin", "laq"];
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(arguments)

@@ -19,7 +19,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("laq-models", &["laq-solvers", "laq-tensor"]),
     ("laq-cuda", &["laq-solvers", "laq-tensor"]),
     ("laq-packed", &["laq-solvers"]),
-    ("laq-runner", &["*"]),
+    (
+        "laq-runner",
+        &[
+            "laq-cuda",
+            "laq-datasets",
+            "laq-models",
+            "laq-packed",
+            "laq-simd",
+            "laq-solvers",
+            "laq-tensor",
+        ],
+    ),
+    ("laq", &["*"]),
     ("laq-benches", &["*"]),
     ("xtask", &[]),
 ];
@@ -41,8 +53,11 @@ const PLACES: &[(&[&str], &[&str])] = &[
     ),
     // The GPU.
     (&["cudarc"], &["laq-cuda"]),
-    // The command line: laq-runner is the package of the binary.
-    (&["clap", "indicatif"], &["laq-runner", "xtask"]),
+    // The command line.
+    (
+        &["clap", "clap_complete", "clap_mangen", "indicatif"],
+        &["laq", "xtask"],
+    ),
 ];
 
 /// What `laq-solvers` leaves to its users.
@@ -157,7 +172,9 @@ fn a_wrong_arrow_is_found() {
         ("laq-solvers", "rand", "normal", true),
         ("laq-solvers", "rand", "dev", false),
         ("laq-models", "clap", "normal", true),
-        ("laq-runner", "clap", "normal", false),
+        ("laq-runner", "clap", "normal", true),
+        ("laq-runner", "laq", "normal", true),
+        ("laq", "clap", "normal", false),
         ("laq-runner", "ureq", "normal", true),
         ("laq-tensor", "cudarc", "normal", true),
         ("xtask", "laq-runner", "normal", true),

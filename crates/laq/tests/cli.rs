@@ -1,5 +1,6 @@
 //! The `laq` binary: what it prints, its exit codes, and what it says about everything bad that it is given.
 
+#[path = "../../laq-runner/tests/common/mod.rs"]
 mod common;
 
 use std::fs;

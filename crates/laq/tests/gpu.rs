@@ -1,6 +1,7 @@
 //! The `laq` binary on a GPU, which is an imitation of NVIDIA's libraries: `driver.cpp` of `laq-cuda`'s tests.
 #![cfg(target_os = "linux")]
 
+#[path = "../../laq-runner/tests/common/mod.rs"]
 mod common;
 #[path = "../../laq-cuda/tests/emulated/emulator/library.rs"]
 mod library;
