@@ -1,6 +1,8 @@
 //! All kernels through NVRTC, where it is there: no GPU is needed for that.
 #![cfg(feature = "driver")]
 
+use laq_test_support::{Capability, skip};
+
 /// Shared memory that every GPU gives a block without being asked.
 const SHARED_MEMORY: usize = 48 << 10;
 
@@ -21,7 +23,7 @@ fn the_kernels_compile_for_every_architecture() {
     let probe = laq_cuda::probe();
     let nvrtc = probe.libraries.iter().find(|found| found.name == "NVRTC");
     if let Err(reason) = &nvrtc.expect("it is looked for").version {
-        eprintln!("skipped: {reason}");
+        skip(Capability::Nvrtc, reason);
         return;
     }
     let source = laq_cuda::program();

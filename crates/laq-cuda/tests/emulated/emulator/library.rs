@@ -11,6 +11,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use laq_cuda::{KERNEL_SOURCES, kernels_in};
+use laq_test_support::{Capability, skip};
 
 /// NVIDIA's libraries, as their files are named.
 pub(crate) const LIBRARIES: [&str; 4] = ["cuda", "cublas", "nvrtc", "cudnn"];
@@ -25,7 +26,8 @@ pub(crate) fn library() -> Option<&'static Path> {
 fn build() -> Option<PathBuf> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
     let Ok(version) = Command::new(&compiler).arg("--version").output() else {
-        eprintln!("skipped: no C++ compiler ({compiler}; the variable CXX names another)");
+        let reason = format!("no C++ compiler {compiler}; CXX names another");
+        skip(Capability::Cxx, &reason);
         return None;
     };
     // The tests of other crates build it too.
