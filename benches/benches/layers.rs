@@ -2,8 +2,9 @@
 //! forward and backward, for a batch of 50 images.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use laq_tensor::{Backend, ConvolutionShape, CpuBackend, NormShape, PoolShape};
-use ndarray::{Array, ArrayD};
+use laq_tensor::{
+    Convolution, ConvolutionShape, CpuBackend, Memory, Norm, NormShape, Pool, PoolShape, Tensor,
+};
 
 const BATCH: usize = 50;
 
@@ -20,13 +21,14 @@ const CONVOLUTIONS: [[usize; 3]; 6] = [
 /// Side and channels of what is normalized and pooled.
 const STAGES: [[usize; 2]; 3] = [[32, 128], [16, 256], [8, 512]];
 
-/// Numbers of either sign that a formula gives.
-fn numbers(shape: &[usize]) -> ArrayD<f32> {
-    let count: usize = shape.iter().product();
-    let values = (0..count as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32);
-    Array::from_iter(values.map(|value| value / (1 << 23) as f32 - 1.0))
-        .into_shape_with_order(shape)
-        .expect("as many numbers as the shape has")
+/// A tensor of pseudo-random values in [−1, 1).
+fn tensor(backend: &CpuBackend, shape: &[usize]) -> Tensor<CpuBackend> {
+    let count = shape.iter().product::<usize>() as u32;
+    let values = (0..count).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32);
+    let values: Vec<f32> = values.map(|value| value / (1 << 23) as f32 - 1.0).collect();
+    let mut tensor = backend.zeros(shape).unwrap();
+    backend.write(&values, &mut tensor).unwrap();
+    tensor
 }
 
 fn convolution(criterion: &mut Criterion) {
@@ -38,22 +40,22 @@ fn convolution(criterion: &mut Criterion) {
             batch: BATCH,
             height: side,
             width: side,
-            inputs,
-            outputs,
+            in_channels: inputs,
+            out_channels: outputs,
         };
         let name = format!("{side}x{side}, {inputs} to {outputs}");
-        let input = numbers(&[shape.pixels(), inputs]);
-        let weight = numbers(&[outputs, shape.filter()]);
-        let mut output = numbers(&[shape.pixels(), outputs]);
+        let input = tensor(&backend, &[shape.pixels(), inputs]);
+        let weight = tensor(&backend, &[outputs, shape.filter()]);
+        let mut output = tensor(&backend, &[shape.pixels(), outputs]);
         let (mut input_gradient, mut weight_gradient) = (input.clone(), weight.clone());
-        #[expect(clippy::let_unit_value, reason = "another backend has a space")]
-        let mut space = backend.convolution_space(shape).unwrap();
+        #[expect(clippy::let_unit_value, reason = "other backends have a workspace")]
+        let mut workspace = backend.convolution_workspace(shape).unwrap();
         let operations = 2 * shape.pixels() * shape.filter() * outputs;
         group.throughput(Throughput::Elements(operations as u64));
         group.bench_function(BenchmarkId::new("forward", &name), |bencher| {
             bencher.iter(|| {
                 backend
-                    .convolution_forward(shape, &input, &weight, None, &mut space, &mut output)
+                    .convolution_forward(shape, &input, &weight, None, &mut workspace, &mut output)
                     .unwrap();
             });
         });
@@ -66,7 +68,7 @@ fn convolution(criterion: &mut Criterion) {
                         &input,
                         &weight,
                         &output,
-                        &mut space,
+                        &mut workspace,
                         Some(&mut input_gradient),
                         &mut weight_gradient,
                         None,
@@ -88,27 +90,27 @@ fn norm(criterion: &mut Criterion) {
             relu: true,
         };
         let name = format!("{side}x{side}, {channels}");
-        let input = numbers(&[shape.rows, channels]);
-        let (scale, shift) = (numbers(&[channels]), numbers(&[channels]));
+        let input = tensor(&backend, &[shape.rows, channels]);
+        let (scale, shift) = (tensor(&backend, &[channels]), tensor(&backend, &[channels]));
         let (mut output, mut gradient) = (input.clone(), input.clone());
         let (mut scale_gradient, mut shift_gradient) = (scale.clone(), shift.clone());
-        let mut space = backend.norm_space(shape).unwrap();
+        let mut workspace = backend.norm_workspace(shape).unwrap();
         group.throughput(Throughput::Elements((shape.rows * channels) as u64));
         group.bench_function(BenchmarkId::new("forward", &name), |bencher| {
             bencher.iter(|| {
                 backend
-                    .norm_forward(shape, &input, &scale, &shift, &mut space, &mut output)
+                    .batch_norm_forward(shape, &input, &scale, &shift, &mut workspace, &mut output)
                     .unwrap();
             });
         });
         group.bench_function(BenchmarkId::new("backward", &name), |bencher| {
             bencher.iter(|| {
                 backend
-                    .norm_backward(
+                    .batch_norm_backward(
                         shape,
                         &input,
                         &scale,
-                        &mut space,
+                        &mut workspace,
                         &mut gradient,
                         &mut scale_gradient,
                         &mut shift_gradient,
@@ -130,24 +132,24 @@ fn pool(criterion: &mut Criterion) {
             channels,
         };
         let name = format!("{side}x{side}, {channels}");
-        let input = numbers(&[BATCH * side * side, channels]);
-        let mut output = numbers(&[BATCH * side * side / 4, channels]);
+        let input = tensor(&backend, &[BATCH * side * side, channels]);
+        let mut output = tensor(&backend, &[BATCH * side * side / 4, channels]);
         let mut input_gradient = input.clone();
-        let mut places = backend.symbols(shape.outputs()).unwrap();
+        let mut argmax = backend.indices(shape.outputs(), PoolShape::WINDOW).unwrap();
         group.throughput(Throughput::Elements(
             (BATCH * side * side * channels) as u64,
         ));
         group.bench_function(BenchmarkId::new("forward", &name), |bencher| {
             bencher.iter(|| {
                 backend
-                    .max_pool_forward(shape, &input, &mut places, &mut output)
+                    .max_pool_forward(shape, &input, &mut argmax, &mut output)
                     .unwrap();
             });
         });
         group.bench_function(BenchmarkId::new("backward", &name), |bencher| {
             bencher.iter(|| {
                 backend
-                    .max_pool_backward(shape, &places, &output, &mut input_gradient)
+                    .max_pool_backward(shape, &argmax, &output, &mut input_gradient)
                     .unwrap();
             });
         });

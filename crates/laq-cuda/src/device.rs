@@ -28,7 +28,7 @@ pub trait Device: Send + Sync + Debug {
         Settings::default()
     }
 
-    /// How it does its work; see [`Backend::notes`](laq_tensor::Backend::notes).
+    /// How it does its work; see [`Memory::diagnostics`](laq_tensor::Memory::diagnostics).
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
@@ -130,7 +130,7 @@ pub trait Device: Send + Sync + Debug {
 
 /// What is computed of a convolution, with the addresses of its operands.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)] // The operands have the names that `Backend::convolution_forward` and `backward` give them.
+#[allow(missing_docs)] // The operands have the names that `Convolution::convolution_forward` and `backward` give them.
 pub enum Pass {
     /// y from x and W, on top of what is in y where `add` says so.
     Output {

@@ -10,8 +10,8 @@ mod record;
 mod stub;
 
 pub use backend::{
-    ConvolutionSpace, CudaBackend, LstmSpace, NormSpace, Order, QuantizeSpace, Quantizer, Record,
-    Recording, Settings, Symbols, Tensor, UpdateSpace,
+    Buffer, ConvolutionSpace, CudaBackend, LstmSpace, NormSpace, QuantizeSpace, Quantizer, Record,
+    Recording, Settings, UpdateSpace,
 };
 #[cfg(feature = "driver")]
 pub use cuda::{Compiled, Convolution, Cuda, Graph, Memory, compile, probe};

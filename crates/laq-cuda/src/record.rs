@@ -1,6 +1,6 @@
 //! The record of steps as it lies in the device's memory.
 
-use laq_tensor::{RECORD_CAPACITY, Recorded, Stop};
+use laq_tensor::{STEP_LOG_CAPACITY, StepStatus, Stop};
 
 /// `Record` of `kernels/common.cuh`, in the same layout.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct RawRecord {
     /// Whether the step under way was begun behind one that stopped.
     pub(crate) skipped: u32,
     /// The losses.
-    pub(crate) loss: [f64; RECORD_CAPACITY],
+    pub(crate) loss: [f64; STEP_LOG_CAPACITY],
 }
 
 /// `stop` of a record that is not stopped.
@@ -37,7 +37,7 @@ impl Default for RawRecord {
             losses: 0,
             errors: 0,
             skipped: 0,
-            loss: [0.0; RECORD_CAPACITY],
+            loss: [0.0; STEP_LOG_CAPACITY],
         }
     }
 }
@@ -46,7 +46,7 @@ impl RawRecord {
     /// Its bytes in memory.
     pub(crate) const SIZE: usize = size_of::<RawRecord>();
     /// Those before the losses.
-    pub(crate) const HEAD: usize = size_of::<RawRecord>() - 8 * RECORD_CAPACITY;
+    pub(crate) const HEAD: usize = size_of::<RawRecord>() - 8 * STEP_LOG_CAPACITY;
 
     /// The bytes of the record, as the device has them.
     pub(crate) fn to_bytes(self) -> Vec<u8> {
@@ -68,7 +68,7 @@ impl RawRecord {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         let eight = |at: usize| bytes[at..at + 8].try_into().expect("eight bytes");
         let four = |at: usize| bytes[at..at + 4].try_into().expect("four bytes");
-        let mut loss = [0.0; RECORD_CAPACITY];
+        let mut loss = [0.0; STEP_LOG_CAPACITY];
         for (index, loss) in loss.iter_mut().enumerate() {
             *loss = f64::from_ne_bytes(eight(Self::HEAD + 8 * index));
         }
@@ -85,7 +85,7 @@ impl RawRecord {
     }
 
     /// What the host is told, and the losses.
-    pub(crate) fn recorded(&self) -> (Recorded, &[f64]) {
+    pub(crate) fn recorded(&self) -> (StepStatus, &[f64]) {
         let part = |shift: u32| (self.stop >> shift & 0x3fff_ffff) as usize;
         let stop = match self.stop {
             NOT_STOPPED => None,
@@ -100,10 +100,10 @@ impl RawRecord {
                 },
             }),
         };
-        let losses = (self.losses as usize).min(RECORD_CAPACITY);
+        let losses = (self.losses as usize).min(STEP_LOG_CAPACITY);
         let seconds = self.nanoseconds as f64 * 1e-9;
         let errors = self.errors.into();
-        let recorded = Recorded {
+        let recorded = StepStatus {
             stop,
             seconds,
             errors,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use laq_solvers::Method;
 use laq_tensor::{
-    Backend, BackendError, DenseShape, GateBlock, LstmGradients, LstmParameters, LstmShape,
+    Backend, BackendError, DenseShape, GateBlock, Loss, LstmGradients, LstmParameters, LstmShape,
+    Tensor,
 };
 
 use crate::ModelError;
@@ -77,14 +78,14 @@ impl CharLstmSpec {
 pub(crate) struct CharLstm<B: Backend> {
     /// In the order of [`CharLstm::specs`].
     parameters: [Parameter<B>; 5],
-    inputs: B::Symbols,
-    targets: B::Symbols,
+    inputs: B::Buffer<u8>,
+    targets: B::Buffer<u8>,
     shape: LstmShape,
     gate_clip: f32,
-    space: B::LstmSpace,
-    hidden: B::Tensor,
-    hidden_gradient: B::Tensor,
-    logits: B::Tensor,
+    space: B::LstmWorkspace,
+    hidden: Tensor<B>,
+    hidden_gradient: Tensor<B>,
+    logits: Tensor<B>,
 }
 
 impl<B: Backend> CharLstm<B> {
@@ -105,7 +106,7 @@ impl<B: Backend> CharLstm<B> {
         let shape = LstmShape {
             length: text.length,
             batch: text.batch,
-            symbols: spec.symbols,
+            vocabulary: spec.symbols,
             hidden: spec.hidden,
         };
         let [weight_ih, weight_hh, bias, weight, output_bias] = Self::specs(spec);
@@ -118,14 +119,14 @@ impl<B: Backend> CharLstm<B> {
                 make(weight)?,
                 make(output_bias)?,
             ],
-            inputs: backend.symbols(shape.rows())?,
-            targets: backend.symbols(shape.rows())?,
+            inputs: backend.indices(shape.rows(), shape.vocabulary)?,
+            targets: backend.indices(shape.rows(), shape.vocabulary)?,
             shape,
             gate_clip: spec.gate_clip,
-            space: backend.lstm_space(shape)?,
+            space: backend.lstm_workspace(shape)?,
             hidden: backend.zeros(&[shape.rows(), shape.hidden])?,
             hidden_gradient: backend.zeros(&[shape.rows(), shape.hidden])?,
-            logits: backend.zeros(&[shape.rows(), shape.symbols])?,
+            logits: backend.zeros(&[shape.rows(), shape.vocabulary])?,
         })
     }
 
@@ -178,18 +179,18 @@ impl<B: Backend> CharLstm<B> {
         Known {
             one: "symbol",
             all: "symbols",
-            count: self.shape.symbols,
+            count: self.shape.vocabulary,
         }
     }
 
     fn dense_shape(&self) -> DenseShape {
         let LstmShape {
-            symbols, hidden, ..
+            vocabulary, hidden, ..
         } = self.shape;
         DenseShape {
             rows: self.shape.rows(),
             inputs: hidden,
-            outputs: symbols,
+            outputs: vocabulary,
         }
     }
 }
@@ -225,8 +226,8 @@ impl<B: Backend> Network<B> for CharLstm<B> {
             }
             self.known().check(symbols, place)?;
         }
-        backend.write_symbols(inputs, &mut self.inputs)?;
-        backend.write_symbols(targets, &mut self.targets)?;
+        backend.write(inputs, &mut self.inputs)?;
+        backend.write(targets, &mut self.targets)?;
         Ok(())
     }
 
@@ -254,7 +255,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
     }
 
     /// Mean cross-entropy in nats a symbol; leaves its gradient in `logits`.
-    fn forward(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError> {
+    fn forward(&mut self, backend: &B, record: &mut B::StepLog) -> Result<(), BackendError> {
         let shape = self.dense_shape();
         let [weight_ih, weight_hh, bias, weight, output_bias] = &self.parameters;
         let lstm = LstmParameters {
@@ -270,7 +271,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
             Some(output_bias.value()),
             &mut self.logits,
         )?;
-        backend.softmax_cross_entropy(&self.targets, &mut self.logits, record)
+        backend.loss_and_gradient(Loss::CrossEntropy, &self.targets, &mut self.logits, record)
     }
 
     fn backward(&mut self, backend: &B) -> Result<(), BackendError> {
@@ -308,7 +309,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         )
     }
 
-    fn evaluate(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError> {
+    fn evaluate(&mut self, backend: &B, record: &mut B::StepLog) -> Result<(), BackendError> {
         self.forward(backend, record)
     }
 
@@ -316,7 +317,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         false
     }
 
-    fn finish_step(&mut self, _backend: &B, _record: &B::Record) -> Result<(), BackendError> {
+    fn finish_step(&mut self, _backend: &B, _record: &B::StepLog) -> Result<(), BackendError> {
         Ok(())
     }
 

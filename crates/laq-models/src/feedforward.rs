@@ -7,14 +7,16 @@
 use std::collections::BTreeMap;
 
 use laq_solvers::Method;
-use laq_tensor::{Backend, BackendError, ConvolutionShape, DenseShape, Loss, NormShape, PoolShape};
+use laq_tensor::{
+    Backend, BackendError, ConvolutionShape, DenseShape, Loss, NormShape, PoolShape, Tensor,
+};
 
 use crate::ModelError;
 use crate::batch::{Batch, ImageShape};
 use crate::held::{Examples, Held, Set};
 use crate::init::Init;
 use crate::network::{Known, Network, blame_weights, setting, wrong_kind};
-use crate::parameter::{Parameter, ParameterSpec, StateTensor, WHOLE, f32s, find, view};
+use crate::parameter::{Parameter, ParameterSpec, StateTensor, WHOLE, f32s, find, values};
 
 /// The settings of a feedforward network.
 ///
@@ -315,8 +317,8 @@ pub(crate) struct Feedforward<B: Backend> {
     classes: usize,
     norm_factor: f32,
     loss: Loss,
-    pixels: B::Tensor,
-    targets: B::Symbols,
+    pixels: Tensor<B>,
+    targets: B::Buffer<u8>,
     /// Images of the batch that was taken; an evaluation may have fewer than there is room for.
     taken: usize,
     /// A whole batch in host memory, for one that is not.
@@ -336,8 +338,8 @@ struct Block<B: Backend> {
     parameters: usize,
     linear: Linear<B>,
     /// What comes out of the linear map, and the loss's gradient by it.
-    product: B::Tensor,
-    product_gradient: B::Tensor,
+    product: Tensor<B>,
+    product_gradient: Tensor<B>,
     pool: Option<Pool<B>>,
     norm: Option<Norm<B>>,
     /// Whether ReLU follows; after a normalization, that does it.
@@ -345,23 +347,23 @@ struct Block<B: Backend> {
 }
 
 enum Linear<B: Backend> {
-    Convolution(ConvolutionShape, B::ConvolutionSpace),
+    Convolution(ConvolutionShape, B::ConvolutionWorkspace),
     Dense(DenseShape),
 }
 
 struct Pool<B: Backend> {
     shape: PoolShape,
-    places: B::Symbols,
-    output: B::Tensor,
-    gradient: B::Tensor,
+    argmax: B::Buffer<u8>,
+    output: Tensor<B>,
+    gradient: Tensor<B>,
 }
 
 struct Norm<B: Backend> {
     shape: NormShape,
-    space: B::NormSpace,
-    mean: B::Tensor,
-    variance: B::Tensor,
-    output: B::Tensor,
+    space: B::NormWorkspace,
+    mean: Tensor<B>,
+    variance: Tensor<B>,
+    output: Tensor<B>,
 }
 
 /// Where the batch normalizations of a pass have their statistics from.
@@ -387,10 +389,10 @@ impl<B: Backend> Block<B> {
                     batch,
                     height: image.height,
                     width: image.width,
-                    inputs: image.channels,
-                    outputs: spec.outputs,
+                    in_channels: image.channels,
+                    out_channels: spec.outputs,
                 };
-                Linear::Convolution(shape, backend.convolution_space(shape)?)
+                Linear::Convolution(shape, backend.convolution_workspace(shape)?)
             }
             LinearSpec::Dense(inputs) => Linear::Dense(DenseShape {
                 rows: batch,
@@ -406,7 +408,7 @@ impl<B: Backend> Block<B> {
                 channels: product.channels,
             };
             Some(Pool {
-                places: backend.symbols(shape.outputs())?,
+                argmax: backend.indices(shape.outputs(), PoolShape::WINDOW)?,
                 output: tensor(output)?,
                 gradient: tensor(output)?,
                 shape,
@@ -422,10 +424,9 @@ impl<B: Backend> Block<B> {
                 relu: spec.relu,
             };
             let mut variance = backend.zeros(&[shape.channels])?;
-            let ones = ndarray::ArrayD::ones(vec![shape.channels]);
-            backend.write(ones.view(), &mut variance)?;
+            backend.write(&vec![1.0; shape.channels], &mut variance)?;
             Some(Norm {
-                space: backend.norm_space(shape)?,
+                space: backend.norm_workspace(shape)?,
                 mean: backend.zeros(&[shape.channels])?,
                 variance,
                 output: tensor(output)?,
@@ -447,7 +448,7 @@ impl<B: Backend> Block<B> {
     }
 
     /// What the block hands on.
-    fn output(&self) -> &B::Tensor {
+    fn output(&self) -> &Tensor<B> {
         match (&self.norm, &self.pool) {
             (Some(norm), _) => &norm.output,
             (None, Some(pool)) => &pool.output,
@@ -455,7 +456,7 @@ impl<B: Backend> Block<B> {
         }
     }
 
-    fn output_mut(&mut self) -> &mut B::Tensor {
+    fn output_mut(&mut self) -> &mut Tensor<B> {
         match (&mut self.norm, &mut self.pool) {
             (Some(norm), _) => &mut norm.output,
             (None, Some(pool)) => &mut pool.output,
@@ -472,7 +473,7 @@ impl<B: Backend> Block<B> {
     }
 
     /// [`Block::output`], and where the block above writes the loss's gradient by it.
-    fn output_and_gradient(&mut self) -> (&B::Tensor, &mut B::Tensor) {
+    fn output_and_gradient(&mut self) -> (&Tensor<B>, &mut Tensor<B>) {
         match (&self.norm, &mut self.pool) {
             (Some(norm), Some(pool)) => (&norm.output, &mut pool.gradient),
             (Some(norm), None) => (&norm.output, &mut self.product_gradient),
@@ -486,7 +487,7 @@ impl<B: Backend> Block<B> {
         backend: &B,
         parameters: &[Parameter<B>],
         statistics: Statistics,
-        input: &B::Tensor,
+        input: &Tensor<B>,
     ) -> Result<(), BackendError> {
         let (weight, rest) = (parameters[0].value(), &parameters[1..]);
         let bias = self.norm.is_none().then(|| rest[0].value());
@@ -505,7 +506,7 @@ impl<B: Backend> Block<B> {
         }
         let mut values = &self.product;
         if let Some(pool) = &mut self.pool {
-            backend.max_pool_forward(pool.shape, values, &mut pool.places, &mut pool.output)?;
+            backend.max_pool_forward(pool.shape, values, &mut pool.argmax, &mut pool.output)?;
             values = &pool.output;
         }
         let Some(norm) = &mut self.norm else {
@@ -516,7 +517,7 @@ impl<B: Backend> Block<B> {
         };
         let (scale, shift) = (rest[0].value(), rest[1].value());
         match statistics {
-            Statistics::OfBatch => backend.norm_forward(
+            Statistics::OfBatch => backend.batch_norm_forward(
                 norm.shape,
                 values,
                 scale,
@@ -524,7 +525,7 @@ impl<B: Backend> Block<B> {
                 &mut norm.space,
                 &mut norm.output,
             ),
-            Statistics::Running => backend.norm_evaluate(
+            Statistics::Running => backend.batch_norm_inference(
                 norm.shape,
                 values,
                 scale,
@@ -543,8 +544,8 @@ impl<B: Backend> Block<B> {
         &mut self,
         backend: &B,
         parameters: &mut [Parameter<B>],
-        input: &B::Tensor,
-        input_gradient: Option<&mut B::Tensor>,
+        input: &Tensor<B>,
+        input_gradient: Option<&mut Tensor<B>>,
     ) -> Result<(), BackendError> {
         let (weight, rest) = parameters.split_first_mut().expect("a block has a weight");
         let (values, gradient) = match &mut self.pool {
@@ -555,7 +556,7 @@ impl<B: Backend> Block<B> {
         match (&mut self.norm, rest) {
             (Some(norm), [scale, shift]) => {
                 let (scale, scale_gradient) = scale.value_and_gradient();
-                backend.norm_backward(
+                backend.batch_norm_backward(
                     norm.shape,
                     values,
                     scale,
@@ -575,7 +576,7 @@ impl<B: Backend> Block<B> {
         if let Some(pool) = &self.pool {
             backend.max_pool_backward(
                 pool.shape,
-                &pool.places,
+                &pool.argmax,
                 &pool.gradient,
                 &mut self.product_gradient,
             )?;
@@ -640,7 +641,7 @@ impl<B: Backend> Feedforward<B> {
             norm_factor: spec.norm_factor,
             loss: spec.loss,
             pixels: backend.zeros(&[batch, spec.input.numbers()])?,
-            targets: backend.symbols(batch)?,
+            targets: backend.indices(batch, spec.classes)?,
             taken: 0,
             padded: Padded::default(),
         })
@@ -699,15 +700,10 @@ impl<B: Backend> Network<B> for Feedforward<B> {
             )));
         }
         self.known().check(labels, "")?;
-        let shape = [self.batch, numbers];
-        let host = |pixels| {
-            ndarray::ArrayViewD::from_shape(shape.as_slice(), pixels)
-                .expect("a batch is as long as its shape says")
-        };
         self.taken = count;
         if count == self.batch {
-            backend.write(host(pixels), &mut self.pixels)?;
-            backend.write_symbols(labels, &mut self.targets)?;
+            backend.write(pixels, &mut self.pixels)?;
+            backend.write(labels, &mut self.targets)?;
         } else {
             // Images do not see each other in an evaluation, so those of the batch before may stay in the rest.
             let padded = &mut self.padded;
@@ -715,8 +711,8 @@ impl<B: Backend> Network<B> for Feedforward<B> {
             padded.pixels[..pixels.len()].copy_from_slice(pixels);
             padded.labels.resize(self.batch, 0);
             padded.labels[..count].copy_from_slice(labels);
-            backend.write(host(&padded.pixels), &mut self.pixels)?;
-            backend.write_symbols(&padded.labels, &mut self.targets)?;
+            backend.write(&padded.pixels, &mut self.pixels)?;
+            backend.write(&padded.labels, &mut self.targets)?;
         }
         Ok(())
     }
@@ -748,14 +744,10 @@ impl<B: Backend> Network<B> for Feedforward<B> {
     }
 
     /// Leaves the loss's gradient where the last block expects it.
-    fn forward(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError> {
+    fn forward(&mut self, backend: &B, record: &mut B::StepLog) -> Result<(), BackendError> {
         self.run(backend, Statistics::OfBatch)?;
-        let targets = &self.targets;
         let last = self.blocks.last_mut().expect("a network has an output");
-        match self.loss {
-            Loss::SquaredHinge => backend.squared_hinge(targets, last.output_mut(), record),
-            Loss::CrossEntropy => backend.softmax_cross_entropy(targets, last.output_mut(), record),
-        }
+        backend.loss_and_gradient(self.loss, &self.targets, last.output_mut(), record)
     }
 
     fn backward(&mut self, backend: &B) -> Result<(), BackendError> {
@@ -781,7 +773,7 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         Ok(())
     }
 
-    fn evaluate(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError> {
+    fn evaluate(&mut self, backend: &B, record: &mut B::StepLog) -> Result<(), BackendError> {
         self.run(backend, Statistics::Running)?;
         let last = self.blocks.last().expect("a network has an output");
         backend.evaluate_outputs(self.loss, self.taken, &self.targets, last.output(), record)
@@ -792,13 +784,13 @@ impl<B: Backend> Network<B> for Feedforward<B> {
     }
 
     /// Moves the running averages of the normalizations.
-    fn finish_step(&mut self, backend: &B, record: &B::Record) -> Result<(), BackendError> {
+    fn finish_step(&mut self, backend: &B, record: &B::StepLog) -> Result<(), BackendError> {
         for norm in self
             .blocks
             .iter_mut()
             .filter_map(|block| block.norm.as_mut())
         {
-            backend.norm_average(
+            backend.update_running_stats(
                 norm.shape,
                 self.norm_factor,
                 &norm.space,
@@ -849,7 +841,7 @@ impl<B: Backend> Network<B> for Feedforward<B> {
             for (part, tensor) in [(MEAN, &mut norm.mean), (VARIANCE, &mut norm.variance)] {
                 let part = format!(".{part}");
                 let found = find(state, &block.name, &part, Some(&[norm.shape.channels]))?;
-                backend.write(view(found)?, tensor)?;
+                backend.write(values(found)?, tensor)?;
             }
         }
         Ok(())

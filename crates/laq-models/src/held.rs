@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use laq_tensor::Backend;
+use laq_tensor::{Backend, Tensor};
 
 use crate::ModelError;
 use crate::network::Known;
@@ -28,16 +28,16 @@ const PIECE: usize = 8 << 20;
 /// Examples on the device, and the order in which they come.
 pub(crate) struct Held<B: Backend> {
     pub(crate) set: Set<B>,
-    pub(crate) order: B::Order,
+    pub(crate) order: B::Buffer<u32>,
     /// How many there are.
     pub(crate) count: usize,
 }
 
 pub(crate) enum Set<B: Backend> {
-    Text(B::Symbols),
+    Text(B::Buffer<u8>),
     Images {
-        pixels: B::Tensor,
-        labels: B::Symbols,
+        pixels: Tensor<B>,
+        labels: B::Buffer<u8>,
     },
 }
 
@@ -71,10 +71,10 @@ impl<B: Backend> Held<B> {
         length: usize,
         known: Known,
     ) -> Result<Self, ModelError> {
-        let symbols = |values: &[u8]| -> Result<B::Symbols, ModelError> {
+        let symbols = |values: &[u8]| -> Result<B::Buffer<u8>, ModelError> {
             known.check(values, "")?;
-            let mut symbols = backend.symbols(values.len())?;
-            backend.write_symbols(values, &mut symbols)?;
+            let mut symbols = backend.indices(values.len(), known.count)?;
+            backend.write(values, &mut symbols)?;
             Ok(symbols)
         };
         let (set, count) = match examples {
@@ -93,7 +93,7 @@ impl<B: Backend> Held<B> {
                 for first in (0..labels.len()).step_by(at_once) {
                     let piece = &mut piece[..at_once.min(labels.len() - first) * numbers];
                     fill(first, piece);
-                    backend.write_part(piece, first * numbers, &mut pixels)?;
+                    backend.write_at(piece, first * numbers, &mut pixels)?;
                 }
                 let set = Set::Images {
                     pixels,
@@ -102,8 +102,8 @@ impl<B: Backend> Held<B> {
                 (set, labels.len())
             }
         };
-        let mut order = backend.order(count)?;
-        backend.write_order(&(0..count as u32).collect::<Vec<_>>(), &mut order)?;
+        let mut order = backend.indices(count, count)?;
+        backend.write(&(0..count as u32).collect::<Vec<_>>(), &mut order)?;
         Ok(Held { set, order, count })
     }
 }

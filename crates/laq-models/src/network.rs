@@ -31,20 +31,20 @@ pub(crate) trait Network<B: Backend>: Send {
     ) -> Result<(), ModelError>;
 
     /// The mean loss of the batch in training goes into the record; leaves behind what [`Network::backward`] needs.
-    fn forward(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError>;
+    fn forward(&mut self, backend: &B, record: &mut B::StepLog) -> Result<(), BackendError>;
 
     /// The gradients of all parameters, after [`Network::forward`].
     fn backward(&mut self, backend: &B) -> Result<(), BackendError>;
 
     /// The mean loss of the batch with the network as it is, which stays as it is, goes into the record, and so do the wrong
     /// answers of one that has classes.
-    fn evaluate(&mut self, backend: &B, record: &mut B::Record) -> Result<(), BackendError>;
+    fn evaluate(&mut self, backend: &B, record: &mut B::StepLog) -> Result<(), BackendError>;
 
     /// Whether its answers are classes, of which an evaluation counts the wrong ones.
     fn has_classes(&self) -> bool;
 
     /// What a step leaves behind beside new parameters, unless the record is stopped.
-    fn finish_step(&mut self, backend: &B, record: &B::Record) -> Result<(), BackendError>;
+    fn finish_step(&mut self, backend: &B, record: &B::StepLog) -> Result<(), BackendError>;
 
     /// Where a loss that is not finite comes from: the first layer that shows NaN or infinity.
     fn blame(&self, backend: &B) -> Result<(&'static str, String), ModelError>;

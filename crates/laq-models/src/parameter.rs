@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use laq_solvers::{Method, Problem, Scale, SolveError, Solver};
-use laq_tensor::{AdamSettings, Backend, BackendError, QuantizeJob, QuantizerSnapshot, UpdateJob};
-use ndarray::{ArrayD, ArrayViewD};
+use laq_tensor::{
+    AdamSettings, Backend, BackendError, QuantizeJob, QuantizerSnapshot, Tensor, UpdateJob,
+};
+use ndarray::ArrayD;
 
 use crate::ModelError;
 use crate::comparison::{LayerComparison, compare, curvature};
@@ -84,17 +86,17 @@ impl ParameterSpec {
 /// A weight tensor with everything that training keeps about it.
 pub(crate) struct Parameter<B: Backend> {
     pub(crate) spec: ParameterSpec,
-    latent: B::Tensor,
-    gradient: B::Tensor,
-    first_moment: B::Tensor,
-    second_moment: B::Tensor,
+    latent: Tensor<B>,
+    gradient: Tensor<B>,
+    first_moment: Tensor<B>,
+    second_moment: Tensor<B>,
     quantized: Option<Quantized<B>>,
 }
 
 struct Quantized<B: Backend> {
     method: Method,
     quantizer: B::Quantizer,
-    values: B::Tensor,
+    values: Tensor<B>,
 }
 
 impl<B: Backend> Parameter<B> {
@@ -106,8 +108,9 @@ impl<B: Backend> Parameter<B> {
     ) -> Result<Self, BackendError> {
         let zeros = || backend.zeros(&spec.shape);
         let mut latent = zeros()?;
+        let drawn = init::draw(&spec.init, &spec.shape, seed, &spec.name);
         backend.write(
-            init::draw(&spec.init, &spec.shape, seed, &spec.name).view(),
+            drawn.as_slice().expect("drawn in row-major order"),
             &mut latent,
         )?;
         let quantized = if method.quantizer().is_some() && !spec.blocks.is_empty() {
@@ -132,14 +135,14 @@ impl<B: Backend> Parameter<B> {
     }
 
     /// What the network computes with: ŵ, or w where nothing is quantized.
-    pub(crate) fn value(&self) -> &B::Tensor {
+    pub(crate) fn value(&self) -> &Tensor<B> {
         self.quantized
             .as_ref()
             .map_or(&self.latent, |quantized| &quantized.values)
     }
 
     /// [`Parameter::value`], and where its gradient goes.
-    pub(crate) fn value_and_gradient(&mut self) -> (&B::Tensor, &mut B::Tensor) {
+    pub(crate) fn value_and_gradient(&mut self) -> (&Tensor<B>, &mut Tensor<B>) {
         let value = self
             .quantized
             .as_ref()
@@ -254,7 +257,7 @@ impl<B: Backend> Parameter<B> {
         &mut self,
         backend: &B,
         adam: AdamSettings,
-        record: &B::Record,
+        record: &B::StepLog,
     ) -> Result<(), BackendError> {
         match &mut self.quantized {
             Some(quantized) => backend.quantizer_update(adam, record, &mut quantized.quantizer),
@@ -279,7 +282,7 @@ impl<B: Backend> Parameter<B> {
                 scale: report.scale,
                 sparsity: report.sparsity,
                 weighted_error: report.weighted_error,
-                rounds: report.rounds,
+                rounds: report.iterations,
             })
             .collect())
     }
@@ -332,9 +335,9 @@ impl<B: Backend> Parameter<B> {
     ) -> Result<(), ModelError> {
         let name = &self.spec.name;
         let shape = &self.spec.shape;
-        let latent = view(find(state, name, "", Some(shape))?)?;
-        let first_moment = view(find(state, name, ".first_moment", Some(shape))?)?;
-        let second_moment = view(find(state, name, ".second_moment", Some(shape))?)?;
+        let latent = values(find(state, name, "", Some(shape))?)?;
+        let first_moment = values(find(state, name, ".first_moment", Some(shape))?)?;
+        let second_moment = values(find(state, name, ".second_moment", Some(shape))?)?;
         if let Some(quantized) = &mut self.quantized {
             let levels = find(state, name, ".levels", Some(shape))?;
             let StateData::I8(levels) = &levels.data else {
@@ -342,14 +345,8 @@ impl<B: Backend> Parameter<B> {
             };
             let snapshot = QuantizerSnapshot {
                 levels: levels.clone(),
-                scales: view(find(state, name, ".scales", None)?)?
-                    .iter()
-                    .copied()
-                    .collect(),
-                moments: view(find(state, name, ".scale_moments", None)?)?
-                    .iter()
-                    .copied()
-                    .collect(),
+                scales: values(find(state, name, ".scales", None)?)?.to_vec(),
+                moments: values(find(state, name, ".scale_moments", None)?)?.to_vec(),
             };
             backend.quantizer_load(&snapshot, &mut quantized.quantizer, &mut quantized.values)?;
         }
@@ -361,7 +358,7 @@ impl<B: Backend> Parameter<B> {
 }
 
 /// A tensor's numbers, on the host.
-fn numbers<B: Backend>(backend: &B, tensor: &B::Tensor) -> Result<Vec<f32>, BackendError> {
+fn numbers<B: Backend>(backend: &B, tensor: &Tensor<B>) -> Result<Vec<f32>, BackendError> {
     Ok(backend.read(tensor)?.into_iter().collect())
 }
 
@@ -393,16 +390,22 @@ pub(crate) fn find<'a>(
     }
 }
 
-pub(crate) fn view(tensor: &StateTensor) -> Result<ArrayViewD<'_, f32>, ModelError> {
+/// The values of an f32 tensor, as many as its shape has.
+pub(crate) fn values(tensor: &StateTensor) -> Result<&[f32], ModelError> {
     let StateData::F32(values) = &tensor.data else {
         return Err(wrong_type(&tensor.name, "f32"));
     };
-    ArrayViewD::from_shape(tensor.shape.as_slice(), values).map_err(|_| {
-        ModelError::State(format!(
-            "tensor {} has {} numbers, which is not its shape {:?}",
-            tensor.name,
-            values.len(),
-            tensor.shape
-        ))
-    })
+    let count = tensor
+        .shape
+        .iter()
+        .try_fold(1usize, |count, &size| count.checked_mul(size));
+    if count == Some(values.len()) {
+        return Ok(values);
+    }
+    Err(ModelError::State(format!(
+        "tensor {} has {} numbers, which is not its shape {:?}",
+        tensor.name,
+        values.len(),
+        tensor.shape
+    )))
 }

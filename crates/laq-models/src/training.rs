@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use laq_solvers::Method;
-use laq_tensor::{AdamSettings, Backend, BackendError, RECORD_CAPACITY, Stop};
+use laq_tensor::{AdamSettings, Backend, BackendError, STEP_LOG_CAPACITY, Stop};
 
 use crate::ModelError;
 use crate::batch::{Batch, Evaluation, Evaluations, TextShape};
@@ -69,19 +69,19 @@ pub struct Report<'a> {
 pub struct Training<B: Backend> {
     // Fields are dropped in order: recordings before what is in them, and the device last.
     /// The step that finds ŵ solved, and the one that solves for it first.
-    recordings: [B::Recording; 2],
+    recordings: [B::StepGraph; 2],
     network: Box<dyn Network<B>>,
     adam: AdamSettings,
     steps: u64,
     /// Whether ŵ belongs to the latent weights as they are now.
     quantized_is_current: bool,
-    quantize_space: B::QuantizeSpace,
-    update_space: B::UpdateSpace,
+    quantize_space: B::QuantizeWorkspace,
+    update_space: B::UpdateWorkspace,
     /// Of the steps that are not read yet.
-    record: B::Record,
+    record: B::StepLog,
     /// Steps in it.
     unread: u64,
-    evaluation_record: B::Record,
+    evaluation_record: B::StepLog,
     held: Vec<Held<B>>,
     /// What the next report tells.
     losses: Vec<f64>,
@@ -140,14 +140,14 @@ impl<B: Backend + 'static> Training<B> {
             adam,
             steps: 0,
             quantized_is_current: false,
-            quantize_space: backend.quantize_space()?,
-            update_space: backend.update_space()?,
-            record: backend.record()?,
+            quantize_space: B::QuantizeWorkspace::default(),
+            update_space: B::UpdateWorkspace::default(),
+            record: backend.step_log()?,
             unread: 0,
-            evaluation_record: backend.record()?,
-            recordings: [backend.recording(), backend.recording()],
+            evaluation_record: backend.step_log()?,
+            recordings: Default::default(),
             held: Vec::new(),
-            losses: Vec::with_capacity(2 * RECORD_CAPACITY),
+            losses: Vec::with_capacity(2 * STEP_LOG_CAPACITY),
             reported: 0,
             seconds: 0.0,
             quantize_seconds: 0.0,
@@ -160,9 +160,9 @@ impl<B: Backend + 'static> Training<B> {
         &self.backend
     }
 
-    /// How the device does its work; see [`Backend::notes`].
+    /// How the device does its work; see [`laq_tensor::Memory::diagnostics`].
     pub fn notes(&self) -> Vec<String> {
-        self.backend.notes()
+        self.backend.diagnostics()
     }
 
     /// Steps taken so far, those before a checkpoint included.
@@ -228,7 +228,7 @@ impl<B: Backend + 'static> Training<B> {
                 held.count
             )));
         }
-        Ok(self.backend.write_order(order, &mut held.order)?)
+        Ok(self.backend.write(order, &mut held.order)?)
     }
 
     /// [`Training::begin_step`] with batch number `index` of examples on the device, in their order.
@@ -255,7 +255,7 @@ impl<B: Backend + 'static> Training<B> {
             learning_rate,
             "a finite number, 0 or above",
         )?;
-        if self.unread == RECORD_CAPACITY as u64 {
+        if self.unread == STEP_LOG_CAPACITY as u64 {
             self.read_record()?;
         }
         let size = self.adam.step_size(learning_rate, self.steps + 1);
@@ -268,7 +268,7 @@ impl<B: Backend + 'static> Training<B> {
             record,
             ..
         } = self;
-        backend.begin_step(size, record)?;
+        backend.set_step_size(size, record)?;
         let (adam, recording) = (self.adam, &mut self.recordings[usize::from(solve)]);
         let mut body = || -> Result<(), BackendError> {
             if solve {
@@ -298,7 +298,7 @@ impl<B: Backend + 'static> Training<B> {
             }
             network.finish_step(backend, record)
         };
-        let done = backend.run(recording, &mut body);
+        let done = backend.capture_or_replay(recording, &mut body);
         done.map_err(|error| self.unsolved(error))?;
         self.quantized_is_current = false;
         self.steps += 1;
@@ -326,7 +326,7 @@ impl<B: Backend + 'static> Training<B> {
     fn read_record(&mut self) -> Result<(), ModelError> {
         let start = Instant::now();
         let before = self.losses.len();
-        let found = (self.backend).read_record(&mut self.record, &mut self.losses)?;
+        let found = (self.backend).read_log(&mut self.record, &mut self.losses)?;
         self.seconds += start.elapsed().as_secs_f64();
         self.quantize_seconds += found.seconds;
         let begun = std::mem::take(&mut self.unread);
@@ -393,8 +393,8 @@ impl<B: Backend + 'static> Training<B> {
         self.ensure_quantized()?;
         let mut losses = Vec::with_capacity(batches.len());
         let mut errors = None;
-        for first in batches.clone().step_by(RECORD_CAPACITY) {
-            let part = first..batches.end.min(first + RECORD_CAPACITY);
+        for first in batches.clone().step_by(STEP_LOG_CAPACITY) {
+            let part = first..batches.end.min(first + STEP_LOG_CAPACITY);
             let begun = part
                 .clone()
                 .try_for_each(|index| self.evaluate_batch(set, index));
@@ -420,7 +420,7 @@ impl<B: Backend + 'static> Training<B> {
     /// Waits for the batches that are evaluated: appends their losses, up to the first that is not finite, and tells how many
     /// answers were wrong.
     fn read_evaluations(&mut self, losses: &mut Vec<f64>) -> Result<Option<usize>, ModelError> {
-        let found = (self.backend).read_record(&mut self.evaluation_record, losses)?;
+        let found = (self.backend).read_log(&mut self.evaluation_record, losses)?;
         if found.stop.is_some() {
             losses.pop();
         }
@@ -559,8 +559,8 @@ fn nothing_held() -> ModelError {
 fn quantize<B: Backend>(
     backend: &B,
     network: &mut dyn Network<B>,
-    space: &mut B::QuantizeSpace,
-    record: &mut B::Record,
+    space: &mut B::QuantizeWorkspace,
+    record: &mut B::StepLog,
 ) -> Result<(), BackendError> {
     if !network.parameters().iter().any(Parameter::is_quantized) {
         return Ok(());

@@ -13,7 +13,7 @@ use laq_models::{
     Report, StateTensor, StepReport, Training,
 };
 use laq_solvers::Method;
-use laq_tensor::{Backend, CpuBackend};
+use laq_tensor::{Backend, CpuBackend, Memory};
 
 use crate::RunError;
 
@@ -125,7 +125,7 @@ impl Computer {
     pub(crate) fn kernel(&self) -> String {
         match self {
             Computer::Cpu(backend) => backend.kernel().name().into(),
-            Computer::Cuda(backend) => backend.describe(),
+            Computer::Cuda(backend) => backend.device_name(),
         }
     }
 
@@ -145,8 +145,8 @@ impl Computer {
 impl fmt::Display for Computer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Computer::Cpu(backend) => formatter.write_str(&backend.describe()),
-            Computer::Cuda(backend) => formatter.write_str(&backend.describe()),
+            Computer::Cpu(backend) => formatter.write_str(&backend.device_name()),
+            Computer::Cuda(backend) => formatter.write_str(&backend.device_name()),
         }
     }
 }

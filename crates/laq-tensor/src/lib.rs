@@ -1,13 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 mod backend;
+#[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod cpu;
+#[cfg(feature = "conformance")]
 pub mod reference;
 
-pub use backend::{
-    AdamSettings, Backend, BackendError, ConvolutionShape, DenseShape, GateBlock, GroupReport,
-    Loss, LstmGradients, LstmParameters, LstmShape, NormShape, PoolShape, QuantizeJob,
-    QuantizerSnapshot, RECORD_CAPACITY, Recorded, Stop, UpdateJob,
-};
+pub use backend::*;
 pub use cpu::CpuBackend;

@@ -5,7 +5,7 @@
 
 mod quotients;
 
-use laq_tensor::{DenseShape, LstmShape, reference};
+use laq_tensor::{DenseShape, Loss, LstmShape, reference};
 use proptest::prelude::*;
 
 use quotients::{check, dot, numbers};
@@ -15,14 +15,14 @@ proptest! {
 
     #[test]
     fn lstm(
-        (shape, input, weight_ih, weight_hh, bias, from_above) in
+        (shape, input, weight_ih, weight_hh, bias, output_gradient) in
             (1usize..5, 1usize..4, 1usize..5, 1usize..5).prop_flat_map(
-                |(length, batch, symbols, hidden)| {
+                |(length, batch, vocabulary, hidden)| {
                     let rows = length * batch;
                     (
-                        Just(LstmShape { length, batch, symbols, hidden }),
-                        prop::collection::vec(0u8..symbols as u8, rows),
-                        numbers(4 * hidden * symbols),
+                        Just(LstmShape { length, batch, vocabulary, hidden }),
+                        prop::collection::vec(0u8..vocabulary as u8, rows),
+                        numbers(4 * hidden * vocabulary),
                         numbers(4 * hidden * hidden),
                         numbers(4 * hidden),
                         numbers(rows * hidden),
@@ -32,11 +32,11 @@ proptest! {
     ) {
         let loss = |weight_ih: &[f64], weight_hh: &[f64], bias: &[f64]| {
             let trace = reference::lstm_forward(shape, &input, weight_ih, weight_hh, bias);
-            dot(&trace.hidden, &from_above)
+            dot(&trace.hidden, &output_gradient)
         };
         let trace = reference::lstm_forward(shape, &input, &weight_ih, &weight_hh, &bias);
         let found =
-            reference::lstm_backward(shape, &input, &weight_hh, &trace, &from_above, f64::INFINITY);
+            reference::lstm_backward(shape, &input, &weight_hh, &trace, &output_gradient, f64::INFINITY);
         check("weight_ih", &weight_ih, &found.weight_ih, |w| loss(w, &weight_hh, &bias));
         check("weight_hh", &weight_hh, &found.weight_hh, |w| loss(&weight_ih, w, &bias));
         check("bias", &bias, &found.bias, |b| loss(&weight_ih, &weight_hh, b));
@@ -44,7 +44,7 @@ proptest! {
 
     #[test]
     fn dense(
-        (shape, input, weight, bias, from_above) in (1usize..5, 1usize..5, 1usize..5).prop_flat_map(
+        (shape, input, weight, bias, output_gradient) in (1usize..5, 1usize..5, 1usize..5).prop_flat_map(
             |(rows, inputs, outputs)| (
                 Just(DenseShape { rows, inputs, outputs }),
                 numbers(rows * inputs),
@@ -55,24 +55,24 @@ proptest! {
         )
     ) {
         let loss = |input: &[f64], weight: &[f64], bias: &[f64]| {
-            dot(&reference::dense_forward(shape, input, weight, bias), &from_above)
+            dot(&reference::dense_forward(shape, input, weight, bias), &output_gradient)
         };
         let [of_input, of_weight, of_bias] =
-            reference::dense_backward(shape, &input, &weight, &from_above);
+            reference::dense_backward(shape, &input, &weight, &output_gradient);
         check("input", &input, &of_input, |x| loss(x, &weight, &bias));
         check("weight", &weight, &of_weight, |w| loss(&input, w, &bias));
         check("bias", &bias, &of_bias, |b| loss(&input, &weight, b));
     }
 
     #[test]
-    fn softmax_cross_entropy(
+    fn cross_entropy(
         (targets, logits) in (1usize..6, 1usize..6).prop_flat_map(|(rows, classes)| (
             prop::collection::vec(0u8..classes as u8, rows),
             prop::collection::vec(-5.0f64..5.0, rows * classes),
         ))
     ) {
-        let (_, gradient) = reference::softmax_cross_entropy(&targets, &logits);
-        check("logits", &logits, &gradient, |y| reference::softmax_cross_entropy(&targets, y).0);
+        let (_, gradient) = reference::loss_and_gradient(Loss::CrossEntropy, &targets, &logits);
+        check("logits", &logits, &gradient, |y| reference::loss_and_gradient(Loss::CrossEntropy, &targets, y).0);
     }
 }
 
@@ -82,7 +82,7 @@ fn clipping_bounds_the_gradient_of_every_pre_activation() {
     let shape = LstmShape {
         length: 1,
         batch: 1,
-        symbols: 1,
+        vocabulary: 1,
         hidden: 1,
     };
     let weight_ih = [0.3, -0.2, 0.5, 0.1];

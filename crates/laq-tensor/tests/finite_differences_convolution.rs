@@ -13,26 +13,26 @@ proptest! {
 
     #[test]
     fn convolution(
-        (shape, input, weight, bias, from_above) in
+        (shape, input, weight, bias, output_gradient) in
             (1usize..3, 1usize..5, 1usize..5, 1usize..4, 1usize..4).prop_flat_map(
-                |(batch, height, width, inputs, outputs)| {
-                    let shape = ConvolutionShape { batch, height, width, inputs, outputs };
+                |(batch, height, width, in_channels, out_channels)| {
+                    let shape = ConvolutionShape { batch, height, width, in_channels, out_channels };
                     (
                         Just(shape),
-                        numbers(shape.pixels() * inputs),
-                        numbers(outputs * shape.filter()),
-                        numbers(outputs),
-                        numbers(shape.pixels() * outputs),
+                        numbers(shape.pixels() * in_channels),
+                        numbers(out_channels * shape.filter()),
+                        numbers(out_channels),
+                        numbers(shape.pixels() * out_channels),
                     )
                 },
             )
     ) {
         let loss = |input: &[f64], weight: &[f64], bias: &[f64]| -> f64 {
             let output = reference::convolution_forward(shape, input, weight, bias);
-            dot(&output, &from_above)
+            dot(&output, &output_gradient)
         };
         let [of_input, of_weight, of_bias] =
-            reference::convolution_backward(shape, &input, &weight, &from_above);
+            reference::convolution_backward(shape, &input, &weight, &output_gradient);
         check("input", &input, &of_input, |x| loss(x, &weight, &bias));
         check("weight", &weight, &of_weight, |w| loss(&input, w, &bias));
         check("bias", &bias, &of_bias, |b| loss(&input, &weight, b));
@@ -46,8 +46,8 @@ fn a_single_pixel_shows_the_filter() {
         batch: 1,
         height: 3,
         width: 4,
-        inputs: 1,
-        outputs: 1,
+        in_channels: 1,
+        out_channels: 1,
     };
     let weight = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
     let mut input = [0.0; 12];

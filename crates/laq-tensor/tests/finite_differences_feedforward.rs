@@ -2,7 +2,7 @@
 
 mod quotients;
 
-use laq_tensor::{NormShape, PoolShape, reference};
+use laq_tensor::{Loss, NormShape, PoolShape, reference};
 use proptest::prelude::*;
 
 use quotients::{check, dot, numbers};
@@ -20,7 +20,7 @@ proptest! {
 
     #[test]
     fn norm(
-        (shape, input, scale, shift, from_above) in (2usize..7, 1usize..4, any::<bool>()).prop_flat_map(
+        (shape, input, scale, shift, output_gradient) in (2usize..7, 1usize..4, any::<bool>()).prop_flat_map(
             |(rows, channels, relu)| {
                 let shape = NormShape { rows, channels, epsilon: 1e-2, relu };
                 (Just(shape), apart(rows * channels), numbers(channels), numbers(channels), numbers(rows * channels))
@@ -28,16 +28,16 @@ proptest! {
         )
     ) {
         let output = |input: &[f64], scale: &[f64], shift: &[f64]| {
-            let [mean, variance] = reference::norm_statistics(shape, input);
-            reference::norm_forward(shape, input, scale, shift, [&mean, &variance])
+            let [mean, variance] = reference::batch_statistics(shape, input);
+            reference::batch_norm_forward(shape, input, scale, shift, [&mean, &variance])
         };
         // Where ReLU bends there is no derivative.
         let bare = NormShape { relu: false, ..shape };
-        let [mean, variance] = reference::norm_statistics(shape, &input);
-        let before = reference::norm_forward(bare, &input, &scale, &shift, [&mean, &variance]);
+        let [mean, variance] = reference::batch_statistics(shape, &input);
+        let before = reference::batch_norm_forward(bare, &input, &scale, &shift, [&mean, &variance]);
         prop_assume!(!shape.relu || before.iter().all(|y| y.abs() > 1e-3));
-        let loss = |input: &[f64], scale: &[f64], shift: &[f64]| dot(&output(input, scale, shift), &from_above);
-        let [of_input, of_scale, of_shift] = reference::norm_backward(shape, &input, &scale, &shift, &from_above);
+        let loss = |input: &[f64], scale: &[f64], shift: &[f64]| dot(&output(input, scale, shift), &output_gradient);
+        let [of_input, of_scale, of_shift] = reference::batch_norm_backward(shape, &input, &scale, &shift, &output_gradient);
         check("input", &input, &of_input, |x| loss(x, &scale, &shift));
         check("scale", &scale, &of_scale, |g| loss(&input, g, &shift));
         check("shift", &shift, &of_shift, |b| loss(&input, &scale, b));
@@ -45,22 +45,22 @@ proptest! {
 
     #[test]
     fn max_pool(
-        (shape, input, from_above) in (1usize..3, 1usize..6, 1usize..6, 1usize..4).prop_flat_map(
+        (shape, input, output_gradient) in (1usize..3, 1usize..6, 1usize..6, 1usize..4).prop_flat_map(
             |(batch, height, width, channels)| {
                 let shape = PoolShape { batch, height, width, channels };
                 (Just(shape), apart(batch * height * width * channels), numbers(shape.outputs()))
             },
         )
     ) {
-        let (_, chosen) = reference::max_pool_forward(shape, &input);
-        let of_input = reference::max_pool_backward(input.len(), &chosen, &from_above);
-        check("input", &input, &of_input, |x| dot(&reference::max_pool_forward(shape, x).0, &from_above));
+        let (_, argmax) = reference::max_pool_forward(shape, &input);
+        let of_input = reference::max_pool_backward(input.len(), &argmax, &output_gradient);
+        check("input", &input, &of_input, |x| dot(&reference::max_pool_forward(shape, x).0, &output_gradient));
     }
 
     #[test]
-    fn relu((input, from_above) in (1usize..20).prop_flat_map(|count| (apart(2 * count), numbers(2 * count)))) {
-        let of_input = reference::relu_backward(&reference::relu(&input), &from_above);
-        check("input", &input, &of_input, |x| dot(&reference::relu(x), &from_above));
+    fn relu((input, output_gradient) in (1usize..20).prop_flat_map(|count| (apart(2 * count), numbers(2 * count)))) {
+        let of_input = reference::relu_backward(&reference::relu(&input), &output_gradient);
+        check("input", &input, &of_input, |x| dot(&reference::relu(x), &output_gradient));
     }
 
     #[test]
@@ -69,8 +69,8 @@ proptest! {
             (prop::collection::vec(0..classes as u8, rows), prop::collection::vec(-3.0..3.0, rows * classes))
         })
     ) {
-        let (_, gradient) = reference::squared_hinge(&targets, &outputs);
-        check("outputs", &outputs, &gradient, |y| reference::squared_hinge(&targets, y).0);
+        let (_, gradient) = reference::loss_and_gradient(Loss::SquaredHinge, &targets, &outputs);
+        check("outputs", &outputs, &gradient, |y| reference::loss_and_gradient(Loss::SquaredHinge, &targets, y).0);
     }
 }
 
@@ -82,7 +82,7 @@ fn statistics_are_those_of_each_channel() {
         epsilon: 0.0,
         relu: false,
     };
-    let [mean, variance] = reference::norm_statistics(shape, &[1.0, 5.0, 2.0, 5.0, 6.0, 8.0]);
+    let [mean, variance] = reference::batch_statistics(shape, &[1.0, 5.0, 2.0, 5.0, 6.0, 8.0]);
     assert_eq!((mean, variance), (vec![3.0, 6.0], vec![14.0 / 3.0, 2.0]));
 }
 
@@ -94,13 +94,13 @@ fn of_equal_pixels_the_first_gets_the_gradient() {
         width: 2,
         channels: 1,
     };
-    let (output, chosen) = reference::max_pool_forward(shape, &[1.0, 7.0, 7.0, 7.0]);
-    assert_eq!((output, chosen), (vec![7.0], vec![1]));
+    let (output, argmax) = reference::max_pool_forward(shape, &[1.0, 7.0, 7.0, 7.0]);
+    assert_eq!((output, argmax), (vec![7.0], vec![1]));
 }
 
 /// One image, one class right by more than the margin and one wrong: (1 + 0.5)² / 2.
 #[test]
 fn the_hinge_by_hand() {
-    let (loss, gradient) = reference::squared_hinge(&[0], &[1.5, 0.5]);
+    let (loss, gradient) = reference::loss_and_gradient(Loss::SquaredHinge, &[0], &[1.5, 0.5]);
     assert_eq!((loss, gradient), (1.125, vec![0.0, 1.5]));
 }

@@ -4,7 +4,10 @@
 use std::collections::HashMap;
 
 use laq_tensor::cpu::Kernel;
-use laq_tensor::{Backend, CpuBackend, DenseShape, LstmGradients, LstmParameters, LstmShape};
+use laq_tensor::{
+    CpuBackend, Dense, DenseShape, Loss, Losses, Lstm, LstmGradients, LstmParameters, LstmShape,
+    Memory, Steps,
+};
 use ndarray::{ArrayD, IxDyn};
 
 fn golden() -> HashMap<&'static str, ArrayD<f64>> {
@@ -29,42 +32,46 @@ fn golden() -> HashMap<&'static str, ArrayD<f64>> {
 }
 
 fn bytes(tensor: &ArrayD<f64>) -> Vec<u8> {
-    tensor.iter().map(|&symbol| symbol as u8).collect()
+    tensor.iter().map(|&index| index as u8).collect()
 }
 
 #[test]
 fn loss_and_all_gradients_are_those_of_pytorch() {
     let golden = golden();
     let (length, batch) = (golden["inputs"].shape()[0], golden["inputs"].shape()[1]);
-    let (symbols, hidden) = (
+    let (vocabulary, hidden) = (
         golden["output_weight"].shape()[0],
         golden["output_weight"].shape()[1],
     );
     let shape = LstmShape {
         length,
         batch,
-        symbols,
+        vocabulary,
         hidden,
     };
     let dense = DenseShape {
         rows: shape.rows(),
         inputs: hidden,
-        outputs: symbols,
+        outputs: vocabulary,
     };
     for kernel in Kernel::available() {
         let backend = CpuBackend::with_kernel(kernel);
         let zeros = |name: &str| backend.zeros(golden[name].shape()).unwrap();
         let upload = |name: &str| {
             let mut tensor = zeros(name);
-            backend
-                .write(golden[name].mapv(|x| x as f32).view(), &mut tensor)
-                .unwrap();
+            let values: Vec<f32> = golden[name].iter().map(|&x| x as f32).collect();
+            backend.write(&values, &mut tensor).unwrap();
             tensor
         };
         let (weight_ih, weight_hh, bias) =
             (upload("weight_ih"), upload("weight_hh"), upload("bias"));
         let (weight, output_bias) = (upload("output_weight"), upload("output_bias"));
-        let (inputs, targets) = (bytes(&golden["inputs"]), bytes(&golden["targets"]));
+        let [inputs, targets] = ["inputs", "targets"].map(|name| {
+            let values = bytes(&golden[name]);
+            let mut indices = backend.indices(values.len(), vocabulary).unwrap();
+            backend.write(&values, &mut indices).unwrap();
+            indices
+        });
         let parameters = || LstmParameters {
             weight_ih: &weight_ih,
             weight_hh: &weight_hh,
@@ -74,10 +81,10 @@ fn loss_and_all_gradients_are_those_of_pytorch() {
             ("free", f32::INFINITY),
             ("clipped", golden["clip"][[0]] as f32),
         ] {
-            let mut space = backend.lstm_space(shape).unwrap();
+            let mut workspace = backend.lstm_workspace(shape).unwrap();
             let mut states = backend.zeros(&[shape.rows(), hidden]).unwrap();
             let mut state_gradient = states.clone();
-            let mut logits = backend.zeros(&[shape.rows(), symbols]).unwrap();
+            let mut logits = backend.zeros(&[shape.rows(), vocabulary]).unwrap();
             let names = [
                 "weight_ih",
                 "weight_hh",
@@ -93,16 +100,16 @@ fn loss_and_all_gradients_are_those_of_pytorch() {
                 mut of_output_bias,
             ] = names.map(zeros);
             backend
-                .lstm_forward(&inputs, parameters(), &mut space, &mut states)
+                .lstm_forward(&inputs, parameters(), &mut workspace, &mut states)
                 .unwrap();
             backend
                 .dense_forward(dense, &states, &weight, Some(&output_bias), &mut logits)
                 .unwrap();
-            let (mut record, mut losses) = (backend.record().unwrap(), Vec::new());
+            let (mut log, mut losses) = (backend.step_log().unwrap(), Vec::new());
             backend
-                .softmax_cross_entropy(&targets, &mut logits, &mut record)
+                .loss_and_gradient(Loss::CrossEntropy, &targets, &mut logits, &mut log)
                 .unwrap();
-            backend.read_record(&mut record, &mut losses).unwrap();
+            backend.read_log(&mut log, &mut losses).unwrap();
             let loss = losses[0];
             backend
                 .dense_backward(
@@ -122,7 +129,7 @@ fn loss_and_all_gradients_are_those_of_pytorch() {
                     &states,
                     &mut state_gradient,
                     clip,
-                    &mut space,
+                    &mut workspace,
                     LstmGradients {
                         weight_ih: &mut of_ih,
                         weight_hh: &mut of_hh,
@@ -140,7 +147,8 @@ fn loss_and_all_gradients_are_those_of_pytorch() {
                 let largest = expected
                     .iter()
                     .fold(0.0f64, |largest, x| largest.max(x.abs()));
-                for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+                for (index, (found, expected)) in found.as_slice().iter().zip(expected).enumerate()
+                {
                     let error = (f64::from(*found) - expected).abs();
                     assert!(
                         error <= 2e-6 * largest,

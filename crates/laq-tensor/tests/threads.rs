@@ -1,12 +1,13 @@
 //! The layers of images give the same bits with any number of threads, and keep what is not a number.
 
-use laq_tensor::{Backend, CpuBackend, NormShape, PoolShape, Stop};
-use ndarray::{Array1, ArrayD};
+use laq_tensor::{
+    CpuBackend, Dense, Loss, Losses, Memory, Norm, NormShape, Pool, PoolShape, Steps, Stop, Tensor,
+};
+use ndarray::ArrayD;
 
-fn tensor(backend: &CpuBackend, values: &[f32]) -> <CpuBackend as Backend>::Tensor {
+fn tensor(backend: &CpuBackend, values: &[f32]) -> Tensor<CpuBackend> {
     let mut tensor = backend.zeros(&[values.len()]).unwrap();
-    let values = Array1::from(values.to_vec()).into_dyn();
-    backend.write(values.view(), &mut tensor).unwrap();
+    backend.write(values, &mut tensor).unwrap();
     tensor
 }
 
@@ -42,20 +43,20 @@ fn everything(threads: usize) -> Vec<ArrayD<f32>> {
             tensor(&backend, &numbers(channels, 2)),
             tensor(&backend, &numbers(channels, 3)),
         );
-        let mut space = backend.norm_space(shape).unwrap();
+        let mut workspace = backend.norm_workspace(shape).unwrap();
         let zeros = |count: usize| backend.zeros(&[count]).unwrap();
         let (mut normed, mut evaluated) = (zeros(count), zeros(count));
         backend
-            .norm_forward(shape, &input, &scale, &shift, &mut space, &mut normed)
+            .batch_norm_forward(shape, &input, &scale, &shift, &mut workspace, &mut normed)
             .unwrap();
         let mut gradient = tensor(&backend, &numbers(count, 4));
         let (mut of_scale, mut of_shift) = (zeros(channels), zeros(channels));
         backend
-            .norm_backward(
+            .batch_norm_backward(
                 shape,
                 &input,
                 &scale,
-                &mut space,
+                &mut workspace,
                 &mut gradient,
                 &mut of_scale,
                 &mut of_shift,
@@ -63,35 +64,37 @@ fn everything(threads: usize) -> Vec<ArrayD<f32>> {
             .unwrap();
         let (mut mean, mut variance) = (zeros(channels), zeros(channels));
         backend
-            .norm_average(
+            .update_running_stats(
                 shape,
                 0.1,
-                &space,
-                &backend.record().unwrap(),
+                &workspace,
+                &backend.step_log().unwrap(),
                 &mut mean,
                 &mut variance,
             )
             .unwrap();
         backend
-            .norm_evaluate(
+            .batch_norm_inference(
                 shape,
                 &input,
                 &scale,
                 &shift,
                 &mean,
                 &variance,
-                &mut space,
+                &mut workspace,
                 &mut evaluated,
             )
             .unwrap();
-        let mut places = backend.symbols(pooled.outputs()).unwrap();
+        let mut argmax = backend
+            .indices(pooled.outputs(), PoolShape::WINDOW)
+            .unwrap();
         let mut output = zeros(pooled.outputs());
         backend
-            .max_pool_forward(pooled, &normed, &mut places, &mut output)
+            .max_pool_forward(pooled, &normed, &mut argmax, &mut output)
             .unwrap();
         let mut of_input = zeros(count);
         backend
-            .max_pool_backward(pooled, &places, &output, &mut of_input)
+            .max_pool_backward(pooled, &argmax, &output, &mut of_input)
             .unwrap();
         let mut open = tensor(&backend, &numbers(count, 5));
         backend.relu(&mut open).unwrap();
@@ -126,7 +129,7 @@ fn what_is_not_a_number_stays() {
     let values = backend.read(&values).unwrap();
     assert!(values[0] == 0.0 && values[1].is_nan() && values[2] == 2.0);
 
-    // In each of the four places, beside a number larger than all others.
+    // In each of the four argmax, beside a number larger than all others.
     for place in 0..4 {
         let mut image = [1.0, 2.0, 3.0, 4.0];
         image[place] = f32::NAN;
@@ -136,23 +139,23 @@ fn what_is_not_a_number_stays() {
             width: 2,
             channels: 1,
         };
-        let mut places = backend.symbols(1).unwrap();
+        let mut argmax = backend.indices(1, PoolShape::WINDOW).unwrap();
         let mut output = backend.zeros(&[1]).unwrap();
         let input = tensor(&backend, &image);
         backend
-            .max_pool_forward(shape, &input, &mut places, &mut output)
+            .max_pool_forward(shape, &input, &mut argmax, &mut output)
             .unwrap();
         assert!(backend.read(&output).unwrap()[0].is_nan());
     }
 
     let mut outputs = tensor(&backend, &[0.5, f32::NAN]);
-    let mut target = backend.symbols(1).unwrap();
-    backend.write_symbols(&[0], &mut target).unwrap();
-    let (mut record, mut losses) = (backend.record().unwrap(), Vec::new());
+    let mut target = backend.indices(1, 2).unwrap();
+    backend.write(&[0], &mut target).unwrap();
+    let (mut log, mut losses) = (backend.step_log().unwrap(), Vec::new());
     backend
-        .squared_hinge(&target, &mut outputs, &mut record)
+        .loss_and_gradient(Loss::SquaredHinge, &target, &mut outputs, &mut log)
         .unwrap();
-    let recorded = backend.read_record(&mut record, &mut losses).unwrap();
+    let status = backend.read_log(&mut log, &mut losses).unwrap();
     assert!(losses[0].is_nan());
-    assert_eq!(recorded.stop, Some(Stop::Loss));
+    assert_eq!(status.stop, Some(Stop::Loss));
 }

@@ -2,15 +2,8 @@
 
 use laq_tensor::BackendError;
 
-use super::{CudaBackend, Symbols, Tensor, int, long};
+use super::{CudaBackend, Order, Symbols, Tensor, int, long};
 use crate::device::Device;
-
-/// Numbers of examples in the device's memory.
-#[derive(Debug)]
-pub struct Order<D: Device> {
-    pub(super) memory: D::Memory,
-    pub(super) count: usize,
-}
 
 impl<D: Device> Order<D> {
     /// The address of `count` numbers from number `first` on.
@@ -33,6 +26,8 @@ pub(super) fn images<D: Device>(
     let size = images.count() / labels.count;
     assert!(images.count() == size * labels.count && pixels.count() == size * targets.count);
     assert!(rows <= targets.count);
+    order.assert_bound(labels.count);
+    labels.assert_bound(targets.bound);
     let count = size * rows;
     let arguments = [
         backend.at(images).into(),
@@ -57,6 +52,8 @@ pub(super) fn text<D: Device>(
 ) -> Result<(), BackendError> {
     let count = inputs.count;
     assert!(count.is_multiple_of(batch));
+    order.assert_bound(text.count.saturating_sub(1) / (count / batch));
+    text.assert_bound(inputs.bound.min(targets.bound));
     let arguments = [
         backend.symbols_at(text, text.count).into(),
         order.part(&backend.device, first, batch).into(),

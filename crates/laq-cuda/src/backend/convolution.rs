@@ -36,8 +36,8 @@ pub(super) fn forward<D: Device>(
     let ConvolutionShape {
         height,
         width,
-        inputs,
-        outputs,
+        in_channels: inputs,
+        out_channels: outputs,
         ..
     } = shape;
     let (pixels, filter) = (shape.pixels(), shape.filter());
@@ -89,8 +89,8 @@ pub(super) fn backward<D: Device>(
     let ConvolutionShape {
         height,
         width,
-        inputs,
-        outputs,
+        in_channels: inputs,
+        out_channels: outputs,
         ..
     } = shape;
     let (pixels, filter) = (shape.pixels(), shape.filter());
@@ -165,6 +165,6 @@ fn as_dense(shape: ConvolutionShape) -> DenseShape {
     DenseShape {
         rows: shape.pixels(),
         inputs: shape.filter(),
-        outputs: shape.outputs,
+        outputs: shape.out_channels,
     }
 }

@@ -44,6 +44,7 @@ fn loss<D: Device>(
     let rows = targets.count;
     let classes = outputs.count() / rows;
     assert_eq!(rows * classes, outputs.count());
+    targets.assert_bound(classes);
     let losses = backend.scratch(rows)?;
     let arguments = [
         backend.symbols_at(targets, rows).into(),
@@ -66,6 +67,7 @@ pub(super) fn evaluate_outputs<D: Device>(
 ) -> Result<(), BackendError> {
     let classes = outputs.count() / targets.count;
     assert!(rows <= targets.count && targets.count * classes == outputs.count());
+    targets.assert_bound(classes);
     let losses = backend.scratch(2 * rows)?;
     let wrong = losses + 8 * rows as u64;
     let arguments = [

@@ -98,7 +98,7 @@ pub(super) fn space<D: Device>(
 ) -> Result<LstmSpace<D>, BackendError> {
     let LstmShape {
         batch,
-        symbols,
+        vocabulary: symbols,
         hidden,
         ..
     } = shape;
@@ -124,10 +124,11 @@ pub(super) fn forward<D: Device>(
     let LstmShape {
         length,
         batch,
-        symbols,
+        vocabulary: symbols,
         hidden,
     } = space.shape;
     let rows = space.shape.rows();
+    input.assert_bound(symbols);
     let input = backend.symbols_at(input, rows);
     let weight_ih = backend.pointer(parameters.weight_ih, 4 * hidden * symbols);
     let weight_hh = backend.pointer(parameters.weight_hh, 4 * hidden * hidden);
@@ -277,10 +278,11 @@ pub(super) fn backward<D: Device>(
     let LstmShape {
         length,
         batch,
-        symbols,
+        vocabulary: symbols,
         hidden,
     } = space.shape;
     let rows = space.shape.rows();
+    input.assert_bound(symbols);
     let input = backend.symbols_at(input, rows);
     let weight_hh = backend.pointer(parameters.weight_hh, 4 * hidden * hidden);
     let states = backend.pointer(hidden_states, rows * hidden);

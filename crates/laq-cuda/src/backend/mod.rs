@@ -1,4 +1,4 @@
-//! Every operation of [`Backend`] as launches and products of a [`Device`].
+//! Every operation of [`Backend`](laq_tensor::Backend) as launches and products of a [`Device`].
 //!
 //! Every operation is in the module of its layer; what they share is here.
 
@@ -14,17 +14,18 @@ mod settings;
 mod step;
 mod update;
 
+use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
 use laq_solvers::Method;
 use laq_tensor::{
-    AdamSettings, Backend, BackendError, ConvolutionShape, DenseShape, GroupReport, Loss,
-    LstmGradients, LstmParameters, LstmShape, NormShape, PoolShape, QuantizeJob, QuantizerSnapshot,
-    Recorded, UpdateJob,
+    AdamSettings, BackendError, Convolution, ConvolutionShape, Dense, DenseShape, Element, Gather,
+    GroupReport, Index, Loss, Losses, Lstm, LstmGradients, LstmParameters, LstmShape, Memory, Norm,
+    NormShape, Optimizer, Pool, PoolShape, Quantize, QuantizeJob, QuantizerSnapshot, StepStatus,
+    Steps, UpdateJob, check_indices,
 };
-use ndarray::{ArrayD, ArrayViewD, IxDyn};
+use ndarray::{ArrayD, IxDyn};
 
-pub use batch::Order;
 pub use convolution::ConvolutionSpace;
 pub use lstm::LstmSpace;
 pub use norm::NormSpace;
@@ -46,24 +47,36 @@ pub struct CudaBackend<D: Device> {
     settings: Settings,
 }
 
-/// Numbers in the device's memory, dense and row-major.
+/// A dense row-major array in the device's memory.
 #[derive(Debug)]
-pub struct Tensor<D: Device> {
+pub struct Buffer<D: Device, E> {
     memory: D::Memory,
     shape: Vec<usize>,
+    count: usize,
+    /// The exclusive bound of indices; of no meaning for `f32`.
+    bound: usize,
+    element: PhantomData<E>,
 }
 
-impl<D: Device> Tensor<D> {
+pub(crate) type Tensor<D> = Buffer<D, f32>;
+pub(crate) type Symbols<D> = Buffer<D, u8>;
+pub(crate) type Order<D> = Buffer<D, u32>;
+
+impl<D: Device, E> Buffer<D, E> {
     fn count(&self) -> usize {
-        self.shape.iter().product()
+        self.count
     }
 }
 
-/// Indices in the device's memory.
-#[derive(Debug)]
-pub struct Symbols<D: Device> {
-    memory: D::Memory,
-    count: usize,
+impl<D: Device, E: Index> Buffer<D, E> {
+    /// Panics unless all indices are below `bound`.
+    fn assert_bound(&self, bound: usize) {
+        assert!(
+            self.bound <= bound,
+            "indices below {} for {bound} items",
+            self.bound
+        );
+    }
 }
 
 /// Threads of a block, where nothing else decides.
@@ -94,7 +107,7 @@ impl<D: Device> CudaBackend<D> {
         &self.device
     }
 
-    /// Something for [`Backend::notes`].
+    /// Something for [`Memory::diagnostics`].
     fn note(&self, what: String) {
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         if !notes.contains(&what) {
@@ -241,29 +254,13 @@ fn words(numbers: &[u32]) -> Vec<u8> {
 
 /// The bytes of numbers, as the device has them.
 fn bytes_of(values: &[f32]) -> &[u8] {
-    // SAFETY: an f32 is four bytes, none of them padding, and any byte is a u8.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+    bytemuck::cast_slice(values)
 }
 
-fn floats_of(bytes: &[u8]) -> Vec<f32> {
-    let (words, _) = bytes.as_chunks::<4>();
-    words.iter().map(|word| f32::from_ne_bytes(*word)).collect()
-}
+impl<D: Device> Memory for CudaBackend<D> {
+    type Buffer<E: Element> = Buffer<D, E>;
 
-impl<D: Device> Backend for CudaBackend<D> {
-    type Tensor = Tensor<D>;
-    type Symbols = Symbols<D>;
-    type Order = Order<D>;
-    type LstmSpace = LstmSpace<D>;
-    type ConvolutionSpace = ConvolutionSpace<D>;
-    type NormSpace = NormSpace<D>;
-    type Quantizer = Quantizer<D>;
-    type QuantizeSpace = QuantizeSpace<D>;
-    type UpdateSpace = UpdateSpace<D>;
-    type Record = Record<D>;
-    type Recording = Recording<D::Graph>;
-
-    fn describe(&self) -> String {
+    fn device_name(&self) -> String {
         let device = self.device.describe();
         match self.settings.sequences {
             true => format!("{device}, recurrences in one kernel where they fit"),
@@ -271,176 +268,193 @@ impl<D: Device> Backend for CudaBackend<D> {
         }
     }
 
-    fn notes(&self) -> Vec<String> {
+    fn diagnostics(&self) -> Vec<String> {
         let own = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         [self.device.notes(), own.clone()].concat()
     }
 
-    fn record(&self) -> Result<Record<D>, BackendError> {
+    fn zeros(&self, shape: &[usize]) -> Result<Buffer<D, f32>, BackendError> {
+        let count = shape.iter().product();
+        Ok(Buffer {
+            memory: self.floats(count)?,
+            shape: shape.to_vec(),
+            count,
+            bound: 0,
+            element: PhantomData,
+        })
+    }
+
+    fn indices<E: Index>(&self, count: usize, bound: usize) -> Result<Buffer<D, E>, BackendError> {
+        assert!(count == 0 || bound > 0, "no index is below 0");
+        Ok(Buffer {
+            memory: self.device.allocate(count * size_of::<E>())?,
+            shape: vec![count],
+            count,
+            bound,
+            element: PhantomData,
+        })
+    }
+
+    fn write<E: Element>(
+        &self,
+        values: &[E],
+        buffer: &mut Buffer<D, E>,
+    ) -> Result<(), BackendError> {
+        assert_eq!(values.len(), buffer.count);
+        self.write_at(values, 0, buffer)
+    }
+
+    fn write_at<E: Element>(
+        &self,
+        values: &[E],
+        offset: usize,
+        buffer: &mut Buffer<D, E>,
+    ) -> Result<(), BackendError> {
+        assert!(offset + values.len() <= buffer.count);
+        check_indices(values, buffer.bound)?;
+        let (bytes, offset) = (bytemuck::cast_slice(values), offset * size_of::<E>());
+        self.device.upload(bytes, offset, &mut buffer.memory)
+    }
+
+    fn read<E: Element>(&self, buffer: &Buffer<D, E>) -> Result<ArrayD<E>, BackendError> {
+        let mut values = vec![E::zeroed(); buffer.count];
+        let bytes = bytemuck::cast_slice_mut(&mut values);
+        self.device.download(&buffer.memory, bytes)?;
+        let array = ArrayD::from_shape_vec(IxDyn(&buffer.shape), values);
+        Ok(array.expect("a buffer has as many elements as its shape"))
+    }
+
+    fn first_not_finite(&self, tensor: &Tensor<D>) -> Result<Option<usize>, BackendError> {
+        let count = tensor.count();
+        let mut found = self.device.allocate(8)?;
+        let mut bytes = u64::MAX.to_ne_bytes();
+        self.device.upload(&bytes, 0, &mut found)?;
+        let arguments = [
+            self.at(tensor).into(),
+            long(count),
+            self.device.address(&found).into(),
+        ];
+        self.each("first_not_finite", count, &arguments)?;
+        self.device.download(&found, &mut bytes)?;
+        let index = u64::from_ne_bytes(bytes);
+        Ok((index != u64::MAX).then_some(index as usize))
+    }
+}
+
+impl<D: Device> Steps for CudaBackend<D> {
+    type StepLog = Record<D>;
+    type StepGraph = Recording<D::Graph>;
+
+    fn step_log(&self) -> Result<Record<D>, BackendError> {
         step::record(self)
     }
 
-    fn begin_step(&self, step_size: f64, record: &mut Record<D>) -> Result<(), BackendError> {
-        step::begin_step(self, step_size, record)
+    fn set_step_size(&self, step_size: f64, log: &mut Record<D>) -> Result<(), BackendError> {
+        step::begin_step(self, step_size, log)
     }
 
-    fn read_record(
+    fn read_log(
         &self,
-        record: &mut Record<D>,
+        log: &mut Record<D>,
         losses: &mut Vec<f64>,
-    ) -> Result<Recorded, BackendError> {
-        step::read_record(self, record, losses)
+    ) -> Result<StepStatus, BackendError> {
+        step::read_record(self, log, losses)
     }
 
-    fn start_clock(&self, record: &mut Record<D>) -> Result<(), BackendError> {
-        step::start_clock(self, record)
+    fn start_clock(&self, log: &mut Record<D>) -> Result<(), BackendError> {
+        step::start_clock(self, log)
     }
 
-    fn stop_clock(&self, record: &mut Record<D>) -> Result<(), BackendError> {
-        step::stop_clock(self, record)
+    fn stop_clock(&self, log: &mut Record<D>) -> Result<(), BackendError> {
+        step::stop_clock(self, log)
     }
 
-    fn recording(&self) -> Recording<D::Graph> {
-        Recording::Fresh
-    }
-
-    fn run(
+    fn capture_or_replay(
         &self,
-        recording: &mut Recording<D::Graph>,
+        graph: &mut Recording<D::Graph>,
         body: &mut dyn FnMut() -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
-        step::run(self, recording, body)
+        step::run(self, graph, body)
     }
+}
 
-    fn zeros(&self, shape: &[usize]) -> Result<Tensor<D>, BackendError> {
-        let count = shape.iter().product();
-        Ok(Tensor {
-            memory: self.floats(count)?,
-            shape: shape.to_vec(),
-        })
-    }
-
-    fn write(
-        &self,
-        values: ArrayViewD<'_, f32>,
-        tensor: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        assert_eq!(tensor.count(), values.len());
-        match values.as_slice() {
-            Some(values) => self.device.upload(bytes_of(values), 0, &mut tensor.memory),
-            None => {
-                let values: Vec<f32> = values.iter().copied().collect();
-                self.device.upload(bytes_of(&values), 0, &mut tensor.memory)
-            }
-        }
-    }
-
-    fn read(&self, tensor: &Tensor<D>) -> Result<ArrayD<f32>, BackendError> {
-        let mut bytes = vec![0; 4 * tensor.count()];
-        self.device.download(&tensor.memory, &mut bytes)?;
-        let values = floats_of(&bytes);
-        Ok(
-            ArrayD::from_shape_vec(IxDyn(&tensor.shape), values)
-                .expect("as many as the shape says"),
-        )
-    }
-
-    fn symbols(&self, count: usize) -> Result<Symbols<D>, BackendError> {
-        Ok(Symbols {
-            memory: self.device.allocate(count)?,
-            count,
-        })
-    }
-
-    fn write_symbols(&self, values: &[u8], symbols: &mut Symbols<D>) -> Result<(), BackendError> {
-        assert_eq!(symbols.count, values.len());
-        self.device.upload(values, 0, &mut symbols.memory)
-    }
-
-    fn write_part(
-        &self,
-        values: &[f32],
-        offset: usize,
-        tensor: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        assert!(offset + values.len() <= tensor.count());
-        let bytes = bytes_of(values);
-        self.device.upload(bytes, 4 * offset, &mut tensor.memory)
-    }
-
-    fn order(&self, count: usize) -> Result<Order<D>, BackendError> {
-        Ok(Order {
-            memory: self.device.allocate(4 * count)?,
-            count,
-        })
-    }
-
-    fn write_order(&self, values: &[u32], order: &mut Order<D>) -> Result<(), BackendError> {
-        assert_eq!(order.count, values.len());
-        self.device.upload(&words(values), 0, &mut order.memory)
-    }
-
+impl<D: Device> Gather for CudaBackend<D> {
     fn gather_images(
         &self,
         images: &Tensor<D>,
         labels: &Symbols<D>,
-        order: &Order<D>,
+        permutation: &Order<D>,
         first: usize,
         rows: usize,
         pixels: &mut Tensor<D>,
         targets: &mut Symbols<D>,
     ) -> Result<(), BackendError> {
-        batch::images(self, images, labels, order, first, rows, pixels, targets)
+        batch::images(
+            self,
+            images,
+            labels,
+            permutation,
+            first,
+            rows,
+            pixels,
+            targets,
+        )
     }
 
     fn gather_text(
         &self,
         text: &Symbols<D>,
-        order: &Order<D>,
+        permutation: &Order<D>,
         first: usize,
         batch: usize,
         inputs: &mut Symbols<D>,
         targets: &mut Symbols<D>,
     ) -> Result<(), BackendError> {
-        batch::text(self, text, order, first, batch, inputs, targets)
+        batch::text(self, text, permutation, first, batch, inputs, targets)
     }
+}
 
-    fn lstm_space(&self, shape: LstmShape) -> Result<LstmSpace<D>, BackendError> {
+impl<D: Device> Lstm for CudaBackend<D> {
+    type LstmWorkspace = LstmSpace<D>;
+
+    fn lstm_workspace(&self, shape: LstmShape) -> Result<LstmSpace<D>, BackendError> {
         lstm::space(self, shape)
     }
 
     fn lstm_forward(
         &self,
-        input: &Symbols<D>,
+        tokens: &Symbols<D>,
         parameters: LstmParameters<'_, Tensor<D>>,
-        space: &mut LstmSpace<D>,
+        workspace: &mut LstmSpace<D>,
         hidden_states: &mut Tensor<D>,
     ) -> Result<(), BackendError> {
-        lstm::forward(self, input, parameters, space, hidden_states)
+        lstm::forward(self, tokens, parameters, workspace, hidden_states)
     }
 
     fn lstm_backward(
         &self,
-        input: &Symbols<D>,
+        tokens: &Symbols<D>,
         parameters: LstmParameters<'_, Tensor<D>>,
         hidden_states: &Tensor<D>,
         hidden_gradient: &mut Tensor<D>,
         clip: f32,
-        space: &mut LstmSpace<D>,
+        workspace: &mut LstmSpace<D>,
         gradients: LstmGradients<'_, Tensor<D>>,
     ) -> Result<(), BackendError> {
         lstm::backward(
             self,
-            input,
+            tokens,
             parameters,
             hidden_states,
             hidden_gradient,
             clip,
-            space,
+            workspace,
             gradients,
         )
     }
+}
 
+impl<D: Device> Dense for CudaBackend<D> {
     fn dense_forward(
         &self,
         shape: DenseShape,
@@ -474,135 +488,6 @@ impl<D: Device> Backend for CudaBackend<D> {
         )
     }
 
-    fn convolution_space(
-        &self,
-        shape: ConvolutionShape,
-    ) -> Result<ConvolutionSpace<D>, BackendError> {
-        convolution::space(self, shape)
-    }
-
-    fn convolution_forward(
-        &self,
-        shape: ConvolutionShape,
-        input: &Tensor<D>,
-        weight: &Tensor<D>,
-        bias: Option<&Tensor<D>>,
-        space: &mut ConvolutionSpace<D>,
-        output: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        convolution::forward(self, shape, input, weight, bias, space, output)
-    }
-
-    fn convolution_backward(
-        &self,
-        shape: ConvolutionShape,
-        input: &Tensor<D>,
-        weight: &Tensor<D>,
-        output_gradient: &Tensor<D>,
-        space: &mut ConvolutionSpace<D>,
-        input_gradient: Option<&mut Tensor<D>>,
-        weight_gradient: &mut Tensor<D>,
-        bias_gradient: Option<&mut Tensor<D>>,
-    ) -> Result<(), BackendError> {
-        convolution::backward(
-            self,
-            shape,
-            input,
-            weight,
-            output_gradient,
-            space,
-            input_gradient,
-            weight_gradient,
-            bias_gradient,
-        )
-    }
-
-    fn max_pool_forward(
-        &self,
-        shape: PoolShape,
-        input: &Tensor<D>,
-        places: &mut Symbols<D>,
-        output: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        pool::forward(self, shape, input, places, output)
-    }
-
-    fn max_pool_backward(
-        &self,
-        shape: PoolShape,
-        places: &Symbols<D>,
-        output_gradient: &Tensor<D>,
-        input_gradient: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        pool::backward(self, shape, places, output_gradient, input_gradient)
-    }
-
-    fn norm_space(&self, shape: NormShape) -> Result<NormSpace<D>, BackendError> {
-        norm::space(self, shape)
-    }
-
-    fn norm_forward(
-        &self,
-        shape: NormShape,
-        input: &Tensor<D>,
-        scale: &Tensor<D>,
-        shift: &Tensor<D>,
-        space: &mut NormSpace<D>,
-        output: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        norm::forward(self, shape, input, scale, shift, space, output)
-    }
-
-    fn norm_backward(
-        &self,
-        shape: NormShape,
-        input: &Tensor<D>,
-        scale: &Tensor<D>,
-        space: &mut NormSpace<D>,
-        gradient: &mut Tensor<D>,
-        scale_gradient: &mut Tensor<D>,
-        shift_gradient: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        norm::backward(
-            self,
-            shape,
-            input,
-            scale,
-            space,
-            gradient,
-            scale_gradient,
-            shift_gradient,
-        )
-    }
-
-    fn norm_average(
-        &self,
-        shape: NormShape,
-        factor: f32,
-        space: &NormSpace<D>,
-        record: &Record<D>,
-        mean: &mut Tensor<D>,
-        variance: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        norm::average(self, shape, factor, space, record, mean, variance)
-    }
-
-    fn norm_evaluate(
-        &self,
-        shape: NormShape,
-        input: &Tensor<D>,
-        scale: &Tensor<D>,
-        shift: &Tensor<D>,
-        mean: &Tensor<D>,
-        variance: &Tensor<D>,
-        space: &mut NormSpace<D>,
-        output: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        norm::evaluate(
-            self, shape, input, scale, shift, mean, variance, space, output,
-        )
-    }
-
     fn relu(&self, values: &mut Tensor<D>) -> Result<(), BackendError> {
         let count = values.count();
         self.each("relu", count, &[self.at(values).into(), long(count)])
@@ -621,23 +506,159 @@ impl<D: Device> Backend for CudaBackend<D> {
         ];
         self.each("relu_backward", count, &arguments)
     }
+}
 
-    fn softmax_cross_entropy(
+impl<D: Device> Convolution for CudaBackend<D> {
+    type ConvolutionWorkspace = ConvolutionSpace<D>;
+
+    fn convolution_workspace(
         &self,
-        targets: &Symbols<D>,
-        logits: &mut Tensor<D>,
-        record: &mut Record<D>,
-    ) -> Result<(), BackendError> {
-        loss::softmax_cross_entropy(self, targets, logits, record)
+        shape: ConvolutionShape,
+    ) -> Result<ConvolutionSpace<D>, BackendError> {
+        convolution::space(self, shape)
     }
 
-    fn squared_hinge(
+    fn convolution_forward(
         &self,
+        shape: ConvolutionShape,
+        input: &Tensor<D>,
+        weight: &Tensor<D>,
+        bias: Option<&Tensor<D>>,
+        workspace: &mut ConvolutionSpace<D>,
+        output: &mut Tensor<D>,
+    ) -> Result<(), BackendError> {
+        convolution::forward(self, shape, input, weight, bias, workspace, output)
+    }
+
+    fn convolution_backward(
+        &self,
+        shape: ConvolutionShape,
+        input: &Tensor<D>,
+        weight: &Tensor<D>,
+        output_gradient: &Tensor<D>,
+        workspace: &mut ConvolutionSpace<D>,
+        input_gradient: Option<&mut Tensor<D>>,
+        weight_gradient: &mut Tensor<D>,
+        bias_gradient: Option<&mut Tensor<D>>,
+    ) -> Result<(), BackendError> {
+        convolution::backward(
+            self,
+            shape,
+            input,
+            weight,
+            output_gradient,
+            workspace,
+            input_gradient,
+            weight_gradient,
+            bias_gradient,
+        )
+    }
+}
+
+impl<D: Device> Pool for CudaBackend<D> {
+    fn max_pool_forward(
+        &self,
+        shape: PoolShape,
+        input: &Tensor<D>,
+        argmax: &mut Symbols<D>,
+        output: &mut Tensor<D>,
+    ) -> Result<(), BackendError> {
+        pool::forward(self, shape, input, argmax, output)
+    }
+
+    fn max_pool_backward(
+        &self,
+        shape: PoolShape,
+        argmax: &Symbols<D>,
+        output_gradient: &Tensor<D>,
+        input_gradient: &mut Tensor<D>,
+    ) -> Result<(), BackendError> {
+        pool::backward(self, shape, argmax, output_gradient, input_gradient)
+    }
+}
+
+impl<D: Device> Norm for CudaBackend<D> {
+    type NormWorkspace = NormSpace<D>;
+
+    fn norm_workspace(&self, shape: NormShape) -> Result<NormSpace<D>, BackendError> {
+        norm::space(self, shape)
+    }
+
+    fn batch_norm_forward(
+        &self,
+        shape: NormShape,
+        input: &Tensor<D>,
+        scale: &Tensor<D>,
+        shift: &Tensor<D>,
+        workspace: &mut NormSpace<D>,
+        output: &mut Tensor<D>,
+    ) -> Result<(), BackendError> {
+        norm::forward(self, shape, input, scale, shift, workspace, output)
+    }
+
+    fn batch_norm_backward(
+        &self,
+        shape: NormShape,
+        input: &Tensor<D>,
+        scale: &Tensor<D>,
+        workspace: &mut NormSpace<D>,
+        gradient: &mut Tensor<D>,
+        scale_gradient: &mut Tensor<D>,
+        shift_gradient: &mut Tensor<D>,
+    ) -> Result<(), BackendError> {
+        norm::backward(
+            self,
+            shape,
+            input,
+            scale,
+            workspace,
+            gradient,
+            scale_gradient,
+            shift_gradient,
+        )
+    }
+
+    fn update_running_stats(
+        &self,
+        shape: NormShape,
+        momentum: f32,
+        workspace: &NormSpace<D>,
+        log: &Record<D>,
+        mean: &mut Tensor<D>,
+        variance: &mut Tensor<D>,
+    ) -> Result<(), BackendError> {
+        norm::average(self, shape, momentum, workspace, log, mean, variance)
+    }
+
+    fn batch_norm_inference(
+        &self,
+        shape: NormShape,
+        input: &Tensor<D>,
+        scale: &Tensor<D>,
+        shift: &Tensor<D>,
+        mean: &Tensor<D>,
+        variance: &Tensor<D>,
+        workspace: &mut NormSpace<D>,
+        output: &mut Tensor<D>,
+    ) -> Result<(), BackendError> {
+        norm::evaluate(
+            self, shape, input, scale, shift, mean, variance, workspace, output,
+        )
+    }
+}
+
+impl<D: Device> Losses for CudaBackend<D> {
+    fn loss_and_gradient(
+        &self,
+        loss: Loss,
         targets: &Symbols<D>,
         outputs: &mut Tensor<D>,
-        record: &mut Record<D>,
+        log: &mut Record<D>,
     ) -> Result<(), BackendError> {
-        loss::squared_hinge(self, targets, outputs, record)
+        match loss {
+            Loss::SquaredHinge => loss::squared_hinge(self, targets, outputs, log),
+            Loss::CrossEntropy => loss::softmax_cross_entropy(self, targets, outputs, log),
+        }
     }
 
     fn evaluate_outputs(
@@ -646,49 +667,38 @@ impl<D: Device> Backend for CudaBackend<D> {
         rows: usize,
         targets: &Symbols<D>,
         outputs: &Tensor<D>,
-        record: &mut Record<D>,
+        log: &mut Record<D>,
     ) -> Result<(), BackendError> {
-        loss::evaluate_outputs(self, loss, rows, targets, outputs, record)
+        loss::evaluate_outputs(self, loss, rows, targets, outputs, log)
     }
+}
 
-    fn update_space(&self) -> Result<UpdateSpace<D>, BackendError> {
-        Ok(UpdateSpace::default())
-    }
+impl<D: Device> Optimizer for CudaBackend<D> {
+    type UpdateWorkspace = UpdateSpace<D>;
 
     fn check_gradients(
         &self,
         jobs: &mut dyn Iterator<Item = UpdateJob<'_, Self>>,
-        space: &mut UpdateSpace<D>,
-        record: &mut Record<D>,
+        workspace: &mut UpdateSpace<D>,
+        log: &mut Record<D>,
     ) -> Result<(), BackendError> {
-        update::check_gradients(self, jobs, space, record)
+        update::check_gradients(self, jobs, workspace, log)
     }
 
     fn update(
         &self,
         adam: AdamSettings,
         jobs: &mut dyn Iterator<Item = UpdateJob<'_, Self>>,
-        space: &mut UpdateSpace<D>,
-        record: &Record<D>,
+        workspace: &mut UpdateSpace<D>,
+        log: &Record<D>,
     ) -> Result<(), BackendError> {
-        update::update(self, adam, jobs, space, record)
+        update::update(self, adam, jobs, workspace, log)
     }
+}
 
-    fn first_not_finite(&self, tensor: &Tensor<D>) -> Result<Option<usize>, BackendError> {
-        let count = tensor.count();
-        let mut found = self.device.allocate(8)?;
-        let mut bytes = u64::MAX.to_ne_bytes();
-        self.device.upload(&bytes, 0, &mut found)?;
-        let arguments = [
-            self.at(tensor).into(),
-            long(count),
-            self.device.address(&found).into(),
-        ];
-        self.each("first_not_finite", count, &arguments)?;
-        self.device.download(&found, &mut bytes)?;
-        let index = u64::from_ne_bytes(bytes);
-        Ok((index != u64::MAX).then_some(index as usize))
-    }
+impl<D: Device> Quantize for CudaBackend<D> {
+    type Quantizer = Quantizer<D>;
+    type QuantizeWorkspace = QuantizeSpace<D>;
 
     fn quantizer(
         &self,
@@ -699,17 +709,13 @@ impl<D: Device> Backend for CudaBackend<D> {
         Quantizer::new(&self.device, method, weights, groups)
     }
 
-    fn quantize_space(&self) -> Result<QuantizeSpace<D>, BackendError> {
-        Ok(QuantizeSpace::default())
-    }
-
     fn quantize(
         &self,
         jobs: &mut dyn Iterator<Item = QuantizeJob<'_, Self>>,
-        space: &mut QuantizeSpace<D>,
-        record: &mut Record<D>,
+        workspace: &mut QuantizeSpace<D>,
+        log: &mut Record<D>,
     ) -> Result<(), BackendError> {
-        self.solve(jobs, space, record)
+        self.solve(jobs, workspace, log)
     }
 
     fn quantizer_backward(
@@ -724,10 +730,10 @@ impl<D: Device> Backend for CudaBackend<D> {
     fn quantizer_update(
         &self,
         adam: AdamSettings,
-        record: &Record<D>,
+        log: &Record<D>,
         quantizer: &mut Quantizer<D>,
     ) -> Result<(), BackendError> {
-        self.update_scales(adam, record, quantizer)
+        self.update_scales(adam, log, quantizer)
     }
 
     fn quantizer_reports(

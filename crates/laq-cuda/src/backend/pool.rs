@@ -19,6 +19,7 @@ pub(super) fn forward<D: Device>(
         channels,
     } = shape;
     let outputs = shape.outputs();
+    assert!(places.bound >= PoolShape::WINDOW);
     backend.each(
         "max_pool",
         outputs,
@@ -50,6 +51,7 @@ pub(super) fn backward<D: Device>(
         channels,
     } = shape;
     let (inputs, outputs) = (batch * height * width * channels, shape.outputs());
+    places.assert_bound(PoolShape::WINDOW);
     backend.each(
         "max_pool_backward",
         inputs,

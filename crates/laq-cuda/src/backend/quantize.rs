@@ -262,7 +262,7 @@ impl<D: Device> Quantizer<D> {
             },
             sparsity: state.zeros as f64 / size,
             weighted_error: state.error,
-            rounds: state.rounds,
+            iterations: state.rounds,
         };
         let reported = states.iter().filter(|state| state.reported);
         Ok(reported.map(report).collect())

@@ -1,6 +1,6 @@
 //! What a step leaves behind, and how it is noted once and then repeated.
 
-use laq_tensor::{BackendError, Recorded};
+use laq_tensor::{BackendError, StepStatus};
 
 use super::CudaBackend;
 use crate::device::Device;
@@ -14,9 +14,10 @@ pub struct Record<D: Device> {
 }
 
 /// A step that is noted once and then repeated.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Recording<G> {
     /// Never done: the first time it is done as it is, so that libraries have made what they need.
+    #[default]
     Fresh,
     /// Done once: the next time it is noted.
     Done,
@@ -46,7 +47,7 @@ pub(super) fn read_record<D: Device>(
     backend: &CudaBackend<D>,
     record: &mut Record<D>,
     losses: &mut Vec<f64>,
-) -> Result<Recorded, BackendError> {
+) -> Result<StepStatus, BackendError> {
     backend.device.download(&record.memory, &mut record.bytes)?;
     let raw = RawRecord::from_bytes(&record.bytes);
     let (recorded, found) = raw.recorded();

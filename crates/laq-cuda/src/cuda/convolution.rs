@@ -281,9 +281,9 @@ impl Cudnn {
         convolution: &Convolution,
     ) -> Result<Result<(), CudnnError>, BackendError> {
         let floats = |count: usize| allocate(device, stream, 4 * count);
-        let x = floats(shape.pixels() * shape.inputs)?;
-        let y = floats(shape.pixels() * shape.outputs)?;
-        let w = floats(shape.outputs * shape.filter())?;
+        let x = floats(shape.pixels() * shape.in_channels)?;
+        let y = floats(shape.pixels() * shape.out_channels)?;
+        let w = floats(shape.out_channels * shape.filter())?;
         let (x, y, w) = (&x.address, &y.address, &w.address);
         let output = |add| Pass::Output {
             input: *x,
@@ -320,8 +320,8 @@ impl Cudnn {
             batch,
             height,
             width,
-            inputs,
-            outputs,
+            in_channels: inputs,
+            out_channels: outputs,
         } = shape;
         let image = |channels: usize| [batch as i32, channels as i32, height as i32, width as i32];
         let input = Tensor::new(image(inputs))?;

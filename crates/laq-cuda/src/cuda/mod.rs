@@ -461,8 +461,8 @@ impl Device for Cuda {
             batch,
             height,
             width,
-            inputs,
-            outputs,
+            in_channels: inputs,
+            out_channels: outputs,
         } = shape;
         let note = match &found {
             Ok(way) => format!("by cuDNN, {way:?}"),

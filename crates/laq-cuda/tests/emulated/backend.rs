@@ -54,7 +54,7 @@ fn recurs(emulator: &'static Emulator, length: usize, batch: usize, hidden: usiz
     let shape = LstmShape {
         length,
         batch,
-        symbols: 5,
+        vocabulary: 5,
         hidden,
     };
     let needed = hidden / 16 * batch.div_ceil(32);

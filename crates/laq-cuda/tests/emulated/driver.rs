@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use laq_cuda::{Argument, Cuda, CudaBackend, Device, Launch, Precision, Settings};
 use laq_models::Batch;
 use laq_solvers::Method;
-use laq_tensor::{Backend, BackendError, CpuBackend, conformance};
+use laq_tensor::{BackendError, CpuBackend, Memory, conformance};
 
 use crate::emulator::library::{install, library};
 use crate::training::{Lstm, Network, Vgg, as_on_the_cpu, held_as_brought, steps};
@@ -92,7 +92,7 @@ fn the_backend_conforms() {
     let ended = on_the_imitation("the_backend_conforms", &settings, || {
         let backend = opened(0);
         let without = std::env::var_os("LAQ_CUDNN").is_some();
-        assert_eq!(backend.describe().ends_with(", cuDNN)"), !without);
+        assert_eq!(backend.device_name().ends_with(", cuDNN)"), !without);
         let checks = conformance::run(&backend).unwrap();
         let failed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();
         assert!(failed.is_empty(), "{failed:#?}");

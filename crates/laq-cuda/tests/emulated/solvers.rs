@@ -2,8 +2,10 @@
 
 use laq_cuda::CudaBackend;
 use laq_solvers::{Method, Scale};
-use laq_tensor::{AdamSettings, Backend, CpuBackend, GroupReport, QuantizeJob, QuantizerSnapshot};
-use ndarray::ArrayView1;
+use laq_tensor::{
+    AdamSettings, Backend, CpuBackend, GroupReport, QuantizeJob, QuantizerSnapshot,
+    Tensor,
+};
 
 use crate::emulator::Emulator;
 use crate::emulator::device::Emulated;
@@ -66,10 +68,9 @@ fn problem(count: usize, seed: u64) -> Problem {
 }
 
 /// These numbers in a backend's memory.
-fn tensor<B: Backend>(backend: &B, values: &[f32]) -> B::Tensor {
+fn tensor<B: Backend>(backend: &B, values: &[f32]) -> Tensor<B> {
     let mut tensor = backend.zeros(&[values.len()]).unwrap();
-    let view = ArrayView1::from(values).into_dyn();
-    backend.write(view, &mut tensor).unwrap();
+    backend.write(values, &mut tensor).unwrap();
     tensor
 }
 
@@ -77,23 +78,23 @@ fn tensor<B: Backend>(backend: &B, values: &[f32]) -> B::Tensor {
 struct Quantized<'a, B: Backend> {
     backend: &'a B,
     quantizer: B::Quantizer,
-    space: B::QuantizeSpace,
-    record: B::Record,
-    quantized: B::Tensor,
+    space: B::QuantizeWorkspace,
+    record: B::StepLog,
+    quantized: Tensor<B>,
 }
 
 impl<'a, B: Backend> Quantized<'a, B> {
     fn new(backend: &'a B, method: &Method, count: usize, groups: usize) -> Self {
         Quantized {
             quantizer: backend.quantizer(method, count, groups).unwrap(),
-            space: backend.quantize_space().unwrap(),
-            record: backend.record().unwrap(),
+            space: B::QuantizeWorkspace::default(),
+            record: backend.step_log().unwrap(),
             quantized: backend.zeros(&[count]).unwrap(),
             backend,
         }
     }
 
-    fn solve(&mut self, latent: &B::Tensor, second_moment: &B::Tensor) {
+    fn solve(&mut self, latent: &Tensor<B>, second_moment: &Tensor<B>) {
         let mut jobs = std::iter::once(QuantizeJob {
             latent,
             second_moment,
@@ -120,7 +121,7 @@ fn solved<B: Backend>(
     for weights in [weights, &moved] {
         parameter.solve(&tensor(backend, weights), &second_moment);
         let stop = backend
-            .read_record(&mut parameter.record, &mut Vec::new())
+            .read_log(&mut parameter.record, &mut Vec::new())
             .unwrap()
             .stop;
         assert_eq!(stop, None);
@@ -265,7 +266,7 @@ fn gradients<B: Backend>(
         backend
             .quantizer_backward(&latent, quantizer, &mut gradient)
             .unwrap();
-        backend.begin_step(0.01, record).unwrap();
+        backend.set_step_size(0.01, record).unwrap();
         backend
             .quantizer_update(AdamSettings::default(), record, quantizer)
             .unwrap();

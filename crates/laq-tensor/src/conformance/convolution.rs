@@ -4,10 +4,10 @@ use super::Suite;
 use crate::{Backend, BackendError, ConvolutionShape, reference};
 
 impl<B: Backend> Suite<'_, B> {
-    /// Images of one pixel, of one row and of one column; channels below, at and above the widths of vectors and tiles;
-    /// batches that fill tiles and that do not.
+    /// Images of one pixel, one row and one column; channels below, at and above the widths of
+    /// vectors and tiles; batches that fill tiles and batches that do not.
     pub(super) fn convolutions(&mut self) -> Result<(), BackendError> {
-        for (batch, height, width, inputs, outputs) in [
+        for (batch, height, width, in_channels, out_channels) in [
             (1, 1, 1, 1, 1),
             (2, 1, 1, 40, 33),
             (1, 5, 3, 1, 10),
@@ -25,8 +25,8 @@ impl<B: Backend> Suite<'_, B> {
                 batch,
                 height,
                 width,
-                inputs,
-                outputs,
+                in_channels,
+                out_channels,
             })?;
         }
         Ok(())
@@ -37,44 +37,59 @@ impl<B: Backend> Suite<'_, B> {
             batch,
             height,
             width,
-            inputs,
-            outputs,
+            in_channels,
+            out_channels,
         } = shape;
-        let input = self.numbers(shape.pixels() * inputs, 1.0);
-        let weight = self.numbers(outputs * shape.filter(), 1.0);
-        let bias = self.numbers(outputs, 1.0);
-        let from_above = self.numbers(shape.pixels() * outputs, 1.0);
+        let input = self.uniform(shape.pixels() * in_channels, 1.0);
+        let weight = self.uniform(out_channels * shape.filter(), 1.0);
+        let bias = self.uniform(out_channels, 1.0);
+        let output_gradient = self.uniform(shape.pixels() * out_channels, 1.0);
         let with_bias = reference::convolution_forward(shape, &input, &weight, &bias);
-        let without = reference::convolution_forward(shape, &input, &weight, &vec![0.0; outputs]);
-        let gradients = reference::convolution_backward(shape, &input, &weight, &from_above);
+        let without =
+            reference::convolution_forward(shape, &input, &weight, &vec![0.0; out_channels]);
+        let gradients = reference::convolution_backward(shape, &input, &weight, &output_gradient);
 
         let backend = self.backend;
         let (input, weight) = (self.tensor(&input)?, self.tensor(&weight)?);
-        let (bias, from_above) = (self.tensor(&bias)?, self.tensor(&from_above)?);
-        let mut space = backend.convolution_space(shape)?;
+        let (bias, output_gradient) = (self.tensor(&bias)?, self.tensor(&output_gradient)?);
+        let mut workspace = backend.convolution_workspace(shape)?;
         let name = |what: &str| {
-            format!("convolution B={batch} {height}x{width} C={inputs} F={outputs}: {what}")
+            format!(
+                "convolution B={batch} {height}x{width} C={in_channels} F={out_channels}: {what}"
+            )
         };
-        // Once with everything and once with what may be left out; the second time on used buffers.
-        let mut output = backend.zeros(&[batch, height, width, outputs])?;
-        let mut of_input = backend.zeros(&[batch, height, width, inputs])?;
-        let mut of_weight = backend.zeros(&[outputs, 3, 3, inputs])?;
-        let mut of_bias = backend.zeros(&[outputs])?;
+        // With all operands, then without the optional ones on used buffers.
+        let mut output = backend.zeros(&[batch, height, width, out_channels])?;
+        let mut of_input = backend.zeros(&[batch, height, width, in_channels])?;
+        let mut of_weight = backend.zeros(&[out_channels, 3, 3, in_channels])?;
+        let mut of_bias = backend.zeros(&[out_channels])?;
         for all in [true, false] {
-            let case = |what: &str| name(&format!("{what}{}", if all { "" } else { " alone" }));
+            let case = |what: &str| {
+                name(&format!(
+                    "{what}{}",
+                    if all { "" } else { " without options" }
+                ))
+            };
             let (bias, expected) = if all {
                 (Some(&bias), &with_bias)
             } else {
                 (None, &without)
             };
-            backend.convolution_forward(shape, &input, &weight, bias, &mut space, &mut output)?;
+            backend.convolution_forward(
+                shape,
+                &input,
+                &weight,
+                bias,
+                &mut workspace,
+                &mut output,
+            )?;
             self.compare(case("output"), &output, expected, 2e-6)?;
             backend.convolution_backward(
                 shape,
                 &input,
                 &weight,
-                &from_above,
-                &mut space,
+                &output_gradient,
+                &mut workspace,
                 all.then_some(&mut of_input),
                 &mut of_weight,
                 all.then_some(&mut of_bias),

@@ -3,15 +3,15 @@
 use laq_solvers::{CURVATURE_FLOOR, Method, Problem, Quantizer, Scale, Workspace};
 
 use super::{ADAM, Check, Suite};
-use crate::{Backend, BackendError, QuantizeJob, reference};
+use crate::{Backend, BackendError, QuantizeJob, Tensor, reference};
 
-/// A parameter on the device, and what it should be.
+/// A parameter on the device, and its expected state.
 struct Matrix<B: Backend> {
     groups: usize,
     quantizer: B::Quantizer,
-    quantized: B::Tensor,
-    latent: B::Tensor,
-    second_moment: B::Tensor,
+    quantized: Tensor<B>,
+    latent: Tensor<B>,
+    second_moment: Tensor<B>,
     weights: Vec<f32>,
     curvature: Vec<f32>,
     levels: Vec<i8>,
@@ -20,8 +20,8 @@ struct Matrix<B: Backend> {
 }
 
 impl<B: Backend> Matrix<B> {
-    /// The quantized weights and the gradient of the latent ones as the solver itself makes them, and the state that it
-    /// leaves.
+    /// The quantized weights, the gradient of the latent weights and the next state, computed by the
+    /// solver itself.
     fn expect(
         &mut self,
         solver: &dyn Quantizer,
@@ -65,8 +65,8 @@ impl<B: Backend> Matrix<B> {
 }
 
 impl<B: Backend> Suite<'_, B> {
-    /// Three iterations with moving weights, so that warm starts and trained scales take part; two parameters at once, of
-    /// `(groups, weights of a group)` each.
+    /// Three iterations with moving weights, which cover warm starts and trained scales, of several
+    /// parameters in one call; each has `(groups, weights of a group)`.
     pub(super) fn quantize(
         &mut self,
         method: &Method,
@@ -74,8 +74,8 @@ impl<B: Backend> Suite<'_, B> {
         sizes: &[(usize, usize)],
     ) -> Result<(), BackendError> {
         let backend = self.backend;
-        let mut space = backend.quantize_space()?;
-        let mut record = backend.record()?;
+        let mut workspace = B::QuantizeWorkspace::default();
+        let mut log = backend.step_log()?;
         let mut matrices = Vec::new();
         for &(groups, size) in sizes {
             let count = groups * size;
@@ -85,7 +85,7 @@ impl<B: Backend> Suite<'_, B> {
                 quantized: backend.zeros(&[count])?,
                 latent: backend.zeros(&[count])?,
                 second_moment: backend.zeros(&[count])?,
-                weights: self.numbers(count, 0.5).iter().map(|&w| w as f32).collect(),
+                weights: self.uniform(count, 0.5).iter().map(|&w| w as f32).collect(),
                 curvature: Vec::new(),
                 levels: vec![0; count],
                 scales: vec![None; groups],
@@ -96,17 +96,17 @@ impl<B: Backend> Suite<'_, B> {
             let mut gradients = Vec::new();
             for matrix in &mut matrices {
                 let count = matrix.weights.len();
-                let moved = self.numbers(count, 0.05);
+                let moved = self.uniform(count, 0.05);
                 for (w, by) in matrix.weights.iter_mut().zip(moved) {
                     *w += by as f32;
                 }
-                let second: Vec<f32> = (self.numbers(count, 1.0).iter())
+                let second: Vec<f32> = (self.uniform(count, 1.0).iter())
                     .map(|v| (v * v * 1e-4) as f32)
                     .collect();
                 matrix.curvature = (second.iter())
                     .map(|v| v.sqrt() + CURVATURE_FLOOR)
                     .collect();
-                gradients.push(self.numbers(count, 1.0));
+                gradients.push(self.uniform(count, 1.0));
                 // A kept state goes on like the quantizer that it was taken from.
                 let kept = backend.quantizer_save(&matrix.quantizer)?;
                 matrix.quantizer = backend.quantizer(method, count, matrix.groups)?;
@@ -117,14 +117,14 @@ impl<B: Backend> Suite<'_, B> {
                 matrix.second_moment = self.tensor(&wide(&second))?;
             }
             let step_size = ADAM.step_size(0.01, iteration);
-            backend.begin_step(step_size, &mut record)?;
+            backend.set_step_size(step_size, &mut log)?;
             let mut jobs = matrices.iter_mut().map(|matrix| QuantizeJob {
                 latent: &matrix.latent,
                 second_moment: &matrix.second_moment,
                 quantizer: &mut matrix.quantizer,
                 quantized: &mut matrix.quantized,
             });
-            backend.quantize(&mut jobs, &mut space, &mut record)?;
+            backend.quantize(&mut jobs, &mut workspace, &mut log)?;
             for (number, (matrix, gradient)) in matrices.iter_mut().zip(&gradients).enumerate() {
                 let mut of_latent = self.tensor(gradient)?;
                 backend.quantizer_backward(
@@ -132,7 +132,7 @@ impl<B: Backend> Suite<'_, B> {
                     &mut matrix.quantizer,
                     &mut of_latent,
                 )?;
-                backend.quantizer_update(ADAM, &record, &mut matrix.quantizer)?;
+                backend.quantizer_update(ADAM, &log, &mut matrix.quantizer)?;
                 let mut expected_gradient: Vec<f32> = gradient.iter().map(|&g| g as f32).collect();
                 let expected = matrix.expect(solver, &mut expected_gradient, step_size)?;
                 let wide =
@@ -152,13 +152,13 @@ impl<B: Backend> Suite<'_, B> {
         for (number, matrix) in matrices.iter().enumerate() {
             let kept = backend.quantizer_save(&matrix.quantizer)?;
             let size = matrix.weights.len() / matrix.groups;
-            let of_each = kept.scales.len() / matrix.groups;
+            let scales_of_group = kept.scales.len() / matrix.groups;
             let mut different = 0;
             for (group, scale) in matrix.scales.iter().enumerate() {
                 let [expected, _] = scale.map_or([0.0; 2], Scale::pair);
-                let found = kept.scales[group * of_each];
-                // Some problems have two optima, such as twice the scale with all levels one lower where levels are powers
-                // of two; they are compared by their quantized weights alone.
+                let found = kept.scales[group * scales_of_group];
+                // Some problems have two optima: with power-of-two levels, twice the scale with all
+                // levels one lower. Those are compared by their quantized weights only.
                 if (found - expected).abs() > 1e-3 * expected {
                     continue;
                 }

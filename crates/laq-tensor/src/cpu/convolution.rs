@@ -1,66 +1,85 @@
-//! The 3 × 3 convolution as products whose larger operand is never written out.
+//! The 3 × 3 convolution as products whose larger operand is never materialized.
 //!
-//! With one row a pixel and one column a tap and channel, the *patches* of an image are a matrix that repeats each pixel
-//! nine times. The three passes are products with it:
+//! The *patches* of an image are a matrix with one row per pixel and one column per tap and
+//! channel, which repeats each pixel nine times (im2col). The three passes are products with it:
 //!
 //! ```text
 //! y  = patches(x) Wᵀ            W: F × 9C
-//! ∂x = patches(∂y) W′ᵀ          W′: C × 9F, the filters turned round and with inputs and outputs exchanged
+//! ∂x = patches(∂y) W′ᵀ          W′: C × 9F, the filters rotated by 180° with input and output channels exchanged
 //! ∂W = ∂yᵀ patches(x)
 //! ```
 //!
-//! The product packs panels of its operands anyway; [`Patches`] lets it pack them straight from the image. Where a pixel has
-//! enough channels and the kernel can, its tiles read the rows in the image, and nothing is packed.
+//! The product packs panels of its operands anyway; [`Patches`] packs them straight from the image.
+//! Where a pixel has enough channels and the instruction set has such a tile, the tiles read the
+//! rows in the image, and nothing is packed.
 
 use std::ops::Range;
 
-use super::dense::{column_sums, fill_rows};
+use super::CpuBackend;
+use super::dense::{broadcast_bias, column_sums};
 use super::gemm::{LEAST_RUN, Matrix, Operand, ZEROS, product};
-use super::kernel::Kernel;
-use crate::ConvolutionShape;
+use super::memory::Buffer;
+use crate::{BackendError, Convolution, ConvolutionShape};
 
-pub(crate) fn forward(
-    kernel: Kernel,
-    shape: ConvolutionShape,
-    input: &[f32],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    output: &mut [f32],
-) {
-    if let Some(bias) = bias {
-        fill_rows(bias, output);
-    }
-    let patches = Patches::new(shape, shape.inputs, input);
-    let filters = Matrix::new(weight, shape.outputs, shape.filter());
-    product(kernel, patches, filters, bias.is_some(), output);
-}
+impl Convolution for CpuBackend {
+    type ConvolutionWorkspace = ();
 
-pub(crate) fn backward(
-    kernel: Kernel,
-    shape: ConvolutionShape,
-    input: &[f32],
-    weight: &[f32],
-    output_gradient: &[f32],
-    input_gradient: Option<&mut [f32]>,
-    weight_gradient: &mut [f32],
-    bias_gradient: Option<&mut [f32]>,
-) {
-    if let Some(input_gradient) = input_gradient {
-        let patches = Patches::new(shape, shape.outputs, output_gradient);
-        let turned = TurnedFilters { shape, weight };
-        product(kernel, patches, turned, false, input_gradient);
+    fn convolution_workspace(&self, _shape: ConvolutionShape) -> Result<(), BackendError> {
+        Ok(())
     }
-    let gradient = Matrix::new(output_gradient, shape.pixels(), shape.outputs);
-    let patches = PatchesTransposed(Patches::new(shape, shape.inputs, input));
-    product(
-        kernel,
-        gradient.transposed(),
-        patches,
-        false,
-        weight_gradient,
-    );
-    if let Some(bias_gradient) = bias_gradient {
-        column_sums(output_gradient, bias_gradient);
+
+    fn convolution_forward(
+        &self,
+        shape: ConvolutionShape,
+        input: &Buffer<f32>,
+        weight: &Buffer<f32>,
+        bias: Option<&Buffer<f32>>,
+        _workspace: &mut (),
+        output: &mut Buffer<f32>,
+    ) -> Result<(), BackendError> {
+        let output = output.as_mut_slice();
+        if let Some(bias) = bias {
+            assert_eq!(bias.len(), shape.out_channels);
+            broadcast_bias(bias.as_slice(), output);
+        }
+        let patches = Patches::new(shape, shape.in_channels, input.as_slice());
+        let filters = Matrix::new(weight.as_slice(), shape.out_channels, shape.filter());
+        product(self.kernel, patches, filters, bias.is_some(), output);
+        Ok(())
+    }
+
+    fn convolution_backward(
+        &self,
+        shape: ConvolutionShape,
+        input: &Buffer<f32>,
+        weight: &Buffer<f32>,
+        output_gradient: &Buffer<f32>,
+        _workspace: &mut (),
+        input_gradient: Option<&mut Buffer<f32>>,
+        weight_gradient: &mut Buffer<f32>,
+        bias_gradient: Option<&mut Buffer<f32>>,
+    ) -> Result<(), BackendError> {
+        let output_gradient = output_gradient.as_slice();
+        if let Some(input_gradient) = input_gradient {
+            let patches = Patches::new(shape, shape.out_channels, output_gradient);
+            let weight = weight.as_slice();
+            let rotated = RotatedFilters { shape, weight };
+            let input_gradient = input_gradient.as_mut_slice();
+            product(self.kernel, patches, rotated, false, input_gradient);
+        }
+        let gradient = Matrix::new(output_gradient, shape.pixels(), shape.out_channels);
+        let patches = Patches::new(shape, shape.in_channels, input.as_slice());
+        product(
+            self.kernel,
+            gradient.transposed(),
+            PatchesTransposed(patches),
+            false,
+            weight_gradient.as_mut_slice(),
+        );
+        if let Some(bias_gradient) = bias_gradient {
+            column_sums(output_gradient, bias_gradient.as_mut_slice());
+        }
+        Ok(())
     }
 }
 
@@ -199,14 +218,14 @@ impl Operand for PatchesTransposed<'_> {
 
 /// W′, C × 9F: row c, column t·F + f is W\[f, 8 − t, c\].
 #[derive(Clone, Copy)]
-struct TurnedFilters<'a> {
+struct RotatedFilters<'a> {
     shape: ConvolutionShape,
     weight: &'a [f32],
 }
 
-impl Operand for TurnedFilters<'_> {
+impl Operand for RotatedFilters<'_> {
     fn size(&self) -> (usize, usize) {
-        (self.shape.inputs, 9 * self.shape.outputs)
+        (self.shape.in_channels, 9 * self.shape.out_channels)
     }
 
     fn pack(
@@ -218,12 +237,14 @@ impl Operand for TurnedFilters<'_> {
         panel: &mut [f32],
     ) {
         let ConvolutionShape {
-            inputs, outputs, ..
+            in_channels,
+            out_channels,
+            ..
         } = self.shape;
         let present = width.min(last - first);
         for (column, target) in columns.zip(panel.chunks_exact_mut(width)) {
-            let (tap, filter) = (column / outputs, column % outputs);
-            let start = (9 * filter + 8 - tap) * inputs + first;
+            let (tap, filter) = (column / out_channels, column % out_channels);
+            let start = (9 * filter + 8 - tap) * in_channels + first;
             target[..present].copy_from_slice(&self.weight[start..start + present]);
             target[present..].fill(0.0);
         }

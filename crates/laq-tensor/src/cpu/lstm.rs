@@ -1,23 +1,25 @@
 //! The LSTM over a whole sequence.
 //!
-//! The recurrence is what decides the speed: at every time step one product of B × H by H × 4H,
-//! then arithmetic on the gates. Both are cut by units (columns of h): a task owns one block of
-//! units, all four gates of it, computes their pre-activations and finishes them while they are
-//! still in the cache; there is one meeting of the threads a time step. The weights are packed
-//! once a call, and h of the previous step is written by its makers in the packed order that the
-//! next product reads. [`multiply_panel`] is the only thing known of that product.
+//! The recurrence dominates the time: at every time step one product of B × H by H × 4H, then the
+//! arithmetic of the gates. Both are partitioned by hidden units (columns of h): a task owns one
+//! block of units with all four gates, computes their pre-activations and finishes them while they
+//! are in the cache; the threads synchronize once per time step. The weights are packed once per
+//! call, and every task writes its part of h in the packed order that the product of the next step
+//! reads. [`multiply_panel`] is the only interface to that product.
 
 use rayon::prelude::*;
 
+use super::CpuBackend;
 use super::gemm::{Matrix, gemm, multiply_panel, pack_panel, tile_columns, tile_rows};
 use super::kernel::{Kernel, for_each_set};
 use super::math;
+use super::memory::Buffer;
 use super::shared::Shared;
-use crate::LstmShape;
+use crate::{BackendError, Lstm, LstmGradients, LstmParameters, LstmShape};
 
-/// What an LSTM keeps from forward to backward, and its scratch. Sizes in `LstmShape`'s letters.
+/// Activations kept from forward to backward, and scratch. Sizes in the letters of [`LstmShape`].
 #[derive(Debug)]
-pub struct LstmSpace {
+pub struct LstmWorkspace {
     shape: LstmShape,
     kernel: Kernel,
     /// T·B × 4H: activations of the gates; after backward, gradients of the pre-activations.
@@ -26,75 +28,83 @@ pub struct LstmSpace {
     cells: Vec<f32>,
     /// `W_h`, packed for the forward or the backward product: a panel for each block and gate.
     panels: Vec<f32>,
-    /// Left operands of the recurrence, of this step and the one before: tiles × H for each gate.
+    /// Left operands of the recurrence, of this step and the previous: tiles × H for each gate.
     packed: [Vec<f32>; 2],
-    /// V × 4H: `W_x` transposed plus bias, so that an input symbol is one row.
+    /// V × 4H: `W_x` transposed plus bias, one row per token.
     table: Vec<f32>,
     /// V × 4H: gradient of `table`.
     table_gradient: Vec<f32>,
-    /// B × H: ∂L/∂`c_t` that comes from step t + 1.
+    /// B × H: ∂L/∂`c_t` from step t + 1.
     cell_gradient: Vec<f32>,
     /// H zeros: `c` before the first step.
-    no_cell: Vec<f32>,
+    initial_cell: Vec<f32>,
 }
 
-impl LstmSpace {
-    pub(crate) fn new(kernel: Kernel, shape: LstmShape) -> Self {
+impl Lstm for CpuBackend {
+    type LstmWorkspace = LstmWorkspace;
+
+    fn lstm_workspace(&self, shape: LstmShape) -> Result<LstmWorkspace, BackendError> {
         let LstmShape {
             batch,
-            symbols,
+            vocabulary,
             hidden,
             ..
         } = shape;
+        let kernel = self.kernel;
         let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
         let blocks = hidden.div_ceil(nr);
         let packed = vec![0.0; 4 * batch.div_ceil(mr) * mr * hidden];
-        LstmSpace {
+        Ok(LstmWorkspace {
             shape,
             kernel,
             gates: vec![0.0; shape.rows() * 4 * hidden],
             cells: vec![0.0; shape.rows() * hidden],
             panels: vec![0.0; blocks * 4 * hidden * nr],
             packed: [packed.clone(), packed],
-            table: vec![0.0; symbols * 4 * hidden],
-            table_gradient: vec![0.0; symbols * 4 * hidden],
+            table: vec![0.0; vocabulary * 4 * hidden],
+            table_gradient: vec![0.0; vocabulary * 4 * hidden],
             cell_gradient: vec![0.0; batch * hidden],
-            no_cell: vec![0.0; hidden],
-        }
+            initial_cell: vec![0.0; hidden],
+        })
     }
 
-    pub(crate) fn forward(
-        &mut self,
-        input: &[u8],
-        weight_ih: &[f32],
-        weight_hh: &[f32],
-        bias: &[f32],
-        hidden_states: &mut [f32],
-    ) {
+    fn lstm_forward(
+        &self,
+        tokens: &Buffer<u8>,
+        parameters: LstmParameters<'_, Buffer<f32>>,
+        workspace: &mut LstmWorkspace,
+        hidden_states: &mut Buffer<f32>,
+    ) -> Result<(), BackendError> {
         let LstmShape {
             length,
             batch,
-            symbols,
+            vocabulary,
             hidden,
-        } = self.shape;
-        let kernel = self.kernel;
+        } = workspace.shape;
+        let kernel = workspace.kernel;
+        let tokens = tokens.indices_below(vocabulary);
+        let weight_ih = parameters.weight_ih.as_slice();
+        let weight_hh = parameters.weight_hh.as_slice();
+        let bias = parameters.bias.as_slice();
+        let hidden_states = hidden_states.as_mut_slice();
         let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
-        assert_eq!(input.len(), length * batch);
-        assert_eq!(weight_ih.len(), 4 * hidden * symbols);
+        assert_eq!(tokens.len(), length * batch);
+        assert_eq!(weight_ih.len(), 4 * hidden * vocabulary);
         assert_eq!(bias.len(), 4 * hidden);
         assert_eq!(hidden_states.len(), length * batch * hidden);
-        assert!(input.iter().all(|&symbol| usize::from(symbol) < symbols));
 
-        self.table
+        workspace
+            .table
             .par_chunks_exact_mut(4 * hidden)
             .enumerate()
-            .for_each(|(symbol, row)| {
+            .for_each(|(token, row)| {
                 for (gate_row, value) in row.iter_mut().enumerate() {
-                    *value = weight_ih[gate_row * symbols + symbol] + bias[gate_row];
+                    *value = weight_ih[gate_row * vocabulary + token] + bias[gate_row];
                 }
             });
         let weight = Matrix::new(weight_hh, 4 * hidden, hidden);
-        self.panels
+        workspace
+            .panels
             .par_chunks_exact_mut(hidden * nr)
             .enumerate()
             .for_each(|(index, panel)| {
@@ -104,13 +114,13 @@ impl LstmSpace {
             });
 
         let tile_length = hidden * mr;
-        let panels = &self.panels;
-        let table = &self.table;
-        let no_cell = &self.no_cell;
-        let gates = Shared::new(&mut self.gates);
-        let cells = Shared::new(&mut self.cells);
+        let panels = &workspace.panels;
+        let table = &workspace.table;
+        let initial_cell = &workspace.initial_cell;
+        let gates = Shared::new(&mut workspace.gates);
+        let cells = Shared::new(&mut workspace.cells);
         let states = Shared::new(hidden_states);
-        let [this, other] = &mut self.packed;
+        let [this, other] = &mut workspace.packed;
         let mut packed = [this, other];
         for time in 0..length {
             let [before, after] = &mut packed;
@@ -121,14 +131,14 @@ impl LstmSpace {
                 let width = nr.min(hidden - first);
                 let row_gates = |row: usize, gate: usize| {
                     let start = (time * batch + row) * 4 * hidden + gate * hidden + first;
-                    // SAFETY: gate rows `first..first + width` of every time step are this
-                    // block's alone, and a row's four gates do not overlap.
+                    // SAFETY: gate rows `first..first + width` of every time step belong to this
+                    // block only, and a row's four gates do not overlap.
                     unsafe { gates.part(start..start + width) }
                 };
                 for row in 0..batch {
-                    let symbol = usize::from(input[time * batch + row]);
+                    let token = usize::from(tokens[time * batch + row]);
                     for gate in 0..4 {
-                        let start = symbol * 4 * hidden + gate * hidden + first;
+                        let start = token * 4 * hidden + gate * hidden + first;
                         row_gates(row, gate).copy_from_slice(&table[start..start + width]);
                     }
                 }
@@ -136,7 +146,7 @@ impl LstmSpace {
                     for gate in 0..4 {
                         let panel = &panels[(block * 4 + gate) * hidden * nr..][..hidden * nr];
                         let start = time * batch * 4 * hidden + gate * hidden + first;
-                        // SAFETY: the same numbers as `row_gates` hands out, of which none is
+                        // SAFETY: the same elements as `row_gates` returns, none of which is
                         // borrowed now.
                         unsafe {
                             multiply_panel(
@@ -155,12 +165,12 @@ impl LstmSpace {
                 }
                 for row in 0..batch {
                     let start = (time * batch + row) * hidden + first;
-                    // SAFETY: units `first..first + width` of every time step are this block's
-                    // alone; the step before is read, this step is written.
+                    // SAFETY: units `first..first + width` of every time step belong to this
+                    // block only; the previous step is read, this step is written.
                     let (previous, cell, state) = unsafe {
                         (
                             if time == 0 {
-                                &no_cell[..width]
+                                &initial_cell[..width]
                             } else {
                                 &*cells.part(start - batch * hidden..start - batch * hidden + width)
                             },
@@ -178,43 +188,50 @@ impl LstmSpace {
                         cell,
                         state,
                     );
-                    // SAFETY: columns `first..first + width` of the packed operand are this
-                    // block's alone.
+                    // SAFETY: columns `first..first + width` of the packed operand belong to this
+                    // block only.
                     unsafe { write_packed(after, tile_length, mr, row, first, state) };
                 }
             });
             packed.swap(0, 1);
         }
+        Ok(())
     }
 
-    pub(crate) fn backward(
-        &mut self,
-        input: &[u8],
-        weight_hh: &[f32],
-        hidden_states: &[f32],
-        hidden_gradient: &mut [f32],
+    fn lstm_backward(
+        &self,
+        tokens: &Buffer<u8>,
+        parameters: LstmParameters<'_, Buffer<f32>>,
+        hidden_states: &Buffer<f32>,
+        hidden_gradient: &mut Buffer<f32>,
         clip: f32,
-        weight_ih_gradient: &mut [f32],
-        weight_hh_gradient: &mut [f32],
-        bias_gradient: &mut [f32],
-    ) {
+        workspace: &mut LstmWorkspace,
+        gradients: LstmGradients<'_, Buffer<f32>>,
+    ) -> Result<(), BackendError> {
         let LstmShape {
             length,
             batch,
-            symbols,
+            vocabulary,
             hidden,
-        } = self.shape;
-        let kernel = self.kernel;
+        } = workspace.shape;
+        let kernel = workspace.kernel;
+        let tokens = tokens.indices_below(vocabulary);
+        let weight_hh = parameters.weight_hh.as_slice();
+        let hidden_states = hidden_states.as_slice();
+        let hidden_gradient = hidden_gradient.as_mut_slice();
+        let weight_ih_gradient = gradients.weight_ih.as_mut_slice();
+        let weight_hh_gradient = gradients.weight_hh.as_mut_slice();
+        let bias_gradient = gradients.bias.as_mut_slice();
         let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
-        assert_eq!(input.len(), length * batch);
+        assert_eq!(tokens.len(), length * batch);
         assert_eq!(hidden_states.len(), length * batch * hidden);
         assert_eq!(hidden_gradient.len(), hidden_states.len());
-        assert_eq!(weight_ih_gradient.len(), 4 * hidden * symbols);
+        assert_eq!(weight_ih_gradient.len(), 4 * hidden * vocabulary);
         assert_eq!(bias_gradient.len(), 4 * hidden);
-        assert!(input.iter().all(|&symbol| usize::from(symbol) < symbols));
 
         let weight = Matrix::new(weight_hh, 4 * hidden, hidden).transposed();
-        self.panels
+        workspace
+            .panels
             .par_chunks_exact_mut(hidden * nr)
             .enumerate()
             .for_each(|(index, panel)| {
@@ -222,19 +239,19 @@ impl LstmSpace {
                 let columns = gate * hidden..(gate + 1) * hidden;
                 pack_panel(weight, block * nr, hidden, nr, columns, panel);
             });
-        self.table_gradient.fill(0.0);
-        self.cell_gradient.fill(0.0);
+        workspace.table_gradient.fill(0.0);
+        workspace.cell_gradient.fill(0.0);
 
         let tile_length = hidden * mr;
         let gate_length = batch.div_ceil(mr) * tile_length;
-        let panels = &self.panels;
-        let no_cell = &self.no_cell;
-        let all_cells = &self.cells;
-        let gates = Shared::new(&mut self.gates);
+        let panels = &workspace.panels;
+        let initial_cell = &workspace.initial_cell;
+        let all_cells = &workspace.cells;
+        let gates = Shared::new(&mut workspace.gates);
         let state_gradient = Shared::new(hidden_gradient);
-        let cell_gradient = Shared::new(&mut self.cell_gradient);
-        let table_gradient = Shared::new(&mut self.table_gradient);
-        let [this, other] = &mut self.packed;
+        let cell_gradient = Shared::new(&mut workspace.cell_gradient);
+        let table_gradient = Shared::new(&mut workspace.table_gradient);
+        let [this, other] = &mut workspace.packed;
         let mut packed = [this, other];
         for time in (0..length).rev() {
             let [before, after] = &mut packed;
@@ -250,8 +267,8 @@ impl LstmSpace {
                 if time + 1 < length {
                     for gate in 0..4 {
                         let panel = &panels[(block * 4 + gate) * hidden * nr..][..hidden * nr];
-                        // SAFETY: units `first..first + width` of the gradient of h are this
-                        // block's alone.
+                        // SAFETY: units `first..first + width` of the gradient of h belong to this
+                        // block only.
                         unsafe {
                             multiply_panel(
                                 kernel,
@@ -270,19 +287,19 @@ impl LstmSpace {
                 for row in 0..batch {
                     let start = (time * batch + row) * hidden + first;
                     let previous = if time == 0 {
-                        &no_cell[..width]
+                        &initial_cell[..width]
                     } else {
                         &all_cells[start - batch * hidden..][..width]
                     };
-                    // SAFETY: units `first..first + width` of gates, gradients and table are this
-                    // block's alone, and the four gates of a row do not overlap.
+                    // SAFETY: units `first..first + width` of gates, gradients and table belong to
+                    // this block only, and the four gates of a row do not overlap.
                     unsafe {
                         let gate = |gate: usize| {
                             let start = (time * batch + row) * 4 * hidden + gate * hidden + first;
                             gates.part(start..start + width)
                         };
                         let row_gates = [gate(0), gate(1), gate(2), gate(3)];
-                        let carried = row * hidden + first;
+                        let dc_next = row * hidden + first;
                         let [i, f, g, o] = row_gates;
                         cell_backward(
                             kernel,
@@ -293,13 +310,13 @@ impl LstmSpace {
                             previous,
                             &all_cells[start..start + width],
                             state_gradient.part(start..start + width),
-                            cell_gradient.part(carried..carried + width),
+                            cell_gradient.part(dc_next..dc_next + width),
                             clip,
                         );
-                        let symbol = usize::from(input[time * batch + row]);
+                        let token = usize::from(tokens[time * batch + row]);
                         for (gate, values) in [i, f, g, o].into_iter().enumerate() {
                             write_packed(after[gate], tile_length, mr, row, first, values);
-                            let start = symbol * 4 * hidden + gate * hidden + first;
+                            let start = token * 4 * hidden + gate * hidden + first;
                             let sums = table_gradient.part(start..start + width);
                             for (sum, &value) in sums.iter_mut().zip(values.iter()) {
                                 *sum += value;
@@ -314,7 +331,7 @@ impl LstmSpace {
         // ∂W_h = Σ_t (∂a_t)ᵀ h_{t−1}; h before the first step is zero.
         let rows = length.saturating_sub(1) * batch;
         let gate_gradient = Matrix::new(
-            &self.gates[self.gates.len() - rows * 4 * hidden..],
+            &workspace.gates[workspace.gates.len() - rows * 4 * hidden..],
             rows,
             4 * hidden,
         );
@@ -326,27 +343,28 @@ impl LstmSpace {
             false,
             weight_hh_gradient,
         );
-        let table_gradient = &self.table_gradient;
+        let table_gradient = &workspace.table_gradient;
         weight_ih_gradient
-            .par_chunks_exact_mut(symbols)
+            .par_chunks_exact_mut(vocabulary)
             .zip(bias_gradient.par_iter_mut())
             .enumerate()
             .for_each(|(gate_row, (row, bias))| {
                 let mut sum = 0.0f64;
-                for (symbol, value) in row.iter_mut().enumerate() {
-                    *value = table_gradient[symbol * 4 * hidden + gate_row];
+                for (token, value) in row.iter_mut().enumerate() {
+                    *value = table_gradient[token * 4 * hidden + gate_row];
                     sum += f64::from(*value);
                 }
-                // Every row of the batch added to exactly one symbol's row of the table.
+                // Every row of the batch was added to the table row of exactly one token.
                 *bias = sum as f32;
             });
+        Ok(())
     }
 }
 
 /// Writes row `row`, columns `first..`, of the recurrence's left operand in tile order.
 ///
 /// # Safety
-/// Nobody else touches these columns of `packed` meanwhile.
+/// No other thread accesses these columns of `packed` during the call.
 unsafe fn write_packed(
     packed: Shared<'_, f32>,
     tile_length: usize,
@@ -359,17 +377,17 @@ unsafe fn write_packed(
     let Some(last) = values.len().checked_sub(1) else {
         return;
     };
-    // Checks both ends, and so all that lies between.
+    // Checks both ends, and with them everything between.
     packed.address(start + last * mr + 1);
     let start = packed.address(start);
     for (step, &value) in values.iter().enumerate() {
-        // SAFETY: within the slice by the check above, and the caller's alone.
+        // SAFETY: within the slice by the check above, and not shared by the caller's promise.
         unsafe { *start.add(step * mr) = value };
     }
 }
 
 for_each_set! {
-    /// One row of one block: pre-activations become activations, and `cell` and `state` follow.
+    /// One row of one block: from pre-activations to activations, `cell` and `state`.
     fn cell_forward(
         i: &mut [f32], f: &mut [f32], g: &mut [f32], o: &mut [f32],
         previous: &[f32], cell: &mut [f32], state: &mut [f32],
@@ -389,26 +407,26 @@ for_each_set! {
 }
 
 for_each_set! {
-    /// One row of one block: activations become gradients of the pre-activations, clipped, and
-    /// `carried` goes from ∂L/∂c_t to ∂L/∂c_{t−1}.
+    /// One row of one block: from activations to clipped gradients of the pre-activations;
+    /// `dc_next` becomes ∂L/∂c_{t−1}.
     fn cell_backward(
         i: &mut [f32], f: &mut [f32], g: &mut [f32], o: &mut [f32],
-        previous: &[f32], cell: &[f32], state_gradient: &[f32], carried: &mut [f32], clip: f32,
+        previous: &[f32], cell: &[f32], state_gradient: &[f32], dc_next: &mut [f32], clip: f32,
     ) {
         let width = cell.len();
         let (i, f, g, o) = (&mut i[..width], &mut f[..width], &mut g[..width], &mut o[..width]);
         let (previous, state_gradient) = (&previous[..width], &state_gradient[..width]);
-        let carried = &mut carried[..width];
+        let dc_next = &mut dc_next[..width];
         for j in 0..width {
             let (input, forget, candidate, output) = (i[j], f[j], g[j], o[j]);
-            let shown = math::tanh(cell[j]);
+            let tanh_cell = math::tanh(cell[j]);
             let dh = state_gradient[j];
-            let dc = carried[j] + dh * output * (1.0 - shown * shown);
+            let dc = dc_next[j] + dh * output * (1.0 - tanh_cell * tanh_cell);
             i[j] = (dc * candidate * input * (1.0 - input)).clamp(-clip, clip);
             f[j] = (dc * previous[j] * forget * (1.0 - forget)).clamp(-clip, clip);
             g[j] = (dc * input * (1.0 - candidate * candidate)).clamp(-clip, clip);
-            o[j] = (dh * shown * output * (1.0 - output)).clamp(-clip, clip);
-            carried[j] = dc * forget;
+            o[j] = (dh * tanh_cell * output * (1.0 - output)).clamp(-clip, clip);
+            dc_next[j] = dc * forget;
         }
     }
 }

@@ -1,42 +1,47 @@
-//! Batch normalization, with ReLU behind it.
+//! Batch normalization, fused with ReLU.
 //!
-//! Both passes are bound by memory: forward reads the input twice and writes the output, backward reads input and
-//! gradient twice and writes the gradient. Sums are in f64, by chunks of rows that depend on the sizes alone, added in
-//! order.
+//! Both passes are memory-bound: forward reads the input twice and writes the output, backward reads
+//! input and gradient twice and writes the gradient. Sums are in f64, by chunks of rows that depend
+//! on the sizes alone, combined in order.
 
 use rayon::prelude::*;
 
+use super::CpuBackend;
 use super::kernel::{Kernel, for_each_set};
-use crate::NormShape;
+use super::memory::Buffer;
+use super::steps::StepLog;
+use crate::{BackendError, Norm, NormShape};
 
-/// What a batch normalization keeps of a batch, channel by channel, and its scratch.
+/// Statistics of a batch by channel, and scratch.
 #[derive(Debug)]
-pub struct NormSpace {
+pub struct NormWorkspace {
     /// Two sums for each chunk of rows and channel.
     partial: Vec<f64>,
     mean: Vec<f64>,
     variance: Vec<f64>,
-    /// With these, y = x·factor + offset before ReLU.
+    /// y = x·factor + offset before ReLU.
     factor: Vec<f32>,
     offset: Vec<f32>,
-    /// With these, ∂x = ∂y·factor + x·slope + base.
+    /// ∂x = ∂y·factor + x·slope + base.
     slope: Vec<f32>,
     base: Vec<f32>,
 }
 
-/// At most so many chunks of rows.
-const CHUNKS: usize = 64;
+/// The largest number of chunks of rows.
+const MAX_CHUNKS: usize = 64;
 
-/// Rows of a chunk: enough that its sums are little beside it.
+/// Rows of a chunk: enough to amortize its sums.
 fn chunk_rows(shape: NormShape) -> usize {
-    shape.rows.div_ceil(CHUNKS).max(8)
+    shape.rows.div_ceil(MAX_CHUNKS).max(8)
 }
 
-impl NormSpace {
-    pub(crate) fn new(shape: NormShape) -> Self {
+impl Norm for CpuBackend {
+    type NormWorkspace = NormWorkspace;
+
+    fn norm_workspace(&self, shape: NormShape) -> Result<NormWorkspace, BackendError> {
         let chunks = shape.rows.div_ceil(chunk_rows(shape));
         let (wide, narrow) = (vec![0.0; shape.channels], vec![0.0; shape.channels]);
-        NormSpace {
+        Ok(NormWorkspace {
             partial: vec![0.0; chunks * 2 * shape.channels],
             mean: wide.clone(),
             variance: wide,
@@ -44,11 +49,158 @@ impl NormSpace {
             offset: narrow.clone(),
             slope: narrow.clone(),
             base: narrow,
+        })
+    }
+
+    fn batch_norm_forward(
+        &self,
+        shape: NormShape,
+        input: &Buffer<f32>,
+        scale: &Buffer<f32>,
+        shift: &Buffer<f32>,
+        workspace: &mut NormWorkspace,
+        output: &mut Buffer<f32>,
+    ) -> Result<(), BackendError> {
+        let NormShape { rows, channels, .. } = shape;
+        assert!(input.len() == rows * channels && output.len() == input.len());
+        let (input, output) = (input.as_slice(), output.as_mut_slice());
+        let (scale, shift) = (scale.as_slice(), shift.as_slice());
+        let chunk = chunk_rows(shape) * channels;
+        workspace
+            .partial
+            .par_chunks_exact_mut(2 * channels)
+            .zip(input.par_chunks(chunk))
+            .for_each(|(sums, input)| sums_of_squares(self.kernel, channels, input, sums));
+        for c in 0..channels {
+            let [sum, squares] = total(&workspace.partial, channels, c);
+            let mean = sum / rows as f64;
+            // The difference of f64 sums loses nothing above the rounding of the f32 inputs.
+            let variance = (squares / rows as f64 - mean * mean).max(0.0);
+            (workspace.mean[c], workspace.variance[c]) = (mean, variance);
+            let factor = f64::from(scale[c]) / (variance + f64::from(shape.epsilon)).sqrt();
+            workspace.factor[c] = factor as f32;
+            workspace.offset[c] = (f64::from(shift[c]) - mean * factor) as f32;
         }
+        apply(self.kernel, shape, input, workspace, output);
+        Ok(())
+    }
+
+    fn batch_norm_backward(
+        &self,
+        shape: NormShape,
+        input: &Buffer<f32>,
+        scale: &Buffer<f32>,
+        workspace: &mut NormWorkspace,
+        gradient: &mut Buffer<f32>,
+        scale_gradient: &mut Buffer<f32>,
+        shift_gradient: &mut Buffer<f32>,
+    ) -> Result<(), BackendError> {
+        let NormShape { rows, channels, .. } = shape;
+        assert!(input.len() == rows * channels && gradient.len() == input.len());
+        let (input, gradient) = (input.as_slice(), gradient.as_mut_slice());
+        let scale = scale.as_slice();
+        let (scale_gradient, shift_gradient) =
+            (scale_gradient.as_mut_slice(), shift_gradient.as_mut_slice());
+        let chunk = chunk_rows(shape) * channels;
+        let NormWorkspace {
+            partial,
+            mean,
+            variance,
+            factor,
+            offset,
+            slope,
+            base,
+        } = workspace;
+        let (factor, offset) = (&factor[..], &offset[..]);
+        partial
+            .par_chunks_exact_mut(2 * channels)
+            .zip(input.par_chunks(chunk))
+            .zip(gradient.par_chunks(chunk))
+            .for_each(|((sums, input), gradient)| {
+                let kernel = self.kernel;
+                gradient_sums(kernel, shape.relu, input, gradient, factor, offset, sums);
+            });
+        // With x̂ = (x − μ)·r, r = 1/√(σ² + ε): ∂γ = Σ ∂y x̂, ∂β = Σ ∂y, ∂x = γ r (∂y − ∂β/R − x̂ ∂γ/R).
+        for c in 0..channels {
+            let [sum, with_input] = total(partial, channels, c);
+            let r = 1.0 / (variance[c] + f64::from(shape.epsilon)).sqrt();
+            let of_scale = (with_input - mean[c] * sum) * r;
+            scale_gradient[c] = of_scale as f32;
+            shift_gradient[c] = sum as f32;
+            let (gain, rows) = (f64::from(scale[c]) * r, rows as f64);
+            let of_input = -gain * r * of_scale / rows;
+            slope[c] = of_input as f32;
+            base[c] = (-gain * sum / rows - of_input * mean[c]) as f32;
+        }
+        let (slope, base) = (&slope[..], &base[..]);
+        gradient
+            .par_chunks_mut(chunk)
+            .zip(input.par_chunks(chunk))
+            .for_each(|(gradient, input)| {
+                input_gradient_rows(
+                    self.kernel,
+                    shape.relu,
+                    input,
+                    factor,
+                    offset,
+                    slope,
+                    base,
+                    gradient,
+                );
+            });
+        Ok(())
+    }
+
+    fn update_running_stats(
+        &self,
+        shape: NormShape,
+        momentum: f32,
+        workspace: &NormWorkspace,
+        log: &StepLog,
+        mean: &mut Buffer<f32>,
+        variance: &mut Buffer<f32>,
+    ) -> Result<(), BackendError> {
+        if log.is_stopped() {
+            return Ok(());
+        }
+        let (mean, variance) = (mean.as_mut_slice(), variance.as_mut_slice());
+        let (old, new) = (1.0 - f64::from(momentum), f64::from(momentum));
+        let unbiased = shape.rows as f64 / (shape.rows - 1).max(1) as f64;
+        for c in 0..shape.channels {
+            mean[c] = (old * f64::from(mean[c]) + new * workspace.mean[c]) as f32;
+            let newest = new * unbiased * workspace.variance[c];
+            variance[c] = (old * f64::from(variance[c]) + newest) as f32;
+        }
+        Ok(())
+    }
+
+    fn batch_norm_inference(
+        &self,
+        shape: NormShape,
+        input: &Buffer<f32>,
+        scale: &Buffer<f32>,
+        shift: &Buffer<f32>,
+        mean: &Buffer<f32>,
+        variance: &Buffer<f32>,
+        workspace: &mut NormWorkspace,
+        output: &mut Buffer<f32>,
+    ) -> Result<(), BackendError> {
+        assert!(input.len() == shape.rows * shape.channels && output.len() == input.len());
+        let (scale, shift) = (scale.as_slice(), shift.as_slice());
+        let (mean, variance) = (mean.as_slice(), variance.as_slice());
+        for c in 0..shape.channels {
+            let deviation = (f64::from(variance[c]) + f64::from(shape.epsilon)).sqrt();
+            let factor = f64::from(scale[c]) / deviation;
+            workspace.factor[c] = factor as f32;
+            workspace.offset[c] = (f64::from(shift[c]) - f64::from(mean[c]) * factor) as f32;
+        }
+        let output = output.as_mut_slice();
+        apply(self.kernel, shape, input.as_slice(), workspace, output);
+        Ok(())
     }
 }
 
-/// Adds up the two sums of all chunks, in order: those of channel c.
+/// The two sums of channel c over all chunks, in order.
 fn total(partial: &[f64], channels: usize, c: usize) -> [f64; 2] {
     let mut sums = [0.0; 2];
     for chunk in partial.chunks_exact(2 * channels) {
@@ -58,65 +210,15 @@ fn total(partial: &[f64], channels: usize, c: usize) -> [f64; 2] {
     sums
 }
 
-pub(crate) fn forward(
-    kernel: Kernel,
-    shape: NormShape,
-    input: &[f32],
-    scale: &[f32],
-    shift: &[f32],
-    space: &mut NormSpace,
-    output: &mut [f32],
-) {
-    let NormShape { rows, channels, .. } = shape;
-    assert!(input.len() == rows * channels && output.len() == input.len());
-    let chunk = chunk_rows(shape) * channels;
-    space
-        .partial
-        .par_chunks_exact_mut(2 * channels)
-        .zip(input.par_chunks(chunk))
-        .for_each(|(sums, input)| moments(kernel, channels, input, sums));
-    for c in 0..channels {
-        let [sum, squares] = total(&space.partial, channels, c);
-        let mean = sum / rows as f64;
-        // Below f32's own rounding of the inputs nothing is lost by the difference of f64 sums.
-        let variance = (squares / rows as f64 - mean * mean).max(0.0);
-        (space.mean[c], space.variance[c]) = (mean, variance);
-        let factor = f64::from(scale[c]) / (variance + f64::from(shape.epsilon)).sqrt();
-        space.factor[c] = factor as f32;
-        space.offset[c] = (f64::from(shift[c]) - mean * factor) as f32;
-    }
-    apply(kernel, shape, input, &space.factor, &space.offset, output);
-}
-
-pub(crate) fn evaluate(
-    kernel: Kernel,
-    shape: NormShape,
-    input: &[f32],
-    scale: &[f32],
-    shift: &[f32],
-    mean: &[f32],
-    variance: &[f32],
-    space: &mut NormSpace,
-    output: &mut [f32],
-) {
-    assert!(input.len() == shape.rows * shape.channels && output.len() == input.len());
-    for c in 0..shape.channels {
-        let deviation = (f64::from(variance[c]) + f64::from(shape.epsilon)).sqrt();
-        let factor = f64::from(scale[c]) / deviation;
-        space.factor[c] = factor as f32;
-        space.offset[c] = (f64::from(shift[c]) - f64::from(mean[c]) * factor) as f32;
-    }
-    apply(kernel, shape, input, &space.factor, &space.offset, output);
-}
-
+/// y = x·factor + offset, then ReLU.
 fn apply(
     kernel: Kernel,
     shape: NormShape,
     input: &[f32],
-    factor: &[f32],
-    offset: &[f32],
+    workspace: &NormWorkspace,
     output: &mut [f32],
 ) {
+    let (factor, offset) = (&workspace.factor[..], &workspace.offset[..]);
     let chunk = chunk_rows(shape) * shape.channels;
     output
         .par_chunks_mut(chunk)
@@ -124,80 +226,12 @@ fn apply(
         .for_each(|(output, input)| scale_rows(kernel, shape.relu, input, factor, offset, output));
 }
 
-pub(crate) fn backward(
-    kernel: Kernel,
-    shape: NormShape,
-    input: &[f32],
-    scale: &[f32],
-    space: &mut NormSpace,
-    gradient: &mut [f32],
-    scale_gradient: &mut [f32],
-    shift_gradient: &mut [f32],
-) {
-    let NormShape { rows, channels, .. } = shape;
-    assert!(input.len() == rows * channels && gradient.len() == input.len());
-    let chunk = chunk_rows(shape) * channels;
-    let NormSpace {
-        partial,
-        mean,
-        variance,
-        factor,
-        offset,
-        slope,
-        base,
-    } = space;
-    let (factor, offset) = (&factor[..], &offset[..]);
-    partial
-        .par_chunks_exact_mut(2 * channels)
-        .zip(input.par_chunks(chunk))
-        .zip(gradient.par_chunks(chunk))
-        .for_each(|((sums, input), gradient)| {
-            products(kernel, shape.relu, input, gradient, factor, offset, sums);
-        });
-    // With x̂ = (x − μ)·r, r = 1/√(σ² + ε): ∂γ = Σ ∂y x̂, ∂β = Σ ∂y, ∂x = γ r (∂y − ∂β/R − x̂ ∂γ/R).
-    for c in 0..channels {
-        let [sum, with_input] = total(partial, channels, c);
-        let r = 1.0 / (variance[c] + f64::from(shape.epsilon)).sqrt();
-        let of_scale = (with_input - mean[c] * sum) * r;
-        scale_gradient[c] = of_scale as f32;
-        shift_gradient[c] = sum as f32;
-        let (gain, rows) = (f64::from(scale[c]) * r, rows as f64);
-        let of_input = -gain * r * of_scale / rows;
-        slope[c] = of_input as f32;
-        base[c] = (-gain * sum / rows - of_input * mean[c]) as f32;
-    }
-    let (slope, base) = (&slope[..], &base[..]);
-    gradient
-        .par_chunks_mut(chunk)
-        .zip(input.par_chunks(chunk))
-        .for_each(|(gradient, input)| {
-            through_rows(
-                kernel, shape.relu, input, factor, offset, slope, base, gradient,
-            );
-        });
-}
-
-pub(crate) fn average(
-    shape: NormShape,
-    factor: f32,
-    space: &NormSpace,
-    mean: &mut [f32],
-    variance: &mut [f32],
-) {
-    let (old, new) = (1.0 - f64::from(factor), f64::from(factor));
-    let unbiased = shape.rows as f64 / (shape.rows - 1).max(1) as f64;
-    for c in 0..shape.channels {
-        mean[c] = (old * f64::from(mean[c]) + new * space.mean[c]) as f32;
-        variance[c] = (old * f64::from(variance[c]) + new * unbiased * space.variance[c]) as f32;
-    }
-}
-
-/// Channels that are summed at once, in registers: one cache line of every row.
+/// Channels that are summed at a time, in registers: one cache line of every row.
 const LINE: usize = 16;
 
 for_each_set! {
     /// Σ x and Σ x² of each channel.
-    fn moments(channels: usize, input: &[f32], sums: &mut [f64]) {
+    fn sums_of_squares(channels: usize, input: &[f32], sums: &mut [f64]) {
         let (sums, squares) = sums.split_at_mut(channels);
         let mut c = 0;
         while c < channels {
@@ -235,7 +269,7 @@ for_each_set! {
             if relu {
                 for c in 0..n {
                     let y = input[c] * factor[c] + offset[c];
-                    // Unlike max, this keeps a NaN.
+                    // Unlike f32::max, this propagates NaN.
                     output[c] = if y < 0.0 { 0.0 } else { y };
                 }
             } else {
@@ -248,8 +282,8 @@ for_each_set! {
 }
 
 for_each_set! {
-    /// Σ ∂y and Σ ∂y·x of each channel; with ReLU only where it let y through.
-    fn products(
+    /// Σ ∂y and Σ ∂y·x of each channel; with ReLU, ∂y is masked where y is 0.
+    fn gradient_sums(
         relu: bool, input: &[f32], gradient: &[f32], factor: &[f32], offset: &[f32], sums: &mut [f64],
     ) {
         let channels = factor.len();
@@ -288,8 +322,8 @@ for_each_set! {
 }
 
 for_each_set! {
-    /// ∂x = ∂y·factor + x·slope + base, in the place of ∂y; with ReLU, ∂y is zero where it let nothing through.
-    fn through_rows(
+    /// ∂x = ∂y·factor + x·slope + base, in place of ∂y; with ReLU, ∂y is masked where y is 0.
+    fn input_gradient_rows(
         relu: bool, input: &[f32], factor: &[f32], offset: &[f32], slope: &[f32], base: &[f32],
         gradient: &mut [f32],
     ) {

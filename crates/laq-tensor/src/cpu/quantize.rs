@@ -3,15 +3,17 @@
 use laq_solvers::{Method, Scale, Solution, SolveError, Workspace};
 use rayon::prelude::*;
 
-use super::kernel::Kernel;
-use crate::{AdamSettings, BackendError, GroupReport, QuantizerSnapshot};
+use super::CpuBackend;
+use super::memory::Buffer;
+use super::optimizer::adam;
+use super::steps::StepLog;
+use crate::{AdamSettings, BackendError, GroupReport, Quantize, QuantizeJob, QuantizerSnapshot};
 
-/// What the quantizer of one parameter carries from step to step.
+/// The state of one parameter's quantizer.
 #[derive(Debug)]
 pub struct ParameterQuantizer {
     method: Method,
-    kernel: Kernel,
-    /// Level indices of all groups, one after the other.
+    /// Level indices of all groups, in order.
     levels: Vec<i8>,
     groups: Vec<Group>,
 }
@@ -25,7 +27,7 @@ struct Group {
     trained: Option<TrainedScales>,
 }
 
-/// Gradient and Adam's moments of a pair of scales that are trained like weights.
+/// Gradient and Adam's moments of a pair of trained scales.
 #[derive(Clone, Copy, Debug, Default)]
 struct TrainedScales {
     gradient: [f64; 2],
@@ -34,22 +36,12 @@ struct TrainedScales {
 }
 
 impl ParameterQuantizer {
-    pub(crate) fn new(kernel: Kernel, method: &Method, weights: usize, groups: usize) -> Self {
-        assert!(groups > 0 && weights.is_multiple_of(groups));
-        ParameterQuantizer {
-            method: method.clone(),
-            kernel,
-            levels: vec![0; weights],
-            groups: (0..groups).map(|_| Group::default()).collect(),
-        }
-    }
-
     fn group_size(&self) -> usize {
         self.levels.len() / self.groups.len()
     }
 
-    /// Solves all groups; what the first that could not be solved says, with its index.
-    pub(crate) fn solve(
+    /// Solves all groups. The error is that of the first group that failed, with its index.
+    fn solve(
         &mut self,
         latent: &[f32],
         second_moment: &[f32],
@@ -95,32 +87,91 @@ impl ParameterQuantizer {
         }
         Ok(())
     }
+}
 
-    pub(crate) fn backward(&mut self, latent: &[f32], gradient: &mut [f32]) {
-        let size = self.group_size();
-        assert!(latent.len() == self.levels.len() && gradient.len() == latent.len());
-        let Some(quantizer) = self.method.quantizer() else {
-            return;
+impl Quantize for CpuBackend {
+    type Quantizer = ParameterQuantizer;
+    type QuantizeWorkspace = ();
+
+    fn quantizer(
+        &self,
+        method: &Method,
+        weights: usize,
+        groups: usize,
+    ) -> Result<ParameterQuantizer, BackendError> {
+        assert!(groups > 0 && weights.is_multiple_of(groups));
+        Ok(ParameterQuantizer {
+            method: method.clone(),
+            levels: vec![0; weights],
+            groups: (0..groups).map(|_| Group::default()).collect(),
+        })
+    }
+
+    fn quantize(
+        &self,
+        jobs: &mut dyn Iterator<Item = QuantizeJob<'_, Self>>,
+        _workspace: &mut (),
+        log: &mut StepLog,
+    ) -> Result<(), BackendError> {
+        if log.is_stopped() {
+            return Ok(());
+        }
+        for (parameter, job) in jobs.enumerate() {
+            let solved = job.quantizer.solve(
+                job.latent.as_slice(),
+                job.second_moment.as_slice(),
+                job.quantized.as_mut_slice(),
+            );
+            solved.map_err(|(group, source)| BackendError::Solve {
+                parameter,
+                group,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn quantizer_backward(
+        &self,
+        latent: &Buffer<f32>,
+        quantizer: &mut ParameterQuantizer,
+        gradient: &mut Buffer<f32>,
+    ) -> Result<(), BackendError> {
+        let (latent, gradient) = (latent.as_slice(), gradient.as_mut_slice());
+        let size = quantizer.group_size();
+        assert!(latent.len() == quantizer.levels.len() && gradient.len() == latent.len());
+        let Some(method) = quantizer.method.quantizer() else {
+            return Ok(());
         };
         if size == 0 {
-            return;
+            return Ok(());
         }
-        self.groups
+        quantizer
+            .groups
             .par_iter_mut()
-            .zip(self.levels.par_chunks_exact(size))
+            .zip(quantizer.levels.par_chunks_exact(size))
             .zip(latent.par_chunks_exact(size))
             .zip(gradient.par_chunks_exact_mut(size))
             .for_each(|(((group, levels), latent), gradient)| {
                 let Some(scale) = group.scale else { return };
-                if let Some(scale_gradient) = quantizer.scale_gradient(levels, gradient) {
+                if let Some(scale_gradient) = method.scale_gradient(levels, gradient) {
                     group.trained.get_or_insert_default().gradient = scale_gradient;
                 }
-                quantizer.latent_gradient(latent, scale, levels, gradient);
+                method.latent_gradient(latent, scale, levels, gradient);
             });
+        Ok(())
     }
 
-    pub(crate) fn update_scales(&mut self, adam: AdamSettings, step_size: f64) {
-        for group in &mut self.groups {
+    fn quantizer_update(
+        &self,
+        settings: AdamSettings,
+        log: &StepLog,
+        quantizer: &mut ParameterQuantizer,
+    ) -> Result<(), BackendError> {
+        if log.is_stopped() {
+            return Ok(());
+        }
+        for group in &mut quantizer.groups {
             let (Some(trained), Some(Scale::Two { positive, negative })) =
                 (&mut group.trained, &mut group.scale)
             else {
@@ -128,10 +179,10 @@ impl ParameterQuantizer {
             };
             let mut values = [*positive, *negative];
             let gradient = trained.gradient.map(|value| value as f32);
-            super::dense::adam(
+            adam(
                 self.kernel,
-                adam,
-                step_size,
+                settings,
+                log.step_size,
                 None,
                 &gradient,
                 &mut values,
@@ -140,64 +191,66 @@ impl ParameterQuantizer {
             );
             [*positive, *negative] = values;
         }
+        Ok(())
     }
 
-    pub(crate) fn reports(&self) -> Vec<GroupReport> {
-        let Some(quantizer) = self.method.quantizer() else {
-            return Vec::new();
+    fn quantizer_reports(
+        &self,
+        quantizer: &ParameterQuantizer,
+    ) -> Result<Vec<GroupReport>, BackendError> {
+        let Some(method) = quantizer.method.quantizer() else {
+            return Ok(Vec::new());
         };
-        let has_zero = quantizer.codebook().values().contains(&0.0);
-        self.groups
-            .iter()
-            .zip(self.levels.chunks_exact(self.group_size().max(1)))
-            .filter_map(|(group, levels)| {
-                let solution = group.solution?;
-                let zeros = levels
-                    .iter()
-                    .filter(|&&level| has_zero && level == 0)
-                    .count();
-                Some(GroupReport {
-                    scale: solution.scale,
-                    sparsity: zeros as f64 / levels.len() as f64,
-                    weighted_error: solution.weighted_error,
-                    rounds: solution.rounds,
-                })
+        let has_zero = method.codebook().values().contains(&0.0);
+        let levels = quantizer.levels.chunks_exact(quantizer.group_size().max(1));
+        let solved = quantizer.groups.iter().zip(levels);
+        let reports = solved.filter_map(|(group, levels)| {
+            let solution = group.solution?;
+            let zeros = levels.iter().filter(|&&level| has_zero && level == 0);
+            Some(GroupReport {
+                scale: solution.scale,
+                sparsity: zeros.count() as f64 / levels.len() as f64,
+                weighted_error: solution.weighted_error,
+                iterations: solution.rounds,
             })
-            .collect()
+        });
+        Ok(reports.collect())
     }
 
-    pub(crate) fn save(&self) -> QuantizerSnapshot {
-        let trained: Vec<TrainedScales> = self.groups.iter().filter_map(|g| g.trained).collect();
-        // After a failed first solve only some groups have a scale, which is as good as none.
-        let solved: Option<Vec<Scale>> = self.groups.iter().map(|group| group.scale).collect();
-        let scales = solved
-            .unwrap_or_default()
-            .into_iter()
-            .flat_map(|scale| match scale {
-                Scale::One(scale) => vec![scale],
-                Scale::Two { positive, negative } => vec![positive, negative],
-            });
-        let scales = scales.collect();
-        QuantizerSnapshot {
-            levels: self.levels.clone(),
-            scales,
+    fn quantizer_save(
+        &self,
+        quantizer: &ParameterQuantizer,
+    ) -> Result<QuantizerSnapshot, BackendError> {
+        let groups = quantizer.groups.iter();
+        let trained: Vec<TrainedScales> = groups.clone().filter_map(|g| g.trained).collect();
+        // After a first solve that failed, the scales of only some groups are no state.
+        let solved: Option<Vec<Scale>> = groups.map(|group| group.scale).collect();
+        let scales = solved.unwrap_or_default().into_iter();
+        let scales = scales.flat_map(|scale| match scale {
+            Scale::One(scale) => vec![scale],
+            Scale::Two { positive, negative } => vec![positive, negative],
+        });
+        Ok(QuantizerSnapshot {
+            levels: quantizer.levels.clone(),
+            scales: scales.collect(),
             moments: trained
                 .iter()
                 .flat_map(|t| [t.first_moment, t.second_moment].concat())
                 .collect(),
-        }
+        })
     }
 
-    pub(crate) fn load(
-        &mut self,
+    fn quantizer_load(
+        &self,
         snapshot: &QuantizerSnapshot,
-        quantized: &mut [f32],
+        quantizer: &mut ParameterQuantizer,
+        quantized: &mut Buffer<f32>,
     ) -> Result<(), BackendError> {
-        let groups = self.groups.len();
-        snapshot.check(&self.method, self.levels.len(), groups)?;
-        self.levels.copy_from_slice(&snapshot.levels);
-        let size = self.group_size();
-        for (index, group) in self.groups.iter_mut().enumerate() {
+        let quantized = quantized.as_mut_slice();
+        let (groups, size) = (quantizer.groups.len(), quantizer.group_size());
+        snapshot.check(&quantizer.method, quantizer.levels.len(), groups)?;
+        quantizer.levels.copy_from_slice(&snapshot.levels);
+        for (index, group) in quantizer.groups.iter_mut().enumerate() {
             group.solution = None;
             group.scale = match snapshot.scales.len() / groups {
                 1 => Some(Scale::One(snapshot.scales[index])),
@@ -216,9 +269,9 @@ impl ParameterQuantizer {
                     second_moment: [m[2], m[3]],
                 });
             let range = index * size..(index + 1) * size;
-            if let (Some(quantizer), Some(scale)) = (self.method.quantizer(), group.scale) {
-                let levels = &self.levels[range.clone()];
-                quantizer
+            if let (Some(method), Some(scale)) = (quantizer.method.quantizer(), group.scale) {
+                let levels = &quantizer.levels[range.clone()];
+                method
                     .codebook()
                     .decode(levels, scale, &mut quantized[range]);
             }

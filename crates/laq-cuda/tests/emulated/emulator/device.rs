@@ -212,8 +212,8 @@ unsafe fn multiplied(product: &Product) {
 /// A pass of a convolution, by the reference.
 unsafe fn convolved(shape: ConvolutionShape, pass: &Pass) {
     let (pixels, filter) = (shape.pixels(), shape.filter());
-    let (inputs, weights) = (pixels * shape.inputs, shape.outputs * filter);
-    let outputs = pixels * shape.outputs;
+    let (inputs, weights) = (pixels * shape.in_channels, shape.out_channels * filter);
+    let outputs = pixels * shape.out_channels;
     let read = |address: u64, count: usize| -> Vec<f64> {
         // SAFETY: the operands are as large as the shape says, which is the caller's promise.
         let values = unsafe { std::slice::from_raw_parts(address as *const f32, count) };
@@ -232,7 +232,7 @@ unsafe fn convolved(shape: ConvolutionShape, pass: &Pass) {
             output,
             add,
         } => {
-            let none = vec![0.0; shape.outputs];
+            let none = vec![0.0; shape.out_channels];
             let (x, w) = (read(input, inputs), read(weight, weights));
             let mut y = reference::convolution_forward(shape, &x, &w, &none);
             if add {

@@ -1,0 +1,124 @@
+//! Buffers in host memory.
+
+use ndarray::{ArrayD, IxDyn};
+
+use super::CpuBackend;
+use super::kernel::{Kernel, for_each_set};
+use crate::{BackendError, Element, Index, Memory, check_indices};
+use rayon::prelude::*;
+
+/// A dense row-major array in host memory.
+#[derive(Clone, Debug)]
+pub struct Buffer<E> {
+    data: Vec<E>,
+    shape: Vec<usize>,
+    /// The exclusive bound of indices; of no meaning for `f32`.
+    bound: usize,
+}
+
+impl<E> Buffer<E> {
+    /// The elements.
+    pub fn as_slice(&self) -> &[E] {
+        &self.data
+    }
+
+    pub(super) fn as_mut_slice(&mut self) -> &mut [E] {
+        &mut self.data
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    pub(super) fn bound(&self) -> usize {
+        self.bound
+    }
+}
+
+impl<E: Index> Buffer<E> {
+    /// The elements, which are all below `bound`.
+    ///
+    /// # Panics
+    /// Where the buffer has a larger bound.
+    pub(super) fn indices_below(&self, bound: usize) -> &[E] {
+        assert!(
+            self.bound <= bound,
+            "indices below {} for {bound} items",
+            self.bound
+        );
+        &self.data
+    }
+}
+
+impl Memory for CpuBackend {
+    type Buffer<E: Element> = Buffer<E>;
+
+    fn device_name(&self) -> String {
+        format!("cpu ({})", self.kernel.name())
+    }
+
+    fn zeros(&self, shape: &[usize]) -> Result<Buffer<f32>, BackendError> {
+        Ok(Buffer {
+            data: vec![0.0; shape.iter().product()],
+            shape: shape.to_vec(),
+            bound: 0,
+        })
+    }
+
+    fn indices<E: Index>(&self, count: usize, bound: usize) -> Result<Buffer<E>, BackendError> {
+        assert!(count == 0 || bound > 0, "no index is below 0");
+        Ok(Buffer {
+            data: vec![E::zeroed(); count],
+            shape: vec![count],
+            bound,
+        })
+    }
+
+    fn write<E: Element>(&self, values: &[E], buffer: &mut Buffer<E>) -> Result<(), BackendError> {
+        assert_eq!(values.len(), buffer.len());
+        self.write_at(values, 0, buffer)
+    }
+
+    fn write_at<E: Element>(
+        &self,
+        values: &[E],
+        offset: usize,
+        buffer: &mut Buffer<E>,
+    ) -> Result<(), BackendError> {
+        check_indices(values, buffer.bound)?;
+        buffer.data[offset..offset + values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
+    fn read<E: Element>(&self, buffer: &Buffer<E>) -> Result<ArrayD<E>, BackendError> {
+        let array = ArrayD::from_shape_vec(IxDyn(&buffer.shape), buffer.data.clone());
+        Ok(array.expect("a buffer has as many elements as its shape"))
+    }
+
+    fn first_not_finite(&self, tensor: &Buffer<f32>) -> Result<Option<usize>, BackendError> {
+        Ok(first_not_finite(self.kernel, tensor.as_slice()))
+    }
+}
+
+/// Elements per task of an elementwise operation.
+pub(super) const CHUNK: usize = 1 << 15;
+
+/// The index of the first NaN or infinity.
+pub(super) fn first_not_finite(kernel: Kernel, values: &[f32]) -> Option<usize> {
+    let chunk = values
+        .par_chunks(CHUNK)
+        .position_first(|values| !all_finite(kernel, values))?;
+    let start = chunk * CHUNK;
+    let offset = values[start..]
+        .iter()
+        .position(|value| !value.is_finite())?;
+    Some(start + offset)
+}
+
+for_each_set! {
+    /// Whether all exponents are below that of NaN and infinity.
+    fn all_finite(values: &[f32]) -> bool {
+        let largest = values.iter().fold(0, |most, value| most.max(value.to_bits() & 0x7fff_ffff));
+        largest < f32::INFINITY.to_bits()
+    }
+}
