@@ -3,8 +3,7 @@
 use laq_cuda::CudaBackend;
 use laq_solvers::{Method, Scale};
 use laq_tensor::{
-    AdamSettings, Backend, CpuBackend, GroupReport, QuantizeJob, QuantizerSnapshot,
-    Tensor,
+    AdamSettings, Backend, CpuBackend, GroupReport, QuantizeJob, QuantizerSnapshot, Tensor,
 };
 
 use crate::emulator::Emulator;
