@@ -15,12 +15,13 @@ const IN_TESTS: &[(&str, &str)] = &[("laq-cuda", "laq-models")];
 const ARROWS: &[(&str, &[&str])] = &[
     // Tests of every crate may use it.
     ("laq-test-support", &[]),
-    ("laq-solvers", &[]),
-    ("laq-tensor", &["laq-solvers"]),
+    ("laq-simd", &[]),
+    ("laq-solvers", &["laq-simd"]),
+    ("laq-tensor", &["laq-simd", "laq-solvers"]),
     ("laq-datasets", &[]),
     ("laq-models", &["laq-solvers", "laq-tensor"]),
     ("laq-cuda", &["laq-solvers", "laq-tensor"]),
-    ("laq-packed", &["laq-solvers"]),
+    ("laq-packed", &["laq-simd", "laq-solvers"]),
     (
         "laq-runner",
         &[

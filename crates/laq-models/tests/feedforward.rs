@@ -5,7 +5,7 @@ use laq_models::{
 };
 use laq_solvers::Method;
 use laq_tensor::CpuBackend;
-use laq_tensor::cpu::Kernel;
+use laq_tensor::cpu::Isa;
 
 const BATCH: usize = 12;
 const CLASSES: usize = 5;
@@ -138,7 +138,7 @@ fn a_network_without_normalization_learns() {
 
 #[test]
 fn the_same_bits_with_any_number_of_threads() {
-    for kernel in Kernel::available() {
+    for isa in Isa::available() {
         for (spec, id) in [(vgg(), "full"), (vgg(), "lat-a"), (plain(), "lat2-e")] {
             let run = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new()
@@ -146,14 +146,14 @@ fn the_same_bits_with_any_number_of_threads() {
                     .build()
                     .unwrap();
                 pool.install(|| {
-                    let mut training = build_on(CpuBackend::with_kernel(kernel), &spec, id, 3);
+                    let mut training = build_on(CpuBackend::with_isa(isa), &spec, id, 3);
                     let losses = steps(&mut training, 0, 5);
                     (losses, training.save().unwrap())
                 })
             };
             let one = run(1);
-            assert_eq!(one, run(2), "{id} {}", kernel.name());
-            assert_eq!(one, run(8), "{id} {}", kernel.name());
+            assert_eq!(one, run(2), "{id} {}", isa.name());
+            assert_eq!(one, run(8), "{id} {}", isa.name());
         }
     }
 }

@@ -8,7 +8,7 @@ use laq_models::{
 };
 use laq_solvers::Method;
 use laq_tensor::CpuBackend;
-use laq_tensor::cpu::Kernel;
+use laq_tensor::cpu::Isa;
 
 /// Name to numbers, of one network.
 type Golden = HashMap<String, Vec<f64>>;
@@ -50,12 +50,9 @@ fn one_step_is_pytorchs(network: &str, spec: &FeedforwardSpec) {
     let labels: Vec<u8> = golden["labels"].iter().map(|&label| label as u8).collect();
     let images: Vec<f32> = golden["images"].iter().map(|&x| x as f32).collect();
     let batch = Batch::images(&images, &labels);
-    for kernel in Kernel::available() {
-        let what = |name: &str| format!("{network} on {}: {name}", kernel.name());
-        let (backend, full) = (
-            CpuBackend::with_kernel(kernel),
-            Method::try_from("full").unwrap(),
-        );
+    for isa in Isa::available() {
+        let what = |name: &str| format!("{network} on {}: {name}", isa.name());
+        let (backend, full) = (CpuBackend::with_isa(isa), Method::try_from("full").unwrap());
         let adam = AdamSettings::default();
         let mut training =
             Training::feedforward(backend, spec, labels.len(), &full, adam, 1).unwrap();

@@ -5,7 +5,7 @@ use laq_models::{
 };
 use laq_solvers::{Method, Scale};
 use laq_tensor::CpuBackend;
-use laq_tensor::cpu::Kernel;
+use laq_tensor::cpu::Isa;
 
 const SHAPE: TextShape = TextShape {
     length: 12,
@@ -100,7 +100,7 @@ fn every_method_learns() {
 
 #[test]
 fn the_same_bits_with_any_number_of_threads() {
-    for kernel in Kernel::available() {
+    for isa in Isa::available() {
         for id in ["full", "lat-a", "lat2-e", "ttq", "laq-linear-4"] {
             let run = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new()
@@ -108,15 +108,15 @@ fn the_same_bits_with_any_number_of_threads() {
                     .build()
                     .unwrap();
                 pool.install(|| {
-                    let backend = CpuBackend::with_kernel(kernel);
+                    let backend = CpuBackend::with_isa(isa);
                     let mut training = build_on(backend, &spec(), id, 3).unwrap();
                     let losses = steps(&mut training, 0, 8);
                     (losses, training.save().unwrap())
                 })
             };
             let one = run(1);
-            assert_eq!(one, run(2), "{id} {}", kernel.name());
-            assert_eq!(one, run(8), "{id} {}", kernel.name());
+            assert_eq!(one, run(2), "{id} {}", isa.name());
+            assert_eq!(one, run(8), "{id} {}", isa.name());
         }
     }
 }

@@ -124,7 +124,7 @@ impl Computer {
     /// What stands for the device in a run's record: the kernel's name on a processor, else the device's description.
     pub(crate) fn kernel(&self) -> String {
         match self {
-            Computer::Cpu(backend) => backend.kernel().name().into(),
+            Computer::Cpu(backend) => backend.isa().name().into(),
             Computer::Cuda(backend) => backend.device_name(),
         }
     }

@@ -59,7 +59,7 @@ pub struct DataFileFound {
 ///
 /// A kernel forced by `LAQ_KERNEL` that this processor does not have.
 pub fn diagnose(data_dir: &Path, runs: &Path) -> Result<Diagnosis, RunError> {
-    let kernel = CpuBackend::new()?.kernel().name();
+    let kernel = CpuBackend::new()?.isa().name();
     let probe = laq_cuda::probe();
     Ok(Diagnosis {
         environment: Environment::found(kernel, rayon::current_num_threads()),

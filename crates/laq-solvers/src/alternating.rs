@@ -5,11 +5,11 @@
 //! iteration is both quicker and better than a cold one.
 
 use crate::codebook::{Codebook, Magnitudes, Scale};
-use crate::dispatch::Kernel;
 use crate::finish;
 use crate::kernels::{self, Moments, Side};
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::Solution;
+use laq_simd::Isa;
 
 /// The alternating solvers stop when the scale changes by no more than this, absolutely. Source: PAPER.md
 /// §2, *alternating*.
@@ -36,9 +36,9 @@ pub fn alternating(
     warm: bool,
     levels: &mut [i8],
 ) -> Result<Solution, SolveError> {
-    finish::with_scale(problem, codebook, levels, |kernel, magnitudes, levels| {
+    finish::with_scale(problem, codebook, levels, |isa, magnitudes, levels| {
         let start = warm.then_some((codebook, levels));
-        fixed_point(kernel, problem, Side::Both, magnitudes, start)
+        fixed_point(isa, problem, Side::Both, magnitudes, start)
     })
 }
 
@@ -50,15 +50,15 @@ pub(crate) fn two_scales(
     levels: &mut [i8],
 ) -> Result<Solution, SolveError> {
     problem.check_length(levels)?;
-    let kernel = Kernel::selected()?;
+    let isa = Isa::selected();
     let magnitudes = Codebook::Ternary.magnitudes();
     let start = warm.then_some((Codebook::Ternary, &*levels));
     let [(positive, rounds), (negative, more)] = [Side::Positive, Side::Negative]
-        .map(|side| fixed_point(kernel, problem, side, &magnitudes, start));
+        .map(|side| fixed_point(isa, problem, side, &magnitudes, start));
     let [positive, negative] = [positive, negative].map(finish::to_f32);
     let scale = Scale::Two { positive, negative };
     Ok(finish::two_scales(
-        kernel,
+        isa,
         problem,
         scale,
         rounds.max(more),
@@ -68,7 +68,7 @@ pub(crate) fn two_scales(
 
 /// The scale that the turns end with, for the weights of one side, and the rounds they took.
 fn fixed_point(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     side: Side,
     magnitudes: &Magnitudes,
@@ -76,20 +76,18 @@ fn fixed_point(
 ) -> (f64, u32) {
     let has_scale = |moments: &Moments| moments.product > 0.0 && moments.square > 0.0;
     let warm = start
-        .map(|(codebook, levels)| {
-            kernels::moments_of_levels(kernel, problem, side, codebook, levels)
-        })
+        .map(|(codebook, levels)| kernels::moments_of_levels(isa, problem, side, codebook, levels))
         .filter(has_scale);
     let Some((problem, moments)) = warm
         .map(|moments| (problem, moments))
-        .or_else(|| finish::weighted_or_not(kernel, problem, side))
+        .or_else(|| finish::weighted_or_not(isa, problem, side))
     else {
         return (0.0, 0);
     };
     let mut scale = moments.scale();
     for round in 1..=MOST_ROUNDS {
         let thresholds = magnitudes.thresholds(scale);
-        let moments = kernels::moments(kernel, problem, side, magnitudes, thresholds.values());
+        let moments = kernels::moments(isa, problem, side, magnitudes, thresholds.values());
         if !has_scale(&moments) {
             return (scale, round);
         }

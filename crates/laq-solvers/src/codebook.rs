@@ -4,9 +4,9 @@
 use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 
-use crate::dispatch::Kernel;
 use crate::kernels;
 use crate::problem::SolveError;
+use laq_simd::Isa;
 
 /// The levels `Q` that the entries `b_i` of `ŵ = α·b` are taken from, symmetric and within [−1, 1].
 ///
@@ -188,8 +188,8 @@ impl Codebook {
     /// With two scales the level's sign picks the scale. Stops at the end of the shorter slice.
     pub fn decode(self, levels: &[i8], scale: Scale, quantized: &mut [f32]) {
         // Every kernel gives the same bits, so there is nothing to report when none could be picked.
-        let kernel = Kernel::selected().unwrap_or(Kernel::Portable);
-        kernels::decode(kernel, self, levels, scale, quantized);
+        let isa = Isa::selected();
+        kernels::decode(isa, self, levels, scale, quantized);
     }
 
     /// The levels' magnitudes in rising order, zero included where the codebook has it.

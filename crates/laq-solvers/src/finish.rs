@@ -2,10 +2,10 @@
 //! together; and the rule for curvatures that are zero.
 
 use crate::codebook::{Codebook, Magnitudes, Scale, Thresholds, at_most};
-use crate::dispatch::Kernel;
 use crate::kernels::{self, Assignment, Moments, Side};
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::Solution;
+use laq_simd::Isa;
 
 /// The nearest f32 that is finite.
 pub(crate) fn to_f32(scale: f64) -> f32 {
@@ -15,13 +15,13 @@ pub(crate) fn to_f32(scale: f64) -> f32 {
 /// The problem to solve for one side, and its totals: without curvature where that is zero throughout,
 /// and `None` where there is no weight but zeros, so that the best scale is zero.
 pub(crate) fn weighted_or_not<'a>(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'a>,
     side: Side,
 ) -> Option<(Problem<'a>, Moments)> {
     [problem, problem.unweighted()]
         .into_iter()
-        .map(|problem| (problem, kernels::totals(kernel, problem, side)))
+        .map(|problem| (problem, kernels::totals(isa, problem, side)))
         .find(|(_, totals)| totals.square > 0.0)
         .filter(|(_, totals)| totals.product > 0.0)
 }
@@ -32,16 +32,16 @@ pub(crate) fn with_scale(
     problem: Problem<'_>,
     codebook: Codebook,
     levels: &mut [i8],
-    solve: impl FnOnce(Kernel, &Magnitudes, &[i8]) -> (f64, u32),
+    solve: impl FnOnce(Isa, &Magnitudes, &[i8]) -> (f64, u32),
 ) -> Result<Solution, SolveError> {
     problem.check_length(levels)?;
     codebook.check()?;
-    let kernel = Kernel::selected()?;
+    let isa = Isa::selected();
     let magnitudes = codebook.magnitudes();
-    let (scale, rounds) = solve(kernel, &magnitudes, levels);
+    let (scale, rounds) = solve(isa, &magnitudes, levels);
     let scale = to_f32(scale);
     Ok(one_scale(
-        kernel,
+        isa,
         problem,
         codebook,
         &magnitudes,
@@ -53,7 +53,7 @@ pub(crate) fn with_scale(
 
 /// The nearest levels for one scale, and their error.
 pub(crate) fn one_scale(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     codebook: Codebook,
     magnitudes: &Magnitudes,
@@ -63,7 +63,7 @@ pub(crate) fn one_scale(
 ) -> Solution {
     let thresholds = magnitudes.thresholds(f64::from(scale));
     at_thresholds(
-        kernel,
+        isa,
         problem,
         codebook,
         magnitudes,
@@ -76,7 +76,7 @@ pub(crate) fn one_scale(
 
 /// The levels that some thresholds on `|w|` give, and their error.
 pub(crate) fn at_thresholds(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     codebook: Codebook,
     magnitudes: &Magnitudes,
@@ -88,16 +88,14 @@ pub(crate) fn at_thresholds(
     let nearest = Assignment::Nearest(magnitudes, thresholds);
     Solution {
         scale,
-        weighted_error: kernels::assign_with_error(
-            kernel, problem, nearest, codebook, scale, levels,
-        ),
+        weighted_error: kernels::assign_with_error(isa, problem, nearest, codebook, scale, levels),
         rounds,
     }
 }
 
 /// The nearest levels for ternary codes with a scale for each sign, and their error.
 pub(crate) fn two_scales(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     scale: Scale,
     rounds: u32,
@@ -112,12 +110,12 @@ pub(crate) fn two_scales(
         }
     };
     let [above, below] = scale.pair().map(threshold);
-    ternary_at(kernel, problem, above, below, scale, rounds, levels)
+    ternary_at(isa, problem, above, below, scale, rounds, levels)
 }
 
 /// Ternary levels at given thresholds, and their error.
 pub(crate) fn ternary_at(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     above: f32,
     below: f32,
@@ -129,9 +127,7 @@ pub(crate) fn ternary_at(
     let codebook = Codebook::Ternary;
     Solution {
         scale,
-        weighted_error: kernels::assign_with_error(
-            kernel, problem, ternary, codebook, scale, levels,
-        ),
+        weighted_error: kernels::assign_with_error(isa, problem, ternary, codebook, scale, levels),
         rounds,
     }
 }

@@ -1,14 +1,14 @@
 //! The passes over memory that the solvers are made of, compiled for several instruction sets.
 //!
 //! Every pass is plain Rust over arrays of [`LANES`] elements, so that the compiler turns it into
-//! vector code, and is compiled once for each [`Kernel`]. Sums run in f64, one partial sum a lane, lanes
+//! vector code, and is compiled once for each [`Isa`]. Sums run in f64, one partial sum a lane, lanes
 //! added in order at the end; nothing is fused or reordered, so all kernels give the same bits.
 //! What the sums mean is left to the solvers.
 
 use crate::codebook::{Codebook, LevelValue, Magnitudes, Scale, Thresholds};
-use crate::dispatch::{Kernel, multiversion};
 use crate::parallel::{self, Parts};
 use crate::problem::{Problem, Span};
+use laq_simd::{Isa, multiversion};
 
 /// Elements that one step of a kernel handles: enough of them that the compiler keeps the loop over the
 /// lanes and makes vector code of it. (At 16 it unrolls the loop first, and the code is four times slower.)
@@ -218,7 +218,7 @@ impl Sums {
 
 /// Bit patterns of the smallest and the largest magnitude but zero; where an element is not finite the
 /// largest is above that of [`f32::MAX`].
-pub(crate) fn span(kernel: Kernel, values: &[f32]) -> Span {
+pub(crate) fn span(isa: Isa, values: &[f32]) -> Span {
     let wider = |a: Span, b: Span| Span {
         smallest: a.smallest.min(b.smallest),
         largest: a.largest.max(b.largest),
@@ -227,13 +227,13 @@ pub(crate) fn span(kernel: Kernel, values: &[f32]) -> Span {
     parallel::reduce(
         values,
         parts,
-        &|part: &[f32]| span_of_part(kernel, part),
+        &|part: &[f32]| span_of_part(isa, part),
         &wider,
     )
 }
 
 multiversion! {
-    fn span_of_part<>(values: &[f32]) -> Span {
+    fn span_of_part(values: &[f32]) -> Span {
         let (chunks, tail) = values.as_chunks::<LANES>();
         let mut largest = [0_u32; LANES];
         // Less one, zero is the highest number there is.
@@ -253,15 +253,15 @@ multiversion! {
 }
 
 /// Whether every element is finite and has no sign; false for a negative zero too.
-pub(crate) fn all_finite_and_not_negative(kernel: Kernel, values: &[f32]) -> bool {
-    let largest = |part: &[f32]| largest_bits(kernel, part);
+pub(crate) fn all_finite_and_not_negative(isa: Isa, values: &[f32]) -> bool {
+    let largest = |part: &[f32]| largest_bits(isa, part);
     let parts = Parts::of(values.len());
     parallel::reduce(values, parts, &largest, &u32::max) <= f32::MAX.to_bits()
 }
 
 multiversion! {
     /// The largest bit pattern, in which the sign comes first.
-    fn largest_bits<>(values: &[f32]) -> u32 {
+    fn largest_bits(values: &[f32]) -> u32 {
         let (chunks, tail) = values.as_chunks::<LANES>();
         let mut largest = [0_u32; LANES];
         for chunk in chunks.iter().chain([&padded(tail)]) {
@@ -281,12 +281,12 @@ fn sum_of_parts(problem: Problem<'_>, moments: impl Fn(Problem<'_>) -> Moments +
 
 /// `Σ d x` and `Σ d` over the weights of one side: the moments of the assignment that puts every one at
 /// the level of magnitude one. Zero weights count for [`Side::Both`], and belong to neither other side.
-pub(crate) fn totals(kernel: Kernel, problem: Problem<'_>, side: Side) -> Moments {
+pub(crate) fn totals(isa: Isa, problem: Problem<'_>, side: Side) -> Moments {
     let below = if side == Side::Both { -1.0 } else { 0.0 };
     sum_of_parts(problem, |part| {
         with_curvature!(part, |d| {
             let (w, masks) = (part.weights(), side.masks());
-            threshold_moments(kernel, w, d, masks, 0.0, [below], [1.0])
+            threshold_moments(isa, w, d, masks, 0.0, [below], [1.0])
         })
     })
 }
@@ -294,7 +294,7 @@ pub(crate) fn totals(kernel: Kernel, problem: Problem<'_>, side: Side) -> Moment
 /// `Σ d b x` and `Σ d b²` over the weights of one side, where `b` is the magnitude that the thresholds
 /// give `x`.
 pub(crate) fn moments(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     side: Side,
     magnitudes: &Magnitudes,
@@ -308,24 +308,24 @@ pub(crate) fn moments(
         let w = part.weights();
         with_curvature!(part, |d| {
             if let (Ok(t), Ok(q)) = (<[f32; 1]>::try_from(t), <[f32; 1]>::try_from(q)) {
-                threshold_moments(kernel, w, d, masks, lowest, t, q)
+                threshold_moments(isa, w, d, masks, lowest, t, q)
             } else if let (Ok(t), Ok(q)) = (<[f32; 3]>::try_from(t), <[f32; 3]>::try_from(q)) {
-                threshold_moments(kernel, w, d, masks, lowest, t, q)
+                threshold_moments(isa, w, d, masks, lowest, t, q)
             } else if let (Ok(t), Ok(q)) = (<[f32; 7]>::try_from(t), <[f32; 7]>::try_from(q)) {
-                threshold_moments(kernel, w, d, masks, lowest, t, q)
+                threshold_moments(isa, w, d, masks, lowest, t, q)
             } else {
-                threshold_moments(kernel, w, d, masks, lowest, t, q)
+                threshold_moments(isa, w, d, masks, lowest, t, q)
             }
         })
     })
 }
 
 /// `Σ d |w|` and `Σ d` over `|w| > threshold`.
-pub(crate) fn moments_above(kernel: Kernel, problem: Problem<'_>, threshold: f32) -> Moments {
+pub(crate) fn moments_above(isa: Isa, problem: Problem<'_>, threshold: f32) -> Moments {
     sum_of_parts(problem, |part| {
         with_curvature!(part, |d| {
             let (w, masks) = (part.weights(), Side::Both.masks());
-            threshold_moments(kernel, w, d, masks, 0.0, [threshold], [1.0])
+            threshold_moments(isa, w, d, masks, 0.0, [threshold], [1.0])
         })
     })
 }
@@ -402,7 +402,7 @@ pub(crate) fn above_thresholds<T: Table>(
 /// [`Side::Both`] a level whose sign is not its weight's counts against the product; for one side only
 /// those weights count whose level is on that side too.
 pub(crate) fn moments_of_levels(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     side: Side,
     codebook: Codebook,
@@ -412,7 +412,7 @@ pub(crate) fn moments_of_levels(
     let moments = |(part, levels): (Problem<'_>, &[i8])| {
         let w = part.weights();
         with_curvature!(part, |d| with_rule!(codebook, |rule| {
-            level_moments(kernel, w, d, rule, levels, flip, one_side)
+            level_moments(isa, w, d, rule, levels, flip, one_side)
         }))
     };
     let parts = Parts::of(problem.weights().len());
@@ -463,7 +463,7 @@ fn values_of<R: LevelValue>(
 /// `Σ d x` and `Σ d` of the weights in each bucket: `table[0]` gets what is not of the side, or zero, and
 /// `table[b]` the magnitudes whose bits, shifted right, are `lowest + b − 1`.
 pub(crate) fn fill_buckets(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     side: Side,
     shift: u32,
@@ -472,7 +472,7 @@ pub(crate) fn fill_buckets(
 ) {
     with_curvature!(problem, |d| {
         let (w, masks) = (problem.weights(), side.masks());
-        fill_table(kernel, w, d, masks, shift, lowest, table);
+        fill_table(isa, w, d, masks, shift, lowest, table);
     });
 }
 
@@ -536,7 +536,7 @@ multiversion! {
 /// them, packed; as many as returned are in `packed`, which grows as needed and holds anything behind them.
 /// Where a range from a magnitude up to below another says the same, that is quicker.
 pub(crate) fn gather(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     side: Side,
     range: Option<[f32; 2]>,
@@ -545,7 +545,7 @@ pub(crate) fn gather(
 ) -> usize {
     let (w, masks) = (problem.weights(), side.masks());
     if let Some(range) = range {
-        return gather_range(kernel, problem, side, range, packed, 0);
+        return gather_range(isa, problem, side, range, packed, 0);
     }
     let marked = Marked {
         marks,
@@ -553,13 +553,13 @@ pub(crate) fn gather(
         shift,
         lowest,
     };
-    with_curvature!(problem, |d| gather_wanted(kernel, w, d, marked, packed, 0))
+    with_curvature!(problem, |d| gather_wanted(isa, w, d, marked, packed, 0))
 }
 
 /// [`gather`] of the magnitudes from the first of `range` up to below the second, behind the first `count` of `packed`;
 /// returns how many there are then.
 pub(crate) fn gather_range(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     side: Side,
     range: [f32; 2],
@@ -568,7 +568,7 @@ pub(crate) fn gather_range(
 ) -> usize {
     let (w, masks) = (problem.weights(), side.masks());
     with_curvature!(problem, |d| gather_wanted(
-        kernel,
+        isa,
         w,
         d,
         Within { range, masks },
@@ -693,7 +693,7 @@ multiversion! {
 
 multiversion! {
     /// d = √v + floor.
-    pub(crate) fn root<>(second_moment: &[f32], floor: f32, curvature: &mut [f32]) {
+    pub(crate) fn root(second_moment: &[f32], floor: f32, curvature: &mut [f32]) {
         for (d, v) in curvature.iter_mut().zip(second_moment) {
             *d = v.sqrt() + floor;
         }
@@ -701,13 +701,13 @@ multiversion! {
 }
 
 /// [`root`] of a long slice, on all threads.
-pub(crate) fn roots(kernel: Kernel, second_moment: &[f32], floor: f32, curvature: &mut [f32]) {
+pub(crate) fn roots(isa: Isa, second_moment: &[f32], floor: f32, curvature: &mut [f32]) {
     let parts = Parts::of(second_moment.len());
     parallel::for_each((second_moment, curvature), parts, &|(v, d): (
         &[f32],
         &mut [f32],
     )| {
-        root(kernel, v, floor, d);
+        root(isa, v, floor, d);
     });
 }
 
@@ -722,7 +722,7 @@ pub(crate) enum Assignment<'a> {
 
 /// Writes the levels that the thresholds give, and what [`decode`] makes of them.
 pub(crate) fn assign_and_decode(
-    kernel: Kernel,
+    isa: Isa,
     weights: &[f32],
     codebook: Codebook,
     (magnitudes, thresholds): (&Magnitudes, &Thresholds),
@@ -737,11 +737,11 @@ pub(crate) fn assign_and_decode(
     };
     let assign = |weights: &[f32], levels: &mut [i8]| {
         if let Some(nearest) = nearest.of_length::<1>() {
-            assign_levels(kernel, weights, nearest, levels);
+            assign_levels(isa, weights, nearest, levels);
         } else if let Some(nearest) = nearest.of_length::<3>() {
-            assign_levels(kernel, weights, nearest, levels);
+            assign_levels(isa, weights, nearest, levels);
         } else {
-            assign_levels(kernel, weights, nearest, levels);
+            assign_levels(isa, weights, nearest, levels);
         }
     };
     // A piece at a time, whose levels are decoded while they are in the cache.
@@ -749,7 +749,7 @@ pub(crate) fn assign_and_decode(
         let pieces = weights.chunks(PIECE).zip(levels.chunks_mut(PIECE));
         for ((weights, levels), quantized) in pieces.zip(quantized.chunks_mut(PIECE)) {
             assign(weights, levels);
-            decode(kernel, codebook, levels, scale, quantized);
+            decode(isa, codebook, levels, scale, quantized);
         }
     };
     let parts = Parts::of(levels.len());
@@ -770,7 +770,7 @@ multiversion! {
 
 /// Writes the levels, and returns `½ Σ d (w − ŵ)²` of what they and `scale` decode to.
 pub(crate) fn assign_with_error(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     assignment: Assignment<'_>,
     codebook: Codebook,
@@ -782,7 +782,7 @@ pub(crate) fn assign_with_error(
         let w = part.weights();
         with_curvature!(part, |d| with_rule!(codebook, |rule| match assignment {
             Assignment::Ternary(above, below) => {
-                assigned_error(kernel, w, d, Ternary { above, below }, rule, scales, levels)
+                assigned_error(isa, w, d, Ternary { above, below }, rule, scales, levels)
             }
             Assignment::Nearest(magnitudes, thresholds) => {
                 let assign = Nearest {
@@ -791,11 +791,11 @@ pub(crate) fn assign_with_error(
                     first_negative: magnitudes.first_negative,
                 };
                 if let Some(assign) = assign.of_length::<3>() {
-                    assigned_error(kernel, w, d, assign, rule, scales, levels)
+                    assigned_error(isa, w, d, assign, rule, scales, levels)
                 } else if let Some(assign) = assign.of_length::<7>() {
-                    assigned_error(kernel, w, d, assign, rule, scales, levels)
+                    assigned_error(isa, w, d, assign, rule, scales, levels)
                 } else {
-                    assigned_error(kernel, w, d, assign, rule, scales, levels)
+                    assigned_error(isa, w, d, assign, rule, scales, levels)
                 }
             }
         }))
@@ -890,7 +890,7 @@ multiversion! {
 
 /// `½ Σ d (w − ŵ)²` of what `levels` and `scale` decode to.
 pub(crate) fn weighted_error(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     codebook: Codebook,
     scale: Scale,
@@ -900,7 +900,7 @@ pub(crate) fn weighted_error(
     let of_part = |(part, levels): (Problem<'_>, &[i8])| {
         let w = part.weights();
         with_curvature!(part, |d| with_rule!(codebook, |rule| {
-            level_error(kernel, w, d, rule, scales, levels)
+            level_error(isa, w, d, rule, scales, levels)
         }))
     };
     let parts = Parts::of(levels.len());
@@ -949,7 +949,7 @@ fn add_errors(
 
 /// `ŵ` of `levels` and `scale`, up to the end of the shorter slice.
 pub(crate) fn decode(
-    kernel: Kernel,
+    isa: Isa,
     codebook: Codebook,
     levels: &[i8],
     scale: Scale,
@@ -959,7 +959,7 @@ pub(crate) fn decode(
     let length = levels.len().min(quantized.len());
     let decode = |(levels, quantized): (&[i8], &mut [f32])| {
         with_rule!(codebook, |rule| decode_levels(
-            kernel, rule, levels, scales, quantized
+            isa, rule, levels, scales, quantized
         ));
     };
     let both = (&levels[..length], &mut quantized[..length]);
@@ -992,7 +992,7 @@ mod tests {
     }
 
     /// Everything that the kernels compute for one problem, as bits.
-    fn all_results(kernel: Kernel, problem: Problem<'_>, codebook: Codebook) -> Vec<u64> {
+    fn all_results(isa: Isa, problem: Problem<'_>, codebook: Codebook) -> Vec<u64> {
         let weights = problem.weights();
         let magnitudes = codebook.magnitudes();
         let thresholds = magnitudes.thresholds(0.7);
@@ -1002,27 +1002,27 @@ mod tests {
             positive: 0.7,
             negative: 0.3,
         };
-        let Span { smallest, largest } = span(kernel, weights);
+        let Span { smallest, largest } = span(isa, weights);
         let mut results = vec![smallest.into(), largest.into()];
         let nearest = Assignment::Nearest(&magnitudes, &thresholds);
-        let error = assign_with_error(kernel, problem, nearest, codebook, scale, &mut levels);
+        let error = assign_with_error(isa, problem, nearest, codebook, scale, &mut levels);
         results.push(error.to_bits());
         for side in [Side::Both, Side::Positive, Side::Negative] {
             for moments in [
-                totals(kernel, problem, side),
-                moments(kernel, problem, side, &magnitudes, thresholds.values()),
-                moments_of_levels(kernel, problem, side, codebook, &levels),
-                moments_above(kernel, problem, 0.2),
+                totals(isa, problem, side),
+                moments(isa, problem, side, &magnitudes, thresholds.values()),
+                moments_of_levels(isa, problem, side, codebook, &levels),
+                moments_above(isa, problem, 0.2),
             ] {
                 results.extend([moments.product.to_bits(), moments.square.to_bits()]);
             }
         }
-        results.push(weighted_error(kernel, problem, codebook, scale, &levels).to_bits());
-        decode(kernel, codebook, &levels, scale, &mut quantized);
+        results.push(weighted_error(isa, problem, codebook, scale, &levels).to_bits());
+        decode(isa, codebook, &levels, scale, &mut quantized);
         results.extend(levels.iter().map(|&level| level as u64));
         results.extend(quantized.iter().map(|value| u64::from(value.to_bits())));
         let ternary = Assignment::Ternary(0.2, 0.4);
-        let error = assign_with_error(kernel, problem, ternary, codebook, scale, &mut levels);
+        let error = assign_with_error(isa, problem, ternary, codebook, scale, &mut levels);
         results.push(error.to_bits());
         results.extend(levels.iter().map(|&level| level as u64));
         results
@@ -1030,8 +1030,8 @@ mod tests {
 
     #[test]
     fn every_kernel_gives_the_same_bits() {
-        let others: Vec<Kernel> = Kernel::available().map(|(kernel, _)| kernel).collect();
-        assert!(others.contains(&Kernel::Portable));
+        let others: Vec<Isa> = Isa::available().collect();
+        assert!(others.contains(&Isa::PORTABLE));
         for count in [0, 1, 63, 64, 65, 127, 128, 200, 1000] {
             let (weights, curvature) = (numbers(count, 0.7), numbers(count, 0.3));
             let curvature: Vec<f32> = curvature.iter().map(|d| d.abs()).collect();
@@ -1047,10 +1047,10 @@ mod tests {
                     Codebook::given(&[0.0, 0.1, 0.7]).unwrap(),
                     Codebook::given(&[0.1, 0.7, 0.8, 1.0]).unwrap(),
                 ] {
-                    let expected = all_results(Kernel::Portable, problem, codebook);
-                    for &kernel in &others {
-                        let found = all_results(kernel, problem, codebook);
-                        assert_eq!(found, expected, "{kernel:?}, {count} of {codebook:?}");
+                    let expected = all_results(Isa::PORTABLE, problem, codebook);
+                    for &isa in &others {
+                        let found = all_results(isa, problem, codebook);
+                        assert_eq!(found, expected, "{isa:?}, {count} of {codebook:?}");
                     }
                 }
             }
@@ -1095,7 +1095,7 @@ mod tests {
                     let threshold = f64::from(threshold);
                     let thresholds = magnitudes.thresholds(2.0 * threshold);
                     let found = moments(
-                        Kernel::Portable,
+                        Isa::PORTABLE,
                         problem,
                         side,
                         &magnitudes,
@@ -1106,7 +1106,7 @@ mod tests {
                     });
                 }
                 let codebook = Codebook::Ternary;
-                let found = moments_of_levels(Kernel::Portable, problem, side, codebook, &levels);
+                let found = moments_of_levels(Isa::PORTABLE, problem, side, codebook, &levels);
                 agree(found, &|w, b| match side {
                     Side::Both => (w, b),
                     _ => (sign * w, f64::from(sign * w > 0.0 && sign * b > 0.0)),

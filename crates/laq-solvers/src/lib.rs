@@ -93,7 +93,6 @@
 mod alternating;
 mod climb;
 mod codebook;
-mod dispatch;
 mod exact;
 mod finish;
 mod kernels;

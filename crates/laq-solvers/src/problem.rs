@@ -1,8 +1,8 @@
 //! The data of one quantization problem, checked once, and what can go wrong with it.
 
 use crate::codebook::{Codebook, Scale};
-use crate::dispatch::Kernel;
 use crate::kernels;
+use laq_simd::Isa;
 
 /// Weights `w` and curvature `d` of problem (1) of the paper:
 /// minimise `½ Σ_i d_i (w_i − ŵ_i)²` over the quantized weights `ŵ`.
@@ -35,8 +35,8 @@ impl<'a> Problem<'a> {
     /// Lengths that differ; a weight that is NaN or infinite; a curvature that is NaN, infinite or
     /// negative. The error names the first such index.
     pub fn new(weights: &'a [f32], curvature: Option<&'a [f32]>) -> Result<Self, SolveError> {
-        let kernel = Kernel::selected()?;
-        let span = kernels::span(kernel, weights);
+        let isa = Isa::selected();
+        let span = kernels::span(isa, weights);
         if span.largest > f32::MAX.to_bits() {
             let bad = |(_, value): &(usize, f32)| !value.is_finite();
             let found = weights.iter().copied().enumerate().find(bad);
@@ -51,7 +51,7 @@ impl<'a> Problem<'a> {
                     curvature: curvature.len(),
                 });
             }
-            if !kernels::all_finite_and_not_negative(kernel, curvature) {
+            if !kernels::all_finite_and_not_negative(isa, curvature) {
                 let bad = |(_, value): &(usize, f32)| !value.is_finite() || *value < 0.0;
                 let found = curvature.iter().copied().enumerate().find(bad);
                 if let Some((index, value)) = found {
@@ -100,7 +100,7 @@ impl<'a> Problem<'a> {
     ) -> Result<f64, SolveError> {
         self.check_length(levels)?;
         Ok(kernels::weighted_error(
-            Kernel::selected()?,
+            Isa::selected(),
             *self,
             codebook,
             scale,
@@ -213,16 +213,5 @@ pub enum SolveError {
     Magnitudes {
         /// What is wrong with them.
         reason: String,
-    },
-    /// The environment variable `LAQ_KERNEL` asks for something that cannot be had.
-    #[error(
-        "LAQ_KERNEL is `{found}`, expected one of the kernels that this processor has: {available}; \
-         unset it to have the fastest one chosen"
-    )]
-    Kernel {
-        /// The value of the variable.
-        found: String,
-        /// The names that would have been accepted.
-        available: String,
     },
 }

@@ -5,11 +5,11 @@ use std::mem;
 
 use crate::climb::Events;
 use crate::codebook::{Codebook, Scale};
-use crate::dispatch::Kernel;
 use crate::exact::Memory;
 use crate::kernels;
 use crate::problem::{Problem, SolveError};
 use crate::step::{self, CURVATURE_FLOOR};
+use laq_simd::Isa;
 
 /// What a solver returns beside the levels.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,8 +46,8 @@ impl Workspace {
         // Taken out, so that the solver can have the rest.
         let mut curvature = mem::take(&mut self.curvature);
         curvature.resize(second_moment.len(), 0.0);
-        let kernel = Kernel::selected()?;
-        kernels::roots(kernel, second_moment, CURVATURE_FLOOR, &mut curvature);
+        let isa = Isa::selected();
+        kernels::roots(isa, second_moment, CURVATURE_FLOOR, &mut curvature);
         let solved = Problem::new(weights, Some(&curvature))
             .and_then(|problem| quantizer.solve(problem, previous, levels, self));
         self.curvature = curvature;

@@ -19,11 +19,11 @@
 
 use crate::climb::{Best, Item, climb};
 use crate::codebook::{Codebook, Magnitudes};
-use crate::dispatch::Kernel;
 use crate::finish;
 use crate::kernels::{Moments, Side, pack};
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Solution, Workspace};
+use laq_simd::Isa;
 
 /// Solves problem (1) to the global optimum: over all scales that an f32 can hold and all assignments of
 /// the codebook's levels, for any codebook.
@@ -44,21 +44,21 @@ pub fn exact_by_sorting(
     levels: &mut [i8],
     workspace: &mut Workspace,
 ) -> Result<Solution, SolveError> {
-    finish::with_scale(problem, codebook, levels, |kernel, magnitudes, _| {
-        let best = best_state(kernel, problem, Side::Both, magnitudes, workspace);
+    finish::with_scale(problem, codebook, levels, |isa, magnitudes, _| {
+        let best = best_state(isa, problem, Side::Both, magnitudes, workspace);
         (best.scale, 1)
     })
 }
 
 /// The best state for the weights of one side; scale zero where nothing is gained by any other.
 pub(crate) fn best_state(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     side: Side,
     magnitudes: &Magnitudes,
     workspace: &mut Workspace,
 ) -> Best {
-    let Some((problem, totals)) = finish::weighted_or_not(kernel, problem, side) else {
+    let Some((problem, totals)) = finish::weighted_or_not(isa, problem, side) else {
         return Best::default();
     };
     let sorted = &mut workspace.sorted;

@@ -12,13 +12,13 @@
 
 use crate::alternating::{MOST_ROUNDS, SCALE_TOLERANCE};
 use crate::codebook::{Codebook, Magnitudes, Scale, at_most};
-use crate::dispatch::Kernel;
 use crate::finish;
 use crate::kernels::{self, Moments};
 use crate::parallel::{self, OnePerPart, Parts};
 use crate::problem::SolveError;
 use crate::quantizer::Solution;
 use crate::survey::{self, Gathered, MOST_THRESHOLDS, Survey};
+use laq_simd::Isa;
 
 /// Added to √v, so that the curvature d = √v + 1e-8 is positive. Source: PAPER.md §1.
 pub const CURVATURE_FLOOR: f32 = 1e-8;
@@ -63,9 +63,9 @@ pub(crate) fn alternating(
     if !fits || !usual || !(1..=MOST_THRESHOLDS).contains(&thresholds) {
         return Ok(None);
     }
-    let kernel = Kernel::selected()?;
+    let isa = Isa::selected();
     let zones = Zones::new(&magnitudes, f64::from(previous));
-    let survey = zones.survey(kernel, weights, second_moment, codebook, levels, memory);
+    let survey = zones.survey(isa, weights, second_moment, codebook, levels, memory);
     let sums = |scale: f64| zones.moments(&survey, &memory.parts, scale);
     let Some((scale, rounds)) = rounds(survey.of_levels, sums) else {
         return Ok(None);
@@ -78,7 +78,7 @@ pub(crate) fn alternating(
     let error = 0.5 * (survey.energy - wide * (2.0 * last.product - wide * last.square));
     let (thresholds, scale) = (magnitudes.thresholds(wide), Scale::One(scale));
     let nearest = (&magnitudes, &thresholds);
-    kernels::assign_and_decode(kernel, weights, codebook, nearest, scale, levels, quantized);
+    kernels::assign_and_decode(isa, weights, codebook, nearest, scale, levels, quantized);
     Ok(Some(Solution {
         scale,
         // Where nothing is left but rounding, that may be below zero.
@@ -129,7 +129,7 @@ impl<'a> Zones<'a> {
 
     fn survey(
         &self,
-        kernel: Kernel,
+        isa: Isa,
         weights: &[f32],
         second_moment: &[f32],
         codebook: Codebook,
@@ -143,7 +143,7 @@ impl<'a> Zones<'a> {
             let gathered = &mut part[0][..self.count];
             gathered.iter_mut().for_each(Gathered::clear);
             let numbers = (weights, second_moment, CURVATURE_FLOOR);
-            survey::survey(kernel, numbers, (codebook, levels), zones, gathered)
+            survey::survey(isa, numbers, (codebook, levels), zones, gathered)
         };
         let all = (
             ((weights, second_moment), levels),

@@ -1,11 +1,11 @@
 //! The one pass over all weights that a training step's solver takes: see [`step`](crate::step).
 
 use crate::codebook::{Codebook, LevelValue, Magnitudes};
-use crate::dispatch::{Kernel, multiversion};
 use crate::kernels::{
     self, LANES, Moments, PIECE, Side, Table, above_thresholds, magnitudes_of, padded, with_rule,
 };
 use crate::problem::Problem;
+use laq_simd::{Isa, Set, multiversion};
 
 /// What one look at weights, second moments and levels gives.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,7 +87,7 @@ const HALF: usize = LANES / 2;
 /// The survey of some weights with the curvature `√second_moment + floor`; puts the magnitudes from the first to below
 /// the second border of each zone behind what `gathered` has of that zone.
 pub(crate) fn survey(
-    kernel: Kernel,
+    isa: Isa,
     (weights, second_moment, floor): (&[f32], &[f32], f32),
     (codebook, levels): (Codebook, &[i8]),
     (magnitudes, borders): (&Magnitudes, &[[f32; 2]]),
@@ -98,17 +98,17 @@ pub(crate) fn survey(
     let pieces = weights.chunks(PIECE).zip(second_moment.chunks(PIECE));
     for ((weights, second_moment), levels) in pieces.zip(levels.chunks(PIECE)) {
         #[cfg(target_arch = "x86_64")]
-        if kernel == Kernel::Avx512 && codebook == Codebook::Ternary {
+        if isa.set() == Set::Avx512 && codebook == Codebook::Ternary {
             let numbers = (weights, second_moment, levels);
-            // SAFETY: only `Kernel::available` makes this value, so the processor has these parts of AVX-512.
+            // SAFETY: an `Isa` of this set exists only if the processor has its features.
             let sums = unsafe { avx512::ternary(numbers, floor, borders[0], &mut gathered[0]) };
             found = found.plus(sums);
             continue;
         }
         let curvature = &mut room[..weights.len()];
-        kernels::root(kernel, second_moment, floor, curvature);
+        kernels::root(isa, second_moment, floor, curvature);
         let sums = sums(
-            kernel,
+            isa,
             weights,
             curvature,
             (codebook, levels),
@@ -118,7 +118,7 @@ pub(crate) fn survey(
         let (problem, side) = (Problem::unchecked(weights, curvature), Side::Both);
         for (zone, &borders) in gathered.iter_mut().zip(borders) {
             let Gathered { packed, count } = zone;
-            *count = kernels::gather_range(kernel, problem, side, borders, packed, *count);
+            *count = kernels::gather_range(isa, problem, side, borders, packed, *count);
         }
     }
     found
@@ -126,7 +126,7 @@ pub(crate) fn survey(
 
 /// The sums of a short slice, for any codebook.
 fn sums(
-    kernel: Kernel,
+    isa: Isa,
     weights: &[f32],
     curvature: &[f32],
     (codebook, levels): (Codebook, &[i8]),
@@ -140,7 +140,7 @@ fn sums(
     }
     macro_rules! sums_of {
         ($rule:expr, $ends:expr, $q:expr) => {
-            sums_of(kernel, weights, curvature, $rule, levels, lowest, $ends, $q)
+            sums_of(isa, weights, curvature, $rule, levels, lowest, $ends, $q)
         };
     }
     with_rule!(codebook, |rule| match *q {
@@ -357,18 +357,18 @@ mod tests {
             }
             let magnitudes = Codebook::Ternary.magnitudes();
             let mut found: Option<Survey> = None;
-            for (kernel, name) in Kernel::available() {
+            for isa in Isa::available() {
                 let mut gathered = [Gathered::default()];
                 let sums = survey(
-                    kernel,
+                    isa,
                     (&w, &v, floor),
                     (Codebook::Ternary, &b),
                     (&magnitudes, &[[low, high]]),
                     &mut gathered,
                 );
                 let [Gathered { packed, count }] = &gathered;
-                prop_assert_eq!(&packed[..*count], &near[..], "{}", name);
-                prop_assert_eq!(*found.get_or_insert(sums), sums, "{}", name);
+                prop_assert_eq!(&packed[..*count], &near[..], "{}", isa);
+                prop_assert_eq!(*found.get_or_insert(sums), sums, "{}", isa);
                 let close = |a: f64, b: f64| (a - b).abs() <= 1e-12 * energy.max(b.abs());
                 for (a, b) in [sums.of_levels, sums.outside].into_iter().zip(expected) {
                     prop_assert!(close(a.product, b.product) && close(a.square, b.square));

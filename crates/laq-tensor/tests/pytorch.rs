@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use laq_tensor::cpu::Kernel;
+use laq_tensor::cpu::Isa;
 use laq_tensor::{
     CpuBackend, Dense, DenseShape, Loss, Losses, Lstm, LstmGradients, LstmParameters, LstmShape,
     Memory, Steps,
@@ -54,8 +54,8 @@ fn loss_and_all_gradients_are_those_of_pytorch() {
         inputs: hidden,
         outputs: vocabulary,
     };
-    for kernel in Kernel::available() {
-        let backend = CpuBackend::with_kernel(kernel);
+    for isa in Isa::available() {
+        let backend = CpuBackend::with_isa(isa);
         let zeros = |name: &str| backend.zeros(golden[name].shape()).unwrap();
         let upload = |name: &str| {
             let mut tensor = zeros(name);
@@ -153,7 +153,7 @@ fn loss_and_all_gradients_are_those_of_pytorch() {
                     assert!(
                         error <= 2e-6 * largest,
                         "{}: {label}.{name}[{index}]: {found}, PyTorch has {expected}",
-                        kernel.name()
+                        isa.name()
                     );
                 }
             }

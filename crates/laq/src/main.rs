@@ -17,6 +17,10 @@ use args::{Args, Command};
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Err(error) = laq_simd::Isa::from_environment() {
+        progress::tell(&format!("error: {error}"));
+        return ExitCode::FAILURE;
+    }
     let done = match args.command {
         Command::Train(args) => commands::train(&args),
         Command::Eval(args) => commands::eval(&args),

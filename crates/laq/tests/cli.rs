@@ -20,7 +20,7 @@ use laq_runner::record::Status;
 use laq_runner::run_folder::{RunFolder, read_summary};
 use laq_runner::train::Event;
 use laq_tensor::CpuBackend;
-use laq_tensor::cpu::Kernel;
+use laq_tensor::cpu::Isa;
 use serde_json::Value;
 
 fn laq(lab: &Lab, arguments: &[&str]) -> Output {
@@ -550,7 +550,7 @@ fn a_run_goes_on_with_its_own_kernel_alone() {
     let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { step: 2, .. });
     lab.train_until(&experiment, "runs/tiny", None, stop)
         .expect("a part of a run");
-    let own = CpuBackend::new().expect("a kernel").kernel().name();
+    let own = CpuBackend::new().expect("a CPU backend").isa().name();
     let with = |kernel: &str, arguments: &[&str]| {
         let mut command = Command::new(cargo_bin!("laq"));
         command.env("CUDA_VISIBLE_DEVICES", "");
@@ -561,7 +561,7 @@ fn a_run_goes_on_with_its_own_kernel_alone() {
     };
     let resume = ["train", "tiny.toml", "--resume"];
     // A processor without another kernel has nothing to refuse.
-    for other in Kernel::available().iter().map(|kernel| kernel.name()) {
+    for other in Isa::available().map(Isa::name) {
         if other == own {
             continue;
         }

@@ -52,13 +52,13 @@ use self::buckets::Buckets;
 use self::search::{Candidates, LEAST_BITS, ROUNDING, Search};
 use crate::climb::{Best, Item};
 use crate::codebook::{Codebook, Magnitudes, Scale};
-use crate::dispatch::Kernel;
 use crate::finish;
 use crate::kernels::{self, Moments, Side};
 use crate::parallel::{self, OnePerPart, Parts};
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Solution, Workspace};
 use crate::sorting;
+use laq_simd::Isa;
 
 /// Solves problem (1) to the global optimum, as [`exact_by_sorting`](crate::exact_by_sorting) does: over all scales that an f32
 /// can hold and all assignments of the codebook's levels, for any codebook.
@@ -80,8 +80,8 @@ pub fn exact(
     levels: &mut [i8],
     workspace: &mut Workspace,
 ) -> Result<Solution, SolveError> {
-    finish::with_scale(problem, codebook, levels, |kernel, magnitudes, _| {
-        let best = best_state(kernel, problem, Side::Both, magnitudes, workspace);
+    finish::with_scale(problem, codebook, levels, |isa, magnitudes, _| {
+        let best = best_state(isa, problem, Side::Both, magnitudes, workspace);
         (best.scale, 1)
     })
 }
@@ -95,13 +95,13 @@ pub(crate) fn two_scales(
     workspace: &mut Workspace,
 ) -> Result<Solution, SolveError> {
     problem.check_length(levels)?;
-    let kernel = Kernel::selected()?;
+    let isa = Isa::selected();
     let magnitudes = Codebook::Ternary.magnitudes();
     let [positive, negative] = [Side::Positive, Side::Negative]
-        .map(|side| best_state(kernel, problem, side, &magnitudes, workspace))
+        .map(|side| best_state(isa, problem, side, &magnitudes, workspace))
         .map(|best| finish::to_f32(best.scale));
     let scale = Scale::Two { positive, negative };
-    Ok(finish::two_scales(kernel, problem, scale, 1, levels))
+    Ok(finish::two_scales(isa, problem, scale, 1, levels))
 }
 
 /// Mantissa bits that tell the first buckets and cells apart.
@@ -115,7 +115,7 @@ const FEW: usize = 1 << 11;
 
 /// The best state for the weights of one side; scale zero where nothing is gained by any other.
 fn best_state(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     side: Side,
     magnitudes: &Magnitudes,
@@ -123,10 +123,10 @@ fn best_state(
 ) -> Best {
     // With more buckets than weights, or one state alone, there is nothing to gain by them.
     if problem.weights().len() <= coarse_keys(problem).len() || magnitudes.values().len() == 1 {
-        return sorting::best_state(kernel, problem, side, magnitudes, workspace);
+        return sorting::best_state(isa, problem, side, magnitudes, workspace);
     }
     let work = problem.weights().len();
-    by_buckets(kernel, problem, side, magnitudes, work, workspace)
+    by_buckets(isa, problem, side, magnitudes, work, workspace)
 }
 
 /// The leading bits that the magnitudes have.
@@ -137,7 +137,7 @@ fn coarse_keys(problem: Problem<'_>) -> Range<u32> {
 
 /// The same by buckets, with bounds at so many thresholds as `work` says; by sorting where that is too few.
 fn by_buckets(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     side: Side,
     magnitudes: &Magnitudes,
@@ -159,35 +159,19 @@ fn by_buckets(
 
     // The first buckets.
     let mut problem = problem;
-    fill(
-        kernel,
-        problem,
-        side,
-        keys.clone(),
-        parts,
-        of_parts,
-        buckets,
-    );
+    fill(isa, problem, side, keys.clone(), parts, of_parts, buckets);
     let nothing_above = |all: &Moments| all.product == 0.0;
     if buckets.above.first().is_none_or(nothing_above) {
         // All zeros, or all curvatures zero.
-        let Some((unweighted, _)) = finish::weighted_or_not(kernel, problem, side) else {
+        let Some((unweighted, _)) = finish::weighted_or_not(isa, problem, side) else {
             return Best::default();
         };
         problem = unweighted;
-        fill(
-            kernel,
-            problem,
-            side,
-            keys.clone(),
-            parts,
-            of_parts,
-            buckets,
-        );
+        fill(isa, problem, side, keys.clone(), parts, of_parts, buckets);
     }
 
     // The first cells.
-    let mut search = Search::new(kernel, problem, side, magnitudes, buckets, parts);
+    let mut search = Search::new(isa, problem, side, magnitudes, buckets, parts);
     let cells = search.everything(problem, magnitudes);
     candidates.intervals.clear();
     candidates.intervals.push(cells);
@@ -198,7 +182,7 @@ fn by_buckets(
         .affordable_bits(COARSE_BITS, candidates, work.max(all_events / 8))
         .or_else(|| search.affordable_bits(LEAST_BITS, candidates, all_events));
     let Some(bits) = bits else {
-        return sorting::best_state(kernel, problem, side, magnitudes, workspace);
+        return sorting::best_state(isa, problem, side, magnitudes, workspace);
     };
     search.narrow(buckets, candidates, bits);
     search.mark(buckets, candidates);
@@ -208,7 +192,7 @@ fn by_buckets(
     let marks = (&buckets.marks[..], COARSE_SHIFT, keys.start);
     let pick = |(problem, OnePerPart(part)): (Problem<'_>, OnePerPart<'_, Part>)| {
         let Part { packed, count, .. } = &mut part[0];
-        *count = kernels::gather(kernel, problem, side, range, marks, packed);
+        *count = kernels::gather(isa, problem, side, range, marks, packed);
     };
     parallel::for_each((problem, OnePerPart(of_parts)), parts, &pick);
     let left: usize = of_parts.iter().map(|part| part.count).sum();
@@ -280,7 +264,7 @@ struct Part {
 
 /// Fills the tables of the parts, adds the others up in the first, and makes buckets of it.
 fn fill(
-    kernel: Kernel,
+    isa: Isa,
     problem: Problem<'_>,
     side: Side,
     keys: Range<u32>,
@@ -292,7 +276,7 @@ fn fill(
         let table = &mut part[0].table;
         table.clear();
         table.resize(keys.len() + 1, [0.0; 2]);
-        kernels::fill_buckets(kernel, problem, side, COARSE_SHIFT, keys.start, table);
+        kernels::fill_buckets(isa, problem, side, COARSE_SHIFT, keys.start, table);
     };
     parallel::for_each((problem, OnePerPart(&mut *of_parts)), parts, &fill);
     if let Some((first, others)) = of_parts.split_first_mut() {

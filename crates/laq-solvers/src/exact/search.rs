@@ -4,10 +4,10 @@
 use super::buckets::Buckets;
 use crate::climb::{Best, Events, Item, LARGEST_SCALE, climb};
 use crate::codebook::{MOST_MAGNITUDES, Magnitudes};
-use crate::dispatch::Kernel;
 use crate::kernels::{self, Moments, Side};
 use crate::parallel::Parts;
 use crate::problem::Problem;
+use laq_simd::Isa;
 
 /// Scales that may hold the optimum.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +47,7 @@ pub(super) struct Search {
 
 impl Search {
     pub(super) fn new(
-        kernel: Kernel,
+        isa: Isa,
         problem: Problem<'_>,
         side: Side,
         magnitudes: &Magnitudes,
@@ -66,7 +66,7 @@ impl Search {
         let (lowest, highest) = (f64::from(q[0]), f64::from(q[q.len() - 1]));
         let all = buckets.above[0];
         let square = if lowest > 0.0 {
-            kernels::totals(kernel, problem, side).square
+            kernels::totals(isa, problem, side).square
         } else {
             0.0
         };

@@ -74,12 +74,12 @@ fn check(
     let mut workspace = Workspace::default();
     for side in [Side::Both, Side::Positive, Side::Negative] {
         let expected =
-            sorting::best_state(Kernel::Portable, problem, side, &magnitudes, &mut workspace);
+            sorting::best_state(Isa::PORTABLE, problem, side, &magnitudes, &mut workspace);
         let mut found = Vec::new();
-        for (kernel, _) in Kernel::available() {
+        for isa in Isa::available() {
             let work = 1 << 14;
             found.push(by_buckets(
-                kernel,
+                isa,
                 problem,
                 side,
                 &magnitudes,

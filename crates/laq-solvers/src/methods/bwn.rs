@@ -36,8 +36,8 @@ impl Quantizer for Bwn {
         levels: &mut [i8],
         _workspace: &mut Workspace,
     ) -> Result<Solution, SolveError> {
-        signs(problem, levels, |kernel| {
-            mean_magnitude(kernel, problem.unweighted())
+        signs(problem, levels, |isa| {
+            mean_magnitude(isa, problem.unweighted())
         })
     }
 }

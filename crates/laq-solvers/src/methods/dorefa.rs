@@ -4,11 +4,11 @@
 //! between levels can be taken back to the weights, `|w| = artanh(M · midpoint)`, once a slice: no tanh a weight.
 
 use crate::codebook::{Codebook, Scale};
-use crate::dispatch::Kernel;
 use crate::finish;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Quantizer, Solution, Solver, Workspace};
+use laq_simd::Isa;
 
 pub(crate) const FAMILY: Family = Family {
     id: "dorefa-M",
@@ -43,13 +43,13 @@ impl Quantizer for DoReFa {
         _workspace: &mut Workspace,
     ) -> Result<Solution, SolveError> {
         problem.check_length(levels)?;
-        let kernel = Kernel::selected()?;
+        let isa = Isa::selected();
         let largest = f64::from(f32::from_bits(problem.span().largest)).tanh();
         let magnitudes = self.codebook().magnitudes();
         let thresholds = magnitudes.thresholds_by(|midpoint| (largest * midpoint).atanh());
         let scale = Scale::One(1.0);
         Ok(finish::at_thresholds(
-            kernel,
+            isa,
             problem,
             self.codebook(),
             &magnitudes,

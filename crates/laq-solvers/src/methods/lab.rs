@@ -37,6 +37,6 @@ impl Quantizer for Lab {
         levels: &mut [i8],
         _workspace: &mut Workspace,
     ) -> Result<Solution, SolveError> {
-        signs(problem, levels, |kernel| mean_magnitude(kernel, problem))
+        signs(problem, levels, |isa| mean_magnitude(isa, problem))
     }
 }

@@ -18,7 +18,6 @@ mod twn;
 
 use crate::alternating::alternating;
 use crate::codebook::{Codebook, Scale};
-use crate::dispatch::Kernel;
 use crate::exact::exact;
 use crate::finish;
 use crate::kernels::Side;
@@ -26,6 +25,7 @@ use crate::method::Family;
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Quantizer, Solution, Solver, Workspace};
 use crate::step;
+use laq_simd::Isa;
 
 /// In the order of the paper's tables, then what is not in the paper.
 pub(crate) static FAMILIES: [Family; 15] = [
@@ -115,14 +115,14 @@ impl Quantizer for Exact {
 fn signs(
     problem: Problem<'_>,
     levels: &mut [i8],
-    scale: impl FnOnce(Kernel) -> f32,
+    scale: impl FnOnce(Isa) -> f32,
 ) -> Result<Solution, SolveError> {
     problem.check_length(levels)?;
-    let kernel = Kernel::selected()?;
+    let isa = Isa::selected();
     let magnitudes = Codebook::Binary.magnitudes();
-    let scale = scale(kernel);
+    let scale = scale(isa);
     Ok(finish::one_scale(
-        kernel,
+        isa,
         problem,
         Codebook::Binary,
         &magnitudes,
@@ -133,7 +133,7 @@ fn signs(
 }
 
 /// `Σ d |w| / Σ d`, zero where all weights are.
-fn mean_magnitude(kernel: Kernel, problem: Problem<'_>) -> f32 {
-    finish::weighted_or_not(kernel, problem, Side::Both)
+fn mean_magnitude(isa: Isa, problem: Problem<'_>) -> f32 {
+    finish::weighted_or_not(isa, problem, Side::Both)
         .map_or(0.0, |(_, totals)| finish::to_f32(totals.scale()))
 }

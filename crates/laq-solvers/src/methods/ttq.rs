@@ -1,11 +1,11 @@
 //! TTQ: levels {−W_n, 0, W_p}, both scales trained, `Δ = t · max |w|` with `t = 0.05`.
 
 use crate::codebook::{Codebook, Scale, at_most};
-use crate::dispatch::Kernel;
 use crate::finish;
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Quantizer, Solution, Solver, Workspace};
+use laq_simd::Isa;
 
 pub(crate) const FAMILY: Family = Family {
     id: "ttq",
@@ -41,10 +41,10 @@ impl Quantizer for Ttq {
         _workspace: &mut Workspace,
     ) -> Result<Solution, SolveError> {
         problem.check_length(levels)?;
-        let kernel = Kernel::selected()?;
+        let isa = Isa::selected();
         let [positive, negative] = match previous {
             Some(trained) => trained.pair(),
-            None => [super::twn::threshold_and_scale(kernel, problem).1; 2],
+            None => [super::twn::threshold_and_scale(isa, problem).1; 2],
         };
         if let Some(&value) = [positive, negative].iter().find(|scale| !scale.is_finite()) {
             return Err(SolveError::Scale { value });
@@ -53,7 +53,7 @@ impl Quantizer for Ttq {
         let threshold = at_most(THRESHOLD * f64::from(largest));
         let scale = Scale::Two { positive, negative };
         Ok(finish::ternary_at(
-            kernel, problem, threshold, threshold, scale, 0, levels,
+            isa, problem, threshold, threshold, scale, 0, levels,
         ))
     }
 

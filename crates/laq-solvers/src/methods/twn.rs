@@ -2,12 +2,12 @@
 //! weights above `Δ`. The curvature plays no part.
 
 use crate::codebook::{Codebook, Scale, at_most};
-use crate::dispatch::Kernel;
 use crate::finish;
 use crate::kernels::{self, Side};
 use crate::method::Family;
 use crate::problem::{Problem, SolveError};
 use crate::quantizer::{Quantizer, Solution, Solver, Workspace};
+use laq_simd::Isa;
 
 pub(crate) const FAMILY: Family = Family {
     id: "twn",
@@ -43,23 +43,23 @@ impl Quantizer for Twn {
         _workspace: &mut Workspace,
     ) -> Result<Solution, SolveError> {
         problem.check_length(levels)?;
-        let kernel = Kernel::selected()?;
-        let (threshold, scale) = threshold_and_scale(kernel, problem);
+        let isa = Isa::selected();
+        let (threshold, scale) = threshold_and_scale(isa, problem);
         let scale = Scale::One(scale);
         Ok(finish::ternary_at(
-            kernel, problem, threshold, threshold, scale, 0, levels,
+            isa, problem, threshold, threshold, scale, 0, levels,
         ))
     }
 }
 
 /// `Δ`, and the mean magnitude above it; infinity and zero where all weights are zero.
-pub(super) fn threshold_and_scale(kernel: Kernel, problem: Problem<'_>) -> (f32, f32) {
+pub(super) fn threshold_and_scale(isa: Isa, problem: Problem<'_>) -> (f32, f32) {
     let problem = problem.unweighted();
-    let all = kernels::totals(kernel, problem, Side::Both);
+    let all = kernels::totals(isa, problem, Side::Both);
     if all.product == 0.0 {
         return (f32::INFINITY, 0.0);
     }
     let threshold = at_most(THRESHOLD * all.scale());
-    let above = kernels::moments_above(kernel, problem, threshold);
+    let above = kernels::moments_above(isa, problem, threshold);
     (threshold, finish::to_f32(above.scale()))
 }

@@ -68,19 +68,9 @@ impl<B> Backend for B where
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
-    /// An environment variable names a kernel that this build or this processor does not have.
-    #[error(
-        "the kernel \"{found}\" (from {variable}) is not available on this processor: \
-         expected one of {available}; unset {variable} to select the fastest"
-    )]
-    UnknownKernel {
-        /// The name found.
-        found: String,
-        /// The environment variable.
-        variable: &'static str,
-        /// The accepted names, comma separated.
-        available: String,
-    },
+    /// `LAQ_KERNEL` names an instruction set that this processor does not have.
+    #[error(transparent)]
+    Isa(#[from] laq_simd::UnknownIsa),
     /// A solver rejected a group of weights.
     #[error("parameter {parameter}, group {group}: {source}")]
     Solve {

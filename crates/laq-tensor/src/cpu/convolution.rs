@@ -44,7 +44,7 @@ impl Convolution for CpuBackend {
         }
         let patches = Patches::new(shape, shape.in_channels, input.as_slice());
         let filters = Matrix::new(weight.as_slice(), shape.out_channels, shape.filter());
-        product(self.kernel, patches, filters, bias.is_some(), output);
+        product(self.isa, patches, filters, bias.is_some(), output);
         Ok(())
     }
 
@@ -65,12 +65,12 @@ impl Convolution for CpuBackend {
             let weight = weight.as_slice();
             let rotated = RotatedFilters { shape, weight };
             let input_gradient = input_gradient.as_mut_slice();
-            product(self.kernel, patches, rotated, false, input_gradient);
+            product(self.isa, patches, rotated, false, input_gradient);
         }
         let gradient = Matrix::new(output_gradient, shape.pixels(), shape.out_channels);
         let patches = Patches::new(shape, shape.in_channels, input.as_slice());
         product(
-            self.kernel,
+            self.isa,
             gradient.transposed(),
             PatchesTransposed(patches),
             false,

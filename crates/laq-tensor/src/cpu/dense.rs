@@ -28,13 +28,7 @@ impl Dense for CpuBackend {
         }
         let input = Matrix::new(input.as_slice(), rows, inputs);
         let weight = Matrix::new(weight.as_slice(), outputs, inputs);
-        gemm(
-            self.kernel,
-            input,
-            weight.transposed(),
-            bias.is_some(),
-            output,
-        );
+        gemm(self.isa, input, weight.transposed(), bias.is_some(), output);
         Ok(())
     }
 
@@ -57,10 +51,10 @@ impl Dense for CpuBackend {
         if let Some(input_gradient) = input_gradient {
             let weight = Matrix::new(weight.as_slice(), outputs, inputs);
             let input_gradient = input_gradient.as_mut_slice();
-            gemm(self.kernel, gradient, weight, false, input_gradient);
+            gemm(self.isa, gradient, weight, false, input_gradient);
         }
         gemm(
-            self.kernel,
+            self.isa,
             gradient.transposed(),
             Matrix::new(input.as_slice(), rows, inputs),
             false,

@@ -3,11 +3,11 @@
 use rayon::prelude::*;
 
 use super::CpuBackend;
-use super::kernel::{Kernel, for_each_set};
 use super::math;
 use super::memory::Buffer;
 use super::steps::StepLog;
 use crate::{BackendError, Loss, Losses};
+use laq_simd::{Isa, multiversion};
 
 impl Losses for CpuBackend {
     fn loss_and_gradient(
@@ -22,7 +22,7 @@ impl Losses for CpuBackend {
         log.add_loss(match (loss, targets.len()) {
             (_, 0) => 0.0,
             (Loss::SquaredHinge, _) => squared_hinge(targets, outputs),
-            (Loss::CrossEntropy, _) => softmax_cross_entropy(self.kernel, targets, outputs),
+            (Loss::CrossEntropy, _) => softmax_cross_entropy(self.isa, targets, outputs),
         });
         Ok(())
     }
@@ -101,7 +101,7 @@ fn squared_hinge(targets: &[u8], outputs: &mut [f32]) -> f64 {
 /// bits for any number of threads.
 const LOSS_CHUNKS: usize = 128;
 
-fn softmax_cross_entropy(kernel: Kernel, targets: &[u8], logits: &mut [f32]) -> f64 {
+fn softmax_cross_entropy(isa: Isa, targets: &[u8], logits: &mut [f32]) -> f64 {
     let rows = targets.len();
     let classes = logits.len() / rows;
     let chunk = rows.div_ceil(LOSS_CHUNKS);
@@ -112,13 +112,13 @@ fn softmax_cross_entropy(kernel: Kernel, targets: &[u8], logits: &mut [f32]) -> 
         .zip(sums.par_iter_mut())
         .for_each(|((logits, targets), sum)| {
             for (row, &target) in logits.chunks_exact_mut(classes).zip(targets) {
-                *sum += softmax_row(kernel, row, usize::from(target), 1.0 / rows as f32);
+                *sum += softmax_row(isa, row, usize::from(target), 1.0 / rows as f32);
             }
         });
     sums.iter().sum::<f64>() / rows as f64
 }
 
-for_each_set! {
+multiversion! {
     /// −log softmax(y)[target]; y becomes (softmax(y) − onehot)·weight.
     fn softmax_row(row: &mut [f32], target: usize, weight: f32) -> f64 {
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);

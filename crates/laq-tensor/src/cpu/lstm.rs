@@ -11,17 +11,17 @@ use rayon::prelude::*;
 
 use super::CpuBackend;
 use super::gemm::{Matrix, gemm, multiply_panel, pack_panel, tile_columns, tile_rows};
-use super::kernel::{Kernel, for_each_set};
 use super::math;
 use super::memory::Buffer;
 use super::shared::Shared;
 use crate::{BackendError, Lstm, LstmGradients, LstmParameters, LstmShape};
+use laq_simd::{Isa, multiversion};
 
 /// Activations kept from forward to backward, and scratch. Sizes in the letters of [`LstmShape`].
 #[derive(Debug)]
 pub struct LstmWorkspace {
     shape: LstmShape,
-    kernel: Kernel,
+    isa: Isa,
     /// T·B × 4H: activations of the gates; after backward, gradients of the pre-activations.
     gates: Vec<f32>,
     /// T·B × H: `c_t`.
@@ -50,13 +50,13 @@ impl Lstm for CpuBackend {
             hidden,
             ..
         } = shape;
-        let kernel = self.kernel;
-        let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
+        let isa = self.isa;
+        let (mr, nr) = (tile_rows(isa), tile_columns(isa));
         let blocks = hidden.div_ceil(nr);
         let packed = vec![0.0; 4 * batch.div_ceil(mr) * mr * hidden];
         Ok(LstmWorkspace {
             shape,
-            kernel,
+            isa,
             gates: vec![0.0; shape.rows() * 4 * hidden],
             cells: vec![0.0; shape.rows() * hidden],
             panels: vec![0.0; blocks * 4 * hidden * nr],
@@ -81,13 +81,13 @@ impl Lstm for CpuBackend {
             vocabulary,
             hidden,
         } = workspace.shape;
-        let kernel = workspace.kernel;
+        let isa = workspace.isa;
         let tokens = tokens.indices_below(vocabulary);
         let weight_ih = parameters.weight_ih.as_slice();
         let weight_hh = parameters.weight_hh.as_slice();
         let bias = parameters.bias.as_slice();
         let hidden_states = hidden_states.as_mut_slice();
-        let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
+        let (mr, nr) = (tile_rows(isa), tile_columns(isa));
         assert_eq!(tokens.len(), length * batch);
         assert_eq!(weight_ih.len(), 4 * hidden * vocabulary);
         assert_eq!(bias.len(), 4 * hidden);
@@ -150,7 +150,7 @@ impl Lstm for CpuBackend {
                         // borrowed now.
                         unsafe {
                             multiply_panel(
-                                kernel,
+                                isa,
                                 hidden,
                                 before,
                                 batch,
@@ -179,7 +179,7 @@ impl Lstm for CpuBackend {
                         )
                     };
                     cell_forward(
-                        kernel,
+                        isa,
                         row_gates(row, 0),
                         row_gates(row, 1),
                         row_gates(row, 2),
@@ -214,7 +214,7 @@ impl Lstm for CpuBackend {
             vocabulary,
             hidden,
         } = workspace.shape;
-        let kernel = workspace.kernel;
+        let isa = workspace.isa;
         let tokens = tokens.indices_below(vocabulary);
         let weight_hh = parameters.weight_hh.as_slice();
         let hidden_states = hidden_states.as_slice();
@@ -222,7 +222,7 @@ impl Lstm for CpuBackend {
         let weight_ih_gradient = gradients.weight_ih.as_mut_slice();
         let weight_hh_gradient = gradients.weight_hh.as_mut_slice();
         let bias_gradient = gradients.bias.as_mut_slice();
-        let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
+        let (mr, nr) = (tile_rows(isa), tile_columns(isa));
         assert_eq!(tokens.len(), length * batch);
         assert_eq!(hidden_states.len(), length * batch * hidden);
         assert_eq!(hidden_gradient.len(), hidden_states.len());
@@ -271,7 +271,7 @@ impl Lstm for CpuBackend {
                         // block only.
                         unsafe {
                             multiply_panel(
-                                kernel,
+                                isa,
                                 hidden,
                                 &before[gate * gate_length..][..gate_length],
                                 batch,
@@ -302,7 +302,7 @@ impl Lstm for CpuBackend {
                         let dc_next = row * hidden + first;
                         let [i, f, g, o] = row_gates;
                         cell_backward(
-                            kernel,
+                            isa,
                             i,
                             f,
                             g,
@@ -337,7 +337,7 @@ impl Lstm for CpuBackend {
         );
         let states = Matrix::new(&hidden_states[..rows * hidden], rows, hidden);
         gemm(
-            kernel,
+            isa,
             gate_gradient.transposed(),
             states,
             false,
@@ -386,7 +386,7 @@ unsafe fn write_packed(
     }
 }
 
-for_each_set! {
+multiversion! {
     /// One row of one block: from pre-activations to activations, `cell` and `state`.
     fn cell_forward(
         i: &mut [f32], f: &mut [f32], g: &mut [f32], o: &mut [f32],
@@ -406,7 +406,7 @@ for_each_set! {
     }
 }
 
-for_each_set! {
+multiversion! {
     /// One row of one block: from activations to clipped gradients of the pre-activations;
     /// `dc_next` becomes ∂L/∂c_{t−1}.
     fn cell_backward(

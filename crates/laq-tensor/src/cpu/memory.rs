@@ -3,8 +3,8 @@
 use ndarray::{ArrayD, IxDyn};
 
 use super::CpuBackend;
-use super::kernel::{Kernel, for_each_set};
 use crate::{BackendError, Element, Index, Memory, check_indices};
+use laq_simd::{Isa, multiversion};
 use rayon::prelude::*;
 
 /// A dense row-major array in host memory.
@@ -54,7 +54,7 @@ impl Memory for CpuBackend {
     type Buffer<E: Element> = Buffer<E>;
 
     fn device_name(&self) -> String {
-        format!("cpu ({})", self.kernel.name())
+        format!("cpu ({})", self.isa.name())
     }
 
     fn zeros(&self, shape: &[usize]) -> Result<Buffer<f32>, BackendError> {
@@ -96,7 +96,7 @@ impl Memory for CpuBackend {
     }
 
     fn first_not_finite(&self, tensor: &Buffer<f32>) -> Result<Option<usize>, BackendError> {
-        Ok(first_not_finite(self.kernel, tensor.as_slice()))
+        Ok(first_not_finite(self.isa, tensor.as_slice()))
     }
 }
 
@@ -104,10 +104,10 @@ impl Memory for CpuBackend {
 pub(super) const CHUNK: usize = 1 << 15;
 
 /// The index of the first NaN or infinity.
-pub(super) fn first_not_finite(kernel: Kernel, values: &[f32]) -> Option<usize> {
+pub(super) fn first_not_finite(isa: Isa, values: &[f32]) -> Option<usize> {
     let chunk = values
         .par_chunks(CHUNK)
-        .position_first(|values| !all_finite(kernel, values))?;
+        .position_first(|values| !all_finite(isa, values))?;
     let start = chunk * CHUNK;
     let offset = values[start..]
         .iter()
@@ -115,7 +115,7 @@ pub(super) fn first_not_finite(kernel: Kernel, values: &[f32]) -> Option<usize> 
     Some(start + offset)
 }
 
-for_each_set! {
+multiversion! {
     /// Whether all exponents are below that of NaN and infinity.
     fn all_finite(values: &[f32]) -> bool {
         let largest = values.iter().fold(0, |most, value| most.max(value.to_bits() & 0x7fff_ffff));

@@ -9,7 +9,6 @@ mod convolution;
 mod dense;
 mod gather;
 mod gemm;
-mod kernel;
 mod losses;
 mod lstm;
 mod math;
@@ -21,8 +20,9 @@ mod quantize;
 mod shared;
 mod steps;
 
+pub use laq_simd::Isa;
+
 use crate::BackendError;
-pub use kernel::{KERNEL_VARIABLE, Kernel};
 pub use lstm::LstmWorkspace;
 pub use memory::Buffer;
 pub use norm::NormWorkspace;
@@ -32,27 +32,27 @@ pub use steps::StepLog;
 /// Computes on the processor, in f32, with rayon.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuBackend {
-    kernel: Kernel,
+    isa: Isa,
 }
 
 impl CpuBackend {
-    /// The backend with the fastest kernel of this processor, or the one named by `LAQ_KERNEL`.
+    /// The backend with the fastest instruction set of this processor, or the one that `LAQ_KERNEL` names.
     ///
     /// # Errors
-    /// [`BackendError::UnknownKernel`] when `LAQ_KERNEL` names none of [`Kernel::available`].
+    /// [`BackendError::Isa`] if `LAQ_KERNEL` names none of [`Isa::available`].
     pub fn new() -> Result<Self, BackendError> {
         Ok(CpuBackend {
-            kernel: Kernel::from_environment()?,
+            isa: Isa::from_environment()?,
         })
     }
 
-    /// The backend with a kernel of [`Kernel::available`].
-    pub fn with_kernel(kernel: Kernel) -> Self {
-        CpuBackend { kernel }
+    /// The backend with an instruction set of [`Isa::available`].
+    pub fn with_isa(isa: Isa) -> Self {
+        CpuBackend { isa }
     }
 
-    /// The kernel in use.
-    pub fn kernel(&self) -> Kernel {
-        self.kernel
+    /// The instruction set in use.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 }

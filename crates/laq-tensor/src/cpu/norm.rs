@@ -7,10 +7,10 @@
 use rayon::prelude::*;
 
 use super::CpuBackend;
-use super::kernel::{Kernel, for_each_set};
 use super::memory::Buffer;
 use super::steps::StepLog;
 use crate::{BackendError, Norm, NormShape};
+use laq_simd::{Isa, multiversion};
 
 /// Statistics of a batch by channel, and scratch.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Norm for CpuBackend {
             .partial
             .par_chunks_exact_mut(2 * channels)
             .zip(input.par_chunks(chunk))
-            .for_each(|(sums, input)| sums_of_squares(self.kernel, channels, input, sums));
+            .for_each(|(sums, input)| sums_of_squares(self.isa, channels, input, sums));
         for c in 0..channels {
             let [sum, squares] = total(&workspace.partial, channels, c);
             let mean = sum / rows as f64;
@@ -81,7 +81,7 @@ impl Norm for CpuBackend {
             workspace.factor[c] = factor as f32;
             workspace.offset[c] = (f64::from(shift[c]) - mean * factor) as f32;
         }
-        apply(self.kernel, shape, input, workspace, output);
+        apply(self.isa, shape, input, workspace, output);
         Ok(())
     }
 
@@ -117,8 +117,8 @@ impl Norm for CpuBackend {
             .zip(input.par_chunks(chunk))
             .zip(gradient.par_chunks(chunk))
             .for_each(|((sums, input), gradient)| {
-                let kernel = self.kernel;
-                gradient_sums(kernel, shape.relu, input, gradient, factor, offset, sums);
+                let isa = self.isa;
+                gradient_sums(isa, shape.relu, input, gradient, factor, offset, sums);
             });
         // With x̂ = (x − μ)·r, r = 1/√(σ² + ε): ∂γ = Σ ∂y x̂, ∂β = Σ ∂y, ∂x = γ r (∂y − ∂β/R − x̂ ∂γ/R).
         for c in 0..channels {
@@ -138,14 +138,7 @@ impl Norm for CpuBackend {
             .zip(input.par_chunks(chunk))
             .for_each(|(gradient, input)| {
                 input_gradient_rows(
-                    self.kernel,
-                    shape.relu,
-                    input,
-                    factor,
-                    offset,
-                    slope,
-                    base,
-                    gradient,
+                    self.isa, shape.relu, input, factor, offset, slope, base, gradient,
                 );
             });
         Ok(())
@@ -195,7 +188,7 @@ impl Norm for CpuBackend {
             workspace.offset[c] = (f64::from(shift[c]) - f64::from(mean[c]) * factor) as f32;
         }
         let output = output.as_mut_slice();
-        apply(self.kernel, shape, input.as_slice(), workspace, output);
+        apply(self.isa, shape, input.as_slice(), workspace, output);
         Ok(())
     }
 }
@@ -211,25 +204,19 @@ fn total(partial: &[f64], channels: usize, c: usize) -> [f64; 2] {
 }
 
 /// y = x·factor + offset, then ReLU.
-fn apply(
-    kernel: Kernel,
-    shape: NormShape,
-    input: &[f32],
-    workspace: &NormWorkspace,
-    output: &mut [f32],
-) {
+fn apply(isa: Isa, shape: NormShape, input: &[f32], workspace: &NormWorkspace, output: &mut [f32]) {
     let (factor, offset) = (&workspace.factor[..], &workspace.offset[..]);
     let chunk = chunk_rows(shape) * shape.channels;
     output
         .par_chunks_mut(chunk)
         .zip(input.par_chunks(chunk))
-        .for_each(|(output, input)| scale_rows(kernel, shape.relu, input, factor, offset, output));
+        .for_each(|(output, input)| scale_rows(isa, shape.relu, input, factor, offset, output));
 }
 
 /// Channels that are summed at a time, in registers: one cache line of every row.
 const LINE: usize = 16;
 
-for_each_set! {
+multiversion! {
     /// Σ x and Σ x² of each channel.
     fn sums_of_squares(channels: usize, input: &[f32], sums: &mut [f64]) {
         let (sums, squares) = sums.split_at_mut(channels);
@@ -260,7 +247,7 @@ for_each_set! {
     }
 }
 
-for_each_set! {
+multiversion! {
     /// y = x·factor + offset, row by row, then ReLU.
     fn scale_rows(relu: bool, input: &[f32], factor: &[f32], offset: &[f32], output: &mut [f32]) {
         let n = factor.len();
@@ -281,7 +268,7 @@ for_each_set! {
     }
 }
 
-for_each_set! {
+multiversion! {
     /// Σ ∂y and Σ ∂y·x of each channel; with ReLU, ∂y is masked where y is 0.
     fn gradient_sums(
         relu: bool, input: &[f32], gradient: &[f32], factor: &[f32], offset: &[f32], sums: &mut [f64],
@@ -321,7 +308,7 @@ for_each_set! {
     }
 }
 
-for_each_set! {
+multiversion! {
     /// ∂x = ∂y·factor + x·slope + base, in place of ∂y; with ReLU, ∂y is masked where y is 0.
     fn input_gradient_rows(
         relu: bool, input: &[f32], factor: &[f32], offset: &[f32], slope: &[f32], base: &[f32],

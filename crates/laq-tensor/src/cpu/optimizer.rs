@@ -3,10 +3,10 @@
 use rayon::prelude::*;
 
 use super::CpuBackend;
-use super::kernel::{Kernel, for_each_set};
 use super::memory::{CHUNK, first_not_finite};
 use super::steps::StepLog;
 use crate::{AdamSettings, BackendError, Optimizer, Stop, UpdateJob};
+use laq_simd::{Isa, multiversion};
 
 impl Optimizer for CpuBackend {
     type UpdateWorkspace = ();
@@ -18,7 +18,7 @@ impl Optimizer for CpuBackend {
         log: &mut StepLog,
     ) -> Result<(), BackendError> {
         for (parameter, job) in jobs.enumerate() {
-            if first_not_finite(self.kernel, job.gradient.as_slice()).is_some() {
+            if first_not_finite(self.isa, job.gradient.as_slice()).is_some() {
                 log.stop(Stop::Gradient { parameter });
             }
         }
@@ -37,7 +37,7 @@ impl Optimizer for CpuBackend {
         }
         for job in jobs {
             adam(
-                self.kernel,
+                self.isa,
                 settings,
                 log.step_size,
                 job.clip,
@@ -52,7 +52,7 @@ impl Optimizer for CpuBackend {
 }
 
 pub(super) fn adam(
-    kernel: Kernel,
+    isa: Isa,
     settings: AdamSettings,
     step_size: f64,
     clip: Option<f32>,
@@ -73,12 +73,12 @@ pub(super) fn adam(
         .zip(second_moment.par_chunks_mut(CHUNK))
         .for_each(|(((weight, gradient), first), second)| {
             adam_chunk(
-                kernel, settings, step_size, clip, gradient, weight, first, second,
+                isa, settings, step_size, clip, gradient, weight, first, second,
             );
         });
 }
 
-for_each_set! {
+multiversion! {
     fn adam_chunk(
         settings: AdamSettings, step_size: f64, clip: Option<f32>, gradient: &[f32], weight: &mut [f32], first: &mut [f32], second: &mut [f32],
     ) {

@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::CpuBackend;
-use super::kernel::for_each_set;
 use super::memory::Buffer;
 use crate::{BackendError, Pool, PoolShape};
+use laq_simd::multiversion;
 
 impl Pool for CpuBackend {
     fn max_pool_forward(
@@ -40,7 +40,7 @@ impl Pool for CpuBackend {
                 let (image, i) = (index / (height / 2), index % (height / 2));
                 let rows = &input[(image * height + 2 * i) * row..][..2 * row];
                 pool_row(
-                    self.kernel,
+                    self.isa,
                     channels,
                     &rows[..row],
                     &rows[row..],
@@ -83,7 +83,7 @@ impl Pool for CpuBackend {
                 let (argmax, gradient) = (&argmax[start..], &output_gradient[start..]);
                 let upper = 2 * (i % 2) as u8;
                 spread_row(
-                    self.kernel,
+                    self.isa,
                     channels,
                     upper,
                     &argmax[..out_row],
@@ -95,7 +95,7 @@ impl Pool for CpuBackend {
     }
 }
 
-for_each_set! {
+multiversion! {
     fn pool_row(channels: usize, upper: &[f32], lower: &[f32], argmax: &mut [u8], output: &mut [f32]) {
         for ((j, output), argmax) in output.chunks_exact_mut(channels).enumerate().zip(argmax.chunks_exact_mut(channels)) {
             let pair = 2 * j * channels..2 * (j + 1) * channels;
@@ -116,7 +116,7 @@ for_each_set! {
     }
 }
 
-for_each_set! {
+multiversion! {
     /// A row of the input, with positions `upper` and `upper + 1` of each window.
     fn spread_row(channels: usize, upper: u8, argmax: &[u8], gradient: &[f32], target: &mut [f32]) {
         let pairs = target.chunks_exact_mut(2 * channels);

@@ -180,7 +180,7 @@ impl Quantize for CpuBackend {
             let mut values = [*positive, *negative];
             let gradient = trained.gradient.map(|value| value as f32);
             adam(
-                self.kernel,
+                self.isa,
                 settings,
                 log.step_size,
                 None,

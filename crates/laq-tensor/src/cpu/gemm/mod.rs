@@ -14,8 +14,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use self::tile::{RUN_ROWS, Run};
-use super::kernel::Kernel;
 use super::shared::Shared;
+use laq_simd::{AlignedBuffer, Isa};
 pub(crate) use pack::{Matrix, Operand, pack_panel};
 pub(crate) use tile::{LARGEST_TILE, tile_columns, tile_rows};
 
@@ -37,35 +37,32 @@ const BLOCK_COLUMNS: usize = 256;
 const ENOUGH_BLOCKS: usize = 16;
 
 thread_local! {
-    static PACKED_A: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    static PACKED_B: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static PACKED_A: Cell<AlignedBuffer<f32>> = const { Cell::new(AlignedBuffer::new()) };
+    static PACKED_B: Cell<AlignedBuffer<f32>> = const { Cell::new(AlignedBuffer::new()) };
 }
 
 /// Lends the thread's scratch of at least `length` numbers, which are whatever was left there.
 fn with_scratch<R>(
-    cell: &'static std::thread::LocalKey<Cell<Vec<f32>>>,
+    cell: &'static std::thread::LocalKey<Cell<AlignedBuffer<f32>>>,
     length: usize,
     work: impl FnOnce(&mut [f32]) -> R,
 ) -> R {
     // Taken out for the time of the work: a product that this thread is given meanwhile finds an
     // empty cell and makes its own scratch.
     let mut scratch = cell.take();
-    if scratch.len() < length {
-        scratch.resize(length, 0.0);
-    }
-    let result = work(&mut scratch[..length]);
+    let result = work(scratch.resize(length));
     cell.set(scratch);
     result
 }
 
 /// C ← A·B, or C ← C + A·B with `accumulate`; C is dense and row-major.
-pub(crate) fn gemm(kernel: Kernel, a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, c: &mut [f32]) {
-    product(kernel, a, b.transposed(), accumulate, c);
+pub(crate) fn gemm(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, c: &mut [f32]) {
+    product(isa, a, b.transposed(), accumulate, c);
 }
 
 /// [`gemm`] of any operands, the second of which comes as its transpose.
 pub(crate) fn product(
-    kernel: Kernel,
+    isa: Isa,
     a: impl Operand,
     b_transposed: impl Operand,
     accumulate: bool,
@@ -80,7 +77,7 @@ pub(crate) fn product(
     if rows == 0 || columns == 0 || depth == 0 {
         return;
     }
-    let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
+    let (mr, nr) = (tile_rows(isa), tile_columns(isa));
     // Blocks of about the same size.
     let block_rows = rows.div_ceil(rows.div_ceil(BLOCK_ROWS)).div_ceil(mr) * mr;
     let panels = columns.div_ceil(nr);
@@ -92,7 +89,7 @@ pub(crate) fn product(
         (BLOCK_COLUMNS / nr).max(1)
     };
     let column_blocks = panels.div_ceil(block_panels);
-    let in_place = tile::reads_in_place(kernel) && a.in_place(0, 0..depth).is_some();
+    let in_place = tile::reads_in_place(isa) && a.in_place(0, 0..depth).is_some();
     let c = Shared::new(c);
     with_scratch(&PACKED_B, panels * nr * DEPTH.min(depth), |packed_b| {
         let mut start = 0;
@@ -122,7 +119,7 @@ pub(crate) fn product(
                             // SAFETY: this block of C is this task's alone.
                             unsafe {
                                 multiply_rows(
-                                    kernel,
+                                    isa,
                                     steps,
                                     block,
                                     last_row - first_row,
@@ -206,7 +203,7 @@ fn find_runs(
 /// `c` is readable and writable at r·stride + j for every r < `rows`, j < `columns`, and nobody
 /// else touches these numbers meanwhile.
 pub(crate) unsafe fn multiply_panel(
-    kernel: Kernel,
+    isa: Isa,
     steps: usize,
     packed_a: &[f32],
     rows: usize,
@@ -219,9 +216,7 @@ pub(crate) unsafe fn multiply_panel(
     let a = BlockOfA::Packed(packed_a);
     // SAFETY: the caller's promise; packed rows have no more to it.
     unsafe {
-        multiply_rows(
-            kernel, steps, a, rows, panel, columns, c, stride, accumulate,
-        );
+        multiply_rows(isa, steps, a, rows, panel, columns, c, stride, accumulate);
     }
 }
 
@@ -231,7 +226,7 @@ pub(crate) unsafe fn multiply_panel(
 /// As [`multiply_panel`]; runs are those that [`find_runs`] found in an operand that is still borrowed, for a kernel that
 /// reads in place.
 unsafe fn multiply_rows(
-    kernel: Kernel,
+    isa: Isa,
     steps: usize,
     a: BlockOfA<'_>,
     rows: usize,
@@ -241,7 +236,7 @@ unsafe fn multiply_rows(
     stride: usize,
     accumulate: bool,
 ) {
-    let (mr, nr) = (tile_rows(kernel), tile_columns(kernel));
+    let (mr, nr) = (tile_rows(isa), tile_columns(isa));
     assert!(panel.len() >= nr * steps);
     if let BlockOfA::Packed(packed) = a {
         assert!(packed.len() >= rows.div_ceil(mr) * mr * steps);
@@ -256,11 +251,11 @@ unsafe fn multiply_rows(
             let tile = |c: *mut f32, stride: usize, accumulate: bool| match a {
                 BlockOfA::Packed(packed) => {
                     let a = packed[first * steps..].as_ptr();
-                    tile::tile(kernel, steps, a, panel, c, stride, accumulate);
+                    tile::tile(isa, steps, a, panel, c, stride, accumulate);
                 }
                 BlockOfA::InPlace(tiles, count) => {
                     let runs = &tiles[number][..count];
-                    tile::tile_of_runs(kernel, runs, panel, c, stride, accumulate);
+                    tile::tile_of_runs(isa, runs, panel, c, stride, accumulate);
                 }
             };
             let c = c.add(first * stride);
@@ -303,11 +298,11 @@ mod tests {
         }
     }
 
-    fn check(kernel: Kernel, m: usize, n: usize, k: usize, ta: bool, tb: bool, accumulate: bool) {
+    fn check(isa: Isa, m: usize, n: usize, k: usize, ta: bool, tb: bool, accumulate: bool) {
         let (a, b, before) = (numbers(m * k, 1), numbers(k * n, 2), numbers(m * n, 3));
         let (a, b) = (matrix(&a, m, k, ta), matrix(&b, k, n, tb));
         let mut c = before.clone();
-        gemm(kernel, a, b, accumulate, &mut c);
+        gemm(isa, a, b, accumulate, &mut c);
         let at = |x: Matrix<'_>, i: usize, j: usize| {
             f64::from(x.data[i * x.row_stride + j * x.column_stride])
         };
@@ -324,7 +319,7 @@ mod tests {
                 assert!(
                     (found - expect).abs() <= tolerance,
                     "{} {m}×{n}×{k} at ({i}, {j}): {found} instead of {expect}",
-                    kernel.name()
+                    isa.name()
                 );
             }
         }
@@ -332,7 +327,7 @@ mod tests {
 
     #[test]
     fn sizes_around_tiles_blocks_and_slices() {
-        for kernel in Kernel::available() {
+        for isa in Isa::available() {
             for (m, n, k) in [
                 (1, 1, 1),
                 (0, 3, 2),
@@ -343,8 +338,8 @@ mod tests {
                 (7, 300, 40),
                 (250, 31, 1030),
             ] {
-                check(kernel, m, n, k, false, false, false);
-                check(kernel, m, n, k, true, true, true);
+                check(isa, m, n, k, false, false, false);
+                check(isa, m, n, k, true, true, true);
             }
         }
     }
@@ -353,7 +348,7 @@ mod tests {
     fn the_same_bits_with_any_number_of_threads() {
         let (m, n, k) = (203, 97, 777);
         let (a, b) = (numbers(m * k, 4), numbers(k * n, 5));
-        for kernel in Kernel::available() {
+        for isa in Isa::available() {
             let mut results = [1, 2, 8].map(|threads| {
                 let pool = rayon::ThreadPoolBuilder::new()
                     .num_threads(threads)
@@ -362,7 +357,7 @@ mod tests {
                 let mut c = vec![0.0; m * n];
                 pool.install(|| {
                     gemm(
-                        kernel,
+                        isa,
                         Matrix::new(&a, m, k),
                         Matrix::new(&b, k, n),
                         false,
@@ -383,8 +378,8 @@ mod tests {
             m in 1usize..70, n in 1usize..70, k in 1usize..70,
             ta: bool, tb: bool, accumulate: bool,
         ) {
-            for kernel in Kernel::available() {
-                check(kernel, m, n, k, ta, tb, accumulate);
+            for isa in Isa::available() {
+                check(isa, m, n, k, ta, tb, accumulate);
             }
         }
     }

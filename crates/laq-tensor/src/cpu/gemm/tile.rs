@@ -8,7 +8,7 @@
 //! fuses; so its bits do not depend on where in a matrix the tile lies, nor on how the tiles are
 //! dealt to threads.
 
-use crate::cpu::kernel::{Kernel, Set};
+use laq_simd::{Isa, Set};
 
 /// The largest tile of any kernel, in elements.
 pub(crate) const LARGEST_TILE: usize = 10 * 32;
@@ -19,8 +19,8 @@ const _: () = assert!(x86::AVX2_ROWS * x86::AVX2_COLUMNS <= LARGEST_TILE);
 const _: () = assert!(x86::AVX512_ROWS * x86::AVX512_COLUMNS <= LARGEST_TILE);
 
 /// MR, rows of a tile.
-pub(crate) fn tile_rows(kernel: Kernel) -> usize {
-    match kernel.set() {
+pub(crate) fn tile_rows(isa: Isa) -> usize {
+    match isa.set() {
         Set::Portable => PORTABLE_ROWS,
         #[cfg(target_arch = "x86_64")]
         Set::Avx2 => x86::AVX2_ROWS,
@@ -30,8 +30,8 @@ pub(crate) fn tile_rows(kernel: Kernel) -> usize {
 }
 
 /// NR, columns of a tile.
-pub(crate) fn tile_columns(kernel: Kernel) -> usize {
-    match kernel.set() {
+pub(crate) fn tile_columns(isa: Isa) -> usize {
+    match isa.set() {
         Set::Portable => PORTABLE_COLUMNS,
         #[cfg(target_arch = "x86_64")]
         Set::Avx2 => x86::AVX2_COLUMNS,
@@ -46,7 +46,7 @@ pub(crate) fn tile_columns(kernel: Kernel) -> usize {
 /// `a` and `b` are readable for `depth`·MR and `depth`·NR numbers; `c` is readable and writable at
 /// r·stride + j for every r < MR, j < NR, and nobody else touches these numbers meanwhile.
 pub(crate) unsafe fn tile(
-    kernel: Kernel,
+    isa: Isa,
     depth: usize,
     a: *const f32,
     b: *const f32,
@@ -57,7 +57,7 @@ pub(crate) unsafe fn tile(
     // SAFETY: the caller's promises are those of the kernels; a `Kernel` exists only where the
     // processor has its features.
     unsafe {
-        match kernel.set() {
+        match isa.set() {
             Set::Portable => portable(depth, a, b, c, stride, accumulate),
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => x86::avx2(depth, a, b, c, stride, accumulate),
@@ -68,8 +68,8 @@ pub(crate) unsafe fn tile(
 }
 
 /// Whether the kernel has a tile whose rows of A are read where they lie: [`tile_of_runs`].
-pub(crate) fn reads_in_place(kernel: Kernel) -> bool {
-    match kernel.set() {
+pub(crate) fn reads_in_place(isa: Isa) -> bool {
+    match isa.set() {
         #[cfg(target_arch = "x86_64")]
         Set::Avx512 => true,
         _ => false,
@@ -91,18 +91,18 @@ pub(crate) struct Run {
 /// # Safety
 /// The kernel [`reads_in_place`]; every row of a run is readable for its `steps`; otherwise as [`tile`].
 pub(crate) unsafe fn tile_of_runs(
-    kernel: Kernel,
+    isa: Isa,
     runs: &[Run],
     b: *const f32,
     c: *mut f32,
     stride: usize,
     accumulate: bool,
 ) {
-    match kernel.set() {
+    match isa.set() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's promises are those of the kernel.
         Set::Avx512 => unsafe { x86::avx512_runs(runs, b, c, stride, accumulate) },
-        _ => unreachable!("this kernel packs"),
+        _ => unreachable!("only AVX-512 reads in place"),
     }
 }
 
