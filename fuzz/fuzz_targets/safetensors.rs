@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 
+use laq_packed::{Granularity, Plan, Request, method};
 use laq_runner::checkpoint::Checkpoint;
-use laq_runner::quantize::{Granularity, Plan, Request, method};
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;

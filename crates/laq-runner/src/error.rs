@@ -10,7 +10,6 @@ use thiserror::Error;
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
 use crate::files::FileError;
-use crate::quantize::QuantizeError;
 
 /// Why a run, an evaluation or an estimate stopped. Each message is one paragraph: what, where, and what to do.
 #[derive(Debug, Error)]
@@ -280,9 +279,6 @@ pub enum RunError {
         /// Why not.
         source: rayon::ThreadPoolBuildError,
     },
-    /// A file of tensors cannot be quantized.
-    #[error(transparent)]
-    Quantize(#[from] QuantizeError),
     /// A mistake in this program.
     #[error("a mistake in this program, please report it: {0}")]
     Internal(String),

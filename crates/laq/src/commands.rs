@@ -9,15 +9,15 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 use laq_datasets::{DownloadOptions, Split, catalogue, download as fetch, find};
+use laq_packed::{Granularity, Plan, QuantizeError, Request, Scales, TensorRecord};
+use laq_runner::TRAINING_VERSION;
 use laq_runner::config::{self, Experiment};
 use laq_runner::doctor::diagnose;
 #[cfg(unix)]
 use laq_runner::environment::ignores_hang_ups;
 use laq_runner::evaluate::{Source, evaluate};
-use laq_runner::quantize::{Granularity, Plan, QuantizeError, Request, Scales, TensorRecord};
 use laq_runner::record::Status;
 use laq_runner::train::{Options, train as run_training};
-use laq_runner::{RunError, TRAINING_VERSION};
 use laq_solvers::families;
 use serde::Serialize;
 use serde_json::json;
@@ -422,7 +422,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
         weights: args.weights.clone(),
         curvature: args.curvature.clone(),
         out: args.out.clone(),
-        method: laq_runner::quantize::method(&args.method, args.bits)?,
+        method: laq_packed::method(&args.method, args.bits)?,
         granularity: if args.per_channel {
             Granularity::PerChannel
         } else {
@@ -463,7 +463,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
         }
     });
     let totals = match done {
-        Err(error @ RunError::Quantize(QuantizeError::Interrupted { .. })) => {
+        Err(error @ QuantizeError::Interrupted { .. }) => {
             tell(&error.to_string());
             return Ok(ExitCode::from(INTERRUPTED));
         }

@@ -1,4 +1,4 @@
-//! Writing files so that a reader, or a crash, never meets half of one.
+//! Atomic file writes: a reader or a crash never sees a partial file.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// A file of a run that cannot be read or written.
+/// A file that cannot be read or written.
 #[derive(Debug, Error)]
 #[error("cannot {action} {path}: {source}{}", advice(.source))]
 pub struct FileError {
@@ -14,22 +14,22 @@ pub struct FileError {
     pub action: &'static str,
     /// The file.
     pub path: PathBuf,
-    /// Why not.
+    /// The error of the system.
     pub source: io::Error,
 }
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space: what was saved before is untouched"
+            "; free some space: the previous file is intact"
         }
         _ => "",
     }
 }
 
 impl FileError {
-    /// For `map_err`: wraps what the system said about doing `action` to `path`.
-    pub(crate) fn on(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    /// For `map_err`: an error of `action` on `path`.
+    pub fn on(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self {
             action,
@@ -39,50 +39,50 @@ impl FileError {
     }
 }
 
-/// Puts `bytes` under `path` in one step: a file beside it is written, brought to the disk and renamed, so that
-/// `path` holds the old content or the new one, whatever happens in between.
+/// Writes `bytes` to `path` atomically: writes a temporary file in the same folder, syncs and renames it. `path` holds
+/// the old content or the new at any time.
 ///
 /// # Errors
 ///
-/// What the system says; `path` is then as it was.
+/// Any error of the system; `path` is unchanged then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     replace(path, ".tmp", |file| {
         file.write_all(bytes).map_err(FileError::on("write", path))
     })
 }
 
-/// Puts what `write` writes under `path` in one step, as [`write_atomically`] does. The file beside it is called as
-/// `path` is, with `ending` behind.
+/// Writes `path` atomically with a callback, as [`write_atomically`] does. The temporary file is `path` with `suffix`
+/// appended.
 ///
 /// # Errors
 ///
-/// What `write` and the system say; `path` is then as it was, and the file beside it is gone.
-pub(crate) fn replace<E: From<FileError>>(
+/// Errors of `write` and of the system; `path` is unchanged then and the temporary file is removed.
+pub fn replace<E: From<FileError>>(
     path: &Path,
-    ending: &str,
+    suffix: &str,
     write: impl FnOnce(&mut File) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(ending);
-    let beside = path.with_file_name(name);
-    let put = || -> Result<(), E> {
-        let mut file = File::create(&beside).map_err(FileError::on("write", path))?;
+    name.push(suffix);
+    let temporary = path.with_file_name(name);
+    let write_and_rename = || -> Result<(), E> {
+        let mut file = File::create(&temporary).map_err(FileError::on("write", path))?;
         write(&mut file)?;
         file.sync_all().map_err(FileError::on("write", path))?;
         drop(file);
-        fs::rename(&beside, path).map_err(FileError::on("write", path))?;
+        fs::rename(&temporary, path).map_err(FileError::on("write", path))?;
         Ok(())
     };
-    put().inspect_err(|_| {
-        // The space goes back; if even that fails, the first error is the one to tell.
-        let _ = fs::remove_file(&beside);
+    write_and_rename().inspect_err(|_| {
+        // Frees the space; the first error is the one to report.
+        let _ = fs::remove_file(&temporary);
     })?;
     Ok(sync_folder(path)?)
 }
 
-/// Brings the renaming of `path` to the disk, where folders can be opened as files.
+/// Syncs the folder of `path`, where folders can be opened as files.
 fn sync_folder(path: &Path) -> Result<(), FileError> {
-    // The parent of a bare file name is the empty path.
+    // The parent of a bare file name is empty.
     let folder = path.parent().filter(|folder| *folder != Path::new(""));
     let folder = folder.unwrap_or(Path::new("."));
     if cfg!(unix) {

@@ -1,4 +1,4 @@
-//! Safetensors files, read and written one tensor at a time. What is in the tensors is left to the caller.
+//! Reads and writes safetensors files one tensor at a time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -12,82 +12,82 @@ use thiserror::Error;
 
 use crate::files::FileError;
 
-/// Bytes that are read at a time; every element type has a size that divides it.
-pub(crate) const PIECE: usize = 1 << 20;
+/// Bytes read at a time; a multiple of every element size.
+pub(crate) const BLOCK: usize = 1 << 20;
 
-/// The longest header that the format allows.
-const LONGEST_HEADER: u64 = 100_000_000;
+/// Maximum length of a header in the format.
+const MAX_HEADER: u64 = 100_000_000;
 
-/// The header's length as a number, in front of the header.
+/// Bytes of the header length, which precedes the header.
 const LENGTH_BYTES: u64 = 8;
 
-/// Why a file of tensors cannot be used.
+/// An error of a safetensors file.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TensorFileError {
     /// The file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// A file that `torch.save` wrote.
+    /// A file written by `torch.save`.
     #[error(
-        "{path} was written by torch.save ({kind}), and this program reads safetensors: in Python, `import torch, \
+        "{path} was written by torch.save ({kind}), expected safetensors: in Python, `import torch, \
          safetensors.torch; safetensors.torch.save_file(torch.load(\"{path}\", map_location=\"cpu\", \
          weights_only=True), \"model.safetensors\")` converts a state_dict"
     )]
     PyTorch {
         /// The file.
         path: PathBuf,
-        /// Which of its formats.
+        /// The format of `torch.save`.
         kind: &'static str,
     },
-    /// A file of another kind.
+    /// A file of another format.
     #[error("{path} is not a safetensors file: {detail}")]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// What is wrong with its beginning.
+        /// The defect.
         detail: String,
     },
-    /// The file is shorter than it says.
+    /// A truncated file.
     #[error(
-        "{path} is cut off: it has {found} bytes, its header promises {expected}; copy or download it again"
+        "{path} is truncated: it has {found} bytes, expected {expected} from its header; copy or download it again"
     )]
-    CutOff {
+    Truncated {
         /// The file.
         path: PathBuf,
-        /// Its bytes.
+        /// Bytes found.
         found: u64,
-        /// The bytes that there should be.
+        /// Bytes expected.
         expected: u64,
     },
-    /// The header contradicts itself or the file.
-    #[error("the header of {path} is damaged: {detail}; copy or download the file again")]
+    /// The header is inconsistent.
+    #[error("the header of {path} is invalid: {detail}; copy or download the file again")]
     Header {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// The inconsistency.
         detail: String,
     },
-    /// More names than the format has room for.
+    /// The output header exceeds the maximum of the format.
     #[error(
-        "{path} cannot be written: its header would have {bytes} bytes, and the format allows {LONGEST_HEADER}; quantize \
+        "{path} cannot be written: its header would have {bytes} bytes, the format allows {MAX_HEADER}; quantize \
          fewer tensors at a time"
     )]
     LongHeader {
         /// The file.
         path: PathBuf,
-        /// The bytes of the header.
+        /// Bytes of the header.
         bytes: u64,
     },
-    /// More bytes than can be counted.
-    #[error("{path} cannot be written: it would have more bytes than any file can")]
+    /// The size of the output overflows.
+    #[error("{path} cannot be written: its size exceeds 64 bits")]
     Huge {
         /// The file.
         path: PathBuf,
     },
 }
 
-/// A safetensors file that is open; of its content, only the header is in memory.
+/// An open safetensors file; only its header is in memory.
 #[derive(Debug)]
 pub(crate) struct TensorFile {
     path: PathBuf,
@@ -97,7 +97,7 @@ pub(crate) struct TensorFile {
 }
 
 impl TensorFile {
-    /// Reads the header, and checks it against the file's length.
+    /// Reads the header and checks it against the length of the file.
     pub(crate) fn open(path: &Path) -> Result<Self, TensorFileError> {
         let mut file = File::open(path).map_err(FileError::on("read", path))?;
         let found = file.metadata().map_err(FileError::on("read", path))?.len();
@@ -110,11 +110,11 @@ impl TensorFile {
             path: path.into(),
             detail,
         };
-        let damaged = |detail: String| TensorFileError::Header {
+        let invalid = |detail: String| TensorFileError::Header {
             path: path.into(),
             detail,
         };
-        // The first eight bytes may be any number, so what they look like counts only where no header follows.
+        // Any eight bytes are a valid length, so other formats are recognised only where no header follows.
         let Some((length, b"{")) = start.split_first_chunk::<8>() else {
             if let Some(kind) = pytorch_kind(&start) {
                 return Err(TensorFileError::PyTorch {
@@ -123,37 +123,37 @@ impl TensorFile {
                 });
             }
             return Err(foreign(format!(
-                "it has {found} bytes, and no `{{` after the first eight, where the header begins"
+                "it has {found} bytes and no `{{` after the first eight, where a header begins"
             )));
         };
         let length = u64::from_le_bytes(*length);
-        if length > LONGEST_HEADER {
+        if length > MAX_HEADER {
             return Err(foreign(format!(
-                "it begins with a header of {length} bytes, and the format allows {LONGEST_HEADER}"
+                "its header has {length} bytes, the format allows {MAX_HEADER}"
             )));
         }
-        let cut_off = |expected: u64| TensorFileError::CutOff {
+        let truncated = |expected: u64| TensorFileError::Truncated {
             path: path.into(),
             found,
             expected,
         };
         let data_start = LENGTH_BYTES + length;
         if data_start > found {
-            return Err(cut_off(data_start));
+            return Err(truncated(data_start));
         }
         let mut bytes = vec![0; length as usize];
         file.seek(SeekFrom::Start(LENGTH_BYTES))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(FileError::on("read", path))?;
         let header: Metadata =
-            serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+            serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
         let expected = data_start.saturating_add(header.data_len() as u64);
         if expected > found {
-            return Err(cut_off(expected));
+            return Err(truncated(expected));
         }
         if expected < found {
-            return Err(damaged(format!(
-                "it accounts for {expected} bytes, and the file has {found}"
+            return Err(invalid(format!(
+                "it describes {expected} bytes, the file has {found}"
             )));
         }
         Ok(Self {
@@ -168,7 +168,7 @@ impl TensorFile {
         &self.path
     }
 
-    /// The tensors in the order of their bytes.
+    /// The tensors in file order.
     pub(crate) fn tensors(&self) -> Vec<(String, &TensorInfo)> {
         let names = self.header.offset_keys().into_iter();
         let tensor = |name: String| self.info(&name).map(|info| (name, info));
@@ -185,30 +185,30 @@ impl TensorFile {
         entries.map(|(key, value)| (key.clone(), value.clone()))
     }
 
-    /// Passes the bytes of a tensor on, piece by piece; each but the last has [`PIECE`] bytes.
+    /// Calls `consume` with the bytes of a tensor in blocks of [`BLOCK`] bytes; the last may be shorter.
     pub(crate) fn read<E: From<FileError>>(
         &self,
         info: &TensorInfo,
-        mut pass: impl FnMut(&[u8]) -> Result<(), E>,
+        mut consume: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let (start, end) = info.data_offsets;
         let mut file = &self.file;
         file.seek(SeekFrom::Start(self.data_start + start as u64))
             .map_err(FileError::on("read", &self.path))?;
         let mut left = end - start;
-        let mut piece = vec![0; PIECE.min(left)];
+        let mut block = vec![0; BLOCK.min(left)];
         while left > 0 {
-            let piece = &mut piece[..PIECE.min(left)];
-            file.read_exact(piece)
+            let block = &mut block[..BLOCK.min(left)];
+            file.read_exact(block)
                 .map_err(FileError::on("read", &self.path))?;
-            pass(piece)?;
-            left -= piece.len();
+            consume(block)?;
+            left -= block.len();
         }
         Ok(())
     }
 }
 
-/// Which of its formats `torch.save` writes files with this beginning in.
+/// The format of `torch.save` that begins with these bytes.
 fn pytorch_kind(start: &[u8]) -> Option<&'static str> {
     match start {
         [b'P', b'K', 3, 4, ..] => Some("a zip archive"),
@@ -217,7 +217,7 @@ fn pytorch_kind(start: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The element types that weights are read from and written in.
+/// Element types of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Float {
     F32,
@@ -235,7 +235,7 @@ impl Float {
         }
     }
 
-    /// Appends the numbers that whole elements stand for, which f32 holds exactly.
+    /// Appends the values of whole elements; f32 represents them exactly.
     pub(crate) fn decode(self, bytes: &[u8], values: &mut Vec<f32>) {
         match self {
             Self::F32 => {
@@ -253,25 +253,22 @@ impl Float {
         }
     }
 
-    /// Appends the elements nearest to the numbers, ties to the even one. A finite number beyond the largest finite
-    /// element becomes that: no weight turns infinite.
+    /// Appends the values rounded to nearest, ties to even. Finite values beyond the largest finite element saturate.
     pub(crate) fn encode(self, values: &[f32], bytes: &mut Vec<u8>) {
-        let within = |value: f32, most: f32| value.clamp(-most, most);
+        let saturate = |value: f32, max: f32| value.clamp(-max, max);
         match self {
             Self::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-            Self::F16 => {
-                bytes.extend(values.iter().flat_map(|&value| {
-                    f16::from_f32(within(value, f16::MAX.to_f32())).to_le_bytes()
-                }))
-            }
+            Self::F16 => bytes.extend(values.iter().flat_map(|&value| {
+                f16::from_f32(saturate(value, f16::MAX.to_f32())).to_le_bytes()
+            })),
             Self::Bf16 => bytes.extend(values.iter().flat_map(|&value| {
-                bf16::from_f32(within(value, bf16::MAX.to_f32())).to_le_bytes()
+                bf16::from_f32(saturate(value, bf16::MAX.to_f32())).to_le_bytes()
             })),
         }
     }
 }
 
-/// A tensor of a file to be written.
+/// A tensor of an output file.
 #[derive(Debug)]
 pub(crate) struct NewTensor {
     pub(crate) name: String,
@@ -279,18 +276,18 @@ pub(crate) struct NewTensor {
     pub(crate) shape: Vec<usize>,
 }
 
-/// The header of a file to be written, and with it the place of every tensor.
+/// The header of an output file and the offset of each tensor.
 #[derive(Debug)]
 pub(crate) struct Layout {
-    /// The header with its length in front.
+    /// The header, preceded by its length.
     header: Vec<u8>,
     starts: HashMap<String, u64>,
     total: u64,
 }
 
 impl Layout {
-    /// Places the tensors as the format's own library does, widest elements first and then by name, so that every
-    /// element stands at a multiple of its size. The same tensors and metadata give the same bytes.
+    /// Orders tensors as the `safetensors` crate does, by decreasing element size and then by name, which aligns every
+    /// element. Deterministic in tensors and metadata.
     pub(crate) fn new(
         path: &Path,
         mut tensors: Vec<NewTensor>,
@@ -303,7 +300,7 @@ impl Layout {
             let entries = metadata.iter().map(|(key, value)| (key, value.as_str()));
             header.insert("__metadata__".into(), entries.collect());
         }
-        let mut places = Vec::with_capacity(tensors.len());
+        let mut offsets = Vec::with_capacity(tensors.len());
         let mut end = 0_usize;
         for tensor in tensors {
             let start = end;
@@ -322,12 +319,12 @@ impl Layout {
                 detail: error.to_string(),
             })?;
             header.insert(tensor.name.clone(), info);
-            places.push((tensor.name, start as u64));
+            offsets.push((tensor.name, start as u64));
         }
         let mut text = Value::Object(header).to_string().into_bytes();
         text.resize(text.len().next_multiple_of(LENGTH_BYTES as usize), b' ');
         let length = text.len() as u64;
-        if length > LONGEST_HEADER {
+        if length > MAX_HEADER {
             return Err(TensorFileError::LongHeader {
                 path: path.into(),
                 bytes: length,
@@ -337,7 +334,7 @@ impl Layout {
         let total = data_start.checked_add(end as u64).ok_or_else(huge)?;
         Ok(Self {
             header: [length.to_le_bytes().to_vec(), text].concat(),
-            starts: places
+            starts: offsets
                 .into_iter()
                 .map(|(name, start)| (name, data_start + start))
                 .collect(),
@@ -346,7 +343,7 @@ impl Layout {
     }
 }
 
-/// A file while it is written: the tensors may come in any order, each of them whole.
+/// Writes a file; tensors may come in any order, each of them whole.
 #[derive(Debug)]
 pub(crate) struct Writer<'a> {
     layout: &'a Layout,
@@ -355,7 +352,7 @@ pub(crate) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// Writes the header into an empty file; `path` is what errors call it.
+    /// Writes the header into an empty file; errors name `path`.
     pub(crate) fn new(
         layout: &'a Layout,
         path: &'a Path,
@@ -364,7 +361,7 @@ impl<'a> Writer<'a> {
         let mut writer = Self {
             layout,
             path,
-            file: BufWriter::with_capacity(PIECE, file),
+            file: BufWriter::with_capacity(BLOCK, file),
         };
         file.set_len(layout.total)
             .map_err(FileError::on("write", path))?;
@@ -372,11 +369,11 @@ impl<'a> Writer<'a> {
         Ok(writer)
     }
 
-    /// What is written next is the tensor `name` of the layout.
+    /// Moves to the tensor `name` of the layout.
     pub(crate) fn begin(&mut self, name: &str) -> Result<(), FileError> {
-        let place = self.layout.starts[name];
+        let start = self.layout.starts[name];
         self.file
-            .seek(SeekFrom::Start(place))
+            .seek(SeekFrom::Start(start))
             .map(drop)
             .map_err(FileError::on("write", self.path))
     }

@@ -1,4 +1,4 @@
-//! Which tensors of a file are quantized.
+//! Selects the tensors to quantize.
 
 use std::path::Path;
 
@@ -6,81 +6,81 @@ use glob::Pattern;
 use safetensors::tensor::{Dtype, TensorInfo};
 use thiserror::Error;
 
-use super::tensor_file::Float;
+use crate::tensor_file::Float;
 
-/// Names that an error about a glob lists.
+/// Number of names that an error lists.
 const LISTED: usize = 5;
 
-/// Why the tensors to quantize cannot be picked.
+/// An error of selecting tensors.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SelectionError {
-    /// A glob that cannot be read.
-    #[error("{flag} {glob}: {source}; `*`, `?`, `[abc]` and `[!abc]` have a meaning")]
+    /// Invalid glob.
+    #[error("{flag} {glob}: {source}; supported are `*`, `?`, `[abc]` and `[!abc]`")]
     Glob {
-        /// The flag that it was given with.
+        /// The flag of the glob.
         flag: &'static str,
-        /// What was given.
+        /// The glob.
         glob: String,
-        /// What is wrong with it.
+        /// The error.
         source: glob::PatternError,
     },
-    /// A glob that no tensor's name matches.
-    #[error("{flag} {glob} matches no tensor of {path}, which has {}", .names.join(", "))]
+    /// A glob without a match.
+    #[error("{flag} {glob} matches no tensor of {path}; it has {}", .names.join(", "))]
     NoMatch {
-        /// The flag that it was given with.
+        /// The flag of the glob.
         flag: &'static str,
-        /// What was given.
+        /// The glob.
         glob: String,
         /// The file.
         path: String,
-        /// The names nearest to it, and how many others there are.
+        /// The most similar names, and the number of others.
         names: Vec<String>,
     },
-    /// A glob that matches only tensors that are not weights.
+    /// A glob that matches only tensors without floating-point elements.
     #[error(
-        "--include {glob} matches only tensors that cannot be quantized, such as {name} with elements of type \
-         {dtype}; F32, F16 and BF16 can"
+        "--include {glob} matches only tensors that cannot be quantized, such as {name} with {dtype} elements; expected F32, \
+         F16 or BF16"
     )]
     NotFloating {
-        /// What was given.
+        /// The glob.
         glob: String,
-        /// The first tensor that matches.
+        /// The first match.
         name: String,
-        /// Its elements.
+        /// Its element type.
         dtype: Dtype,
     },
-    /// Floating numbers that are not quantized, where a user would expect it.
+    /// A floating-point type that is not supported.
     #[error(
-        "{name} in {path} has elements of type {dtype}, and F32, F16 and BF16 can be quantized: convert it (in PyTorch, \
-         `tensor.float()`), or copy it as it is with --exclude '{name}'"
+        "{name} in {path} has {dtype} elements, expected F32, F16 or BF16: convert it (in PyTorch, `tensor.float()`) or copy \
+         it unchanged with --exclude '{name}'"
     )]
     Dtype {
         /// The tensor.
         name: String,
         /// The file.
         path: String,
-        /// Its elements.
+        /// Its element type.
         dtype: Dtype,
     },
-    /// Nothing is left.
+    /// Nothing is selected.
     #[error(
-        "{path} has no tensor to quantize: without --include, those with F32, F16 or BF16 elements and two or more \
-         dimensions are taken, less those that --exclude names; it has {}", .names.join(", ")
+        "{path} has no tensor to quantize: without --include these are the tensors with F32, F16 or BF16 elements and at \
+         least two dimensions that --exclude does not match; it has {}", .names.join(", ")
     )]
     Nothing {
         /// The file.
         path: String,
-        /// Some names, and how many others there are.
+        /// Some names, and the number of others.
         names: Vec<String>,
     },
 }
 
-/// Whether each of `tensors`, all those of the file `path`, is to be quantized.
+/// For each of `tensors`, the tensors of the file `path`, whether it is quantized.
 ///
-/// Without `include`, the tensors of floating numbers with two or more dimensions are; with it, those that match one of
-/// its globs, whatever their dimensions. Those that match a glob of `exclude` are not.
-pub(super) fn select(
+/// Without `include` these are the floating-point tensors with at least two dimensions, with it the tensors that match
+/// one of its globs, of any shape. Tensors that match a glob of `exclude` are not quantized.
+pub(crate) fn select(
     path: &Path,
     tensors: &[(String, &TensorInfo)],
     include: &[String],
@@ -129,7 +129,7 @@ pub(super) fn select(
     Ok(selected)
 }
 
-/// The globs that were given with `flag`, each of which matches a name.
+/// Parses the globs of `flag`; each must match a name.
 fn patterns(
     flag: &'static str,
     globs: &[String],
@@ -157,10 +157,10 @@ fn patterns(
     globs.iter().map(pattern).collect()
 }
 
-/// The first names, and how many more there are.
+/// The first names, and the number of others.
 fn listed(names: &[&str]) -> Vec<String> {
     if names.is_empty() {
-        return vec!["no tensor at all".into()];
+        return vec!["no tensors".into()];
     }
     let first = names.iter().take(LISTED).map(|name| (*name).to_string());
     let more = names.len().saturating_sub(LISTED);
@@ -168,7 +168,7 @@ fn listed(names: &[&str]) -> Vec<String> {
     first.chain(rest).collect()
 }
 
-/// Whether the elements are floating numbers on their own, one a byte or wider.
+/// Whether the elements are floating-point numbers of at least 8 bits.
 fn is_floating(dtype: Dtype) -> bool {
     matches!(
         dtype,

@@ -1,0 +1,158 @@
+//! Errors of quantizing a file.
+
+use std::path::PathBuf;
+
+use laq_solvers::{ParseMethodError, SolveError};
+use thiserror::Error;
+
+use crate::files::FileError;
+use crate::{SelectionError, TensorFileError};
+
+/// An error of quantizing a file. Each message is one paragraph: what was found, where, and the remedy.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum QuantizeError {
+    /// Unknown method.
+    #[error(transparent)]
+    Method(#[from] ParseMethodError),
+    /// Bits for a method without a choice of bits.
+    #[error("{method} has a fixed number of bits: omit --bits {bits}")]
+    NoBits {
+        /// The method.
+        method: String,
+        /// The bits requested.
+        bits: u8,
+    },
+    /// Contradicting numbers of bits.
+    #[error("{method} has {own} bits but --bits is {bits}: omit one of them")]
+    OtherBits {
+        /// The method.
+        method: String,
+        /// Its bits.
+        own: u8,
+        /// The bits requested.
+        bits: u8,
+    },
+    /// A method without quantization.
+    #[error("{method} does not quantize: choose another method of `laq methods`")]
+    FullPrecision {
+        /// The method.
+        method: String,
+    },
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file is not a valid safetensors file.
+    #[error(transparent)]
+    TensorFile(#[from] TensorFileError),
+    /// The globs select no valid set of tensors.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    /// The output would replace an input.
+    #[error("--out {out} is an input file: give another path")]
+    OutIsInput {
+        /// The file.
+        out: PathBuf,
+    },
+    /// The output path exists and is not a file.
+    #[error("--out {out} exists and is not a regular file: give the path of a file")]
+    OutIsNoFile {
+        /// The path.
+        out: PathBuf,
+    },
+    /// The input already has a tensor with the name of an output.
+    #[error(
+        "{path} already has a tensor {taken}, the name of an output of {name}: exclude {name} with --exclude or rename one \
+         of them (was the file written by `laq quantize`?)"
+    )]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// The tensor to be quantized.
+        name: String,
+        /// The existing tensor.
+        taken: String,
+    },
+    /// A tensor without dimensions has no channels.
+    #[error(
+        "{name} has no dimensions and therefore no channels: exclude it with --exclude or quantize per tensor"
+    )]
+    NoChannels {
+        /// The tensor.
+        name: String,
+    },
+    /// Missing curvature.
+    #[error(
+        "{path} has no curvature for {name}{}: expected a tensor of the same name and shape for each quantized tensor",
+        and_more(*.others)
+    )]
+    NoCurvature {
+        /// The curvature's file.
+        path: PathBuf,
+        /// The first missing tensor.
+        name: String,
+        /// Number of other missing tensors.
+        others: usize,
+    },
+    /// Curvature of another shape or element type.
+    #[error("{name} has {found} in {path}, expected {expected}")]
+    OtherCurvature {
+        /// The tensor.
+        name: String,
+        /// The curvature's file.
+        path: PathBuf,
+        /// Shape or element type found.
+        found: String,
+        /// Shape or element type expected.
+        expected: String,
+    },
+    /// A weight or curvature that is not finite, or a negative curvature.
+    #[error("{location} in {path} is {value}, expected {expected}")]
+    Number {
+        /// The tensor and the index.
+        location: String,
+        /// The file.
+        path: PathBuf,
+        /// The value found.
+        value: f32,
+        /// The values allowed.
+        expected: &'static str,
+    },
+    /// Out of memory.
+    #[error("out of memory for {name} with {elements} elements")]
+    Memory {
+        /// The tensor.
+        name: String,
+        /// Its elements.
+        elements: usize,
+    },
+    /// The solver failed.
+    #[error("{name} cannot be quantized: {source}")]
+    Solve {
+        /// The tensor.
+        name: String,
+        /// The solver's error.
+        source: SolveError,
+    },
+    /// The threads cannot be started.
+    #[error("cannot start {threads} threads: {source}; use a smaller --threads")]
+    Threads {
+        /// Threads requested; 0 for one per processor.
+        threads: usize,
+        /// The error.
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// Stopped by the caller.
+    #[error("interrupted: {out} is unchanged")]
+    Interrupted {
+        /// The file that was not written.
+        out: PathBuf,
+    },
+}
+
+fn and_more(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        _ => format!(" and {others} more"),
+    }
+}

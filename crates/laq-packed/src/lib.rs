@@ -1,0 +1,18 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod error;
+pub mod files;
+mod plan;
+mod record;
+mod request;
+mod run;
+mod selection;
+mod tensor_file;
+
+pub use error::QuantizeError;
+pub use plan::Plan;
+pub use record::{Scales, TensorRecord, Totals};
+pub use request::{Granularity, Request, method};
+pub use selection::SelectionError;
+pub use tensor_file::TensorFileError;

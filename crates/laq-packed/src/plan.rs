@@ -1,0 +1,236 @@
+//! Reads the headers, selects tensors and lays out the output, before any work is done.
+
+use std::collections::{BTreeMap, HashSet};
+
+use laq_solvers::{Problem, Quantizer, Scale, Workspace};
+use safetensors::tensor::{Dtype, TensorInfo};
+
+use crate::QuantizeError;
+use crate::request::{Granularity, Request, check_out, quantizer};
+use crate::selection::select;
+use crate::tensor_file::{Float, Layout, NewTensor, TensorFile};
+
+/// A request whose headers have been checked.
+#[derive(Debug)]
+pub struct Plan {
+    pub(crate) request: Request,
+    pub(crate) weights: TensorFile,
+    pub(crate) curvature: Option<TensorFile>,
+    /// All tensors in file order.
+    pub(crate) tensors: Vec<Planned>,
+    pub(crate) layout: Layout,
+}
+
+/// A tensor of the input file.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    pub(crate) name: String,
+    pub(crate) info: TensorInfo,
+    /// `None` for a tensor that is copied.
+    pub(crate) quantized: Option<Quantized>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Quantized {
+    pub(crate) float: Float,
+    /// Number of problems.
+    pub(crate) problems: usize,
+    /// The tensor's entry in the curvature file.
+    pub(crate) curvature: Option<(TensorInfo, Float)>,
+}
+
+impl Plan {
+    /// Reads the headers, selects tensors and lays out the output file. Writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Any defect of the request or the headers; see [`QuantizeError`].
+    pub fn new(request: Request) -> Result<Self, QuantizeError> {
+        let quantizer = quantizer(&request.method)?;
+        check_out(&request)?;
+        let weights = TensorFile::open(&request.weights)?;
+        let curvature = request
+            .curvature
+            .as_deref()
+            .map(TensorFile::open)
+            .transpose()?;
+        let old = weights.tensors();
+        let selected = select(&request.weights, &old, &request.include, &request.exclude)?;
+        let mut tensors = Vec::with_capacity(old.len());
+        for ((name, info), selected) in old.into_iter().zip(selected) {
+            let info = info.clone();
+            let quantized = match Float::of(info.dtype).filter(|_| selected) {
+                Some(float) => Some(Quantized {
+                    float,
+                    problems: problems(&name, &info, request.granularity)?,
+                    curvature: None,
+                }),
+                None => None,
+            };
+            tensors.push(Planned {
+                name,
+                info,
+                quantized,
+            });
+        }
+        if let Some(curvature) = &curvature {
+            find_curvature(curvature, &mut tensors)?;
+        }
+        let taken: HashSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let two_scales = has_two_scales(quantizer)?;
+        let mut new = Vec::new();
+        for tensor in &tensors {
+            new.push(NewTensor {
+                name: tensor.name.clone(),
+                dtype: tensor.info.dtype,
+                shape: tensor.info.shape.clone(),
+            });
+            let Some(Quantized { problems, .. }) = tensor.quantized else {
+                continue;
+            };
+            let scale_shape = match (request.granularity, two_scales) {
+                (Granularity::PerTensor, false) => vec![1],
+                (Granularity::PerTensor, true) => vec![2],
+                (Granularity::PerChannel, false) => vec![problems],
+                (Granularity::PerChannel, true) => vec![problems, 2],
+            };
+            for (name, dtype, shape) in [
+                (
+                    levels_name(&tensor.name),
+                    Dtype::I8,
+                    tensor.info.shape.clone(),
+                ),
+                (scale_name(&tensor.name), Dtype::F32, scale_shape),
+            ] {
+                if taken.contains(name.as_str()) {
+                    return Err(QuantizeError::Taken {
+                        path: request.weights.clone(),
+                        name: tensor.name.clone(),
+                        taken: name,
+                    });
+                }
+                new.push(NewTensor { name, dtype, shape });
+            }
+        }
+        let metadata = metadata(&weights, &request, quantizer);
+        let layout = Layout::new(&request.out, new, &metadata)?;
+        Ok(Self {
+            request,
+            weights,
+            curvature,
+            tensors,
+            layout,
+        })
+    }
+
+    /// Names of the tensors to quantize, in file order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let quantized = |tensor: &&Planned| tensor.quantized.is_some();
+        self.tensors
+            .iter()
+            .filter(quantized)
+            .map(|tensor| tensor.name.as_str())
+    }
+}
+
+pub(crate) fn levels_name(name: &str) -> String {
+    format!("{name}.levels")
+}
+
+pub(crate) fn scale_name(name: &str) -> String {
+    format!("{name}.scale")
+}
+
+/// Number of problems of a tensor.
+fn problems(
+    name: &str,
+    info: &TensorInfo,
+    granularity: Granularity,
+) -> Result<usize, QuantizeError> {
+    match (granularity, info.shape.first()) {
+        (Granularity::PerTensor, _) => Ok(1),
+        (Granularity::PerChannel, Some(&channels)) => Ok(channels),
+        (Granularity::PerChannel, None) => Err(QuantizeError::NoChannels { name: name.into() }),
+    }
+}
+
+/// Finds the curvature of each quantized tensor and checks its shape.
+fn find_curvature(curvature: &TensorFile, tensors: &mut [Planned]) -> Result<(), QuantizeError> {
+    let mut missing = Vec::new();
+    for tensor in tensors {
+        let Some(quantized) = &mut tensor.quantized else {
+            continue;
+        };
+        let other = |found, expected| QuantizeError::OtherCurvature {
+            name: tensor.name.clone(),
+            path: curvature.path().into(),
+            found,
+            expected,
+        };
+        let Some(info) = curvature.info(&tensor.name) else {
+            missing.push(&tensor.name);
+            continue;
+        };
+        if info.shape != tensor.info.shape {
+            let expected = format!("{:?} as in the file of weights", tensor.info.shape);
+            return Err(other(format!("shape {:?}", info.shape), expected));
+        }
+        let Some(float) = Float::of(info.dtype) else {
+            let found = format!("elements of type {}", info.dtype);
+            return Err(other(found, "F32, F16 or BF16".into()));
+        };
+        quantized.curvature = Some((info.clone(), float));
+    }
+    match missing.split_first() {
+        None => Ok(()),
+        Some((first, others)) => Err(QuantizeError::NoCurvature {
+            path: curvature.path().into(),
+            name: (*first).clone(),
+            others: others.len(),
+        }),
+    }
+}
+
+/// Whether solutions of the method have two scales; the solution of an empty problem shows it.
+fn has_two_scales(quantizer: &dyn Quantizer) -> Result<bool, QuantizeError> {
+    let nothing = Problem::new(&[], None)
+        .and_then(|nothing| quantizer.solve(nothing, None, &mut [], &mut Workspace::default()));
+    match nothing {
+        Ok(solution) => Ok(matches!(solution.scale, Scale::Two { .. })),
+        Err(source) => Err(QuantizeError::Solve {
+            name: "an empty tensor".into(),
+            source,
+        }),
+    }
+}
+
+/// The metadata of the input file and the entries listed in the crate documentation.
+fn metadata(
+    weights: &TensorFile,
+    request: &Request,
+    quantizer: &dyn Quantizer,
+) -> BTreeMap<String, String> {
+    let codebook = quantizer.codebook();
+    let levels: Vec<i8> = codebook.levels().collect();
+    let (lowest, highest) = match (levels.first(), levels.last()) {
+        (Some(&lowest), Some(&highest)) => (lowest, highest),
+        _ => (0, 0),
+    };
+    // Indices without a level, such as 0 of binary codebooks, have an entry too.
+    let values: Vec<f64> = (lowest..=highest)
+        .map(|level| f64::from(codebook.value(level)))
+        .collect();
+    let values: serde_json::Value = values.into();
+    let mut metadata: BTreeMap<String, String> = weights.metadata().collect();
+    for (key, value) in [
+        ("laq.version", env!("CARGO_PKG_VERSION").to_string()),
+        ("laq.method", request.method.id()),
+        ("laq.granularity", request.granularity.name().into()),
+        ("laq.codebook", request.method.family().codebook.into()),
+        ("laq.codebook.lowest", lowest.to_string()),
+        ("laq.codebook.values", values.to_string()),
+    ] {
+        metadata.insert(key.into(), value);
+    }
+    metadata
+}

@@ -1,0 +1,104 @@
+//! What quantizing reports: a record for each tensor, and totals.
+
+use laq_solvers::Scale;
+use serde::Serialize;
+
+use crate::request::Granularity;
+
+/// The result for one tensor; one line of `laq quantize --json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TensorRecord {
+    /// Name of the tensor.
+    pub name: String,
+    /// Number of weights.
+    pub n: usize,
+    /// Id of the method.
+    pub method: String,
+    /// Content of `NAME.scale`.
+    pub scale: Scales,
+    /// `½ Σ d (w − ŵ)²` with `ŵ` in f32, over all channels.
+    pub weighted_error: f64,
+    /// `weighted_error` over `½ Σ d w²`; `None` if only the latter is zero.
+    pub relative_error: Option<f64>,
+    /// Share of weights whose level is zero.
+    pub sparsity: f64,
+    /// Bits of a packed level.
+    pub bits: u8,
+    /// Wall-clock milliseconds of the solver, without input and output.
+    pub milliseconds: f64,
+}
+
+/// Scales in the shape of `NAME.scale`; f32 values, widened so that JSON shows all digits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Scales {
+    /// One for the tensor, two for the tensor (positive and negative levels), or one per channel.
+    Flat(Vec<f64>),
+    /// Two per channel, for positive and negative levels.
+    Pairs(Vec<[f64; 2]>),
+}
+
+/// The totals of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Totals {
+    /// Number of quantized tensors.
+    pub tensors: usize,
+    /// Number of copied tensors.
+    pub copied: usize,
+    /// Number of quantized weights.
+    pub weights: usize,
+    /// Their bits in the input file.
+    pub bits_before: f64,
+    /// Their bits as packed levels with scales.
+    pub bits_after: f64,
+    /// `½ Σ d (w − ŵ)²` over all quantized tensors.
+    pub weighted_error: f64,
+    /// `½ Σ d w²` over all quantized tensors.
+    pub energy: f64,
+}
+
+impl Totals {
+    pub(crate) fn add(
+        &mut self,
+        record: &TensorRecord,
+        energy: f64,
+        bits_per_weight: usize,
+        scale_bits: usize,
+    ) {
+        let weights = record.n as f64;
+        self.tensors += 1;
+        self.weights += record.n;
+        self.bits_before += weights * bits_per_weight as f64;
+        self.bits_after += weights * f64::from(record.bits) + scale_bits as f64;
+        self.weighted_error += record.weighted_error;
+        self.energy += energy;
+    }
+
+    /// `weighted_error` over `energy`; `None` if only the energy is zero.
+    #[must_use]
+    pub fn relative_error(&self) -> Option<f64> {
+        relative(self.weighted_error, self.energy)
+    }
+}
+
+pub(crate) fn relative(error: f64, energy: f64) -> Option<f64> {
+    if error == 0.0 {
+        Some(0.0)
+    } else {
+        Some(error / energy).filter(|relative| relative.is_finite())
+    }
+}
+
+/// The scales of a record.
+pub(crate) fn printed(scales: &[Scale], granularity: Granularity) -> Scales {
+    let pair = |scale: &Scale| scale.pair().map(f64::from);
+    match (granularity, scales.first()) {
+        (Granularity::PerTensor, Some(scale @ Scale::Two { .. })) => {
+            Scales::Flat(pair(scale).to_vec())
+        }
+        (Granularity::PerChannel, Some(Scale::Two { .. })) => {
+            Scales::Pairs(scales.iter().map(pair).collect())
+        }
+        _ => Scales::Flat(scales.iter().map(|scale| pair(scale)[0]).collect()),
+    }
+}

@@ -1,0 +1,123 @@
+//! What to quantize, and how.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use laq_solvers::{Method, Quantizer, families};
+
+use crate::QuantizeError;
+use crate::files::FileError;
+
+/// The weights that share a scale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Granularity {
+    /// One problem for each tensor: `NAME.scale` has shape `[1]`, or `[2]` for methods with two scales.
+    #[default]
+    PerTensor,
+    /// One problem for each index of the first dimension: a row of a linear layer, a filter of a convolution.
+    /// `NAME.scale` has shape `[C]`, or `[C, 2]`.
+    PerChannel,
+}
+
+impl Granularity {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::PerTensor => "per-tensor",
+            Self::PerChannel => "per-channel",
+        }
+    }
+}
+
+/// A request to quantize a file.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The safetensors file of the weights.
+    pub weights: PathBuf,
+    /// The safetensors file of the curvature `d`: a tensor of the same name and shape for each quantized tensor. `None`
+    /// means `d = 1`.
+    pub curvature: Option<PathBuf>,
+    /// The file to write.
+    pub out: PathBuf,
+    /// The method.
+    pub method: Method,
+    /// The weights that share a scale.
+    pub granularity: Granularity,
+    /// Globs of names to quantize; empty for all floating-point tensors with at least two dimensions.
+    pub include: Vec<String>,
+    /// Globs of names to copy unchanged.
+    pub exclude: Vec<String>,
+    /// Threads; `None` for one per processor. The result does not depend on it.
+    pub threads: Option<usize>,
+}
+
+/// The method `id`. With `bits`, the id may omit its number: `laq-linear`, `laq-linear-M` or an alias.
+///
+/// # Errors
+///
+/// An unknown method, a method without this number of bits, or `full`.
+pub fn method(id: &str, bits: Option<u8>) -> Result<Method, QuantizeError> {
+    let method = match bits {
+        None => id.parse()?,
+        Some(bits) => method_with_bits(id, bits)?,
+    };
+    quantizer(&method)?;
+    Ok(method)
+}
+
+fn method_with_bits(id: &str, bits: u8) -> Result<Method, QuantizeError> {
+    let without_bits = |family: &&laq_solvers::Family| {
+        let plain = family.id.replace("-M", "");
+        let mut names = family.aliases.iter().copied().chain([family.id, &plain]);
+        family.bits.is_some() && names.any(|name| name.eq_ignore_ascii_case(id))
+    };
+    if let Some(family) = families().iter().find(without_bits) {
+        return Ok(family.id.replace('M', &bits.to_string()).parse()?);
+    }
+    let method: Method = id.parse()?;
+    match method.bits() {
+        Some(own) if own == bits => Ok(method),
+        Some(own) => Err(QuantizeError::OtherBits {
+            method: method.id(),
+            own,
+            bits,
+        }),
+        None => Err(QuantizeError::NoBits {
+            method: method.id(),
+            bits,
+        }),
+    }
+}
+
+pub(crate) fn quantizer(method: &Method) -> Result<&dyn Quantizer, QuantizeError> {
+    method
+        .quantizer()
+        .ok_or_else(|| QuantizeError::FullPrecision {
+            method: method.id(),
+        })
+}
+
+/// Rejects an output path that is an input or exists and is not a file.
+pub(crate) fn check_out(request: &Request) -> Result<(), QuantizeError> {
+    let out = &request.out;
+    match fs::metadata(out) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(FileError::on("write", out)(error).into()),
+        Ok(found) if !found.is_file() => {
+            return Err(QuantizeError::OutIsNoFile { out: out.clone() });
+        }
+        Ok(_) => {}
+    }
+    let same = |input: &PathBuf| match (input.canonicalize(), out.canonicalize()) {
+        (Ok(input), Ok(out)) => input == out,
+        _ => false,
+    };
+    if [&request.weights]
+        .into_iter()
+        .chain(&request.curvature)
+        .any(same)
+    {
+        return Err(QuantizeError::OutIsInput { out: out.clone() });
+    }
+    Ok(())
+}
