@@ -1,12 +1,19 @@
-//! The layers of the CIFAR-10 network that are not dense: convolution, batch normalization with ReLU, max pooling; each
-//! forward and backward, for a batch of 50 images.
+//! Layers: the product of a dense layer with every instruction set and with matrixmultiply alone, and
+//! the convolutions, batch normalizations with ReLU and max poolings of the CIFAR-10 network, forward
+//! and backward, for a batch of 50 images.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use laq_tensor::cpu::Isa;
 use laq_tensor::{
-    Convolution, ConvolutionShape, CpuBackend, Memory, Norm, NormShape, Pool, PoolShape, Tensor,
+    Convolution, ConvolutionShape, CpuBackend, Dense, DenseShape, Memory, Norm, NormShape, Pool,
+    PoolShape, Tensor,
 };
+use ndarray::{Array2, linalg::general_mat_mul};
 
 const BATCH: usize = 50;
+
+/// Rows, inputs and outputs of dense layers: the MLP, the output of the character LSTM.
+const PRODUCTS: [[usize; 3]; 2] = [[100, 2048, 2048], [5000, 512, 87]];
 
 /// Side of the images, channels of the input and filters of a convolution.
 const CONVOLUTIONS: [[usize; 3]; 6] = [
@@ -29,6 +36,41 @@ fn tensor(backend: &CpuBackend, shape: &[usize]) -> Tensor<CpuBackend> {
     let mut tensor = backend.zeros(shape).unwrap();
     backend.write(&values, &mut tensor).unwrap();
     tensor
+}
+
+fn product(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("product");
+    group.sample_size(10);
+    for [rows, inputs, outputs] in PRODUCTS {
+        let shape = DenseShape {
+            rows,
+            inputs,
+            outputs,
+        };
+        let size = format!("{rows}x{inputs}x{outputs}");
+        let operations = 2 * rows * inputs * outputs;
+        group.throughput(Throughput::Elements(operations as u64));
+        for isa in Isa::available() {
+            let backend = CpuBackend::with_isa(isa);
+            let input = tensor(&backend, &[rows, inputs]);
+            let weight = tensor(&backend, &[outputs, inputs]);
+            let mut output = tensor(&backend, &[rows, outputs]);
+            group.bench_function(BenchmarkId::new(isa.name(), &size), |bencher| {
+                bencher.iter(|| {
+                    backend
+                        .dense_forward(shape, &input, &weight, None, &mut output)
+                        .unwrap();
+                });
+            });
+        }
+        // ndarray's products of f32 are those of matrixmultiply.
+        let input = Array2::from_elem([rows, inputs], 0.5f32);
+        let weight = Array2::from_elem([outputs, inputs], 0.25f32);
+        let mut output = Array2::zeros([rows, outputs]);
+        group.bench_function(BenchmarkId::new("matrixmultiply", &size), |bencher| {
+            bencher.iter(|| general_mat_mul(1.0, &input, &weight.t(), 0.0, &mut output));
+        });
+    }
 }
 
 fn convolution(criterion: &mut Criterion) {
@@ -156,5 +198,5 @@ fn pool(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, convolution, norm, pool);
+criterion_group!(benches, product, convolution, norm, pool);
 criterion_main!(benches);

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::CpuBackend;
 use super::dense::{broadcast_bias, column_sums};
-use super::gemm::{LEAST_RUN, Matrix, Operand, ZEROS, product};
+use super::gemm::{MIN_RUN, Matrix, Operand, PORTABLE_ROWS, ZEROS, product};
 use super::memory::Buffer;
 use crate::{BackendError, Convolution, ConvolutionShape};
 
@@ -83,8 +83,8 @@ impl Convolution for CpuBackend {
     }
 }
 
-/// A row a pixel, a column a tap and channel: column t·C + c holds channel c of the pixel that tap t = 3p + q sees, at
-/// (i + p − 1, j + q − 1), or zero outside of the image.
+/// One row per pixel, one column per tap and channel: column t·C + c holds channel c of the pixel at
+/// (i + p − 1, j + q − 1) for tap t = 3p + q, or zero outside of the image.
 #[derive(Clone, Copy)]
 struct Patches<'a> {
     height: usize,
@@ -93,8 +93,9 @@ struct Patches<'a> {
     images: &'a [f32],
 }
 
-/// The widest panel of any kernel.
-const WIDEST: usize = 32;
+/// The rows of a panel of A, at most.
+const MAX_ROWS: usize = 64;
+const _: () = assert!(PORTABLE_ROWS <= MAX_ROWS);
 
 impl<'a> Patches<'a> {
     fn new(shape: ConvolutionShape, channels: usize, images: &'a [f32]) -> Self {
@@ -107,8 +108,8 @@ impl<'a> Patches<'a> {
         }
     }
 
-    /// So many channels, from `channel` on, of the pixel that `tap` sees from `pixel`.
-    fn seen(&self, pixel: usize, tap: usize, channel: usize, count: usize) -> &'a [f32] {
+    /// `count` channels from `channel` on of the pixel under `tap` of the filter at `pixel`.
+    fn under_tap(&self, pixel: usize, tap: usize, channel: usize, count: usize) -> &'a [f32] {
         let (i, j) = (pixel / self.width % self.height, pixel % self.width);
         let (p, q) = (tap / 3, tap % 3);
         let inside = (1..=self.height).contains(&(i + p)) && (1..=self.width).contains(&(j + q));
@@ -119,7 +120,7 @@ impl<'a> Patches<'a> {
         &self.images[seen * self.channels + channel..][..count]
     }
 
-    /// Cuts columns into parts that lie within one tap: tap, first channel, and columns.
+    /// Splits columns at the taps: tap, first channel, and columns of each part.
     fn by_tap(&self, columns: Range<usize>) -> impl Iterator<Item = (usize, usize, Range<usize>)> {
         let channels = self.channels;
         let mut from = columns.start;
@@ -148,10 +149,10 @@ impl Operand for Patches<'_> {
         let start = columns.start;
         for (tap, channel, part) in self.by_tap(columns) {
             let count = part.len();
-            let mut rows = [&ZEROS[..count]; WIDEST];
+            let mut rows = [&ZEROS[..count]; MAX_ROWS];
             for (row, seen) in rows[..width].iter_mut().enumerate() {
                 if first + row < last {
-                    *seen = self.seen(first + row, tap, channel, count);
+                    *seen = self.under_tap(first + row, tap, channel, count);
                 }
             }
             let panel = &mut panel[(part.start - start) * width..(part.end - start) * width];
@@ -159,19 +160,19 @@ impl Operand for Patches<'_> {
         }
     }
 
-    /// The channels of a pixel lie side by side.
+    /// The channels of a pixel are contiguous.
     fn in_place(&self, row: usize, columns: Range<usize>) -> Option<&[f32]> {
-        if self.channels < LEAST_RUN {
+        if self.channels < MIN_RUN {
             return None;
         }
         let (tap, channel, part) = self.by_tap(columns).next()?;
-        Some(self.seen(row, tap, channel, part.len()))
+        Some(self.under_tap(row, tap, channel, part.len()))
     }
 }
 
-/// Writes the first numbers of all rows, then the second ones, and so on.
+/// Writes the first element of every row, then the second, and so on.
 fn interleave(rows: &[&[f32]], target: &mut [f32]) {
-    // Sixteen numbers of a row are one cache line: read it once, scatter within the panel.
+    // Sixteen elements of a row are one cache line: read it once, scatter it within the panel.
     const LINE: usize = 16;
     let width = rows.len();
     for (line, target) in target.chunks_mut(LINE * width).enumerate() {
@@ -206,7 +207,7 @@ impl Operand for PatchesTransposed<'_> {
         for (tap, channel, part) in self.0.by_tap(rows.clone()) {
             let place = part.start - first;
             for (pixel, target) in pixels.clone().zip(panel.chunks_exact_mut(width)) {
-                let seen = self.0.seen(pixel, tap, channel, part.len());
+                let seen = self.0.under_tap(pixel, tap, channel, part.len());
                 target[place..place + part.len()].copy_from_slice(seen);
             }
         }

@@ -1,9 +1,9 @@
-//! Rearranges operands into the panels that the tiles read from end to end.
+//! Packs operands into the panels that the tiles read sequentially.
 
 use std::ops::Range;
 
-/// A matrix that is read in place: element (i, j) stands at `i·row_stride + j·column_stride`. It is
-/// row-major or the transpose of a row-major one, so that one of the strides is 1.
+/// A matrix view: element (i, j) is at `i·row_stride + j·column_stride`. It is row-major or the
+/// transpose of a row-major matrix, so one of the strides is 1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix<'a> {
     pub(crate) data: &'a [f32],
@@ -26,7 +26,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// The transpose, in place.
+    /// The transposed view.
     pub(crate) fn transposed(self) -> Self {
         Matrix {
             data: self.data,
@@ -38,13 +38,13 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What a product packs: a matrix that exists in memory, or one that is only read as if it did.
+/// An operand of a product: a matrix in memory, or one that is generated while it is packed.
 pub(crate) trait Operand: Copy + Sync {
     /// Rows and columns.
     fn size(&self) -> (usize, usize);
 
-    /// Writes rows `first..first + width` of columns `columns` as one panel: for each column, `width` numbers. Rows
-    /// from `last` on are zeros. There are at most [`DEPTH`](super::DEPTH) columns.
+    /// Writes rows `first..first + width` of `columns` as one panel: for each column, `width`
+    /// elements. Rows from `last` on are zeros. There are at most [`DEPTH`](super::DEPTH) columns.
     fn pack(
         &self,
         first: usize,
@@ -54,10 +54,10 @@ pub(crate) trait Operand: Copy + Sync {
         panel: &mut [f32],
     );
 
-    /// The first of `columns` of a row, as far as they lie in memory in order; none where rows are to be packed.
+    /// The longest contiguous prefix of `columns` of a row; `None` if rows must be packed.
     ///
-    /// All rows are cut at the same columns, into parts of [`LEAST_RUN`](super::LEAST_RUN) numbers or more, but for those
-    /// that `columns` cuts off.
+    /// All rows have the same parts, of [`MIN_RUN`](super::MIN_RUN) elements or more except where
+    /// `columns` cuts them.
     fn in_place(&self, _row: usize, _columns: Range<usize>) -> Option<&[f32]> {
         None
     }
@@ -80,8 +80,7 @@ impl Operand for Matrix<'_> {
     }
 }
 
-/// Writes rows `first..first + width` of columns `columns` as one panel: for each column, `width`
-/// numbers. Rows past `last` are zeros.
+/// [`Operand::pack`] of a matrix.
 pub(crate) fn pack_panel(
     matrix: Matrix<'_>,
     first: usize,
@@ -100,7 +99,7 @@ pub(crate) fn pack_panel(
             target[present..].fill(0.0);
         }
     } else {
-        // Sixteen columns of a row are one cache line: read it once, scatter within the panel.
+        // Sixteen columns of a row are one cache line: read it once, scatter it within the panel.
         const LINE: usize = 16;
         let mut done = 0;
         while done < columns.len() {

@@ -2,17 +2,19 @@
 //!
 //! # Data contract
 //!
-//! A tile has MR rows and NR columns. The operands come packed: `a` holds, for each of `depth`
-//! steps, MR numbers (one a row); `b` holds, for each step, NR numbers (one a column). Element
-//! (r, j) is the sum over the steps in order, with one rounding a step where the instruction set
-//! fuses; so its bits do not depend on where in a matrix the tile lies, nor on how the tiles are
-//! dealt to threads.
+//! A tile has MR rows and NR columns. The operands are packed: `a` holds, for each of `depth` steps,
+//! MR elements (one per row); `b` holds, for each step, NR elements (one per column). Element (r, j)
+//! is the sum over the steps in order, with one rounding per step where the instruction set fuses;
+//! its bits do not depend on the position of the tile in the matrix, nor on the distribution of
+//! tiles to threads.
+//!
+//! The portable tile is a product of the crate matrixmultiply, whose kernels (NEON on Arm) are
+//! selected from the features of the processor. It allocates a packing buffer per call.
 
 use laq_simd::{Isa, Set};
 
-/// The largest tile of any kernel, in elements.
+/// The largest register tile, in elements.
 pub(crate) const LARGEST_TILE: usize = 10 * 32;
-const _: () = assert!(PORTABLE_ROWS * PORTABLE_COLUMNS <= LARGEST_TILE);
 #[cfg(target_arch = "x86_64")]
 const _: () = assert!(x86::AVX2_ROWS * x86::AVX2_COLUMNS <= LARGEST_TILE);
 #[cfg(target_arch = "x86_64")]
@@ -40,11 +42,20 @@ pub(crate) fn tile_columns(isa: Isa) -> usize {
     }
 }
 
-/// C ← A·B, or C ← C + A·B with `accumulate`, for one whole tile.
+/// Whether the tile of `rows` × `columns` elements can be computed in place in C; a register tile
+/// must be whole.
+pub(crate) fn writes_in_place(isa: Isa, rows: usize, columns: usize) -> bool {
+    let whole = rows == tile_rows(isa) && columns == tile_columns(isa);
+    whole || isa.set() == Set::Portable
+}
+
+/// C ← A·B, or C ← C + A·B with `accumulate`, for one tile of `size` rows and columns, which a
+/// register tile ignores.
 ///
 /// # Safety
-/// `a` and `b` are readable for `depth`·MR and `depth`·NR numbers; `c` is readable and writable at
-/// r·stride + j for every r < MR, j < NR, and nobody else touches these numbers meanwhile.
+/// `a` and `b` are readable for `depth`·MR and `depth`·NR elements; `c` is readable and writable at
+/// r·stride + j for every r and j of the tile (r < MR, j < NR for a register tile), and no other
+/// thread accesses these elements during the call.
 pub(crate) unsafe fn tile(
     isa: Isa,
     depth: usize,
@@ -52,13 +63,14 @@ pub(crate) unsafe fn tile(
     b: *const f32,
     c: *mut f32,
     stride: usize,
+    size: [usize; 2],
     accumulate: bool,
 ) {
-    // SAFETY: the caller's promises are those of the kernels; a `Kernel` exists only where the
+    // SAFETY: the caller's promises are those of the tiles; an `Isa` exists only if the
     // processor has its features.
     unsafe {
         match isa.set() {
-            Set::Portable => portable(depth, a, b, c, stride, accumulate),
+            Set::Portable => portable(depth, a, b, c, stride, size, accumulate),
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => x86::avx2(depth, a, b, c, stride, accumulate),
             #[cfg(target_arch = "x86_64")]
@@ -67,7 +79,7 @@ pub(crate) unsafe fn tile(
     }
 }
 
-/// Whether the kernel has a tile whose rows of A are read where they lie: [`tile_of_runs`].
+/// Whether the instruction set has a tile that reads the rows of A in place: [`tile_of_runs`].
 pub(crate) fn reads_in_place(isa: Isa) -> bool {
     match isa.set() {
         #[cfg(target_arch = "x86_64")]
@@ -76,20 +88,20 @@ pub(crate) fn reads_in_place(isa: Isa) -> bool {
     }
 }
 
-/// The most rows of a tile that reads A where it lies.
+/// The rows of a tile that reads A in place, at most.
 pub(crate) const RUN_ROWS: usize = 10;
 
-/// MR rows of A where they lie: row r's numbers of `steps` steps begin at `rows[r]`.
+/// MR rows of A in place: the elements of row r for `steps` steps start at `rows[r]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Run {
     pub(crate) rows: [*const f32; RUN_ROWS],
     pub(crate) steps: usize,
 }
 
-/// [`tile`] with A in place: its steps are those of all `runs`, one after the other. The sums are the same, bit by bit.
+/// [`tile`] with A in place: its steps are those of all `runs` in order. The bits are the same.
 ///
 /// # Safety
-/// The kernel [`reads_in_place`]; every row of a run is readable for its `steps`; otherwise as [`tile`].
+/// The instruction set [`reads_in_place`]; every row of a run is readable for its `steps`; otherwise as [`tile`].
 pub(crate) unsafe fn tile_of_runs(
     isa: Isa,
     runs: &[Run],
@@ -100,44 +112,48 @@ pub(crate) unsafe fn tile_of_runs(
 ) {
     match isa.set() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the caller's promises are those of the kernel.
+        // SAFETY: the caller's promises are those of the tile.
         Set::Avx512 => unsafe { x86::avx512_runs(runs, b, c, stride, accumulate) },
         _ => unreachable!("only AVX-512 reads in place"),
     }
 }
 
-const PORTABLE_ROWS: usize = 4;
-const PORTABLE_COLUMNS: usize = 8;
+// Of a size that amortizes the packing of matrixmultiply, which packs its operands again.
+pub(crate) const PORTABLE_ROWS: usize = 60;
+const PORTABLE_COLUMNS: usize = 64;
 
 /// # Safety
-/// As [`tile`].
+/// As [`tile`], for the elements r < `rows` and j < `columns`.
 unsafe fn portable(
     depth: usize,
     a: *const f32,
     b: *const f32,
     c: *mut f32,
     stride: usize,
+    [rows, columns]: [usize; 2],
     accumulate: bool,
 ) {
-    let mut sums = [[0.0f32; PORTABLE_COLUMNS]; PORTABLE_ROWS];
-    for step in 0..depth {
-        for r in 0..PORTABLE_ROWS {
-            for j in 0..PORTABLE_COLUMNS {
-                // SAFETY: step < depth, r < MR, j < NR.
-                sums[r][j] += unsafe {
-                    *a.add(step * PORTABLE_ROWS + r) * *b.add(step * PORTABLE_COLUMNS + j)
-                };
-            }
-        }
-    }
-    for r in 0..PORTABLE_ROWS {
-        for j in 0..PORTABLE_COLUMNS {
-            // SAFETY: (r, j) lies within the tile.
-            unsafe {
-                let target = c.add(r * stride + j);
-                *target = if accumulate { *target } else { 0.0 } + sums[r][j];
-            }
-        }
+    let beta = if accumulate { 1.0 } else { 0.0 };
+    let signed = |stride: usize| isize::try_from(stride).expect("a stride of a slice");
+    // SAFETY: element (r, step) of A is at step·MR + r, (step, j) of B at step·NR + j and (r, j) of
+    // C at r·stride + j, all within what the caller promises; C does not overlap A and B.
+    unsafe {
+        matrixmultiply::sgemm(
+            rows,
+            depth,
+            columns,
+            1.0,
+            a,
+            1,
+            PORTABLE_ROWS as isize,
+            b,
+            PORTABLE_COLUMNS as isize,
+            1,
+            beta,
+            c,
+            signed(stride),
+            1,
+        );
     }
 }
 
@@ -147,7 +163,7 @@ mod x86 {
 
     pub(super) const AVX2_ROWS: usize = 6;
     pub(super) const AVX2_COLUMNS: usize = 16;
-    // Ten rows, because the paper's batches are 100 and 50: no row of a tile is wasted.
+    // Ten rows divide the paper's batches of 100 and 50.
     pub(super) const AVX512_ROWS: usize = 10;
     pub(super) const AVX512_COLUMNS: usize = 32;
 
@@ -164,7 +180,7 @@ mod x86 {
     ) {
         let mut sums = [[_mm256_setzero_ps(); 2]; AVX2_ROWS];
         for step in 0..depth {
-            // SAFETY: step < depth, so both reads lie within the packed operands.
+            // SAFETY: step < depth, so both reads are within the packed operands.
             unsafe {
                 let b0 = _mm256_loadu_ps(b.add(step * AVX2_COLUMNS));
                 let b1 = _mm256_loadu_ps(b.add(step * AVX2_COLUMNS + 8));
@@ -177,7 +193,7 @@ mod x86 {
         }
         for r in 0..AVX2_ROWS {
             for half in 0..2 {
-                // SAFETY: the eight numbers lie within row r of the tile.
+                // SAFETY: the eight elements are in row r of the tile.
                 unsafe {
                     let target = c.add(r * stride + half * 8);
                     let mut value = sums[r][half];
@@ -203,7 +219,7 @@ mod x86 {
     ) {
         let mut sums = [[_mm512_setzero_ps(); 2]; AVX512_ROWS];
         for step in 0..depth {
-            // SAFETY: step < depth, so both reads lie within the packed operands.
+            // SAFETY: step < depth, so both reads are within the packed operands.
             unsafe {
                 let b0 = _mm512_loadu_ps(b.add(step * AVX512_COLUMNS));
                 let b1 = _mm512_loadu_ps(b.add(step * AVX512_COLUMNS + 16));
@@ -214,7 +230,7 @@ mod x86 {
                 }
             }
         }
-        // SAFETY: the tile is the caller's.
+        // SAFETY: the tile belongs to the caller.
         unsafe { store512(&sums, c, stride, accumulate) }
     }
 
@@ -234,7 +250,7 @@ mod x86 {
         for run in runs {
             let rows = run.rows;
             for step in 0..run.steps {
-                // SAFETY: step is below the run's, so all reads lie within its rows and the packed panel.
+                // SAFETY: step is below that of the run, so all reads are within its rows and the packed panel.
                 unsafe {
                     let b0 = _mm512_loadu_ps(b);
                     let b1 = _mm512_loadu_ps(b.add(16));
@@ -247,7 +263,7 @@ mod x86 {
                 }
             }
         }
-        // SAFETY: the tile is the caller's.
+        // SAFETY: the tile belongs to the caller.
         unsafe { store512(&sums, c, stride, accumulate) }
     }
 
@@ -263,7 +279,7 @@ mod x86 {
     ) {
         for r in 0..AVX512_ROWS {
             for half in 0..2 {
-                // SAFETY: the sixteen numbers lie within row r of the tile.
+                // SAFETY: the sixteen elements are in row r of the tile.
                 unsafe {
                     let target = c.add(r * stride + half * 16);
                     let mut value = sums[r][half];
