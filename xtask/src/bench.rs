@@ -6,6 +6,7 @@
 use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::thread::available_parallelism;
@@ -13,10 +14,9 @@ use std::thread::available_parallelism;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-
-use crate::report::{median, text::align};
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
@@ -446,6 +446,33 @@ fn steps_text(methods: &[String], steps: &[Vec<Step>]) -> String {
         ]);
     }
     align(&lines, 1..heading.len())
+}
+
+/// A table without lines, the columns `right` aligned to the right.
+fn align(lines: &[Vec<String>], right: Range<usize>) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .add_rows(lines);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((if index == 0 { 0 } else { 2 }, 0));
+        if right.contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// The median of at least one value.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        0.5 * (values[middle - 1] + values[middle])
+    }
 }
 
 /// Headings of the table; sizes and threads come before them where they are columns.

@@ -1,108 +1,65 @@
-//! The `laq` binary as a child process: building it, asking it for JSON, and letting it have the terminal.
-//!
-//! `laq` always runs in the root of the workspace, so that the paths of the configurations mean the same from everywhere.
+//! Hands a command over to a fresh release build of `laq`.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
-/// What `laq train` exits with after it was interrupted and has saved.
-pub(crate) const INTERRUPTED: u8 = 130;
+/// The options whose values are paths.
+const PATHS: [&str; 4] = ["--out", "--configs", "--data-dir", "--mirror"];
 
-static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
-
-/// From now on Ctrl-C does not end xtask: it reaches `laq` too, which saves, and xtask waits for that. The same holds of a
-/// request to terminate that is sent to the whole group. Hang-ups are left as they are, so that `nohup` works.
-pub(crate) fn outlive_interruptions() -> Result<()> {
-    for signal in [SIGINT, SIGTERM] {
-        flag::register(signal, Arc::clone(&STOP)).context("cannot listen to signals")?;
-    }
-    Ok(())
+/// Runs `laq COMMAND ARGUMENTS…` in the root of the workspace, where `data/` and `runs/` are.
+pub(crate) fn run(command: &str, arguments: &[OsString]) -> Result<ExitCode> {
+    let root = crate::root();
+    let mut laq = Command::new(build(&root)?);
+    laq.arg(command)
+        .args(from_here(arguments, &env::current_dir()?))
+        .current_dir(root);
+    replace_by(laq)
 }
 
-/// Whether there was one of these signals.
-pub(crate) fn interrupted() -> bool {
-    STOP.load(Ordering::SeqCst)
+/// Becomes the program, so that signals reach it directly.
+#[cfg(unix)]
+fn replace_by(mut command: Command) -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt;
+    Err(command.exec()).context("cannot start laq")
 }
 
-/// Ready to run `laq`.
-pub(crate) struct Laq {
-    program: PathBuf,
-    root: PathBuf,
+#[cfg(not(unix))]
+fn replace_by(mut command: Command) -> Result<ExitCode> {
+    let code = command.status().context("cannot start laq")?.code();
+    Ok(ExitCode::from(
+        code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+    ))
 }
 
-impl Laq {
-    /// Builds the release binary (nothing happens if it is up to date). The environment variable `LAQ_BIN` names another
-    /// binary, which is taken as it is.
-    pub(crate) fn build(root: &Path) -> Result<Laq> {
-        let program = match env::var_os("LAQ_BIN") {
-            Some(program) => crate::from_here(Path::new(&program))?,
-            None => build_release(root)?,
-        };
-        Ok(Laq {
-            program,
-            root: root.into(),
-        })
-    }
-
-    /// Runs `laq` silently and reads the JSON that it prints. An answer counts even if the exit code is not 0: `laq doctor`
-    /// tells so that something is wrong.
-    pub(crate) fn ask<T: DeserializeOwned>(&self, arguments: &[impl AsRef<OsStr>]) -> Result<T> {
-        let output = self
-            .command(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("cannot start {}", self.program.display()))?;
-        match serde_json::from_slice(&output.stdout) {
-            Ok(answer) => Ok(answer),
-            Err(_) if !output.status.success() => {
-                bail!(
-                    "{} failed: {}",
-                    shown(arguments),
-                    String::from_utf8_lossy(&output.stderr).trim()
-                )
+/// Makes the paths among the arguments absolute: they were typed in the folder `here`. An address is left as it is.
+fn from_here(arguments: &[OsString], here: &Path) -> Vec<OsString> {
+    let absolute = |path: &str| match path.contains("://") {
+        true => path.into(),
+        false => here.join(path).display().to_string(),
+    };
+    let mut before = OsStr::new("");
+    let mut rewritten = Vec::new();
+    for argument in arguments {
+        let text = argument.to_str();
+        let assigned = text.and_then(|text| text.split_once('='));
+        rewritten.push(match (text, assigned) {
+            (Some(path), _) if PATHS.iter().any(|name| before == *name) => absolute(path).into(),
+            (_, Some((name, path))) if PATHS.contains(&name) => {
+                format!("{name}={}", absolute(path)).into()
             }
-            Err(error) => Err(error).with_context(|| {
-                format!(
-                    "{} printed something that is not the expected JSON",
-                    shown(arguments)
-                )
-            }),
-        }
+            _ => argument.clone(),
+        });
+        before = argument;
     }
-
-    /// Runs `laq` with the terminal as its own: its progress bar shows, and Ctrl-C reaches it.
-    pub(crate) fn run(&self, arguments: &[impl AsRef<OsStr>]) -> Result<ExitStatus> {
-        self.command(arguments)
-            .status()
-            .with_context(|| format!("cannot start {}", self.program.display()))
-    }
-
-    fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(arguments).current_dir(&self.root);
-        command
-    }
+    rewritten
 }
 
-/// `laq train …` as one reads it in a message.
-fn shown(arguments: &[impl AsRef<OsStr>]) -> String {
-    let words = arguments
-        .iter()
-        .map(|word| word.as_ref().to_string_lossy().into_owned());
-    format!("`laq {}`", words.collect::<Vec<_>>().join(" "))
-}
-
-fn build_release(root: &Path) -> Result<PathBuf> {
+fn build(root: &Path) -> Result<PathBuf> {
     let arguments = ["build", "--release", "--package", "laq", "--bin", "laq"];
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
@@ -118,11 +75,43 @@ fn build_release(root: &Path) -> Result<PathBuf> {
             arguments.join(" ")
         );
     }
-    // One JSON object a line; the one of the binary names the file, wherever the target folder is.
+    // One JSON object a line. The one of the binary contains its path, in whatever target folder.
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|message| message["target"]["name"] == "laq")
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo built laq but did not say where the binary is")
+        .context("cargo built laq but did not report its path")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_relative_to_the_current_folder() {
+        let words = [
+            "table2",
+            "--out",
+            "runs/x",
+            "--mirror=https://a.org",
+            "--mirror=copy",
+            "--rows",
+            "--out-of",
+        ];
+        let words = words.map(OsString::from);
+        let expected = [
+            "table2",
+            "--out",
+            "/here/runs/x",
+            "--mirror=https://a.org",
+            "--mirror=/here/copy",
+            "--rows",
+            "--out-of",
+        ];
+        assert_eq!(
+            from_here(&words, Path::new("/here")),
+            expected.map(OsString::from)
+        );
+    }
 }

@@ -34,6 +34,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "laq-tensor",
         ],
     ),
+    (
+        "laq-lab",
+        &["laq-datasets", "laq-models", "laq-runner", "laq-solvers"],
+    ),
     ("laq", &["*"]),
     ("laq-benches", &["*"]),
     ("xtask", &[]),

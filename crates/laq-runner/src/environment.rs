@@ -72,15 +72,6 @@ pub fn total_memory_bytes() -> Option<u64> {
     kibibytes(&field("/proc/meminfo", "MemTotal")?)
 }
 
-/// Whether this process ignores hang-ups, as `nohup` makes it do, where Linux tells it.
-#[must_use]
-pub fn ignores_hang_ups() -> bool {
-    // A bit for each signal, from 1; the hang-up is the first.
-    field("/proc/self/status", "SigIgn")
-        .and_then(|bits| u64::from_str_radix(&bits, 16).ok())
-        .is_some_and(|bits| bits & 1 == 1)
-}
-
 fn kibibytes(text: &str) -> Option<u64> {
     text.strip_suffix("kB")?
         .trim()

@@ -1,4 +1,6 @@
 //! What a run writes for people and programs to read: a line per epoch, a line per comparison, a summary.
+//!
+//! Files of older versions are read too: a missing field gets its default, an unknown one is ignored.
 
 use laq_models::{LayerComparison, LayerReport};
 use laq_solvers::Scale;
@@ -7,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::config::Paper;
 
 /// How a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It is being trained, or was killed.
+    #[default]
     Running,
     /// Every epoch is done.
     Finished,
@@ -22,7 +25,8 @@ pub enum Status {
 
 /// One line of `metrics.jsonl`. Losses are means: of texts the cross-entropy per character in nats, of images what
 /// `model.loss` says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EpochRecord {
     /// The epoch, from 1.
     pub epoch: u32,
@@ -49,7 +53,8 @@ pub struct EpochRecord {
 }
 
 /// A quantized layer at the end of an epoch.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LayerRecord {
     /// Such as `lstm.weight_hh.forget` or `dense1.weight`.
     pub name: String,
@@ -80,7 +85,8 @@ impl From<LayerReport> for LayerRecord {
 }
 
 /// One line of `comparison.jsonl`: how near the run's solver was to the optimum in one step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ComparisonRecord {
     /// The training step that used the compared weights, counted from 1 over the whole run.
     pub step: u64,
@@ -95,7 +101,8 @@ pub struct ComparisonRecord {
 }
 
 /// The errors of one matrix in one step.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LayerComparisonRecord {
     /// Such as `lstm.weight_hh.forget` or `dense1.weight`.
     pub name: String,
@@ -132,7 +139,8 @@ impl ComparisonRecord {
 
 /// `summary.json`. Losses and errors are those of the best epoch: the one with the lowest validation loss, or error for
 /// images, of equal ones the latest.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Summary {
     /// How the run stands.
     pub status: Status,

@@ -45,6 +45,25 @@ pub fn read_summary(folder: &Path) -> Option<Summary> {
     serde_json::from_slice(&fs::read(folder.join("summary.json")).ok()?).ok()
 }
 
+/// The epochs of the run in `folder`. Lines that cannot be read are skipped: the last one may be incomplete.
+#[must_use]
+pub fn read_epochs(folder: &Path) -> Vec<EpochRecord> {
+    read_lines(&folder.join(METRICS))
+}
+
+/// The comparisons with the exact solver of the run in `folder`, likewise.
+#[must_use]
+pub fn read_comparisons(folder: &Path) -> Vec<ComparisonRecord> {
+    read_lines(&folder.join(COMPARISON))
+}
+
+fn read_lines<Record: DeserializeOwned>(path: &Path) -> Vec<Record> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}
+
 /// A run's folder; no other process holds it while this lives.
 #[derive(Debug)]
 pub struct RunFolder {

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use laq_lab::LabError;
+use laq_lab::configs::Configs;
+use laq_lab::plan::Selection;
+use laq_lab::table::TableId;
 use laq_runner::config::KINDS;
 use laq_runner::device::{DeviceChoice, DeviceOptions, Precision};
 
@@ -13,6 +17,9 @@ use laq_runner::device::{DeviceChoice, DeviceOptions, Precision};
 pub(crate) struct Args {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// Show no progress and no notes on the standard error; errors are still shown.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -27,12 +34,16 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     GpuCheck(GpuCheckArgs),
     Download(DownloadArgs),
+    Reproduce(ReproduceArgs),
+    Report(ReportArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// Which experiment.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExperimentArgs {
-    /// The experiment's TOML file.
+    /// The experiment's TOML file; `laq train -` reads it from the standard input.
     pub(crate) config: PathBuf,
     #[command(flatten)]
     pub(crate) over: OverArgs,
@@ -177,11 +188,14 @@ pub(crate) struct ConfigArgs {
     pub(crate) json: bool,
 }
 
-/// Print an experiment's network: layers, sizes, weights, bits, operations.
+/// Print the network of an experiment or of a run: layers, sizes, weights, bits, operations.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SummaryArgs {
+    /// The experiment's TOML file, or a run folder.
+    #[arg(value_name = "CONFIG|RUN_DIR")]
+    pub(crate) path: PathBuf,
     #[command(flatten)]
-    pub(crate) experiment: ExperimentArgs,
+    pub(crate) over: OverArgs,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -299,15 +313,143 @@ pub(crate) struct GpuCheckArgs {
     pub(crate) keep_pace: Option<String>,
 }
 
+/// Reproduce a table of the paper: train the cells that are not finished, and report them.
+///
+/// Ctrl-C saves the runs under way; the same command continues, and reuses the finished cells.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReproduceArgs {
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    /// Show the state of the cells and the time left, and train nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) mirror: MirrorArgs,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// Cells that are trained at a time: in processes, or on a GPU in threads, whose kernels overlap.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) jobs: u16,
+    /// Threads of each run [default: all processors, divided by --jobs].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+    /// Save and stop after this many minutes; the same command continues.
+    #[arg(long, value_name = "N", value_parser = minutes)]
+    pub(crate) minutes: Option<f64>,
+    /// For methods with an alternating solver, also run the exact solver every N steps on the same weights, and report both
+    /// weighted errors. The results do not change; finished cells are reused without a comparison.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub(crate) compare_with_exact: Option<u64>,
+    /// Print the cells, or with --dry-run the plan, as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Report the cells of a table that are trained, without training.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReportArgs {
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    /// Print the cells as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Which cells of which table, at which size, and where their runs are.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SelectionArgs {
+    /// The table of the paper.
+    #[arg(value_enum)]
+    table: TableName,
+    /// Size of the runs: demo (embedded data, minutes), short (the paper's networks, few epochs), paper (to the letter).
+    #[arg(long, default_value = "demo")]
+    preset: String,
+    /// Rows, separated by commas [default: all].
+    #[arg(long, value_delimiter = ',', value_name = "ROW,…")]
+    rows: Vec<String>,
+    /// Columns, separated by commas [default: the paper's; for the preset demo the embedded data].
+    #[arg(long, value_delimiter = ',', value_name = "COLUMN,…")]
+    columns: Vec<String>,
+    /// Number of seeds: each cell is trained with the seeds 1 to N.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    seeds: u32,
+    /// Folder of the runs and of the report [default: runs/TABLE/PRESET].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Configurations to use instead of the embedded ones.
+    #[arg(long, value_name = "DIR")]
+    configs: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TableName {
+    /// Test error of the networks on images.
+    Table1,
+    /// Test cross-entropy of the character LSTM.
+    Table2,
+}
+
+impl SelectionArgs {
+    pub(crate) fn selection(&self) -> Selection {
+        Selection {
+            table: match self.table {
+                TableName::Table1 => TableId::Table1,
+                TableName::Table2 => TableId::Table2,
+            },
+            preset: self.preset.clone(),
+            rows: self.rows.clone(),
+            columns: self.columns.clone(),
+            seeds: self.seeds,
+            out: self.out.clone(),
+        }
+    }
+
+    pub(crate) fn configs(&self) -> Result<Configs, LabError> {
+        self.configs
+            .as_ref()
+            .map_or_else(Configs::embedded, |folder| Ok(Configs::at(folder)))
+    }
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(minutes) if (0.0..=1e6).contains(&minutes) => Ok(minutes),
+        _ => Err("expected a number of minutes".into()),
+    }
+}
+
+/// Print shell completions.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Print the man page, or write one for each command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ManArgs {
+    /// Write laq.1, laq-train.1 and so on to this folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// Another source of data.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MirrorArgs {
+    /// A folder or an address that is tried before all others.
+    #[arg(long, value_name = "DIR|URL")]
+    pub(crate) mirror: Option<String>,
+}
+
 /// Fetch data sets, verify them, and leave what is already good alone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DownloadArgs {
     /// Names of data sets [default: all].
     #[arg(value_name = "NAME")]
     pub(crate) names: Vec<String>,
-    /// A folder or an address that is tried before all others.
-    #[arg(long, value_name = "DIR|URL")]
-    pub(crate) mirror: Option<String>,
+    #[command(flatten)]
+    pub(crate) mirror: MirrorArgs,
     /// Where the data go.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub(crate) data_dir: PathBuf,

@@ -1,72 +1,29 @@
-//! One function a command: calls the library and prints what it says.
+//! One function for each command: calls the library and prints the result.
 
-use std::ffi::OsString;
-use std::io::{self, ErrorKind, Write, stdout};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
+use clap::CommandFactory;
 use laq_datasets::{DownloadOptions, Split, catalogue, download as fetch, find};
-use laq_packed::{Granularity, Plan, QuantizeError, Request, Scales, TensorRecord};
+use laq_lab::text::{duration, table};
 use laq_runner::TRAINING_VERSION;
 use laq_runner::config::{self, Experiment};
 use laq_runner::doctor::diagnose;
-#[cfg(unix)]
-use laq_runner::environment::ignores_hang_ups;
 use laq_runner::evaluate::{Source, evaluate};
 use laq_runner::record::Status;
 use laq_runner::train::{Options, train as run_training};
 use laq_solvers::families;
-use serde::Serialize;
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
 use crate::args::{
-    ConfigArgs, DoctorArgs, DownloadArgs, EstimateArgs, EvalArgs, ExperimentArgs, GpuCheckArgs,
-    MethodsArgs, OverArgs, QuantizeArgs, SplitName, SummaryArgs, TrainArgs,
+    Args, CompletionsArgs, ConfigArgs, DoctorArgs, DownloadArgs, EstimateArgs, EvalArgs,
+    ExperimentArgs, GpuCheckArgs, ManArgs, MethodsArgs, OverArgs, ProgressStyle, SplitName,
+    SummaryArgs, TrainArgs,
 };
-use crate::progress::{Progress, Transfer, duration, tell};
-
-/// What a shell reports for a program that Ctrl-C stopped.
-const INTERRUPTED: u8 = 130;
-
-/// The standard output. Whoever closes it early, as `head` does, has seen enough: what the command does, and its exit
-/// code, stay the same.
-struct Output;
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match stdout().write(bytes) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(bytes.len()),
-            written => written,
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match stdout().flush() {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-            flushed => flushed,
-        }
-    }
-}
-
-/// A flag that Ctrl-C, a plain kill or a hang-up sets; Ctrl-C once it is set ends the process.
-fn stop_flag() -> io::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    // The order counts: the signal that sets the flag must not find it set.
-    flag::register_conditional_shutdown(SIGINT, INTERRUPTED.into(), stop.clone())?;
-    flag::register(SIGINT, stop.clone())?;
-    flag::register(SIGTERM, stop.clone())?;
-    // Under `nohup` the run outlives its terminal.
-    #[cfg(unix)]
-    if !ignores_hang_ups() {
-        flag::register(signal_hook::consts::SIGHUP, stop.clone())?;
-    }
-    Ok(stop)
-}
+use crate::output::{INTERRUPTED, Output, log, print_json, shell_words, stop_flag};
+use crate::progress::{Progress, Transfer};
 
 /// Refuses a run folder whose `config.toml` is one of the files that describe the experiment: the run would replace it.
 fn keep_inputs(args: &ExperimentArgs, run_dir: &Path) -> Result<()> {
@@ -86,7 +43,20 @@ fn keep_inputs(args: &ExperimentArgs, run_dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The path that stands for the standard input.
+const STDIN: &str = "-";
+
 fn load(config: &Path, over: &OverArgs) -> Result<Experiment> {
+    if config == Path::new(STDIN) {
+        if !over.overlay.is_empty() || !over.set.is_empty() {
+            bail!("a configuration from the standard input takes no --overlay and no --set");
+        }
+        let mut text = String::new();
+        io::stdin()
+            .read_to_string(&mut text)
+            .context("cannot read the standard input")?;
+        return Ok(config::parse(&text, "the standard input")?);
+    }
     Ok(config::load(config, &over.overlay, &over.set)?)
 }
 
@@ -94,27 +64,29 @@ fn experiment(args: &ExperimentArgs) -> Result<Experiment> {
     load(&args.config, &args.over)
 }
 
-fn print_json(value: &impl Serialize) -> Result<()> {
-    writeln!(Output, "{}", serde_json::to_string_pretty(value)?)?;
-    Ok(())
-}
-
-pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
+pub(crate) fn train(args: &TrainArgs, quiet: bool) -> Result<ExitCode> {
     let experiment = experiment(&args.experiment)?;
+    let from_stdin = args.experiment.config == Path::new(STDIN);
     let name = args.experiment.config.file_stem().unwrap_or_default();
-    let run_dir = args
-        .run_dir
-        .clone()
-        .unwrap_or_else(|| Path::new("runs").join(name));
+    let run_dir = match &args.run_dir {
+        Some(run_dir) => run_dir.clone(),
+        None if from_stdin => bail!("a configuration from the standard input needs --run-dir"),
+        None => Path::new("runs").join(name),
+    };
     keep_inputs(&args.experiment, &run_dir)?;
-    let stop = stop_flag().context("cannot listen for Ctrl-C")?;
+    let stop = stop_flag()?;
     let options = Options {
         run_dir,
         resume: args.resume,
         threads: args.threads.count(),
         device: args.device.options(),
     };
-    let mut progress = Progress::new(args.progress);
+    let progress = if quiet {
+        ProgressStyle::None
+    } else {
+        args.progress
+    };
+    let mut progress = Progress::new(progress);
     let done = run_training(&experiment, &options, &stop, &mut |event| {
         progress.show(event)
     });
@@ -122,11 +94,15 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
     let summary = done?;
     let folder = options.run_dir.display();
     if summary.status == Status::Interrupted {
+        let command = if from_stdin {
+            String::new()
+        } else {
+            format!("; go on with: {}", command_to_resume())
+        };
         writeln!(
             Output,
-            "interrupted and saved in {folder} after {} steps; go on with: {}",
-            summary.steps,
-            command_to_resume()
+            "interrupted and saved in {folder} after {} steps{command}",
+            summary.steps
         )?;
         return Ok(ExitCode::from(INTERRUPTED));
     }
@@ -148,26 +124,14 @@ pub(crate) fn train(args: &TrainArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// This command once more, with `--resume`, ready for a shell.
+/// This command with `--resume`, ready for a shell.
 fn command_to_resume() -> String {
-    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let arguments = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let mut arguments: Vec<String> = arguments.collect();
     if !arguments.iter().any(|argument| argument == "--resume") {
         arguments.push("--resume".into());
     }
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,".contains(c);
-    let quoted = |argument: OsString| {
-        let argument = argument.to_string_lossy().into_owned();
-        if argument.chars().all(plain) {
-            argument
-        } else {
-            format!("'{}'", argument.replace('\'', "'\\''"))
-        }
-    };
-    arguments
-        .into_iter()
-        .map(quoted)
-        .collect::<Vec<_>>()
-        .join(" ")
+    shell_words(&arguments)
 }
 
 pub(crate) fn eval(args: &EvalArgs) -> Result<ExitCode> {
@@ -234,7 +198,12 @@ pub(crate) fn config(args: &ConfigArgs) -> Result<ExitCode> {
 }
 
 pub(crate) fn summary(args: &SummaryArgs) -> Result<ExitCode> {
-    let found = laq_runner::summary::summarize(&experiment(&args.experiment)?)?;
+    let path = if args.path.is_dir() {
+        args.path.join("config.toml")
+    } else {
+        args.path.clone()
+    };
+    let found = laq_runner::summary::summarize(&load(&path, &args.over)?)?;
     if args.json {
         print_json(&found)?;
         return Ok(ExitCode::SUCCESS);
@@ -269,32 +238,11 @@ pub(crate) fn summary(args: &SummaryArgs) -> Result<ExitCode> {
             layer.kind.clone(),
         ]);
     }
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or_default()
-    };
-    let widths: [usize; 8] = std::array::from_fn(width);
-    for row in &rows {
-        let [
-            name,
-            output,
-            quantized,
-            others,
-            float,
-            packed,
-            operations,
-            kind,
-        ] = row;
-        let [n, o, q, r, f, p, x, _] = widths;
-        let line = format!(
-            "{name:<n$}  {output:<o$}  {quantized:>q$}  {others:>r$}  {float:>f$}  {packed:>p$}  {operations:>x$}  {kind}"
-        );
-        writeln!(out, "{}", line.trim_end())?;
-    }
+    write!(out, "{}", table(rows, |column| (2..7).contains(&column)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Bytes as a reader takes them in.
+/// Bytes in a readable unit.
 fn bytes(count: usize) -> String {
     match count {
         0..10_000 => format!("{count} B"),
@@ -403,121 +351,15 @@ pub(crate) fn gpu_check(args: &GpuCheckArgs) -> Result<ExitCode> {
         laq_runner::gpu_check::keep_pace(&request, network, input, output)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let stop = stop_flag().context("cannot listen for Ctrl-C")?;
-    let found = laq_runner::gpu_check::gpu_check(&request, &stop, &mut |line| tell(line))?;
+    let stop = stop_flag()?;
+    let found = laq_runner::gpu_check::gpu_check(&request, &stop, &mut |line| log(line))?;
     write!(Output, "{}", found.summary)?;
     let readme = args.out.join("README.md");
     if !found.good {
-        bail!(
-            "not everything that was checked is right; {} tells what",
-            readme.display()
-        );
+        bail!("some checks failed; see {}", readme.display());
     }
-    tell(&format!("{} has the details", readme.display()));
+    log(&format!("{} has the details", readme.display()));
     Ok(ExitCode::SUCCESS)
-}
-
-pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
-    let plan = Plan::new(Request {
-        weights: args.weights.clone(),
-        curvature: args.curvature.clone(),
-        out: args.out.clone(),
-        method: laq_packed::method(&args.method, args.bits)?,
-        granularity: if args.per_channel {
-            Granularity::PerChannel
-        } else {
-            Granularity::PerTensor
-        },
-        include: args.include.clone(),
-        exclude: args.exclude.clone(),
-        threads: args.threads.count(),
-    })?;
-    let stop = stop_flag().context("cannot listen for Ctrl-C")?;
-    let width = plan.names().map(|name| name.chars().count()).max();
-    let width = width.unwrap_or_default().max("tensor".len());
-    let mut printed = Ok(());
-    if !args.json {
-        printed = writeln!(
-            Output,
-            "{:<width$} {:>12} {:>21} {:>14} {:>14} {:>8} {:>4} {:>9}",
-            "tensor",
-            "weights",
-            "scale",
-            "weighted error",
-            "relative error",
-            "sparsity",
-            "bits",
-            "ms"
-        );
-    }
-    let done = plan.run(&stop, &mut |record| {
-        let line = if args.json {
-            serde_json::to_string(record).map_err(io::Error::from)
-        } else {
-            Ok(quantized_line(record, width))
-        };
-        // A line that cannot be printed keeps no tensor from being quantized; it is told in the end.
-        let line = line.and_then(|line| writeln!(Output, "{line}"));
-        if printed.is_ok() {
-            printed = line;
-        }
-    });
-    let totals = match done {
-        Err(error @ QuantizeError::Interrupted { .. }) => {
-            tell(&error.to_string());
-            return Ok(ExitCode::from(INTERRUPTED));
-        }
-        done => done?,
-    };
-    if !args.json {
-        let weights = totals.weights.max(1) as f64;
-        writeln!(
-            Output,
-            "{} tensors quantized, {} copied; {} weights, {:.2} bits each before, {:.2} as packed levels with their \
-             scales; relative error {}; {}",
-            totals.tensors,
-            totals.copied,
-            totals.weights,
-            totals.bits_before / weights,
-            totals.bits_after / weights,
-            figure(totals.relative_error()),
-            args.out.display(),
-        )?;
-    }
-    printed.context("the file is written, but not all of what was to be said about it")?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A row of the table, whose names are `width` characters wide.
-fn quantized_line(record: &TensorRecord, width: usize) -> String {
-    let scale = match &record.scale {
-        Scales::Flat(scales) if scales.len() <= 2 => scales
-            .iter()
-            .map(|&scale| figure(Some(scale)))
-            .collect::<Vec<_>>()
-            .join(" "),
-        Scales::Flat(scales) => format!("{} channels", scales.len()),
-        Scales::Pairs(scales) => format!("{} channels", scales.len()),
-    };
-    format!(
-        "{:<width$} {:>12} {scale:>21} {:>14} {:>14} {:>8.4} {:>4} {:>9.1}",
-        record.name,
-        record.n,
-        figure(Some(record.weighted_error)),
-        figure(record.relative_error),
-        record.sparsity,
-        record.bits,
-        record.milliseconds,
-    )
-}
-
-/// Five digits, or a dash where there is no number.
-fn figure(value: Option<f64>) -> String {
-    match value {
-        None => "-".into(),
-        Some(value) if value == 0.0 || (1e-3..1e4).contains(&value.abs()) => format!("{value:.5}"),
-        Some(value) => format!("{value:.4e}"),
-    }
 }
 
 pub(crate) fn methods(args: &MethodsArgs) -> Result<ExitCode> {
@@ -566,16 +408,16 @@ pub(crate) fn download(args: &DownloadArgs) -> Result<ExitCode> {
             .collect::<Result<Vec<_>, _>>()?,
     };
     let options = DownloadOptions {
-        mirror: args.mirror.clone(),
+        mirror: args.mirror.mirror.clone(),
         ..Default::default()
     };
     let mut failed = Vec::new();
     for dataset in datasets {
         let has_address = dataset.files.iter().all(|file| !file.urls.is_empty());
-        if args.names.is_empty() && args.mirror.is_none() && !has_address {
+        if args.names.is_empty() && args.mirror.mirror.is_none() && !has_address {
             writeln!(
                 Output,
-                "{}: left out, because it comes from a --mirror alone",
+                "{}: skipped, because it has no address; use --mirror",
                 dataset.name
             )?;
             continue;
@@ -585,7 +427,7 @@ pub(crate) fn download(args: &DownloadArgs) -> Result<ExitCode> {
             transfer.show(progress)
         });
         transfer.end();
-        // One data set that cannot be had does not keep the others from coming.
+        // A data set that cannot be downloaded does not stop the others.
         match done {
             Ok(outcome) => writeln!(Output, "{outcome}")?,
             Err(error) => failed.push(error.to_string()),
@@ -593,6 +435,23 @@ pub(crate) fn download(args: &DownloadArgs) -> Result<ExitCode> {
     }
     if !failed.is_empty() {
         bail!("{}", failed.join("\nerror: "));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
+    clap_complete::generate(args.shell, &mut Args::command(), "laq", &mut Output);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn man(args: &ManArgs) -> Result<ExitCode> {
+    match &args.out {
+        None => clap_mangen::Man::new(Args::command()).render(&mut Output)?,
+        Some(folder) => {
+            std::fs::create_dir_all(folder)
+                .and_then(|()| clap_mangen::generate_to(Args::command(), folder))
+                .with_context(|| format!("cannot write man pages to {}", folder.display()))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

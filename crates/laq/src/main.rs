@@ -1,43 +1,55 @@
 //! `laq`: trains, evaluates, quantizes and looks at networks with low-bit weights.
 //!
-//! The definition of the command line is in `args`, what a command prints in `commands`, how progress looks in
-//! `progress`; what a command does is left to the library.
+//! `args` defines the command line; `commands`, `quantize` and `reproduce` call the libraries and print; `progress` draws
+//! progress; `output` writes to the standard streams and handles signals.
 //!
-//! Exit codes: 0 done, 1 an error, 2 a wrong command line, 130 interrupted (and saved, where there is something to save).
+//! Exit codes: 0 success, 1 an error, 2 a wrong command line, 130 interrupted (and saved).
 
 mod args;
 mod commands;
+mod output;
 mod progress;
+mod quantize;
+mod reproduce;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use args::{Args, Command};
+use laq_lab::LabError;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let quiet = args.quiet;
+    output::set_quiet(quiet);
     if let Err(error) = laq_simd::Isa::from_environment() {
-        progress::tell(&format!("error: {error}"));
+        output::log_error(&format!("error: {error}"));
         return ExitCode::FAILURE;
     }
     let done = match args.command {
-        Command::Train(args) => commands::train(&args),
+        Command::Train(args) => commands::train(&args, quiet),
         Command::Eval(args) => commands::eval(&args),
         Command::Config(args) => commands::config(&args),
         Command::Summary(args) => commands::summary(&args),
         Command::Estimate(args) => commands::estimate(&args),
-        Command::Quantize(args) => commands::quantize(&args),
+        Command::Quantize(args) => quantize::quantize(&args),
         Command::Methods(args) => commands::methods(&args),
         Command::Doctor(args) => commands::doctor(&args),
         Command::GpuCheck(args) => commands::gpu_check(&args),
         Command::Download(args) => commands::download(&args),
+        Command::Reproduce(args) => reproduce::reproduce(&args, quiet),
+        Command::Report(args) => reproduce::report(&args),
+        Command::Completions(args) => commands::completions(&args),
+        Command::Man(args) => commands::man(&args),
     };
     match done {
         Ok(code) => code,
         Err(error) => {
-            progress::tell(&format!("error: {error}"));
-            ExitCode::FAILURE
+            output::log_error(&format!("error: {error:#}"));
+            // A name that does not exist is a wrong command line.
+            let wrong = matches!(error.downcast_ref(), Some(LabError::Unknown(_)));
+            ExitCode::from(if wrong { 2 } else { 1 })
         }
     }
 }

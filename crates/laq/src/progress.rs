@@ -1,14 +1,16 @@
 //! Progress of training and of downloads on the standard error: a bar with the time left on a terminal, plain lines elsewhere.
 
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle as BarStyle};
 use laq_datasets::{Phase, Split};
+use laq_lab::text::duration;
 use laq_runner::record::EpochRecord;
 use laq_runner::train::Event;
 
 use crate::args::ProgressStyle;
+use crate::output::log;
 
 /// The time of a training step in evaluations of a batch: a backward pass takes about two forward ones.
 const STEP_WORK: u64 = 3;
@@ -172,7 +174,7 @@ impl Progress {
 
     fn plain(&self, line: &str) {
         if self.style == ProgressStyle::Plain {
-            tell(line);
+            log(line);
         }
     }
 }
@@ -210,7 +212,7 @@ impl Transfer {
             self.bar.set_message(doing.clone());
             self.bar.reset_eta();
             if self.bar.is_hidden() {
-                tell(&doing);
+                log(&doing);
             }
             self.doing = doing;
         }
@@ -220,20 +222,5 @@ impl Transfer {
 
     pub(crate) fn end(&self) {
         self.bar.finish_and_clear();
-    }
-}
-
-/// Writes a line to the standard error. That nobody reads it any more must not end a run.
-pub(crate) fn tell(line: &str) {
-    let _ = writeln!(stderr(), "{line}");
-}
-
-/// `12.3 s`, `4 min 05 s` or `3 h 20 min`.
-pub(crate) fn duration(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    match whole {
-        0..60 => format!("{seconds:.1} s"),
-        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
-        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
     }
 }

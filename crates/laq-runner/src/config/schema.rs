@@ -472,11 +472,8 @@ fn above_zero(name: &'static str, value: f64, high: f64) -> Result<(), OutOfRang
     ))
 }
 
-/// The candidate that `found` was most likely meant to be, if any is near.
-pub(crate) fn nearest<'a>(
-    found: &str,
-    candidates: impl Iterator<Item = &'a str>,
-) -> Option<&'a str> {
+/// The candidate with the smallest edit distance to `found`, where that is at most 1 + a third of its length.
+pub fn nearest<'a>(found: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |candidate: &str| strsim::damerau_levenshtein(found, candidate);
     let best = candidates.min_by_key(|candidate| distance(candidate))?;
     (distance(best) <= 1 + found.chars().count() / 3).then_some(best)

@@ -1,25 +1,27 @@
-//! The paper's claims, judged by our own figures and, beside them, by the paper's. One is this project's: it is about rows
-//! that the paper does not have, and says so.
+//! The paper's claims, checked against our figures and against the paper's. One claim is this project's own, about rows that
+//! the paper does not have.
 //!
-//! A claim is a set of comparisons between rows of one column. It holds in a column if every comparison does, does not if
-//! one fails, and is open while cells are missing. Comparisons of rows that a table does not have are no part of it there.
+//! A claim is a set of comparisons between rows of one column. In a column it holds if every comparison holds, fails if one
+//! fails, and is open while cells are missing. Comparisons with rows that a table does not have are left out.
 
 use crate::measure::Measure;
 use crate::table::Table;
 
-/// One claim with its verdicts, one a column.
+/// A claim with one verdict for each column.
+#[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) title: &'static str,
     /// (column, by our figures, by the paper's figures)
     pub(crate) columns: Vec<(String, Verdict, Verdict)>,
 }
 
-/// What the figures of one column say about a claim.
+/// The result for one column.
+#[derive(Debug)]
 pub(crate) struct Verdict {
     pub(crate) outcome: Outcome,
-    /// The comparisons that have both figures.
+    /// The comparisons for which both figures exist.
     pub(crate) judged: Vec<Judged>,
-    /// How many comparisons the claim has.
+    /// The number of all comparisons.
     pub(crate) comparisons: usize,
 }
 
@@ -31,6 +33,7 @@ pub(crate) enum Outcome {
 }
 
 /// One comparison with its figures.
+#[derive(Debug)]
 pub(crate) struct Judged {
     pub(crate) comparison: Comparison,
     pub(crate) left: f64,
@@ -45,9 +48,9 @@ pub(crate) type Comparison = (&'static str, Relation, &'static str);
 pub(crate) enum Relation {
     /// Lower.
     Below,
-    /// Lower, or at most the right one's tolerance above.
+    /// Lower than the right figure plus its tolerance.
     AtMost,
-    /// At most the tolerance of the right one apart.
+    /// Within the tolerance of the right figure.
     Near,
 }
 use Relation::{AtMost, Below, Near};
@@ -62,7 +65,7 @@ const CLAIMS: &[(&str, &[Comparison])] = &[
         &[("lat2-e", Below, "ttq"), ("lat2-a", Below, "ttq")],
     ),
     (
-        "LAQ < DoReFa: loss-aware beats plain levels of as many bits",
+        "LAQ < DoReFa: loss-aware beats plain quantization at equal bits",
         &[
             ("laq-linear-3", Below, "dorefa-3"),
             ("laq-log-3", Below, "dorefa-3"),
@@ -71,7 +74,7 @@ const CLAIMS: &[(&str, &[Comparison])] = &[
         ],
     ),
     (
-        "LAB ≤ BWN < BinaryConnect: so it is with 1 bit",
+        "LAB ≤ BWN < BinaryConnect: the same at 1 bit",
         &[("lab", AtMost, "bwn"), ("bwn", Below, "binary-connect")],
     ),
     (
@@ -79,7 +82,7 @@ const CLAIMS: &[(&str, &[Comparison])] = &[
         &[("lat-a", Near, "lat-e"), ("lat2-a", Near, "lat2-e")],
     ),
     (
-        "approximate ≈ exact, with 3 bits and more too (not a claim of the paper)",
+        "approximate ≈ exact, at 3 and 4 bits (not a claim of the paper)",
         &[
             ("laq-linear-3", Near, "laq-linear-3-e"),
             ("laq-log-3", Near, "laq-log-3-e"),
@@ -100,7 +103,7 @@ const CLAIMS: &[(&str, &[Comparison])] = &[
     ),
 ];
 
-/// Judges every claim in every column of a table. `ours` and `papers` give the figure of a row in a column, if there is one.
+/// Checks every claim in every column of a table. `ours` and `papers` return the figure of a row in a column, if there is one.
 pub(crate) fn judge(
     table: &Table,
     columns: &[String],
@@ -195,16 +198,16 @@ impl Relation {
     }
 }
 
-/// What the verdicts mean, as a sentence under the claims.
+/// The explanation shown with the claims.
 pub(crate) fn explanation(measure: &Measure) -> String {
     format!(
-        "Mean test figures of finished cells of the same column and preset; ≤, ≈ and \"match\" allow {}. Cells cut short \
-         say how the methods compare at that budget, not at the paper's.",
+        "Mean test figures of finished cells of the same column and preset. The tolerance of ≤, ≈ and \"match\" is {}. Cells \
+         cut short compare the methods at their budget, not at the paper's.",
         measure.tolerance_text
     )
 }
 
-/// "lat-e 1.402 < twn 1.450"
+/// Such as `lat-e 1.402 < twn 1.450`.
 pub(crate) fn judged_text(judged: &Judged, measure: &Measure) -> String {
     let (left, relation, right) = judged.comparison;
     format!(
@@ -215,7 +218,7 @@ pub(crate) fn judged_text(judged: &Judged, measure: &Measure) -> String {
     )
 }
 
-/// The verdict by the paper's figures, with those comparisons that they do not bear; a dash where the paper has none.
+/// The verdict by the paper's figures, with the comparisons that fail; a dash where the paper has no figures.
 pub(crate) fn papers_text(verdict: &Verdict, measure: &Measure) -> String {
     let failing: Vec<String> = verdict
         .failing()
@@ -231,8 +234,9 @@ pub(crate) fn papers_text(verdict: &Verdict, measure: &Measure) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::configs::Configs;
     use crate::measure::CROSS_ENTROPY;
-    use crate::{Selection, TableName};
+    use crate::table::TableId;
 
     fn outcome(figures: &[(&str, f64)], claim: usize) -> Outcome {
         let figure = |row: &str| {
@@ -261,27 +265,25 @@ mod tests {
 
     /// What the paper's own figures say about its claims, column by column: + holds, - does not hold, ? has no figures.
     #[test]
-    fn the_papers_figures_bear_most_of_its_claims() {
+    fn the_papers_figures_support_most_of_its_claims() {
         for (table, expected) in [
             (
-                TableName::Table1,
+                TableId::Table1,
                 ["++++", "-+++", "+-++", "--+-", "++++", "????", "++++"],
             ),
             (
-                TableName::Table2,
+                TableId::Table2,
                 ["+++", "+++", "+--", "+++", "+++", "???", "-++"],
             ),
         ] {
-            let selection = Selection {
-                table,
-                preset: "paper".into(),
-                rows: Vec::new(),
-                columns: Vec::new(),
-                seeds: 1,
-                out: None,
-            };
-            let table = Table::load(&crate::root(), &selection).expect("the table");
-            let (_, columns, _) = table.choose(&selection).expect("the paper's columns");
+            let configs = Configs::embedded().expect("the configurations");
+            let table = Table::load(&configs, table).expect("the table");
+            let columns: Vec<String> = table
+                .columns
+                .iter()
+                .filter(|name| table.has_column(name))
+                .cloned()
+                .collect();
             let papers = |row: &str, column: usize| table.paper(row, &columns[column]);
             let found: Vec<String> = judge(&table, &columns, papers, papers)
                 .iter()
@@ -294,7 +296,7 @@ mod tests {
                     claim.columns.iter().map(sign).collect()
                 })
                 .collect();
-            assert_eq!(found, expected, "{}", table.id);
+            assert_eq!(found, expected, "{:?}", table.id);
         }
     }
 

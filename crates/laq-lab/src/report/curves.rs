@@ -1,12 +1,14 @@
-//! Learning curves: one small chart a number of bits, with full precision in each as the yardstick.
+//! Learning curves: one chart for each number of bits, each with full precision for comparison.
 //!
 //! The exact and the approximate solver of a method share a colour; the approximate one is dashed.
+
+use maud::Markup;
 
 use super::svg::{Chart, Key, Line, Style};
 use super::{Report, Run};
 use crate::measure::Measure;
 
-/// Up to so many epochs each is a dot.
+/// Up to this number of epochs, each is drawn as a dot.
 const DOTS: u64 = 12;
 
 /// The epochs of one run.
@@ -15,8 +17,8 @@ struct Curve<'a> {
     points: Vec<(f64, f64)>,
 }
 
-/// The charts of one column, or nothing if it has no epoch yet.
-pub(super) fn charts(report: &Report, column: &str) -> String {
+/// The charts of one column.
+pub(super) fn charts(report: &Report, column: &str) -> Vec<Markup> {
     let curves: Vec<Curve<'_>> = report
         .cells
         .iter()
@@ -26,24 +28,19 @@ pub(super) fn charts(report: &Report, column: &str) -> String {
     let mut bits: Vec<u32> = report.rows.iter().map(|row| row.bits).collect();
     bits.sort_unstable();
     bits.dedup();
-    // Full precision is in every chart; one of its own is for a report that has nothing else.
+    // Full precision is in every chart; it has one of its own only where there is nothing else.
     if bits.len() > 1 {
         bits.retain(|&bits| bits != 32);
     }
-    let mut html = String::new();
-    for bits in bits {
-        let curves: Vec<&Curve<'_>> = curves
+    let charts = bits.into_iter().filter_map(|bits| {
+        let curves = curves
             .iter()
-            .filter(|curve| [32, bits].contains(&super::bits(&curve.run.row)))
-            .collect();
-        if curves
-            .iter()
-            .any(|curve| super::bits(&curve.run.row) == bits)
-        {
-            html += &chart(report.measure, column, bits, &curves);
-        }
-    }
-    html
+            .filter(|curve| [32, bits].contains(&curve.run.bits));
+        let curves: Vec<&Curve<'_>> = curves.collect();
+        let any = curves.iter().any(|curve| curve.run.bits == bits);
+        any.then(|| chart(report.measure, column, bits, &curves))
+    });
+    charts.collect()
 }
 
 fn curve(run: &Run) -> Option<Curve<'_>> {
@@ -51,17 +48,17 @@ fn curve(run: &Run) -> Option<Curve<'_>> {
         .curve
         .iter()
         .filter(|(_, figure)| figure.is_finite())
-        .map(|&(epoch, figure)| (epoch as f64, figure))
+        .map(|&(epoch, figure)| (f64::from(epoch), figure))
         .collect();
     (!points.is_empty()).then_some(Curve { run, points })
 }
 
-fn chart(measure: &Measure, column: &str, bits: u32, curves: &[&Curve<'_>]) -> String {
+fn chart(measure: &Measure, column: &str, bits: u32, curves: &[&Curve<'_>]) -> Markup {
     let title = bits_text(bits);
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let last = curves
         .iter()
-        .map(|curve| curve.run.epochs as f64)
+        .map(|curve| f64::from(curve.run.epochs))
         .chain(points().map(|point| point.0))
         .fold(1.0, f64::max) as u64;
     let low = points().map(|point| point.1).fold(f64::INFINITY, f64::min);
@@ -69,11 +66,11 @@ fn chart(measure: &Measure, column: &str, bits: u32, curves: &[&Curve<'_>]) -> S
         .map(|point| point.1)
         .fold(f64::NEG_INFINITY, f64::max);
     let (ticks, low, high) = ticks_between(low, high);
-    // Full precision first, so that it lies below the others.
+    // Full precision first: later lines cover it.
     let mut order = curves.to_vec();
-    order.sort_by_key(|curve| super::bits(&curve.run.row) != 32);
+    order.sort_by_key(|curve| curve.run.bits != 32);
     let lines = order.iter().map(|curve| Line {
-        style: style(&curve.run.row),
+        style: style(curve.run),
         name: format!("{}, seed {}", curve.run.row, curve.run.seed),
         points: curve.points.clone(),
     });
@@ -95,7 +92,7 @@ fn chart(measure: &Measure, column: &str, bits: u32, curves: &[&Curve<'_>]) -> S
             " (not finished)"
         };
         legend.push(Key {
-            style: style(row),
+            style: style(curve.run),
             name: row.into(),
             note: format!("{best}{interrupted}"),
         });
@@ -117,7 +114,7 @@ fn chart(measure: &Measure, column: &str, bits: u32, curves: &[&Curve<'_>]) -> S
     .render()
 }
 
-/// "2 bits (ternary)"
+/// Such as `2 bits (ternary)`.
 pub(super) fn bits_text(bits: u32) -> String {
     match bits {
         1 => "1 bit".into(),
@@ -127,9 +124,9 @@ pub(super) fn bits_text(bits: u32) -> String {
     }
 }
 
-/// Colour of a row, and whether its line is dashed.
-pub(super) fn style(row: &str) -> Style {
-    let class = match row {
+/// Colour of a row's line, and whether it is dashed.
+pub(super) fn style(run: &Run) -> Style {
+    let class = match run.row.as_str() {
         "full" => "full",
         "binary-connect" | "twn" => "c0",
         "bwn" | "ttq" => "c1",
@@ -140,14 +137,13 @@ pub(super) fn style(row: &str) -> Style {
         row if row.starts_with("laq-log") => "c3",
         _ => "c4",
     };
-    let approximate = row.ends_with("-a") || row.starts_with("laq-") && !row.ends_with("-e");
     Style {
         class,
-        dashed: row == "full" || approximate,
+        dashed: run.bits == 32 || run.exact.is_some(),
     }
 }
 
-/// About five round values that hold `low..=high` between the first and the last, with their labels.
+/// About five round values that enclose `low..=high`, with their labels, and the first and the last of them.
 fn ticks_between(low: f64, high: f64) -> (Vec<(f64, String)>, f64, f64) {
     let span = (high - low).max(0.004);
     let power = 10f64.powf((span / 4.0).log10().floor());
@@ -170,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_round_and_hold_the_data() {
+    fn ticks_are_round_and_enclose_the_data() {
         for (low, high) in [
             (1.23, 3.1),
             (1.2, 1.2),

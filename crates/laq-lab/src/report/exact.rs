@@ -1,20 +1,23 @@
-//! The alternating solvers against the exact ones: whether the optimum makes a better network, and how far from it the
-//! alternating solver is in the course of training.
+//! The alternating solvers against the exact ones: the accuracy of their networks, and the distance of the alternating solver
+//! from the optimum during training.
+
+use laq_runner::record::ComparisonRecord;
+use maud::Markup;
 
 use super::svg::{Chart, Key, Line, Style};
-use super::{Report, Run, bits, curves, median};
-use crate::cells::Comparison;
+use super::{Report, Run, curves};
 use crate::measure::Measure;
 
-/// What a format shows under a heading; both parts may be empty.
+/// Two tables; both may be empty.
+#[derive(Debug)]
 pub(super) struct Solvers {
-    /// The test figures of a row and of its exact twin, a line a column, pair and seed.
-    pub(super) figures: Vec<Vec<String>>,
-    /// How far from the optimum a run's solver was, a line a run; empty where no run was compared.
-    pub(super) errors: Vec<Vec<String>>,
+    /// The test figures of a row and of its exact counterpart: a line for each column, pair and seed.
+    figures: Vec<Vec<String>>,
+    /// The weighted error of a run's solver over the optimum: a line for each run; empty where no run was compared.
+    errors: Vec<Vec<String>>,
 }
 
-pub(super) const FIGURES: [&str; 6] = [
+const FIGURES: [&str; 6] = [
     "column",
     "alternating",
     "seed",
@@ -23,7 +26,7 @@ pub(super) const FIGURES: [&str; 6] = [
     "alternating − exact",
 ];
 
-pub(super) const ERRORS: [&str; 8] = [
+const ERRORS: [&str; 8] = [
     "column",
     "alternating",
     "seed",
@@ -34,8 +37,7 @@ pub(super) const ERRORS: [&str; 8] = [
     "worst matrix",
 ];
 
-/// What the figures are.
-pub(super) fn figures_text(measure: &Measure) -> String {
+fn figures_text(measure: &Measure) -> String {
     format!(
         "Test {} of runs that differ in the solver alone, where both are finished. The same seed gives the same initial \
          weights and the same order of batches.",
@@ -43,17 +45,43 @@ pub(super) fn figures_text(measure: &Measure) -> String {
     )
 }
 
-/// What the errors are.
-pub(super) const ERRORS_TEXT: &str = "Weighted error ½ Σ d (w − ŵ)² of the alternating solver, warm-started as in training, over that of the exact one on \
+const ERRORS_TEXT: &str = "Weighted error ½ Σ d (w − ŵ)² of the alternating solver, warm-started as in training, over that of the exact one on \
      the same weights: the median, the largest and the last of the compared steps, summed over all matrices, and the worst single \
      matrix. 1 is the optimum.";
 
-/// What the charts of the errors add.
-pub(super) const CHARTS_TEXT: &str = "The same step by step, in per cent above the optimum. Every chart has a scale of its own; 0.0001 stands for that \
-     and less.";
+/// The caption of the charts.
+pub(super) const CHARTS_TEXT: &str = "The same by training step, in percent above the optimum. Each chart has its own scale; lower values are drawn at \
+     0.0001.";
 
-/// Excesses below this, in per cent, are the rounding of the scales.
+/// Excesses below this, in percent, are rounding of the scales.
 const LEAST: f64 = 1e-4;
+
+/// A table for a format to render.
+pub(super) struct Part<'a> {
+    pub(super) caption: String,
+    pub(super) heading: &'static [&'static str],
+    pub(super) lines: &'a [Vec<String>],
+}
+
+impl Solvers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.figures.is_empty() && self.errors.is_empty()
+    }
+
+    /// The tables that have lines.
+    pub(super) fn tables(&self, measure: &Measure) -> impl Iterator<Item = Part<'_>> {
+        let part = |caption, heading, lines| Part {
+            caption,
+            heading,
+            lines,
+        };
+        let parts = [
+            part(figures_text(measure), &FIGURES[..], &self.figures[..]),
+            part(ERRORS_TEXT.into(), &ERRORS[..], &self.errors[..]),
+        ];
+        parts.into_iter().filter(|part| !part.lines.is_empty())
+    }
+}
 
 /// Both tables.
 pub(super) fn collect(
@@ -62,19 +90,19 @@ pub(super) fn collect(
     rows: &[String],
     cells: &[Run],
 ) -> Solvers {
-    // By column and row, so that the seeds of a pair stand under each other.
+    // By column and row, so that the seeds of a pair follow each other.
     let mut runs: Vec<&Run> = cells.iter().filter(|run| run.exact.is_some()).collect();
     runs.sort_by_key(|run| {
         let place = |names: &[String], name: &str| names.iter().position(|other| other == name);
         (place(columns, &run.column), place(rows, &run.row), run.seed)
     });
     let figures = runs.iter().filter_map(|run| {
-        let twin = cells.iter().find(|twin| {
-            run.exact.as_ref() == Some(&twin.row)
-                && (&twin.column, twin.seed) == (&run.column, run.seed)
+        let counterpart = cells.iter().find(|counterpart| {
+            run.exact.as_ref() == Some(&counterpart.row)
+                && (&counterpart.column, counterpart.seed) == (&run.column, run.seed)
         })?;
         let test = |run: &Run| run.test.filter(|_| run.is_finished());
-        let (alternating, exact) = (test(run)?, test(twin)?);
+        let (alternating, exact) = (test(run)?, test(counterpart)?);
         Some(vec![
             run.column.clone(),
             run.row.clone(),
@@ -132,39 +160,36 @@ fn errors(run: &Run) -> Vec<String> {
     line
 }
 
-/// Six digits: near the optimum the first of them say nothing.
+/// Six digits: near the optimum the first ones are always the same.
 fn ratio(value: f64) -> String {
     format!("{value:.6}")
 }
 
-/// The charts of one column, one a number of bits; nothing where no run was compared.
-pub(super) fn charts(report: &Report, column: &str) -> String {
+/// The charts of one column, one for each number of bits.
+pub(super) fn charts(report: &Report, column: &str) -> Vec<Markup> {
     let runs = report.cells.iter().filter(|run| run.column == column);
     let lines: Vec<(&Run, Vec<(f64, f64)>)> = runs
         .map(|run| (run, run.comparisons.iter().filter_map(excess).collect()))
         .filter(|(_, points): &(_, Vec<_>)| !points.is_empty())
         .collect();
-    let mut numbers: Vec<u32> = lines.iter().map(|(run, _)| bits(&run.row)).collect();
+    let mut numbers: Vec<u32> = lines.iter().map(|(run, _)| run.bits).collect();
     numbers.sort_unstable();
     numbers.dedup();
     let charts = numbers.into_iter().map(|number| {
-        let lines: Vec<_> = lines
-            .iter()
-            .filter(|(run, _)| bits(&run.row) == number)
-            .collect();
+        let lines: Vec<_> = lines.iter().filter(|(run, _)| run.bits == number).collect();
         chart(column, number, &lines)
     });
     charts.collect()
 }
 
-/// Step, and the decimal logarithm of the excess in per cent.
-fn excess(comparison: &Comparison) -> Option<(f64, f64)> {
+/// The step, and the decimal logarithm of the excess in percent.
+fn excess(comparison: &ComparisonRecord) -> Option<(f64, f64)> {
     let ratio = comparison.ratio.filter(|ratio| ratio.is_finite())?;
     let percent = (100.0 * (ratio - 1.0)).max(LEAST);
     Some((comparison.step as f64, percent.log10()))
 }
 
-fn chart(column: &str, bits: u32, runs: &[&(&Run, Vec<(f64, f64)>)]) -> String {
+fn chart(column: &str, bits: u32, runs: &[&(&Run, Vec<(f64, f64)>)]) -> Markup {
     let title = curves::bits_text(bits);
     let points = || runs.iter().flat_map(|(_, points)| points);
     let low = points().map(|point| point.1).fold(f64::INFINITY, f64::min);
@@ -176,7 +201,7 @@ fn chart(column: &str, bits: u32, runs: &[&(&Run, Vec<(f64, f64)>)]) -> String {
     let ticks = (first..=last).map(|power| (f64::from(power), percent(power)));
     let style = |run: &Run| Style {
         dashed: false,
-        ..curves::style(&run.row)
+        ..curves::style(run)
     };
     let lines = runs.iter().map(|(run, points)| Line {
         style: style(run),
@@ -195,7 +220,7 @@ fn chart(column: &str, bits: u32, runs: &[&(&Run, Vec<(f64, f64)>)]) -> String {
     }
     Chart {
         label: format!(
-            "Weighted error of the alternating solver above the optimum in per cent, by training step, on {column}, {title}"
+            "Weighted error of the alternating solver above the optimum in percent, by training step, on {column}, {title}"
         ),
         title,
         counted: "step",
@@ -209,10 +234,21 @@ fn chart(column: &str, bits: u32, runs: &[&(&Run, Vec<(f64, f64)>)]) -> String {
     .render()
 }
 
-/// "0.01", "1", "100"
+/// Such as `0.01`, `1` or `100`.
 fn percent(power: i32) -> String {
     let digits = usize::try_from(-power).unwrap_or_default();
     format!("{:.digits$}", 10f64.powi(power))
+}
+
+/// The median of at least one value.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        0.5 * (values[middle - 1] + values[middle])
+    }
 }
 
 #[cfg(test)]
@@ -227,18 +263,18 @@ mod tests {
     }
 
     #[test]
-    fn excesses_are_in_per_cent_and_not_below_the_least() {
+    fn excesses_have_a_floor() {
         let of = |ratio| {
-            let comparison = Comparison {
+            let comparison = ComparisonRecord {
                 step: 20,
                 ratio,
-                layers: Vec::new(),
+                ..Default::default()
             };
             excess(&comparison)
         };
         let (step, power) = of(Some(1.1)).expect("a point");
         assert!(step == 20.0 && (power - 1.0).abs() < 1e-9);
-        // Rounding may put the exact solver a little above.
+        // By rounding the exact solver may be slightly worse.
         assert_eq!(of(Some(1.0 - 1e-9)), Some((20.0, -4.0)));
         assert_eq!(of(None), None);
     }

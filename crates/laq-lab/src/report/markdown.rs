@@ -1,17 +1,16 @@
 //! The report as Markdown, for a folder of results.
 
 use super::claims::{explanation, judged_text, papers_text};
-use super::exact::{self, Solvers};
 use super::{NOT_IN_PAPER, Report, letter};
 
-/// How it was made, table, notes and claims.
+/// Provenance, table, footnotes and claims.
 pub(super) fn render(report: &Report) -> String {
     let mut text = format!(
         "# {}, preset {}\n\n{}.\n\n{}\n\n```\n{}\n```\n\n",
         report.title,
         report.preset,
         escape(&report.caption),
-        escape(&report.made),
+        escape(&report.provenance),
         report.command()
     );
     if let Some(source) = report.source() {
@@ -50,20 +49,16 @@ pub(super) fn render(report: &Report) -> String {
     }
     text += "\n";
 
-    let remarks = report
-        .spread()
-        .into_iter()
-        .chain(report.columns.iter().filter_map(|c| c.note.clone()));
     let notes = report
         .notes
         .iter()
         .enumerate()
         .map(|(index, note)| format!("<sup>{}</sup> {}", letter(index), escape(note)));
-    for remark in remarks.map(|remark| escape(&remark)).chain(notes) {
+    for remark in report.remarks().map(|remark| escape(&remark)).chain(notes) {
         text += &format!("- {remark}\n");
     }
 
-    text += "\n## The paper's claims\n\n| claim | column | by our figures | | by the paper's |\n|---|---|---|---|---|\n";
+    text += "\n## The paper's claims\n\n| claim | column | our figures | | the paper's |\n|---|---|---|---|---|\n";
     for claim in &report.claims {
         for (column, ours, papers) in &claim.columns {
             let judged = ours.judged.iter().map(|judged| {
@@ -81,25 +76,21 @@ pub(super) fn render(report: &Report) -> String {
     }
     text += &format!("\n{}\n", explanation(report.measure));
 
-    let Solvers { figures, errors } = &report.solvers;
-    if !figures.is_empty() || !errors.is_empty() {
+    if !report.solvers.is_empty() {
         text += "\n## Alternating against exact\n";
     }
-    for (remark, heading, lines) in [
-        (
-            exact::figures_text(report.measure),
-            &exact::FIGURES[..],
-            figures,
-        ),
-        (exact::ERRORS_TEXT.into(), &exact::ERRORS[..], errors),
-    ] {
-        if !lines.is_empty() {
-            text += &format!("\n{}\n\n", escape(&remark));
-            text += &line(&heading.iter().map(ToString::to_string).collect::<Vec<_>>());
-            text += &format!("|---|---|{}\n", "---:|".repeat(heading.len() - 2));
-            for fields in lines {
-                text += &line(&fields.iter().map(|field| escape(field)).collect::<Vec<_>>());
-            }
+    for part in report.solvers.tables(report.measure) {
+        text += &format!("\n{}\n\n", escape(&part.caption));
+        text += &line(
+            &part
+                .heading
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+        );
+        text += &format!("|---|---|{}\n", "---:|".repeat(part.heading.len() - 2));
+        for fields in part.lines {
+            text += &line(&fields.iter().map(|field| escape(field)).collect::<Vec<_>>());
         }
     }
     text
@@ -113,7 +104,7 @@ fn line(fields: &[String]) -> String {
     format!("| {} |\n", fields.join(" | "))
 }
 
-/// Text that must not be taken for Markdown or HTML.
+/// Escapes Markdown and HTML.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

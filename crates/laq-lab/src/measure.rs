@@ -1,32 +1,33 @@
-//! What the figures of a table are: their name, unit and digits, where a run has them, and how far apart two of them may be
-//! and still count as equal. Nothing else in xtask knows which table measures what.
+//! The measures of the tables: name, unit and digits of the figures, where a run has them, and when two of them count as equal.
+//! Nothing else knows which table measures what.
 
-use crate::cells::{Epoch, Summary};
+use laq_runner::record::{EpochRecord, Summary};
 
 /// The measure of a table; lower is better.
-pub(crate) struct Measure {
-    /// "error"
-    pub(crate) name: &'static str,
-    /// As it stands in brackets behind the name.
-    pub(crate) unit: &'static str,
-    /// The test figure's name in `summary.json`.
-    pub(crate) field: &'static str,
+#[derive(Debug)]
+pub struct Measure {
+    /// Such as `error`.
+    pub name: &'static str,
+    /// Such as `%`.
+    pub unit: &'static str,
+    /// The name of the test figure in `summary.json`.
+    pub field: &'static str,
     /// The test figure of a run.
-    pub(crate) test: fn(&Summary) -> Option<f64>,
+    pub test: fn(&Summary) -> Option<f64>,
     /// The validation figure of a run's best epoch.
-    pub(crate) validation: fn(&Summary) -> Option<f64>,
+    pub validation: fn(&Summary) -> Option<f64>,
     /// The validation figure of an epoch.
-    pub(crate) epoch: fn(&Epoch) -> Option<f64>,
+    pub epoch: fn(&EpochRecord) -> Option<f64>,
     /// Digits after the point, as the paper prints them.
     digits: usize,
-    /// How far from a figure another may be and still count as equal.
-    pub(crate) tolerance: fn(f64) -> f64,
-    /// The tolerance in words, after "allow".
-    pub(crate) tolerance_text: &'static str,
+    /// The difference up to which another figure counts as equal to this one.
+    pub tolerance: fn(f64) -> f64,
+    /// The tolerance in words.
+    pub tolerance_text: &'static str,
 }
 
-/// Of classes of images.
-pub(crate) const ERROR: Measure = Measure {
+/// The error of a classifier of images, in percent.
+pub const ERROR: Measure = Measure {
     name: "error",
     unit: "%",
     field: "test_error",
@@ -35,40 +36,43 @@ pub(crate) const ERROR: Measure = Measure {
     epoch: |epoch| epoch.validation_error,
     digits: 2,
     tolerance: |percent| (percent * (100.0 - percent) / TEST_IMAGES).max(0.0).sqrt(),
-    tolerance_text: "one standard error of an error counted on 10,000 images: 0.10 points at 1 %, 0.30 at 10 %, 0.49 at \
+    tolerance_text: "one standard error of an error on 10,000 images: 0.10 points at 1 %, 0.30 at 10 %, 0.49 at \
                      40 %",
 };
 
-/// Images of the test splits of MNIST, CIFAR-10 and CIFAR-100; SVHN has 26,032. The paper's exact and approximate solvers
-/// differ by less than what chance does to an error on so many images.
+/// Images in the test splits of MNIST, CIFAR-10 and CIFAR-100; SVHN has 26,032. The paper's exact and approximate solvers
+/// differ by less than the sampling error of so many images.
 const TEST_IMAGES: f64 = 10_000.0;
 
-/// Of the next character of a text. The paper's exact and approximate solvers differ by up to 0.008.
-pub(crate) const CROSS_ENTROPY: Measure = Measure {
+/// The cross-entropy of the next character of a text. The paper's exact and approximate solvers differ by up to 0.008.
+pub const CROSS_ENTROPY: Measure = Measure {
     name: "cross-entropy",
     unit: "nats per character",
     field: "test_loss",
     test: |summary| summary.test_loss,
     validation: |summary| summary.validation_loss,
-    epoch: |epoch| epoch.validation_loss,
+    epoch: |epoch| Some(epoch.validation_loss),
     digits: 3,
     tolerance: |_| 0.01,
     tolerance_text: "0.010 nats per character",
 };
 
 impl Measure {
-    /// "error (%)"
-    pub(crate) fn with_unit(&self) -> String {
+    /// Such as `error (%)`.
+    #[must_use]
+    pub fn with_unit(&self) -> String {
         format!("{} ({})", self.name, self.unit)
     }
 
     /// A figure as the paper prints it.
-    pub(crate) fn figure(&self, value: f64) -> String {
+    #[must_use]
+    pub fn figure(&self, value: f64) -> String {
         format!("{value:.0$}", self.digits)
     }
 
-    /// A difference of two figures: the same with its sign, and a minus as wide as the plus.
-    pub(crate) fn signed(&self, value: f64) -> String {
+    /// A difference of two figures, with its sign; the minus is as wide as the plus.
+    #[must_use]
+    pub fn signed(&self, value: f64) -> String {
         let text = format!("{value:+.0$}", self.digits);
         if text.contains(|digit: char| ('1'..='9').contains(&digit)) {
             text.replace('-', "−")
@@ -102,7 +106,6 @@ mod tests {
                 if percent == 1.0 { "points " } else { "" }
             )));
         }
-        // An error outside of its range is no reason to let everything count as equal.
         assert_eq!([0.0, 100.0, 101.0].map(ERROR.tolerance), [0.0; 3]);
     }
 }

@@ -1,0 +1,179 @@
+//! Trains the cells of a plan that are not finished, with a [`Launcher`].
+//!
+//! A cell that fails, or a column whose data cannot be downloaded, does not stop the others.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::SystemTime;
+
+use laq_datasets::Progress;
+use laq_runner::record::Status;
+
+use crate::LabError;
+use crate::data;
+use crate::launcher::{Change, Job, Launcher, Needs, Stop};
+use crate::plan::{Cell, Plan, State};
+
+/// How cells are trained.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What each run needs of its machine.
+    pub needs: Needs,
+    /// A folder or an address that is tried first for missing data.
+    pub mirror: Option<String>,
+    /// Steps between two comparisons with the exact solver, for rows whose solver alternates.
+    pub compare_with_exact: Option<u64>,
+}
+
+/// What happens while a table is reproduced.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Cells that are finished already, of all.
+    Kept(usize, usize),
+    /// A download advances.
+    Download(Progress<'a>),
+    /// The downloads are over.
+    Downloaded,
+    /// A data set cannot be downloaded; its cells are skipped.
+    NoData(&'a str, &'a str),
+    /// A cell starts: its number from 1, of all.
+    Started(usize, usize, &'a Cell),
+    /// A cell has failed.
+    Failed(&'a Cell, &'a str),
+}
+
+/// How a reproduction ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every cell is finished.
+    Complete,
+    /// Cells failed, or their data are missing: the reasons by cell or data set.
+    Incomplete(BTreeMap<String, String>),
+    /// It was interrupted; runs are saved.
+    Interrupted,
+    /// The time is over; runs are saved.
+    OutOfTime,
+}
+
+/// Downloads missing data and trains every cell of `plan` that is not finished.
+///
+/// # Errors
+///
+/// Unknown data sets, and what `launcher` says.
+pub fn reproduce(
+    plan: &Plan,
+    options: &Options,
+    launcher: &dyn Launcher,
+    stop: &Stop,
+    observer: &mut (dyn FnMut(Event<'_>) + Send),
+) -> Result<Outcome, LabError> {
+    let mut problems = data::fetch(
+        plan,
+        options.mirror.as_deref(),
+        &|| stop.is_set(),
+        &mut |progress| observer(Event::Download(progress)),
+    )?;
+    observer(Event::Downloaded);
+    for (name, reason) in &problems {
+        observer(Event::NoData(name, reason));
+    }
+    let all = plan.cells.len();
+    let finished = plan.finished();
+    if finished > 0 {
+        observer(Event::Kept(finished, all));
+    }
+    let trainable = |cell: &Cell| {
+        !problems.contains_key(&cell.experiment.data.name)
+            && !matches!(cell.state(), State::Finished(_))
+    };
+    let cells = plan.cells.iter().enumerate();
+    let cells: Vec<(usize, &Cell)> = cells.filter(|(_, cell)| trainable(cell)).collect();
+    let jobs: Vec<Job> = cells.iter().map(|(_, cell)| job(cell, options)).collect();
+    let before: Vec<_> = cells
+        .iter()
+        .map(|(_, cell)| written(&cell.folder))
+        .collect();
+    launcher.launch(&jobs, stop, &mut |change| match change {
+        Change::Started(index) => {
+            let (number, cell) = cells[index];
+            observer(Event::Started(number + 1, all, cell));
+        }
+        Change::Ended(index, message) => {
+            let (_, cell) = cells[index];
+            let has_written = written(&cell.folder) != before[index];
+            match ending(cell, has_written, message) {
+                Ending::Finished => {}
+                // A signal that reached one run alone was meant for all.
+                Ending::Interrupted if !stop.is_set() => stop.interrupt(),
+                Ending::Interrupted => {}
+                Ending::Failed(_) if stop.is_set() => {}
+                Ending::Failed(reason) => {
+                    observer(Event::Failed(cell, &reason));
+                    problems.insert(cell.name(), reason);
+                }
+            }
+        }
+    })?;
+    Ok(if stop.is_interrupted() {
+        Outcome::Interrupted
+    } else if stop.is_set() && plan.finished() < all {
+        Outcome::OutOfTime
+    } else if problems.is_empty() {
+        Outcome::Complete
+    } else {
+        Outcome::Incomplete(problems)
+    })
+}
+
+fn job(cell: &Cell, options: &Options) -> Job {
+    let mut experiment = cell.experiment.clone();
+    if let (Some(every), Some(_)) = (options.compare_with_exact, &cell.exact) {
+        experiment.comparison.every = every;
+    }
+    Job {
+        name: cell.name(),
+        folder: cell.folder.clone(),
+        experiment,
+        needs: options.needs,
+    }
+}
+
+/// When the summary of a run was written.
+fn written(folder: &Path) -> Option<SystemTime> {
+    fs::metadata(folder.join("summary.json"))
+        .ok()?
+        .modified()
+        .ok()
+}
+
+enum Ending {
+    Finished,
+    Interrupted,
+    Failed(String),
+}
+
+/// How a run ended, from its folder. A summary that this run has not written describes an earlier one.
+fn ending(cell: &Cell, has_written: bool, message: Option<String>) -> Ending {
+    match cell.state() {
+        State::Finished(_) => Ending::Finished,
+        State::Failed(summary) if has_written => Ending::Failed(
+            summary
+                .reason
+                .or(message)
+                .unwrap_or_else(|| "no reason given".into()),
+        ),
+        State::Begun(summary) if has_written && summary.status == Status::Interrupted => {
+            Ending::Interrupted
+        }
+        _ => Ending::Failed(message.unwrap_or_else(|| {
+            let path = cell.folder.join("summary.json");
+            format!(
+                "{} does not say \"finished\" with the key {}",
+                path.display(),
+                cell.key
+            )
+        })),
+    }
+}

@@ -1,0 +1,135 @@
+//! `laq reproduce` and `laq report`.
+
+use std::env;
+use std::io::Write;
+use std::process::ExitCode;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use laq_lab::dry_run::DryRun;
+use laq_lab::launcher::{Needs, Stop};
+use laq_lab::local::{Local, Workers};
+use laq_lab::plan::Plan;
+use laq_lab::report::{self, Report};
+use laq_lab::reproduce::{Event, Options, Outcome};
+use laq_runner::device::DeviceChoice;
+use laq_runner::environment::Environment;
+
+use crate::args::{ReportArgs, ReproduceArgs};
+use crate::output::{INTERRUPTED, Output, log, log_error, print_json, stop_flag};
+use crate::progress::Transfer;
+
+pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
+    let plan = Plan::new(&args.selection.configs()?, &args.selection.selection())?;
+    let device = args.device.options();
+    let on_gpu = match device.choice {
+        DeviceChoice::Auto => laq_cuda::probe().usable().is_ok(),
+        DeviceChoice::Cpu => false,
+        DeviceChoice::Cuda(_) => true,
+    };
+    let jobs = usize::from(args.jobs);
+    let processors = available_parallelism().map_or(1, usize::from);
+    let shared = (jobs > 1).then(|| (processors / jobs).max(1));
+    let threads = args.threads.map(usize::from).or(shared);
+    if args.dry_run {
+        let machine = Environment::found("", threads.unwrap_or(processors));
+        let dry_run = DryRun::new(&plan, &machine, on_gpu)?;
+        if args.json {
+            print_json(&dry_run)?;
+        } else {
+            write!(Output, "{}", dry_run.render())?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = Options {
+        needs: Needs { device, threads },
+        mirror: args.mirror.mirror.clone(),
+        compare_with_exact: args.compare_with_exact,
+    };
+    let workers = if on_gpu && jobs > 1 {
+        Workers::Threads
+    } else {
+        let program = env::current_exe().context("cannot find this program")?;
+        Workers::Processes { program, quiet }
+    };
+    let stop = Stop {
+        interrupted: stop_flag()?,
+        deadline: args
+            .minutes
+            .map(|minutes| Instant::now() + Duration::from_secs_f64(60.0 * minutes)),
+    };
+    let mut transfer = Transfer::new();
+    let outcome = laq_lab::reproduce::reproduce(
+        &plan,
+        &options,
+        &Local { jobs, workers },
+        &stop,
+        &mut |event| show(&event, &mut transfer),
+    )?;
+    let (finished, all) = (plan.finished(), plan.cells.len());
+    print(&report::write(plan)?, args.json)?;
+    let again = || format!("The same command continues:\n  {}", command_line());
+    Ok(match outcome {
+        Outcome::Complete => ExitCode::SUCCESS,
+        Outcome::OutOfTime => {
+            log(&format!(
+                "\nstopped after --minutes; {finished} of {all} cells are finished. {}",
+                again()
+            ));
+            ExitCode::SUCCESS
+        }
+        Outcome::Interrupted => {
+            log(&format!(
+                "\ninterrupted; {finished} of {all} cells are finished. {}",
+                again()
+            ));
+            ExitCode::from(INTERRUPTED)
+        }
+        Outcome::Incomplete(problems) => {
+            log_error(&format!("\n{finished} of {all} cells are finished:"));
+            for (name, reason) in &problems {
+                log_error(&format!("  {name}: {reason}"));
+            }
+            log_error("The same command tries the others again.");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn show(event: &Event<'_>, transfer: &mut Transfer) {
+    match event {
+        Event::Download(progress) => transfer.show(*progress),
+        Event::Downloaded => transfer.end(),
+        Event::NoData(name, reason) => log_error(&format!(
+            "{name}: {reason}; its cells are skipped (--mirror DIR|URL downloads from a copy)"
+        )),
+        Event::Kept(finished, all) => log(&format!("{finished} of {all} cells are finished")),
+        Event::Started(number, all, cell) => log(&format!("[{number}/{all}] {}", cell.name())),
+        Event::Failed(cell, reason) => log_error(&format!("{} failed: {reason}", cell.name())),
+        _ => {}
+    }
+}
+
+pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {
+    let plan = Plan::new(&args.selection.configs()?, &args.selection.selection())?;
+    print(&report::write(plan)?, args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(report: &Report, json: bool) -> Result<()> {
+    if json {
+        return print_json(&report.json());
+    }
+    writeln!(Output, "{}", report.render())?;
+    for path in report.files() {
+        writeln!(Output, "{}", path.display())?;
+    }
+    Ok(())
+}
+
+/// This command, ready for a shell.
+fn command_line() -> String {
+    let words: Vec<String> = env::args().collect();
+    crate::output::shell_words(&words)
+}
