@@ -1,12 +1,12 @@
-// What a dense layer, a convolution and an LSTM need beside products: biases and their gradients.
+// Biases of dense layers, convolutions and LSTMs, and their gradients.
 #include "common.cuh"
 
-// Every row begins with the bias; the product is added.
-extern "C" __global__ void spread_bias(const float* bias, float* output, Count count, unsigned columns) {
-    for_each(count, [&](auto i) { output[i] = bias[i % columns]; });
+// Every row becomes the bias; the product is then added.
+extern "C" __global__ void broadcast_bias(const float* bias, float* output, Count numel, unsigned columns) {
+    for_each(numel, [&](auto i) { output[i] = bias[i % columns]; });
 }
 
-// The sums of a chunk of rows. Grid: groups of columns by chunks.
+// Column sums of a chunk of rows. Grid: groups of columns by chunks.
 extern "C" __global__ void column_sums(const float* values, double* partial, unsigned rows, unsigned columns,
                                        unsigned chunk) {
     const unsigned column = blockIdx.x * COLUMN_LANES + threadIdx.x;
@@ -20,8 +20,8 @@ extern "C" __global__ void column_sums(const float* values, double* partial, uns
     store_column_sums(sums, partial, columns);
 }
 
-// The sums over all chunks. Grid: groups of columns.
-extern "C" __global__ void add_chunks(const double* partial, unsigned chunks, unsigned columns, float* sums) {
+// The sums of all chunks. Grid: groups of columns.
+extern "C" __global__ void sum_chunks(const double* partial, unsigned chunks, unsigned columns, float* sums) {
     double total[1];
     load_column_sums(total, partial, chunks, columns);
     const unsigned column = blockIdx.x * COLUMN_LANES + threadIdx.x;

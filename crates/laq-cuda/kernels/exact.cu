@@ -18,11 +18,11 @@ __device__ double surplus(const Search& search, unsigned edge) {
 }
 
 // An upper bound of H at a scale. `gain` becomes what an assignment near it takes off for certain.
-__device__ double upper_bound(const Search& search, const Book& book, double scale, double* gain) {
+__device__ double upper_bound(const Search& search, const Codebook& codebook, double scale, double* gain) {
     double bound = 0.0, product = 0.0, square = 0.0;
-    for (unsigned m = 0; m + 1 < book.magnitudes; ++m) {
-        const double q = book.magnitude[m], step = double(book.magnitude[m + 1]) - q;
-        const double threshold = scale * book.midpoint[m];
+    for (unsigned m = 0; m + 1 < codebook.magnitudes; ++m) {
+        const double q = codebook.magnitude[m], step = double(codebook.magnitude[m + 1]) - q;
+        const double threshold = scale * codebook.midpoint[m];
         const unsigned bucket = bucket_of(search, threshold);
         const double from = edge_value(search.edge[bucket]), to = edge_value(search.edge[bucket + 1]);
         const double at_from = surplus(search, bucket), at_to = surplus(search, bucket + 1);
@@ -30,7 +30,7 @@ __device__ double upper_bound(const Search& search, const Book& book, double sca
         share = share < 0.0 ? 0.0 : share > 1.0 ? 1.0 : share;
         bound += step * (at_from + (at_to - at_from) * share + search.slack[0]);
         product += step * double(search.above[bucket + 1][0]) * search.unit[0];
-        square += 2.0 * step * book.midpoint[m] * (double(search.above[bucket + 1][1]) * search.unit[1] + search.slack[1]);
+        square += 2.0 * step * codebook.midpoint[m] * (double(search.above[bucket + 1][1]) * search.unit[1] + search.slack[1]);
     }
     *gain = product > 0.0 ? product * product / square : 0.0;
     return bound * (1.0 + 1e-12);
@@ -72,7 +72,7 @@ __device__ void add_from_above(Search* search) {
 }
 
 // Cuts the interval into cells, and leaves it from the first to the last that may hold the optimum.
-__device__ void narrow(Search* search, const Book& book) {
+__device__ void narrow(Search* search, const Codebook& codebook) {
     SHARED(double, bounds, [CELLS + 1]);
     SHARED(double, gains, [32]);
     SHARED(unsigned, kept, [2]);
@@ -81,7 +81,7 @@ __device__ void narrow(Search* search, const Book& book) {
     double best = search->best;
     for (unsigned cell = threadIdx.x; cell <= CELLS; cell += blockDim.x) {
         double gain;
-        bounds[cell] = upper_bound(*search, book, scale_of(cell), &gain);
+        bounds[cell] = upper_bound(*search, codebook, scale_of(cell), &gain);
         best = gain > best ? gain : best;
     }
     for (int lanes = 16; lanes > 0; lanes /= 2) {
@@ -115,13 +115,13 @@ __device__ void narrow(Search* search, const Book& book) {
 
 // The buckets in which a weight may take a step in the interval, step by step; and the ranges of the next buckets, which are
 // these. `last`: there are no next ones.
-__device__ void find_windows(Search* search, const Book& book, bool last) {
-    SHARED(unsigned, ends, [MOST_MAGNITUDES][2]);
-    SHARED(unsigned long long, gaps, [MOST_MAGNITUDES][2]);
-    const unsigned steps = book.magnitudes - 1;
+__device__ void find_windows(Search* search, const Codebook& codebook, bool last) {
+    SHARED(unsigned, ends, [MAX_MAGNITUDES][2]);
+    SHARED(unsigned long long, gaps, [MAX_MAGNITUDES][2]);
+    const unsigned steps = codebook.magnitudes - 1;
     for (unsigned m = threadIdx.x; m < steps; m += blockDim.x) {
-        ends[m][0] = bucket_of(*search, search->low * book.midpoint[m]);
-        ends[m][1] = bucket_of(*search, search->high * book.midpoint[m]) + 1;
+        ends[m][0] = bucket_of(*search, search->low * codebook.midpoint[m]);
+        ends[m][1] = bucket_of(*search, search->high * codebook.midpoint[m]) + 1;
         search->from[m] = search->edge[ends[m][0]];
         search->to[m] = search->edge[ends[m][1]];
     }
@@ -154,11 +154,11 @@ __device__ void find_windows(Search* search, const Book& book, bool last) {
 }
 
 // Adds the weights up in buckets, and narrows the interval by them.
-extern "C" __global__ void solve_buckets(const Job* jobs, Work* works, const unsigned* job_of_block, const Book* book,
-                                         Search* searches, unsigned last, const Record* record) {
-    if (is_stopped(record)) return;
-    const Part part = part_of(jobs, works, job_of_block);
-    const Work* work = part.work;
+extern "C" __global__ void solve_buckets(const Group* groups, GroupWorkspace* workspaces, const unsigned* group_of_block, const Codebook* codebook,
+                                         Search* searches, unsigned last, const StepLog* log) {
+    if (is_stopped(log)) return;
+    const Part part = part_of(groups, workspaces, group_of_block);
+    const GroupWorkspace* workspace = part.workspace;
     // Of d x and of d, in two halves each: no GPU adds 64 bits at once in shared memory.
     SHARED(unsigned, low, [2][BUCKETS]);
     SHARED(unsigned, high, [2][BUCKETS]);
@@ -169,8 +169,8 @@ extern "C" __global__ void solve_buckets(const Job* jobs, Work* works, const uns
         const unsigned more = unsigned(number >> 32) + (before + part_of_number < before ? 1u : 0u);
         if (more != 0) atomicAdd(&high[k][bucket], more);
     };
-    for (unsigned side = 0; side < book->sides; ++side) {
-        if (work->done[side]) continue;
+    for (unsigned side = 0; side < codebook->sides; ++side) {
+        if (workspace->done[side]) continue;
         Search* search = searches + 2 * part.index + side;
         __syncthreads();
         for (unsigned i = threadIdx.x; i < search->buckets; i += blockDim.x) {
@@ -179,7 +179,7 @@ extern "C" __global__ void solve_buckets(const Job* jobs, Work* works, const uns
         __syncthreads();
         const double units[2] = {1.0 / search->unit[0], 1.0 / search->unit[1]};
         const unsigned ranges = search->ranges, shift = search->shift, below = search->range[0].low;
-        for_weights(part, book->sides, [&](const Weight& weight) {
+        for_weights(part, codebook->sides, [&](const Weight& weight) {
             const unsigned bits = __float_as_uint(weight.x);
             if (weight.side != side || bits == 0) return;
             unsigned bucket = 0;
@@ -204,13 +204,13 @@ extern "C" __global__ void solve_buckets(const Job* jobs, Work* works, const uns
         }
     }
     __threadfence();
-    if (!is_last(&part.work->arrived, part.job->blocks)) return;
-    for (unsigned side = 0; side < book->sides; ++side) {
-        if (work->done[side]) continue;
+    if (!is_last(&part.workspace->arrived, part.group->blocks)) return;
+    for (unsigned side = 0; side < codebook->sides; ++side) {
+        if (workspace->done[side]) continue;
         Search* search = searches + 2 * part.index + side;
         add_from_above(search);
-        narrow(search, *book);
-        find_windows(search, *book, last != 0);
+        narrow(search, *codebook);
+        find_windows(search, *codebook, last != 0);
     }
 }
 
@@ -222,23 +222,23 @@ __device__ unsigned taken(const unsigned long long* sorted, unsigned begin, unsi
 }
 
 // Collects the weights that may take a step in the interval, and adds up those that have taken it above.
-extern "C" __global__ void solve_gather(const Job* jobs, Work* works, const unsigned* job_of_block, const Book* book,
+extern "C" __global__ void solve_gather(const Group* groups, GroupWorkspace* workspaces, const unsigned* group_of_block, const Codebook* codebook,
                                         double* partial, Search* searches, unsigned long long* const* survivors,
-                                        const Record* record) {
-    if (is_stopped(record)) return;
-    const Part part = part_of(jobs, works, job_of_block);
-    const Work* work = part.work;
-    const unsigned steps = book->magnitudes - 1;
+                                        const StepLog* log) {
+    if (is_stopped(log)) return;
+    const Part part = part_of(groups, workspaces, group_of_block);
+    const GroupWorkspace* workspace = part.workspace;
+    const unsigned steps = codebook->magnitudes - 1;
     double sums[4] = {};
-    for (unsigned side = 0; side < book->sides; ++side) {
-        if (work->done[side]) continue;
+    for (unsigned side = 0; side < codebook->sides; ++side) {
+        if (workspace->done[side]) continue;
         const unsigned index = 2 * part.index + side;
         Search* search = searches + index;
-        for_weights(part, book->sides, [&](const Weight& weight) {
+        for_weights(part, codebook->sides, [&](const Weight& weight) {
             const unsigned bits = __float_as_uint(weight.x);
             if (weight.side != side || bits == 0 || !(weight.d > 0.0f)) return;
             const unsigned taken = partition_point(0, steps, [&](unsigned m) { return search->to[m] <= bits; });
-            const double b = book->magnitude[taken], d = weight.d;
+            const double b = codebook->magnitude[taken], d = weight.d;
             const double product = d * b * double(weight.x), square = d * b * b;
             sums[0] += side == 0 ? product : 0.0;
             sums[1] += side == 0 ? square : 0.0;
@@ -251,7 +251,7 @@ extern "C" __global__ void solve_gather(const Job* jobs, Work* works, const unsi
         });
     }
     if (!group_sums(part, sums, partial) || threadIdx.x != 0) return;
-    for (unsigned side = 0; side < book->sides; ++side) {
+    for (unsigned side = 0; side < codebook->sides; ++side) {
         searches[2 * part.index + side].product = side == 0 ? sums[0] : sums[2];
         searches[2 * part.index + side].square = side == 0 ? sums[1] : sums[3];
     }
@@ -271,19 +271,19 @@ __device__ Best state_of(double product, double square) {
     return {LARGEST_FLOAT * (2.0 * product - LARGEST_FLOAT * square), LARGEST_FLOAT};
 }
 
-// Sorts the survivors of one side and compares all states of the interval. One block a side; `room` has two doubles for each
+// Sorts the survivors of one side and compares all states of the interval. One block a side; `prefixes` has two doubles for each
 // survivor and two more.
-extern "C" __global__ void solve_compare(const Job* jobs, Work* works, const Book* book, Search* searches,
-                                         unsigned long long* const* survivors, double* const* room,
-                                         const Record* record) {
-    if (is_stopped(record)) return;
+extern "C" __global__ void solve_compare(const Group* groups, GroupWorkspace* workspaces, const Codebook* codebook, Search* searches,
+                                         unsigned long long* const* survivors, double* const* prefixes,
+                                         const StepLog* log) {
+    if (is_stopped(log)) return;
     const unsigned index = blockIdx.x, side = index % 2;
-    Work* work = works + index / 2;
-    if (side >= book->sides || work->done[side]) return;
+    GroupWorkspace* workspace = workspaces + index / 2;
+    if (side >= codebook->sides || workspace->done[side]) return;
     const Search* search = searches + index;
     unsigned long long* sorted = survivors[index];
-    double* prefix = room[index];
-    const unsigned count = search->survivors, steps = book->magnitudes - 1;
+    double* prefix = prefixes[index];
+    const unsigned count = search->survivors, steps = codebook->magnitudes - 1;
 
     // Falling, by Batcher's bitonic network; what is behind the end counts as zero, the smallest.
     unsigned padded = 1;
@@ -330,7 +330,7 @@ extern "C" __global__ void solve_compare(const Job* jobs, Work* works, const Boo
     }
     if (count == 0 && threadIdx.x == 0) prefix[0] = prefix[1] = 0.0;
     // Where the weights of each step begin.
-    SHARED(unsigned, starts, [MOST_MAGNITUDES]);
+    SHARED(unsigned, starts, [MAX_MAGNITUDES]);
     for (unsigned m = threadIdx.x; m < steps; m += blockDim.x) {
         starts[m] = partition_point(0, count, [&](unsigned i) { return unsigned(sorted[i] >> 32) >= search->to[m]; });
     }
@@ -343,13 +343,13 @@ extern "C" __global__ void solve_compare(const Job* jobs, Work* works, const Boo
         if (i + 1 < count && unsigned(sorted[i + 1] >> 32) == bits) continue;
         for (unsigned step = 0; step < steps; ++step) {
             if (bits < search->from[step] || bits >= search->to[step]) continue;
-            const double scale = double(__uint_as_float(bits)) / book->midpoint[step];
+            const double scale = double(__uint_as_float(bits)) / codebook->midpoint[step];
             double product = search->product, square = search->square;
             for (unsigned m = 0; m < steps; ++m) {
-                const unsigned first = starts[m], behind = taken(sorted, first, count, book->midpoint[m], scale);
-                const double q = double(book->magnitude[m + 1]) - double(book->magnitude[m]);
+                const unsigned first = starts[m], behind = taken(sorted, first, count, codebook->midpoint[m], scale);
+                const double q = double(codebook->magnitude[m + 1]) - double(codebook->magnitude[m]);
                 product += q * (prefix[2 * behind] - prefix[2 * first]);
-                square += 2.0 * q * book->midpoint[m] * (prefix[2 * behind + 1] - prefix[2 * first + 1]);
+                square += 2.0 * q * codebook->midpoint[m] * (prefix[2 * behind + 1] - prefix[2 * first + 1]);
             }
             best = better(best, state_of(product, square));
         }
@@ -364,6 +364,6 @@ extern "C" __global__ void solve_compare(const Job* jobs, Work* works, const Boo
     __syncthreads();
     if (threadIdx.x == 0) {
         for (unsigned warp = 1; warp < blockDim.x / 32; ++warp) best = better(best, bests[warp]);
-        work->scale[side] = best.scale;
+        workspace->scale[side] = best.scale;
     }
 }

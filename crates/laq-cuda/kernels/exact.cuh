@@ -8,8 +8,6 @@
 #pragma once
 #include "solve.cuh"
 
-// Buckets of a side, those between ranges included.
-constexpr unsigned BUCKETS = 2048;
 // Mantissa bits that tell the first buckets apart: 32 an octave, so that there are 64 octaves.
 constexpr unsigned FIRST_SHIFT = 18;
 // Cells that the interval of scales is cut into, so that the threads of a block have two edges each.
@@ -28,25 +26,24 @@ struct Search {
     unsigned buckets, ranges, shift;
     // Weights that were gathered.
     unsigned survivors;
-    Range range[MOST_MAGNITUDES];
+    Range range[MAX_MAGNITUDES];
     // Lower edges of the buckets as bits, and behind them the upper edge of the last.
     unsigned edge[BUCKETS + 1];
+    unsigned reserved;
     // Sums of d x and d in every bucket, and over all weights from each edge up.
     unsigned long long sum[BUCKETS][2];
     unsigned long long above[BUCKETS + 1][2];
     // For each step the bits of the weights that may take it in the interval, from `from` to below `to`.
-    unsigned from[MOST_MAGNITUDES], to[MOST_MAGNITUDES];
+    unsigned from[MAX_MAGNITUDES], to[MAX_MAGNITUDES];
     // The sums d b x and d b² of those that have taken it.
     double product, square;
 };
-
-static_assert(sizeof(Search) == 76400, "as the host has it");
 
 // Of two numbers a thread, the sums over all threads of the block before this one, in an order that depends on the size of
 // the block alone.
 template <class T>
 __device__ void sums_before(T (&values)[2]) {
-    SHARED(T, of_warps, [2][MOST_WARPS]);
+    SHARED(T, of_warps, [2][MAX_WARPS]);
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     T up_to[2] = {values[0], values[1]};
     for (unsigned apart = 1; apart < 32; apart *= 2) {
@@ -113,13 +110,13 @@ __device__ void clear_buckets(Search* search) {
 }
 
 // The first interval and the first buckets; all threads of a block.
-__device__ void begin_search(Search* search, const Book& book, double product, double square, float largest,
+__device__ void begin_search(Search* search, const Codebook& codebook, double product, double square, float largest,
                              double largest_curvature, Count size) {
     __syncthreads();
     if (threadIdx.x == 0) {
         const unsigned bits = __float_as_uint(largest) + 1;
         search->best = product * product / square;
-        const double high = double(largest) / book.midpoint[0] * (1.0 + 1e-15);
+        const double high = double(largest) / codebook.midpoint[0] * (1.0 + 1e-15);
         search->high = high < LARGEST_FLOAT ? high : LARGEST_FLOAT;
         // Below it, 2 a H(a) <= 2 a q_k sum of d x is too little, with q_k = 1.
         const double low = 0.5 * search->best / product * (1.0 - 1e-9);

@@ -2,26 +2,21 @@
 // training of scales. Grid: chunks of a group by groups.
 #include "solve.cuh"
 
-// Weights of a block.
-constexpr unsigned GRADIENT_CHUNK = 8192;
-
 // Of a group, between the two kernels of DoReFa.
 struct TanhWork {
     double product, magnitude;
     Count largest_at;
 };
 
-static_assert(sizeof(TanhWork) == 24, "as the host has it");
-
 // TTQ: the gradient times the scale of its level, and the gradients of both scales.
-extern "C" __global__ void ttq_gradient(State* states, const signed char* levels, float* gradient, double* partial,
-                                        unsigned* arrived, Count size) {
-    State* state = states + blockIdx.y;
+extern "C" __global__ void ttq_gradient(GroupState* states, const signed char* levels, float* gradient, double* partial,
+                                        unsigned* arrived, Count group_size) {
+    GroupState* state = states + blockIdx.y;
     if (!state->solved) return;
     const float positive = state->scale[0], negative = state->scale[1];
     double sums[2] = {};
-    const Count first = Count(blockIdx.y) * size, begin = Count(blockIdx.x) * GRADIENT_CHUNK;
-    const Count end = begin + GRADIENT_CHUNK < size ? begin + GRADIENT_CHUNK : size;
+    const Count first = Count(blockIdx.y) * group_size, begin = Count(blockIdx.x) * GRADIENT_BLOCK;
+    const Count end = begin + GRADIENT_BLOCK < group_size ? begin + GRADIENT_BLOCK : group_size;
     for (Count i = begin + threadIdx.x; i < end; i += blockDim.x) {
         const float g = gradient[first + i];
         const int level = levels[first + i];
@@ -42,25 +37,25 @@ extern "C" __global__ void ttq_gradient(State* states, const signed char* levels
 }
 
 // Adam on both scales of every group.
-extern "C" __global__ void update_scales(const Record* record, State* states, unsigned groups, float beta1, float rest1,
-                                         float beta2, float rest2, float epsilon) {
-    if (is_stopped(record)) return;
+extern "C" __global__ void update_scales(const StepLog* log, GroupState* states, unsigned groups, float beta1, float one_minus_beta1,
+                                         float beta2, float one_minus_beta2, float epsilon) {
+    if (is_stopped(log)) return;
     for_each(2 * Count(groups), [&](auto i) {
-        State* state = states + i / 2;
+        GroupState* state = states + i / 2;
         const unsigned side = unsigned(i % 2);
         if (!state->trained || !state->solved) return;
         const float g = float(state->scale_gradient[side]);
-        const float m = beta1 * state->first_moment[side] + rest1 * g;
-        const float v = beta2 * state->second_moment[side] + rest2 * (g * g);
+        const float m = beta1 * state->first_moment[side] + one_minus_beta1 * g;
+        const float v = beta2 * state->second_moment[side] + one_minus_beta2 * (g * g);
         state->first_moment[side] = m;
         state->second_moment[side] = v;
-        state->scale[side] -= record->step_size * m / (sqrtf(v) + epsilon);
+        state->scale[side] -= log->step_size * m / (sqrtf(v) + epsilon);
     });
 }
 
 // The largest over the block, for every thread.
 __device__ Count block_most(Count value) {
-    SHARED(Count, of_warps, [MOST_WARPS]);
+    SHARED(Count, of_warps, [MAX_WARPS]);
     for (int lanes = 16; lanes > 0; lanes /= 2) {
         const Count other = __shfl_xor_sync(0xffffffffu, value, lanes);
         value = other > value ? other : value;
@@ -74,9 +69,9 @@ __device__ Count block_most(Count value) {
 
 // DoReFa: the sum of g tanh w, and the first weight of the largest magnitude. `partial` has two numbers a block.
 extern "C" __global__ void tanh_sums(const float* weights, const float* gradient, double* partial, unsigned* arrived,
-                                     TanhWork* works, Count size) {
-    const Count first = Count(blockIdx.y) * size, begin = Count(blockIdx.x) * GRADIENT_CHUNK;
-    const Count end = begin + GRADIENT_CHUNK < size ? begin + GRADIENT_CHUNK : size;
+                                     TanhWork* workspaces, Count group_size) {
+    const Count first = Count(blockIdx.y) * group_size, begin = Count(blockIdx.x) * GRADIENT_BLOCK;
+    const Count end = begin + GRADIENT_BLOCK < group_size ? begin + GRADIENT_BLOCK : group_size;
     double product[1] = {};
     // The bits of a magnitude, and behind them those of its place, so that of equal ones the first is the largest.
     Count most = 0;
@@ -99,19 +94,19 @@ extern "C" __global__ void tanh_sums(const float* weights, const float* gradient
     most = block_most(most);
     if (threadIdx.x != 0) return;
     const double magnitude = tanh(double(__uint_as_float(unsigned(most >> 32))));
-    works[blockIdx.y] = {product[0], magnitude, 0xffffffffu - unsigned(most)};
+    workspaces[blockIdx.y] = {product[0], magnitude, 0xffffffffu - unsigned(most)};
 }
 
 // (1 - t²) / M times g, but for the largest weight, which only moves the others.
-extern "C" __global__ void tanh_gradient(const float* weights, float* gradient, const TanhWork* works, unsigned size,
-                                         Count count) {
-    for_each(count, [&](auto i) {
-        const TanhWork& work = works[i / size];
-        if (work.magnitude == 0.0) return;
+extern "C" __global__ void tanh_gradient(const float* weights, float* gradient, const TanhWork* workspaces, unsigned group_size,
+                                         Count numel) {
+    for_each(numel, [&](auto i) {
+        const TanhWork& workspace = workspaces[i / group_size];
+        if (workspace.magnitude == 0.0) return;
         const double t = tanh(double(weights[i])), g = gradient[i];
-        const double passed = i % size == work.largest_at
-                                  ? -(1.0 - t * t) / work.magnitude * (work.product - g * t) / t
-                                  : g * (1.0 - t * t) / work.magnitude;
+        const double passed = i % group_size == workspace.largest_at
+                                  ? -(1.0 - t * t) / workspace.magnitude * (workspace.product - g * t) / t
+                                  : g * (1.0 - t * t) / workspace.magnitude;
         gradient[i] = to_float(passed);
     });
 }

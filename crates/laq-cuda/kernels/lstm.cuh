@@ -1,10 +1,10 @@
-// What a cell of an LSTM does with its four gates (i, f, g, o), whichever kernel it is in.
+// An LSTM cell with gates i, f, g, o, for the kernels of lstm.cu and sequence.cu.
 #pragma once
 #include "common.cuh"
 
 __device__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// Pre-activations become activations; the cell before becomes the cell now. Returns what the cell shows.
+// Replaces pre-activations by activations, and the cell of the previous step by that of this step. Returns the hidden state.
 __device__ float cell_forward(float (&gates)[4], float& cell) {
     gates[0] = sigmoid(gates[0]);
     gates[1] = sigmoid(gates[1]);
@@ -14,17 +14,17 @@ __device__ float cell_forward(float (&gates)[4], float& cell) {
     return gates[3] * tanhf(cell);
 }
 
-__device__ float clipped(float x, float limit) { return x < -limit ? -limit : x > limit ? limit : x; }
+__device__ float clipped(float x, float clip) { return x < -clip ? -clip : x > clip ? clip : x; }
 
-// Activations become the gradients of the pre-activations, clipped; `carried` goes from dL/dc of this step to that of the step
-// before, but for what this step's gradient by its output adds. `before` is the cell of the step before.
-__device__ void cell_backward(float (&gates)[4], float before, float cell, float output_gradient, float& carried,
-                              float limit) {
-    const float i = gates[0], f = gates[1], g = gates[2], o = gates[3], shown = tanhf(cell);
-    const float dc = carried + output_gradient * o * (1.0f - shown * shown);
-    gates[0] = clipped(dc * g * i * (1.0f - i), limit);
-    gates[1] = clipped(dc * before * f * (1.0f - f), limit);
-    gates[2] = clipped(dc * i * (1.0f - g * g), limit);
-    gates[3] = clipped(output_gradient * shown * o * (1.0f - o), limit);
-    carried = dc * f;
+// Replaces activations by the clipped gradients of the pre-activations. `dc_next` enters as dL/dc of this step without the
+// contribution of its hidden state, and leaves as that of the previous step. `previous` is the cell of the previous step.
+__device__ void cell_backward(float (&gates)[4], float previous, float cell, float state_gradient, float& dc_next,
+                              float clip) {
+    const float i = gates[0], f = gates[1], g = gates[2], o = gates[3], tanh_c = tanhf(cell);
+    const float dc = dc_next + state_gradient * o * (1.0f - tanh_c * tanh_c);
+    gates[0] = clipped(dc * g * i * (1.0f - i), clip);
+    gates[1] = clipped(dc * previous * f * (1.0f - f), clip);
+    gates[2] = clipped(dc * i * (1.0f - g * g), clip);
+    gates[3] = clipped(state_gradient * tanh_c * o * (1.0f - o), clip);
+    dc_next = dc * f;
 }

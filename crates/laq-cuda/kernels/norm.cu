@@ -14,7 +14,7 @@ __device__ void add_moments(double (&sums)[2], const float* input, unsigned begi
 }
 
 // Those of each chunk. Grid: groups of channels by chunks.
-extern "C" __global__ void norm_moments(const float* input, double* partial, unsigned rows, unsigned channels,
+extern "C" __global__ void batch_norm_sums(const float* input, double* partial, unsigned rows, unsigned channels,
                                         unsigned chunk) {
     const unsigned channel = blockIdx.x * COLUMN_LANES + threadIdx.x;
     double sums[2] = {};
@@ -63,7 +63,7 @@ __device__ float normalized(float x, Line line, unsigned relu) {
 }
 
 // Grid: groups of channels.
-extern "C" __global__ void norm_factors(const double* partial, unsigned chunks, const float* scale, const float* shift,
+extern "C" __global__ void batch_norm_coefficients(const double* partial, unsigned chunks, const float* scale, const float* shift,
                                         double* mean, double* variance, float* factor, float* offset, unsigned rows,
                                         unsigned channels, float epsilon) {
     double sums[2];
@@ -73,7 +73,7 @@ extern "C" __global__ void norm_factors(const double* partial, unsigned chunks, 
 }
 
 // The whole forward pass where there is one chunk. Grid: groups of channels.
-extern "C" __global__ void norm_whole(const float* input, const float* scale, const float* shift, double* mean,
+extern "C" __global__ void batch_norm_fused(const float* input, const float* scale, const float* shift, double* mean,
                                       double* variance, float* factor, float* offset, float* output, unsigned rows,
                                       unsigned channels, float epsilon, unsigned relu) {
     const unsigned channel = blockIdx.x * COLUMN_LANES + threadIdx.x;
@@ -89,7 +89,7 @@ extern "C" __global__ void norm_whole(const float* input, const float* scale, co
 }
 
 // Factor and offset from running averages.
-extern "C" __global__ void norm_running_factors(const float* mean, const float* variance, const float* scale,
+extern "C" __global__ void batch_norm_running_coefficients(const float* mean, const float* variance, const float* scale,
                                                 const float* shift, float* factor, float* offset, unsigned channels,
                                                 float epsilon) {
     for_each(channels, [&](auto c) {
@@ -99,9 +99,9 @@ extern "C" __global__ void norm_running_factors(const float* mean, const float* 
     });
 }
 
-extern "C" __global__ void norm_apply(const float* input, const float* factor, const float* offset, float* output,
-                                      Count count, unsigned channels, unsigned relu) {
-    for_each(count, [&](auto i) {
+extern "C" __global__ void batch_norm_apply(const float* input, const float* factor, const float* offset, float* output,
+                                      Count numel, unsigned channels, unsigned relu) {
+    for_each(numel, [&](auto i) {
         const unsigned c = unsigned(i % channels);
         output[i] = normalized(input[i], {factor[c], offset[c]}, relu);
     });
@@ -121,7 +121,7 @@ __device__ void add_products(double (&sums)[2], const float* input, const float*
 }
 
 // Those of each chunk. Grid: groups of channels by chunks.
-extern "C" __global__ void norm_products(const float* input, const float* gradient, const float* factor,
+extern "C" __global__ void batch_norm_backward_sums(const float* input, const float* gradient, const float* factor,
                                          const float* offset, double* partial, unsigned rows, unsigned channels,
                                          unsigned chunk, unsigned relu) {
     const unsigned channel = blockIdx.x * COLUMN_LANES + threadIdx.x;
@@ -156,7 +156,7 @@ __device__ float through(float gradient, float x, Line line, Line slope, unsigne
 }
 
 // Grid: groups of channels.
-extern "C" __global__ void norm_slopes(const double* partial, unsigned chunks, const float* scale, const double* mean,
+extern "C" __global__ void batch_norm_backward_coefficients(const double* partial, unsigned chunks, const float* scale, const double* mean,
                                        const double* variance, float* scale_gradient, float* shift_gradient,
                                        float* slope, float* base, unsigned rows, unsigned channels, float epsilon) {
     double sums[2];
@@ -170,17 +170,17 @@ extern "C" __global__ void norm_slopes(const double* partial, unsigned chunks, c
     }
 }
 
-extern "C" __global__ void norm_through(const float* input, const float* factor, const float* offset, const float* slope,
-                                        const float* base, float* gradient, Count count, unsigned channels,
+extern "C" __global__ void batch_norm_backward_apply(const float* input, const float* factor, const float* offset, const float* slope,
+                                        const float* base, float* gradient, Count numel, unsigned channels,
                                         unsigned relu) {
-    for_each(count, [&](auto i) {
+    for_each(numel, [&](auto i) {
         const unsigned c = unsigned(i % channels);
         gradient[i] = through(gradient[i], input[i], {factor[c], offset[c]}, {slope[c], base[c]}, relu);
     });
 }
 
 // The whole backward pass where there is one chunk. Grid: groups of channels.
-extern "C" __global__ void norm_whole_backward(const float* input, const float* factor, const float* offset,
+extern "C" __global__ void batch_norm_backward_fused(const float* input, const float* factor, const float* offset,
                                                const float* scale, const double* mean, const double* variance,
                                                float* scale_gradient, float* shift_gradient, float* gradient,
                                                unsigned rows, unsigned channels, float epsilon, unsigned relu) {
@@ -200,11 +200,11 @@ extern "C" __global__ void norm_whole_backward(const float* input, const float* 
     }
 }
 
-// Moves the running averages towards the batch; nothing once the record is stopped.
-extern "C" __global__ void norm_average(const Record* record, const double* batch_mean, const double* batch_variance,
-                                        float* mean, float* variance, unsigned rows, unsigned channels, float factor) {
-    if (is_stopped(record)) return;
-    const double old = 1.0 - double(factor), by = double(factor);
+// Moves the running averages towards the batch; nothing once the log is stopped.
+extern "C" __global__ void update_running_stats(const StepLog* log, const double* batch_mean, const double* batch_variance,
+                                        float* mean, float* variance, unsigned rows, unsigned channels, float momentum) {
+    if (is_stopped(log)) return;
+    const double old = 1.0 - double(momentum), by = double(momentum);
     const double unbiased = double(rows) / double(rows > 1 ? rows - 1 : 1);
     for_each(channels, [&](auto c) {
         mean[c] = float(old * double(mean[c]) + by * batch_mean[c]);

@@ -5,12 +5,10 @@
 // blocks have to run at the same time.
 #include "lstm.cuh"
 
-constexpr unsigned UNITS = 16;
-constexpr unsigned SLICE = 32;
 constexpr unsigned SEQUENCE_WARPS = 8;
 // Products are of tiles of 16 sequences by 8 columns by 8 terms.
 constexpr unsigned TILE_ROWS = 16, TILE_COLUMNS = 8;
-constexpr unsigned ROW_TILES = SLICE / TILE_ROWS;
+constexpr unsigned ROW_TILES = SEQUENCES / TILE_ROWS;
 // Columns of the pre-activations of a block: those of its units, gate by gate.
 constexpr unsigned COLUMNS = 4 * UNITS;
 constexpr unsigned COLUMN_TILES = COLUMNS / TILE_COLUMNS;
@@ -92,7 +90,7 @@ struct Owned {
 
 __device__ Owned owned(unsigned batch) {
     const unsigned row = threadIdx.x / (UNITS / 2), column = 2 * (threadIdx.x % (UNITS / 2));
-    const unsigned sequence = blockIdx.y * SLICE + row;
+    const unsigned sequence = blockIdx.y * SEQUENCES + row;
     return {sequence, blockIdx.x * UNITS + column, sequence < batch, row, column};
 }
 
@@ -104,11 +102,11 @@ __device__ unsigned gate_row(unsigned column) {
 
 // Forward. Every warp has an eighth of the terms of the products, which are added up in shared memory.
 template <unsigned HIDDEN>
-__device__ void sequence_forward(const unsigned char* input, const float* table, const float* weight_hh, float* gates,
-                                 float* cells, float* states, unsigned* waiting, unsigned length, unsigned batch) {
+__device__ void sequence_forward(const unsigned char* tokens, const float* table, const float* weight_hh, float* gates,
+                                 float* cells, float* states, unsigned* counters, unsigned length, unsigned batch) {
     constexpr unsigned TERMS = HIDDEN / SEQUENCE_WARPS, CHUNKS = TERMS / 16;
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-    unsigned* arrived = waiting + 2 * blockIdx.y;
+    unsigned* arrived = counters + 2 * blockIdx.y;
     // Of 16 terms a lane has four next to each other; which term is which in a tile does not matter, so long as both factors
     // agree.
     unsigned weight[CHUNKS][COLUMN_TILES][4];
@@ -119,7 +117,7 @@ __device__ void sequence_forward(const unsigned char* input, const float* table,
             UNROLL for (unsigned k = 0; k < 4; ++k) weight[chunk][tile][k] = to_tf32(from[k]);
         }
     }
-    SHARED(float, sums, [SEQUENCE_WARPS / 2][SLICE][SUM_STRIDE]);
+    SHARED(float, sums, [SEQUENCE_WARPS / 2][SEQUENCES][SUM_STRIDE]);
     const Owned own = owned(batch);
     float cell[2] = {0.0f, 0.0f};
     for (unsigned time = 0; time < length; ++time) {
@@ -130,7 +128,7 @@ __device__ void sequence_forward(const unsigned char* input, const float* table,
                 UNROLL for (unsigned tile_row = 0; tile_row < ROW_TILES; ++tile_row) {
                     float x[2][4] = {};
                     UNROLL for (unsigned half = 0; half < 2; ++half) {
-                        const unsigned sequence = blockIdx.y * SLICE + tile_row * TILE_ROWS + g + 8 * half;
+                        const unsigned sequence = blockIdx.y * SEQUENCES + tile_row * TILE_ROWS + g + 8 * half;
                         const Count before = Count(time - 1) * batch + sequence;
                         if (sequence < batch) {
                             load_fresh(x[half], states + before * HIDDEN + warp * TERMS + 16 * chunk + 4 * t);
@@ -164,7 +162,7 @@ __device__ void sequence_forward(const unsigned char* input, const float* table,
         }
         if (own.exists) {
             const Count row = Count(time) * batch + own.sequence;
-            const float* from = table + Count(input[row]) * 4 * HIDDEN + own.unit;
+            const float* from = table + Count(tokens[row]) * 4 * HIDDEN + own.unit;
             float x[2][4], shown[2];
             UNROLL for (unsigned k = 0; k < 2; ++k) {
                 UNROLL for (unsigned gate = 0; gate < 4; ++gate) {
@@ -189,14 +187,14 @@ __device__ void sequence_forward(const unsigned char* input, const float* table,
 }
 
 // Backward: `gates` become the gradients of the pre-activations, clipped. Every warp has an eighth of the columns of the
-// products: what the block's units tell all units of the step before. These go to `parts` ([2][blocks of units][batch][HIDDEN],
+// products: what the block's units tell all units of the step before. These go to `partial` ([2][blocks of units][batch][HIDDEN],
 // even and odd time steps by turns), and are added up in order by whoever needs them.
 template <unsigned HIDDEN>
 __device__ void sequence_backward(const float* weight_hh, float* gates, const float* cells, const float* state_gradient,
-                                  float* parts, unsigned* waiting, float limit, unsigned length, unsigned batch) {
+                                  float* partial, unsigned* counters, float clip, unsigned length, unsigned batch) {
     constexpr unsigned OWN_COLUMNS = HIDDEN / SEQUENCE_WARPS, TILES = OWN_COLUMNS / TILE_COLUMNS, STEPS = COLUMNS / 8;
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-    unsigned* arrived = waiting + 2 * blockIdx.y;
+    unsigned* arrived = counters + 2 * blockIdx.y;
     unsigned weight[STEPS][TILES][2];
     UNROLL for (unsigned step = 0; step < STEPS; ++step) {
         UNROLL for (unsigned tile = 0; tile < TILES; ++tile) {
@@ -207,10 +205,10 @@ __device__ void sequence_backward(const float* weight_hh, float* gates, const fl
             }
         }
     }
-    SHARED(float, told, [SLICE][FACTOR_STRIDE]);
+    SHARED(float, factors, [SEQUENCES][FACTOR_STRIDE]);
     const Owned own = owned(batch);
     const Count of_turn = Count(gridDim.x) * batch * HIDDEN;
-    float carried[2] = {0.0f, 0.0f};
+    float dc_next[2] = {0.0f, 0.0f};
     for (unsigned time = length; time-- > 0;) {
         const bool last = time + 1 == length;
         if (!last) wait_for(arrived, (length - 1 - time) * gridDim.x);
@@ -218,7 +216,7 @@ __device__ void sequence_backward(const float* weight_hh, float* gates, const fl
             const Count row = Count(time) * batch + own.sequence;
             float dh[2] = {state_gradient[row * HIDDEN + own.unit], state_gradient[row * HIDDEN + own.unit + 1]};
             if (!last) {
-                const float* part = parts + (time + 1) % 2 * of_turn + Count(own.sequence) * HIDDEN + own.unit;
+                const float* part = partial + (time + 1) % 2 * of_turn + Count(own.sequence) * HIDDEN + own.unit;
                 for (unsigned block = 0; block < gridDim.x; block += 8) {
                     float found[8][2];
                     UNROLL for (unsigned k = 0; k < 8; ++k) load_fresh(found[k], part + Count(block + k) * batch * HIDDEN);
@@ -233,31 +231,31 @@ __device__ void sequence_backward(const float* weight_hh, float* gates, const fl
                 float x[4];
                 UNROLL for (unsigned gate = 0; gate < 4; ++gate) x[gate] = a[gate * HIDDEN + k];
                 const float before = time == 0 ? 0.0f : cells[(row - batch) * HIDDEN + own.unit + k];
-                cell_backward(x, before, cells[row * HIDDEN + own.unit + k], dh[k], carried[k], limit);
+                cell_backward(x, before, cells[row * HIDDEN + own.unit + k], dh[k], dc_next[k], clip);
                 UNROLL for (unsigned gate = 0; gate < 4; ++gate) {
                     a[gate * HIDDEN + k] = x[gate];
-                    told[own.row][gate * UNITS + own.column + k] = x[gate];
+                    factors[own.row][gate * UNITS + own.column + k] = x[gate];
                 }
             }
         } else {
             UNROLL for (unsigned gate = 0; gate < 4; ++gate) {
-                UNROLL for (unsigned k = 0; k < 2; ++k) told[own.row][gate * UNITS + own.column + k] = 0.0f;
+                UNROLL for (unsigned k = 0; k < 2; ++k) factors[own.row][gate * UNITS + own.column + k] = 0.0f;
             }
         }
         if (time == 0) break;
         __syncthreads();
-        float* part = parts + time % 2 * of_turn + Count(blockIdx.x) * batch * HIDDEN;
+        float* part = partial + time % 2 * of_turn + Count(blockIdx.x) * batch * HIDDEN;
         UNROLL for (unsigned tile_row = 0; tile_row < ROW_TILES; ++tile_row) {
             float c[TILES][4] = {};
             UNROLL for (unsigned step = 0; step < STEPS; ++step) {
                 unsigned a[4];
                 UNROLL for (unsigned k = 0; k < 4; ++k) {
-                    a[k] = to_tf32(told[tile_row * TILE_ROWS + g + k % 2 * 8][8 * step + k / 2 * 4 + t]);
+                    a[k] = to_tf32(factors[tile_row * TILE_ROWS + g + k % 2 * 8][8 * step + k / 2 * 4 + t]);
                 }
                 UNROLL for (unsigned tile = 0; tile < TILES; ++tile) multiply_tile(c[tile], a, weight[step][tile]);
             }
             UNROLL for (unsigned half = 0; half < 2; ++half) {
-                const unsigned sequence = blockIdx.y * SLICE + tile_row * TILE_ROWS + g + 8 * half;
+                const unsigned sequence = blockIdx.y * SEQUENCES + tile_row * TILE_ROWS + g + 8 * half;
                 if (sequence >= batch) continue;
                 float* to = part + Count(sequence) * HIDDEN + warp * OWN_COLUMNS + 2 * t;
                 UNROLL for (unsigned tile = 0; tile < TILES; ++tile) {
@@ -270,39 +268,39 @@ __device__ void sequence_backward(const float* weight_hh, float* gates, const fl
     leave(arrived + 1, arrived, gridDim.x);
 }
 
-// Grid: groups of 16 units by slices of 32 sequences. `waiting` has two numbers a slice, zero before and after.
-extern "C" __global__ void lstm_sequence_128(const unsigned char* input, const float* table, const float* weight_hh,
-                                             float* gates, float* cells, float* states, unsigned* waiting, unsigned length,
+// Grid: groups of 16 units by slices of 32 sequences. `counters` has two numbers a slice, zero before and after.
+extern "C" __global__ void lstm_sequence_128(const unsigned char* tokens, const float* table, const float* weight_hh,
+                                             float* gates, float* cells, float* states, unsigned* counters, unsigned length,
                                              unsigned batch) {
-    sequence_forward<128>(input, table, weight_hh, gates, cells, states, waiting, length, batch);
+    sequence_forward<128>(tokens, table, weight_hh, gates, cells, states, counters, length, batch);
 }
 
-extern "C" __global__ void lstm_sequence_256(const unsigned char* input, const float* table, const float* weight_hh,
-                                             float* gates, float* cells, float* states, unsigned* waiting, unsigned length,
+extern "C" __global__ void lstm_sequence_256(const unsigned char* tokens, const float* table, const float* weight_hh,
+                                             float* gates, float* cells, float* states, unsigned* counters, unsigned length,
                                              unsigned batch) {
-    sequence_forward<256>(input, table, weight_hh, gates, cells, states, waiting, length, batch);
+    sequence_forward<256>(tokens, table, weight_hh, gates, cells, states, counters, length, batch);
 }
 
-extern "C" __global__ void lstm_sequence_512(const unsigned char* input, const float* table, const float* weight_hh,
-                                             float* gates, float* cells, float* states, unsigned* waiting, unsigned length,
+extern "C" __global__ void lstm_sequence_512(const unsigned char* tokens, const float* table, const float* weight_hh,
+                                             float* gates, float* cells, float* states, unsigned* counters, unsigned length,
                                              unsigned batch) {
-    sequence_forward<512>(input, table, weight_hh, gates, cells, states, waiting, length, batch);
+    sequence_forward<512>(tokens, table, weight_hh, gates, cells, states, counters, length, batch);
 }
 
 extern "C" __global__ void lstm_sequence_backward_128(const float* weight_hh, float* gates, const float* cells,
-                                                      const float* state_gradient, float* parts, unsigned* waiting,
-                                                      float limit, unsigned length, unsigned batch) {
-    sequence_backward<128>(weight_hh, gates, cells, state_gradient, parts, waiting, limit, length, batch);
+                                                      const float* state_gradient, float* partial, unsigned* counters,
+                                                      float clip, unsigned length, unsigned batch) {
+    sequence_backward<128>(weight_hh, gates, cells, state_gradient, partial, counters, clip, length, batch);
 }
 
 extern "C" __global__ void lstm_sequence_backward_256(const float* weight_hh, float* gates, const float* cells,
-                                                      const float* state_gradient, float* parts, unsigned* waiting,
-                                                      float limit, unsigned length, unsigned batch) {
-    sequence_backward<256>(weight_hh, gates, cells, state_gradient, parts, waiting, limit, length, batch);
+                                                      const float* state_gradient, float* partial, unsigned* counters,
+                                                      float clip, unsigned length, unsigned batch) {
+    sequence_backward<256>(weight_hh, gates, cells, state_gradient, partial, counters, clip, length, batch);
 }
 
 extern "C" __global__ void lstm_sequence_backward_512(const float* weight_hh, float* gates, const float* cells,
-                                                      const float* state_gradient, float* parts, unsigned* waiting,
-                                                      float limit, unsigned length, unsigned batch) {
-    sequence_backward<512>(weight_hh, gates, cells, state_gradient, parts, waiting, limit, length, batch);
+                                                      const float* state_gradient, float* partial, unsigned* counters,
+                                                      float clip, unsigned length, unsigned batch) {
+    sequence_backward<512>(weight_hh, gates, cells, state_gradient, partial, counters, clip, length, batch);
 }

@@ -3,24 +3,14 @@
 #pragma once
 #include "common.cuh"
 
-// Magnitudes that a codebook can have.
-constexpr unsigned MOST_MAGNITUDES = 128;
-// The constant that is added to the root of Adam's second moment.
-constexpr float CURVATURE_FLOOR = 1e-8f;
-// Where the alternating solvers stop.
-constexpr double SCALE_TOLERANCE = 1e-6;
-constexpr unsigned MOST_ROUNDS = 10;
 constexpr double LARGEST_FLOAT = 3.4028234663852886e38;
 
-// How a scale is found.
-constexpr unsigned SIGNS = 0, MEAN_SIGNS = 1, WEIGHTED_SIGNS = 2, TWN = 3, TTQ = 4, ALTERNATING = 5, EXACT = 6, TANH = 7;
-
 // A method: its codebook seen from zero outwards, and how it solves.
-struct Book {
-    double midpoint[MOST_MAGNITUDES];
+struct Codebook {
+    double midpoint[MAX_MAGNITUDES];
     // The value of a level, from -128 on.
     float value[256];
-    float magnitude[MOST_MAGNITUDES];
+    float magnitude[MAX_MAGNITUDES];
     unsigned magnitudes;
     int first_positive, first_negative;
     unsigned has_zero;
@@ -30,10 +20,10 @@ struct Book {
 };
 
 // What a group keeps from step to step.
-struct State {
+struct GroupState {
     float scale[2];
-    // `reported`: rounds, error and zeros are those of the last solve; not so after a state was loaded.
-    unsigned solved, trained, rounds, reported;
+    // `reported`: iterations, error and zeros are those of the last solve; not so after a state was loaded.
+    unsigned solved, trained, iterations, reported;
     double error;
     unsigned long long zeros;
     double scale_gradient[2];
@@ -41,12 +31,12 @@ struct State {
 };
 
 // A group: where its numbers are, and which blocks it has.
-struct Job {
+struct Group {
     const float* weights;
     const float* second_moment;
     signed char* levels;
     float* quantized;
-    State* state;
+    GroupState* state;
     Count size;
     unsigned parameter, group, first_block, blocks;
     // Weights of a block.
@@ -54,19 +44,17 @@ struct Job {
 };
 
 // What a group is solved in.
-struct Work {
+struct GroupWorkspace {
     // Of each side: the sums of d x and of d over its weights, with d = 1 where all curvatures are zero.
     double product[2], square[2];
     double scale[2];
     double largest_curvature;
-    float threshold[2][MOST_MAGNITUDES];
-    unsigned unweighted[2], done[2], rounds[2];
+    float threshold[2][MAX_MAGNITUDES];
+    unsigned unweighted[2], done[2], iterations[2];
     float largest;
     // Blocks that have done their part.
     unsigned arrived;
 };
-
-static_assert(sizeof(Book) == 2584 && sizeof(State) == 72 && sizeof(Job) == 72 && sizeof(Work) == 1112, "as the host has them");
 
 struct Weight {
     // The weight's magnitude, its curvature and its side.
@@ -78,18 +66,18 @@ __device__ float curvature(float second_moment) { return sqrtf(second_moment) + 
 
 // The group of this block, and the weights that are its own.
 struct Part {
-    const Job* job;
-    Work* work;
+    const Group* group;
+    GroupWorkspace* workspace;
     unsigned index;
     Count begin, end;
 };
 
-__device__ Part part_of(const Job* jobs, Work* works, const unsigned* job_of_block) {
-    const unsigned index = job_of_block[blockIdx.x];
-    const Job* job = jobs + index;
-    const Count begin = Count(blockIdx.x - job->first_block) * job->chunk;
-    const Count end = begin + job->chunk < job->size ? begin + job->chunk : job->size;
-    return {job, works + index, index, begin, end};
+__device__ Part part_of(const Group* groups, GroupWorkspace* workspaces, const unsigned* group_of_block) {
+    const unsigned index = group_of_block[blockIdx.x];
+    const Group* group = groups + index;
+    const Count begin = Count(blockIdx.x - group->first_block) * group->chunk;
+    const Count end = begin + group->chunk < group->size ? begin + group->chunk : group->size;
+    return {group, workspaces + index, index, begin, end};
 }
 
 // Weights that a thread reads before it uses the first, so that enough of memory is under way.
@@ -98,8 +86,8 @@ constexpr unsigned AT_ONCE = 4;
 // Calls `each` with the index, the weight and the second moment of all weights of a part.
 template <class Each>
 __device__ void for_numbers(const Part& part, const Each& each) {
-    const float* weights = part.job->weights;
-    const float* second_moment = part.job->second_moment;
+    const float* weights = part.group->weights;
+    const float* second_moment = part.group->second_moment;
     for (Count first = part.begin + threadIdx.x; first < part.end; first += AT_ONCE * blockDim.x) {
         float w[AT_ONCE] = {}, v[AT_ONCE] = {};
         UNROLL for (unsigned k = 0; k < AT_ONCE; ++k) {
@@ -118,7 +106,7 @@ __device__ void for_numbers(const Part& part, const Each& each) {
 // Calls `each` with the weights of a part; where there are two sides, a zero is on neither.
 template <class Each>
 __device__ void for_weights(const Part& part, unsigned sides, const Each& each) {
-    const bool unweighted[2] = {part.work->unweighted[0] != 0, part.work->unweighted[1] != 0};
+    const bool unweighted[2] = {part.workspace->unweighted[0] != 0, part.workspace->unweighted[1] != 0};
     for_numbers(part, [&](Count, float w, float v) {
         const unsigned side = sides == 2 && w < 0.0f ? 1 : 0;
         if (sides == 2 && w == 0.0f) return;
@@ -162,8 +150,8 @@ __device__ bool sums_of_blocks(double (&sums)[K], double* partial, unsigned* arr
 // The same over the blocks of a group.
 template <int K>
 __device__ bool group_sums(const Part& part, double (&sums)[K], double* partial) {
-    const unsigned first = part.job->first_block;
-    return sums_of_blocks(sums, partial + Count(first) * K, &part.work->arrived, blockIdx.x - first, part.job->blocks);
+    const unsigned first = part.group->first_block;
+    return sums_of_blocks(sums, partial + Count(first) * K, &part.workspace->arrived, blockIdx.x - first, part.group->blocks);
 }
 
 // How many of `count` rising numbers `x` is above.
@@ -172,10 +160,10 @@ __device__ unsigned above(const float* thresholds, unsigned count, float x) {
 }
 
 // The thresholds on |w| between neighbouring magnitudes for a scale; a scale of zero has none.
-__device__ void set_thresholds(Work* work, const Book* book, unsigned side, double scale) {
-    for (unsigned m = threadIdx.x; m + 1 < book->magnitudes; m += blockDim.x) {
-        work->threshold[side][m] =
-            scale > 0.0 ? __double2float_rd(book->midpoint[m] * scale) : __uint_as_float(0x7f800000u);
+__device__ void set_thresholds(GroupWorkspace* workspace, const Codebook* codebook, unsigned side, double scale) {
+    for (unsigned m = threadIdx.x; m + 1 < codebook->magnitudes; m += blockDim.x) {
+        workspace->threshold[side][m] =
+            scale > 0.0 ? __double2float_rd(codebook->midpoint[m] * scale) : __uint_as_float(0x7f800000u);
     }
 }
 

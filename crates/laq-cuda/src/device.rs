@@ -1,7 +1,7 @@
-//! What the backend asks of a GPU: memory, copies, kernels, products, and recordings of them.
+//! The seam between the backend and a driver: memory, copies, launches, products, captures.
 //!
-//! [`Device`] is the seam between the backend, which knows what to compute and in which order, and the driver, which does
-//! it. Tests put in its place a device that runs the same kernels on the CPU.
+//! The backend decides what is computed and in which order; a [`Device`] does it. Tests substitute
+//! a device that runs the same kernels on the CPU.
 
 use std::fmt::Debug;
 
@@ -9,46 +9,46 @@ use laq_tensor::{BackendError, ConvolutionShape};
 
 use crate::Settings;
 
-/// A GPU, or what stands for one.
+/// A GPU, or a substitute for one.
 ///
-/// Everything but [`Device::download`] may be done later, in the order in which it was asked for.
-pub trait Device: Send + Sync + Debug {
-    /// A piece of the device's memory, given back when it is dropped.
-    type Memory: Send + Debug;
-    /// A convolution that a library does, made ready for one shape.
-    type Convolution: Send + Debug;
-    /// Launches and products that were noted, to be repeated.
+/// All calls except [`Device::download`] may execute after they return, in the order of submission.
+pub trait Device: Send + Sync + Debug + 'static {
+    /// An allocation, freed when it is dropped, after all work submitted before.
+    type Memory: Send + Sync + Debug + 'static;
+    /// A convolution of one shape, prepared by a library.
+    type Convolution: Send + Sync + Debug + 'static;
+    /// Captured launches and products, to be replayed.
     type Graph: Send + Debug;
 
-    /// The device's name, and what else changes its numbers.
-    fn describe(&self) -> String;
+    /// The device, and what else determines the bits of its results.
+    fn name(&self) -> String;
 
-    /// How the backend is to work on it.
+    /// The settings of the backend on this device.
     fn settings(&self) -> Settings {
         Settings::default()
     }
 
-    /// How it does its work; see [`Memory::diagnostics`](laq_tensor::Memory::diagnostics).
-    fn notes(&self) -> Vec<String> {
+    /// See [`Memory::diagnostics`](laq_tensor::Memory::diagnostics).
+    fn diagnostics(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// How many blocks can run at the same time whatever they need, and so wait for each other; none where products are not to
-    /// be in TF32, or a kernel cannot be launched like that.
-    fn blocks_together(&self) -> usize {
+    /// The number of blocks that are certain to be resident together and so may wait for each
+    /// other; 0 without TF32 products or cooperative launches.
+    fn max_cooperative_blocks(&self) -> usize {
         0
     }
 
-    /// Memory of so many bytes, all zero; of one byte where none is asked for.
+    /// Allocates `bytes` bytes of zeros, and at least one byte.
     ///
     /// # Errors
-    /// [`BackendError::DeviceMemory`] when there is no room.
+    /// [`BackendError::DeviceMemory`] when the device is out of memory.
     fn allocate(&self, bytes: usize) -> Result<Self::Memory, BackendError>;
 
-    /// The address of the first byte, as kernels see it.
+    /// The address of the first byte on the device.
     fn address(&self, memory: &Self::Memory) -> u64;
 
-    /// Copies bytes to `memory`, from its byte `offset` on; what they are read from may change as soon as the call returns.
+    /// Copies `bytes` to `memory` from byte `offset` on; `bytes` may change once the call returns.
     ///
     /// # Errors
     /// [`BackendError::Device`] when the device fails.
@@ -56,13 +56,13 @@ pub trait Device: Send + Sync + Debug {
         &self,
         bytes: &[u8],
         offset: usize,
-        memory: &mut Self::Memory,
+        memory: &Self::Memory,
     ) -> Result<(), BackendError>;
 
-    /// Waits for all that was asked for, and copies the start of `memory` to the host.
+    /// Waits for all submitted work and copies the start of `memory` to the host.
     ///
     /// # Errors
-    /// [`BackendError::Device`] when the device fails, now or in what was asked for before.
+    /// [`BackendError::Device`] when the device fails, now or in work submitted before.
     fn download(&self, memory: &Self::Memory, bytes: &mut [u8]) -> Result<(), BackendError>;
 
     /// Launches a kernel of [`KERNEL_SOURCES`](crate::KERNEL_SOURCES).
@@ -71,8 +71,8 @@ pub trait Device: Send + Sync + Debug {
     /// [`BackendError::Device`] when the device fails.
     ///
     /// # Safety
-    /// The arguments are those that the kernel takes, and the memory that they point to is large enough for what it does
-    /// with it, and lives until the device has done it.
+    /// The arguments have the types of the kernel's parameters. The memory that they point to is
+    /// large enough for the kernel, and is not freed before a later call.
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<(), BackendError>;
 
     /// C ← A B + β C.
@@ -84,55 +84,55 @@ pub trait Device: Send + Sync + Debug {
     /// As for [`Device::launch`].
     unsafe fn multiply(&self, product: &Product) -> Result<(), BackendError>;
 
-    /// A convolution of this shape by a library, where there is one for it.
+    /// Prepares a convolution of this shape; `None` if no library computes it.
     ///
     /// # Errors
-    /// [`BackendError::DeviceMemory`] when there is no room.
+    /// [`BackendError::DeviceMemory`] when the device is out of memory.
     fn convolution(
         &self,
         shape: ConvolutionShape,
     ) -> Result<Option<Self::Convolution>, BackendError>;
 
-    /// One pass of such a convolution.
+    /// Computes one pass of a prepared convolution.
     ///
     /// # Errors
     /// [`BackendError::Device`] when the device fails.
     ///
     /// # Safety
-    /// As for [`Device::launch`]; the convolution lives until the device has done it.
+    /// As for [`Device::launch`].
     unsafe fn convolve(
         &self,
         convolution: &Self::Convolution,
         pass: &Pass,
     ) -> Result<(), BackendError>;
 
-    /// From here on launches and products are noted instead of done.
+    /// Captures the launches and products that follow instead of executing them.
     ///
     /// # Errors
     /// [`BackendError::Device`] when the device fails.
-    fn begin_graph(&self) -> Result<(), BackendError>;
+    fn begin_capture(&self) -> Result<(), BackendError>;
 
-    /// What was noted; nothing is noted any more.
+    /// Ends a capture, whether or not it succeeds.
     ///
     /// # Errors
-    /// [`BackendError::Device`] when the device fails.
-    fn end_graph(&self) -> Result<Self::Graph, BackendError>;
+    /// [`BackendError::Device`] when the device fails, or a captured call cannot be captured.
+    fn end_capture(&self) -> Result<Self::Graph, BackendError>;
 
-    /// Does what was noted.
+    /// Executes a graph.
     ///
     /// # Errors
     /// [`BackendError::Device`] when the device fails.
     ///
     /// # Safety
-    /// As for [`Device::launch`], for everything that was noted.
+    /// All memory and all convolutions that the captured calls used still exist.
     unsafe fn replay(&self, graph: &mut Self::Graph) -> Result<(), BackendError>;
 }
 
-/// What is computed of a convolution, with the addresses of its operands.
+/// A pass of a convolution, with the addresses of its operands.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)] // The operands have the names that `Convolution::convolution_forward` and `backward` give them.
+#[allow(missing_docs)] // The operands are those of `laq_tensor::Convolution`.
 pub enum Pass {
-    /// y from x and W, on top of what is in y where `add` says so.
+    /// y, or y + what is in `output` if `add`.
     Output {
         input: u64,
         weight: u64,
@@ -153,23 +153,23 @@ pub enum Pass {
     },
 }
 
-/// A kernel, how many blocks and threads it gets, and its arguments.
+/// A kernel with its grid, block and arguments.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch<'a> {
-    /// Its name.
+    /// The name of the kernel.
     pub kernel: &'static str,
-    /// Blocks, along x, y and z.
+    /// Blocks along x, y and z.
     pub grid: [u32; 3],
-    /// Threads of a block, along x, y and z.
+    /// Threads of a block along x, y and z.
     pub block: [u32; 3],
-    /// Its arguments, in order.
+    /// The arguments, in order.
     pub arguments: &'a [Argument],
-    /// Whether all blocks have to run at the same time, because they wait for each other.
-    pub together: bool,
+    /// Whether all blocks must be resident together, because they wait for each other.
+    pub cooperative: bool,
 }
 
-/// An argument of a kernel: its bytes, from the first on.
-#[derive(Clone, Copy, Debug)]
+/// The bytes of a kernel's argument, followed by zeros.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Argument(pub [u8; 8]);
 
 impl From<u64> for Argument {
@@ -204,12 +204,12 @@ impl From<bool> for Argument {
     }
 }
 
-/// A matrix in the device's memory, dense and row-major.
+/// A dense row-major matrix in the device's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Operand {
-    /// Of the first number.
+    /// The address of the first element.
     pub address: u64,
-    /// Whether it is taken by columns, as the transposed of what is stored.
+    /// Whether the operand is the transpose of the stored matrix.
     pub transposed: bool,
 }
 
@@ -222,12 +222,12 @@ pub struct Product {
     pub n: usize,
     /// Columns of A, rows of B.
     pub k: usize,
-    /// A, m × k; k × m as stored where it is transposed.
+    /// A, m × k; stored as k × m if transposed.
     pub a: Operand,
-    /// B, k × n; n × k as stored where it is transposed.
+    /// B, k × n; stored as n × k if transposed.
     pub b: Operand,
     /// The address of C.
     pub c: u64,
-    /// Whether C is added to what is there (β = 1), or written (β = 0).
+    /// β: 1 if true, 0 if false.
     pub add: bool,
 }

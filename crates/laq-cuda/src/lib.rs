@@ -1,52 +1,67 @@
 #![doc = include_str!("../README.md")]
 
 mod backend;
+mod buffer;
 #[cfg(feature = "driver")]
 mod cuda;
 mod device;
-mod found;
-mod record;
+mod info;
+pub mod kernels;
+mod layout;
 #[cfg(not(feature = "driver"))]
 mod stub;
 
 pub use backend::{
-    Buffer, ConvolutionSpace, CudaBackend, LstmSpace, NormSpace, QuantizeSpace, Quantizer, Record,
-    Recording, Settings, UpdateSpace,
+    ConvolutionWorkspace, CudaBackend, LstmWorkspace, NormWorkspace, QuantizeWorkspace, Quantizer,
+    Settings, StepGraph, StepLog, UpdateWorkspace,
 };
+pub use buffer::{Address, Buffer, DeviceElement, Slice, SliceMut};
 #[cfg(feature = "driver")]
 pub use cuda::{Compiled, Convolution, Cuda, Graph, Memory, compile, probe};
 pub use device::{Argument, Device, Launch, Operand, Pass, Product};
-pub use found::{DeviceFound, LibraryFound, MemoryFound, Precision, Probe};
+pub use info::{DeviceInfo, LibraryInfo, MemoryInfo, Precision, Probe};
 #[cfg(not(feature = "driver"))]
 pub use stub::{Cuda, probe};
 
-/// The sources of all kernels, by file name; those with `.cuh` are what the others include.
+/// The kernels' sources by file name. The others include the `.cuh` files.
 pub const KERNEL_SOURCES: [(&str, &str); 18] = [
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("lstm.cuh", include_str!("../kernels/lstm.cuh")),
     ("solve.cuh", include_str!("../kernels/solve.cuh")),
     ("exact.cuh", include_str!("../kernels/exact.cuh")),
-    ("batch.cu", include_str!("../kernels/batch.cu")),
     ("convolution.cu", include_str!("../kernels/convolution.cu")),
     ("dense.cu", include_str!("../kernels/dense.cu")),
     ("elementwise.cu", include_str!("../kernels/elementwise.cu")),
     ("exact.cu", include_str!("../kernels/exact.cu")),
+    ("gather.cu", include_str!("../kernels/gather.cu")),
     ("gradient.cu", include_str!("../kernels/gradient.cu")),
-    ("loss.cu", include_str!("../kernels/loss.cu")),
+    ("losses.cu", include_str!("../kernels/losses.cu")),
     ("lstm.cu", include_str!("../kernels/lstm.cu")),
     ("norm.cu", include_str!("../kernels/norm.cu")),
+    ("optimizer.cu", include_str!("../kernels/optimizer.cu")),
     ("pool.cu", include_str!("../kernels/pool.cu")),
-    ("record.cu", include_str!("../kernels/record.cu")),
     ("sequence.cu", include_str!("../kernels/sequence.cu")),
     ("solve.cu", include_str!("../kernels/solve.cu")),
-    ("update.cu", include_str!("../kernels/update.cu")),
+    ("steps.cu", include_str!("../kernels/steps.cu")),
 ];
 
-/// All sources as one, for the compiler.
+/// The constants that the kernels share with the host, as C++ before the first source.
+pub fn header() -> String {
+    layout::header()
+}
+
+/// Assertions that structs have the layout of the host, as C++ after the last source.
+pub fn layout_assertions() -> String {
+    layout::assertions()
+}
+
+/// Header, sources and assertions as one translation unit.
 pub fn program() -> String {
+    let mut program = header();
     let lines = KERNEL_SOURCES.iter().flat_map(|(_, source)| source.lines());
     let own = lines.filter(|line| !line.starts_with("#include") && *line != "#pragma once");
-    own.flat_map(|line| [line, "\n"]).collect()
+    program.extend(own.flat_map(|line| [line, "\n"]));
+    program + &layout_assertions()
 }
 
 /// The names of the kernels in a source.

@@ -1,20 +1,20 @@
-//! What takes the place of a GPU in a build without the feature `driver`: the same names, and an error that says so.
+//! The API of `cuda/` in a build without the feature `driver`: opening a GPU is an error.
 
 use std::path::Path;
 
 use laq_tensor::{BackendError, ConvolutionShape};
 
 use crate::device::{Device, Launch, Pass, Product};
-use crate::{LibraryFound, MemoryFound, Precision, Probe};
+use crate::{LibraryInfo, MemoryInfo, Precision, Probe};
 
 const MISSING: &str = "this program was built without CUDA; build it with the feature `cuda`";
 
-/// A GPU, of which there is none.
+/// A GPU; uninhabited.
 #[derive(Debug)]
 pub enum Cuda {}
 
 impl Cuda {
-    /// There is none.
+    /// Fails.
     ///
     /// # Errors
     /// Always: [`BackendError::Device`].
@@ -29,24 +29,24 @@ impl Cuda {
         })
     }
 
-    /// Nobody can ask.
+    /// Never called, as there is no value.
     pub fn has_cudnn(&self) -> bool {
         match *self {}
     }
 
-    /// There is none.
+    /// Never called, as there is no value.
     ///
     /// # Errors
-    /// Never, as nobody can ask.
-    pub fn memory(&self) -> Result<MemoryFound, BackendError> {
+    /// None.
+    pub fn memory(&self) -> Result<MemoryInfo, BackendError> {
         match *self {}
     }
 }
 
-/// Finds nothing.
+/// Reports that the build has no CUDA.
 pub fn probe() -> Probe {
     Probe {
-        libraries: vec![LibraryFound {
+        libraries: vec![LibraryInfo {
             name: "driver",
             version: Err(MISSING.to_owned()),
         }],
@@ -60,7 +60,7 @@ impl Device for Cuda {
     type Convolution = ();
     type Graph = ();
 
-    fn describe(&self) -> String {
+    fn name(&self) -> String {
         match *self {}
     }
 
@@ -72,7 +72,7 @@ impl Device for Cuda {
         match *self {}
     }
 
-    fn upload(&self, _bytes: &[u8], _offset: usize, _memory: &mut ()) -> Result<(), BackendError> {
+    fn upload(&self, _bytes: &[u8], _offset: usize, _memory: &()) -> Result<(), BackendError> {
         match *self {}
     }
 
@@ -96,11 +96,11 @@ impl Device for Cuda {
         match *self {}
     }
 
-    fn begin_graph(&self) -> Result<(), BackendError> {
+    fn begin_capture(&self) -> Result<(), BackendError> {
         match *self {}
     }
 
-    fn end_graph(&self) -> Result<(), BackendError> {
+    fn end_capture(&self) -> Result<(), BackendError> {
         match *self {}
     }
 

@@ -1,166 +1,179 @@
-//! Convolutions: by a library where the device has one, else as products with the neighbours of every pixel.
+//! Convolutions: by a library if the device has one for the shape, otherwise as products (im2col).
 
-use laq_tensor::{BackendError, ConvolutionShape, DenseShape};
+use std::sync::Arc;
 
-use super::{CudaBackend, Tensor, dense, int, long, plain};
-use crate::device::{Device, Pass, Product};
+use laq_tensor::{BackendError, Convolution, ConvolutionShape, DenseShape};
 
-/// What a convolution is done by.
+use super::{CudaBackend, plain};
+use crate::buffer::{Buffer, Slice};
+use crate::device::{Device, Pass};
+use crate::kernels;
+
+/// What a convolution is computed by.
 #[derive(Debug)]
-pub enum ConvolutionSpace<D: Device> {
-    /// A library.
-    Library(D::Convolution),
-    /// Products, with the neighbours of every pixel of the last forward pass.
-    Products(D::Memory),
+pub struct ConvolutionWorkspace<D: Device>(Algorithm<D>);
+
+#[derive(Debug)]
+enum Algorithm<D: Device> {
+    Library(Arc<D::Convolution>),
+    /// Products, with the im2col matrix of the last forward pass.
+    Products(Buffer<D, f32>),
 }
 
-pub(super) fn space<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: ConvolutionShape,
-) -> Result<ConvolutionSpace<D>, BackendError> {
-    Ok(match backend.device.convolution(shape)? {
-        Some(convolution) => ConvolutionSpace::Library(convolution),
-        None => ConvolutionSpace::Products(backend.floats(shape.pixels() * shape.filter())?),
-    })
-}
+impl<D: Device> Convolution for CudaBackend<D> {
+    type ConvolutionWorkspace = ConvolutionWorkspace<D>;
 
-pub(super) fn forward<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: ConvolutionShape,
-    input: &Tensor<D>,
-    weight: &Tensor<D>,
-    bias: Option<&Tensor<D>>,
-    space: &mut ConvolutionSpace<D>,
-    output: &mut Tensor<D>,
-) -> Result<(), BackendError> {
-    let ConvolutionShape {
-        height,
-        width,
-        in_channels: inputs,
-        out_channels: outputs,
-        ..
-    } = shape;
-    let (pixels, filter) = (shape.pixels(), shape.filter());
-    let input = backend.pointer(input, pixels * inputs);
-    let weight = backend.pointer(weight, outputs * filter);
-    let output = backend.pointer(output, pixels * outputs);
-    let bias = bias.map(|bias| backend.pointer(bias, outputs));
-    let columns = match space {
-        ConvolutionSpace::Library(convolution) => {
-            if let Some(bias) = bias {
-                dense::spread(backend, bias, output, pixels, outputs)?;
+    fn convolution_workspace(
+        &self,
+        shape: ConvolutionShape,
+    ) -> Result<ConvolutionWorkspace<D>, BackendError> {
+        let algorithm = match self.device.convolution(shape)? {
+            Some(convolution) => Algorithm::Library(Arc::new(convolution)),
+            None => Algorithm::Products(self.buffer(shape.pixels() * shape.filter())?),
+        };
+        Ok(ConvolutionWorkspace(algorithm))
+    }
+
+    fn convolution_forward(
+        &self,
+        shape: ConvolutionShape,
+        input: &Buffer<D, f32>,
+        weight: &Buffer<D, f32>,
+        bias: Option<&Buffer<D, f32>>,
+        workspace: &mut ConvolutionWorkspace<D>,
+        output: &mut Buffer<D, f32>,
+    ) -> Result<(), BackendError> {
+        let ConvolutionShape {
+            height,
+            width,
+            in_channels: channels,
+            out_channels,
+            ..
+        } = shape;
+        let (pixels, filter) = (shape.pixels(), shape.filter());
+        let input = input.exactly(pixels * channels);
+        let weight = weight.exactly(out_channels * filter);
+        let output = output.exactly_mut(pixels * out_channels);
+        let bias = bias.map(|bias| bias.exactly(out_channels));
+        match &mut workspace.0 {
+            Algorithm::Library(convolution) => {
+                if let Some(bias) = bias {
+                    self.broadcast_bias(bias, output, out_channels)?;
+                }
+                let pass = Pass::Output {
+                    input: input.address().0,
+                    weight: weight.address().0,
+                    output: output.read().address().0,
+                    add: bias.is_some(),
+                };
+                self.convolve(convolution, &pass, [input, weight, output.read()])
             }
-            let pass = Pass::Output {
-                input,
-                weight,
-                output,
-                add: bias.is_some(),
-            };
-            return convolve(backend, convolution, &pass);
-        }
-        ConvolutionSpace::Products(columns) => backend.device.address(columns),
-    };
-    backend.each(
-        "neighbours",
-        pixels * filter,
-        &[
-            input.into(),
-            columns.into(),
-            long(pixels * filter),
-            int(height),
-            int(width),
-            int(inputs),
-        ],
-    )?;
-    dense::affine(backend, as_dense(shape), [columns, weight, output], bias)
-}
-
-pub(super) fn backward<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: ConvolutionShape,
-    input: &Tensor<D>,
-    weight: &Tensor<D>,
-    output_gradient: &Tensor<D>,
-    space: &mut ConvolutionSpace<D>,
-    input_gradient: Option<&mut Tensor<D>>,
-    weight_gradient: &mut Tensor<D>,
-    bias_gradient: Option<&mut Tensor<D>>,
-) -> Result<(), BackendError> {
-    let ConvolutionShape {
-        height,
-        width,
-        in_channels: inputs,
-        out_channels: outputs,
-        ..
-    } = shape;
-    let (pixels, filter) = (shape.pixels(), shape.filter());
-    let from_above = backend.pointer(output_gradient, pixels * outputs);
-    let weight = backend.pointer(weight, outputs * filter);
-    let weight_gradient = backend.pointer(weight_gradient, outputs * filter);
-    let input_gradient = input_gradient.map(|gradient| backend.pointer(gradient, pixels * inputs));
-    let bias_gradient = bias_gradient.map(|bias| backend.pointer(bias, outputs));
-    let columns = match space {
-        ConvolutionSpace::Library(convolution) => {
-            let pass = Pass::Weight {
-                input: backend.pointer(input, pixels * inputs),
-                output_gradient: from_above,
-                weight_gradient,
-            };
-            convolve(backend, convolution, &pass)?;
-            if let Some(bias_gradient) = bias_gradient {
-                dense::sum_columns(backend, from_above, pixels, outputs, bias_gradient)?;
+            Algorithm::Products(columns) => {
+                let numel = pixels * filter;
+                let columns = columns.exactly_mut(numel);
+                let kernel = kernels::im2col {
+                    input,
+                    columns,
+                    numel,
+                    height,
+                    width,
+                    channels,
+                };
+                self.each(kernel, numel)?;
+                self.affine(as_dense(shape), columns.read(), weight, bias, output)
             }
-            let Some(input_gradient) = input_gradient else {
-                return Ok(());
-            };
-            let pass = Pass::Input {
-                output_gradient: from_above,
-                weight,
-                input_gradient,
-            };
-            return convolve(backend, convolution, &pass);
         }
-        ConvolutionSpace::Products(columns) => backend.device.address(columns),
-    };
-    let operands = [columns, from_above, weight_gradient];
-    dense::affine_gradients(backend, as_dense(shape), operands, bias_gradient)?;
-    let Some(input_gradient) = input_gradient else {
-        return Ok(());
-    };
-    // The neighbours have done their work; their gradients take their place.
-    backend.multiply(Product {
-        m: pixels,
-        n: filter,
-        k: outputs,
-        a: plain(from_above),
-        b: plain(weight),
-        c: columns,
-        add: false,
-    })?;
-    backend.each(
-        "from_neighbours",
-        pixels * inputs,
-        &[
-            columns.into(),
-            input_gradient.into(),
-            long(pixels * inputs),
-            int(height),
-            int(width),
-            int(inputs),
-        ],
-    )
+    }
+
+    fn convolution_backward(
+        &self,
+        shape: ConvolutionShape,
+        input: &Buffer<D, f32>,
+        weight: &Buffer<D, f32>,
+        output_gradient: &Buffer<D, f32>,
+        workspace: &mut ConvolutionWorkspace<D>,
+        input_gradient: Option<&mut Buffer<D, f32>>,
+        weight_gradient: &mut Buffer<D, f32>,
+        bias_gradient: Option<&mut Buffer<D, f32>>,
+    ) -> Result<(), BackendError> {
+        let ConvolutionShape {
+            height,
+            width,
+            in_channels: channels,
+            out_channels,
+            ..
+        } = shape;
+        let (pixels, filter) = (shape.pixels(), shape.filter());
+        let input = input.exactly(pixels * channels);
+        let weight = weight.exactly(out_channels * filter);
+        let dy = output_gradient.exactly(pixels * out_channels);
+        let dw = weight_gradient.exactly_mut(out_channels * filter);
+        let dx = input_gradient.map(|gradient| gradient.exactly_mut(pixels * channels));
+        let db = bias_gradient.map(|gradient| gradient.exactly_mut(out_channels));
+        match &mut workspace.0 {
+            Algorithm::Library(convolution) => {
+                let pass = Pass::Weight {
+                    input: input.address().0,
+                    output_gradient: dy.address().0,
+                    weight_gradient: dw.read().address().0,
+                };
+                self.convolve(convolution, &pass, [input, dy, dw.read()])?;
+                if let Some(db) = db {
+                    self.sum_rows(dy, pixels, out_channels, db)?;
+                }
+                let Some(dx) = dx else {
+                    return Ok(());
+                };
+                let pass = Pass::Input {
+                    output_gradient: dy.address().0,
+                    weight: weight.address().0,
+                    input_gradient: dx.read().address().0,
+                };
+                self.convolve(convolution, &pass, [dy, weight, dx.read()])
+            }
+            Algorithm::Products(columns) => {
+                let columns = columns.exactly_mut(pixels * filter);
+                self.affine_gradients(as_dense(shape), columns.read(), dy, dw, db)?;
+                let Some(dx) = dx else {
+                    return Ok(());
+                };
+                // The gradient of the im2col matrix overwrites the matrix.
+                let sizes = [pixels, filter, out_channels];
+                self.multiply(sizes, plain(dy), plain(weight), columns, false)?;
+                let numel = pixels * channels;
+                let kernel = kernels::col2im {
+                    columns: columns.read(),
+                    input: dx,
+                    numel,
+                    height,
+                    width,
+                    channels,
+                };
+                self.each(kernel, numel)
+            }
+        }
+    }
 }
 
-fn convolve<D: Device>(
-    backend: &CudaBackend<D>,
-    convolution: &D::Convolution,
-    pass: &Pass,
-) -> Result<(), BackendError> {
-    // SAFETY: as for `launch`.
-    unsafe { backend.device.convolve(convolution, pass) }
+impl<D: Device> CudaBackend<D> {
+    /// One pass of a library's convolution on these operands.
+    fn convolve(
+        &self,
+        convolution: &Arc<D::Convolution>,
+        pass: &Pass,
+        operands: [Slice<'_, f32>; 3],
+    ) -> Result<(), BackendError> {
+        self.retain(convolution);
+        for operand in operands {
+            self.retain(operand.owner());
+        }
+        // SAFETY: the caller has compared the sizes of the operands with the shape; operands and
+        // convolution live as in `submit`.
+        unsafe { self.device.convolve(convolution, pass) }
+    }
 }
 
-/// The product that a convolution of its neighbours is.
+/// The product that the convolution of an im2col matrix is.
 fn as_dense(shape: ConvolutionShape) -> DenseShape {
     DenseShape {
         rows: shape.pixels(),

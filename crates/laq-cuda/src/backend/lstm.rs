@@ -1,378 +1,343 @@
-//! The LSTM, in one of two forms: step by step, a product and a kernel of the gates a time step; or as a sequence, in one kernel
-//! for all time steps, whose blocks wait for each other.
+//! The LSTM, in one of two forms: a product and a kernel of the gates per time step, or one
+//! cooperative kernel for all time steps.
 
-use laq_tensor::{BackendError, LstmGradients, LstmParameters, LstmShape};
+use laq_tensor::{BackendError, Lstm, LstmGradients, LstmParameters, LstmShape};
 
-use super::{CudaBackend, Symbols, THREADS, Tensor, dense, int, long, plain, transposed};
-use crate::device::{Argument, Device, Launch, Product};
+use super::{CudaBackend, check_bound, plain, transposed};
+use crate::buffer::{Buffer, Slice, SliceMut};
+use crate::device::Device;
+use crate::kernels;
+use crate::layout::{SEQUENCES, UNITS};
 
-/// What an LSTM keeps and works in.
+/// Activations kept from forward to backward, and scratch.
 #[derive(Debug)]
-pub struct LstmSpace<D: Device> {
+pub struct LstmWorkspace<D: Device> {
     shape: LstmShape,
-    /// V × 4H: what each symbol adds to the gates.
-    table: D::Memory,
-    /// T·B × 4H: activations, and then gradients of pre-activations.
-    gates: D::Memory,
+    /// V × 4H: the contribution of each token to the pre-activations.
+    table: Buffer<D, f32>,
+    /// T·B × 4H: activations, then gradients of the pre-activations.
+    gates: Buffer<D, f32>,
     /// T·B × H.
-    cells: D::Memory,
+    cells: Buffer<D, f32>,
     /// B × H.
-    carried: D::Memory,
+    dc_next: Buffer<D, f32>,
     /// T·B × V.
-    hot: D::Memory,
-    /// Where the recurrence is in one kernel.
+    one_hot: Buffer<D, f32>,
+    /// Present if one kernel computes all time steps.
     sequence: Option<Sequence<D>>,
 }
 
-/// What blocks that wait for each other need.
+/// The resources of the cooperative kernels.
 #[derive(Debug)]
 struct Sequence<D: Device> {
-    /// The names of the kernels for this number of cells.
-    forward: &'static str,
-    backward: &'static str,
+    width: Width,
     /// Groups of units by slices of sequences.
     grid: [u32; 3],
-    /// Two numbers a slice.
-    waiting: D::Memory,
-    /// What the units of a time step tell those of the one before: 2 × groups × B × H.
-    parts: D::Memory,
+    /// Two counters per slice.
+    counters: Buffer<D, u32>,
+    /// The contributions of the groups of units to a state's gradient: 2 × groups × B × H.
+    partial: Buffer<D, f32>,
 }
 
-/// Units and sequences of a block, as in `kernels/sequence.cu`.
-const UNITS: usize = 16;
-const SLICE: usize = 32;
+/// The numbers of hidden units with a cooperative kernel.
+#[derive(Clone, Copy, Debug)]
+enum Width {
+    H128,
+    H256,
+    H512,
+}
 
 impl<D: Device> Sequence<D> {
-    /// None where it is not wanted, and, with a note, where there are no such kernels for the shape or the device has not as
-    /// many blocks at the same time.
+    /// `None`, with a diagnostic, if there is no kernel for the shape or the device cannot run as
+    /// many blocks together; `None` if the settings do not ask for it.
     fn new(backend: &CudaBackend<D>, shape: LstmShape) -> Result<Option<Self>, BackendError> {
         if !backend.settings.sequences {
             return Ok(None);
         }
-        let refused = |why: String| {
-            backend.note(format!("the recurrence is done step by step: {why}"));
+        let unsupported = |reason: String| {
+            backend.diagnose(format!("LSTM computed step by step: {reason}"));
             Ok(None)
         };
         let LstmShape { batch, hidden, .. } = shape;
-        let (forward, backward) = match hidden {
-            128 => ("lstm_sequence_128", "lstm_sequence_backward_128"),
-            256 => ("lstm_sequence_256", "lstm_sequence_backward_256"),
-            512 => ("lstm_sequence_512", "lstm_sequence_backward_512"),
-            _ => return refused(format!("no kernel is for {hidden} cells")),
+        let width = match hidden {
+            128 => Width::H128,
+            256 => Width::H256,
+            512 => Width::H512,
+            _ => return unsupported(format!("no kernel for {hidden} hidden units")),
         };
-        let (groups, slices) = (hidden / UNITS, batch.div_ceil(SLICE));
-        let (needed, possible) = (groups * slices, backend.device.blocks_together());
-        if needed > possible {
-            return refused(format!(
-                "{needed} blocks have to wait for each other, and {possible} can"
+        let (groups, slices) = (hidden / UNITS, batch.div_ceil(SEQUENCES));
+        let (needed, available) = (groups * slices, backend.device.max_cooperative_blocks());
+        if needed > available {
+            return unsupported(format!(
+                "{needed} cooperative blocks needed, {available} available"
             ));
         }
         Ok(Some(Sequence {
-            forward,
-            backward,
+            width,
             grid: [groups as u32, slices as u32, 1],
-            waiting: backend.device.allocate(8 * slices)?,
-            parts: backend.floats(2 * groups * batch * hidden)?,
+            counters: backend.buffer(2 * slices)?,
+            partial: backend.buffer(2 * groups * batch * hidden)?,
         }))
     }
+}
 
-    fn launch(
-        &self,
-        backend: &CudaBackend<D>,
-        kernel: &'static str,
-        arguments: &[Argument],
-    ) -> Result<(), BackendError> {
-        backend.launch_as(Launch {
-            kernel,
-            grid: self.grid,
-            block: [THREADS, 1, 1],
-            arguments,
-            together: true,
+/// Launches the kernel of the workspace's number of hidden units.
+macro_rules! launch_sequence {
+    ($backend:ident, $width:expr, $grid:expr, [$h128:ident, $h256:ident, $h512:ident] $arguments:tt) => {
+        match $width {
+            Width::H128 => $backend.launch_cooperative(kernels::$h128 $arguments, $grid),
+            Width::H256 => $backend.launch_cooperative(kernels::$h256 $arguments, $grid),
+            Width::H512 => $backend.launch_cooperative(kernels::$h512 $arguments, $grid),
+        }
+    };
+}
+
+impl<D: Device> Lstm for CudaBackend<D> {
+    type LstmWorkspace = LstmWorkspace<D>;
+
+    fn lstm_workspace(&self, shape: LstmShape) -> Result<LstmWorkspace<D>, BackendError> {
+        let LstmShape {
+            batch,
+            vocabulary,
+            hidden,
+            ..
+        } = shape;
+        let rows = shape.rows();
+        Ok(LstmWorkspace {
+            shape,
+            table: self.buffer(vocabulary * 4 * hidden)?,
+            gates: self.buffer(rows * 4 * hidden)?,
+            cells: self.buffer(rows * hidden)?,
+            dc_next: self.buffer(batch * hidden)?,
+            one_hot: self.buffer(rows * vocabulary)?,
+            sequence: Sequence::new(self, shape)?,
         })
     }
-}
 
-pub(super) fn space<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: LstmShape,
-) -> Result<LstmSpace<D>, BackendError> {
-    let LstmShape {
-        batch,
-        vocabulary: symbols,
-        hidden,
-        ..
-    } = shape;
-    let rows = shape.rows();
-    Ok(LstmSpace {
-        shape,
-        table: backend.floats(symbols * 4 * hidden)?,
-        gates: backend.floats(rows * 4 * hidden)?,
-        cells: backend.floats(rows * hidden)?,
-        carried: backend.floats(batch * hidden)?,
-        hot: backend.floats(rows * symbols)?,
-        sequence: Sequence::new(backend, shape)?,
-    })
-}
-
-pub(super) fn forward<D: Device>(
-    backend: &CudaBackend<D>,
-    input: &Symbols<D>,
-    parameters: LstmParameters<'_, Tensor<D>>,
-    space: &mut LstmSpace<D>,
-    hidden_states: &mut Tensor<D>,
-) -> Result<(), BackendError> {
-    let LstmShape {
-        length,
-        batch,
-        vocabulary: symbols,
-        hidden,
-    } = space.shape;
-    let rows = space.shape.rows();
-    input.assert_bound(symbols);
-    let input = backend.symbols_at(input, rows);
-    let weight_ih = backend.pointer(parameters.weight_ih, 4 * hidden * symbols);
-    let weight_hh = backend.pointer(parameters.weight_hh, 4 * hidden * hidden);
-    let bias = backend.pointer(parameters.bias, 4 * hidden);
-    let states = backend.pointer(hidden_states, rows * hidden);
-    let [table, gates, cells] =
-        [&space.table, &space.gates, &space.cells].map(|memory| backend.device.address(memory));
-    backend.each(
-        "lstm_table",
-        symbols * 4 * hidden,
-        &[
-            weight_ih.into(),
-            bias.into(),
-            table.into(),
-            int(symbols),
-            int(4 * hidden),
-        ],
-    )?;
-    match &space.sequence {
-        Some(sequence) => {
-            let arguments = [
-                input.into(),
-                table.into(),
-                weight_hh.into(),
-                gates.into(),
-                cells.into(),
-                states.into(),
-                backend.device.address(&sequence.waiting).into(),
-                int(length),
-                int(batch),
-            ];
-            sequence.launch(backend, sequence.forward, &arguments)
+    fn lstm_forward(
+        &self,
+        tokens: &Buffer<D, u8>,
+        parameters: LstmParameters<'_, Buffer<D, f32>>,
+        workspace: &mut LstmWorkspace<D>,
+        hidden_states: &mut Buffer<D, f32>,
+    ) -> Result<(), BackendError> {
+        let shape = workspace.shape;
+        let LstmShape {
+            length,
+            batch,
+            vocabulary,
+            hidden,
+        } = shape;
+        let rows = shape.rows();
+        check_bound(tokens, vocabulary);
+        let tokens = tokens.exactly(rows);
+        let weight_hh = parameters.weight_hh.exactly(4 * hidden * hidden);
+        let states = hidden_states.exactly_mut(rows * hidden);
+        let [table, gates, cells] = [
+            &mut workspace.table,
+            &mut workspace.gates,
+            &mut workspace.cells,
+        ]
+        .map(|buffer| buffer.slice_mut());
+        let kernel = kernels::lstm_token_table {
+            weight_ih: parameters.weight_ih.exactly(4 * hidden * vocabulary),
+            bias: parameters.bias.exactly(4 * hidden),
+            table,
+            vocabulary,
+            gate_rows: 4 * hidden,
+        };
+        self.each(kernel, vocabulary * 4 * hidden)?;
+        let table = table.read();
+        match &mut workspace.sequence {
+            Some(sequence) => {
+                let counters = sequence.counters.slice_mut();
+                launch_sequence!(
+                    self, sequence.width, sequence.grid,
+                    [lstm_sequence_128, lstm_sequence_256, lstm_sequence_512]
+                    { tokens, table, weight_hh, gates, cells, states, counters, length, batch }
+                )
+            }
+            None => self.lstm_steps(shape, tokens, table, weight_hh, [gates, cells, states]),
         }
-        None => steps_forward(
-            backend,
-            space.shape,
-            [input, table, gates, cells, states, weight_hh],
-        ),
     }
-}
 
-/// The recurrence step by step: a product with the states of the step before, and a kernel of the gates.
-fn steps_forward<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: LstmShape,
-    [input, table, gates, cells, states, weight_hh]: [u64; 6],
-) -> Result<(), BackendError> {
-    let LstmShape {
-        length,
-        batch,
-        hidden,
-        ..
-    } = shape;
-    for time in 0..length {
-        let Step {
-            gates,
-            cell,
-            state,
-            before,
-        } = Step::at(time, batch, hidden, [gates, cells, states]);
-        if time > 0 {
-            backend.multiply(Product {
-                m: batch,
-                n: 4 * hidden,
-                k: hidden,
-                a: plain(before.state),
-                b: transposed(weight_hh),
-                c: gates,
-                add: false,
-            })?;
+    fn lstm_backward(
+        &self,
+        tokens: &Buffer<D, u8>,
+        parameters: LstmParameters<'_, Buffer<D, f32>>,
+        hidden_states: &Buffer<D, f32>,
+        hidden_gradient: &mut Buffer<D, f32>,
+        clip: f32,
+        workspace: &mut LstmWorkspace<D>,
+        gradients: LstmGradients<'_, Buffer<D, f32>>,
+    ) -> Result<(), BackendError> {
+        let shape = workspace.shape;
+        let LstmShape {
+            length,
+            batch,
+            vocabulary,
+            hidden,
+        } = shape;
+        let rows = shape.rows();
+        check_bound(tokens, vocabulary);
+        let weight_hh = parameters.weight_hh.exactly(4 * hidden * hidden);
+        let states = hidden_states.exactly(rows * hidden);
+        let state_gradient = hidden_gradient.exactly_mut(rows * hidden);
+        let gates = workspace.gates.slice_mut();
+        let cells = workspace.cells.slice();
+        match &mut workspace.sequence {
+            Some(sequence) => {
+                let state_gradient = state_gradient.read();
+                let partial = sequence.partial.slice_mut();
+                let counters = sequence.counters.slice_mut();
+                launch_sequence!(
+                    self, sequence.width, sequence.grid,
+                    [lstm_sequence_backward_128, lstm_sequence_backward_256, lstm_sequence_backward_512]
+                    { weight_hh, gates, cells, state_gradient, partial, counters, clip, length, batch }
+                )?;
+            }
+            None => {
+                let dc_next = workspace.dc_next.slice_mut();
+                let buffers = [gates, state_gradient, dc_next];
+                self.lstm_steps_backward(shape, cells, weight_hh, buffers, clip)?;
+            }
         }
-        backend.each(
-            "lstm_cell",
-            batch * hidden,
-            &[
-                (input + (time * batch) as u64).into(),
-                table.into(),
-                gates.into(),
-                before.cell.into(),
-                cell.into(),
-                state.into(),
-                int(batch),
-                int(hidden),
-                (time == 0).into(),
-            ],
+        let gates = gates.read();
+        // ∂W_h = Σ_t (∂a_t)ᵀ h_{t−1}, where h before the first step is zero.
+        let numel = 4 * hidden * hidden;
+        let weight_hh_gradient = gradients.weight_hh.exactly_mut(numel);
+        let later = rows - batch;
+        if later == 0 {
+            let kernel = kernels::fill {
+                values: weight_hh_gradient,
+                numel,
+                value: 0.0,
+            };
+            self.each(kernel, numel)?;
+        } else {
+            let da = gates.range(batch * 4 * hidden..rows * 4 * hidden);
+            self.multiply(
+                [4 * hidden, hidden, later],
+                transposed(da),
+                plain(states),
+                weight_hh_gradient,
+                false,
+            )?;
+        }
+        let numel = rows * vocabulary;
+        let one_hot = workspace.one_hot.exactly_mut(numel);
+        let kernel = kernels::one_hot {
+            tokens: tokens.exactly(rows),
+            output: one_hot,
+            numel,
+            vocabulary,
+        };
+        self.each(kernel, numel)?;
+        self.multiply(
+            [4 * hidden, vocabulary, rows],
+            transposed(gates),
+            plain(one_hot.read()),
+            gradients.weight_ih.exactly_mut(4 * hidden * vocabulary),
+            false,
         )?;
+        let bias_gradient = gradients.bias.exactly_mut(4 * hidden);
+        self.sum_rows(gates, rows, 4 * hidden, bias_gradient)
     }
-    Ok(())
 }
 
-/// And back: `gates` become the gradients of the pre-activations.
-fn steps_backward<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: LstmShape,
-    [gates, cells, state_gradients, carried, weight_hh]: [u64; 5],
-    clip: f32,
-) -> Result<(), BackendError> {
-    let LstmShape {
-        length,
-        batch,
-        hidden,
-        ..
-    } = shape;
-    for time in (0..length).rev() {
-        let step = Step::at(time, batch, hidden, [gates, cells, state_gradients]);
-        if time + 1 < length {
-            backend.multiply(Product {
-                m: batch,
-                n: hidden,
-                k: 4 * hidden,
-                a: plain(step.gates + (batch * 4 * hidden * 4) as u64),
-                b: plain(weight_hh),
-                c: step.state,
-                add: true,
-            })?;
+impl<D: Device> CudaBackend<D> {
+    /// Each time step: a product with the previous states, and a kernel of the gates.
+    fn lstm_steps(
+        &self,
+        shape: LstmShape,
+        tokens: Slice<'_, u8>,
+        table: Slice<'_, f32>,
+        weight_hh: Slice<'_, f32>,
+        [gates, cells, states]: [SliceMut<'_, f32>; 3],
+    ) -> Result<(), BackendError> {
+        let LstmShape {
+            length,
+            batch,
+            hidden,
+            ..
+        } = shape;
+        let at = |buffer, time, columns| step_of(buffer, time, batch * columns);
+        for time in 0..length {
+            let previous = time.saturating_sub(1);
+            let gates = at(gates, time, 4 * hidden);
+            if time > 0 {
+                self.multiply(
+                    [batch, 4 * hidden, hidden],
+                    plain(at(states, previous, hidden).read()),
+                    transposed(weight_hh),
+                    gates,
+                    false,
+                )?;
+            }
+            let kernel = kernels::lstm_cell {
+                tokens: tokens.range(time * batch..(time + 1) * batch),
+                table,
+                gates,
+                previous: at(cells, previous, hidden).read(),
+                cell: at(cells, time, hidden),
+                state: at(states, time, hidden),
+                batch,
+                hidden,
+                first: time == 0,
+            };
+            self.each(kernel, batch * hidden)?;
         }
-        backend.each(
-            "lstm_cell_backward",
-            batch * hidden,
-            &[
-                step.gates.into(),
-                step.before.cell.into(),
-                step.cell.into(),
-                step.state.into(),
-                carried.into(),
-                clip.into(),
-                int(batch),
-                int(hidden),
-                (time == 0).into(),
-                (time + 1 == length).into(),
-            ],
-        )?;
+        Ok(())
     }
-    Ok(())
-}
 
-pub(super) fn backward<D: Device>(
-    backend: &CudaBackend<D>,
-    input: &Symbols<D>,
-    parameters: LstmParameters<'_, Tensor<D>>,
-    hidden_states: &Tensor<D>,
-    hidden_gradient: &mut Tensor<D>,
-    clip: f32,
-    space: &mut LstmSpace<D>,
-    gradients: LstmGradients<'_, Tensor<D>>,
-) -> Result<(), BackendError> {
-    let LstmShape {
-        length,
-        batch,
-        vocabulary: symbols,
-        hidden,
-    } = space.shape;
-    let rows = space.shape.rows();
-    input.assert_bound(symbols);
-    let input = backend.symbols_at(input, rows);
-    let weight_hh = backend.pointer(parameters.weight_hh, 4 * hidden * hidden);
-    let states = backend.pointer(hidden_states, rows * hidden);
-    let state_gradients = backend.pointer(hidden_gradient, rows * hidden);
-    let [gates, cells, carried, hot] = [&space.gates, &space.cells, &space.carried, &space.hot]
-        .map(|memory| backend.device.address(memory));
-    match &space.sequence {
-        Some(sequence) => {
-            let arguments = [
-                weight_hh.into(),
-                gates.into(),
-                cells.into(),
-                state_gradients.into(),
-                backend.device.address(&sequence.parts).into(),
-                backend.device.address(&sequence.waiting).into(),
-                clip.into(),
-                int(length),
-                int(batch),
-            ];
-            sequence.launch(backend, sequence.backward, &arguments)?;
+    /// The time steps in reverse; `gates` become the gradients of the pre-activations.
+    fn lstm_steps_backward(
+        &self,
+        shape: LstmShape,
+        cells: Slice<'_, f32>,
+        weight_hh: Slice<'_, f32>,
+        [gates, state_gradient, dc_next]: [SliceMut<'_, f32>; 3],
+        clip: f32,
+    ) -> Result<(), BackendError> {
+        let LstmShape {
+            length,
+            batch,
+            hidden,
+            ..
+        } = shape;
+        let at = |buffer, time, columns| step_of(buffer, time, batch * columns);
+        let cell = |time: usize| cells.range(time * batch * hidden..(time + 1) * batch * hidden);
+        for time in (0..length).rev() {
+            let state_gradient = at(state_gradient, time, hidden);
+            let last = time + 1 == length;
+            if !last {
+                self.multiply(
+                    [batch, hidden, 4 * hidden],
+                    plain(at(gates, time + 1, 4 * hidden).read()),
+                    plain(weight_hh),
+                    state_gradient,
+                    true,
+                )?;
+            }
+            let kernel = kernels::lstm_cell_backward {
+                gates: at(gates, time, 4 * hidden),
+                previous: cell(time.saturating_sub(1)),
+                cell: cell(time),
+                state_gradient: state_gradient.read(),
+                dc_next,
+                clip,
+                batch,
+                hidden,
+                first: time == 0,
+                last,
+            };
+            self.each(kernel, batch * hidden)?;
         }
-        None => steps_backward(
-            backend,
-            space.shape,
-            [gates, cells, state_gradients, carried, weight_hh],
-            clip,
-        )?,
+        Ok(())
     }
-    // ∂W_h = Σ_t (∂a_t)ᵀ h_{t−1}; h before the first step is zero.
-    let weight_hh_gradient = backend.pointer(gradients.weight_hh, 4 * hidden * hidden);
-    let later = rows - batch;
-    if later == 0 {
-        let arguments = [
-            weight_hh_gradient.into(),
-            long(4 * hidden * hidden),
-            0.0f32.into(),
-        ];
-        backend.each("fill", 4 * hidden * hidden, &arguments)?;
-    } else {
-        backend.multiply(Product {
-            m: 4 * hidden,
-            n: hidden,
-            k: later,
-            a: transposed(gates + (batch * 4 * hidden * 4) as u64),
-            b: plain(states),
-            c: weight_hh_gradient,
-            add: false,
-        })?;
-    }
-    let arguments = [input.into(), hot.into(), long(rows * symbols), int(symbols)];
-    backend.each("one_hot", rows * symbols, &arguments)?;
-    backend.multiply(Product {
-        m: 4 * hidden,
-        n: symbols,
-        k: rows,
-        a: transposed(gates),
-        b: plain(hot),
-        c: backend.pointer(gradients.weight_ih, 4 * hidden * symbols),
-        add: false,
-    })?;
-    let of_bias = backend.pointer(gradients.bias, 4 * hidden);
-    dense::sum_columns(backend, gates, rows, 4 * hidden, of_bias)
 }
 
-/// Where the numbers of one time step are.
-struct Step {
-    gates: u64,
-    cell: u64,
-    state: u64,
-    before: Before,
-}
-
-/// Where those of the step before are; at the first step nobody looks there.
-struct Before {
-    cell: u64,
-    state: u64,
-}
-
-impl Step {
-    fn at(time: usize, batch: usize, hidden: usize, [gates, cells, states]: [u64; 3]) -> Self {
-        let bytes = |time: usize, numbers: usize| (time * batch * numbers * 4) as u64;
-        let earlier = time.saturating_sub(1);
-        Step {
-            gates: gates + bytes(time, 4 * hidden),
-            cell: cells + bytes(time, hidden),
-            state: states + bytes(time, hidden),
-            before: Before {
-                cell: cells + bytes(earlier, hidden),
-                state: states + bytes(earlier, hidden),
-            },
-        }
-    }
+/// The elements of a time step, of which there are `numel`.
+fn step_of(buffer: SliceMut<'_, f32>, time: usize, numel: usize) -> SliceMut<'_, f32> {
+    buffer.range(time * numel..(time + 1) * numel)
 }

@@ -1,104 +1,82 @@
-//! Every operation of [`Backend`](laq_tensor::Backend) as launches and products of a [`Device`].
-//!
-//! Every operation is in the module of its layer; what they share is here.
+//! The traits of [`laq_tensor::Backend`] as launches and products of a [`Device`], one module per
+//! subject.
 
-mod batch;
 mod convolution;
 mod dense;
-mod loss;
+mod gather;
+mod losses;
 mod lstm;
+mod memory;
 mod norm;
+mod optimizer;
 mod pool;
 mod quantize;
 mod settings;
-mod step;
-mod update;
+mod steps;
 
-use std::marker::PhantomData;
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use laq_solvers::Method;
-use laq_tensor::{
-    AdamSettings, BackendError, Convolution, ConvolutionShape, Dense, DenseShape, Element, Gather,
-    GroupReport, Index, Loss, Losses, Lstm, LstmGradients, LstmParameters, LstmShape, Memory, Norm,
-    NormShape, Optimizer, Pool, PoolShape, Quantize, QuantizeJob, QuantizerSnapshot, StepStatus,
-    Steps, UpdateJob, check_indices,
-};
-use ndarray::{ArrayD, IxDyn};
+use laq_tensor::BackendError;
 
-pub use convolution::ConvolutionSpace;
-pub use lstm::LstmSpace;
-pub use norm::NormSpace;
-pub use quantize::{QuantizeSpace, Quantizer};
+pub use convolution::ConvolutionWorkspace;
+pub use lstm::LstmWorkspace;
+pub use norm::NormWorkspace;
+pub use optimizer::UpdateWorkspace;
+pub use quantize::{QuantizeWorkspace, Quantizer};
 pub use settings::Settings;
-pub use step::{Record, Recording};
-pub use update::UpdateSpace;
+pub use steps::{StepGraph, StepLog};
 
-use crate::device::{Argument, Device, Launch, Operand, Product};
+use crate::buffer::{Buffer, DeviceElement, Retain, Slice, SliceMut};
+use crate::device::{Device, Launch, Operand, Product};
+use crate::kernels::Kernel;
+use crate::layout::{BLOCK_THREADS, COLUMN_LANES, COLUMN_ROWS};
+
+/// The owners of the operands of a capture, by allocation.
+type Operands = BTreeMap<usize, Arc<dyn Send + Sync>>;
 
 /// Computes on a [`Device`].
 #[derive(Debug)]
 pub struct CudaBackend<D: Device> {
-    pub(crate) device: D,
-    /// Room for what one operation leaves to the next launch of the same operation. What has become too small stays, for
-    /// it may be in a recording.
-    scratch: Mutex<Vec<(usize, D::Memory)>>,
-    notes: Mutex<Vec<String>>,
+    device: Arc<D>,
+    /// Scratch between the launches of one operation.
+    scratch: Mutex<Option<Buffer<D, f64>>>,
+    capture: Capture,
+    diagnostics: Mutex<Vec<String>>,
     settings: Settings,
 }
 
-/// A dense row-major array in the device's memory.
-#[derive(Debug)]
-pub struct Buffer<D: Device, E> {
-    memory: D::Memory,
-    shape: Vec<usize>,
-    count: usize,
-    /// The exclusive bound of indices; of no meaning for `f32`.
-    bound: usize,
-    element: PhantomData<E>,
-}
+/// The operands of the capture in progress, if there is one.
+#[derive(Default)]
+struct Capture(Mutex<Option<Operands>>);
 
-pub(crate) type Tensor<D> = Buffer<D, f32>;
-pub(crate) type Symbols<D> = Buffer<D, u8>;
-pub(crate) type Order<D> = Buffer<D, u32>;
-
-impl<D: Device, E> Buffer<D, E> {
-    fn count(&self) -> usize {
-        self.count
+impl std::fmt::Debug for Capture {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Capture")
     }
 }
 
-impl<D: Device, E: Index> Buffer<D, E> {
-    /// Panics unless all indices are below `bound`.
-    fn assert_bound(&self, bound: usize) {
-        assert!(
-            self.bound <= bound,
-            "indices below {} for {bound} items",
-            self.bound
-        );
-    }
-}
+/// Threads of a block of a kernel over elements.
+const THREADS: u32 = BLOCK_THREADS as u32;
 
-/// Threads of a block, where nothing else decides.
-pub(crate) const THREADS: u32 = 256;
+/// Enough blocks to occupy any GPU; threads loop over the elements beyond.
+const MAX_BLOCKS: u64 = 4096;
 
-/// Enough blocks to fill every GPU that there is; each thread then does several elements.
-const MOST_BLOCKS: u64 = 4096;
+/// Rows of a chunk whose sums one block computes.
+const CHUNK_ROWS: usize = 256;
 
-/// Rows that one block adds up, unless there are too many blocks.
-const ROWS_OF_A_CHUNK: usize = 256;
-
-/// The most blocks along y.
-const MOST_CHUNKS: usize = 65_535;
+/// The limit of a grid along y.
+const MAX_CHUNKS: usize = 65_535;
 
 impl<D: Device> CudaBackend<D> {
-    /// The backend on this device, with its settings.
+    /// The backend on this device, with the device's settings.
     pub fn new(device: D) -> Self {
         CudaBackend {
             settings: device.settings(),
-            device,
+            device: Arc::new(device),
             scratch: Mutex::default(),
-            notes: Mutex::default(),
+            capture: Capture::default(),
+            diagnostics: Mutex::default(),
         }
     }
 
@@ -107,657 +85,176 @@ impl<D: Device> CudaBackend<D> {
         &self.device
     }
 
-    /// Something for [`Memory::diagnostics`].
-    fn note(&self, what: String) {
-        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        if !notes.contains(&what) {
-            notes.push(what);
+    /// Adds a line to [`Memory::diagnostics`](laq_tensor::Memory::diagnostics).
+    fn diagnose(&self, line: String) {
+        let mut lines = lock(&self.diagnostics);
+        if !lines.contains(&line) {
+            lines.push(line);
         }
     }
 
-    pub(crate) fn launch(
-        &self,
-        kernel: &'static str,
-        grid: [u32; 3],
-        block: [u32; 3],
-        arguments: &[Argument],
-    ) -> Result<(), BackendError> {
-        self.launch_as(Launch {
-            kernel,
-            grid,
-            block,
-            arguments,
-            together: false,
-        })
+    /// Keeps what a captured call uses alive until its graph is dropped.
+    fn retain(&self, operand: &dyn Retain) {
+        if let Some(operands) = lock(&self.capture.0).as_mut() {
+            operands
+                .entry(operand.id())
+                .or_insert_with(|| operand.retain());
+        }
     }
 
-    fn launch_as(&self, launch: Launch<'_>) -> Result<(), BackendError> {
-        // SAFETY: every call in this crate passes what the kernel of that name takes, and memory of the size that the
-        // shapes say, which the caller has checked; tests run every kernel through these calls. Memory that is dropped is
-        // given back behind all that was asked for before.
+    /// Launches a kernel over `grid` blocks of `block` threads.
+    fn launch<K: Kernel>(
+        &self,
+        kernel: K,
+        grid: [u32; 3],
+        block: [u32; 3],
+    ) -> Result<(), BackendError> {
+        self.submit(&kernel, grid, block, false)
+    }
+
+    /// Launches a kernel whose blocks wait for each other.
+    fn launch_cooperative<K: Kernel>(&self, kernel: K, grid: [u32; 3]) -> Result<(), BackendError> {
+        self.submit(&kernel, grid, [THREADS, 1, 1], true)
+    }
+
+    fn submit<K: Kernel>(
+        &self,
+        kernel: &K,
+        grid: [u32; 3],
+        block: [u32; 3],
+        cooperative: bool,
+    ) -> Result<(), BackendError> {
+        let arguments = kernel.arguments();
+        arguments.owners().for_each(|owner| self.retain(owner));
+        let launch = Launch {
+            kernel: K::NAME,
+            grid,
+            block,
+            arguments: arguments.values(),
+            cooperative,
+        };
+        // SAFETY: the struct of the kernel gives every argument its type, and `arguments` has
+        // compared the lengths of the slices. The slices borrow their buffers, whose memory is
+        // freed after the work submitted before; a capture retains it. Index buffers hold values
+        // below their bound, which the callers compare with their shapes.
         unsafe { self.device.launch(&launch) }
     }
 
-    /// A kernel over `count` elements.
-    pub(crate) fn each(
-        &self,
-        kernel: &'static str,
-        count: usize,
-        arguments: &[Argument],
-    ) -> Result<(), BackendError> {
-        let blocks = (count as u64)
-            .div_ceil(THREADS.into())
-            .clamp(1, MOST_BLOCKS) as u32;
-        self.launch(kernel, [blocks, 1, 1], [THREADS, 1, 1], arguments)
+    /// Launches a kernel over `numel` elements.
+    fn each<K: Kernel>(&self, kernel: K, numel: usize) -> Result<(), BackendError> {
+        let blocks = (numel as u64).div_ceil(THREADS.into()).clamp(1, MAX_BLOCKS);
+        self.launch(kernel, [blocks as u32, 1, 1], [THREADS, 1, 1])
     }
 
-    /// A kernel over the columns of a matrix whose rows are in `chunks`: 32 columns and eight rows at a time a block.
-    fn columns(
+    /// Launches a kernel that reduces the columns of a matrix whose rows are in `chunks`.
+    fn columns<K: Kernel>(
         &self,
-        kernel: &'static str,
+        kernel: K,
         columns: usize,
         chunks: usize,
-        arguments: &[Argument],
     ) -> Result<(), BackendError> {
-        let grid = [columns.div_ceil(32) as u32, chunks as u32, 1];
-        self.launch(kernel, grid, [32, 8, 1], arguments)
+        let grid = [columns.div_ceil(COLUMN_LANES) as u32, chunks as u32, 1];
+        self.launch(kernel, grid, [COLUMN_LANES as u32, COLUMN_ROWS as u32, 1])
     }
 
-    fn multiply(&self, product: Product) -> Result<(), BackendError> {
-        // SAFETY: as for `launch`.
+    /// C ← A B, or C + A B if `add`, with A m × k and B k × n.
+    fn multiply(
+        &self,
+        [m, n, k]: [usize; 3],
+        a: Matrix<'_>,
+        b: Matrix<'_>,
+        c: SliceMut<'_, f32>,
+        add: bool,
+    ) -> Result<(), BackendError> {
+        assert!(a.0.len() >= m * k && b.0.len() >= k * n && c.len() >= m * n);
+        let c = c.read();
+        for slice in [a.0, b.0, c] {
+            self.retain(slice.owner());
+        }
+        let operand = |Matrix(slice, transposed): Matrix<'_>| Operand {
+            address: slice.address().0,
+            transposed,
+        };
+        let product = Product {
+            m,
+            n,
+            k,
+            a: operand(a),
+            b: operand(b),
+            c: c.address().0,
+            add,
+        };
+        // SAFETY: the operands have the sizes of the product, as asserted; they live as in `submit`.
         unsafe { self.device.multiply(&product) }
     }
 
-    fn at(&self, tensor: &Tensor<D>) -> u64 {
-        self.device.address(&tensor.memory)
+    fn buffer<E>(&self, len: usize) -> Result<Buffer<D, E>, BackendError> {
+        Buffer::zeros(&self.device, &[len], 0)
     }
 
-    pub(crate) fn pointer(&self, tensor: &Tensor<D>, count: usize) -> u64 {
-        assert_eq!(tensor.count(), count);
-        self.at(tensor)
+    /// A buffer of these elements.
+    fn buffer_of<E: DeviceElement>(&self, elements: &[E]) -> Result<Buffer<D, E>, BackendError> {
+        let buffer = self.buffer(elements.len())?;
+        self.upload(elements, 0, &buffer)?;
+        Ok(buffer)
     }
 
-    fn symbols_at(&self, symbols: &Symbols<D>, count: usize) -> u64 {
-        assert_eq!(symbols.count, count);
-        self.device.address(&symbols.memory)
+    /// Copies elements to a buffer from element `offset` on. Takes no `&mut`, as the memory is the
+    /// device's.
+    fn upload<E: bytemuck::Pod>(
+        &self,
+        elements: &[E],
+        offset: usize,
+        buffer: &Buffer<D, E>,
+    ) -> Result<(), BackendError> {
+        assert!(offset + elements.len() <= buffer.len());
+        let bytes = bytemuck::cast_slice(elements);
+        self.device
+            .upload(bytes, offset * size_of::<E>(), buffer.memory())
     }
 
-    pub(crate) fn record_at(&self, record: &Record<D>) -> u64 {
-        self.device.address(&record.memory)
+    /// Waits for all submitted work and copies a buffer to the host.
+    fn download<E: bytemuck::Pod>(&self, buffer: &Buffer<D, E>) -> Result<Vec<E>, BackendError> {
+        let mut elements = vec![E::zeroed(); buffer.len()];
+        let bytes = bytemuck::cast_slice_mut(&mut elements);
+        self.device.download(buffer.memory(), bytes)?;
+        Ok(elements)
     }
 
-    fn floats(&self, count: usize) -> Result<D::Memory, BackendError> {
-        self.device.allocate(4 * count)
-    }
-
-    fn doubles(&self, count: usize) -> Result<D::Memory, BackendError> {
-        self.device.allocate(8 * count)
-    }
-
-    /// These bytes in memory of their own.
-    fn table(&self, bytes: &[u8]) -> Result<D::Memory, BackendError> {
-        let mut memory = self.device.allocate(bytes.len())?;
-        self.device.upload(bytes, 0, &mut memory)?;
-        Ok(memory)
-    }
-
-    /// The address of room for so many f64, until the next call.
-    fn scratch(&self, count: usize) -> Result<u64, BackendError> {
-        let mut rooms = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        if rooms.last().is_none_or(|(size, _)| *size < count) {
-            rooms.push((count, self.device.allocate(8 * count)?));
+    /// Scratch of at least `len` elements, of unspecified contents; the next operation reuses it.
+    fn scratch(&self, len: usize) -> Result<Buffer<D, f64>, BackendError> {
+        let mut scratch = lock(&self.scratch);
+        match &*scratch {
+            Some(buffer) if buffer.len() >= len => Ok(buffer.share()),
+            _ => Ok(scratch.insert(self.buffer(len)?).share()),
         }
-        let room = rooms.last().expect("there is one now");
-        Ok(self.device.address(&room.1))
     }
 }
 
-/// Rows of the pieces of a matrix that are added up apart, and how many pieces there are, which a grid has room for.
+/// A factor of a product: dense, row-major, and whether it is the transpose of what is stored.
+#[derive(Clone, Copy)]
+struct Matrix<'a>(Slice<'a, f32>, bool);
+
+fn plain(matrix: Slice<'_, f32>) -> Matrix<'_> {
+    Matrix(matrix, false)
+}
+
+fn transposed(matrix: Slice<'_, f32>) -> Matrix<'_> {
+    Matrix(matrix, true)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The rows of a chunk, and the number of chunks; a grid along y can have that many.
 fn chunks_of(rows: usize) -> (usize, usize) {
-    let chunk = rows.div_ceil(MOST_CHUNKS).max(ROWS_OF_A_CHUNK);
+    let chunk = rows.div_ceil(MAX_CHUNKS).max(CHUNK_ROWS);
     (chunk, rows.div_ceil(chunk).max(1))
 }
 
-fn plain(address: u64) -> Operand {
-    Operand {
-        address,
-        transposed: false,
-    }
-}
-
-fn transposed(address: u64) -> Operand {
-    Operand {
-        address,
-        transposed: true,
-    }
-}
-
-/// A size as kernels take it.
-pub(crate) fn int(size: usize) -> Argument {
-    u32::try_from(size)
-        .expect("sizes of layers fit into 32 bits")
-        .into()
-}
-
-/// A count as kernels take it.
-pub(crate) fn long(count: usize) -> Argument {
-    (count as u64).into()
-}
-
-/// The bytes of whole numbers, as the device has them.
-fn words(numbers: &[u32]) -> Vec<u8> {
-    numbers
-        .iter()
-        .flat_map(|number| number.to_ne_bytes())
-        .collect()
-}
-
-/// The bytes of numbers, as the device has them.
-fn bytes_of(values: &[f32]) -> &[u8] {
-    bytemuck::cast_slice(values)
-}
-
-impl<D: Device> Memory for CudaBackend<D> {
-    type Buffer<E: Element> = Buffer<D, E>;
-
-    fn device_name(&self) -> String {
-        let device = self.device.describe();
-        match self.settings.sequences {
-            true => format!("{device}, recurrences in one kernel where they fit"),
-            false => device,
-        }
-    }
-
-    fn diagnostics(&self) -> Vec<String> {
-        let own = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        [self.device.notes(), own.clone()].concat()
-    }
-
-    fn zeros(&self, shape: &[usize]) -> Result<Buffer<D, f32>, BackendError> {
-        let count = shape.iter().product();
-        Ok(Buffer {
-            memory: self.floats(count)?,
-            shape: shape.to_vec(),
-            count,
-            bound: 0,
-            element: PhantomData,
-        })
-    }
-
-    fn indices<E: Index>(&self, count: usize, bound: usize) -> Result<Buffer<D, E>, BackendError> {
-        assert!(count == 0 || bound > 0, "no index is below 0");
-        Ok(Buffer {
-            memory: self.device.allocate(count * size_of::<E>())?,
-            shape: vec![count],
-            count,
-            bound,
-            element: PhantomData,
-        })
-    }
-
-    fn write<E: Element>(
-        &self,
-        values: &[E],
-        buffer: &mut Buffer<D, E>,
-    ) -> Result<(), BackendError> {
-        assert_eq!(values.len(), buffer.count);
-        self.write_at(values, 0, buffer)
-    }
-
-    fn write_at<E: Element>(
-        &self,
-        values: &[E],
-        offset: usize,
-        buffer: &mut Buffer<D, E>,
-    ) -> Result<(), BackendError> {
-        assert!(offset + values.len() <= buffer.count);
-        check_indices(values, buffer.bound)?;
-        let (bytes, offset) = (bytemuck::cast_slice(values), offset * size_of::<E>());
-        self.device.upload(bytes, offset, &mut buffer.memory)
-    }
-
-    fn read<E: Element>(&self, buffer: &Buffer<D, E>) -> Result<ArrayD<E>, BackendError> {
-        let mut values = vec![E::zeroed(); buffer.count];
-        let bytes = bytemuck::cast_slice_mut(&mut values);
-        self.device.download(&buffer.memory, bytes)?;
-        let array = ArrayD::from_shape_vec(IxDyn(&buffer.shape), values);
-        Ok(array.expect("a buffer has as many elements as its shape"))
-    }
-
-    fn first_not_finite(&self, tensor: &Tensor<D>) -> Result<Option<usize>, BackendError> {
-        let count = tensor.count();
-        let mut found = self.device.allocate(8)?;
-        let mut bytes = u64::MAX.to_ne_bytes();
-        self.device.upload(&bytes, 0, &mut found)?;
-        let arguments = [
-            self.at(tensor).into(),
-            long(count),
-            self.device.address(&found).into(),
-        ];
-        self.each("first_not_finite", count, &arguments)?;
-        self.device.download(&found, &mut bytes)?;
-        let index = u64::from_ne_bytes(bytes);
-        Ok((index != u64::MAX).then_some(index as usize))
-    }
-}
-
-impl<D: Device> Steps for CudaBackend<D> {
-    type StepLog = Record<D>;
-    type StepGraph = Recording<D::Graph>;
-
-    fn step_log(&self) -> Result<Record<D>, BackendError> {
-        step::record(self)
-    }
-
-    fn set_step_size(&self, step_size: f64, log: &mut Record<D>) -> Result<(), BackendError> {
-        step::begin_step(self, step_size, log)
-    }
-
-    fn read_log(
-        &self,
-        log: &mut Record<D>,
-        losses: &mut Vec<f64>,
-    ) -> Result<StepStatus, BackendError> {
-        step::read_record(self, log, losses)
-    }
-
-    fn start_clock(&self, log: &mut Record<D>) -> Result<(), BackendError> {
-        step::start_clock(self, log)
-    }
-
-    fn stop_clock(&self, log: &mut Record<D>) -> Result<(), BackendError> {
-        step::stop_clock(self, log)
-    }
-
-    fn capture_or_replay(
-        &self,
-        graph: &mut Recording<D::Graph>,
-        body: &mut dyn FnMut() -> Result<(), BackendError>,
-    ) -> Result<(), BackendError> {
-        step::run(self, graph, body)
-    }
-}
-
-impl<D: Device> Gather for CudaBackend<D> {
-    fn gather_images(
-        &self,
-        images: &Tensor<D>,
-        labels: &Symbols<D>,
-        permutation: &Order<D>,
-        first: usize,
-        rows: usize,
-        pixels: &mut Tensor<D>,
-        targets: &mut Symbols<D>,
-    ) -> Result<(), BackendError> {
-        batch::images(
-            self,
-            images,
-            labels,
-            permutation,
-            first,
-            rows,
-            pixels,
-            targets,
-        )
-    }
-
-    fn gather_text(
-        &self,
-        text: &Symbols<D>,
-        permutation: &Order<D>,
-        first: usize,
-        batch: usize,
-        inputs: &mut Symbols<D>,
-        targets: &mut Symbols<D>,
-    ) -> Result<(), BackendError> {
-        batch::text(self, text, permutation, first, batch, inputs, targets)
-    }
-}
-
-impl<D: Device> Lstm for CudaBackend<D> {
-    type LstmWorkspace = LstmSpace<D>;
-
-    fn lstm_workspace(&self, shape: LstmShape) -> Result<LstmSpace<D>, BackendError> {
-        lstm::space(self, shape)
-    }
-
-    fn lstm_forward(
-        &self,
-        tokens: &Symbols<D>,
-        parameters: LstmParameters<'_, Tensor<D>>,
-        workspace: &mut LstmSpace<D>,
-        hidden_states: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        lstm::forward(self, tokens, parameters, workspace, hidden_states)
-    }
-
-    fn lstm_backward(
-        &self,
-        tokens: &Symbols<D>,
-        parameters: LstmParameters<'_, Tensor<D>>,
-        hidden_states: &Tensor<D>,
-        hidden_gradient: &mut Tensor<D>,
-        clip: f32,
-        workspace: &mut LstmSpace<D>,
-        gradients: LstmGradients<'_, Tensor<D>>,
-    ) -> Result<(), BackendError> {
-        lstm::backward(
-            self,
-            tokens,
-            parameters,
-            hidden_states,
-            hidden_gradient,
-            clip,
-            workspace,
-            gradients,
-        )
-    }
-}
-
-impl<D: Device> Dense for CudaBackend<D> {
-    fn dense_forward(
-        &self,
-        shape: DenseShape,
-        input: &Tensor<D>,
-        weight: &Tensor<D>,
-        bias: Option<&Tensor<D>>,
-        output: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        dense::forward(self, shape, input, weight, bias, output)
-    }
-
-    fn dense_backward(
-        &self,
-        shape: DenseShape,
-        input: &Tensor<D>,
-        weight: &Tensor<D>,
-        output_gradient: &Tensor<D>,
-        input_gradient: Option<&mut Tensor<D>>,
-        weight_gradient: &mut Tensor<D>,
-        bias_gradient: Option<&mut Tensor<D>>,
-    ) -> Result<(), BackendError> {
-        dense::backward(
-            self,
-            shape,
-            input,
-            weight,
-            output_gradient,
-            input_gradient,
-            weight_gradient,
-            bias_gradient,
-        )
-    }
-
-    fn relu(&self, values: &mut Tensor<D>) -> Result<(), BackendError> {
-        let count = values.count();
-        self.each("relu", count, &[self.at(values).into(), long(count)])
-    }
-
-    fn relu_backward(
-        &self,
-        output: &Tensor<D>,
-        gradient: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        let count = output.count();
-        let arguments = [
-            self.at(output).into(),
-            self.pointer(gradient, count).into(),
-            long(count),
-        ];
-        self.each("relu_backward", count, &arguments)
-    }
-}
-
-impl<D: Device> Convolution for CudaBackend<D> {
-    type ConvolutionWorkspace = ConvolutionSpace<D>;
-
-    fn convolution_workspace(
-        &self,
-        shape: ConvolutionShape,
-    ) -> Result<ConvolutionSpace<D>, BackendError> {
-        convolution::space(self, shape)
-    }
-
-    fn convolution_forward(
-        &self,
-        shape: ConvolutionShape,
-        input: &Tensor<D>,
-        weight: &Tensor<D>,
-        bias: Option<&Tensor<D>>,
-        workspace: &mut ConvolutionSpace<D>,
-        output: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        convolution::forward(self, shape, input, weight, bias, workspace, output)
-    }
-
-    fn convolution_backward(
-        &self,
-        shape: ConvolutionShape,
-        input: &Tensor<D>,
-        weight: &Tensor<D>,
-        output_gradient: &Tensor<D>,
-        workspace: &mut ConvolutionSpace<D>,
-        input_gradient: Option<&mut Tensor<D>>,
-        weight_gradient: &mut Tensor<D>,
-        bias_gradient: Option<&mut Tensor<D>>,
-    ) -> Result<(), BackendError> {
-        convolution::backward(
-            self,
-            shape,
-            input,
-            weight,
-            output_gradient,
-            workspace,
-            input_gradient,
-            weight_gradient,
-            bias_gradient,
-        )
-    }
-}
-
-impl<D: Device> Pool for CudaBackend<D> {
-    fn max_pool_forward(
-        &self,
-        shape: PoolShape,
-        input: &Tensor<D>,
-        argmax: &mut Symbols<D>,
-        output: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        pool::forward(self, shape, input, argmax, output)
-    }
-
-    fn max_pool_backward(
-        &self,
-        shape: PoolShape,
-        argmax: &Symbols<D>,
-        output_gradient: &Tensor<D>,
-        input_gradient: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        pool::backward(self, shape, argmax, output_gradient, input_gradient)
-    }
-}
-
-impl<D: Device> Norm for CudaBackend<D> {
-    type NormWorkspace = NormSpace<D>;
-
-    fn norm_workspace(&self, shape: NormShape) -> Result<NormSpace<D>, BackendError> {
-        norm::space(self, shape)
-    }
-
-    fn batch_norm_forward(
-        &self,
-        shape: NormShape,
-        input: &Tensor<D>,
-        scale: &Tensor<D>,
-        shift: &Tensor<D>,
-        workspace: &mut NormSpace<D>,
-        output: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        norm::forward(self, shape, input, scale, shift, workspace, output)
-    }
-
-    fn batch_norm_backward(
-        &self,
-        shape: NormShape,
-        input: &Tensor<D>,
-        scale: &Tensor<D>,
-        workspace: &mut NormSpace<D>,
-        gradient: &mut Tensor<D>,
-        scale_gradient: &mut Tensor<D>,
-        shift_gradient: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        norm::backward(
-            self,
-            shape,
-            input,
-            scale,
-            workspace,
-            gradient,
-            scale_gradient,
-            shift_gradient,
-        )
-    }
-
-    fn update_running_stats(
-        &self,
-        shape: NormShape,
-        momentum: f32,
-        workspace: &NormSpace<D>,
-        log: &Record<D>,
-        mean: &mut Tensor<D>,
-        variance: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        norm::average(self, shape, momentum, workspace, log, mean, variance)
-    }
-
-    fn batch_norm_inference(
-        &self,
-        shape: NormShape,
-        input: &Tensor<D>,
-        scale: &Tensor<D>,
-        shift: &Tensor<D>,
-        mean: &Tensor<D>,
-        variance: &Tensor<D>,
-        workspace: &mut NormSpace<D>,
-        output: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        norm::evaluate(
-            self, shape, input, scale, shift, mean, variance, workspace, output,
-        )
-    }
-}
-
-impl<D: Device> Losses for CudaBackend<D> {
-    fn loss_and_gradient(
-        &self,
-        loss: Loss,
-        targets: &Symbols<D>,
-        outputs: &mut Tensor<D>,
-        log: &mut Record<D>,
-    ) -> Result<(), BackendError> {
-        match loss {
-            Loss::SquaredHinge => loss::squared_hinge(self, targets, outputs, log),
-            Loss::CrossEntropy => loss::softmax_cross_entropy(self, targets, outputs, log),
-        }
-    }
-
-    fn evaluate_outputs(
-        &self,
-        loss: Loss,
-        rows: usize,
-        targets: &Symbols<D>,
-        outputs: &Tensor<D>,
-        log: &mut Record<D>,
-    ) -> Result<(), BackendError> {
-        loss::evaluate_outputs(self, loss, rows, targets, outputs, log)
-    }
-}
-
-impl<D: Device> Optimizer for CudaBackend<D> {
-    type UpdateWorkspace = UpdateSpace<D>;
-
-    fn check_gradients(
-        &self,
-        jobs: &mut dyn Iterator<Item = UpdateJob<'_, Self>>,
-        workspace: &mut UpdateSpace<D>,
-        log: &mut Record<D>,
-    ) -> Result<(), BackendError> {
-        update::check_gradients(self, jobs, workspace, log)
-    }
-
-    fn update(
-        &self,
-        adam: AdamSettings,
-        jobs: &mut dyn Iterator<Item = UpdateJob<'_, Self>>,
-        workspace: &mut UpdateSpace<D>,
-        log: &Record<D>,
-    ) -> Result<(), BackendError> {
-        update::update(self, adam, jobs, workspace, log)
-    }
-}
-
-impl<D: Device> Quantize for CudaBackend<D> {
-    type Quantizer = Quantizer<D>;
-    type QuantizeWorkspace = QuantizeSpace<D>;
-
-    fn quantizer(
-        &self,
-        method: &Method,
-        weights: usize,
-        groups: usize,
-    ) -> Result<Quantizer<D>, BackendError> {
-        Quantizer::new(&self.device, method, weights, groups)
-    }
-
-    fn quantize(
-        &self,
-        jobs: &mut dyn Iterator<Item = QuantizeJob<'_, Self>>,
-        workspace: &mut QuantizeSpace<D>,
-        log: &mut Record<D>,
-    ) -> Result<(), BackendError> {
-        self.solve(jobs, workspace, log)
-    }
-
-    fn quantizer_backward(
-        &self,
-        latent: &Tensor<D>,
-        quantizer: &mut Quantizer<D>,
-        gradient: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        self.gradient_of_latent(latent, quantizer, gradient)
-    }
-
-    fn quantizer_update(
-        &self,
-        adam: AdamSettings,
-        log: &Record<D>,
-        quantizer: &mut Quantizer<D>,
-    ) -> Result<(), BackendError> {
-        self.update_scales(adam, log, quantizer)
-    }
-
-    fn quantizer_reports(
-        &self,
-        quantizer: &Quantizer<D>,
-    ) -> Result<Vec<GroupReport>, BackendError> {
-        quantizer.reports(&self.device)
-    }
-
-    fn quantizer_save(&self, quantizer: &Quantizer<D>) -> Result<QuantizerSnapshot, BackendError> {
-        quantizer.save(&self.device)
-    }
-
-    fn quantizer_load(
-        &self,
-        snapshot: &QuantizerSnapshot,
-        quantizer: &mut Quantizer<D>,
-        quantized: &mut Tensor<D>,
-    ) -> Result<(), BackendError> {
-        if let Some(values) = quantizer.load(&self.device, snapshot)? {
-            assert_eq!(values.len(), quantized.count());
-            self.device
-                .upload(bytes_of(&values), 0, &mut quantized.memory)?;
-        }
-        Ok(())
-    }
+/// Panics where an index of the buffer may reach `limit`.
+fn check_bound<D: Device, E>(buffer: &Buffer<D, E>, limit: usize) {
+    let bound = buffer.bound();
+    assert!(bound <= limit, "indices below {bound} into {limit} entries");
 }

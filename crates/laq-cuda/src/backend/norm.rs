@@ -1,251 +1,267 @@
 //! Batch normalization.
 
-use laq_tensor::{BackendError, NormShape};
+use laq_tensor::{BackendError, Norm, NormShape};
 
-use super::{CudaBackend, Record, Tensor, chunks_of, int, long};
+use super::{CudaBackend, StepLog, chunks_of};
+use crate::buffer::{Buffer, Slice, SliceMut};
 use crate::device::Device;
+use crate::kernels;
 
-/// What a batch normalization keeps of a batch, and works in.
+/// Statistics of the batch, and scratch.
 #[derive(Debug)]
-pub struct NormSpace<D: Device> {
-    /// N each, in f64.
-    mean: D::Memory,
-    variance: D::Memory,
-    /// y = x · factor + offset, N each.
-    factor: D::Memory,
-    offset: D::Memory,
-    /// ∂x = ∂y · factor + x · slope + base, N each.
-    slope: D::Memory,
-    base: D::Memory,
+pub struct NormWorkspace<D: Device> {
+    mean: Buffer<D, f64>,
+    variance: Buffer<D, f64>,
+    /// y = x · factor + offset.
+    factor: Buffer<D, f32>,
+    offset: Buffer<D, f32>,
+    /// ∂x = ∂y · factor + x · slope + base.
+    slope: Buffer<D, f32>,
+    base: Buffer<D, f32>,
 }
 
-pub(super) fn space<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: NormShape,
-) -> Result<NormSpace<D>, BackendError> {
-    let channels = shape.channels;
-    Ok(NormSpace {
-        mean: backend.doubles(channels)?,
-        variance: backend.doubles(channels)?,
-        factor: backend.floats(channels)?,
-        offset: backend.floats(channels)?,
-        slope: backend.floats(channels)?,
-        base: backend.floats(channels)?,
-    })
-}
+impl<D: Device> Norm for CudaBackend<D> {
+    type NormWorkspace = NormWorkspace<D>;
 
-pub(super) fn forward<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: NormShape,
-    input: &Tensor<D>,
-    scale: &Tensor<D>,
-    shift: &Tensor<D>,
-    space: &mut NormSpace<D>,
-    output: &mut Tensor<D>,
-) -> Result<(), BackendError> {
-    let NormShape { rows, channels, .. } = shape;
-    let (chunk, chunks) = chunks_of(rows);
-    let [scale, shift] = [scale, shift].map(|tensor| backend.pointer(tensor, channels).into());
-    let [mean, variance, factor, offset] =
-        [&space.mean, &space.variance, &space.factor, &space.offset]
-            .map(|memory| backend.device.address(memory).into());
-    let (of_input, epsilon) = (
-        backend.pointer(input, rows * channels).into(),
-        shape.epsilon.into(),
-    );
-    if chunks == 1 {
-        let arguments = [
-            of_input,
+    fn norm_workspace(&self, shape: NormShape) -> Result<NormWorkspace<D>, BackendError> {
+        let channels = shape.channels;
+        Ok(NormWorkspace {
+            mean: self.buffer(channels)?,
+            variance: self.buffer(channels)?,
+            factor: self.buffer(channels)?,
+            offset: self.buffer(channels)?,
+            slope: self.buffer(channels)?,
+            base: self.buffer(channels)?,
+        })
+    }
+
+    fn batch_norm_forward(
+        &self,
+        shape: NormShape,
+        input: &Buffer<D, f32>,
+        scale: &Buffer<D, f32>,
+        shift: &Buffer<D, f32>,
+        workspace: &mut NormWorkspace<D>,
+        output: &mut Buffer<D, f32>,
+    ) -> Result<(), BackendError> {
+        let NormShape {
+            rows,
+            channels,
+            epsilon,
+            relu,
+        } = shape;
+        let (chunk, chunks) = chunks_of(rows);
+        let input = input.exactly(rows * channels);
+        let output = output.exactly_mut(rows * channels);
+        let [scale, shift] = [scale, shift].map(|tensor| tensor.exactly(channels));
+        let [mean, variance] =
+            [&mut workspace.mean, &mut workspace.variance].map(|buffer| buffer.slice_mut());
+        let [factor, offset] =
+            [&mut workspace.factor, &mut workspace.offset].map(|buffer| buffer.slice_mut());
+        if chunks == 1 {
+            let kernel = kernels::batch_norm_fused {
+                input,
+                scale,
+                shift,
+                mean,
+                variance,
+                factor,
+                offset,
+                output,
+                rows,
+                channels,
+                epsilon,
+                relu,
+            };
+            return self.columns(kernel, channels, 1);
+        }
+        let mut partial = self.scratch(chunks * 2 * channels)?;
+        let partial = partial.slice_mut();
+        let kernel = kernels::batch_norm_sums {
+            input,
+            partial,
+            rows,
+            channels,
+            chunk,
+        };
+        self.columns(kernel, channels, chunks)?;
+        let kernel = kernels::batch_norm_coefficients {
+            partial: partial.read(),
+            chunks,
             scale,
             shift,
             mean,
             variance,
             factor,
             offset,
-            backend.pointer(output, rows * channels).into(),
-            int(rows),
-            int(channels),
+            rows,
+            channels,
             epsilon,
-            shape.relu.into(),
-        ];
-        return backend.columns("norm_whole", channels, 1, &arguments);
+        };
+        self.columns(kernel, channels, 1)?;
+        self.batch_norm_apply(shape, input, [factor.read(), offset.read()], output)
     }
-    let partial = backend.scratch(chunks * 2 * channels)?.into();
-    let arguments = [of_input, partial, int(rows), int(channels), int(chunk)];
-    backend.columns("norm_moments", channels, chunks, &arguments)?;
-    let arguments = [
-        partial,
-        int(chunks),
-        scale,
-        shift,
-        mean,
-        variance,
-        factor,
-        offset,
-        int(rows),
-        int(channels),
-        epsilon,
-    ];
-    backend.columns("norm_factors", channels, 1, &arguments)?;
-    norm_apply(backend, shape, input, space, output)
-}
 
-pub(super) fn backward<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: NormShape,
-    input: &Tensor<D>,
-    scale: &Tensor<D>,
-    space: &mut NormSpace<D>,
-    gradient: &mut Tensor<D>,
-    scale_gradient: &mut Tensor<D>,
-    shift_gradient: &mut Tensor<D>,
-) -> Result<(), BackendError> {
-    let NormShape { rows, channels, .. } = shape;
-    let (count, (chunk, chunks)) = (rows * channels, chunks_of(rows));
-    let [mean, variance, factor, offset, slope, base] = [
-        &space.mean,
-        &space.variance,
-        &space.factor,
-        &space.offset,
-        &space.slope,
-        &space.base,
-    ]
-    .map(|memory| backend.device.address(memory).into());
-    let [input, gradient] = [input, &*gradient].map(|tensor| backend.pointer(tensor, count).into());
-    let [scale, scale_gradient, shift_gradient] = [scale, &*scale_gradient, &*shift_gradient]
-        .map(|tensor| backend.pointer(tensor, channels).into());
-    let (epsilon, relu) = (shape.epsilon.into(), shape.relu.into());
-    if chunks == 1 {
-        let arguments = [
+    fn batch_norm_backward(
+        &self,
+        shape: NormShape,
+        input: &Buffer<D, f32>,
+        scale: &Buffer<D, f32>,
+        workspace: &mut NormWorkspace<D>,
+        gradient: &mut Buffer<D, f32>,
+        scale_gradient: &mut Buffer<D, f32>,
+        shift_gradient: &mut Buffer<D, f32>,
+    ) -> Result<(), BackendError> {
+        let NormShape {
+            rows,
+            channels,
+            epsilon,
+            relu,
+        } = shape;
+        let (numel, (chunk, chunks)) = (rows * channels, chunks_of(rows));
+        let input = input.exactly(numel);
+        let gradient = gradient.exactly_mut(numel);
+        let scale = scale.exactly(channels);
+        let scale_gradient = scale_gradient.exactly_mut(channels);
+        let shift_gradient = shift_gradient.exactly_mut(channels);
+        let [mean, variance] = [&workspace.mean, &workspace.variance].map(Buffer::slice);
+        let [factor, offset] = [&workspace.factor, &workspace.offset].map(Buffer::slice);
+        if chunks == 1 {
+            let kernel = kernels::batch_norm_backward_fused {
+                input,
+                factor,
+                offset,
+                scale,
+                mean,
+                variance,
+                scale_gradient,
+                shift_gradient,
+                gradient,
+                rows,
+                channels,
+                epsilon,
+                relu,
+            };
+            return self.columns(kernel, channels, 1);
+        }
+        let mut partial = self.scratch(chunks * 2 * channels)?;
+        let partial = partial.slice_mut();
+        let kernel = kernels::batch_norm_backward_sums {
             input,
+            gradient: gradient.read(),
             factor,
             offset,
+            partial,
+            rows,
+            channels,
+            chunk,
+            relu,
+        };
+        self.columns(kernel, channels, chunks)?;
+        let [slope, base] =
+            [&mut workspace.slope, &mut workspace.base].map(|buffer| buffer.slice_mut());
+        let kernel = kernels::batch_norm_backward_coefficients {
+            partial: partial.read(),
+            chunks,
             scale,
             mean,
             variance,
             scale_gradient,
             shift_gradient,
-            gradient,
-            int(rows),
-            int(channels),
+            slope,
+            base,
+            rows,
+            channels,
             epsilon,
+        };
+        self.columns(kernel, channels, 1)?;
+        let kernel = kernels::batch_norm_backward_apply {
+            input,
+            factor,
+            offset,
+            slope: slope.read(),
+            base: base.read(),
+            gradient,
+            numel,
+            channels,
             relu,
-        ];
-        return backend.columns("norm_whole_backward", channels, 1, &arguments);
+        };
+        self.each(kernel, numel)
     }
-    let partial = backend.scratch(chunks * 2 * channels)?.into();
-    let arguments = [
-        input,
-        gradient,
-        factor,
-        offset,
-        partial,
-        int(rows),
-        int(channels),
-        int(chunk),
-        relu,
-    ];
-    backend.columns("norm_products", channels, chunks, &arguments)?;
-    let arguments = [
-        partial,
-        int(chunks),
-        scale,
-        mean,
-        variance,
-        scale_gradient,
-        shift_gradient,
-        slope,
-        base,
-        int(rows),
-        int(channels),
-        epsilon,
-    ];
-    backend.columns("norm_slopes", channels, 1, &arguments)?;
-    let arguments = [
-        input,
-        factor,
-        offset,
-        slope,
-        base,
-        gradient,
-        long(count),
-        int(channels),
-        relu,
-    ];
-    backend.each("norm_through", count, &arguments)
+
+    fn update_running_stats(
+        &self,
+        shape: NormShape,
+        momentum: f32,
+        workspace: &NormWorkspace<D>,
+        log: &StepLog<D>,
+        mean: &mut Buffer<D, f32>,
+        variance: &mut Buffer<D, f32>,
+    ) -> Result<(), BackendError> {
+        let NormShape { rows, channels, .. } = shape;
+        let kernel = kernels::update_running_stats {
+            log: log.read(),
+            batch_mean: workspace.mean.slice(),
+            batch_variance: workspace.variance.slice(),
+            mean: mean.exactly_mut(channels),
+            variance: variance.exactly_mut(channels),
+            rows,
+            channels,
+            momentum,
+        };
+        self.each(kernel, channels)
+    }
+
+    fn batch_norm_inference(
+        &self,
+        shape: NormShape,
+        input: &Buffer<D, f32>,
+        scale: &Buffer<D, f32>,
+        shift: &Buffer<D, f32>,
+        mean: &Buffer<D, f32>,
+        variance: &Buffer<D, f32>,
+        workspace: &mut NormWorkspace<D>,
+        output: &mut Buffer<D, f32>,
+    ) -> Result<(), BackendError> {
+        let channels = shape.channels;
+        let numel = shape.rows * channels;
+        let [factor, offset] =
+            [&mut workspace.factor, &mut workspace.offset].map(|buffer| buffer.slice_mut());
+        let kernel = kernels::batch_norm_running_coefficients {
+            mean: mean.exactly(channels),
+            variance: variance.exactly(channels),
+            scale: scale.exactly(channels),
+            shift: shift.exactly(channels),
+            factor,
+            offset,
+            channels,
+            epsilon: shape.epsilon,
+        };
+        self.each(kernel, channels)?;
+        let coefficients = [factor.read(), offset.read()];
+        let (input, output) = (input.exactly(numel), output.exactly_mut(numel));
+        self.batch_norm_apply(shape, input, coefficients, output)
+    }
 }
 
-pub(super) fn average<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: NormShape,
-    factor: f32,
-    space: &NormSpace<D>,
-    record: &Record<D>,
-    mean: &mut Tensor<D>,
-    variance: &mut Tensor<D>,
-) -> Result<(), BackendError> {
-    let NormShape { rows, channels, .. } = shape;
-    backend.each(
-        "norm_average",
-        channels,
-        &[
-            backend.record_at(record).into(),
-            backend.device.address(&space.mean).into(),
-            backend.device.address(&space.variance).into(),
-            backend.pointer(mean, channels).into(),
-            backend.pointer(variance, channels).into(),
-            int(rows),
-            int(channels),
-            factor.into(),
-        ],
-    )
-}
-
-pub(super) fn evaluate<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: NormShape,
-    input: &Tensor<D>,
-    scale: &Tensor<D>,
-    shift: &Tensor<D>,
-    mean: &Tensor<D>,
-    variance: &Tensor<D>,
-    space: &mut NormSpace<D>,
-    output: &mut Tensor<D>,
-) -> Result<(), BackendError> {
-    let channels = shape.channels;
-    backend.each(
-        "norm_running_factors",
-        channels,
-        &[
-            backend.pointer(mean, channels).into(),
-            backend.pointer(variance, channels).into(),
-            backend.pointer(scale, channels).into(),
-            backend.pointer(shift, channels).into(),
-            backend.device.address(&space.factor).into(),
-            backend.device.address(&space.offset).into(),
-            int(channels),
-            shape.epsilon.into(),
-        ],
-    )?;
-    norm_apply(backend, shape, input, space, output)
-}
-
-fn norm_apply<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: NormShape,
-    input: &Tensor<D>,
-    space: &NormSpace<D>,
-    output: &mut Tensor<D>,
-) -> Result<(), BackendError> {
-    let count = shape.rows * shape.channels;
-    let arguments = [
-        backend.pointer(input, count).into(),
-        backend.device.address(&space.factor).into(),
-        backend.device.address(&space.offset).into(),
-        backend.pointer(output, count).into(),
-        long(count),
-        int(shape.channels),
-        shape.relu.into(),
-    ];
-    backend.each("norm_apply", count, &arguments)
+impl<D: Device> CudaBackend<D> {
+    fn batch_norm_apply(
+        &self,
+        shape: NormShape,
+        input: Slice<'_, f32>,
+        [factor, offset]: [Slice<'_, f32>; 2],
+        output: SliceMut<'_, f32>,
+    ) -> Result<(), BackendError> {
+        let numel = shape.rows * shape.channels;
+        let kernel = kernels::batch_norm_apply {
+            input,
+            factor,
+            offset,
+            output,
+            numel,
+            channels: shape.channels,
+            relu: shape.relu,
+        };
+        self.each(kernel, numel)
+    }
 }

@@ -1,68 +1,64 @@
 //! Max pooling.
 
-use laq_tensor::{BackendError, PoolShape};
+use laq_tensor::{BackendError, Pool, PoolShape};
 
-use super::{CudaBackend, Symbols, Tensor, int, long};
+use super::{CudaBackend, check_bound};
+use crate::buffer::Buffer;
 use crate::device::Device;
+use crate::kernels;
 
-pub(super) fn forward<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: PoolShape,
-    input: &Tensor<D>,
-    places: &mut Symbols<D>,
-    output: &mut Tensor<D>,
-) -> Result<(), BackendError> {
-    let PoolShape {
-        batch,
-        height,
-        width,
-        channels,
-    } = shape;
-    let outputs = shape.outputs();
-    assert!(places.bound >= PoolShape::WINDOW);
-    backend.each(
-        "max_pool",
-        outputs,
-        &[
-            backend
-                .pointer(input, batch * height * width * channels)
-                .into(),
-            backend.symbols_at(places, outputs).into(),
-            backend.pointer(output, outputs).into(),
-            long(outputs),
-            int(height),
-            int(width),
-            int(channels),
-        ],
-    )
-}
+impl<D: Device> Pool for CudaBackend<D> {
+    fn max_pool_forward(
+        &self,
+        shape: PoolShape,
+        input: &Buffer<D, f32>,
+        argmax: &mut Buffer<D, u8>,
+        output: &mut Buffer<D, f32>,
+    ) -> Result<(), BackendError> {
+        let PoolShape {
+            batch,
+            height,
+            width,
+            channels,
+        } = shape;
+        assert!(argmax.bound() >= PoolShape::WINDOW);
+        let numel = shape.outputs();
+        let kernel = kernels::max_pool {
+            input: input.exactly(batch * height * width * channels),
+            argmax: argmax.exactly_mut(numel),
+            output: output.exactly_mut(numel),
+            numel,
+            height,
+            width,
+            channels,
+        };
+        self.each(kernel, numel)
+    }
 
-pub(super) fn backward<D: Device>(
-    backend: &CudaBackend<D>,
-    shape: PoolShape,
-    places: &Symbols<D>,
-    output_gradient: &Tensor<D>,
-    input_gradient: &mut Tensor<D>,
-) -> Result<(), BackendError> {
-    let PoolShape {
-        batch,
-        height,
-        width,
-        channels,
-    } = shape;
-    let (inputs, outputs) = (batch * height * width * channels, shape.outputs());
-    places.assert_bound(PoolShape::WINDOW);
-    backend.each(
-        "max_pool_backward",
-        inputs,
-        &[
-            backend.symbols_at(places, outputs).into(),
-            backend.pointer(output_gradient, outputs).into(),
-            backend.pointer(input_gradient, inputs).into(),
-            long(inputs),
-            int(height),
-            int(width),
-            int(channels),
-        ],
-    )
+    fn max_pool_backward(
+        &self,
+        shape: PoolShape,
+        argmax: &Buffer<D, u8>,
+        output_gradient: &Buffer<D, f32>,
+        input_gradient: &mut Buffer<D, f32>,
+    ) -> Result<(), BackendError> {
+        let PoolShape {
+            batch,
+            height,
+            width,
+            channels,
+        } = shape;
+        check_bound(argmax, PoolShape::WINDOW);
+        let (numel, outputs) = (batch * height * width * channels, shape.outputs());
+        let kernel = kernels::max_pool_backward {
+            argmax: argmax.exactly(outputs),
+            output_gradient: output_gradient.exactly(outputs),
+            input_gradient: input_gradient.exactly_mut(numel),
+            numel,
+            height,
+            width,
+            channels,
+        };
+        self.each(kernel, numel)
+    }
 }

@@ -1,193 +1,129 @@
-//! Quantization on the device: what its kernels (`kernels/solve.cu`, `exact.cu`, `gradient.cu`) need around them.
+//! Quantization of parameters, around the kernels of `solve.cu`, `exact.cu` and `gradient.cu`.
 //!
-//! All groups of all parameters of a call go through one sequence of launches. Every group is cut into chunks, of which each
-//! block has one; tables in the device's memory say which block belongs to which group and where its numbers are.
+//! All groups of all parameters of a call share one sequence of launches. A group is cut into
+//! chunks, one per block; a table in the device's memory holds the operands of every group.
 
 use laq_solvers::{Codebook, Method, Scale, Solver};
-use laq_tensor::{AdamSettings, BackendError, GroupReport, QuantizeJob, QuantizerSnapshot};
+use laq_tensor::{
+    AdamSettings, BackendError, GroupReport, Quantize, QuantizeJob, QuantizerSnapshot,
+};
 
-use super::update::rates;
-use super::{CudaBackend, Record, THREADS, Tensor, int, long, words};
+use super::optimizer::{Table, rates};
+use super::{CudaBackend, StepLog, THREADS};
+use crate::buffer::{Address, Buffer};
 use crate::device::Device;
+use crate::kernels;
+use crate::layout::{
+    self, ALTERNATING, COMPARE_THREADS, EXACT, GRADIENT_BLOCK, Group, GroupState, GroupWorkspace,
+    MAX_MAGNITUDES, MEAN_SIGNS, SIGNS, Search, TANH, TTQ, TWN, TanhWork, WEIGHTED_SIGNS,
+};
 
-/// Blocks among which the weights of a call are dealt out, so that all of a GPU has work, and each enough.
+/// Blocks that share the weights of a call: enough to occupy a GPU.
 const BLOCKS: usize = 512;
 /// The least weights of a block.
-const LEAST_CHUNK: usize = 2048;
-/// Weights of a block of the gradients' kernels: `GRADIENT_CHUNK` in `kernels/gradient.cu`.
-const GRADIENT_CHUNK: usize = 8192;
-/// `MOST_MAGNITUDES` in `kernels/solve.cuh`.
-const MOST_MAGNITUDES: usize = 128;
-/// `BUCKETS` in `kernels/exact.cuh`.
-const BUCKETS: usize = 2048;
-/// The rounds after which the alternating solvers stop.
-const MOST_ROUNDS: usize = laq_solvers::MOST_ROUNDS as usize;
-/// Threads of the block that sorts and compares.
-const COMPARING_THREADS: u32 = 512;
+const MIN_CHUNK: usize = 2048;
+/// Sums that a block leaves for the others: twelve, and two values of four bytes.
+const BLOCK_SUMS: usize = 13;
 
-/// Bytes of the structures of the kernels.
-const STATE: usize = 72;
-const TANH_WORK: usize = 24;
-const WORK: usize = 8 * 7 + 2 * 4 * MOST_MAGNITUDES + 4 * 8;
-const SEARCH: usize = 8 * 7
-    + 4 * 4
-    + 12 * MOST_MAGNITUDES
-    + 4 * (BUCKETS + 1)
-    + 4
-    + 16 * BUCKETS
-    + 16 * (BUCKETS + 1)
-    + 8 * MOST_MAGNITUDES
-    + 16;
-
-/// What the quantizer of one parameter keeps in the device's memory.
+/// The state of one parameter.
 #[derive(Debug)]
 pub struct Quantizer<D: Device> {
     method: Method,
     solver: Solver,
     weights: usize,
     groups: usize,
-    levels: D::Memory,
-    /// A `State` a group.
-    states: D::Memory,
-    /// For the gradients of scales and of DoReFa: two numbers a block and a `TanhWork` a group, and how many blocks have done
-    /// theirs.
-    partial: D::Memory,
-    arrived: D::Memory,
+    levels: Buffer<D, i8>,
+    states: Buffer<D, GroupState>,
+    gradient: GradientWorkspace<D>,
 }
 
-/// Tables and room for quantizing the same parameters together.
+/// Scratch of the gradients of scales and of DoReFa.
 #[derive(Debug)]
-pub struct QuantizeSpace<D: Device> {
-    plan: Option<Plan<D>>,
+struct GradientWorkspace<D: Device> {
+    /// Two values per block.
+    partial: Buffer<D, f64>,
+    tanh: Buffer<D, TanhWork>,
+    /// Finished blocks of every group.
+    arrived: Buffer<D, u32>,
 }
 
-impl<D: Device> Default for QuantizeSpace<D> {
+/// The table and scratch of the parameters that are quantized together.
+#[derive(Debug)]
+pub struct QuantizeWorkspace<D: Device>(Option<Plan<D>>);
+
+impl<D: Device> Default for QuantizeWorkspace<D> {
     fn default() -> Self {
-        QuantizeSpace { plan: None }
+        QuantizeWorkspace(None)
     }
 }
 
 #[derive(Debug)]
 struct Plan<D: Device> {
-    /// What the tables were made for.
-    table: Vec<u8>,
     solver: Solver,
-    groups: usize,
-    blocks: usize,
-    jobs: D::Memory,
-    works: D::Memory,
-    job_of_block: D::Memory,
-    book: D::Memory,
-    partial: D::Memory,
-    exact: Option<ExactRoom<D>>,
+    groups: Table<D, Group>,
+    workspaces: Buffer<D, GroupWorkspace>,
+    codebook: Buffer<D, layout::Codebook>,
+    partial: Buffer<D, f64>,
+    exact: Option<ExactWorkspace<D>>,
 }
 
-/// What the exact solvers need besides.
+/// Scratch of the exact solvers; two sides per group.
 #[derive(Debug)]
-struct ExactRoom<D: Device> {
-    searches: D::Memory,
-    survivors: D::Memory,
-    room: D::Memory,
-    /// How often the buckets are made narrower.
-    levels: usize,
-    /// What the tables of addresses point to.
-    _memory: Vec<D::Memory>,
+struct ExactWorkspace<D: Device> {
+    searches: Buffer<D, Search>,
+    survivors: Buffer<D, Address<u64>>,
+    prefixes: Buffer<D, Address<f64>>,
+    /// How often the buckets are narrowed.
+    refinements: usize,
+    /// The targets of `survivors` and `prefixes`.
+    targets: (Vec<Buffer<D, u64>>, Vec<Buffer<D, f64>>),
 }
 
-/// A group's `State`, read back.
-struct State {
-    scale: [f32; 2],
-    solved: bool,
-    trained: bool,
-    rounds: u32,
-    /// Whether rounds, error and zeros are those of the last solve; not so in a state that was loaded.
-    reported: bool,
-    error: f64,
-    zeros: u64,
-    moments: [f32; 4],
-}
-
-impl State {
-    fn from_bytes(bytes: &[u8]) -> Self {
-        let four = |at: usize| <[u8; 4]>::try_from(&bytes[at..at + 4]).expect("four bytes");
-        let eight = |at: usize| <[u8; 8]>::try_from(&bytes[at..at + 8]).expect("eight bytes");
-        let float = |at| f32::from_ne_bytes(four(at));
-        let int = |at| u32::from_ne_bytes(four(at));
-        State {
-            scale: [float(0), float(4)],
-            solved: int(8) != 0,
-            trained: int(12) != 0,
-            rounds: int(16),
-            reported: int(20) != 0,
-            error: f64::from_ne_bytes(eight(24)),
-            zeros: u64::from_ne_bytes(eight(32)),
-            moments: [float(56), float(60), float(64), float(68)],
-        }
-    }
-
-    fn to_bytes(&self) -> [u8; STATE] {
-        let mut bytes = [0; STATE];
-        let mut put = |at: usize, part: &[u8]| bytes[at..at + part.len()].copy_from_slice(part);
-        put(0, &self.scale[0].to_ne_bytes());
-        put(4, &self.scale[1].to_ne_bytes());
-        put(8, &u32::from(self.solved).to_ne_bytes());
-        put(12, &u32::from(self.trained).to_ne_bytes());
-        for (index, moment) in self.moments.iter().enumerate() {
-            put(56 + 4 * index, &moment.to_ne_bytes());
-        }
-        bytes
-    }
-}
-
-/// A codebook with its way of solving, as `Book` of `kernels/solve.cuh`.
-fn book(codebook: Codebook, solver: Solver) -> Vec<u8> {
+/// A codebook and its solver as the kernels take them.
+fn device_codebook(codebook: &Codebook, solver: Solver) -> layout::Codebook {
     let levels: Vec<i8> = codebook.levels().collect();
     let positive: Vec<i8> = levels.iter().copied().filter(|&level| level >= 0).collect();
     let magnitudes: Vec<f32> = positive
         .iter()
         .map(|&level| codebook.value(level))
         .collect();
-    let midpoint = |index: usize| match magnitudes.get(index..index + 2) {
-        Some(pair) => 0.5 * (f64::from(pair[0]) + f64::from(pair[1])),
-        None => 0.0,
+    let mut midpoint = [0.0; MAX_MAGNITUDES];
+    for (midpoint, pair) in midpoint.iter_mut().zip(magnitudes.windows(2)) {
+        *midpoint = 0.5 * (f64::from(pair[0]) + f64::from(pair[1]));
+    }
+    let mut value = [f32::NAN; 256];
+    for &level in &levels {
+        value[(i16::from(level) + 128) as usize] = codebook.value(level);
+    }
+    let mut magnitude = [f32::NAN; MAX_MAGNITUDES];
+    magnitude[..magnitudes.len()].copy_from_slice(&magnitudes);
+    let (code, sides) = match solver {
+        Solver::Signs => (SIGNS, 1),
+        Solver::MeanSigns => (MEAN_SIGNS, 1),
+        Solver::WeightedSigns => (WEIGHTED_SIGNS, 1),
+        Solver::Threshold => (TWN, 1),
+        Solver::Trained => (TTQ, 1),
+        Solver::Alternating { two_scales } => (ALTERNATING, 1 + u32::from(two_scales)),
+        Solver::Exact { two_scales } => (EXACT, 1 + u32::from(two_scales)),
+        Solver::Tanh => (TANH, 1),
     };
     let has_zero = magnitudes[0] == 0.0;
-    let mut bytes = Vec::new();
-    (0..MOST_MAGNITUDES).for_each(|index| bytes.extend(midpoint(index).to_ne_bytes()));
-    for level in i8::MIN..=i8::MAX {
-        let value = if levels.contains(&level) {
-            codebook.value(level)
-        } else {
-            f32::NAN
-        };
-        bytes.extend(value.to_ne_bytes());
+    layout::Codebook {
+        midpoint,
+        value,
+        magnitude,
+        magnitudes: magnitudes.len() as u32,
+        first_positive: positive[0].into(),
+        first_negative: if has_zero { 0 } else { -1 },
+        has_zero: has_zero.into(),
+        solver: code as u32,
+        sides,
     }
-    for index in 0..MOST_MAGNITUDES {
-        let magnitude = magnitudes.get(index).copied().unwrap_or(f32::NAN);
-        bytes.extend(magnitude.to_ne_bytes());
-    }
-    let (number, sides) = match solver {
-        Solver::Signs => (0u32, 1u32),
-        Solver::MeanSigns => (1, 1),
-        Solver::WeightedSigns => (2, 1),
-        Solver::Threshold => (3, 1),
-        Solver::Trained => (4, 1),
-        Solver::Alternating { two_scales } => (5, 1 + u32::from(two_scales)),
-        Solver::Exact { two_scales } => (6, 1 + u32::from(two_scales)),
-        Solver::Tanh => (7, 1),
-    };
-    bytes.extend((magnitudes.len() as u32).to_ne_bytes());
-    bytes.extend(i32::from(positive[0]).to_ne_bytes());
-    bytes.extend((if has_zero { 0i32 } else { -1 }).to_ne_bytes());
-    bytes.extend(u32::from(has_zero).to_ne_bytes());
-    bytes.extend(number.to_ne_bytes());
-    bytes.extend(sides.to_ne_bytes());
-    bytes
 }
 
-/// How often the buckets are made narrower, so that few weights are left: with many steps in the codebook there are few
-/// buckets for each.
-fn levels_of_buckets(steps: usize) -> usize {
+/// How often the buckets are narrowed until few weights are left; a codebook of more levels has
+/// fewer buckets for each.
+fn bucket_refinements(steps: usize) -> usize {
     match steps {
         ..8 => 3,
         8..32 => 4,
@@ -195,42 +131,12 @@ fn levels_of_buckets(steps: usize) -> usize {
     }
 }
 
-impl<D: Device> Quantizer<D> {
-    pub(crate) fn new(
-        device: &D,
-        method: &Method,
-        weights: usize,
-        groups: usize,
-    ) -> Result<Self, BackendError> {
-        assert!(groups > 0 && weights.is_multiple_of(groups));
-        let quantizer = method.quantizer();
-        let has_kernels = |quantizer: &&dyn laq_solvers::Quantizer| {
-            // The bounds of the exact solver take for granted that weights may be zero.
-            let exact = matches!(quantizer.solver(), Some(Solver::Exact { .. }));
-            !exact || quantizer.codebook().values().contains(&0.0)
-        };
-        let solver = quantizer
-            .filter(has_kernels)
-            .and_then(laq_solvers::Quantizer::solver);
-        let Some(solver) = solver else {
-            return Err(BackendError::Device {
-                device: device.describe(),
-                what: format!("there are no kernels for the method {method}; train it on the CPU"),
-            });
-        };
-        let blocks = (weights / groups).div_ceil(GRADIENT_CHUNK).max(1);
-        Ok(Quantizer {
-            method: method.clone(),
-            solver,
-            weights,
-            groups,
-            levels: device.allocate(weights)?,
-            states: device.allocate(groups * STATE)?,
-            partial: device.allocate(groups * (blocks * 16 + TANH_WORK))?,
-            arrived: device.allocate(groups * 4)?,
-        })
-    }
+/// The chunk of a block, such that a call of `total` weights has about [`BLOCKS`] blocks.
+fn chunk_of(total: usize) -> usize {
+    total.div_ceil(BLOCKS).next_multiple_of(1024).max(MIN_CHUNK)
+}
 
+impl<D: Device> Quantizer<D> {
     fn codebook(&self) -> Codebook {
         let quantizer = self.method.quantizer();
         quantizer.map_or(Codebook::Binary, laq_solvers::Quantizer::codebook)
@@ -245,368 +151,421 @@ impl<D: Device> Quantizer<D> {
                 | Solver::Exact { two_scales: true }
         )
     }
-
-    fn read_states(&self, device: &D) -> Result<Vec<State>, BackendError> {
-        let mut bytes = vec![0; self.groups * STATE];
-        device.download(&self.states, &mut bytes)?;
-        Ok(bytes.chunks_exact(STATE).map(State::from_bytes).collect())
-    }
-
-    pub(crate) fn reports(&self, device: &D) -> Result<Vec<GroupReport>, BackendError> {
-        let size = (self.weights / self.groups) as f64;
-        let states = self.read_states(device)?;
-        let report = |state: &State| GroupReport {
-            scale: match (self.has_two_scales(), state.scale) {
-                (true, [positive, negative]) => Scale::Two { positive, negative },
-                (false, [scale, _]) => Scale::One(scale),
-            },
-            sparsity: state.zeros as f64 / size,
-            weighted_error: state.error,
-            iterations: state.rounds,
-        };
-        let reported = states.iter().filter(|state| state.reported);
-        Ok(reported.map(report).collect())
-    }
-
-    pub(crate) fn save(&self, device: &D) -> Result<QuantizerSnapshot, BackendError> {
-        let states = self.read_states(device)?;
-        let mut levels = vec![0; self.weights];
-        device.download(&self.levels, &mut levels)?;
-        let mut snapshot = QuantizerSnapshot {
-            levels: levels.into_iter().map(u8::cast_signed).collect(),
-            ..QuantizerSnapshot::default()
-        };
-        if states.iter().all(|state| state.solved) {
-            let of_each = if self.has_two_scales() { 2 } else { 1 };
-            let scales = states.iter().flat_map(|state| &state.scale[..of_each]);
-            snapshot.scales.extend(scales);
-        }
-        if states.iter().all(|state| state.trained) {
-            (snapshot.moments).extend(states.iter().flat_map(|state| state.moments));
-        }
-        Ok(snapshot)
-    }
-
-    /// Takes over a kept state; the ŵ that it stands for, where it holds one.
-    pub(crate) fn load(
-        &mut self,
-        device: &D,
-        snapshot: &QuantizerSnapshot,
-    ) -> Result<Option<Vec<f32>>, BackendError> {
-        snapshot.check(&self.method, self.weights, self.groups)?;
-        let of_each = snapshot.scales.len() / self.groups;
-        let (size, codebook) = (self.weights / self.groups, self.codebook());
-        let mut bytes = Vec::new();
-        let mut quantized = vec![0.0; if of_each == 0 { 0 } else { self.weights }];
-        for group in 0..self.groups {
-            let scales = &snapshot.scales[group * of_each..(group + 1) * of_each];
-            let moments = snapshot.moments.get(4 * group..4 * group + 4);
-            let (first, last) = (scales.first(), scales.last());
-            let state = State {
-                scale: [first.copied().unwrap_or(0.0), last.copied().unwrap_or(0.0)],
-                solved: !scales.is_empty(),
-                trained: moments.is_some(),
-                rounds: 0,
-                reported: false,
-                error: 0.0,
-                zeros: 0,
-                moments: moments.map_or([0.0; 4], |m| [m[0], m[1], m[2], m[3]]),
-            };
-            bytes.extend(state.to_bytes());
-            if state.solved {
-                let range = group * size..(group + 1) * size;
-                let [positive, negative] = state.scale;
-                let scale = Scale::Two { positive, negative };
-                codebook.decode(
-                    &snapshot.levels[range.clone()],
-                    scale,
-                    &mut quantized[range],
-                );
-            }
-        }
-        let levels: Vec<u8> = snapshot
-            .levels
-            .iter()
-            .map(|level| level.cast_unsigned())
-            .collect();
-        device.upload(&levels, 0, &mut self.levels)?;
-        device.upload(&bytes, 0, &mut self.states)?;
-        Ok((of_each > 0).then_some(quantized))
-    }
 }
 
-/// A group of rows that is solved.
-struct Group {
-    /// Of its weights, second moments, levels, quantized weights and state.
-    addresses: [u64; 5],
-    size: usize,
-    /// Of its parameter, and its own in it.
-    numbers: [usize; 2],
-}
+impl<D: Device> Quantize for CudaBackend<D> {
+    type Quantizer = Quantizer<D>;
+    type QuantizeWorkspace = QuantizeWorkspace<D>;
 
-/// A `Job` a group, as the kernels have it, and the group of every block.
-fn tables(groups: &[Group]) -> (Vec<u8>, Vec<u32>) {
-    let total: usize = groups.iter().map(|group| group.size).sum();
-    let chunk = total
-        .div_ceil(BLOCKS)
-        .next_multiple_of(1024)
-        .max(LEAST_CHUNK);
-    let (mut table, mut job_of_block) = (Vec::new(), Vec::new());
-    for (index, group) in groups.iter().enumerate() {
-        let blocks = group.size.div_ceil(chunk);
-        for number in group.addresses.into_iter().chain([group.size as u64]) {
-            table.extend(number.to_ne_bytes());
-        }
-        let [parameter, number] = group.numbers;
-        for number in [parameter, number, job_of_block.len(), blocks] {
-            table.extend((number as u32).to_ne_bytes());
-        }
-        table.extend((chunk as u64).to_ne_bytes());
-        job_of_block.extend(std::iter::repeat_n(index as u32, blocks));
-    }
-    (table, job_of_block)
-}
-
-impl<D: Device> CudaBackend<D> {
-    /// The address of memory.
-    fn address(&self, memory: &D::Memory) -> u64 {
-        self.device.address(memory)
-    }
-
-    pub(crate) fn solve(
+    fn quantizer(
         &self,
-        jobs: &mut dyn Iterator<Item = QuantizeJob<'_, Self>>,
-        space: &mut QuantizeSpace<D>,
-        record: &mut Record<D>,
-    ) -> Result<(), BackendError> {
-        let mut groups = Vec::new();
-        let mut of_method: Option<(Method, Codebook, Solver)> = None;
-        for (parameter, job) in jobs.enumerate() {
-            let quantizer = job.quantizer;
-            let (method, _, _) = of_method.get_or_insert_with(|| {
-                (
-                    quantizer.method.clone(),
-                    quantizer.codebook(),
-                    quantizer.solver,
-                )
+        method: &Method,
+        weights: usize,
+        groups: usize,
+    ) -> Result<Quantizer<D>, BackendError> {
+        assert!(groups > 0 && weights.is_multiple_of(groups));
+        // The bounds of the exact solver assume that zero is a level.
+        let has_kernels = |quantizer: &&dyn laq_solvers::Quantizer| {
+            let exact = matches!(quantizer.solver(), Some(Solver::Exact { .. }));
+            !exact || quantizer.codebook().values().contains(&0.0)
+        };
+        let solver = method
+            .quantizer()
+            .filter(has_kernels)
+            .and_then(laq_solvers::Quantizer::solver);
+        let Some(solver) = solver else {
+            return Err(BackendError::Device {
+                device: self.device.name(),
+                what: format!("no kernels for the method {method}; use --device cpu"),
             });
-            assert_eq!(*method, quantizer.method, "a network has one method");
-            let weights = self.pointer(job.latent, quantizer.weights);
-            let second_moment = self.pointer(job.second_moment, quantizer.weights);
-            let quantized = self.pointer(job.quantized, quantizer.weights);
-            let (levels, states) = (
-                self.address(&quantizer.levels),
-                self.address(&quantizer.states),
-            );
-            let size = quantizer.weights / quantizer.groups;
-            let all = 0..if size == 0 { 0 } else { quantizer.groups };
-            groups.extend(all.map(|group| {
-                let first = (group * size) as u64;
-                Group {
-                    addresses: [
-                        weights + 4 * first,
-                        second_moment + 4 * first,
-                        levels + first,
-                        quantized + 4 * first,
-                        states + (group * STATE) as u64,
-                    ],
-                    size,
-                    numbers: [parameter, group],
-                }
-            }));
-        }
-        let sizes: Vec<usize> = groups.iter().map(|group| group.size).collect();
-        let (table, job_of_block) = tables(&groups);
-        let Some((_, codebook, solver)) = of_method.filter(|_| !sizes.is_empty()) else {
-            return Ok(());
         };
-        let plan = match &mut space.plan {
-            Some(plan) if plan.table == table => plan,
-            plan => plan.insert(self.plan(table, job_of_block, &sizes, codebook, solver)?),
-        };
-        self.launch_solvers(plan, self.record_at(record))
-    }
-
-    /// Tables and room for these groups.
-    fn plan(
-        &self,
-        table: Vec<u8>,
-        job_of_block: Vec<u32>,
-        sizes: &[usize],
-        codebook: Codebook,
-        solver: Solver,
-    ) -> Result<Plan<D>, BackendError> {
-        let (groups, blocks) = (sizes.len(), job_of_block.len());
-        let exact = match solver {
-            Solver::Exact { two_scales } => {
-                let mut memory = Vec::new();
-                let mut addresses = [Vec::new(), Vec::new()];
-                for (&size, side) in sizes.iter().flat_map(|size| [(size, 0), (size, 1)]) {
-                    let size = if side == 1 && !two_scales { 1 } else { size };
-                    for (addresses, bytes) in addresses
-                        .iter_mut()
-                        .zip([8 * size.next_power_of_two(), 16 * (size + 1)])
-                    {
-                        let piece = self.device.allocate(bytes)?;
-                        addresses.extend(self.address(&piece).to_ne_bytes());
-                        memory.push(piece);
-                    }
-                }
-                let steps = codebook.levels().filter(|&level| level > 0).count();
-                Some(ExactRoom {
-                    searches: self.device.allocate(2 * groups * SEARCH)?,
-                    survivors: self.table(&addresses[0])?,
-                    room: self.table(&addresses[1])?,
-                    levels: levels_of_buckets(steps),
-                    _memory: memory,
-                })
-            }
-            _ => None,
-        };
-        Ok(Plan {
+        let blocks = (weights / groups).div_ceil(GRADIENT_BLOCK).max(1);
+        Ok(Quantizer {
+            method: method.clone(),
             solver,
+            weights,
             groups,
-            blocks,
-            jobs: self.table(&table)?,
-            works: self.device.allocate(groups * WORK)?,
-            job_of_block: self.table(&words(&job_of_block))?,
-            book: self.table(&book(codebook, solver))?,
-            // Of every block twelve sums and two numbers of four bytes.
-            partial: self.device.allocate(blocks * 13 * 8)?,
-            exact,
-            table,
+            levels: self.buffer(weights)?,
+            states: self.buffer(groups)?,
+            gradient: GradientWorkspace {
+                partial: self.buffer(2 * groups * blocks)?,
+                tanh: self.buffer(groups)?,
+                arrived: self.buffer(groups)?,
+            },
         })
     }
 
-    fn launch_solvers(&self, plan: &Plan<D>, record: u64) -> Result<(), BackendError> {
-        let [jobs, works, job_of_block, book, partial] = [
-            &plan.jobs,
-            &plan.works,
-            &plan.job_of_block,
-            &plan.book,
-            &plan.partial,
-        ]
-        .map(|memory| self.address(memory).into());
-        let searches = (plan.exact.as_ref()).map_or(0, |exact| self.address(&exact.searches));
-        let (searches, record) = (searches.into(), record.into());
-        let (grid, block) = ([plan.blocks as u32, 1, 1], [THREADS, 1, 1]);
-        let common = [jobs, works, job_of_block, book, partial, record];
-        let begin = [jobs, works, job_of_block, book, partial, searches, record];
-        self.launch("solve_begin", grid, block, &begin)?;
-        let rounds = match plan.solver {
-            Solver::Threshold | Solver::Trained => 1,
-            Solver::Alternating { .. } => MOST_ROUNDS,
-            _ => 0,
-        };
-        for _ in 0..rounds {
-            self.launch("solve_round", grid, block, &common)?;
-        }
-        if let Some(exact) = &plan.exact {
-            for level in 1..=exact.levels {
-                let last = (level == exact.levels).into();
-                let arguments = [jobs, works, job_of_block, book, searches, last, record];
-                self.launch("solve_buckets", grid, block, &arguments)?;
+    fn quantize(
+        &self,
+        jobs: &mut dyn Iterator<Item = QuantizeJob<'_, Self>>,
+        workspace: &mut QuantizeWorkspace<D>,
+        log: &mut StepLog<D>,
+    ) -> Result<(), BackendError> {
+        let mut rows = Vec::new();
+        let mut method: Option<(Method, Codebook, Solver)> = None;
+        for (parameter, job) in jobs.enumerate() {
+            let Quantizer {
+                weights, groups, ..
+            } = *job.quantizer;
+            let quantizer = &*job.quantizer;
+            let (name, ..) = method.get_or_insert_with(|| {
+                let codebook = quantizer.codebook();
+                (quantizer.method.clone(), codebook, quantizer.solver)
+            });
+            assert_eq!(*name, quantizer.method, "a network has one method");
+            for tensor in [job.latent, job.second_moment, job.quantized] {
+                assert_eq!(tensor.len(), weights);
+                self.retain(tensor.memory());
             }
-            let survivors = self.address(&exact.survivors).into();
-            let gather = [
-                jobs,
-                works,
-                job_of_block,
-                book,
-                partial,
-                searches,
-                survivors,
-                record,
-            ];
-            self.launch("solve_gather", grid, block, &gather)?;
-            let room = self.address(&exact.room).into();
-            let compare = [jobs, works, book, searches, survivors, room, record];
-            let sides = [2 * plan.groups as u32, 1, 1];
-            self.launch("solve_compare", sides, [COMPARING_THREADS, 1, 1], &compare)?;
+            self.retain(quantizer.levels.memory());
+            self.retain(quantizer.states.memory());
+            let size = weights / groups;
+            for group in 0..if size == 0 { 0 } else { groups } {
+                let range = group * size..(group + 1) * size;
+                let state = quantizer.states.slice().range(group..group + 1);
+                rows.push(Group {
+                    weights: job.latent.slice().range(range.clone()).address(),
+                    second_moment: job.second_moment.slice().range(range.clone()).address(),
+                    levels: quantizer.levels.slice().range(range.clone()).address(),
+                    quantized: job.quantized.slice().range(range).address(),
+                    state: state.address(),
+                    size: size as u64,
+                    parameter: parameter as u32,
+                    group: group as u32,
+                    first_block: 0,
+                    blocks: 0,
+                    chunk: 0,
+                });
+            }
         }
-        self.launch("solve_end", grid, block, &common)
+        let Some((_, codebook, solver)) = method.filter(|_| !rows.is_empty()) else {
+            return Ok(());
+        };
+        let group_of_block = assign_blocks(&mut rows);
+        let plan = match workspace.0.take().filter(|plan| plan.groups.rows == rows) {
+            Some(plan) => plan,
+            None => self.plan(rows, &group_of_block, &codebook, solver)?,
+        };
+        self.launch_solvers(workspace.0.insert(plan), log)
     }
 
-    pub(crate) fn gradient_of_latent(
+    fn quantizer_backward(
         &self,
-        latent: &Tensor<D>,
+        latent: &Buffer<D, f32>,
         quantizer: &mut Quantizer<D>,
-        gradient: &mut Tensor<D>,
+        gradient: &mut Buffer<D, f32>,
     ) -> Result<(), BackendError> {
         let Quantizer {
-            weights, groups, ..
+            weights: numel,
+            groups,
+            ..
         } = *quantizer;
-        let size = weights / groups;
-        let latent = self.pointer(latent, weights);
-        let gradient = self.pointer(gradient, weights);
-        if size == 0 {
+        let group_size = numel / groups;
+        let weights = latent.exactly(numel);
+        let gradient = gradient.exactly_mut(numel);
+        if group_size == 0 {
             return Ok(());
         }
-        let [levels, states, partial, arrived] = [
-            &quantizer.levels,
-            &quantizer.states,
-            &quantizer.partial,
-            &quantizer.arrived,
-        ]
-        .map(|memory| self.address(memory).into());
-        let blocks = size.div_ceil(GRADIENT_CHUNK);
-        let grid = [blocks as u32, groups as u32, 1];
+        let GradientWorkspace {
+            partial,
+            tanh,
+            arrived,
+        } = &mut quantizer.gradient;
+        let (partial, arrived) = (partial.slice_mut(), arrived.slice_mut());
+        let grid = [group_size.div_ceil(GRADIENT_BLOCK) as u32, groups as u32, 1];
         match quantizer.solver {
             Solver::Trained => {
-                let arguments = [
-                    states,
-                    levels,
-                    gradient.into(),
+                let kernel = kernels::ttq_gradient {
+                    states: quantizer.states.slice_mut(),
+                    levels: quantizer.levels.slice(),
+                    gradient,
                     partial,
                     arrived,
-                    long(size),
-                ];
-                self.launch("ttq_gradient", grid, [THREADS, 1, 1], &arguments)
+                    group_size,
+                };
+                self.launch(kernel, grid, [THREADS, 1, 1])
             }
             Solver::Tanh => {
-                let works = self.address(&quantizer.partial) + (groups * blocks * 16) as u64;
-                let sums = [
-                    latent.into(),
-                    gradient.into(),
+                let workspaces = tanh.slice_mut();
+                let kernel = kernels::tanh_sums {
+                    weights,
+                    gradient: gradient.read(),
                     partial,
                     arrived,
-                    works.into(),
-                    long(size),
-                ];
-                self.launch("tanh_sums", grid, [THREADS, 1, 1], &sums)?;
-                let arguments = [
-                    latent.into(),
-                    gradient.into(),
-                    works.into(),
-                    int(size),
-                    long(weights),
-                ];
-                self.each("tanh_gradient", weights, &arguments)
+                    workspaces,
+                    group_size,
+                };
+                self.launch(kernel, grid, [THREADS, 1, 1])?;
+                let kernel = kernels::tanh_gradient {
+                    weights,
+                    gradient,
+                    workspaces: workspaces.read(),
+                    group_size,
+                    numel,
+                };
+                self.each(kernel, numel)
             }
             _ => Ok(()),
         }
     }
 
-    pub(crate) fn update_scales(
+    fn quantizer_update(
         &self,
         adam: AdamSettings,
-        record: &Record<D>,
+        log: &StepLog<D>,
         quantizer: &mut Quantizer<D>,
     ) -> Result<(), BackendError> {
         if quantizer.solver != Solver::Trained {
             return Ok(());
         }
-        let [beta1, rest1, beta2, rest2, epsilon] = rates(adam);
-        let arguments = [
-            self.record_at(record).into(),
-            self.address(&quantizer.states).into(),
-            int(quantizer.groups),
+        let [beta1, one_minus_beta1, beta2, one_minus_beta2, epsilon] = rates(adam);
+        let kernel = kernels::update_scales {
+            log: log.read(),
+            states: quantizer.states.slice_mut(),
+            groups: quantizer.groups,
             beta1,
-            rest1,
+            one_minus_beta1,
             beta2,
-            rest2,
+            one_minus_beta2,
             epsilon,
-        ];
-        self.each("update_scales", 2 * quantizer.groups, &arguments)
+        };
+        self.each(kernel, 2 * quantizer.groups)
+    }
+
+    fn quantizer_reports(
+        &self,
+        quantizer: &Quantizer<D>,
+    ) -> Result<Vec<GroupReport>, BackendError> {
+        let size = (quantizer.weights / quantizer.groups) as f64;
+        let report = |state: GroupState| GroupReport {
+            scale: match (quantizer.has_two_scales(), state.scale) {
+                (true, [positive, negative]) => Scale::Two { positive, negative },
+                (false, [scale, _]) => Scale::One(scale),
+            },
+            sparsity: state.zeros as f64 / size,
+            weighted_error: state.error,
+            iterations: state.iterations,
+        };
+        let states = self.download(&quantizer.states)?.into_iter();
+        Ok(states
+            .filter(|state| state.reported != 0)
+            .map(report)
+            .collect())
+    }
+
+    fn quantizer_save(&self, quantizer: &Quantizer<D>) -> Result<QuantizerSnapshot, BackendError> {
+        let states = self.download(&quantizer.states)?;
+        let mut snapshot = QuantizerSnapshot {
+            levels: self.download(&quantizer.levels)?,
+            ..QuantizerSnapshot::default()
+        };
+        if states.iter().all(|state| state.solved != 0) {
+            let per_group = if quantizer.has_two_scales() { 2 } else { 1 };
+            let scales = states.iter().flat_map(|state| &state.scale[..per_group]);
+            snapshot.scales.extend(scales);
+        }
+        if states.iter().all(|state| state.trained != 0) {
+            let moments = |state: &GroupState| [state.first_moment, state.second_moment];
+            snapshot
+                .moments
+                .extend(states.iter().flat_map(moments).flatten());
+        }
+        Ok(snapshot)
+    }
+
+    fn quantizer_load(
+        &self,
+        snapshot: &QuantizerSnapshot,
+        quantizer: &mut Quantizer<D>,
+        quantized: &mut Buffer<D, f32>,
+    ) -> Result<(), BackendError> {
+        let Quantizer {
+            weights, groups, ..
+        } = *quantizer;
+        snapshot.check(&quantizer.method, weights, groups)?;
+        let per_group = snapshot.scales.len() / groups;
+        let (size, codebook) = (weights / groups, quantizer.codebook());
+        let mut values = vec![0.0; if per_group == 0 { 0 } else { weights }];
+        let mut states = Vec::new();
+        for group in 0..groups {
+            let scales = &snapshot.scales[group * per_group..(group + 1) * per_group];
+            let mut state: GroupState = bytemuck::Zeroable::zeroed();
+            if let (Some(&positive), Some(&negative)) = (scales.first(), scales.last()) {
+                state.scale = [positive, negative];
+                state.solved = 1;
+                let range = group * size..(group + 1) * size;
+                codebook.decode(
+                    &snapshot.levels[range.clone()],
+                    Scale::Two { positive, negative },
+                    &mut values[range],
+                );
+            }
+            if let Some(moments) = snapshot.moments.get(4 * group..4 * group + 4) {
+                state.first_moment = [moments[0], moments[1]];
+                state.second_moment = [moments[2], moments[3]];
+                state.trained = 1;
+            }
+            states.push(state);
+        }
+        self.upload(&snapshot.levels, 0, &quantizer.levels)?;
+        self.upload(&states, 0, &quantizer.states)?;
+        if per_group > 0 {
+            assert_eq!(values.len(), quantized.len());
+            self.upload(&values, 0, quantized)?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives every group its blocks; the result is the group of every block.
+fn assign_blocks(rows: &mut [Group]) -> Vec<u32> {
+    let chunk = chunk_of(rows.iter().map(|row| row.size as usize).sum());
+    let mut group_of_block = Vec::new();
+    for (index, row) in rows.iter_mut().enumerate() {
+        let blocks = (row.size as usize).div_ceil(chunk);
+        row.first_block = group_of_block.len() as u32;
+        row.blocks = blocks as u32;
+        row.chunk = chunk as u64;
+        group_of_block.extend(std::iter::repeat_n(index as u32, blocks));
+    }
+    group_of_block
+}
+
+impl<D: Device> CudaBackend<D> {
+    /// The table and scratch of these groups.
+    fn plan(
+        &self,
+        rows: Vec<Group>,
+        group_of_block: &[u32],
+        codebook: &Codebook,
+        solver: Solver,
+    ) -> Result<Plan<D>, BackendError> {
+        let exact = match solver {
+            Solver::Exact { two_scales } => {
+                Some(self.exact_workspace(&rows, codebook, two_scales)?)
+            }
+            _ => None,
+        };
+        Ok(Plan {
+            solver,
+            workspaces: self.buffer(rows.len())?,
+            groups: Table::new(self, rows, group_of_block)?,
+            codebook: self.buffer_of(&[device_codebook(codebook, solver)])?,
+            partial: self.buffer(group_of_block.len() * BLOCK_SUMS)?,
+            exact,
+        })
+    }
+
+    fn exact_workspace(
+        &self,
+        rows: &[Group],
+        codebook: &Codebook,
+        two_scales: bool,
+    ) -> Result<ExactWorkspace<D>, BackendError> {
+        let mut targets = (Vec::new(), Vec::new());
+        for (row, side) in rows.iter().flat_map(|row| [(row, 0), (row, 1)]) {
+            let size = if side == 1 && !two_scales {
+                1
+            } else {
+                row.size as usize
+            };
+            targets.0.push(self.buffer(size.next_power_of_two())?);
+            targets.1.push(self.buffer(2 * (size + 1))?);
+        }
+        let survivors: Vec<_> = targets.0.iter().map(Buffer::address).collect();
+        let prefixes: Vec<_> = targets.1.iter().map(Buffer::address).collect();
+        let steps = codebook.levels().filter(|&level| level > 0).count();
+        Ok(ExactWorkspace {
+            searches: self.buffer(2 * rows.len())?,
+            survivors: self.buffer_of(&survivors)?,
+            prefixes: self.buffer_of(&prefixes)?,
+            refinements: bucket_refinements(steps),
+            targets,
+        })
+    }
+
+    fn launch_solvers(&self, plan: &mut Plan<D>, log: &mut StepLog<D>) -> Result<(), BackendError> {
+        let groups = plan.groups.buffer.slice();
+        let group_of_block = plan.groups.row_of_block.slice();
+        let workspaces = plan.workspaces.slice_mut();
+        let codebook = plan.codebook.slice();
+        let partial = plan.partial.slice_mut();
+        let (grid, block) = ([group_of_block.len() as u32, 1, 1], [THREADS, 1, 1]);
+        let kernel = kernels::solve_begin {
+            groups,
+            workspaces,
+            group_of_block,
+            codebook,
+            partial,
+            searches: (plan.exact.as_mut()).map(|exact| exact.searches.slice_mut()),
+            log: log.write(),
+        };
+        self.launch(kernel, grid, block)?;
+        let log = log.read();
+        let iterations = match plan.solver {
+            Solver::Threshold | Solver::Trained => 1,
+            Solver::Alternating { .. } => laq_solvers::MOST_ROUNDS,
+            _ => 0,
+        };
+        for _ in 0..iterations {
+            let kernel = kernels::solve_iterate {
+                groups,
+                workspaces,
+                group_of_block,
+                codebook,
+                partial,
+                log,
+            };
+            self.launch(kernel, grid, block)?;
+        }
+        if let Some(exact) = &mut plan.exact {
+            (exact.targets.0.iter()).for_each(|target| self.retain(target.memory()));
+            (exact.targets.1.iter()).for_each(|target| self.retain(target.memory()));
+            let searches = exact.searches.slice_mut();
+            let survivors = exact.survivors.slice();
+            for refinement in 1..=exact.refinements {
+                let kernel = kernels::solve_buckets {
+                    groups,
+                    workspaces,
+                    group_of_block,
+                    codebook,
+                    searches,
+                    last: refinement == exact.refinements,
+                    log,
+                };
+                self.launch(kernel, grid, block)?;
+            }
+            let kernel = kernels::solve_gather {
+                groups,
+                workspaces,
+                group_of_block,
+                codebook,
+                partial,
+                searches,
+                survivors,
+                log,
+            };
+            self.launch(kernel, grid, block)?;
+            let kernel = kernels::solve_compare {
+                groups,
+                workspaces,
+                codebook,
+                searches,
+                survivors,
+                prefixes: exact.prefixes.slice(),
+                log,
+            };
+            let sides = 2 * groups.len() as u32;
+            self.launch(kernel, [sides, 1, 1], [COMPARE_THREADS as u32, 1, 1])?;
+        }
+        let kernel = kernels::solve_end {
+            groups,
+            workspaces,
+            group_of_block,
+            codebook,
+            partial,
+            log,
+        };
+        self.launch(kernel, grid, block)
     }
 }

@@ -1,18 +1,20 @@
-//! How the backend works where it has a choice, by environment variables.
+//! Choices of the backend, from environment variables.
 
 use std::env;
 
 use laq_tensor::BackendError;
 
-/// The choices.
+/// Choices of the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// `LAQ_GRAPHS`, `on` (the default) or `off`: whether steps are recorded once and then repeated.
+    /// `LAQ_GRAPHS`, `on` (the default) or `off`: whether steps are captured
+    /// in graphs and replayed.
     pub graphs: bool,
-    /// `LAQ_LSTM`, `steps` (the default, until both have been measured on a GPU) or `sequence`: whether the recurrence of an
-    /// LSTM is in one kernel, where there is one for it.
+    /// `LAQ_LSTM`, `steps` (the default until both have been measured on a GPU) or `sequence`:
+    /// whether one kernel computes all time steps of an LSTM, where supported.
     pub sequences: bool,
-    /// `LAQ_CUDNN`, `on` (the default) or `off`: whether convolutions are done by cuDNN where it is there.
+    /// `LAQ_CUDNN`, `on` (the default) or `off`: whether cuDNN, if installed,
+    /// computes convolutions.
     pub cudnn: bool,
 }
 
@@ -27,10 +29,10 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The choices of the environment.
+    /// Reads the environment.
     ///
     /// # Errors
-    /// [`BackendError::Device`] for a value that a variable does not have.
+    /// [`BackendError::Device`] for an invalid value.
     pub fn from_environment() -> Result<Self, BackendError> {
         Ok(Settings {
             graphs: second("LAQ_GRAPHS", ["off", "on"])?.unwrap_or(true),
@@ -40,16 +42,16 @@ impl Settings {
     }
 }
 
-/// Whether a variable has the second of two values; none where it is not set.
+/// Whether a variable has the second of two values; `None` if it is unset.
 fn second(variable: &str, values: [&str; 2]) -> Result<Option<bool>, BackendError> {
     let Some(found) = env::var_os(variable).filter(|found| !found.is_empty()) else {
         return Ok(None);
     };
     match values.iter().position(|value| found == *value) {
-        Some(place) => Ok(Some(place == 1)),
+        Some(index) => Ok(Some(index == 1)),
         None => Err(BackendError::Device {
-            device: format!("the environment variable {variable}"),
-            what: format!("it is {found:?}, expected {} or {}", values[0], values[1]),
+            device: format!("environment variable {variable}"),
+            what: format!("{found:?}, expected {} or {}", values[0], values[1]),
         }),
     }
 }

@@ -1,4 +1,4 @@
-//! From the kernels' source to what the driver loads, by NVRTC, once for every architecture.
+//! Compiles the kernels by NVRTC, once for every architecture, and caches the result.
 
 use std::ffi::{CStr, CString, c_char};
 use std::fs;
@@ -8,8 +8,8 @@ use cudarc::nvrtc::{result as nvrtc, sys};
 use laq_tensor::BackendError;
 use sha2::{Digest, Sha256};
 
-/// Products and sums are not fused, so that Adam and the solvers give the bits of the CPU; lambdas need not say that they are
-/// the device's.
+/// Without fused multiply-add, Adam and the solvers give the bits of the CPU. Lambdas need no
+/// `__device__`.
 const OPTIONS: [&str; 4] = [
     "--std=c++17",
     "--fmad=false",
@@ -17,7 +17,7 @@ const OPTIONS: [&str; 4] = [
     "-Xptxas=-v",
 ];
 
-/// The machine code of all kernels, and what the compiler said.
+/// The machine code of all kernels, and the compiler's log.
 #[derive(Clone, Debug)]
 pub struct Compiled {
     /// A cubin.
@@ -29,22 +29,23 @@ pub struct Compiled {
 /// Compiles `source` for an architecture such as `sm_90`.
 ///
 /// # Errors
-/// [`BackendError::Device`] with the compiler's log, or when there is no compiler.
+/// [`BackendError::Device`] with the compiler's log, or if NVRTC is missing.
 pub fn compile(source: &str, architecture: &str) -> Result<Compiled, BackendError> {
     let error = |what: String| BackendError::Device {
-        device: format!("the compiler of kernels (NVRTC, {architecture})"),
+        device: format!("NVRTC ({architecture})"),
         what,
     };
-    // SAFETY: loading the library does nothing else.
+    // SAFETY: loading the library has no other effect.
     if !unsafe { sys::is_culib_present() } {
         return Err(error(super::probe::MISSING_NVRTC.to_owned()));
     }
-    let text = CString::new(source).map_err(|_| error("the source has a zero byte".to_owned()))?;
+    let text =
+        CString::new(source).map_err(|_| error("the source contains a zero byte".to_owned()))?;
     let program = nvrtc::create_program(&text, Some(c"laq.cu"))
-        .map_err(|status| error(format!("it does not start: {status:?}")))?;
+        .map_err(|status| error(format!("cannot create a program: {status:?}")))?;
     let mut options: Vec<String> = OPTIONS.map(str::to_owned).into();
     options.push(format!("--gpu-architecture={architecture}"));
-    // SAFETY: the program lives until it is destroyed below.
+    // SAFETY: the program exists until it is destroyed below.
     let (compiled, log) = unsafe {
         let compiled = nvrtc::compile_program(program, &options);
         (compiled, nvrtc::get_program_log(program))
@@ -53,18 +54,17 @@ pub fn compile(source: &str, architecture: &str) -> Result<Compiled, BackendErro
     let image = match compiled {
         Ok(()) => cubin(program).map_err(|status| error(format!("no machine code: {status:?}"))),
         Err(status) => Err(error(format!(
-            "it refuses the kernels ({status:?}); this is an error of this program, please report it with what \
-             follows:\n{log}"
+            "cannot compile the kernels ({status:?}); this is a bug, please report it with this log:\n{log}"
         ))),
     };
-    // SAFETY: the program was made above and is not used any more.
+    // SAFETY: the program was created above and is not used again.
     let _ = unsafe { nvrtc::destroy_program(program) };
     Ok(Compiled { image: image?, log })
 }
 
 fn cubin(program: sys::nvrtcProgram) -> Result<Vec<u8>, nvrtc::NvrtcError> {
     let mut size = 0;
-    // SAFETY: the program has been compiled; the image has the size that was told.
+    // SAFETY: the program is compiled, and the image has the size that NVRTC reports.
     unsafe {
         sys::nvrtcGetCUBINSize(program, &raw mut size).result()?;
         let mut image = vec![0u8; size];
@@ -81,8 +81,8 @@ fn text_of(log: &[c_char]) -> String {
     )
 }
 
-/// The image for this device: the one in the cache if it is of the same source, options and compiler, else a fresh one,
-/// which is then kept. A cache that cannot be written is done without.
+/// The image for a device: from the cache if source, options and compiler are the same, otherwise
+/// compiled and cached. A cache that cannot be written is ignored.
 pub(super) fn compiled_or_cached(
     source: &str,
     (major, minor): (i32, i32),
@@ -103,7 +103,7 @@ pub(super) fn compiled_or_cached(
 fn file_name(source: &str, architecture: &str) -> String {
     let mut digest = Sha256::new();
     let (mut major, mut minor) = (0, 0);
-    // SAFETY: the caller is about to use the compiler, so it is there; where it is not, the version stays zero.
+    // SAFETY: the function writes two integers, and is called only if the library is installed.
     unsafe {
         if sys::is_culib_present() {
             let _ = sys::nvrtcVersion(&raw mut major, &raw mut minor);
@@ -121,21 +121,21 @@ fn file_name(source: &str, architecture: &str) -> String {
     format!("kernels-{architecture}-{hex}.cubin")
 }
 
-/// The image in a file whose checksum, which comes first, is right.
+/// The image in a file that starts with the image's checksum; `None` if they do not match.
 fn read_cached(file: &Path) -> Option<Vec<u8>> {
     let bytes = fs::read(file).ok()?;
     let (checksum, image) = bytes.split_at_checked(32)?;
     (Sha256::digest(image).as_slice() == checksum).then(|| image.to_vec())
 }
 
-/// Written aside and renamed, so that another process never sees half of it.
+/// Writes to a temporary file and renames it, so that no process reads a partial file.
 fn write_cached(file: &Path, image: &[u8]) -> std::io::Result<()> {
     let folder: PathBuf = file.parent().map(Path::to_path_buf).unwrap_or_default();
     fs::create_dir_all(&folder)?;
-    let mut aside = tempfile::NamedTempFile::new_in(folder)?;
-    std::io::Write::write_all(&mut aside, &Sha256::digest(image))?;
-    std::io::Write::write_all(&mut aside, image)?;
-    aside.persist(file)?;
+    let mut file_in_progress = tempfile::NamedTempFile::new_in(folder)?;
+    std::io::Write::write_all(&mut file_in_progress, &Sha256::digest(image))?;
+    std::io::Write::write_all(&mut file_in_progress, image)?;
+    file_in_progress.persist(file)?;
     Ok(())
 }
 
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_damaged_file_is_not_taken() {
+    fn a_damaged_file_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("deeper/kernels.cubin");
         assert_eq!(read_cached(&file), None);
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn every_source_and_architecture_has_its_own_file() {
+    fn file_names_differ_by_source_and_architecture() {
         let names = [("a", "sm_80"), ("a", "sm_90"), ("b", "sm_80")].map(|(s, a)| file_name(s, a));
         assert!(names[0] != names[1] && names[0] != names[2] && names[1] != names[2]);
         assert_eq!(file_name("a", "sm_80"), names[0]);

@@ -1,4 +1,4 @@
-//! Convolutions by cuDNN, where it is there.
+//! Convolutions by cuDNN, where it is available.
 
 use std::ffi::c_void;
 use std::fmt;
@@ -13,56 +13,56 @@ use super::{Memory, allocate};
 use crate::Precision;
 use crate::device::Pass;
 
-/// The oldest version whose functions and results are those that are used here: 9.0.
-const OLDEST_VERSION: usize = 90_000;
-/// Algorithms that ask for more room are left out.
-const MOST_WORKSPACE: usize = 512 << 20;
-/// Algorithms that cuDNN is asked to rank.
-const MOST_ALGORITHMS: usize = 10;
+/// The oldest supported version: 9.0.
+const MIN_VERSION: usize = 90_000;
+/// The largest accepted workspace of an algorithm.
+const MAX_WORKSPACE: usize = 512 << 20;
+/// The number of algorithms that cuDNN ranks.
+const MAX_ALGORITHMS: usize = 10;
 
 /// cuDNN on one stream.
 #[derive(Debug)]
 pub(super) struct Cudnn {
     handle: sys::cudnnHandle_t,
-    /// What convolutions work in, one after the other: the last, which is the largest. What has become too small stays, for it
-    /// may be in a recording.
-    rooms: Vec<Memory>,
+    /// Workspaces; convolutions share the last, which is the largest. Captured graphs may refer to
+    /// the earlier ones.
+    workspaces: Vec<Memory>,
 }
 
-// SAFETY: cuDNN lets a handle go from thread to thread; that no two use it at once is seen to by the mutex around it.
+// SAFETY: a cuDNN handle may move between threads; a mutex around it keeps two from using it at once.
 unsafe impl Send for Cudnn {}
 
 impl Cudnn {
-    /// cuDNN, if there is one that can be used; why not, otherwise.
+    /// Opens cuDNN, or says why it cannot be used.
     pub(super) fn open(stream: &Arc<CudaStream>) -> Result<Self, String> {
         version()?;
-        let handle =
-            cudnn::create_handle().map_err(|error| format!("cuDNN does not start: {error:?}"))?;
+        let handle = cudnn::create_handle()
+            .map_err(|error| format!("cannot initialize cuDNN: {error:?}"))?;
         let cudnn = Cudnn {
             handle,
-            rooms: Vec::new(),
+            workspaces: Vec::new(),
         };
-        // SAFETY: handle and stream are those of this device.
+        // SAFETY: handle and stream belong to the same device.
         unsafe { cudnn::set_stream(handle, stream.cu_stream().cast()) }
-            .map_err(|error| format!("cuDNN does not take the stream: {error:?}"))?;
+            .map_err(|error| format!("cannot set the stream of cuDNN: {error:?}"))?;
         Ok(cudnn)
     }
 }
 
 impl Drop for Cudnn {
     fn drop(&mut self) {
-        // SAFETY: the handle was made by `open`, and is not used any more.
+        // SAFETY: the handle was created by `open` and is not used again.
         let _ = unsafe { cudnn::destroy_handle(self.handle) };
     }
 }
 
 /// The version of cuDNN, or why it cannot be used.
 pub(super) fn version() -> Result<String, String> {
-    // SAFETY: loading the library does nothing else.
+    // SAFETY: loading the library has no other effect.
     if !unsafe { sys::is_culib_present() } {
         return Err(
-            "libcudnn is not there, so convolutions are done by cuBLAS; it comes from NVIDIA's site and with `pip install \
-             nvidia-cudnn-cu13` (put its folder on LD_LIBRARY_PATH)"
+            "libcudnn not found, so convolutions use cuBLAS; install it from NVIDIA or with `pip install \
+             nvidia-cudnn-cu13` and add its folder to LD_LIBRARY_PATH"
                 .to_owned(),
         );
     }
@@ -70,9 +70,9 @@ pub(super) fn version() -> Result<String, String> {
         return Err(incomplete("libcudnn", missing));
     }
     let version = cudnn::get_version();
-    if version < OLDEST_VERSION {
+    if version < MIN_VERSION {
         return Err(format!(
-            "cuDNN of version {version} is too old, expected {OLDEST_VERSION} (9.0) or later, so convolutions are done by \
+            "cuDNN version {version} is too old, expected {MIN_VERSION} (9.0) or later, so convolutions use \
              cuBLAS"
         ));
     }
@@ -80,34 +80,35 @@ pub(super) fn version() -> Result<String, String> {
     Ok(format!("{major}.{minor}.{patch}"))
 }
 
-/// A convolution of one shape: what cuDNN calls it, and how it is done.
+/// A convolution of one shape: descriptors and algorithms.
 pub struct Convolution {
     input: Tensor,
     output: Tensor,
     filter: Filter,
-    forward: Way<sys::cudnnConvolutionFwdAlgo_t>,
-    backward_data: Way<sys::cudnnConvolutionBwdDataAlgo_t>,
-    backward_filter: Way<sys::cudnnConvolutionBwdFilterAlgo_t>,
+    forward: AlgorithmChoice<sys::cudnnConvolutionFwdAlgo_t>,
+    backward_data: AlgorithmChoice<sys::cudnnConvolutionBwdDataAlgo_t>,
+    backward_filter: AlgorithmChoice<sys::cudnnConvolutionBwdFilterAlgo_t>,
 }
 
-/// How a pass is done: an algorithm, with the mathematics that it was ranked with.
-struct Way<A> {
+/// The algorithm of a pass, with the math type that it was ranked with.
+struct AlgorithmChoice<A> {
     algorithm: A,
     math: sys::cudnnMathType_t,
     description: Description,
-    /// Bytes that it works in.
-    room: usize,
+    /// Bytes of its workspace.
+    workspace: usize,
 }
 
-// SAFETY: descriptors are plain memory of cuDNN's, which may go from thread to thread; as the type is not `Sync`, one thread
-// at a time uses them.
+// SAFETY: descriptors are plain memory of cuDNN that may move between threads.
 unsafe impl Send for Convolution {}
+// SAFETY: shared references only read the descriptors, in calls under the mutex of the handle.
+unsafe impl Sync for Convolution {}
 
 impl fmt::Debug for Convolution {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
-            "forward {:?} {:?}, by the input {:?} {:?}, by the weights {:?} {:?}",
+            "forward {:?} {:?}, backward data {:?} {:?}, backward filter {:?} {:?}",
             self.forward.algorithm,
             self.forward.math,
             self.backward_data.algorithm,
@@ -118,40 +119,40 @@ impl fmt::Debug for Convolution {
     }
 }
 
-/// Descriptors, given back when they are dropped.
+/// Descriptors, destroyed when they are dropped.
 struct Tensor(sys::cudnnTensorDescriptor_t);
 struct Filter(sys::cudnnFilterDescriptor_t);
 struct Description(sys::cudnnConvolutionDescriptor_t);
 
 impl Drop for Tensor {
     fn drop(&mut self) {
-        // SAFETY: it was made by `Tensor::new`, and nobody else has it.
+        // SAFETY: it was created by `Tensor::new` and has no other owner.
         let _ = unsafe { cudnn::destroy_tensor_descriptor(self.0) };
     }
 }
 
 impl Drop for Filter {
     fn drop(&mut self) {
-        // SAFETY: it was made by `Filter::new`, and nobody else has it.
+        // SAFETY: it was created by `Filter::new` and has no other owner.
         let _ = unsafe { cudnn::destroy_filter_descriptor(self.0) };
     }
 }
 
 impl Drop for Description {
     fn drop(&mut self) {
-        // SAFETY: it was made by `Description::new`, and nobody else has it.
+        // SAFETY: it was created by `Description::new` and has no other owner.
         let _ = unsafe { cudnn::destroy_convolution_descriptor(self.0) };
     }
 }
 
 const FLOAT: sys::cudnnDataType_t = sys::cudnnDataType_t::CUDNN_DATA_FLOAT;
-/// Channels innermost, as this project stores images; filters then lie as F × 3 × 3 × C, as here too.
+/// NHWC, with filters F × 3 × 3 × C.
 const LAYOUT: sys::cudnnTensorFormat_t = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
 
 impl Tensor {
     fn new(sizes: [i32; 4]) -> Result<Self, CudnnError> {
         let tensor = Tensor(cudnn::create_tensor_descriptor()?);
-        // SAFETY: the descriptor was made above.
+        // SAFETY: the descriptor was created above.
         unsafe { cudnn::set_tensor4d_descriptor(tensor.0, LAYOUT, FLOAT, sizes)? };
         Ok(tensor)
     }
@@ -160,7 +161,7 @@ impl Tensor {
 impl Filter {
     fn new(sizes: [i32; 4]) -> Result<Self, CudnnError> {
         let filter = Filter(cudnn::create_filter_descriptor()?);
-        // SAFETY: the descriptor was made above.
+        // SAFETY: the descriptor was created above.
         unsafe { cudnn::set_filter4d_descriptor(filter.0, FLOAT, LAYOUT, sizes)? };
         Ok(filter)
     }
@@ -170,7 +171,7 @@ impl Description {
     fn new(math: sys::cudnnMathType_t) -> Result<Self, CudnnError> {
         let description = Description(cudnn::create_convolution_descriptor()?);
         let mode = sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
-        // SAFETY: the descriptor was made above.
+        // SAFETY: the descriptor was created above.
         unsafe {
             cudnn::set_convolution2d_descriptor(description.0, 1, 1, 1, 1, 1, 1, mode, FLOAT)?;
             cudnn::set_convolution_math_type(description.0, math)?;
@@ -179,22 +180,22 @@ impl Description {
     }
 }
 
-/// The way of the first answer that works, gives the same bits every time, and is content with the room; none where there is no
-/// such answer. In TF32 those that use tensor cores come before the others.
-macro_rules! first_way {
-    ($ask:path, $ask_room:path, $performance:ty, $precision:expr, $handle:expr, $a:expr, $b:expr, $c:expr) => {{
+/// The first ranked algorithm that is deterministic and whose workspace is not too large, if any. With
+/// TF32, algorithms on tensor cores come first.
+macro_rules! pick_algorithm {
+    ($ask:path, $ask_workspace:path, $performance:ty, $precision:expr, $handle:expr, $a:expr, $b:expr, $c:expr) => {{
         use sys::cudnnMathType_t::{
             CUDNN_DEFAULT_MATH, CUDNN_FMA_MATH, CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION,
         };
         let asked = Description::new(match $precision {
-            // Which lets factors be rounded to TF32.
+            // It permits rounding factors to TF32.
             Precision::Tf32 => CUDNN_DEFAULT_MATH,
             Precision::Float32 => CUDNN_FMA_MATH,
         })?;
-        // SAFETY: zero is a value of every field; where fewer answers are given than are asked for, the others are not read.
-        let mut found: [$performance; MOST_ALGORITHMS] = unsafe { std::mem::zeroed() };
+        // SAFETY: zero is valid for every field; entries beyond `count` are not read.
+        let mut found: [$performance; MAX_ALGORITHMS] = unsafe { std::mem::zeroed() };
         let mut count = 0;
-        // SAFETY: the descriptors live, and there is room for as many answers as are asked for.
+        // SAFETY: the descriptors exist, and `found` holds `MAX_ALGORITHMS` entries.
         unsafe {
             $ask(
                 $handle,
@@ -202,48 +203,47 @@ macro_rules! first_way {
                 $b,
                 asked.0,
                 $c,
-                MOST_ALGORITHMS as i32,
+                MAX_ALGORITHMS as i32,
                 &raw mut count,
                 found.as_mut_ptr(),
             )?;
         }
-        let count = usize::try_from(count).unwrap_or(0).min(MOST_ALGORITHMS);
+        let count = usize::try_from(count).unwrap_or(0).min(MAX_ALGORITHMS);
         let good = found[..count].iter().filter(|answer| {
             answer.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
                 && answer.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
-                // Which would round factors to half precision.
+                // It would round factors to half precision.
                 && answer.mathType != CUDNN_TENSOR_OP_MATH_ALLOW_CONVERSION
                 && ($precision == Precision::Tf32 || answer.mathType == CUDNN_FMA_MATH)
         });
         let mut good: Vec<_> = good.collect();
         good.sort_by_key(|answer| answer.mathType == CUDNN_FMA_MATH);
-        let mut way = None;
+        let mut choice = None;
         for answer in good {
             let description = Description::new(answer.mathType)?;
-            // SAFETY: the descriptors live.
-            let room = unsafe { $ask_room($handle, $a, $b, description.0, $c, answer.algo) };
-            if let Ok(room) = room
-                && room <= MOST_WORKSPACE
+            // SAFETY: the descriptors exist.
+            let workspace = unsafe { $ask_workspace($handle, $a, $b, description.0, $c, answer.algo) };
+            if let Ok(workspace) = workspace
+                && workspace <= MAX_WORKSPACE
             {
-                way = Some(Way {
+                choice = Some(AlgorithmChoice {
                     algorithm: answer.algo,
                     math: answer.mathType,
                     description,
-                    room,
+                    workspace,
                 });
                 break;
             }
         }
-        way
+        choice
     }};
 }
 
 impl Cudnn {
-    /// How cuDNN does a convolution of this shape; or why it does not: it has no way that gives the same bits every time, or
-    /// refuses to go it.
+    /// Prepares a convolution of this shape; the inner error says why cuDNN cannot compute it.
     ///
     /// # Errors
-    /// [`BackendError::DeviceMemory`] when there is no room.
+    /// [`BackendError::DeviceMemory`] when the device is out of memory.
     pub(super) fn convolution(
         &mut self,
         device: &str,
@@ -251,19 +251,22 @@ impl Cudnn {
         precision: Precision,
         shape: ConvolutionShape,
     ) -> Result<Result<Convolution, String>, BackendError> {
-        let convolution = match self.ways(precision, shape) {
+        let convolution = match self.algorithms(precision, shape) {
             Ok(Some(convolution)) => convolution,
             Ok(None) => {
-                let why = "it has no algorithm that gives the same bits every time";
-                return Ok(Err(why.to_owned()));
+                return Ok(Err("no deterministic algorithm".to_owned()));
             }
             Err(error) => return Ok(Err(format!("{error:?}"))),
         };
-        let room = (convolution.forward.room)
-            .max(convolution.backward_data.room)
-            .max(convolution.backward_filter.room);
-        if self.rooms.last().is_none_or(|last| last.bytes < room) {
-            self.rooms.push(allocate(device, stream, room)?);
+        let workspace = (convolution.forward.workspace)
+            .max(convolution.backward_data.workspace)
+            .max(convolution.backward_filter.workspace);
+        if self
+            .workspaces
+            .last()
+            .is_none_or(|last| last.bytes < workspace)
+        {
+            self.workspaces.push(allocate(device, stream, workspace)?);
         }
         let tried = self.try_out(device, stream, shape, &convolution)?;
         Ok(tried
@@ -271,8 +274,7 @@ impl Cudnn {
             .map_err(|error| format!("{error:?}")))
     }
 
-    /// Every pass once, on zeros: what is refused is refused now, and what is loaded at the first use is there before a step
-    /// is recorded.
+    /// Runs every pass once on zeros, so that errors show and kernels are loaded before a capture.
     fn try_out(
         &self,
         device: &str,
@@ -305,13 +307,13 @@ impl Cudnn {
                 weight_gradient: *w,
             },
         ];
-        // SAFETY: the operands are as large as the shape says, and are given back behind these passes.
+        // SAFETY: the operands have the sizes of the shape and are freed after these passes.
         let mut done = (passes.iter()).map(|pass| unsafe { self.convolve(convolution, pass) });
         Ok(done.try_for_each(|done| done))
     }
 
-    /// The best way of every pass; none where one has none.
-    fn ways(
+    /// The algorithm of every pass; `None` if a pass has none.
+    fn algorithms(
         &self,
         precision: Precision,
         shape: ConvolutionShape,
@@ -328,7 +330,7 @@ impl Cudnn {
         let output = Tensor::new(image(outputs))?;
         let filter = Filter::new([outputs as i32, inputs as i32, 3, 3])?;
         let (x, y, w) = (input.0, output.0, filter.0);
-        let forward = first_way!(
+        let forward = pick_algorithm!(
             cudnn::get_convolution_forward_algorithm,
             cudnn::get_convolution_forward_workspace_size,
             sys::cudnnConvolutionFwdAlgoPerf_t,
@@ -338,7 +340,7 @@ impl Cudnn {
             w,
             y
         );
-        let backward_data = first_way!(
+        let backward_data = pick_algorithm!(
             cudnn::get_convolution_backward_data_algorithm,
             cudnn::get_convolution_backward_data_workspace_size,
             sys::cudnnConvolutionBwdDataAlgoPerf_t,
@@ -348,7 +350,7 @@ impl Cudnn {
             y,
             x
         );
-        let backward_filter = first_way!(
+        let backward_filter = pick_algorithm!(
             cudnn::get_convolution_backward_filter_algorithm,
             cudnn::get_convolution_backward_filter_workspace_size,
             sys::cudnnConvolutionBwdFilterAlgoPerf_t,
@@ -376,7 +378,7 @@ impl Cudnn {
     /// One pass of a convolution.
     ///
     /// # Safety
-    /// The operands are as large as the convolution's shape says.
+    /// The operands have the sizes of the convolution's shape.
     pub(super) unsafe fn convolve(
         &self,
         convolution: &Convolution,
@@ -391,10 +393,13 @@ impl Cudnn {
         let (one, zero) = (1.0f32, 0.0f32);
         let (one, zero): (*const c_void, *const c_void) =
             ((&raw const one).cast(), (&raw const zero).cast());
-        let room = self.rooms.last().expect("it was made with the convolution");
-        let (room, size) = (room.address as *mut c_void, room.bytes);
-        // SAFETY: descriptors and room are those of this convolution, the factors are read before the calls return, and
-        // the operands are the caller's promise.
+        let workspace = self
+            .workspaces
+            .last()
+            .expect("allocated with the convolution");
+        let (workspace, size) = (workspace.address as *mut c_void, workspace.bytes);
+        // SAFETY: descriptors and workspace belong to this convolution, the factors are read before the
+        // calls return, and the caller guarantees the operands.
         unsafe {
             match *pass {
                 Pass::Output {
@@ -411,7 +416,7 @@ impl Cudnn {
                     weight as *const c_void,
                     convolution.forward.description.0,
                     convolution.forward.algorithm,
-                    room,
+                    workspace,
                     size,
                     if add { one } else { zero },
                     output.0,
@@ -430,7 +435,7 @@ impl Cudnn {
                     output_gradient as *const c_void,
                     convolution.backward_data.description.0,
                     convolution.backward_data.algorithm,
-                    room,
+                    workspace,
                     size,
                     zero,
                     input.0,
@@ -449,7 +454,7 @@ impl Cudnn {
                     output_gradient as *const c_void,
                     convolution.backward_filter.description.0,
                     convolution.backward_filter.algorithm,
-                    room,
+                    workspace,
                     size,
                     zero,
                     filter.0,

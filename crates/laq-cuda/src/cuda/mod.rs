@@ -1,7 +1,8 @@
-//! A GPU through NVIDIA's driver and cuBLAS, which are loaded when they are first asked for.
+//! A GPU through NVIDIA's driver and cuBLAS, which are loaded on first use.
 //!
-//! Everything runs on one stream, so in the order in which it was asked for; that makes the numbers those of the same seed on
-//! the same device. Every `Cuda` has a stream of its own, so several runs on one GPU may be threads or processes.
+//! All work runs on one stream in the order of submission, so that the same seed gives the same bits
+//! on the same device. Every `Cuda` has its own stream: several runs can share a GPU as threads or
+//! as processes.
 
 mod compile;
 mod convolution;
@@ -24,21 +25,21 @@ use convolution::Cudnn;
 pub use probe::probe;
 
 use crate::device::{Device, Launch, Operand, Pass, Product};
-use crate::{MemoryFound, Precision, Settings, program};
+use crate::{MemoryInfo, Precision, Settings, program};
 
-/// What cuBLAS works in; it is given once, so that recordings find it where it was.
+/// The size of cuBLAS's workspace, which is allocated once because captured graphs refer to it.
 const WORKSPACE: usize = 32 << 20;
 
-/// A GPU. What is in its context goes first, in this order, and the context last.
+/// A GPU. Fields are dropped in this order, the context last.
 pub struct Cuda {
     name: String,
     precision: Precision,
-    /// None where convolutions are done by products.
+    /// `None` if convolutions are computed as products.
     cudnn: Option<Mutex<Cudnn>>,
-    notes: Mutex<Vec<String>>,
+    diagnostics: Mutex<Vec<String>>,
     settings: Settings,
     blas: Blas,
-    /// What cuBLAS works in.
+    /// cuBLAS's workspace.
     _workspace: Memory,
     functions: HashMap<String, CudaFunction>,
     stream: Arc<CudaStream>,
@@ -48,15 +49,16 @@ pub struct Cuda {
 /// cuBLAS on one stream.
 struct Blas(blas_sys::cublasHandle_t);
 
-// SAFETY: cuBLAS lets a handle go from thread to thread.
+// SAFETY: a cuBLAS handle may move between threads.
 unsafe impl Send for Blas {}
-// SAFETY: cuBLAS lets several threads use a handle as long as none changes its settings, which nobody does once it is open.
+// SAFETY: several threads may use a cuBLAS handle as long as none changes its settings, which happens
+// only while it is opened.
 unsafe impl Sync for Blas {}
 
 impl Blas {
     fn new(stream: &CudaStream) -> Result<Self, blas::CublasError> {
         let blas = Blas(blas::create_handle()?);
-        // SAFETY: handle and stream are those of this device.
+        // SAFETY: handle and stream belong to the same device.
         unsafe { blas::set_stream(blas.0, stream.cu_stream().cast())? };
         Ok(blas)
     }
@@ -64,23 +66,24 @@ impl Blas {
 
 impl Drop for Blas {
     fn drop(&mut self) {
-        // SAFETY: the handle was made by `new`, and is not used any more. A device that has gone gives an error, which
-        // changes nothing.
+        // SAFETY: the handle was created by `new` and is not used again. The error of a lost device is
+        // of no consequence.
         let _ = unsafe { blas::destroy_handle(self.0) };
     }
 }
 
-/// A piece of the GPU's memory.
+/// An allocation in the GPU's memory.
 pub struct Memory {
     address: sys::CUdeviceptr,
     bytes: usize,
     stream: Arc<CudaStream>,
 }
 
-/// A recording.
+/// An instantiated graph.
 pub struct Graph(CudaGraph);
 
-// SAFETY: CUDA's graphs may go from thread to thread as long as no two use one at once, which takes `&mut Graph` here.
+// SAFETY: a CUDA graph may move between threads as long as no two use it at once; a launch takes
+// `&mut Graph`.
 unsafe impl Send for Graph {}
 
 impl fmt::Debug for Cuda {
@@ -107,9 +110,9 @@ impl Drop for Memory {
         if context.bind_to_thread().is_err() {
             return;
         }
-        // SAFETY: the address is that of an allocation of this stream's device, and nobody has it any more. What was asked for
-        // before is done before it is given back: in the stream's order, or because it is waited for. A device that has gone
-        // has no memory to give back.
+        // SAFETY: the allocation belongs to this stream's device and has no other owner. Work submitted
+        // before completes first: by the order of the stream, or by the synchronization. The error of
+        // a lost device is of no consequence.
         let _ = unsafe {
             if context.has_async_alloc() {
                 result::free_async(self.address, self.stream.cu_stream())
@@ -121,12 +124,12 @@ impl Drop for Memory {
 }
 
 impl Cuda {
-    /// GPU number `index`, with the kernels of this crate compiled for it; compiled ones are kept in `cache`, if one is given.
-    /// Its settings are those of the environment.
+    /// Opens GPU `index` with the settings of the environment, and compiles the kernels for it;
+    /// compiled kernels are kept in the folder `cache`.
     ///
     /// # Errors
-    /// [`BackendError::Device`] when a variable has a value that it does not have, when a library is missing or there is no such GPU, and when the compiler refuses the kernels;
-    /// it says which, and what to do.
+    /// [`BackendError::Device`] for an invalid environment variable, a missing library or GPU, and
+    /// kernels that do not compile.
     pub fn open(
         index: usize,
         precision: Precision,
@@ -142,29 +145,30 @@ impl Cuda {
         if index >= found.devices.len() {
             let last = found.devices.len() - 1;
             return Err(refused(format!(
-                "there is no such GPU, expected cuda:0 to cuda:{last}; `laq doctor` lists them"
+                "no such GPU, expected cuda:0 to cuda:{last}; `laq doctor` lists them"
             )));
         }
-        let failed = |what: &str, error: DriverError| refused(format!("{what}: {}", told(error)));
+        let failed =
+            |what: &str, error: DriverError| refused(format!("{what}: {}", message(error)));
         let context =
-            CudaContext::new(index).map_err(|error| failed("it cannot be opened", error))?;
-        // SAFETY: memory is shared between operations of one stream alone, so nothing has to be waited for.
+            CudaContext::new(index).map_err(|error| failed("cannot open the device", error))?;
+        // SAFETY: memory is used on one stream only, so no events are needed.
         unsafe { context.disable_event_tracking() };
         let stream = context
             .new_stream()
-            .map_err(|error| failed("it gives no stream", error))?;
+            .map_err(|error| failed("cannot create a stream", error))?;
         let name = context
             .name()
-            .map_err(|error| failed("it has no name", error))?;
+            .map_err(|error| failed("cannot query the name", error))?;
         let capability = context
             .compute_capability()
-            .map_err(|error| failed("it does not say what it can do", error))?;
+            .map_err(|error| failed("cannot query the compute capability", error))?;
         let source = program();
         let compiled = compile::compiled_or_cached(&source, capability, cache)?;
         let image = Ptx::from_binary(compiled);
         let module = context.load_module(image).map_err(|error| {
             failed(
-                "the driver does not take the kernels (one that is older than the compiler, libnvrtc, does not)",
+                "cannot load the kernels (a driver older than libnvrtc cannot)",
                 error,
             )
         })?;
@@ -176,18 +180,21 @@ impl Cuda {
             functions.insert(kernel.to_owned(), function);
         }
         let blas = Blas::new(&stream)
-            .map_err(|error| refused(format!("cuBLAS does not start: {error:?}")))?;
+            .map_err(|error| refused(format!("cannot initialize cuBLAS: {error:?}")))?;
         let workspace = allocate(&name, &stream, WORKSPACE)?;
-        // SAFETY: the memory lives as long as the handle, and has this size.
+        // SAFETY: the workspace has this size and outlives the handle.
         let set = unsafe {
             blas_sys::cublasSetWorkspace_v2(blas.0, workspace.address as *mut c_void, WORKSPACE)
         };
         set.result()
-            .map_err(|error| refused(format!("cuBLAS takes no workspace: {error:?}")))?;
-        let mut notes = Vec::new();
+            .map_err(|error| refused(format!("cannot set the workspace of cuBLAS: {error:?}")))?;
+        let mut diagnostics = Vec::new();
         let cudnn = if settings.cudnn {
             let opened = Cudnn::open(&stream);
-            opened.map_err(|why| notes.push(why)).ok().map(Mutex::new)
+            opened
+                .map_err(|reason| diagnostics.push(reason))
+                .ok()
+                .map(Mutex::new)
         } else {
             None
         };
@@ -195,7 +202,7 @@ impl Cuda {
             name,
             precision,
             cudnn,
-            notes: Mutex::new(notes),
+            diagnostics: Mutex::new(diagnostics),
             settings,
             blas,
             _workspace: workspace,
@@ -205,22 +212,21 @@ impl Cuda {
         })
     }
 
-    /// Whether convolutions are done by cuDNN, and so need no room for the neighbours of every pixel.
+    /// Whether cuDNN computes convolutions, which then need no im2col matrix.
     pub fn has_cudnn(&self) -> bool {
         self.cudnn.is_some()
     }
 
-    /// The GPU's memory, as it is now.
+    /// The GPU's memory at present.
     ///
     /// # Errors
     /// [`BackendError::Device`] when the device fails.
-    pub fn memory(&self) -> Result<MemoryFound, BackendError> {
+    pub fn memory(&self) -> Result<MemoryInfo, BackendError> {
         self.bind()?;
-        // What was given back in the stream's order is there only when its turn has come.
-        self.checked("it does not answer", self.stream.synchronize())?;
-        let (free, total) =
-            self.checked("it does not tell its memory", self.context.mem_get_info())?;
-        Ok(MemoryFound {
+        // Frees submitted to the stream count only once executed.
+        self.checked("cannot synchronize", self.stream.synchronize())?;
+        let (free, total) = self.checked("cannot query the memory", self.context.mem_get_info())?;
+        Ok(MemoryInfo {
             free: free as u64,
             total: total as u64,
         })
@@ -231,11 +237,11 @@ impl Cuda {
     }
 
     fn bind(&self) -> Result<(), BackendError> {
-        self.checked("it is not to be had", self.context.bind_to_thread())
+        self.checked("is not available", self.context.bind_to_thread())
     }
 }
 
-fn told(error: DriverError) -> String {
+fn message(error: DriverError) -> String {
     let words = error
         .error_string()
         .ok()
@@ -247,8 +253,8 @@ fn failure(device: &str, what: &str, error: DriverError) -> BackendError {
     BackendError::Device {
         device: device.to_owned(),
         what: format!(
-            "{what}: {}; if it goes on, look at `nvidia-smi` and the system's log",
-            told(error)
+            "{what}: {}; if this persists, see `nvidia-smi` and the system log",
+            message(error)
         ),
     }
 }
@@ -267,11 +273,11 @@ fn allocate(device: &str, stream: &Arc<CudaStream>, bytes: usize) -> Result<Memo
                     total: total as u64,
                 }
             }
-            _ => failure(device, "it gives no memory", error),
+            _ => failure(device, "cannot allocate memory", error),
         }
     };
     context.bind_to_thread().map_err(refused)?;
-    // SAFETY: the context is that of this thread now.
+    // SAFETY: the context is current in this thread.
     let address = unsafe {
         if context.has_async_alloc() {
             result::malloc_async(stream.cu_stream(), asked)
@@ -284,7 +290,7 @@ fn allocate(device: &str, stream: &Arc<CudaStream>, bytes: usize) -> Result<Memo
         bytes,
         stream: stream.clone(),
     };
-    // SAFETY: the memory has so many bytes.
+    // SAFETY: the allocation has `asked` bytes.
     let cleared = unsafe { result::memset_d8_async(memory.address, 0, asked, stream.cu_stream()) };
     cleared.map_err(refused)?;
     Ok(memory)
@@ -295,7 +301,7 @@ impl Device for Cuda {
     type Convolution = Convolution;
     type Graph = Graph;
 
-    fn describe(&self) -> String {
+    fn name(&self) -> String {
         let precision = match self.precision {
             Precision::Tf32 => "TF32",
             Precision::Float32 => "float32",
@@ -308,12 +314,12 @@ impl Device for Cuda {
         self.settings
     }
 
-    fn notes(&self) -> Vec<String> {
-        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.clone()
+    fn diagnostics(&self) -> Vec<String> {
+        let lines = self.diagnostics.lock();
+        lines.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn blocks_together(&self) -> usize {
+    fn max_cooperative_blocks(&self) -> usize {
         use sys::CUdevice_attribute::{
             CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH as COOPERATIVE,
             CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as MULTIPROCESSORS,
@@ -333,23 +339,23 @@ impl Device for Cuda {
         memory.address
     }
 
-    fn upload(&self, bytes: &[u8], offset: usize, memory: &mut Memory) -> Result<(), BackendError> {
+    fn upload(&self, bytes: &[u8], offset: usize, memory: &Memory) -> Result<(), BackendError> {
         assert!(offset + bytes.len() <= memory.bytes);
         let address = memory.address + offset as u64;
         self.bind()?;
-        // SAFETY: the memory is large enough. The driver copies memory that is not pinned before it returns.
+        // SAFETY: the allocation is large enough. The driver reads pageable memory before it returns.
         let copied = unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) };
-        self.checked("a copy to it fails", copied)
+        self.checked("cannot copy to the device", copied)
     }
 
     fn download(&self, memory: &Memory, bytes: &mut [u8]) -> Result<(), BackendError> {
         assert!(bytes.len() <= memory.bytes);
         self.bind()?;
-        // SAFETY: the memory is large enough, and the copy is waited for below.
+        // SAFETY: the allocation is large enough, and the copy completes before the call returns.
         let copied =
             unsafe { result::memcpy_dtoh_async(bytes, memory.address, self.stream.cu_stream()) };
         let waited = self.stream.synchronize();
-        self.checked("a copy from it fails", copied.and(waited))
+        self.checked("cannot copy from the device", copied.and(waited))
     }
 
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<(), BackendError> {
@@ -358,27 +364,25 @@ impl Device for Cuda {
             grid,
             block,
             arguments,
-            together,
+            cooperative,
         } = *launch;
         self.bind()?;
         let Some(function) = self.functions.get(kernel) else {
             return Err(BackendError::Device {
                 device: self.name.clone(),
-                what: format!("there is no kernel {kernel}"),
+                what: format!("unknown kernel {kernel}"),
             });
         };
-        // No kernel has more.
         let mut pointers = [std::ptr::null_mut::<c_void>(); 16];
         assert!(arguments.len() <= pointers.len());
         for (pointer, argument) in pointers.iter_mut().zip(arguments) {
             *pointer = argument.0.as_ptr().cast_mut().cast();
         }
-        let launch = match together {
+        let launch = match cooperative {
             true => result::launch_cooperative_kernel,
             false => result::launch_kernel,
         };
-        // SAFETY: that the arguments are those of the kernel is the caller's promise; the driver copies them before it
-        // returns.
+        // SAFETY: the caller guarantees the arguments; the driver copies them before it returns.
         let launched = unsafe {
             launch(
                 function.cu_function(),
@@ -403,7 +407,7 @@ impl Device for Cuda {
             add,
         } = *product;
         self.bind()?;
-        // cuBLAS stores by columns, so what it sees are the transposed matrices: Cᵀ ← Bᵀ Aᵀ.
+        // cuBLAS is column-major and so sees the transposes: Cᵀ ← Bᵀ Aᵀ.
         let side = |operand: Operand, stored: [usize; 2]| {
             let [plain, transposed] = stored;
             match operand.transposed {
@@ -419,7 +423,7 @@ impl Device for Cuda {
             Precision::Tf32 => blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             Precision::Float32 => blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
-        // SAFETY: that the matrices are there in these sizes is the caller's promise; α and β are read before the call
+        // SAFETY: the caller guarantees the sizes of the matrices; α and β are read before the call
         // returns.
         let multiplied = unsafe {
             blas::gemm_ex(
@@ -446,7 +450,7 @@ impl Device for Cuda {
         };
         multiplied.map_err(|error| BackendError::Device {
             device: self.name.clone(),
-            what: format!("cuBLAS refuses a product of {m} × {k} and {k} × {n}: {error:?}"),
+            what: format!("cuBLAS failed on a product of {m} × {k} and {k} × {n}: {error:?}"),
         })
     }
 
@@ -464,56 +468,59 @@ impl Device for Cuda {
             in_channels: inputs,
             out_channels: outputs,
         } = shape;
-        let note = match &found {
-            Ok(way) => format!("by cuDNN, {way:?}"),
-            Err(why) => format!("by products, as cuDNN does not: {why}"),
+        let algorithm = match &found {
+            Ok(convolution) => format!("cuDNN, {convolution:?}"),
+            Err(reason) => format!("im2col, because of cuDNN: {reason}"),
         };
-        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.push(format!(
-            "convolution of {batch} images of {height} x {width}, {inputs} to {outputs} channels: {note}"
+        let mut lines = self
+            .diagnostics
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        lines.push(format!(
+            "convolution of {batch} images of {height} x {width}, {inputs} to {outputs} channels: {algorithm}"
         ));
         Ok(found.ok())
     }
 
     unsafe fn convolve(&self, convolution: &Convolution, pass: &Pass) -> Result<(), BackendError> {
         self.bind()?;
-        let cudnn = self.cudnn.as_ref().expect("it has made the convolution");
+        let cudnn = self.cudnn.as_ref().expect("cuDNN created the convolution");
         let cudnn = cudnn.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees the operands.
         unsafe { cudnn.convolve(convolution, pass) }.map_err(|error| BackendError::Device {
             device: self.name.clone(),
-            what: format!("cuDNN refuses a convolution: {error:?}; LAQ_CUDNN=off does without it"),
+            what: format!("cuDNN failed on a convolution: {error:?}; LAQ_CUDNN=off disables it"),
         })
     }
 
-    fn begin_graph(&self) -> Result<(), BackendError> {
+    fn begin_capture(&self) -> Result<(), BackendError> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.checked("it records nothing", self.stream.begin_capture(mode))
+        self.checked("cannot capture", self.stream.begin_capture(mode))
     }
 
-    fn end_graph(&self) -> Result<Graph, BackendError> {
+    fn end_capture(&self) -> Result<Graph, BackendError> {
         let ended = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
-        match self.checked("a recording fails", ended)? {
+        match self.checked("cannot capture", ended)? {
             Some(graph) => {
-                self.checked("a recording is not taken", graph.upload())?;
+                self.checked("cannot upload a graph", graph.upload())?;
                 Ok(Graph(graph))
             }
             None => Err(BackendError::Device {
                 device: self.name.clone(),
-                what: "a recording is empty".to_owned(),
+                what: "an empty capture".to_owned(),
             }),
         }
     }
 
     unsafe fn replay(&self, graph: &mut Graph) -> Result<(), BackendError> {
-        self.checked("a recording does not run", graph.0.launch())
+        self.checked("cannot launch a graph", graph.0.launch())
     }
 }
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        // Libraries may still work in what is given back now, and their handles are given back in the thread's context. An
-        // error that was kept from before is told first, and keeps the thread from its context.
+        // Libraries may still use the workspaces that are freed next. The first synchronization may
+        // return an earlier error, so a second one follows.
         let waited = self.stream.synchronize();
         let _ = waited.or_else(|_| self.stream.synchronize());
     }

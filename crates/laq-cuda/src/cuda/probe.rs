@@ -1,16 +1,16 @@
-//! What there is of NVIDIA's software and hardware, found out without a panic where something is missing.
+//! Detection of NVIDIA's software and hardware; nothing panics where it is missing.
 
 use cudarc::driver::{result, sys};
 
-use crate::{DeviceFound, LibraryFound, Probe};
+use crate::{DeviceInfo, LibraryInfo, Probe};
 
-pub(super) const MISSING_NVRTC: &str = "libnvrtc is not there; it comes with the CUDA toolkit, and with `pip install \
-     nvidia-cuda-nvrtc` (put its folder on LD_LIBRARY_PATH)";
-const MISSING_CUBLAS: &str = "libcublas is not there; it comes with the CUDA toolkit, and with `pip install \
-     nvidia-cublas` (put its folder on LD_LIBRARY_PATH)";
-const MISSING_DRIVER: &str = "libcuda is not there; it comes with NVIDIA's driver";
+pub(super) const MISSING_NVRTC: &str = "libnvrtc not found; install the CUDA toolkit or `pip install \
+     nvidia-cuda-nvrtc`, and add its folder to LD_LIBRARY_PATH";
+const MISSING_CUBLAS: &str = "libcublas not found; install the CUDA toolkit or `pip install \
+     nvidia-cublas`, and add its folder to LD_LIBRARY_PATH";
+const MISSING_DRIVER: &str = "libcuda not found; install NVIDIA's driver";
 
-/// What is called of the driver.
+/// The functions of the driver that are called.
 const DRIVER: [&str; 35] = [
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
@@ -48,7 +48,7 @@ const DRIVER: [&str; 35] = [
     "cuStreamEndCapture",
     "cuStreamSynchronize",
 ];
-/// What is called of cuBLAS.
+/// The functions of cuBLAS that are called.
 const CUBLAS: [&str; 6] = [
     "cublasCreate_v2",
     "cublasDestroy_v2",
@@ -57,7 +57,7 @@ const CUBLAS: [&str; 6] = [
     "cublasSetStream_v2",
     "cublasSetWorkspace_v2",
 ];
-/// What is called of NVRTC.
+/// The functions of NVRTC that are called.
 const NVRTC: [&str; 8] = [
     "nvrtcCompileProgram",
     "nvrtcCreateProgram",
@@ -68,7 +68,7 @@ const NVRTC: [&str; 8] = [
     "nvrtcGetProgramLogSize",
     "nvrtcVersion",
 ];
-/// What is called of cuDNN.
+/// The functions of cuDNN that are called.
 pub(super) const CUDNN: [&str; 23] = [
     "cudnnConvolutionBackwardData",
     "cudnnConvolutionBackwardFilter",
@@ -95,11 +95,11 @@ pub(super) const CUDNN: [&str; 23] = [
     "cudnnSetTensor4dDescriptor",
 ];
 
-/// The first function that a library, of which it is known that it is there, does not have. To call it would be a panic.
+/// The first function that an installed library lacks, if any; a call of it would panic.
 macro_rules! first_missing {
     ($library:path, $names:expr) => {{
         let lacks = |name: &&str| {
-            // SAFETY: the library is there; nothing that is found in it is called.
+            // SAFETY: the library is installed, and no symbol is called.
             unsafe { $library().get::<*const std::ffi::c_void>(name.as_bytes()) }.is_err()
         };
         $names.iter().copied().find(lacks)
@@ -107,16 +107,16 @@ macro_rules! first_missing {
 }
 pub(super) use first_missing;
 
-/// What is said of a library that has not all that is called.
+/// The error of a library that lacks a function.
 pub(super) fn incomplete(library: &str, missing: &str) -> String {
-    format!("{library} has no function {missing}: it is too old, or no such library; update it")
+    format!("{library} has no function {missing}; it is too old or another library: update it")
 }
 
-/// Looks for driver, libraries and GPUs.
+/// Detects driver, libraries and GPUs.
 pub fn probe() -> Probe {
     let mut devices = Vec::new();
     let driver = driver(&mut devices);
-    let library = |name, version: Result<String, String>| LibraryFound { name, version };
+    let library = |name, version: Result<String, String>| LibraryInfo { name, version };
     Probe {
         libraries: vec![
             library("driver", driver),
@@ -128,9 +128,9 @@ pub fn probe() -> Probe {
     }
 }
 
-/// The driver's version; fills in its devices.
-fn driver(devices: &mut Vec<DeviceFound>) -> Result<String, String> {
-    // SAFETY: loading the library does nothing else.
+/// The driver's version; appends its devices.
+fn driver(devices: &mut Vec<DeviceInfo>) -> Result<String, String> {
+    // SAFETY: loading the library has no other effect.
     if !unsafe { sys::is_culib_present() } {
         return Err(MISSING_DRIVER.to_owned());
     }
@@ -139,55 +139,47 @@ fn driver(devices: &mut Vec<DeviceFound>) -> Result<String, String> {
     }
     result::init().map_err(|error| match error.0 {
         sys::CUresult::CUDA_ERROR_STUB_LIBRARY => {
-            "libcuda is a stub, made for linking alone; take the folder of stubs off \
+            "libcuda is a stub for linking; remove the folder of stubs from \
              LD_LIBRARY_PATH"
                 .to_owned()
         }
         sys::CUresult::CUDA_ERROR_NO_DEVICE => {
-            "there is a driver but no GPU that it shows (CUDA_VISIBLE_DEVICES may hide it)"
-                .to_owned()
+            "the driver shows no GPU (CUDA_VISIBLE_DEVICES may hide it)".to_owned()
         }
-        _ => format!("the driver does not start: {}", super::told(error)),
+        _ => format!("cannot initialize the driver: {}", super::message(error)),
     })?;
     let mut version = 0;
-    // SAFETY: the driver has started.
+    // SAFETY: the driver is initialized.
     let _ = unsafe { sys::cuDriverGetVersion(&raw mut version) };
     if version < 12_000 {
         return Err(format!(
-            "the driver is for CUDA {}.{}, expected 12.0 or later; update it",
+            "the driver supports CUDA {}.{}, expected 12.0 or later; update it",
             version / 1000,
             version % 1000 / 10
         ));
     }
-    let count = result::device::get_count().map_err(|error| {
-        format!(
-            "the driver does not count its devices: {}",
-            super::told(error)
-        )
-    })?;
+    let count = result::device::get_count()
+        .map_err(|error| format!("cannot count the devices: {}", super::message(error)))?;
     for index in 0..count {
         if let Some(device) = device(index) {
             devices.push(device);
         }
     }
     if devices.is_empty() {
-        return Err(
-            "there is a driver but no GPU that it shows (CUDA_VISIBLE_DEVICES may hide it)"
-                .to_owned(),
-        );
+        return Err("the driver shows no GPU (CUDA_VISIBLE_DEVICES may hide it)".to_owned());
     }
     Ok(format!("CUDA {}.{}", version / 1000, version % 1000 / 10))
 }
 
-fn device(index: i32) -> Option<DeviceFound> {
+fn device(index: i32) -> Option<DeviceInfo> {
     use sys::CUdevice_attribute::{
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
     };
     let device = result::device::get(index).ok()?;
-    // SAFETY: the device is one of those that the driver counts.
+    // SAFETY: the index is below the driver's count.
     unsafe {
-        Some(DeviceFound {
+        Some(DeviceInfo {
             name: result::device::get_name(device).ok()?,
             memory_bytes: result::device::total_mem(device).ok()? as u64,
             compute_capability: format!(
@@ -200,7 +192,7 @@ fn device(index: i32) -> Option<DeviceFound> {
 }
 
 fn cublas() -> Result<String, String> {
-    // SAFETY: loading the library does nothing else.
+    // SAFETY: loading the library has no other effect.
     if !unsafe { cudarc::cublas::sys::is_culib_present() } {
         return Err(MISSING_CUBLAS.to_owned());
     }
@@ -209,19 +201,19 @@ fn cublas() -> Result<String, String> {
     }
     let part = |kind| {
         let mut value = 0;
-        // SAFETY: the function writes one number.
+        // SAFETY: the function writes one integer.
         let got = unsafe { cudarc::cublas::sys::cublasGetProperty(kind, &raw mut value) };
         got.result().map(|()| value)
     };
     use cudarc::cublas::sys::libraryPropertyType_t::{MAJOR_VERSION, MINOR_VERSION};
     match (part(MAJOR_VERSION), part(MINOR_VERSION)) {
         (Ok(major), Ok(minor)) => Ok(format!("{major}.{minor}")),
-        _ => Ok("of unknown version".to_owned()),
+        _ => Ok("unknown version".to_owned()),
     }
 }
 
 fn nvrtc() -> Result<String, String> {
-    // SAFETY: loading the library does nothing else.
+    // SAFETY: loading the library has no other effect.
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
         return Err(MISSING_NVRTC.to_owned());
     }
@@ -229,22 +221,22 @@ fn nvrtc() -> Result<String, String> {
         return Err(incomplete("libnvrtc", missing));
     }
     let (mut major, mut minor) = (0, 0);
-    // SAFETY: the function writes two numbers.
+    // SAFETY: the function writes two integers.
     let got = unsafe { cudarc::nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
     got.result()
         .map(|()| format!("{major}.{minor}"))
-        .map_err(|error| format!("it does not tell its version: {error:?}"))
+        .map_err(|error| format!("cannot query the version: {error:?}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The imitation of the tests has what is called, and nothing else but a few words for debugging.
+    /// The fake driver defines the listed functions, and a few for debugging.
     #[test]
-    fn all_that_is_called_is_looked_for() {
-        let imitation = include_str!("../../tests/emulated/emulator/driver.cpp");
-        let defined = imitation.lines().filter_map(|line| {
+    fn the_lists_name_every_function_that_is_called() {
+        let fake = include_str!("../../tests/emulated/emulator/driver.cpp");
+        let defined = fake.lines().filter_map(|line| {
             let words = line.strip_prefix("API ")?.split('(').next()?;
             words.split(' ').next_back()
         });

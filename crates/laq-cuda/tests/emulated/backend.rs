@@ -1,4 +1,4 @@
-//! The whole backend, host side and kernels, on the emulator: the suite that every backend must pass.
+//! The conformance suite of backends, on the emulator.
 
 use crate::emulator::Emulator;
 use crate::emulator::device::Emulated;
@@ -13,12 +13,12 @@ fn the_backend_conforms() {
     };
     conforms(CudaBackend::new(Emulated::new(emulator)));
     for (length, batch) in [(1, 3), (4, 33), (3, 64)] {
-        recurs(emulator, length, batch, 128);
+        check_lstm(emulator, length, batch, 128);
     }
     for hidden in [256, 512] {
-        recurs(emulator, 2, 3, hidden);
+        check_lstm(emulator, 2, 3, hidden);
     }
-    // A kernel that is never launched is not one of those of which it is said that they are tested.
+    // Every kernel was launched, and so tested.
     let launched = emulator.launched();
     for (file, source) in laq_cuda::KERNEL_SOURCES {
         for kernel in laq_cuda::kernels_in(source) {
@@ -28,17 +28,17 @@ fn the_backend_conforms() {
 }
 
 #[test]
-fn the_backend_conforms_with_a_library_of_convolutions() {
+fn the_backend_conforms_with_library_convolutions() {
     if let Some(emulator) = Emulator::get() {
         conforms(CudaBackend::new(Emulated::with_convolutions(emulator)));
     }
 }
 
 fn conforms(backend: CudaBackend<Emulated>) {
-    passed(&conformance::run(&backend).unwrap());
+    assert_passed(&conformance::run(&backend).unwrap());
 }
 
-fn passed(checks: &[Check]) {
+fn assert_passed(checks: &[Check]) {
     let failed: Vec<_> = checks.iter().filter(|check| !check.passed()).collect();
     assert!(
         failed.is_empty(),
@@ -49,8 +49,8 @@ fn passed(checks: &[Check]) {
     );
 }
 
-/// Recurrences in one kernel, whose blocks wait for each other; with fewer blocks at the same time they go step by step.
-fn recurs(emulator: &'static Emulator, length: usize, batch: usize, hidden: usize) {
+/// LSTMs in one cooperative kernel, and step by step where too few blocks can run together.
+fn check_lstm(emulator: &'static Emulator, length: usize, batch: usize, hidden: usize) {
     let shape = LstmShape {
         length,
         batch,
@@ -59,8 +59,8 @@ fn recurs(emulator: &'static Emulator, length: usize, batch: usize, hidden: usiz
     };
     let needed = hidden / 16 * batch.div_ceil(32);
     for blocks in [needed, needed - 1] {
-        let device = Emulated::with_blocks_together(emulator, blocks);
+        let device = Emulated::cooperative(emulator, blocks);
         let backend = CudaBackend::new(device);
-        passed(&conformance::lstm(&backend, shape, 0.02).unwrap());
+        assert_passed(&conformance::lstm(&backend, shape, 0.02).unwrap());
     }
 }

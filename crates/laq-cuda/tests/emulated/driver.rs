@@ -1,7 +1,7 @@
-//! A GPU through cudarc, on the imitation of NVIDIA's libraries.
+//! A GPU through cudarc, on the fake driver.
 //!
-//! The loader looks for libraries where `LD_LIBRARY_PATH` said when the process began. So every test here runs once more, in
-//! a process of its own.
+//! The loader reads `LD_LIBRARY_PATH` when a process starts, so every test here runs itself again in a
+//! child process.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -12,20 +12,20 @@ use laq_solvers::Method;
 use laq_tensor::{BackendError, CpuBackend, Memory, conformance};
 
 use crate::emulator::library::{install, library};
-use crate::training::{Lstm, Network, Vgg, as_on_the_cpu, held_as_brought, steps};
+use crate::training::{Lstm, Network, Vgg, as_on_the_cpu, gathered_as_from_the_host, steps};
 
-/// Set in the process that does what a test is about.
+/// Set in the child process.
 const INSIDE: &str = "LAQ_TEST_INSIDE";
 
-/// What such a process has left.
+/// The result of a child process.
 struct Ended {
     output: Output,
-    /// The imitation's report.
+    /// The report of the fake driver.
     report: String,
 }
 
 impl Ended {
-    /// That all went well, nothing was done that NVIDIA's documentation forbids, and nothing was left.
+    /// Asserts success, no violation of NVIDIA's documentation, and no leaks.
     fn is_clean(&self) -> &str {
         let said = String::from_utf8_lossy(&self.output.stderr);
         assert!(self.output.status.success(), "{said}\n{}", self.report);
@@ -42,9 +42,8 @@ impl Ended {
     }
 }
 
-/// Does `inside` in a process of its own, once for each of the settings; `test` is the test that this is called from.
-/// Within that process it does nothing else.
-fn on_the_imitation(
+/// Runs `inside` in a child process for each of the settings; `test` is the name of the calling test.
+fn on_the_fake_driver(
     test: &str,
     settings: &[&[(&str, &str)]],
     inside: impl Fn(),
@@ -89,7 +88,7 @@ fn of_precision(index: usize, precision: Precision) -> CudaBackend<Cuda> {
 #[test]
 fn the_backend_conforms() {
     let settings: [&[_]; 2] = [&[], &[("LAQ_CUDNN", "off")]];
-    let ended = on_the_imitation("the_backend_conforms", &settings, || {
+    let ended = on_the_fake_driver("the_backend_conforms", &settings, || {
         let backend = opened(0);
         let without = std::env::var_os("LAQ_CUDNN").is_some();
         assert_eq!(backend.device_name().ends_with(", cuDNN)"), !without);
@@ -99,7 +98,7 @@ fn the_backend_conforms() {
     });
     for (ended, by_products) in ended.into_iter().flatten().zip([false, true]) {
         ended.is_clean();
-        assert_eq!(ended.report.contains("launched neighbours"), by_products);
+        assert_eq!(ended.report.contains("launched im2col"), by_products);
     }
 }
 
@@ -110,12 +109,12 @@ fn networks_train_as_on_the_cpu() {
         &[("FAKE_CUDA_POOLS", "0"), ("LAQ_CUDNN", "off")],
         &[("LAQ_GRAPHS", "off"), ("LAQ_CUDNN", "off")],
     ];
-    let ended = on_the_imitation("networks_train_as_on_the_cpu", &settings, || {
+    let ended = on_the_fake_driver("networks_train_as_on_the_cpu", &settings, || {
         if std::env::var_os("LAQ_CUDNN").is_none() {
             as_on_the_cpu(&Lstm, "ttq", || opened(0));
             as_on_the_cpu(&Lstm, "lat2-e", || opened(0));
             as_on_the_cpu(&Vgg, "full", || opened(0));
-            held_as_brought(|| opened(0));
+            gathered_as_from_the_host(|| opened(0));
         }
         as_on_the_cpu(&Vgg, "lat-a", || opened(0));
     });
@@ -130,12 +129,11 @@ fn networks_train_as_on_the_cpu() {
     }
 }
 
-/// Where cuDNN refuses what it has offered, convolutions are done by products, and whoever asks is told; where it does not, which
-/// algorithms were chosen.
+/// Where cuDNN fails on the algorithms that it ranked, convolutions use im2col; the diagnostics say which.
 #[test]
-fn cudnn_may_refuse() {
+fn cudnn_may_fail() {
     let settings: [&[_]; 2] = [&[], &[("FAKE_CUDA_CUDNN_REFUSES", "1")]];
-    let ended = on_the_imitation("cudnn_may_refuse", &settings, || {
+    let ended = on_the_fake_driver("cudnn_may_fail", &settings, || {
         let method = Method::try_from("lat-a").unwrap();
         let mut training = Vgg.build(opened(0), &method);
         let losses = steps(&Vgg, &mut training, 0..2);
@@ -147,28 +145,27 @@ fn cudnn_may_refuse() {
         for (a, b) in losses.iter().zip(&expected) {
             assert!((a - b).abs() < 2e-3 * b, "{losses:?}, {expected:?}");
         }
-        let notes = training.notes().join("; ");
+        let lines = training.notes().join("; ");
         let refuses = std::env::var_os("FAKE_CUDA_CUDNN_REFUSES").is_some();
-        let said = match refuses {
-            true => "by products, as cuDNN does not: CudnnError(CUDNN_STATUS_NOT_SUPPORTED)",
-            false => "by cuDNN, forward CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM",
+        let expected_line = match refuses {
+            true => "im2col, because of cuDNN: CudnnError(CUDNN_STATUS_NOT_SUPPORTED)",
+            false => "cuDNN, forward CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM",
         };
-        assert!(notes.contains(said), "{notes}");
+        assert!(lines.contains(expected_line), "{lines}");
     });
     for (ended, by_products) in ended.into_iter().flatten().zip([false, true]) {
         ended.is_clean();
-        assert_eq!(ended.report.contains("launched neighbours"), by_products);
+        assert_eq!(ended.report.contains("launched im2col"), by_products);
     }
 }
 
-/// A variable that is misspelt is told.
 #[test]
 fn settings_are_checked() {
     let pairs = ["LAQ_GRAPHS", "LAQ_LSTM", "LAQ_CUDNN"].map(|variable| [(variable, "Off")]);
     let settings = pairs.each_ref().map(|pair| &pair[..]);
-    on_the_imitation("settings_are_checked", &settings, || {
+    on_the_fake_driver("settings_are_checked", &settings, || {
         let message = Settings::from_environment().unwrap_err().to_string();
-        assert!(message.contains("it is \"Off\", expected "), "{message}");
+        assert!(message.contains("\"Off\", expected "), "{message}");
         let opened = Cuda::open(0, Precision::Tf32, None);
         assert_eq!(opened.unwrap_err().to_string(), message);
     })
@@ -177,10 +174,10 @@ fn settings_are_checked() {
     .for_each(|ended| assert!(ended.output.status.success(), "{}", ended.report));
 }
 
-/// Factors with ten bits of mantissa give nearly the same losses, and not the same.
+/// TF32 gives nearly the same losses, but not the same.
 #[test]
 fn tensor_cores_round() {
-    let ended = on_the_imitation("tensor_cores_round", &[&[]], || {
+    let ended = on_the_fake_driver("tensor_cores_round", &[&[]], || {
         let method = Method::try_from("lat-a").unwrap();
         let losses = |precision| {
             let backend = of_precision(0, precision);
@@ -197,27 +194,27 @@ fn tensor_cores_round() {
     }
 }
 
-/// The recurrence in one kernel, where that is asked for and blocks can wait for each other, recorded as all else.
+/// LSTMs in one kernel, captured, where requested and supported.
 #[test]
-fn recurrences_are_in_one_kernel() {
+fn lstms_in_one_kernel() {
     let asked = ("LAQ_LSTM", "sequence");
     let settings: [&[_]; 2] = [&[asked], &[asked, ("FAKE_CUDA_COOPERATIVE", "0")]];
-    let ended = on_the_imitation("recurrences_are_in_one_kernel", &settings, || {
+    let ended = on_the_fake_driver("lstms_in_one_kernel", &settings, || {
         let method = Method::try_from("lat-a").unwrap();
         let losses = |precision| {
             let mut training = Lstm::of_cells(128, of_precision(0, precision), &method);
             let losses = steps(&Lstm, &mut training, 0..4);
             (losses, training.notes())
         };
-        let ((rounded, notes), (exact, others)) =
+        let ((rounded, lines), (exact, others)) =
             (losses(Precision::Tf32), losses(Precision::Float32));
         for (a, b) in rounded.iter().zip(&exact) {
             assert!((a - b).abs() < 0.01 * b, "{rounded:?}, {exact:?}");
         }
         let without = std::env::var_os("FAKE_CUDA_COOPERATIVE").is_some();
         let step_by_step =
-            |notes: &[String]| notes.iter().any(|note| note.contains("step by step"));
-        assert_eq!(step_by_step(&notes), without, "{notes:?}");
+            |lines: &[String]| lines.iter().any(|line| line.contains("step by step"));
+        assert_eq!(step_by_step(&lines), without, "{lines:?}");
         assert!(step_by_step(&others), "{others:?}");
     });
     for (ended, possible) in ended.into_iter().flatten().zip([true, false]) {
@@ -230,11 +227,11 @@ fn recurrences_are_in_one_kernel() {
     }
 }
 
-/// Devices of their own in several threads, and networks that go from thread to thread, to be used and dropped there.
+/// Several devices in several threads, and networks that move between threads.
 #[test]
 fn threads_and_devices() {
     let settings: [&[_]; 1] = [&[("FAKE_CUDA_DEVICES", "2")]];
-    let ended = on_the_imitation("threads_and_devices", &settings, || {
+    let ended = on_the_fake_driver("threads_and_devices", &settings, || {
         let method = Method::try_from("lat-e").unwrap();
         let expected = steps(&Lstm, &mut Lstm.build(opened(0), &method), 0..6);
         std::thread::scope(|scope| {
@@ -243,7 +240,7 @@ fn threads_and_devices() {
                 scope.spawn(move || {
                     let mut training = Lstm.build(opened(index), method);
                     let mut losses = steps(&Lstm, &mut training, 0..3);
-                    // The other thread has had another device before.
+                    // The other thread used another device before.
                     let other = std::thread::spawn(move || {
                         drop(opened(1 - index));
                         losses.extend(steps(&Lstm, &mut training, 3..6));
@@ -263,9 +260,9 @@ fn threads_and_devices() {
     }
 }
 
-/// Wherever a device goes away, be it in the middle of a recording, there is an error and no panic.
+/// A device lost at any call, also within a capture, gives an error and no panic.
 #[test]
-fn a_device_that_goes_away_is_told() {
+fn a_lost_device_is_an_error() {
     let places = ["3", "40", "200", "450", "900", "1500"];
     let settings = places.map(|place| {
         let failure = if place == "200" { "46" } else { "700" };
@@ -275,7 +272,7 @@ fn a_device_that_goes_away_is_told() {
         ]
     });
     let settings = settings.each_ref().map(|pair| &pair[..]);
-    let ended = on_the_imitation("a_device_that_goes_away_is_told", &settings, || {
+    let ended = on_the_fake_driver("a_lost_device_is_an_error", &settings, || {
         let method = Method::try_from("lat-a").unwrap();
         let train = || -> Result<(), String> {
             let device = Cuda::open(0, Precision::Tf32, None).map_err(|error| error.to_string())?;
@@ -293,7 +290,7 @@ fn a_device_that_goes_away_is_told() {
         let message = train().unwrap_err();
         let words = ["an illegal memory access", "busy or unavailable"];
         assert!(words.iter().any(|part| message.contains(part)), "{message}");
-        // Nothing can be done with the device any more, and what is asked gives an error.
+        // Every later use of the device is an error.
         let again = Cuda::open(0, Precision::Tf32, None);
         assert!(
             matches!(again, Err(BackendError::Device { .. })),
@@ -306,11 +303,11 @@ fn a_device_that_goes_away_is_told() {
 }
 
 #[test]
-fn a_device_without_room_is_told() {
+fn out_of_memory_is_an_error() {
     let settings = ["1000000", "33600000", "33700000", "34500000"];
     let settings = settings.map(|bytes| [("FAKE_CUDA_MEMORY", bytes)]);
     let settings = settings.each_ref().map(|pair| &pair[..]);
-    let ended = on_the_imitation("a_device_without_room_is_told", &settings, || {
+    let ended = on_the_fake_driver("out_of_memory_is_an_error", &settings, || {
         let built = Cuda::open(0, Precision::Tf32, None).map_err(|error| error.to_string());
         let built = built.and_then(|device| {
             let spec = laq_models::CharLstmSpec::paper(200);
@@ -331,22 +328,22 @@ fn a_device_without_room_is_told() {
     }
 }
 
-/// What NVIDIA's libraries punish, the imitation does too, and writes it down.
+/// The fake driver rejects and reports what NVIDIA's documentation forbids.
 #[test]
-fn the_imitation_is_strict() {
-    let ended = on_the_imitation("the_imitation_is_strict", &[&[]], || {
+fn the_fake_driver_is_strict() {
+    let ended = on_the_fake_driver("the_fake_driver_is_strict", &[&[]], || {
         let gpu = Cuda::open(0, Precision::Float32, None).unwrap();
-        let mut memory = gpu.allocate(16).unwrap();
+        let memory = gpu.allocate(16).unwrap();
         let launch = |address: u64, grid, count: usize| {
             let arguments: [Argument; 3] = [address.into(), 4u64.into(), 0.0f32.into()];
-            // SAFETY: the imitation looks at all of it.
+            // SAFETY: the fake driver checks all arguments.
             unsafe {
                 gpu.launch(&Launch {
                     kernel: "relu",
                     grid,
                     block: [32, 1, 1],
                     arguments: &arguments[..count],
-                    together: false,
+                    cooperative: false,
                 })
             }
         };
@@ -360,28 +357,28 @@ fn the_imitation_is_strict() {
         ] {
             assert!(launch(address, grid, arguments).is_err());
         }
-        // Each of these spoils a recording.
-        gpu.begin_graph().unwrap();
+        // Each of these invalidates a capture.
+        gpu.begin_capture().unwrap();
         assert!(gpu.allocate(16).is_err());
-        assert!(gpu.end_graph().is_err());
-        gpu.begin_graph().unwrap();
-        assert!(gpu.upload(&[0; 16], 0, &mut memory).is_err());
-        assert!(gpu.end_graph().is_err());
-        gpu.begin_graph().unwrap();
+        assert!(gpu.end_capture().is_err());
+        gpu.begin_capture().unwrap();
+        assert!(gpu.upload(&[0; 16], 0, &memory).is_err());
+        assert!(gpu.end_capture().is_err());
+        gpu.begin_capture().unwrap();
         assert!(gpu.download(&memory, &mut [0; 16]).is_err());
-        assert!(gpu.end_graph().is_err());
-        gpu.begin_graph().unwrap();
+        assert!(gpu.end_capture().is_err());
+        gpu.begin_capture().unwrap();
         launch(address, [1, 1, 1], 2).unwrap();
-        let mut graph = gpu.end_graph().unwrap();
-        // Memory is given back behind what was asked for before, and what comes later is told when somebody waits.
+        let mut graph = gpu.end_capture().unwrap();
+        // Memory is freed after the work submitted before; a later fault is returned by the next wait.
         launch(address, [1, 1, 1], 2).unwrap();
-        let mut other = gpu.allocate(16).unwrap();
-        gpu.upload(&[1; 16], 0, &mut other).unwrap();
+        let other = gpu.allocate(16).unwrap();
+        gpu.upload(&[1; 16], 0, &other).unwrap();
         drop(memory);
         let mut bytes = [0; 16];
         gpu.download(&other, &mut bytes).unwrap();
         assert_eq!(bytes, [1; 16]);
-        // SAFETY: the imitation looks at all of it.
+        // SAFETY: the fake driver checks all arguments.
         unsafe { gpu.replay(&mut graph).unwrap() };
         let message = gpu.download(&other, &mut bytes).unwrap_err().to_string();
         assert!(message.contains("an illegal memory access"), "{message}");

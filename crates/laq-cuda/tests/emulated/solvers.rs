@@ -1,63 +1,45 @@
-//! The solvers on groups of several blocks and on hard input, beside the CPU backend's.
+//! The solvers on groups of several blocks and on hard input, compared with the CPU backend.
 
 use laq_cuda::CudaBackend;
 use laq_solvers::{Method, Scale};
 use laq_tensor::{
     AdamSettings, Backend, CpuBackend, GroupReport, QuantizeJob, QuantizerSnapshot, Tensor,
 };
+use laq_test_support::Random;
 
 use crate::emulator::Emulator;
 use crate::emulator::device::Emulated;
 
-/// Numbers that a test draws.
-struct Draw(u64);
-
-impl Draw {
-    /// Uniform in 0..1.
-    fn unit(&mut self) -> f64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Roughly normal.
-    fn normal(&mut self) -> f64 {
-        (0..6).map(|_| self.unit() - 0.5).sum::<f64>() * 1.414
-    }
-}
-
 /// A problem: weights and second moments.
 type Problem = (Vec<f32>, Vec<f32>);
 
-/// Weights and curvatures of many kinds; `seed` 0 to 9 picks the kind.
+/// Weights and second moments; `seed` modulo 10 selects the distribution.
 fn problem(count: usize, seed: u64) -> Problem {
-    let mut draw = Draw(seed.wrapping_mul(77) + count as u64);
+    let mut random = Random(seed.wrapping_mul(77) + count as u64);
     let (mut weights, mut moments) = (Vec::new(), Vec::new());
     for index in 0..count {
-        let w = draw.normal();
-        let v = draw.unit();
+        let w = random.normal();
+        let v = random.uniform();
         let (w, v) = match seed % 10 {
             // As in training.
             0 | 1 => (0.1 * w, 1e-6 * v * v),
-            // Before the first step: no second moment at all.
-            2 => (0.08 * (2.0 * draw.unit() - 1.0), 0.0),
-            // Many at the limits of clipping, many zeros.
+            // Before the first step: second moments of zero.
+            2 => (0.08 * (2.0 * random.uniform() - 1.0), 0.0),
+            // Many clipped weights.
             3 => ((2.0 * w).clamp(-1.0, 1.0), 1e-4 * v),
             4 => (if v < 0.6 { 0.0 } else { w }, v),
-            // One weight far away from all others, and one curvature.
+            // One outlier weight and one outlier curvature.
             5 => (
                 if index == count / 2 { 1e6 } else { 1e-3 * w },
                 if index == 7 { 1e12 } else { v },
             ),
-            // Few values.
+            // Few distinct values.
             6 => ((w * 2.0).round() / 4.0, (v * 3.0).round()),
             // Magnitudes over many octaves.
-            7 => (w * 2f64.powi(-((60.0 * v) as i32)), draw.unit()),
-            // Two clusters, so that there are two optima.
+            7 => (w * 2f64.powi(-((60.0 * v) as i32)), random.uniform()),
+            // Two clusters, and so two optima.
             8 => (if v < 0.5 { 0.2 } else { 1.0 } + 0.01 * w, 1.0),
-            // All of one sign and size.
+            // All equal.
             _ => (0.25, 1e-8),
         };
         weights.push(w as f32);
@@ -66,19 +48,19 @@ fn problem(count: usize, seed: u64) -> Problem {
     (weights, moments)
 }
 
-/// These numbers in a backend's memory.
+/// A tensor of these values.
 fn tensor<B: Backend>(backend: &B, values: &[f32]) -> Tensor<B> {
     let mut tensor = backend.zeros(&[values.len()]).unwrap();
     backend.write(values, &mut tensor).unwrap();
     tensor
 }
 
-/// A parameter that is quantized by itself.
+/// A parameter quantized on its own.
 struct Quantized<'a, B: Backend> {
     backend: &'a B,
     quantizer: B::Quantizer,
-    space: B::QuantizeWorkspace,
-    record: B::StepLog,
+    workspace: B::QuantizeWorkspace,
+    log: B::StepLog,
     quantized: Tensor<B>,
 }
 
@@ -86,8 +68,8 @@ impl<'a, B: Backend> Quantized<'a, B> {
     fn new(backend: &'a B, method: &Method, count: usize, groups: usize) -> Self {
         Quantized {
             quantizer: backend.quantizer(method, count, groups).unwrap(),
-            space: B::QuantizeWorkspace::default(),
-            record: backend.step_log().unwrap(),
+            workspace: B::QuantizeWorkspace::default(),
+            log: backend.step_log().unwrap(),
             quantized: backend.zeros(&[count]).unwrap(),
             backend,
         }
@@ -101,12 +83,12 @@ impl<'a, B: Backend> Quantized<'a, B> {
             quantized: &mut self.quantized,
         });
         self.backend
-            .quantize(&mut jobs, &mut self.space, &mut self.record)
+            .quantize(&mut jobs, &mut self.workspace, &mut self.log)
             .unwrap();
     }
 }
 
-/// What a backend makes of the problem in so many groups, twice: the reports, the quantized weights, the levels.
+/// Solves the problem in `groups` groups, twice: reports, quantized weights, levels.
 fn solved<B: Backend>(
     backend: &B,
     method: &Method,
@@ -120,7 +102,7 @@ fn solved<B: Backend>(
     for weights in [weights, &moved] {
         parameter.solve(&tensor(backend, weights), &second_moment);
         let stop = backend
-            .read_log(&mut parameter.record, &mut Vec::new())
+            .read_log(&mut parameter.log, &mut Vec::new())
             .unwrap()
             .stop;
         assert_eq!(stop, None);
@@ -136,14 +118,14 @@ fn solved<B: Backend>(
 }
 
 /// The largest relative difference of two scales.
-fn apart(a: Scale, b: Scale) -> f64 {
+fn relative_difference(a: Scale, b: Scale) -> f64 {
     let pairs = a.pair().into_iter().zip(b.pair());
     let each =
         pairs.map(|(a, b)| f64::from((a - b).abs()) / f64::from(a.abs().max(b.abs()).max(1e-30)));
     each.fold(0.0, f64::max)
 }
 
-fn as_the_cpu_solves(id: &str, groups: usize, size: usize, seed: u64, emulator: &'static Emulator) {
+fn solves_as_the_cpu(id: &str, groups: usize, size: usize, seed: u64, emulator: &'static Emulator) {
     let method = Method::try_from(id).unwrap();
     let problem = problem(groups * size, seed);
     let on_device = CudaBackend::new(Emulated::new(emulator));
@@ -152,29 +134,29 @@ fn as_the_cpu_solves(id: &str, groups: usize, size: usize, seed: u64, emulator: 
     let expected = solved(&on_cpu, &method, groups, &problem);
     let case = format!("{id}, {groups} groups of {size}, kind {seed}");
     if size > 8000 {
-        // The same bits whichever block comes last, and whichever thread.
-        let backwards = CudaBackend::new(Emulated::backwards(emulator));
+        // The schedule does not change the bits.
+        let reversed = CudaBackend::new(Emulated::new(emulator).reversed());
         assert_eq!(
             found,
-            solved(&backwards, &method, groups, &problem),
+            solved(&reversed, &method, groups, &problem),
             "{case}"
         );
     }
     for (found, expected) in found.iter().zip(&expected) {
         for (group, (a, b)) in found.0.iter().zip(&expected.0).enumerate() {
             let case = format!("{case}, group {group}: {a:?}, {b:?}");
-            // Neither does better than the other by more than sums are wrong by.
+            // The errors agree to the accuracy of the sums.
             let error = (a.weighted_error - b.weighted_error).abs();
             let range = group * size..(group + 1) * size;
-            // The error of all zeros, of which errors, sums over weights rounded to f32, are exact to a share.
+            // Sums of weights rounded to f32 are accurate relative to the error of all zeros.
             let pairs = problem.0[range.clone()]
                 .iter()
                 .zip(&problem.1[range.clone()]);
             let zeros =
                 pairs.map(|(&w, v)| 0.5 * f64::from(v.sqrt() + 1e-8) * f64::from(w).powi(2));
             let wrong = 1e-8 * zeros.sum::<f64>() + 1e-5 * b.weighted_error + 1e-300;
-            if apart(a.scale, b.scale) > 1e-6 {
-                // Two optima that are as good: that is for exact solvers alone.
+            if relative_difference(a.scale, b.scale) > 1e-6 {
+                // Two optima of equal error, which only exact solvers may exchange.
                 let exact = id.ends_with("-e");
                 assert!(exact && error <= wrong, "{case}");
                 continue;
@@ -182,7 +164,7 @@ fn as_the_cpu_solves(id: &str, groups: usize, size: usize, seed: u64, emulator: 
             assert!(error <= wrong, "{case}");
             let pairs = found.2[range.clone()].iter().zip(&expected.2[range]);
             let different = pairs.filter(|(a, b)| a != b).count();
-            // A scale that differs in its last bit may move a weight that lies at a threshold.
+            // A scale that differs in its last bit may move a weight at a threshold.
             assert!(
                 different == 0 || (different <= size / 1000 + 1 && a.scale != b.scale),
                 "{different} levels, {case}"
@@ -212,7 +194,7 @@ fn groups_of_several_blocks() {
         "laq-log-3-e",
     ] {
         for (groups, size) in [(1, 8191), (2, 8193), (1, 20_000)] {
-            as_the_cpu_solves(id, groups, size, 0, emulator);
+            solves_as_the_cpu(id, groups, size, 0, emulator);
         }
     }
 }
@@ -238,7 +220,7 @@ fn hard_input() {
     ] {
         for seed in 1..10 {
             for size in [1, 2, 40, 3000] {
-                as_the_cpu_solves(id, 1, size, seed, emulator);
+                solves_as_the_cpu(id, 1, size, seed, emulator);
             }
         }
     }
@@ -253,21 +235,19 @@ fn gradients<B: Backend>(
 ) -> (Vec<f32>, QuantizerSnapshot) {
     let mut parameter = Quantized::new(backend, method, weights.len(), groups);
     let (latent, second_moment) = (tensor(backend, weights), tensor(backend, moments));
-    let mut draw = Draw(5);
+    let mut random = Random(5);
     let mut found = Vec::new();
     for _ in 0..2 {
         parameter.solve(&latent, &second_moment);
-        let gradient: Vec<f32> = weights.iter().map(|_| draw.normal() as f32).collect();
+        let gradient: Vec<f32> = weights.iter().map(|_| random.normal() as f32).collect();
         let mut gradient = tensor(backend, &gradient);
-        let Quantized {
-            quantizer, record, ..
-        } = &mut parameter;
+        let Quantized { quantizer, log, .. } = &mut parameter;
         backend
             .quantizer_backward(&latent, quantizer, &mut gradient)
             .unwrap();
-        backend.set_step_size(0.01, record).unwrap();
+        backend.set_step_size(0.01, log).unwrap();
         backend
-            .quantizer_update(AdamSettings::default(), record, quantizer)
+            .quantizer_update(AdamSettings::default(), log, quantizer)
             .unwrap();
         found = backend.read(&gradient).unwrap().into_iter().collect();
     }
@@ -288,15 +268,15 @@ fn gradients_of_several_blocks() {
     ] {
         let method = Method::try_from(id).unwrap();
         let mut problem = problem(groups * size, 0);
-        // Of the largest weights the first counts, in whichever block and of whichever sign they are.
+        // The first of equally large weights counts, across blocks and signs.
         problem.0[2] = -3.0;
         problem.0[size - 1] = 3.0;
         let on_device = CudaBackend::new(Emulated::new(emulator));
         let found = gradients(&on_device, &method, groups, &problem);
-        let backwards = CudaBackend::new(Emulated::backwards(emulator));
+        let reversed = CudaBackend::new(Emulated::new(emulator).reversed());
         assert_eq!(
             found,
-            gradients(&backwards, &method, groups, &problem),
+            gradients(&reversed, &method, groups, &problem),
             "{id}"
         );
         let expected = gradients(&CpuBackend::new().unwrap(), &method, groups, &problem);
@@ -313,9 +293,9 @@ fn gradients_of_several_blocks() {
     }
 }
 
-/// Few weights whose optimum is found by trying every assignment's own scale: thresholds between any two neighbours.
+/// The optimum of few weights by brute force over all sets of nonzero levels.
 #[test]
-fn the_optimum_of_ternary_levels_by_trying_all() {
+fn ternary_optima_by_brute_force() {
     let Some(emulator) = Emulator::get() else {
         return;
     };
@@ -323,9 +303,9 @@ fn the_optimum_of_ternary_levels_by_trying_all() {
     let backend = CudaBackend::new(Emulated::new(emulator));
     for seed in 0..40 {
         let count = 3 + seed as usize % 12;
-        let mut draw = Draw(seed + 1000);
-        let weights: Vec<f32> = (0..count).map(|_| draw.normal() as f32).collect();
-        let moments: Vec<f32> = (0..count).map(|_| draw.unit() as f32).collect();
+        let mut random = Random(seed + 1000);
+        let weights: Vec<f32> = (0..count).map(|_| random.normal() as f32).collect();
+        let moments: Vec<f32> = (0..count).map(|_| random.uniform() as f32).collect();
         let d: Vec<f64> = moments.iter().map(|v| f64::from(v.sqrt() + 1e-8)).collect();
         let mut best = f64::INFINITY;
         for subset in 0..1u32 << count {

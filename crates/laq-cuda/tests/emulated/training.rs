@@ -1,7 +1,7 @@
-//! Whole networks trained on the emulator: recordings, resuming, checkpoints that go from device to device, and stops.
+//! Networks trained on the emulator: graphs, resuming, checkpoints across devices, and stops.
 
 use crate::emulator::Emulator;
-use crate::emulator::device::{Emulated, NoGraphs};
+use crate::emulator::device::{CaptureFailure, Emulated};
 use laq_cuda::{CudaBackend, Device};
 use laq_models::{
     AdamSettings, Batch, CharLstmSpec, Examples, FeedforwardSpec, ImageShape, ModelError,
@@ -21,7 +21,7 @@ fn backend(emulator: &'static Emulator) -> CudaBackend<Emulated> {
     CudaBackend::new(Emulated::new(emulator))
 }
 
-/// A small network of either kind, with inputs that are a formula.
+/// A small network with computed inputs.
 pub(crate) trait Network {
     fn build<B: Backend + 'static>(&self, backend: B, method: &Method) -> Training<B>;
     fn begin<B: Backend + 'static>(&self, training: &mut Training<B>, number: usize, rate: f64);
@@ -138,7 +138,7 @@ pub(crate) fn steps<B: Backend + 'static>(
     training.report().unwrap().losses.to_vec()
 }
 
-/// Trains on the device and on the CPU, and takes checkpoints from one to the other; `backend` opens the device anew.
+/// Trains on the device and on the CPU and exchanges checkpoints; `backend` opens the device anew.
 pub(crate) fn as_on_the_cpu<D: Device + 'static>(
     network: &impl Network,
     id: &str,
@@ -147,8 +147,8 @@ pub(crate) fn as_on_the_cpu<D: Device + 'static>(
     let method = Method::try_from(id).unwrap();
     let mut on_device = network.build(backend(), &method);
     let mut on_cpu = network.build(CpuBackend::new().unwrap(), &method);
-    // The first step is done as it is, the second is noted, the others repeat it; an evaluation solves for ŵ before the
-    // step does, which is another recording.
+    // The first step is eager, the second captures, the others replay. After an evaluation, which solves
+    // for ŵ, a step is another graph.
     let found: Vec<f64> = (0..3)
         .flat_map(|part| {
             let losses = steps(network, &mut on_device, 4 * part..4 * part + 4);
@@ -171,7 +171,7 @@ pub(crate) fn as_on_the_cpu<D: Device + 'static>(
         );
     }
 
-    // A checkpoint of either goes on at the other.
+    // Either resumes from the other's checkpoint.
     let state = on_device.save().unwrap();
     on_cpu.load(&state).unwrap();
     let mut again = network.build(backend(), &method);
@@ -182,7 +182,7 @@ pub(crate) fn as_on_the_cpu<D: Device + 'static>(
     let on_cpu_too = network.loss(&mut on_cpu, 50);
     assert!((losses[0] - on_cpu_too).abs() < 1e-5 * on_cpu_too, "{id}");
 
-    // After a state was loaded there is nothing to report until the next step, be it a recorded one.
+    // After a load there is nothing to report until the next step.
     on_device.load(&state).unwrap();
     let quantized = id != "full";
     assert!(on_device.layers().unwrap().is_empty(), "{id}");
@@ -190,7 +190,7 @@ pub(crate) fn as_on_the_cpu<D: Device + 'static>(
     assert_eq!(on_device.layers().unwrap().is_empty(), !quantized, "{id}");
     on_device.load(&state).unwrap();
 
-    // One that was stopped gives the bits of one that was not.
+    // An interrupted run gives the bits of an uninterrupted one.
     let all = steps(network, &mut on_device, 12..18);
     let mut parts = steps(network, &mut again, 12..14);
     let mut third = network.build(backend(), &method);
@@ -220,35 +220,31 @@ fn a_vgg_trains_as_on_the_cpu() {
     }
 }
 
-/// No sum depends on which thread comes first: the bits are the same when all take their turns the other way round.
+/// A reversed schedule of blocks and threads gives the same bits.
 #[test]
-fn the_order_of_threads_changes_nothing() {
+fn the_schedule_does_not_change_the_bits() {
     let Some(emulator) = Emulator::get() else {
         return;
     };
-    let backwards = || CudaBackend::new(Emulated::backwards(emulator));
+    let reversed = || CudaBackend::new(Emulated::new(emulator).reversed());
     for id in ["full", "lat-a", "lat2-e", "laq-log-3-e", "ttq", "dorefa-3"] {
         let method = Method::try_from(id).unwrap();
         let mut one = Lstm.build(backend(emulator), &method);
-        let mut other = Lstm.build(backwards(), &method);
+        let mut other = Lstm.build(reversed(), &method);
         let losses = [&mut one, &mut other].map(|t| steps(&Lstm, t, 0..4));
         assert_eq!(losses[0], losses[1], "{id}");
         assert_eq!(one.save().unwrap(), other.save().unwrap(), "{id}");
         let mut one = Vgg.build(backend(emulator), &method);
-        let mut other = Vgg.build(backwards(), &method);
+        let mut other = Vgg.build(reversed(), &method);
         let losses = [&mut one, &mut other].map(|t| steps(&Vgg, t, 0..4));
         assert_eq!(losses[0], losses[1], "{id}");
         assert_eq!(one.save().unwrap(), other.save().unwrap(), "{id}");
     }
-    // Blocks that wait for each other.
+    // Cooperative launches.
     let method = Method::try_from("lat-a").unwrap();
-    let [mut one, mut other] = [false, true].map(|backwards| {
-        let device = Emulated::with_blocks_together(emulator, 8);
-        let device = if backwards {
-            device.turned_round()
-        } else {
-            device
-        };
+    let [mut one, mut other] = [false, true].map(|reversed| {
+        let device = Emulated::cooperative(emulator, 8);
+        let device = if reversed { device.reversed() } else { device };
         let backend = CudaBackend::new(device);
         Lstm::of_cells(128, backend, &method)
     });
@@ -258,15 +254,14 @@ fn the_order_of_threads_changes_nothing() {
     assert!(one.notes().is_empty());
 }
 
-/// Where steps cannot be recorded, they are done as they are, and whoever asks is told.
+/// Steps that cannot be captured are executed, with a diagnostic.
 #[test]
-fn steps_that_cannot_be_recorded_are_done() {
+fn steps_that_cannot_be_captured_are_eager() {
     let Some(emulator) = Emulator::get() else {
         return;
     };
     let method = Method::try_from("lat-a").unwrap();
-    let mut recorded = Vgg.build(backend(emulator), &method);
-    // An evaluation between steps solves before the step does, which is another recording.
+    let mut captured = Vgg.build(backend(emulator), &method);
     let train = |training: &mut Training<CudaBackend<Emulated>>| {
         let mut losses = steps(&Vgg, training, 0..4);
         for number in 4..7 {
@@ -275,28 +270,32 @@ fn steps_that_cannot_be_recorded_are_done() {
         }
         losses
     };
-    let expected = train(&mut recorded);
-    assert!(recorded.notes().is_empty());
-    for place in [
-        NoGraphs::AtTheBeginning,
-        NoGraphs::Within,
-        NoGraphs::AtTheEnd,
+    let expected = train(&mut captured);
+    assert!(captured.notes().is_empty());
+    for failure in [
+        CaptureFailure::Begin,
+        CaptureFailure::Product,
+        CaptureFailure::End,
     ] {
-        let device = Emulated::without_graphs(emulator, place);
-        let mut plain = Vgg.build(CudaBackend::new(device), &method);
-        assert_eq!(train(&mut plain), expected, "{place:?}");
-        assert_eq!(plain.save().unwrap(), recorded.save().unwrap(), "{place:?}");
-        let notes = plain.notes();
+        let device = Emulated::without_graphs(emulator, failure);
+        let mut eager = Vgg.build(CudaBackend::new(device), &method);
+        assert_eq!(train(&mut eager), expected, "{failure:?}");
+        assert_eq!(
+            eager.save().unwrap(),
+            captured.save().unwrap(),
+            "{failure:?}"
+        );
+        let lines = eager.notes();
         assert!(
-            matches!(&notes[..], [note] if note.contains("it records nothing")),
-            "{place:?}: {notes:?}"
+            matches!(&lines[..], [line] if line.contains("cannot capture")),
+            "{failure:?}: {lines:?}"
         );
     }
 }
 
-/// Wherever a device goes away, there is an error and no panic, and a state that was saved goes on elsewhere.
+/// A lost device gives an error and no panic, and a saved state resumes elsewhere.
 #[test]
-fn a_device_that_goes_away_is_told() {
+fn a_lost_device_is_an_error() {
     let Some(emulator) = Emulator::get() else {
         return;
     };
@@ -317,7 +316,7 @@ fn a_device_that_goes_away_is_told() {
             }
         }
         if let Some(error) = error {
-            assert!(error.contains("it has gone"), "{error}");
+            assert!(error.contains("lost"), "{error}");
             failures += 1;
         }
     }
@@ -326,9 +325,9 @@ fn a_device_that_goes_away_is_told() {
     steps(&Vgg, &mut good, 0..1);
 }
 
-/// Whatever there is no room for, that is what the error says; examples that do not fit leave the network as it is.
+/// A dataset that does not fit leaves the network unchanged.
 #[test]
-fn a_device_without_room_is_told() {
+fn out_of_memory_is_an_error() {
     let Some(emulator) = Emulator::get() else {
         return;
     };
@@ -355,8 +354,8 @@ fn a_device_without_room_is_told() {
     steps(&Vgg, &mut training, 1..3);
 }
 
-/// Batches that are put together on the device give the bits of those that the host brings.
-pub(crate) fn held_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
+/// Batches gathered on the device give the bits of batches from the host.
+pub(crate) fn gathered_as_from_the_host<B: Backend + 'static>(backend: impl Fn() -> B) {
     let method = Method::try_from("lat-a").unwrap();
     let order: Vec<u32> = (0..3 * IMAGES as u32).map(|i| i * 5 % 18).collect();
     let sets: Vec<_> = (0..3).map(Vgg::batch).collect();
@@ -417,17 +416,17 @@ pub(crate) fn held_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
 }
 
 #[test]
-fn examples_on_the_device_are_those_of_the_host() {
-    held_as_brought(|| CpuBackend::new().unwrap());
+fn batches_gathered_on_the_device_equal_those_of_the_host() {
+    gathered_as_from_the_host(|| CpuBackend::new().unwrap());
     let Some(emulator) = Emulator::get() else {
         return;
     };
-    held_as_brought(|| backend(emulator));
+    gathered_as_from_the_host(|| backend(emulator));
 }
 
-/// Batches on the device are evaluated as those that the host brings, a last one of fewer images too, and training goes on
-/// as if nobody had looked.
-fn evaluated_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
+/// Batches on the device are evaluated as those from the host, a smaller last one too, and the
+/// evaluation does not affect training.
+fn evaluated_as_from_the_host<B: Backend + 'static>(backend: impl Fn() -> B) {
     let method = Method::try_from("lat-a").unwrap();
     let sets: Vec<_> = (0..3).map(Vgg::batch).collect();
     let count = 2 * IMAGES + 4;
@@ -466,7 +465,7 @@ fn evaluated_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
     }
     assert_eq!(training.save().unwrap(), other.save().unwrap());
 
-    // The batch that is not finite is blamed, and not the one behind it.
+    // The error names the batch that is not finite, not the next.
     pixels[32 * IMAGES + 5] = f32::NAN;
     let bad = hold(&mut training, &pixels);
     let found = training.evaluate_held(bad, 0..3).unwrap_err().to_string();
@@ -496,10 +495,10 @@ fn evaluated_as_brought<B: Backend + 'static>(backend: impl Fn() -> B) {
 }
 
 #[test]
-fn examples_on_the_device_are_evaluated_as_those_of_the_host() {
-    evaluated_as_brought(|| CpuBackend::new().unwrap());
+fn batches_on_the_device_are_evaluated_as_those_of_the_host() {
+    evaluated_as_from_the_host(|| CpuBackend::new().unwrap());
 
-    // More batches than a record takes.
+    // More batches than the capacity of a log.
     let text: Vec<u8> = (0..TEXT.length * TEXT.batch * 300 + 1)
         .map(|i| (i * i % SYMBOLS) as u8)
         .collect();
@@ -513,12 +512,12 @@ fn examples_on_the_device_are_evaluated_as_those_of_the_host() {
     let Some(emulator) = Emulator::get() else {
         return;
     };
-    evaluated_as_brought(|| backend(emulator));
+    evaluated_as_from_the_host(|| backend(emulator));
 }
 
-/// Steps that were begun behind one that could not be finished change nothing, and the error names the right one.
+/// Steps submitted after one that is not finite change nothing; the error names the right step.
 #[test]
-fn a_step_that_is_not_finite_stops_those_behind_it() {
+fn a_step_that_is_not_finite_stops_later_ones() {
     let Some(emulator) = Emulator::get() else {
         return;
     };
@@ -544,10 +543,10 @@ fn a_step_that_is_not_finite_stops_those_behind_it() {
             "{error}"
         );
         assert_eq!(training.steps_taken(), 4);
-        // The step that failed had solved for ŵ, as an evaluation does.
+        // The failed step had solved for ŵ, as an evaluation does.
         Vgg.loss(&mut other, 0);
         assert_eq!(training.save().unwrap(), other.save().unwrap(), "{id}");
-        // And it goes on.
+        // Training continues.
         let [a, b] = [&mut training, &mut other].map(|t| steps(&Vgg, t, 4..6));
         assert_eq!(a, b, "{id}");
     }

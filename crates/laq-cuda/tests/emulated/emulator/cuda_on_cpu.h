@@ -63,7 +63,7 @@ struct Launch {
 
 // Whether blocks, and threads between barriers, take their turns from the last to the first. What a kernel does must not
 // depend on it.
-inline thread_local bool backwards = false;
+inline thread_local bool reversed = false;
 
 // Stacks are used again from launch to launch.
 inline thread_local std::vector<std::unique_ptr<unsigned char[]>> stacks;
@@ -108,7 +108,7 @@ inline void* shared(std::size_t place, std::size_t size) {
 inline void start() {
     do {
         const std::size_t next = launch->begun++;
-        current = &launch->fibers[backwards ? launch->fibers.size() - 1 - next : next];
+        current = &launch->fibers[reversed ? launch->fibers.size() - 1 - next : next];
         current->state = State::ready;
         (*launch->body)();
         current->state = State::done;
@@ -161,7 +161,7 @@ inline void run_blocks(dim3 grid, dim3 block, const std::vector<dim3>& indices, 
             of_blocks[b].push_back(&fiber);
             all.push_back(&fiber);
         }
-        if (backwards) std::reverse(of_blocks[b].begin(), of_blocks[b].end());
+        if (reversed) std::reverse(of_blocks[b].begin(), of_blocks[b].end());
     }
     for (std::size_t used = 0; now.begun < now.fibers.size(); ++used) {
         if (used == stacks.size()) stacks.emplace_back(new unsigned char[STACK]);
@@ -199,14 +199,14 @@ inline void run_blocks(dim3 grid, dim3 block, const std::vector<dim3>& indices, 
         if (fiber->state != State::done) throw std::runtime_error("threads wait at a barrier that others never reach");
 }
 
-// `together`: blocks may wait for each other.
-inline void run(dim3 grid, dim3 block, bool together, const std::function<void()>& body) {
+// `cooperative`: blocks may wait for each other.
+inline void run(dim3 grid, dim3 block, bool cooperative, const std::function<void()>& body) {
     std::vector<dim3> indices;
     for (unsigned z = 0; z < grid.z; ++z)
         for (unsigned y = 0; y < grid.y; ++y)
             for (unsigned x = 0; x < grid.x; ++x) indices.push_back({x, y, z});
-    if (backwards) std::reverse(indices.begin(), indices.end());
-    if (together) return run_blocks(grid, block, indices, body);
+    if (reversed) std::reverse(indices.begin(), indices.end());
+    if (cooperative) return run_blocks(grid, block, indices, body);
     for (dim3 index : indices) run_blocks(grid, block, {index}, body);
 }
 
@@ -230,8 +230,8 @@ void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
 }
 
 template <class... A>
-void run_kernel(void (*kernel)(A...), dim3 grid, dim3 block, bool together, void** arguments) {
-    run(grid, block, together, [&] { call(kernel, arguments, std::index_sequence_for<A...>{}); });
+void run_kernel(void (*kernel)(A...), dim3 grid, dim3 block, bool cooperative, void** arguments) {
+    run(grid, block, cooperative, [&] { call(kernel, arguments, std::index_sequence_for<A...>{}); });
 }
 
 }  // namespace emulator

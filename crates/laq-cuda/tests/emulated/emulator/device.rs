@@ -1,92 +1,88 @@
 //! The emulator as a device, with products in f64.
 
 use std::ffi::c_void;
-use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use laq_cuda::{Device, Launch, Operand, Pass, Product, Settings};
 use laq_tensor::{BackendError, ConvolutionShape, reference};
 
 use super::Emulator;
 
-/// Something to do again.
+/// A captured call.
 #[derive(Clone, Debug)]
-enum Noted {
+enum Captured {
     Launch {
         kernel: &'static str,
         grid: [u32; 3],
         block: [u32; 3],
         arguments: Vec<[u8; 8]>,
-        together: bool,
+        cooperative: bool,
     },
     Product(Product),
     Convolution(ConvolutionShape, Pass),
 }
 
-/// What a graph is made of.
+/// Captured calls.
 #[derive(Debug)]
-pub(crate) struct Graph(Vec<Noted>);
+pub(crate) struct Graph(Vec<Captured>);
 
-/// Memory that is aligned as that of a GPU is, for f64 at least.
+/// Memory aligned for f64. Kernels write to it through shared references, hence the atomics.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    words: Vec<u64>,
+    words: Vec<AtomicU64>,
     bytes: usize,
+    _allocation: Arc<()>,
 }
 
-/// Where a device does not let itself be recorded.
+/// Where a capture fails.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum NoGraphs {
-    AtTheBeginning,
-    Within,
-    AtTheEnd,
+pub(crate) enum CaptureFailure {
+    Begin,
+    Product,
+    End,
 }
 
 #[derive(Debug)]
 pub(crate) struct Emulated {
     emulator: &'static Emulator,
-    noted: Mutex<Option<Vec<Noted>>>,
-    /// Whether threads take their turns from the last to the first.
-    backwards: bool,
+    capture: Mutex<Option<Vec<Captured>>>,
+    /// Whether blocks and threads are scheduled from the last to the first.
+    reversed: bool,
     /// Whether it has a library of convolutions.
     has_convolutions: bool,
-    /// Where noting what it is asked for fails, if it does.
-    no_graphs: Option<NoGraphs>,
-    /// Blocks that can wait for each other.
-    blocks_together: usize,
-    /// Bytes that may still be allocated, and launches after which the device has gone.
+    /// Where captures fail, if they do.
+    capture_failure: Option<CaptureFailure>,
+    max_cooperative_blocks: usize,
+    /// Bytes that may still be allocated, and launches until the device is lost.
     left: Mutex<(usize, u64)>,
+    /// One owner more than there are allocations.
+    allocations: Arc<()>,
 }
 
 impl Emulated {
     pub(crate) fn new(emulator: &'static Emulator) -> Self {
         Emulated {
             emulator,
-            noted: Mutex::default(),
-            backwards: false,
+            capture: Mutex::default(),
+            reversed: false,
             has_convolutions: false,
-            no_graphs: None,
-            blocks_together: 0,
+            capture_failure: None,
+            max_cooperative_blocks: 0,
             left: Mutex::new((usize::MAX, u64::MAX)),
+            allocations: Arc::default(),
         }
     }
 
-    /// One that has all that a device can have, and whose threads take their turns from the last to the first.
-    pub(crate) fn turned_round(self) -> Self {
+    /// The same with a reversed schedule.
+    pub(crate) fn reversed(self) -> Self {
         Emulated {
-            backwards: true,
+            reversed: true,
             ..self
         }
     }
 
-    /// One whose threads take their turns from the last to the first.
-    pub(crate) fn backwards(emulator: &'static Emulator) -> Self {
-        Emulated {
-            backwards: true,
-            ..Self::new(emulator)
-        }
-    }
-
-    /// One that has a library of convolutions.
+    /// With a library of convolutions.
     pub(crate) fn with_convolutions(emulator: &'static Emulator) -> Self {
         Emulated {
             has_convolutions: true,
@@ -94,23 +90,23 @@ impl Emulated {
         }
     }
 
-    /// One on which so many blocks can wait for each other, and recurrences are to be in one kernel.
-    pub(crate) fn with_blocks_together(emulator: &'static Emulator, blocks: usize) -> Self {
+    /// With cooperative launches, which compute LSTMs in one kernel.
+    pub(crate) fn cooperative(emulator: &'static Emulator, blocks: usize) -> Self {
         Emulated {
-            blocks_together: blocks,
+            max_cooperative_blocks: blocks,
             ..Self::new(emulator)
         }
     }
 
-    /// One whose recordings fail.
-    pub(crate) fn without_graphs(emulator: &'static Emulator, place: NoGraphs) -> Self {
+    /// With captures that fail.
+    pub(crate) fn without_graphs(emulator: &'static Emulator, failure: CaptureFailure) -> Self {
         Emulated {
-            no_graphs: Some(place),
+            capture_failure: Some(failure),
             ..Self::new(emulator)
         }
     }
 
-    /// One with so many bytes of memory, which goes away after so many launches.
+    /// With `bytes` of memory, and lost after `launches` launches.
     pub(crate) fn limited(emulator: &'static Emulator, bytes: usize, launches: u64) -> Self {
         Emulated {
             left: Mutex::new((bytes, launches)),
@@ -118,8 +114,13 @@ impl Emulated {
         }
     }
 
-    /// Whether the device is still there.
-    fn is_there(&self, launches: u64) -> Result<(), BackendError> {
+    /// The number of allocations that exist.
+    pub(crate) fn allocations(&self) -> usize {
+        Arc::strong_count(&self.allocations) - 1
+    }
+
+    /// Fails once the device is lost.
+    fn count_launches(&self, launches: u64) -> Result<(), BackendError> {
         let left = &mut self.left.lock().unwrap().1;
         match left.checked_sub(launches) {
             Some(fewer) if fewer > 0 => {
@@ -129,58 +130,64 @@ impl Emulated {
             _ => {
                 *left = 0;
                 Err(BackendError::Device {
-                    device: self.describe(),
-                    what: "it has gone".to_owned(),
+                    device: self.name(),
+                    what: "lost".to_owned(),
                 })
             }
         }
     }
 
-    fn records(&self, place: NoGraphs) -> Result<(), BackendError> {
-        match self.no_graphs == Some(place) {
+    fn check_capture(&self, at: CaptureFailure) -> Result<(), BackendError> {
+        match self.capture_failure == Some(at) {
             false => Ok(()),
             true => Err(BackendError::Device {
-                device: self.describe(),
-                what: "it records nothing".to_owned(),
+                device: self.name(),
+                what: "cannot capture".to_owned(),
             }),
         }
     }
 
-    /// Whether it was noted instead of done.
-    fn note(&self, what: impl FnOnce() -> Noted) -> bool {
-        match self.noted.lock().unwrap().as_mut() {
-            Some(noted) => {
-                noted.push(what());
+    /// Whether the call was captured and so must not be executed.
+    fn captured(&self, call: impl FnOnce() -> Captured) -> bool {
+        match self.capture.lock().unwrap().as_mut() {
+            Some(calls) => {
+                calls.push(call());
                 true
             }
             None => false,
         }
     }
 
-    fn launched(
+    fn execute(
         &self,
         kernel: &str,
         grid: [u32; 3],
         block: [u32; 3],
-        together: bool,
+        cooperative: bool,
         arguments: &mut [[u8; 8]],
     ) {
         let mut pointers: Vec<*mut c_void> = (arguments.iter_mut())
             .map(|argument| argument.as_mut_ptr().cast())
             .collect();
-        self.emulator
-            .launch(kernel, grid, block, self.backwards, together, &mut pointers);
+        self.emulator.launch(
+            kernel,
+            grid,
+            block,
+            self.reversed,
+            cooperative,
+            &mut pointers,
+        );
     }
 }
 
-/// The number in row `r` and column `c` of an operand with `columns` columns and `rows` rows.
+/// Element (`r`, `c`) of an operand of `rows` × `columns`.
 unsafe fn element(operand: Operand, rows: usize, columns: usize, r: usize, c: usize) -> f64 {
     let index = if operand.transposed {
         c * rows + r
     } else {
         r * columns + c
     };
-    // SAFETY: the caller's operand is as large as it says.
+    // SAFETY: the caller guarantees the size of the operand.
     f64::from(unsafe { *(operand.address as *const f32).add(index) })
 }
 
@@ -196,26 +203,26 @@ unsafe fn multiplied(product: &Product) {
     } = *product;
     for row in 0..m {
         for column in 0..n {
-            // SAFETY: the operands are as large as the product says, which is the caller's promise.
+            // SAFETY: the caller guarantees the sizes of the operands.
             unsafe {
-                let place = (c as *mut f32).add(row * n + column);
-                let mut sum = if add { f64::from(*place) } else { 0.0 };
+                let element_at = (c as *mut f32).add(row * n + column);
+                let mut sum = if add { f64::from(*element_at) } else { 0.0 };
                 for inner in 0..k {
                     sum += element(a, m, k, row, inner) * element(b, k, n, inner, column);
                 }
-                *place = sum as f32;
+                *element_at = sum as f32;
             }
         }
     }
 }
 
-/// A pass of a convolution, by the reference.
+/// A pass of a convolution by the reference implementation.
 unsafe fn convolved(shape: ConvolutionShape, pass: &Pass) {
     let (pixels, filter) = (shape.pixels(), shape.filter());
     let (inputs, weights) = (pixels * shape.in_channels, shape.out_channels * filter);
     let outputs = pixels * shape.out_channels;
     let read = |address: u64, count: usize| -> Vec<f64> {
-        // SAFETY: the operands are as large as the shape says, which is the caller's promise.
+        // SAFETY: the caller guarantees the sizes of the operands.
         let values = unsafe { std::slice::from_raw_parts(address as *const f32, count) };
         values.iter().map(|&value| f64::from(value)).collect()
     };
@@ -271,69 +278,69 @@ impl Device for Emulated {
     type Convolution = ConvolutionShape;
     type Graph = Graph;
 
-    fn describe(&self) -> String {
-        "a GPU on the CPU".to_owned()
+    fn name(&self) -> String {
+        "emulator".to_owned()
     }
 
     fn settings(&self) -> Settings {
         Settings {
-            sequences: self.blocks_together > 0,
+            sequences: self.max_cooperative_blocks > 0,
             ..Settings::default()
         }
     }
 
-    fn blocks_together(&self) -> usize {
-        self.blocks_together
+    fn max_cooperative_blocks(&self) -> usize {
+        self.max_cooperative_blocks
     }
 
     fn allocate(&self, bytes: usize) -> Result<Memory, BackendError> {
         assert!(
-            self.noted.lock().unwrap().is_none(),
-            "memory is made before a step is noted"
+            self.capture.lock().unwrap().is_none(),
+            "allocation in a capture"
         );
-        self.is_there(0)?;
+        self.count_launches(0)?;
         let left = &mut self.left.lock().unwrap().0;
         let Some(rest) = left.checked_sub(bytes) else {
             return Err(BackendError::DeviceMemory {
-                device: self.describe(),
+                device: self.name(),
                 asked: bytes as u64,
                 free: *left as u64,
                 total: *left as u64,
             });
         };
         *left = rest;
-        let words = vec![0; bytes.div_ceil(8).max(1)];
-        Ok(Memory { words, bytes })
+        let words = (0..bytes.div_ceil(8).max(1))
+            .map(|_| AtomicU64::new(0))
+            .collect();
+        Ok(Memory {
+            words,
+            bytes,
+            _allocation: self.allocations.clone(),
+        })
     }
 
     fn address(&self, memory: &Memory) -> u64 {
         memory.words.as_ptr() as u64
     }
 
-    fn upload(&self, bytes: &[u8], offset: usize, memory: &mut Memory) -> Result<(), BackendError> {
-        assert!(
-            self.noted.lock().unwrap().is_none(),
-            "nothing is copied while a step is noted"
-        );
+    fn upload(&self, bytes: &[u8], offset: usize, memory: &Memory) -> Result<(), BackendError> {
+        assert!(self.capture.lock().unwrap().is_none(), "copy in a capture");
         assert!(offset + bytes.len() <= memory.bytes);
-        let place = memory.words.as_mut_ptr().cast::<u8>();
+        let start = memory.words.as_ptr().cast::<u8>().cast_mut();
         // SAFETY: the memory is large enough.
         unsafe {
-            (place.add(offset)).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            (start.add(offset)).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
         };
         Ok(())
     }
 
     fn download(&self, memory: &Memory, bytes: &mut [u8]) -> Result<(), BackendError> {
-        assert!(
-            self.noted.lock().unwrap().is_none(),
-            "nothing is copied while a step is noted"
-        );
+        assert!(self.capture.lock().unwrap().is_none(), "copy in a capture");
         assert!(bytes.len() <= memory.bytes);
-        self.is_there(0)?;
-        let place = memory.words.as_ptr().cast::<u8>();
+        self.count_launches(0)?;
+        let start = memory.words.as_ptr().cast::<u8>();
         // SAFETY: the memory is large enough.
-        unsafe { place.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+        unsafe { start.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
     }
 
@@ -342,33 +349,33 @@ impl Device for Emulated {
             kernel,
             grid,
             block,
-            together,
+            cooperative,
             ..
         } = *launch;
         let blocks = grid.iter().product::<u32>() as usize;
-        assert!(!together || blocks <= self.blocks_together);
-        self.is_there(1)?;
+        assert!(!cooperative || blocks <= self.max_cooperative_blocks);
+        self.count_launches(1)?;
         let mut arguments: Vec<_> = launch.arguments.iter().map(|argument| argument.0).collect();
         let copy = arguments.clone();
-        let noted = self.note(|| Noted::Launch {
+        let captured = self.captured(|| Captured::Launch {
             kernel,
             grid,
             block,
             arguments: copy,
-            together,
+            cooperative,
         });
-        if !noted {
-            self.launched(kernel, grid, block, together, &mut arguments);
+        if !captured {
+            self.execute(kernel, grid, block, cooperative, &mut arguments);
         }
         Ok(())
     }
 
     unsafe fn multiply(&self, product: &Product) -> Result<(), BackendError> {
-        if self.noted.lock().unwrap().is_some() {
-            self.records(NoGraphs::Within)?;
+        if self.capture.lock().unwrap().is_some() {
+            self.check_capture(CaptureFailure::Product)?;
         }
-        if !self.note(|| Noted::Product(*product)) {
-            // SAFETY: the caller's promise.
+        if !self.captured(|| Captured::Product(*product)) {
+            // SAFETY: the caller guarantees the operands.
             unsafe { multiplied(product) };
         }
         Ok(())
@@ -382,42 +389,42 @@ impl Device for Emulated {
     }
 
     unsafe fn convolve(&self, shape: &ConvolutionShape, pass: &Pass) -> Result<(), BackendError> {
-        self.is_there(1)?;
-        if !self.note(|| Noted::Convolution(*shape, *pass)) {
-            // SAFETY: the caller's promise.
+        self.count_launches(1)?;
+        if !self.captured(|| Captured::Convolution(*shape, *pass)) {
+            // SAFETY: the caller guarantees the operands.
             unsafe { convolved(*shape, pass) };
         }
         Ok(())
     }
 
-    fn begin_graph(&self) -> Result<(), BackendError> {
-        self.records(NoGraphs::AtTheBeginning)?;
-        let before = self.noted.lock().unwrap().replace(Vec::new());
-        assert!(before.is_none(), "one graph at a time");
+    fn begin_capture(&self) -> Result<(), BackendError> {
+        self.check_capture(CaptureFailure::Begin)?;
+        let before = self.capture.lock().unwrap().replace(Vec::new());
+        assert!(before.is_none(), "one capture at a time");
         Ok(())
     }
 
-    fn end_graph(&self) -> Result<Graph, BackendError> {
-        let noted = self.noted.lock().unwrap().take().expect("a graph");
-        self.records(NoGraphs::AtTheEnd)?;
-        Ok(Graph(noted))
+    fn end_capture(&self) -> Result<Graph, BackendError> {
+        let calls = self.capture.lock().unwrap().take().expect("a capture");
+        self.check_capture(CaptureFailure::End)?;
+        Ok(Graph(calls))
     }
 
     unsafe fn replay(&self, graph: &mut Graph) -> Result<(), BackendError> {
-        self.is_there(graph.0.len() as u64)?;
-        for noted in &mut graph.0 {
-            match noted {
-                Noted::Launch {
+        self.count_launches(graph.0.len() as u64)?;
+        for call in &mut graph.0 {
+            match call {
+                Captured::Launch {
                     kernel,
                     grid,
                     block,
                     arguments,
-                    together,
-                } => self.launched(kernel, *grid, *block, *together, arguments),
-                // SAFETY: the caller's promise.
-                Noted::Product(product) => unsafe { multiplied(product) },
-                // SAFETY: the caller's promise.
-                Noted::Convolution(shape, pass) => unsafe { convolved(*shape, pass) },
+                    cooperative,
+                } => self.execute(kernel, *grid, *block, *cooperative, arguments),
+                // SAFETY: the caller guarantees the operands.
+                Captured::Product(product) => unsafe { multiplied(product) },
+                // SAFETY: the caller guarantees the operands.
+                Captured::Convolution(shape, pass) => unsafe { convolved(*shape, pass) },
             }
         }
         Ok(())

@@ -48,14 +48,14 @@ struct Kernel {
     const char* name;
     std::vector<std::size_t> sizes;
     std::vector<bool> pointers;
-    // `together`: blocks may wait for each other.
-    std::function<void(dim3, dim3, bool together, void**)> run;
+    // `cooperative`: blocks may wait for each other.
+    std::function<void(dim3, dim3, bool cooperative, void**)> run;
 };
 
 template <class... A>
 Kernel kernel(const char* name, void (*function)(A...)) {
-    return {name, {sizeof(A)...}, {std::is_pointer<A>::value...}, [function](dim3 grid, dim3 block, bool together, void** arguments) {
-                emulator::run_kernel(function, grid, block, together, arguments);
+    return {name, {sizeof(A)...}, {std::is_pointer<A>::value...}, [function](dim3 grid, dim3 block, bool cooperative, void** arguments) {
+                emulator::run_kernel(function, grid, block, cooperative, arguments);
             }};
 }
 
@@ -403,14 +403,14 @@ using namespace imitation;
 
 // ---------------------------------------------------------------------------------------------------- the emulator
 
-API const char* launch_on_cpu(const char* name, const unsigned* grid, const unsigned* block, int backwards, int together,
+API const char* launch_on_cpu(const char* name, const unsigned* grid, const unsigned* block, int reversed, int cooperative,
                               void** arguments) {
     static thread_local std::string message;
-    emulator::backwards = backwards;
+    emulator::reversed = reversed;
     const Kernel* kernel = find_kernel(name);
     try {
         if (!kernel) throw std::runtime_error("there is no such kernel");
-        kernel->run({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, together, arguments);
+        kernel->run({grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, cooperative, arguments);
         return nullptr;
     } catch (const std::exception& error) {
         message = error.what();
@@ -789,7 +789,7 @@ API int cuModuleUnload(void* handle) {
     });
 }
 
-static int launch(const char* by, bool together, void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+static int launch(const char* by, bool cooperative, void* handle, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream_handle,
                   void** arguments, void** extra) {
     return call(by, [&] {
@@ -805,7 +805,7 @@ static int launch(const char* by, bool together, void* handle, unsigned grid_x, 
         if (!within(block_x, 1024) || !within(block_y, 1024) || !within(block_z, 64) || block_x * block_y * block_z > 1024)
             throw Fault{INVALID_VALUE, name + " has a block that no device takes"};
         if (shared_bytes != 0 || extra) throw Fault{INVALID_VALUE, name + " has what no kernel here has"};
-        if (together && std::size_t(grid_x) * grid_y * grid_z > MULTIPROCESSORS)
+        if (cooperative && std::size_t(grid_x) * grid_y * grid_z > MULTIPROCESSORS)
             throw Fault{TOO_LARGE, name + " has more blocks than run at the same time"};
         const std::size_t count = kernel->sizes.size();
         auto values = std::make_shared<std::vector<std::vector<unsigned char>>>();
@@ -826,7 +826,7 @@ static int launch(const char* by, bool together, void* handle, unsigned grid_x, 
                 if (address) in_memory(*device, address, 1, "argument " + std::to_string(i) + " of " + name);
             }
             try {
-                kernel->run({grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, together, places.data());
+                kernel->run({grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, cooperative, places.data());
             } catch (const std::exception& error) {
                 throw Fault{LAUNCH_FAILED, name + ": " + error.what()};
             }

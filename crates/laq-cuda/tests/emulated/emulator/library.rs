@@ -1,7 +1,7 @@
-//! The library that stands for NVIDIA's: all kernels behind `cuda_on_cpu.h` and `driver.cpp` around them, compiled by the C++
-//! compiler at hand.
+//! The library that replaces NVIDIA's: `cuda_on_cpu.h`, all kernels, and `driver.cpp`, compiled by the
+//! installed C++ compiler.
 
-// It is part of several test programs, and none uses everything here.
+// Several test programs include this file; none uses all of it.
 #![allow(dead_code)]
 
 use std::fs;
@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use laq_cuda::{KERNEL_SOURCES, kernels_in};
+use laq_cuda::{KERNEL_SOURCES, header, kernels_in, layout_assertions};
 use laq_test_support::{Capability, skip};
 
-/// NVIDIA's libraries, as their files are named.
+/// The names of NVIDIA's libraries in their file names.
 pub(crate) const LIBRARIES: [&str; 4] = ["cuda", "cublas", "nvrtc", "cudnn"];
 
-/// The compiled library; `None`, with a word about it, where there is no C++ compiler. It is kept with the build, under a name
-/// that holds all of its sources.
+/// The compiled library, cached under a hash of its sources; `None`, reported as a skip, without a C++
+/// compiler.
 pub(crate) fn library() -> Option<&'static Path> {
     static ONE: OnceLock<Option<PathBuf>> = OnceLock::new();
     ONE.get_or_init(build).as_deref()
@@ -35,15 +35,19 @@ fn build() -> Option<PathBuf> {
     let own = own.canonicalize().expect("the crate of the kernels");
     let emulator = own.join("tests/emulated/emulator");
     let include = |path: PathBuf| format!("#include \"{}\"\n", path.display());
-    let (mut source, mut list) = (include(emulator.join("cuda_on_cpu.h")), String::new());
+    let (mut source, mut list) = (
+        include(emulator.join("cuda_on_cpu.h")) + &header(),
+        String::new(),
+    );
     let kernels = KERNEL_SOURCES.iter();
     for (name, text) in kernels.filter(|(name, _)| name.ends_with(".cu")) {
         source += &include(own.join("kernels").join(name));
         list.extend(kernels_in(text).map(|kernel| format!(" KERNEL({kernel})")));
     }
+    source += &layout_assertions();
     source += &format!("#define EACH_KERNEL(KERNEL){list}\n");
     source += &include(emulator.join("driver.cpp"));
-    // Without -ffp-contract=off, products and sums would be fused.
+    // -ffp-contract=off disables fused multiply-add.
     let mut options = vec![
         "-std=c++17",
         "-O2",
@@ -56,7 +60,7 @@ fn build() -> Option<PathBuf> {
         "-Werror",
     ];
     if cfg!(target_os = "linux") {
-        // Whoever looks whether a library is there loads it and lets it go; what it knows stays.
+        // A probe loads and unloads the library; its state must survive.
         options.push("-Wl,-z,nodelete");
     }
     let mut hasher = DefaultHasher::new();
@@ -86,8 +90,8 @@ fn build() -> Option<PathBuf> {
     Some(library)
 }
 
-/// Makes of a folder one for `LD_LIBRARY_PATH`: with NVIDIA's libraries but for those in `without`. In the place of these are
-/// files that are no libraries, so that others that the system has are not found either.
+/// Fills a folder for `LD_LIBRARY_PATH` with NVIDIA's libraries. Those in `without` become files that
+/// are not libraries and hide those of the system.
 #[cfg(target_os = "linux")]
 pub(crate) fn install(library: &Path, folder: &Path, without: &[&str]) {
     for name in LIBRARIES {
@@ -100,7 +104,7 @@ pub(crate) fn install(library: &Path, folder: &Path, without: &[&str]) {
     }
 }
 
-/// Files that are no libraries, under all names that one may have.
+/// Files that are not libraries, under all file names of one.
 fn spoil(folder: &Path, name: &str) {
     let versions = ["", ".13", ".12", ".11", ".10", ".9", ".1"];
     for version in versions {

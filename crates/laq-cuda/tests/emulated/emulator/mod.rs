@@ -1,4 +1,4 @@
-//! All kernels on the CPU, launched by name.
+//! The kernels on the CPU, launched by name.
 
 pub(crate) mod device;
 pub(crate) mod library;
@@ -11,8 +11,8 @@ type Launch = unsafe extern "C" fn(
     name: *const c_char,
     grid: *const u32,
     block: *const u32,
-    backwards: c_int,
-    together: c_int,
+    reversed: c_int,
+    cooperative: c_int,
     arguments: *mut *mut c_void,
 ) -> *const c_char;
 
@@ -24,14 +24,14 @@ pub(crate) struct Emulator {
 }
 
 impl Emulator {
-    /// The one of this program; `None`, with a word about it, where there is no C++ compiler.
+    /// The emulator of this process; `None`, reported as a skip, without a C++ compiler.
     pub(crate) fn get() -> Option<&'static Self> {
         static ONE: OnceLock<Option<Emulator>> = OnceLock::new();
         ONE.get_or_init(Self::new).as_ref()
     }
 
     fn new() -> Option<Self> {
-        // SAFETY: the library does nothing when it is loaded.
+        // SAFETY: loading the library has no other effect.
         let library = unsafe { libloading::Library::new(library::library()?).unwrap() };
         Some(Self {
             library,
@@ -39,24 +39,24 @@ impl Emulator {
         })
     }
 
-    /// The names of all kernels that were launched so far.
+    /// The names of all kernels launched so far.
     pub(crate) fn launched(&self) -> BTreeSet<String> {
         self.launched.lock().unwrap().clone()
     }
 
-    /// Runs a kernel to its end; `arguments` are pointers to its arguments, of their types.
+    /// Runs a kernel; `arguments` are pointers to its arguments.
     pub(crate) fn launch(
         &self,
         name: &str,
         grid: [u32; 3],
         block: [u32; 3],
-        backwards: bool,
-        together: bool,
+        reversed: bool,
+        cooperative: bool,
         arguments: &mut [*mut c_void],
     ) {
         self.launched.lock().unwrap().insert(name.to_owned());
         let kernel = CString::new(name).unwrap();
-        // SAFETY: the function has this type; that the arguments are what the kernel takes is the test's business.
+        // SAFETY: the function has this type; the caller guarantees the arguments.
         let message = unsafe {
             let launch: libloading::Symbol<'_, Launch> =
                 self.library.get(b"launch_on_cpu").unwrap();
@@ -64,15 +64,15 @@ impl Emulator {
                 kernel.as_ptr(),
                 grid.as_ptr(),
                 block.as_ptr(),
-                backwards.into(),
-                together.into(),
+                reversed.into(),
+                cooperative.into(),
                 arguments.as_mut_ptr(),
             )
         };
         if message.is_null() {
             return;
         }
-        // SAFETY: the message ends with a zero, and lives until the next launch.
+        // SAFETY: the message is zero-terminated and valid until the next launch.
         let message = unsafe { CStr::from_ptr(message) };
         panic!("{name}: {}", message.to_string_lossy());
     }

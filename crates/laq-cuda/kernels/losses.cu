@@ -1,4 +1,4 @@
-// Losses: each overwrites its outputs with their gradient and leaves one f64 a row, which `push_loss` adds up.
+// Losses: each overwrites its outputs with their gradient and leaves one f64 a row, which `append_loss` adds up.
 #include "common.cuh"
 
 // One warp a row: -log softmax(y)[target], and (softmax(y) - onehot) / rows.
@@ -88,21 +88,21 @@ extern "C" __global__ void evaluate_outputs(const unsigned char* targets, const 
     }
 }
 
-// One block: the sum of all, times `factor`, is the next loss of the record. In an evaluation the sum of `wrong` is added to
+// One block: the sum of all, times `factor`, is the next loss of the log. In an evaluation the sum of `wrong` is added to
 // its errors.
-extern "C" __global__ void push_loss(const double* values, const double* wrong, Count count, double factor,
-                                     Record* record) {
-    if (is_stopped(record)) return;
+extern "C" __global__ void append_loss(const double* values, const double* wrong, Count numel, double factor,
+                                     StepLog* log) {
+    if (is_stopped(log)) return;
     double sums[2] = {};
-    for (Count i = threadIdx.x; i < count; i += blockDim.x) {
+    for (Count i = threadIdx.x; i < numel; i += blockDim.x) {
         sums[0] += values[i];
         if (wrong) sums[1] += wrong[i];
     }
     block_sums(sums);
     if (threadIdx.x != 0) return;
     const double loss = sums[0] * factor;
-    if (record->losses < RECORD_CAPACITY) record->loss[record->losses++] = loss;
-    record->errors += unsigned(sums[1]);
+    if (log->losses < LOG_CAPACITY) log->loss[log->losses++] = loss;
+    log->errors += unsigned(sums[1]);
     // NaN and infinity alone differ from themselves, or have no finite difference to themselves.
-    if (!(loss - loss == 0.0)) stop(record, STOP_LOSS, 0, 0);
+    if (!(loss - loss == 0.0)) stop(log, STOP_LOSS, 0, 0);
 }

@@ -1,12 +1,12 @@
-//! What a look for a GPU finds.
+//! Driver, libraries and GPUs of a machine.
 
 use std::fmt;
 
-/// How exact products are; everything else is in f32, sums of many numbers in f64.
+/// The precision of products. Everything else is computed in f32, and long sums in f64.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// Factors are rounded to ten bits of mantissa, sums are in f32: what a GPU's tensor cores do best, and PyTorch's
-    /// "high" precision.
+    /// Factors rounded to ten bits of mantissa, sums in f32, on tensor cores: PyTorch's "high"
+    /// precision.
     #[default]
     Tf32,
     /// Factors and sums in f32.
@@ -22,51 +22,51 @@ impl fmt::Display for Precision {
     }
 }
 
-/// NVIDIA's software and hardware, as far as this program needs it.
+/// NVIDIA's software and hardware of a machine.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    /// The libraries, each with its version or with what is wrong with it.
-    pub libraries: Vec<LibraryFound>,
-    /// The version of cuDNN, or why there is none; convolutions can do without.
+    /// The required libraries.
+    pub libraries: Vec<LibraryInfo>,
+    /// The version of cuDNN, or why it cannot be used; it is optional.
     pub cudnn: Result<String, String>,
     /// The GPUs, in the driver's order.
-    pub devices: Vec<DeviceFound>,
+    pub devices: Vec<DeviceInfo>,
 }
 
-/// The memory of a GPU, in bytes.
+/// The memory of a GPU in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryFound {
-    /// What nobody uses.
+pub struct MemoryInfo {
+    /// Free.
     pub free: u64,
-    /// All of it.
+    /// In total.
     pub total: u64,
 }
 
 /// A library.
 #[derive(Clone, Debug)]
-pub struct LibraryFound {
+pub struct LibraryInfo {
     /// Its name.
     pub name: &'static str,
-    /// Its version, or why it cannot be used and what to do.
+    /// Its version, or why it cannot be used and the remedy.
     pub version: Result<String, String>,
 }
 
 /// A GPU.
 #[derive(Clone, Debug)]
-pub struct DeviceFound {
+pub struct DeviceInfo {
     /// Its name.
     pub name: String,
-    /// Its memory.
+    /// Its memory in bytes.
     pub memory_bytes: u64,
-    /// What it can do, such as 9.0.
+    /// Its compute capability, such as 9.0.
     pub compute_capability: String,
 }
 
 impl Probe {
-    /// Whether a GPU can be used.
+    /// Checks that a GPU can be used.
     ///
     /// # Errors
-    /// The first reason why not.
+    /// The first reason why none can be used.
     pub fn usable(&self) -> Result<(), String> {
         for library in &self.libraries {
             if let Err(reason) = &library.version {
@@ -74,13 +74,13 @@ impl Probe {
             }
         }
         match self.devices.is_empty() {
-            true => Err("there is no GPU".to_owned()),
+            true => Err("no GPU found".to_owned()),
             false => Ok(()),
         }
     }
 }
 
-impl fmt::Display for DeviceFound {
+impl fmt::Display for DeviceInfo {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             formatter,
