@@ -40,7 +40,7 @@ pub(crate) enum Command {
     Man(ManArgs),
 }
 
-/// Which experiment.
+/// An experiment.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExperimentArgs {
     /// The experiment's TOML file; `laq train -` reads it from the standard input.
@@ -49,32 +49,31 @@ pub(crate) struct ExperimentArgs {
     pub(crate) over: OverArgs,
 }
 
-/// What is laid over an experiment's file.
+/// Changes to an experiment's file.
 #[derive(Debug, clap::Args)]
 pub(crate) struct OverArgs {
-    /// A TOML file whose values win over CONFIG's; may be given more than once, later ones win.
+    /// A TOML file whose values override those of CONFIG; repeatable, later ones override earlier ones.
     #[arg(long, value_name = "FILE")]
     pub(crate) overlay: Vec<PathBuf>,
-    /// A value that wins over all files, such as train.epochs=10; may be given more than once.
+    /// A value that overrides all files, such as train.epochs=10; repeatable.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
 }
 
-/// Where the network is computed.
+/// The device.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeviceArgs {
-    /// auto, cpu, or cuda:N for GPU number N; auto takes the first GPU that can be used, and a run that goes on stays where it
-    /// was.
+    /// auto, cpu, or cuda:N for GPU number N; auto is the first usable GPU, and for a resumed run the device of its start.
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = DeviceChoice::from_str)]
     device: DeviceChoice,
-    /// How exact products are on a GPU.
+    /// Precision of products on a GPU.
     #[arg(long, value_enum, default_value_t)]
     precision: PrecisionName,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum PrecisionName {
-    /// Factors rounded to ten bits of mantissa, sums in f32.
+    /// Factors rounded to 10 bits of mantissa, sums in f32.
     #[default]
     Tf32,
     /// Factors and sums in f32.
@@ -93,10 +92,10 @@ impl DeviceArgs {
     }
 }
 
-/// How many threads.
+/// The number of threads.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ThreadsArgs {
-    /// Threads; the numbers do not depend on it [default: one for each processor].
+    /// Threads; results do not depend on their number [default: one for each processor].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
 }
@@ -109,7 +108,7 @@ impl ThreadsArgs {
 
 /// Train an experiment.
 ///
-/// Ctrl-C finishes the step under way, saves, and says how to go on; a second one stops at once.
+/// Ctrl-C finishes the current step, saves, and prints the command that resumes; a second one stops at once.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
@@ -117,14 +116,14 @@ pub(crate) struct TrainArgs {
     /// The run's folder [default: runs/NAME for a CONFIG called NAME.toml].
     #[arg(long, value_name = "DIR")]
     pub(crate) run_dir: Option<PathBuf>,
-    /// Go on from the run's checkpoint; from the beginning where there is none.
+    /// Resume from the run's checkpoint, if there is one.
     #[arg(long)]
     pub(crate) resume: bool,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgs,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
-    /// How progress is shown, on the standard error.
+    /// Progress on the standard error.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) progress: ProgressStyle,
 }
@@ -134,9 +133,9 @@ pub(crate) enum ProgressStyle {
     /// A bar on a terminal, plain lines elsewhere.
     #[default]
     Auto,
-    /// A bar with the time left.
+    /// A bar with an ETA.
     Bar,
-    /// A line an epoch, and one every half minute.
+    /// A line after each epoch and every half minute.
     Plain,
     /// Nothing.
     None,
@@ -145,16 +144,16 @@ pub(crate) enum ProgressStyle {
 /// Evaluate a trained network, with quantized weights.
 #[derive(Debug, clap::Args)]
 pub(crate) struct EvalArgs {
-    /// A run's folder (its best epoch is taken), or a checkpoint.
+    /// A run folder (for its best epoch), or a checkpoint.
     #[arg(value_name = "RUN_DIR|CHECKPOINT")]
     pub(crate) path: PathBuf,
-    /// The split of its own data.
+    /// A split of its own data.
     #[arg(long, value_enum, default_value = "test")]
     pub(crate) split: SplitName,
     /// A text file instead of a split, for a language model.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["split", "data_dir"])]
     pub(crate) text: Option<PathBuf>,
-    /// Where the data are [default: where they were for the training].
+    /// The folder of the data [default: that of the training].
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -201,7 +200,7 @@ pub(crate) struct SummaryArgs {
     pub(crate) json: bool,
 }
 
-/// Say how long an experiment would take here, by timing a few steps on random input.
+/// Estimate the time of an experiment on this machine, from a few steps on random input.
 #[derive(Debug, clap::Args)]
 pub(crate) struct EstimateArgs {
     #[command(flatten)]
@@ -217,45 +216,44 @@ pub(crate) struct EstimateArgs {
 
 /// Quantize the tensors of a safetensors file, such as a PyTorch state_dict.
 ///
-/// Solves `min ½ Σ d (w − ŵ)²` for every floating tensor (F32, F16, BF16) with two or more dimensions, and writes a file
-/// with all tensors of the old one under their names: the quantized ones as scale · level, rounded to their old element
-/// type, all others unchanged. Beside each quantized NAME stand NAME.levels (I8, indices of levels) and NAME.scale (F32:
-/// one number, two for methods with a scale for each sign, or those of each channel), from which the weights are rebuilt
-/// in f32 without loss; the metadata entry laq.codebook.values has the values of the indices from laq.codebook.lowest on.
-/// Files are worked through tensor by tensor, so they may be larger than the memory.
+/// Solves `min ½ Σ d (w − ŵ)²` for each floating-point tensor (F32, F16, BF16) with two or more dimensions. The new file
+/// has the same tensors under the same names: quantized ones as scale · level, rounded to their element type, all others
+/// unchanged. Each quantized NAME also has NAME.levels (I8, indices of levels) and NAME.scale (F32: one, one for each sign,
+/// or those of each channel), which decode to the exact f32 weights; the metadata entry laq.codebook.values lists the values
+/// of the indices from laq.codebook.lowest on. Tensors are read one by one, so files may be larger than the memory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
     /// The method: an id of `laq methods`, such as lat-e, laq-linear-4, or laq-linear with --bits 4.
     #[arg(long, value_name = "ID")]
     pub(crate) method: String,
-    /// The bits of a level, for methods that have them in their id.
+    /// Bits of a level, for methods with bits in their id.
     #[arg(long, value_name = "M")]
     pub(crate) bits: Option<u8>,
-    /// The file with the weights w.
+    /// The file of the weights w.
     #[arg(long, value_name = "F.safetensors")]
     pub(crate) weights: PathBuf,
-    /// A file with the curvature d of every quantized tensor, under its name and in its shape [default: d = 1].
+    /// A file of curvatures d, one tensor for each quantized one, of the same name and shape [default: d = 1].
     #[arg(long, value_name = "G.safetensors")]
     pub(crate) curvature: Option<PathBuf>,
-    /// One scale (or pair of scales) a tensor; the default.
+    /// One scale (or pair of scales) for each tensor; the default.
     #[arg(long, conflicts_with = "per_channel")]
     pub(crate) per_tensor: bool,
-    /// One scale (or pair of scales) an index of the first dimension.
+    /// One scale (or pair of scales) for each index of the first dimension.
     #[arg(long)]
     pub(crate) per_channel: bool,
-    /// Quantize the floating tensors whose names match, whatever their dimensions, and no others; `*` stands for any
-    /// characters, dots among them. May be given more than once.
+    /// Quantize the floating-point tensors with matching names, of any dimensions, and no others; `*` matches any characters
+    /// including dots. Repeatable.
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
-    /// Copy the tensors whose names match as they are; may be given more than once.
+    /// Copy the tensors with matching names unchanged; repeatable.
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
-    /// The file to write; one that is there is replaced once the new one is whole.
+    /// The file to write; an existing one is replaced when the new one is complete.
     #[arg(long, value_name = "Q.safetensors")]
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgs,
-    /// Print a line of JSON a tensor.
+    /// Print a line of JSON for each tensor.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -268,10 +266,10 @@ pub(crate) struct MethodsArgs {
     pub(crate) json: bool,
 }
 
-/// Look at what this machine has: processor, kernels, memory, disk, data.
+/// Examine this machine: processor, instruction sets, GPU, memory, disk, data.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
-    /// Where the data are.
+    /// The folder of the data.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub(crate) data_dir: PathBuf,
     /// Print JSON.
@@ -296,7 +294,7 @@ pub(crate) struct GpuCheckArgs {
     /// Where the tables' configurations are.
     #[arg(long, value_name = "DIR", default_value = "configs")]
     pub(crate) configs: PathBuf,
-    /// Where the data are.
+    /// The folder of the data.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub(crate) data_dir: PathBuf,
     /// The Python that may have PyTorch.
@@ -442,7 +440,7 @@ pub(crate) struct MirrorArgs {
     pub(crate) mirror: Option<String>,
 }
 
-/// Fetch data sets, verify them, and leave what is already good alone.
+/// Download and verify data sets; files that are already valid are kept.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DownloadArgs {
     /// Names of data sets [default: all].
@@ -450,7 +448,7 @@ pub(crate) struct DownloadArgs {
     pub(crate) names: Vec<String>,
     #[command(flatten)]
     pub(crate) mirror: MirrorArgs,
-    /// Where the data go.
+    /// The folder of the data.
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub(crate) data_dir: PathBuf,
 }

@@ -25,7 +25,7 @@ use crate::args::{
 use crate::output::{INTERRUPTED, Output, log, print_json, shell_words, stop_flag};
 use crate::progress::{Progress, Transfer};
 
-/// Refuses a run folder whose `config.toml` is one of the files that describe the experiment: the run would replace it.
+/// Refuses a run folder whose `config.toml` is an input of the experiment: the run would overwrite it.
 fn keep_inputs(args: &ExperimentArgs, run_dir: &Path) -> Result<()> {
     let Ok(replaced) = run_dir.join("config.toml").canonicalize() else {
         return Ok(());
@@ -33,8 +33,7 @@ fn keep_inputs(args: &ExperimentArgs, run_dir: &Path) -> Result<()> {
     for input in [&args.config].into_iter().chain(&args.over.overlay) {
         if input.canonicalize().is_ok_and(|input| input == replaced) {
             bail!(
-                "the run folder {} is where {} lies, which the run would replace by its own config.toml: use another \
-                 --run-dir",
+                "the run folder {} contains the input {}, which the run would overwrite: use another --run-dir",
                 run_dir.display(),
                 input.display()
             );
@@ -97,7 +96,7 @@ pub(crate) fn train(args: &TrainArgs, quiet: bool) -> Result<ExitCode> {
         let command = if from_stdin {
             String::new()
         } else {
-            format!("; go on with: {}", command_to_resume())
+            format!("; resume with: {}", command_to_resume())
         };
         writeln!(
             Output,

@@ -38,9 +38,13 @@ pub(crate) fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
 
+pub(crate) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
 /// Writes a line to the standard error. A closed stream does not stop a command.
 pub(crate) fn log(line: &str) {
-    if !QUIET.load(Ordering::Relaxed) {
+    if !is_quiet() {
         log_error(line);
     }
 }

@@ -1,4 +1,4 @@
-//! Progress of training and of downloads on the standard error: a bar with the time left on a terminal, plain lines elsewhere.
+//! Progress of training and of downloads on the standard error: a bar with an ETA on a terminal, plain lines elsewhere.
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
@@ -10,9 +10,9 @@ use laq_runner::record::EpochRecord;
 use laq_runner::train::Event;
 
 use crate::args::ProgressStyle;
-use crate::output::log;
+use crate::output::{is_quiet, log};
 
-/// The time of a training step in evaluations of a batch: a backward pass takes about two forward ones.
+/// The time of a training step over that of an evaluated batch: a backward pass takes about two forward passes.
 const STEP_WORK: u64 = 3;
 
 /// Seconds between plain lines within an epoch.
@@ -24,9 +24,9 @@ pub(crate) struct Progress {
     bar: ProgressBar,
     epochs: u32,
     batches: [usize; 3],
-    /// Work done before this session, which says nothing about its speed.
+    /// Work done before this session, left out of the ETA.
     before: u64,
-    /// Work done with the steps of this epoch.
+    /// Work done, without the evaluation of this epoch.
     trained: u64,
     begin: Instant,
     /// When the last plain line was written.
@@ -44,7 +44,7 @@ impl Progress {
         if style != ProgressStyle::Bar {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }
-        let template = "{bar:30} {percent:>3} %  {msg}  left {eta}";
+        let template = "{bar:30} {percent:>3} %  {msg}  ETA {eta}";
         bar.set_style(
             BarStyle::with_template(template).unwrap_or_else(|_| BarStyle::default_bar()),
         );
@@ -63,8 +63,8 @@ impl Progress {
 
     pub(crate) fn show(&mut self, event: Event<'_>) {
         match event {
-            Event::Device { name, because } => self.say(&format!("computes on {name}: {because}")),
-            Event::Preparing { what } => self.say(what),
+            Event::Device { name, because } => self.log(&format!("using {name}: {because}")),
+            Event::Preparing { what } => self.log(what),
             Event::Started {
                 epoch,
                 step,
@@ -80,10 +80,10 @@ impl Progress {
                 self.bar.set_position(self.before);
                 self.bar.reset_eta();
                 let [train, validation, test] = batches;
-                let begins = if resumed { "goes on" } else { "begins" };
-                self.say(&format!(
-                    "{begins} in epoch {epoch} of {epochs} after {step} of {train} steps; {validation} batches for \
-                     validation, {test} for testing"
+                let action = if resumed { "resuming" } else { "starting" };
+                self.log(&format!(
+                    "{action} in epoch {epoch} of {epochs} after {step} of {train} steps; {validation} validation batches, \
+                     {test} test batches"
                 ));
             }
             Event::Step { epoch, step, loss } => {
@@ -96,11 +96,7 @@ impl Progress {
                 ));
                 if self.line.elapsed() >= Duration::from_secs(PLAIN_SECONDS) {
                     self.line = Instant::now();
-                    self.plain(&format!(
-                        "{}, left about {}",
-                        self.bar.message(),
-                        self.left(work)
-                    ));
+                    self.plain(&format!("{}, ETA {}", self.bar.message(), self.eta(work)));
                 }
             }
             Event::Evaluating { split, batch } => {
@@ -116,15 +112,9 @@ impl Progress {
             Event::Epoch(record) => {
                 let work = self.work(record.epoch + 1, 0);
                 self.bar.set_position(work);
-                self.say(&format!(
-                    "{}, left about {}",
-                    self.line(record),
-                    self.left(work)
-                ));
+                self.log(&format!("{}, ETA {}", self.line(record), self.eta(work)));
             }
-            Event::Stopping => {
-                self.say("stopping: what is done is being saved; another Ctrl-C stops at once")
-            }
+            Event::Stopping => self.log("stopping: saving the run; another Ctrl-C stops at once"),
             _ => {}
         }
     }
@@ -133,13 +123,13 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
-    /// Work done when `step` steps of `epoch` are.
+    /// The work of all epochs before `epoch` and of `step` steps in it.
     fn work(&self, epoch: u32, step: usize) -> u64 {
         let [train, validation, test] = self.batches.map(|batches| batches as u64);
         u64::from(epoch - 1) * (train * STEP_WORK + validation + test) + step as u64 * STEP_WORK
     }
 
-    fn left(&self, work: u64) -> String {
+    fn eta(&self, work: u64) -> String {
         let done = work.saturating_sub(self.before).max(1) as f64;
         let left = self.work(self.epochs + 1, 0).saturating_sub(work) as f64;
         duration(self.begin.elapsed().as_secs_f64() / done * left)
@@ -164,8 +154,8 @@ impl Progress {
         )
     }
 
-    /// A line that stays, above the bar or by itself.
-    fn say(&self, line: &str) {
+    /// Writes a line, above the bar if there is one.
+    fn log(&self, line: &str) {
         match self.style {
             ProgressStyle::Bar => self.bar.println(line),
             _ => self.plain(line),
@@ -182,39 +172,44 @@ impl Progress {
 /// Shows the progress of one download.
 pub(crate) struct Transfer {
     bar: ProgressBar,
-    /// What the last line, or the bar, says is being done.
-    doing: String,
+    /// The activity shown last.
+    activity: String,
 }
 
 impl Transfer {
     pub(crate) fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let template = "{bar:30} {bytes} of {total_bytes}  {msg}  left {eta}";
+        let target = if is_quiet() {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr()
+        };
+        let bar = ProgressBar::with_draw_target(None, target);
+        let template = "{bar:30} {bytes} of {total_bytes}  {msg}  ETA {eta}";
         bar.set_style(
             BarStyle::with_template(template).unwrap_or_else(|_| BarStyle::default_bar()),
         );
         Self {
             bar,
-            doing: String::new(),
+            activity: String::new(),
         }
     }
 
     pub(crate) fn show(&mut self, progress: laq_datasets::Progress<'_>) {
-        let doing = match progress.phase {
-            Phase::Check => "looking at what is there".into(),
+        let activity = match progress.phase {
+            Phase::Check => "checking local files".into(),
             Phase::Fetch(from) => format!("from {from}"),
-            Phase::Retry(reason) => format!("trying again, because {reason}"),
+            Phase::Retry(reason) => format!("retrying: {reason}"),
             Phase::Unpack => "unpacking".into(),
             Phase::Verify => "verifying".into(),
         };
-        let doing = format!("{}/{}: {doing}", progress.dataset, progress.file);
-        if doing != self.doing {
-            self.bar.set_message(doing.clone());
+        let activity = format!("{}/{}: {activity}", progress.dataset, progress.file);
+        if activity != self.activity {
+            self.bar.set_message(activity.clone());
             self.bar.reset_eta();
             if self.bar.is_hidden() {
-                log(&doing);
+                log(&activity);
             }
-            self.doing = doing;
+            self.activity = activity;
         }
         self.bar.set_length(progress.total);
         self.bar.set_position(progress.done);

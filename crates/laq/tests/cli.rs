@@ -1,4 +1,4 @@
-//! The `laq` binary: what it prints, its exit codes, and what it says about everything bad that it is given.
+//! The `laq` binary: its output, exit codes and errors.
 
 #[path = "../../laq-runner/tests/common/mod.rs"]
 mod common;
@@ -96,13 +96,13 @@ fn progress_is_plain_lines_where_there_is_no_terminal() {
     let output = laq(&lab, &["train", "tiny.toml", "--run-dir", "a"]);
     let lines: Vec<_> = stderr(&output).lines().map(str::to_string).collect();
     assert_eq!(lines.len(), 5, "{lines:?}");
-    assert!(lines[0].starts_with("computes on cpu ("), "{lines:?}");
+    assert!(lines[0].starts_with("using cpu ("), "{lines:?}");
     assert!(
-        lines[1].starts_with("begins in epoch 1 of 3 after 0 of 5 steps"),
+        lines[1].starts_with("starting in epoch 1 of 3 after 0 of 5 steps"),
         "{lines:?}"
     );
     assert!(
-        lines[4].starts_with("epoch 3/3: train ") && lines[4].contains("left about 0s"),
+        lines[4].starts_with("epoch 3/3: train ") && lines[4].contains("ETA 0s"),
         "{lines:?}"
     );
     let output = laq(
@@ -512,11 +512,11 @@ fn an_experiment_is_not_replaced_by_its_own_run() {
     for (command, expected) in [
         (
             &["train", "config.toml", "--run-dir", "."][..],
-            "where config.toml lies",
+            "contains the input config.toml",
         ),
         (
             &["train", "config.toml", "--run-dir", ".", "--resume"],
-            "where config.toml lies",
+            "contains the input config.toml",
         ),
         (
             &[
@@ -528,7 +528,7 @@ fn an_experiment_is_not_replaced_by_its_own_run() {
                 "config.toml",
                 "--resume",
             ],
-            "where config.toml lies",
+            "contains the input config.toml",
         ),
         (
             &["train", "base.toml", "--run-dir", "."],
@@ -705,7 +705,7 @@ exit 3
     }
 }
 
-/// What was begun on a GPU goes on elsewhere only if that is asked for, and is evaluated anywhere.
+/// A run that started on a GPU is resumed elsewhere only on request, and evaluated anywhere.
 #[test]
 fn a_run_goes_on_with_its_own_device_alone() {
     let lab = Lab::new();
@@ -1072,7 +1072,7 @@ impl Drop for Session {
 
 #[cfg(unix)]
 impl Session {
-    /// Begins or goes on with the run, with `prefix` before the command. It has more epochs than any test waits for.
+    /// Starts or resumes the run, with `prefix` before the command. It has more epochs than any test waits for.
     fn start(lab: &Lab, prefix: &[&str]) -> Self {
         let laq = cargo_bin!("laq").to_str().expect("a path");
         let train = "train tiny.toml --run-dir parts --resume --set train.epochs=5000";
@@ -1089,7 +1089,7 @@ impl Session {
             .stderr(Stdio::piped())
             .spawn()
             .expect("laq runs");
-        // A thread reads on, so that the run never waits for a full pipe.
+        // A thread reads the pipe, which must not fill up.
         let errors = BufReader::new(child.stderr.take().expect("its errors"));
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
@@ -1101,7 +1101,7 @@ impl Session {
         Self { child, lines }
     }
 
-    /// Waits until `epoch` or a later one is done, and says which.
+    /// Waits until `epoch` or a later one is done, and returns it.
     fn reach(&self, epoch: u32) -> u32 {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -1124,7 +1124,7 @@ impl Session {
             .expect("a signal");
     }
 
-    /// It says that it stops, saves, and says how to go on.
+    /// It logs that it stops, saves, and prints the command that resumes.
     fn ends_interrupted(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -1132,7 +1132,7 @@ impl Session {
             let line = self
                 .lines
                 .recv_timeout(left)
-                .expect("a word about stopping");
+                .expect("a line about stopping");
             if line.starts_with("stopping: ") {
                 break;
             }
@@ -1142,7 +1142,7 @@ impl Session {
         output.read_to_string(&mut said).expect("text");
         assert_eq!(self.child.wait().expect("its end").code(), Some(130));
         assert!(
-            said.contains("interrupted and saved in parts") && said.contains("go on with: "),
+            said.contains("interrupted and saved in parts") && said.contains("resume with: "),
             "{said}"
         );
         assert!(
