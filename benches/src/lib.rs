@@ -1,6 +1,8 @@
 //! What the benchmarks share: the data that they solve, which solvers belong together, and how a program
 //! ends.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use laq_solvers::Method;

@@ -1,7 +1,7 @@
-//! `cargo xtask bench`: solvers side by side in one run, and whole training steps of several methods in turn.
+//! `cargo xtask bench`: solvers compared in one run, and training steps of several methods, interleaved.
 //!
-//! The programs that are timed are those of the package `laq-benches` and an example of `laq-models`; cargo builds and
-//! runs them. They print seconds, this module makes tables of them.
+//! Cargo builds and runs the timed programs, which are in the package `laq-benches` and in an example of `laq-models`. They
+//! print seconds; this module makes tables of them.
 
 use std::env;
 use std::fs;
@@ -22,31 +22,31 @@ use serde_json::json;
 pub(crate) enum Bench {
     /// Exact solvers, sorting and alternation on the same weights, in one run
     Solvers(SolverOptions),
-    /// Whole training steps of several methods, in turn
+    /// Training steps of several methods, interleaved
     Step(StepOptions),
 }
 
 #[derive(Args)]
 pub(crate) struct SolverOptions {
-    /// Numbers of weights; k and M stand for 2^10 and 2^20 [default: 1k,16k,256k,1M,4M,16M]
+    /// Numbers of weights; k is 2^10 and M is 2^20 [default: 1k,16k,256k,1M,4M,16M]
     #[arg(long, value_delimiter = ',', value_name = "N,…", value_parser = count)]
     sizes: Vec<usize>,
-    /// Exact methods, each timed beside sorting and alternation on its codebook
+    /// Exact methods, each compared with sorting and alternation on its codebook
     #[arg(long, value_delimiter = ',', value_name = "METHOD,…", default_values = METHODS)]
     methods: Vec<String>,
     /// Numbers of threads
     #[arg(long, value_delimiter = ',', value_name = "N,…", default_value = "1,2", value_parser = up_to(1024))]
     threads: Vec<u32>,
-    /// Rounds in which every solver takes part [default: 7]
+    /// Rounds; every solver runs in each [default: 7]
     #[arg(long, value_name = "N", value_parser = up_to(10_000))]
     rounds: Option<u32>,
-    /// Small sizes and few rounds, where they are not given: to see that it works
+    /// Small sizes and few rounds, unless they are given: a trial run
     #[arg(long)]
     quick: bool,
-    /// A Python with torch: lat-e beside PyTorch as well, at 4M and ten million weights
+    /// A Python with torch: also compare lat-e with PyTorch, at 4M and ten million weights
     #[arg(long, value_name = "PYTHON", conflicts_with = "json")]
     pytorch: Option<PathBuf>,
-    /// Print one JSON object a line instead of the table
+    /// Print a line of JSON for each timing instead of the table
     #[arg(long)]
     json: bool,
     /// Write solvers.csv and solvers.md there
@@ -75,7 +75,7 @@ pub(crate) struct StepOptions {
     /// Threads [default: every core]
     #[arg(long, value_name = "N", value_parser = up_to(1024))]
     threads: Option<u32>,
-    /// Rounds in which every method takes a step
+    /// Rounds; every method takes a step in each
     #[arg(long, value_name = "N", default_value = "15", value_parser = up_to(10_000))]
     rounds: u32,
 }
@@ -92,13 +92,13 @@ const METHODS: [&str; 7] = [
 
 const SIZES: [usize; 6] = [1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24];
 
-/// Most weights that are solved: with their curvature and what sorting needs they take about ten gigabytes.
+/// The largest problem: weights, curvature and the memory of sorting are about ten gigabytes.
 const MOST_WEIGHTS: usize = 1 << 28;
 
 /// Sizes and rounds of a quick run.
 const QUICK: (&[usize], u32) = (&[1 << 10, 1 << 16], 3);
 
-/// Rounds of steps before those that count: the alternating solvers need some for their warm starts.
+/// Untimed rounds of steps: the alternating solvers need some for their warm starts.
 const WARM_UP: u32 = 3;
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -112,7 +112,7 @@ enum Network {
 }
 
 impl Network {
-    /// The name that [`STEPS`] knows it by.
+    /// Its name for [`STEPS`].
     fn name(self) -> &'static str {
         match self {
             Network::CharLstm => "char-lstm",
@@ -153,7 +153,7 @@ fn count(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "expected a number of weights such as 1000, 64k or 16M, up to 256M".into())
 }
 
-/// What `solver_table` prints for a solver; a line is the array of one size and number of threads.
+/// A timing of `solver_table`, which prints an array for each size and number of threads.
 #[derive(Clone, Deserialize, Serialize)]
 struct Timed {
     weights: usize,
@@ -172,9 +172,9 @@ struct Timed {
 struct Row {
     #[serde(flatten)]
     timed: Timed,
-    /// Median by that of the exact solver of the method.
+    /// Median over that of the exact solver of the method.
     over_exact: Option<f64>,
-    /// Median by that of one read of the data.
+    /// Median over that of one read of the data.
     over_read: Option<f64>,
     /// Weighted error above that of the exact solver, in percent of it.
     excess_percent: Option<f64>,
@@ -222,7 +222,7 @@ fn solvers(options: &SolverOptions) -> Result<()> {
         "threads": options.threads,
         "rounds": rounds,
     });
-    // A folder that cannot be made is told before the minutes that the figures take.
+    // A folder that cannot be created fails here, before minutes of timing.
     let out = options.out.as_deref().map(crate::from_here).transpose()?;
     if let Some(out) = &out {
         fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
@@ -334,7 +334,7 @@ fn step(options: &StepOptions) -> Result<()> {
     Ok(())
 }
 
-/// A program that takes a training step of one method for every line that it is given.
+/// A program that takes a training step of one method for each line of its input.
 struct StepServer {
     method: String,
     child: Child,
@@ -367,7 +367,7 @@ impl StepServer {
 
     fn step(&mut self) -> Result<Step> {
         let mut line = String::new();
-        // If it has ended, asking fails or the answer is empty, and its own message says why.
+        // If it has ended, the request fails or the answer is empty, and its message is on the terminal.
         let asked = self
             .input
             .write_all(b"\n")
@@ -396,7 +396,7 @@ impl StepServer {
 }
 
 impl Step {
-    /// "total quantize"
+    /// Such as `0.5 0.01`: total and quantization.
     fn parse(line: &str) -> Option<Self> {
         let numbers: Result<Vec<f64>, _> = line.split_whitespace().map(str::parse).collect();
         match *numbers.ok()?.as_slice() {
@@ -411,7 +411,7 @@ quantize: solving for the quantized weights, and their gradient; rest: everythin
 of the first: median step by that of the first method. same rest: (rest + quantize) of both instead, which
 leaves out how the rest happened to differ from step to step.";
 
-/// A line a method.
+/// A line for each method.
 fn steps_text(methods: &[String], steps: &[Vec<Step>]) -> String {
     let median_of =
         |steps: &[Step], part: fn(&Step) -> f64| median(steps.iter().map(part).collect());
@@ -475,7 +475,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// Headings of the table; sizes and threads come before them where they are columns.
+/// Headings of the table, after those of sizes and threads where these are columns.
 const HEADINGS: [&str; 10] = [
     "method",
     "solver",
@@ -534,7 +534,7 @@ fn fields(row: &Row) -> Vec<String> {
     ]
 }
 
-/// "12.7 µs"
+/// Such as `12.7 µs`.
 fn duration(seconds: f64) -> String {
     let (value, unit) = match seconds {
         s if s < 1e-3 => (1e6 * s, "µs"),
@@ -544,7 +544,7 @@ fn duration(seconds: f64) -> String {
     format!("{} {unit}", three_digits(value))
 }
 
-/// A positive number with three digits that count, without an exponent.
+/// A positive number with three significant digits, without an exponent.
 fn three_digits(value: f64) -> String {
     let before = value.log10().floor().clamp(-6.0, 2.0);
     format!("{value:.0$}", (2.0 - before) as usize)
@@ -565,7 +565,7 @@ fn section_text(rows: &[Row]) -> String {
     )
 }
 
-/// Writes the files, if there is a folder for them.
+/// Writes the files to the folder, if there is one.
 fn save(out: Option<&Path>, rows: &[Row], pytorch: &str) -> Result<()> {
     let Some(out) = out else {
         return Ok(());
@@ -580,7 +580,7 @@ fn save(out: Option<&Path>, rows: &[Row], pytorch: &str) -> Result<()> {
     Ok(())
 }
 
-/// Full precision, one line a row. No field needs quotes.
+/// A line for each row, in full precision. No field needs quotes.
 fn csv(rows: &[Row]) -> String {
     let mut text = "weights,threads,method,solver,rounds,median_seconds,min_seconds,over_exact,over_read,turns,\
                     weighted_error,excess_percent\n"
@@ -610,7 +610,7 @@ fn csv(rows: &[Row]) -> String {
     text
 }
 
-/// How it was made, and everything in one table.
+/// Provenance, and all rows in one table.
 fn markdown(rows: &[Row], pytorch: &str) -> String {
     let mut text = format!(
         "# Solvers of the quantization problem\n\n{}\n\nMachine: {}. Commit `{}`.\n\n```\n{}\n```\n\n",
@@ -632,12 +632,12 @@ fn markdown(rows: &[Row], pytorch: &str) -> String {
         text += &line(all);
     }
     if !pytorch.is_empty() {
-        text += &format!("\nExact ternary beside PyTorch:\n\n```\n{pytorch}```\n");
+        text += &format!("\nExact ternary and PyTorch:\n\n```\n{pytorch}```\n");
     }
     text
 }
 
-/// The processor's name, where Linux tells it.
+/// The processor's name, on Linux.
 fn cpu() -> String {
     let known = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = known.lines().find(|line| line.starts_with("model name"));
@@ -645,7 +645,7 @@ fn cpu() -> String {
         .map_or("unknown processor".into(), |(_, name)| name.trim().into())
 }
 
-/// The commit of the working tree, marked if there are changes beside it.
+/// The commit of the working tree, marked if there are uncommitted changes.
 fn commit() -> String {
     let output = Command::new("git")
         .args([
@@ -682,7 +682,7 @@ fn build(program: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program that is built; what follows are its arguments. Its input and output are that of this command.
+/// Runs a program that is built, with the arguments that follow and the input and output of this command.
 fn cargo_run(program: &[&str]) -> Command {
     let mut command = cargo();
     command

@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: every check of the project, in one list. `.ci/run` prepares a machine and then runs this.
+//! `cargo xtask ci`: every check of the project. `.ci/run` prepares a machine and runs it.
 
 use std::env;
 use std::fs;
@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-/// Arguments of cargo, and environment variables that the step needs. The arrows between the crates are among the tests.
+/// Arguments of cargo, and the environment variables of each step. The tests include the dependencies between the crates.
 const STEPS: &[(&str, &[(&str, &str)])] = &[
     ("fmt --all --check", &[]),
     (
         "clippy --workspace --all-targets --all-features -- -D warnings",
         &[],
     ),
-    // By themselves, because in a workspace another crate would switch the feature on.
+    // One by one: in a workspace another crate would enable the feature.
     (
         "check -p laq-datasets --no-default-features --all-targets",
         &[],
@@ -29,7 +29,7 @@ const STEPS: &[(&str, &[(&str, &str)])] = &[
         &[("RUSTDOCFLAGS", "-D warnings")],
     ),
     ("test --workspace", &[]),
-    // Once more, to show what registers and shared memory the kernels take, or why they are not compiled here.
+    // Again, to print the registers and shared memory of the kernels, or why they are not compiled here.
     ("test --workspace --test compile -- --nocapture", &[]),
     ("bench --workspace --no-run", &[]),
     (
@@ -45,7 +45,7 @@ const STEPS: &[(&str, &[(&str, &str)])] = &[
 /// The command: stops at the first step that fails.
 pub(crate) fn run() -> Result<ExitCode> {
     let root = crate::root();
-    // Finished cells are kept: what an earlier check has trained would prove nothing.
+    // Finished cells are reused: those of an earlier check would prove nothing.
     let left = root.join("target/ci");
     if left.exists() {
         fs::remove_dir_all(&left).with_context(|| format!("cannot remove {}", left.display()))?;

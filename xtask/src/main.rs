@@ -3,6 +3,8 @@
 //! `bench` and `ci` are modules of their own. The other commands build the release binary `laq` and run its command of the
 //! same name. xtask links none of the project's crates.
 
+#![forbid(unsafe_code)]
+
 mod bench;
 mod ci;
 mod laq;

@@ -1,6 +1,6 @@
-//! The arrows between the crates: who may depend on whom, and where network, GPU and command-line libraries may be.
+//! The dependencies between the crates, the places of network, GPU and command-line libraries, and those of `unsafe`.
 //!
-//! What a manifest declares is read from `cargo metadata`, what comes with it from `Cargo.lock`; nothing is fetched.
+//! Manifests are read by `cargo metadata`, and transitive dependencies from `Cargo.lock`; nothing is downloaded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Arrows that tests alone may use: whole networks are trained on the backend.
+/// Dependencies of tests alone: these train whole networks on the backend.
 const IN_TESTS: &[(&str, &str)] = &[("laq-cuda", "laq-models")];
 
-/// Every crate of ours, with those of ours that it may depend on. `*` stands for all.
+/// Every crate of the workspace, with those that it may depend on. `*` means all.
 const ARROWS: &[(&str, &[&str])] = &[
     // Tests of every crate may use it.
     ("laq-test-support", &[]),
@@ -43,7 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// Libraries that only some of our crates may depend on.
+/// Libraries that only some crates may depend on.
 const PLACES: &[(&[&str], &[&str])] = &[
     // A network client.
     (
@@ -67,7 +67,7 @@ const PLACES: &[(&[&str], &[&str])] = &[
     ),
 ];
 
-/// What `laq-solvers` leaves to its users.
+/// Libraries that `laq-solvers` leaves to its users.
 const NOT_IN_SOLVERS: &[&str] = &["ndarray", "ndarray-rand", "rand", "rand_chacha", "serde"];
 
 fn root() -> PathBuf {
@@ -126,12 +126,12 @@ fn packages() -> BTreeMap<String, (Vec<Dependency>, Value)> {
     packages.collect()
 }
 
-/// What breaks the rules, in words.
+/// The dependencies that break the rules.
 fn broken(packages: &BTreeMap<String, (Vec<Dependency>, Value)>) -> Vec<String> {
     let mut broken = Vec::new();
     for (name, (dependencies, _)) in packages {
         let Some((_, allowed)) = ARROWS.iter().find(|(known, _)| known == name) else {
-            broken.push(format!("{name} is not in the list of arrows"));
+            broken.push(format!("{name} is not in ARROWS"));
             continue;
         };
         for Dependency { name: to, kind, .. } in dependencies {
@@ -156,7 +156,7 @@ fn broken(packages: &BTreeMap<String, (Vec<Dependency>, Value)>) -> Vec<String> 
 }
 
 #[test]
-fn crates_depend_on_whom_they_may() {
+fn crates_depend_on_allowed_crates() {
     let packages = packages();
     assert!(
         packages.contains_key("laq-solvers") && packages.contains_key("xtask"),
@@ -213,7 +213,7 @@ fn the_network_is_behind_a_feature() {
         .collect();
     assert!(
         !clients.is_empty(),
-        "the download has no client, or one that this test does not know"
+        "the download has no client that this test knows"
     );
     assert!(
         clients
@@ -235,7 +235,7 @@ fn the_network_is_behind_a_feature() {
     }
 }
 
-/// No crate from outside may bring a network client or the GPU in by the back door.
+/// No dependency brings in a network client or the GPU.
 #[test]
 fn nothing_else_brings_the_network_or_the_gpu() {
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock");
@@ -259,4 +259,67 @@ fn nothing_else_brings_the_network_or_the_gpu() {
             "{libraries:?} come with {users:?}"
         );
     }
+}
+
+/// Files and folders that may contain `unsafe`: kernels, the device, and the mapped cache of images.
+const UNSAFE: &[&str] = &[
+    "crates/laq-cuda/src",
+    "crates/laq-datasets/src/images/cache.rs",
+    "crates/laq-simd/src",
+    "crates/laq-solvers/src",
+    "crates/laq-tensor/src/cpu",
+];
+
+/// Every Rust file below `folder`.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn unsafe_code_is_in_its_places() {
+    let crates = std::fs::read_dir(root().join("crates")).expect("the crates");
+    let mut crates: Vec<PathBuf> = crates.map(|entry| entry.expect("a crate").path()).collect();
+    crates.extend(["xtask", "benches"].map(|name| root().join(name)));
+    let mut safe = 0;
+    for package in crates {
+        let src = package.join("src");
+        let name = src
+            .strip_prefix(root())
+            .expect("below the root")
+            .to_path_buf();
+        let may = UNSAFE
+            .iter()
+            .any(|place| Path::new(place).starts_with(&name));
+        let roots = ["lib.rs", "main.rs"].map(|file| src.join(file));
+        for file in roots.iter().filter(|file| file.exists()) {
+            let text = std::fs::read_to_string(file).expect("text");
+            let forbids = text.contains("#![forbid(unsafe_code)]");
+            assert_eq!(forbids, !may, "{}", file.display());
+            safe += usize::from(forbids);
+        }
+        for file in sources(&src) {
+            let text = std::fs::read_to_string(&file).expect("text");
+            let path = file.strip_prefix(root()).expect("below the root");
+            let any = [
+                "unsafe {",
+                "unsafe fn",
+                "unsafe impl",
+                "unsafe trait",
+                "unsafe extern",
+            ];
+            let uses = any.iter().any(|form| text.contains(form));
+            let may = UNSAFE.iter().any(|place| path.starts_with(place));
+            assert!(may || !uses, "{} contains unsafe", path.display());
+        }
+    }
+    assert!(safe >= 5, "{safe} crates without unsafe");
 }

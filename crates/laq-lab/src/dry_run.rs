@@ -49,7 +49,7 @@ pub struct PlannedCell {
     pub seconds_left: Option<f64>,
 }
 
-/// A finished run that tells how fast others will be.
+/// A finished run, from which times are estimated.
 struct Finished {
     experiment: Experiment,
     seconds_per_epoch: f64,

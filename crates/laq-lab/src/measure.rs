@@ -41,7 +41,7 @@ pub const ERROR: Measure = Measure {
 };
 
 /// Images in the test splits of MNIST, CIFAR-10 and CIFAR-100; SVHN has 26,032. The paper's exact and approximate solvers
-/// differ by less than the sampling error of so many images.
+/// differ by less than the sampling error of that many images.
 const TEST_IMAGES: f64 = 10_000.0;
 
 /// The cross-entropy of the next character of a text. The paper's exact and approximate solvers differ by up to 0.008.

@@ -61,7 +61,7 @@ pub enum Outcome {
 ///
 /// # Errors
 ///
-/// Unknown data sets, and what `launcher` says.
+/// Unknown data sets, and errors of `launcher`.
 pub fn reproduce(
     plan: &Plan,
     options: &Options,

@@ -54,7 +54,7 @@ pub struct Table {
     pub measure: &'static Measure,
     /// The paper's caption: what is measured, in which unit.
     pub caption: String,
-    /// How far the paper's figures have been checked, as their file says it.
+    /// How far the paper's figures have been checked, as stated in their file.
     pub status: String,
     /// The paper's rows in its order, then the others by bits and name.
     pub rows: Vec<String>,

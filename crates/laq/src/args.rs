@@ -277,7 +277,7 @@ pub(crate) struct DoctorArgs {
     pub(crate) json: bool,
 }
 
-/// Check a GPU: conformance, steps beside the processor's, their times beside PyTorch's, and cells of the paper's tables.
+/// Check a GPU: conformance, training steps compared with the CPU's, and their times compared with PyTorch's.
 ///
 /// Needs this program, the folder of configurations and the data, and no network. Everything is written into one folder, whose
 /// README.md begins with a summary of one page; the same command goes on with the cells that were not finished.

@@ -42,7 +42,7 @@ fn keep_inputs(args: &ExperimentArgs, run_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The path that stands for the standard input.
+/// The path of the standard input.
 const STDIN: &str = "-";
 
 fn load(config: &Path, over: &OverArgs) -> Result<Experiment> {
