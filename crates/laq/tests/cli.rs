@@ -1146,7 +1146,7 @@ impl Session {
             "{said}"
         );
         assert!(
-            said.contains(" train tiny.toml --run-dir parts --resume --set train.epochs=5000"),
+            said.contains(" train tiny.toml --run-dir parts --resume --set 'train.epochs=5000'"),
             "{said}"
         );
     }

@@ -100,7 +100,7 @@ fn rows(report: &Report, rows: &[Row]) -> Markup {
     let mut bits = rows.first().map(|row| row.bits);
     html! {
         @for row in rows {
-            tr.rule[bits.replace(row.bits) != Some(row.bits)] {
+            tr class=[(bits.replace(row.bits) != Some(row.bits)).then_some("rule")] {
                 th scope="row" { (row.name) }
                 @for (column, entry) in report.columns.iter().zip(&row.entries) {
                     td.first.ours[entry.ours.is_some()] {
@@ -129,7 +129,7 @@ fn claims(report: &Report) -> Markup {
                     tbody {
                         @for claim in &report.claims {
                             @for (index, (column, ours, papers)) in claim.columns.iter().enumerate() {
-                                tr.rule[index == 0] {
+                                tr class=[(index == 0).then_some("rule")] {
                                     @if index == 0 {
                                         th scope="row" rowspan=(claim.columns.len()) { (claim.title) }
                                     }
@@ -161,7 +161,7 @@ fn comparisons(verdict: &Verdict, measure: &Measure) -> Markup {
     html! {
         ul.comparisons {
             @for judged in &verdict.judged {
-                li.fails[!judged.holds] { (judged_text(judged, measure)) }
+                li class=[(!judged.holds).then_some("fails")] { (judged_text(judged, measure)) }
             }
         }
     }
