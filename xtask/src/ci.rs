@@ -1,7 +1,9 @@
 //! `cargo xtask ci`: every check of the project. `.ci/run` prepares a machine and runs it.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -42,6 +44,44 @@ const STEPS: &[(&str, &[(&str, &str)])] = &[
     ),
 ];
 
+/// The step under Miri: threads that share a slice, scratch, packing and the portable tile.
+const MIRI: &str = "miri test -p laq-tensor --lib -- cpu::gemm cpu::shared";
+/// The data structures of rayon violate Stacked Borrows, not Tree Borrows.
+const MIRI_FLAGS: (&str, &str) = (
+    "MIRIFLAGS",
+    "-Zmiri-tree-borrows -Zmiri-disable-isolation -Zmiri-ignore-leaks",
+);
+
+/// The step for Arm.
+const ARM: &str = "check -p laq-tensor -p laq-models --target aarch64-unknown-linux-gnu";
+
+/// The cargo that has Miri: this one, or that of the nightly toolchain.
+fn miri(cargo: &OsStr) -> Option<Vec<OsString>> {
+    let nightly = ["rustup", "run", "nightly", "cargo"];
+    let candidates = [vec![cargo.to_owned()], nightly.map(OsString::from).to_vec()];
+    candidates.into_iter().find(|words| {
+        let mut probe = Command::new(&words[0]);
+        probe.args(&words[1..]).args(["miri", "--version"]);
+        let output = probe.output();
+        output.is_ok_and(|output| output.status.success())
+    })
+}
+
+/// Whether the standard library for Arm is installed.
+fn has_arm() -> bool {
+    let arguments = [
+        "--print",
+        "target-libdir",
+        "--target",
+        "aarch64-unknown-linux-gnu",
+    ];
+    let output = Command::new("rustc").args(arguments).output();
+    output.is_ok_and(|output| {
+        let path = String::from_utf8_lossy(&output.stdout);
+        output.status.success() && Path::new(path.trim()).exists()
+    })
+}
+
 /// The command: stops at the first step that fails.
 pub(crate) fn run() -> Result<ExitCode> {
     let root = crate::root();
@@ -51,14 +91,30 @@ pub(crate) fn run() -> Result<ExitCode> {
         fs::remove_dir_all(&left).with_context(|| format!("cannot remove {}", left.display()))?;
     }
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    for (index, (step, variables)) in STEPS.iter().enumerate() {
+    let here = vec![cargo.clone()];
+    let mut steps: Vec<(Vec<OsString>, &str, &[(&str, &str)])> = Vec::new();
+    steps.extend(
+        STEPS
+            .iter()
+            .map(|&(step, variables)| (here.clone(), step, variables)),
+    );
+    match miri(&cargo) {
+        Some(cargo) => steps.push((cargo, MIRI, &[MIRI_FLAGS])),
+        None => eprintln!("skipped: cargo {MIRI}: Miri is not installed"),
+    }
+    match has_arm() {
+        true => steps.push((here, ARM, &[])),
+        false => eprintln!("skipped: cargo {ARM}: the target is not installed"),
+    }
+    for (index, (cargo, step, variables)) in steps.iter().enumerate() {
         let shown: String = variables
             .iter()
             .map(|(name, value)| format!("{name}='{value}' "))
             .collect();
-        eprintln!("\n[{}/{}] {shown}cargo {step}", index + 1, STEPS.len());
+        eprintln!("\n[{}/{}] {shown}cargo {step}", index + 1, steps.len());
         let start = Instant::now();
-        let status = Command::new(&cargo)
+        let status = Command::new(&cargo[0])
+            .args(&cargo[1..])
             .args(step.split(' '))
             .envs(variables.iter().copied())
             .current_dir(&root)

@@ -1,4 +1,4 @@
-//! Every kernel of this processor, forced in turn, against the reference in f64.
+//! All instruction sets of this processor against the f64 reference.
 
 use laq_tensor::cpu::Isa;
 use laq_tensor::{CpuBackend, conformance};
@@ -11,7 +11,7 @@ fn every_kernel_conforms() {
         for check in checks {
             assert!(
                 check.passed(),
-                "{}: {}: error {:e}, at most {:e} expected",
+                "{}: {}: error {:e}, tolerance {:e}",
                 isa.name(),
                 check.name,
                 check.error,

@@ -1,14 +1,13 @@
 //! The backward passes of the f64 reference against central differences of its forward passes.
 //!
-//! The backends' backward passes are compared with the reference's by the conformance suite, so
-//! that together every gradient rests on a difference quotient.
+//! The conformance suite compares the backward passes of the backends with those of the reference.
 
 mod quotients;
 
 use laq_tensor::{DenseShape, Loss, LstmShape, reference};
 use proptest::prelude::*;
 
-use quotients::{check, dot, numbers};
+use quotients::{check, dot, uniform};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
@@ -22,10 +21,10 @@ proptest! {
                     (
                         Just(LstmShape { length, batch, vocabulary, hidden }),
                         prop::collection::vec(0u8..vocabulary as u8, rows),
-                        numbers(4 * hidden * vocabulary),
-                        numbers(4 * hidden * hidden),
-                        numbers(4 * hidden),
-                        numbers(rows * hidden),
+                        uniform(4 * hidden * vocabulary),
+                        uniform(4 * hidden * hidden),
+                        uniform(4 * hidden),
+                        uniform(rows * hidden),
                     )
                 },
             )
@@ -47,10 +46,10 @@ proptest! {
         (shape, input, weight, bias, output_gradient) in (1usize..5, 1usize..5, 1usize..5).prop_flat_map(
             |(rows, inputs, outputs)| (
                 Just(DenseShape { rows, inputs, outputs }),
-                numbers(rows * inputs),
-                numbers(outputs * inputs),
-                numbers(outputs),
-                numbers(rows * outputs),
+                uniform(rows * inputs),
+                uniform(outputs * inputs),
+                uniform(outputs),
+                uniform(rows * outputs),
             ),
         )
     ) {
@@ -76,7 +75,8 @@ proptest! {
     }
 }
 
-/// What clipping does, by hand: one step, one cell, so that each gradient is that of the bias.
+/// Clipping by hand: with one step and one hidden unit, the gradient of the bias is that of the
+/// pre-activation.
 #[test]
 fn clipping_bounds_the_gradient_of_every_pre_activation() {
     let shape = LstmShape {

@@ -1,12 +1,11 @@
-//! The convolution of the f64 reference: its forward pass on one image by hand, its backward pass against
-//! difference quotients.
+//! The convolution of the f64 reference: forward by hand, backward against central differences.
 
 mod quotients;
 
 use laq_tensor::{ConvolutionShape, reference};
 use proptest::prelude::*;
 
-use quotients::{check, dot, numbers};
+use quotients::{check, dot, uniform};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
@@ -19,10 +18,10 @@ proptest! {
                     let shape = ConvolutionShape { batch, height, width, in_channels, out_channels };
                     (
                         Just(shape),
-                        numbers(shape.pixels() * in_channels),
-                        numbers(out_channels * shape.filter()),
-                        numbers(out_channels),
-                        numbers(shape.pixels() * out_channels),
+                        uniform(shape.pixels() * in_channels),
+                        uniform(out_channels * shape.filter()),
+                        uniform(out_channels),
+                        uniform(shape.pixels() * out_channels),
                     )
                 },
             )
@@ -39,9 +38,9 @@ proptest! {
     }
 }
 
-/// A single pixel that is not zero comes back as the filter turned round, cut off at the edge of the image.
+/// The response to a unit impulse is the filter rotated by 180°, clipped at the edge of the image.
 #[test]
-fn a_single_pixel_shows_the_filter() {
+fn impulse_response_is_the_rotated_filter() {
     let shape = ConvolutionShape {
         batch: 1,
         height: 3,

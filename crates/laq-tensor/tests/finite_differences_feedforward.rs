@@ -1,18 +1,19 @@
-//! The backward passes of the f64 reference's layers of images against difference quotients.
+//! Batch normalization, max pooling, ReLU and the squared hinge of the f64 reference: backward passes
+//! against central differences.
 
 mod quotients;
 
 use laq_tensor::{Loss, NormShape, PoolShape, reference};
 use proptest::prelude::*;
 
-use quotients::{check, dot, numbers};
+use quotients::{check, dot, uniform};
 
-/// Distinct numbers that stay in their order, and on their side of every threshold, when one is moved a little.
+/// Shuffled values whose distances, also to 0, exceed the step of the central differences.
 fn apart(count: usize) -> impl Strategy<Value = Vec<f64>> {
-    let numbers: Vec<f64> = (0..count)
+    let values: Vec<f64> = (0..count)
         .map(|k| (k as f64 + 0.5) / count as f64 * 4.0 - 2.0)
         .collect();
-    Just(numbers).prop_shuffle()
+    Just(values).prop_shuffle()
 }
 
 proptest! {
@@ -23,7 +24,7 @@ proptest! {
         (shape, input, scale, shift, output_gradient) in (2usize..7, 1usize..4, any::<bool>()).prop_flat_map(
             |(rows, channels, relu)| {
                 let shape = NormShape { rows, channels, epsilon: 1e-2, relu };
-                (Just(shape), apart(rows * channels), numbers(channels), numbers(channels), numbers(rows * channels))
+                (Just(shape), apart(rows * channels), uniform(channels), uniform(channels), uniform(rows * channels))
             },
         )
     ) {
@@ -31,7 +32,7 @@ proptest! {
             let [mean, variance] = reference::batch_statistics(shape, input);
             reference::batch_norm_forward(shape, input, scale, shift, [&mean, &variance])
         };
-        // Where ReLU bends there is no derivative.
+        // ReLU is not differentiable at 0.
         let bare = NormShape { relu: false, ..shape };
         let [mean, variance] = reference::batch_statistics(shape, &input);
         let before = reference::batch_norm_forward(bare, &input, &scale, &shift, [&mean, &variance]);
@@ -48,7 +49,7 @@ proptest! {
         (shape, input, output_gradient) in (1usize..3, 1usize..6, 1usize..6, 1usize..4).prop_flat_map(
             |(batch, height, width, channels)| {
                 let shape = PoolShape { batch, height, width, channels };
-                (Just(shape), apart(batch * height * width * channels), numbers(shape.outputs()))
+                (Just(shape), apart(batch * height * width * channels), uniform(shape.outputs()))
             },
         )
     ) {
@@ -58,7 +59,7 @@ proptest! {
     }
 
     #[test]
-    fn relu((input, output_gradient) in (1usize..20).prop_flat_map(|count| (apart(2 * count), numbers(2 * count)))) {
+    fn relu((input, output_gradient) in (1usize..20).prop_flat_map(|count| (apart(2 * count), uniform(2 * count)))) {
         let of_input = reference::relu_backward(&reference::relu(&input), &output_gradient);
         check("input", &input, &of_input, |x| dot(&reference::relu(x), &output_gradient));
     }
@@ -75,7 +76,7 @@ proptest! {
 }
 
 #[test]
-fn statistics_are_those_of_each_channel() {
+fn batch_statistics_by_hand() {
     let shape = NormShape {
         rows: 3,
         channels: 2,
@@ -87,7 +88,7 @@ fn statistics_are_those_of_each_channel() {
 }
 
 #[test]
-fn of_equal_pixels_the_first_gets_the_gradient() {
+fn max_pool_selects_the_first_of_equal_pixels() {
     let shape = PoolShape {
         batch: 1,
         height: 2,
@@ -98,9 +99,9 @@ fn of_equal_pixels_the_first_gets_the_gradient() {
     assert_eq!((output, argmax), (vec![7.0], vec![1]));
 }
 
-/// One image, one class right by more than the margin and one wrong: (1 + 0.5)² / 2.
+/// One row, the target beyond the margin and the other class not: (1 + 0.5)² / 2.
 #[test]
-fn the_hinge_by_hand() {
+fn squared_hinge_by_hand() {
     let (loss, gradient) = reference::loss_and_gradient(Loss::SquaredHinge, &[0], &[1.5, 0.5]);
     assert_eq!((loss, gradient), (1.125, vec![0.0, 1.5]));
 }

@@ -1,5 +1,5 @@
-//! A whole character LSTM, forward and backward, against PyTorch's numbers in `pytorch/lstm.txt`
-//! (made by `pytorch/make_lstm.py` beside it).
+//! A character LSTM, forward and backward, against results of PyTorch in `pytorch/lstm.txt`, which
+//! `pytorch/make_lstm.py` writes.
 
 use std::collections::HashMap;
 
@@ -22,11 +22,8 @@ fn golden() -> HashMap<&'static str, ArrayD<f64>> {
                 .split('x')
                 .map(|size| size.parse().unwrap())
                 .collect();
-            let numbers = words.map(|word| word.parse().unwrap()).collect();
-            (
-                name,
-                ArrayD::from_shape_vec(IxDyn(&shape), numbers).unwrap(),
-            )
+            let values = words.map(|word| word.parse().unwrap()).collect();
+            (name, ArrayD::from_shape_vec(IxDyn(&shape), values).unwrap())
         })
         .collect()
 }
@@ -36,7 +33,7 @@ fn bytes(tensor: &ArrayD<f64>) -> Vec<u8> {
 }
 
 #[test]
-fn loss_and_all_gradients_are_those_of_pytorch() {
+fn loss_and_gradients_match_pytorch() {
     let golden = golden();
     let (length, batch) = (golden["inputs"].shape()[0], golden["inputs"].shape()[1]);
     let (vocabulary, hidden) = (
@@ -152,7 +149,7 @@ fn loss_and_all_gradients_are_those_of_pytorch() {
                     let error = (f64::from(*found) - expected).abs();
                     assert!(
                         error <= 2e-6 * largest,
-                        "{}: {label}.{name}[{index}]: {found}, PyTorch has {expected}",
+                        "{}: {label}.{name}[{index}]: {found}, PyTorch: {expected}",
                         isa.name()
                     );
                 }

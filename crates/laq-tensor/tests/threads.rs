@@ -1,4 +1,4 @@
-//! The layers of images give the same bits with any number of threads, and keep what is not a number.
+//! Layers have the same bits for any number of threads, and propagate NaN.
 
 use laq_tensor::{
     CpuBackend, Dense, Loss, Losses, Memory, Norm, NormShape, Pool, PoolShape, Steps, Stop, Tensor,
@@ -11,7 +11,7 @@ fn tensor(backend: &CpuBackend, values: &[f32]) -> Tensor<CpuBackend> {
     tensor
 }
 
-fn numbers(count: usize, seed: u64) -> Vec<f32> {
+fn uniform(count: usize, seed: u64) -> Vec<f32> {
     (0..count as u64)
         .map(|at| {
             ((at ^ seed << 40).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as f32 / 8_388_608.0 - 1.0
@@ -19,8 +19,8 @@ fn numbers(count: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-/// Everything that one batch of images leaves behind: 12 × 14 pixels, more rows than there are chunks.
-fn everything(threads: usize) -> Vec<ArrayD<f32>> {
+/// The results of all layers for one batch of images with more rows than chunks.
+fn all_results(threads: usize) -> Vec<ArrayD<f32>> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     pool.unwrap().install(|| {
         let backend = CpuBackend::new().unwrap();
@@ -38,18 +38,18 @@ fn everything(threads: usize) -> Vec<ArrayD<f32>> {
             relu: true,
         };
         let count = shape.rows * channels;
-        let input = tensor(&backend, &numbers(count, 1));
+        let input = tensor(&backend, &uniform(count, 1));
         let (scale, shift) = (
-            tensor(&backend, &numbers(channels, 2)),
-            tensor(&backend, &numbers(channels, 3)),
+            tensor(&backend, &uniform(channels, 2)),
+            tensor(&backend, &uniform(channels, 3)),
         );
         let mut workspace = backend.norm_workspace(shape).unwrap();
         let zeros = |count: usize| backend.zeros(&[count]).unwrap();
-        let (mut normed, mut evaluated) = (zeros(count), zeros(count));
+        let (mut normed, mut inference) = (zeros(count), zeros(count));
         backend
             .batch_norm_forward(shape, &input, &scale, &shift, &mut workspace, &mut normed)
             .unwrap();
-        let mut gradient = tensor(&backend, &numbers(count, 4));
+        let mut gradient = tensor(&backend, &uniform(count, 4));
         let (mut of_scale, mut of_shift) = (zeros(channels), zeros(channels));
         backend
             .batch_norm_backward(
@@ -82,7 +82,7 @@ fn everything(threads: usize) -> Vec<ArrayD<f32>> {
                 &mean,
                 &variance,
                 &mut workspace,
-                &mut evaluated,
+                &mut inference,
             )
             .unwrap();
         let mut argmax = backend
@@ -96,12 +96,12 @@ fn everything(threads: usize) -> Vec<ArrayD<f32>> {
         backend
             .max_pool_backward(pooled, &argmax, &output, &mut of_input)
             .unwrap();
-        let mut open = tensor(&backend, &numbers(count, 5));
+        let mut open = tensor(&backend, &uniform(count, 5));
         backend.relu(&mut open).unwrap();
-        let mut through = tensor(&backend, &numbers(count, 6));
+        let mut through = tensor(&backend, &uniform(count, 6));
         backend.relu_backward(&open, &mut through).unwrap();
         [
-            normed, gradient, of_scale, of_shift, mean, variance, evaluated, output, of_input,
+            normed, gradient, of_scale, of_shift, mean, variance, inference, output, of_input,
             open, through,
         ]
         .iter()
@@ -111,10 +111,10 @@ fn everything(threads: usize) -> Vec<ArrayD<f32>> {
 }
 
 #[test]
-fn the_same_bits_with_any_number_of_threads() {
-    let one = everything(1);
+fn bits_do_not_depend_on_threads() {
+    let one = all_results(1);
     for threads in [2, 5] {
-        for (at, (a, b)) in one.iter().zip(everything(threads)).enumerate() {
+        for (at, (a, b)) in one.iter().zip(all_results(threads)).enumerate() {
             let same = a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(same, "result {at} with {threads} threads");
         }
@@ -122,17 +122,17 @@ fn the_same_bits_with_any_number_of_threads() {
 }
 
 #[test]
-fn what_is_not_a_number_stays() {
+fn nan_propagates() {
     let backend = CpuBackend::new().unwrap();
     let mut values = tensor(&backend, &[-1.0, f32::NAN, 2.0]);
     backend.relu(&mut values).unwrap();
     let values = backend.read(&values).unwrap();
     assert!(values[0] == 0.0 && values[1].is_nan() && values[2] == 2.0);
 
-    // In each of the four argmax, beside a number larger than all others.
-    for place in 0..4 {
+    // At each position of the window.
+    for position in 0..4 {
         let mut image = [1.0, 2.0, 3.0, 4.0];
-        image[place] = f32::NAN;
+        image[position] = f32::NAN;
         let shape = PoolShape {
             batch: 1,
             height: 2,

@@ -370,7 +370,7 @@ fn libraries_that_are_missing_or_refuse_are_told() {
         (
             &[],
             &[("FAKE_CUDA_MEMORY", "1000000")],
-            &["Imitation GPU", "has no room for"],
+            &["Imitation GPU", "is out of memory"],
         ),
     ] {
         let Some(machine) = Machine::without(missing) else {

@@ -268,7 +268,7 @@ fn allocate(device: &str, stream: &Arc<CudaStream>, bytes: usize) -> Result<Memo
             (sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY, Ok((free, total))) => {
                 BackendError::DeviceMemory {
                     device: device.to_owned(),
-                    asked: asked as u64,
+                    requested: asked as u64,
                     free: free as u64,
                     total: total as u64,
                 }

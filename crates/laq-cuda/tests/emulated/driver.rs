@@ -321,7 +321,7 @@ fn out_of_memory_is_an_error() {
             built.map(drop).map_err(|error| error.to_string())
         });
         let message = built.unwrap_err();
-        assert!(message.contains("has no room for"), "{message}");
+        assert!(message.contains("is out of memory"), "{message}");
     });
     for ended in ended.into_iter().flatten() {
         ended.is_clean();

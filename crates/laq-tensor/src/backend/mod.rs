@@ -101,15 +101,15 @@ pub enum BackendError {
     },
     /// An allocation failed.
     #[error(
-        "{device} has no room for {} MB more: {} MB of {} MB are free; use a smaller batch or network, or end what \
-         else runs on it",
-        asked / 1_000_000, free / 1_000_000, total / 1_000_000
+        "{device} is out of memory: {} MB requested, {} MB of {} MB free; use a smaller batch or \
+         network, or stop other processes on the device",
+        requested / 1_000_000, free / 1_000_000, total / 1_000_000
     )]
     DeviceMemory {
         /// The device.
         device: String,
         /// Bytes requested.
-        asked: u64,
+        requested: u64,
         /// Bytes free.
         free: u64,
         /// Bytes in total.

@@ -118,7 +118,7 @@ pub(super) fn first_not_finite(isa: Isa, values: &[f32]) -> Option<usize> {
 multiversion! {
     /// Whether all exponents are below that of NaN and infinity.
     fn all_finite(values: &[f32]) -> bool {
-        let largest = values.iter().fold(0, |most, value| most.max(value.to_bits() & 0x7fff_ffff));
+        let largest = values.iter().fold(0, |largest, value| largest.max(value.to_bits() & 0x7fff_ffff));
         largest < f32::INFINITY.to_bits()
     }
 }

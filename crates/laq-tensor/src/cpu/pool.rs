@@ -102,14 +102,14 @@ multiversion! {
             let (a, b) = upper[pair.clone()].split_at(channels);
             let (c, d) = lower[pair].split_at(channels);
             for k in 0..channels {
-                let (mut most, mut position) = (a[k], 0);
+                let (mut largest, mut position) = (a[k], 0);
                 for (candidate, x) in [(1, b[k]), (2, c[k]), (3, d[k])] {
                     // NaN replaces a number, and is not replaced.
-                    let larger = x > most || (x.is_nan() && !most.is_nan());
-                    most = if larger { x } else { most };
+                    let larger = x > largest || (x.is_nan() && !largest.is_nan());
+                    largest = if larger { x } else { largest };
                     position = if larger { candidate } else { position };
                 }
-                output[k] = most;
+                output[k] = largest;
                 argmax[k] = position;
             }
         }

@@ -2,9 +2,9 @@
 
     python3 make_lstm.py > lstm.txt          (made with PyTorch 2.15.0)
 
-A line a tensor: name, sizes joined by x, numbers. The gradients are given twice: with the gates'
-pre-activations clipped at every time step to a limit that many of them exceed, and free. The free
-ones are also computed by torch.nn.LSTM, and the script stops if the two disagree.
+One line per tensor: name, sizes joined by x, values. The gradients are written twice: with the
+gradients of the gates' pre-activations clipped at every time step to a limit that many of them
+exceed ("clipped"), and without ("free"). The script compares the free ones with torch.nn.LSTM.
 """
 
 import torch
@@ -15,7 +15,7 @@ torch.set_default_dtype(torch.float64)
 
 
 def uniform(*shape):
-    """Weights that f32 holds exactly, so that both sides start from the same numbers."""
+    """Weights that are exact in f32, so that both sides have the same."""
     return ((torch.rand(*shape) - 0.5) * 1.2).float().double().requires_grad_()
 
 

@@ -1,4 +1,4 @@
-//! Difference quotients, and what goes into them.
+//! Central differences.
 
 use proptest::prelude::*;
 
@@ -28,6 +28,6 @@ pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-pub(crate) fn numbers(count: usize) -> impl Strategy<Value = Vec<f64>> {
+pub(crate) fn uniform(count: usize) -> impl Strategy<Value = Vec<f64>> {
     prop::collection::vec(-1.0f64..1.0, count)
 }

@@ -303,7 +303,7 @@ impl Device for Emulated {
         let Some(rest) = left.checked_sub(bytes) else {
             return Err(BackendError::DeviceMemory {
                 device: self.name(),
-                asked: bytes as u64,
+                requested: bytes as u64,
                 free: *left as u64,
                 total: *left as u64,
             });

@@ -5,8 +5,8 @@
 //! summed in the order of the depth on any thread: the same bits for any number of threads. Scratch
 //! memory is thread-local and reused.
 //!
-//! Why not a crate alone: these tiles read images without im2col, and the LSTM shares them to write
-//! its state in packed order. The portable instruction set uses matrixmultiply as its tile.
+//! This is not delegated to a crate because convolutions pack images without im2col and the LSTM
+//! writes its state in packed order. The portable tile is a product of matrixmultiply.
 
 mod pack;
 mod tile;
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_around_tiles_blocks_and_slices() {
+    fn sizes_near_tiles_blocks_and_slices() {
         for isa in Isa::available() {
             for (m, n, k) in [
                 (1, 1, 1),
@@ -346,8 +346,8 @@ mod tests {
                 (7, 300, 40),
                 (250, 31, 1030),
             ] {
-                // Miri needs seconds per million operations.
-                if cfg!(miri) && m * n * k > 200_000 {
+                // Miri needs minutes per million operations.
+                if cfg!(miri) && m * n * k > 3_000 {
                     continue;
                 }
                 check(isa, m, n, k, false, false, false);
@@ -357,9 +357,9 @@ mod tests {
     }
 
     #[test]
-    fn the_same_bits_with_any_number_of_threads() {
+    fn bits_do_not_depend_on_threads() {
         let (m, n, k) = if cfg!(miri) {
-            (70, 9, 515)
+            (3, 2, 515)
         } else {
             (203, 97, 777)
         };
@@ -387,7 +387,7 @@ mod tests {
         }
     }
 
-    const MAX_SIZE: usize = if cfg!(miri) { 20 } else { 70 };
+    const MAX_SIZE: usize = if cfg!(miri) { 8 } else { 70 };
 
     /// A product that starts while another holds the scratch of the thread gets a buffer of its own.
     #[test]
@@ -423,7 +423,7 @@ mod tests {
             ..ProptestConfig::default()
         })]
         #[test]
-        fn equals_the_sum_in_f64(
+        fn equals_the_f64_sum(
             m in 1..MAX_SIZE, n in 1..MAX_SIZE, k in 1..MAX_SIZE,
             ta: bool, tb: bool, accumulate: bool,
         ) {

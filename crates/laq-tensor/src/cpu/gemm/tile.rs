@@ -102,6 +102,10 @@ pub(crate) struct Run {
 ///
 /// # Safety
 /// The instruction set [`reads_in_place`]; every row of a run is readable for its `steps`; otherwise as [`tile`].
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(unused_variables, reason = "only x86 has such a tile")
+)]
 pub(crate) unsafe fn tile_of_runs(
     isa: Isa,
     runs: &[Run],
