@@ -40,6 +40,9 @@ pub enum LabError {
     /// A data set cannot be downloaded.
     #[error(transparent)]
     Download(#[from] DownloadError),
+    /// A folder has no files of a run.
+    #[error("{} has no summary.json and no metrics.jsonl: expected a run folder, such as runs/NAME", .0.display())]
+    NoRun(PathBuf),
     /// The launcher cannot start runs.
     #[error("cannot launch runs: {0}")]
     Launch(String),

@@ -316,6 +316,9 @@ pub(crate) struct GpuCheckArgs {
 /// Ctrl-C saves the runs under way; the same command continues, and reuses the finished cells.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReproduceArgs {
+    /// The table of the paper.
+    #[arg(value_enum)]
+    pub(crate) table: TableName,
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
     /// Show the state of the cells and the time left, and train nothing.
@@ -343,9 +346,18 @@ pub(crate) struct ReproduceArgs {
     pub(crate) json: bool,
 }
 
-/// Report the cells of a table that are trained, without training.
+/// Report the cells of a table that are trained, without training; or write one HTML page about single runs.
+///
+/// `laq report table2` reports a table. `laq report runs/a runs/b` writes one page with the curves of both runs, scale and
+/// sparsity of each layer by epoch, and the levels of the best epoch.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReportArgs {
+    /// table1, table2, or run folders.
+    #[arg(required = true, value_name = "TABLE|RUN")]
+    pub(crate) subjects: Vec<String>,
+    /// The HTML page of single runs [default: report.html in the run folder; for several runs in the current folder].
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["preset", "rows", "columns", "seeds", "out", "configs", "json"])]
+    pub(crate) page: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) selection: SelectionArgs,
     /// Print the cells as JSON.
@@ -353,12 +365,9 @@ pub(crate) struct ReportArgs {
     pub(crate) json: bool,
 }
 
-/// Which cells of which table, at which size, and where their runs are.
+/// Which cells of a table, at which size, and where their runs are.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SelectionArgs {
-    /// The table of the paper.
-    #[arg(value_enum)]
-    table: TableName,
     /// Size of the runs: demo (embedded data, minutes), short (the paper's networks, few epochs), paper (to the letter).
     #[arg(long, default_value = "demo")]
     preset: String,
@@ -380,7 +389,7 @@ pub(crate) struct SelectionArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum TableName {
+pub(crate) enum TableName {
     /// Test error of the networks on images.
     Table1,
     /// Test cross-entropy of the character LSTM.
@@ -388,9 +397,9 @@ enum TableName {
 }
 
 impl SelectionArgs {
-    pub(crate) fn selection(&self) -> Selection {
+    pub(crate) fn selection(&self, table: TableName) -> Selection {
         Selection {
-            table: match self.table {
+            table: match table {
                 TableName::Table1 => TableId::Table1,
                 TableName::Table2 => TableId::Table2,
             },

@@ -2,11 +2,13 @@
 
 use std::env;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use laq_lab::dry_run::DryRun;
 use laq_lab::launcher::{Needs, Stop};
 use laq_lab::local::{Local, Workers};
@@ -15,13 +17,17 @@ use laq_lab::report::{self, Report};
 use laq_lab::reproduce::{Event, Options, Outcome};
 use laq_runner::device::DeviceChoice;
 use laq_runner::environment::Environment;
+use laq_runner::files::write_atomically;
 
-use crate::args::{ReportArgs, ReproduceArgs};
+use crate::args::{ReportArgs, ReproduceArgs, TableName};
 use crate::output::{INTERRUPTED, Output, log, log_error, print_json, stop_flag};
 use crate::progress::Transfer;
 
 pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
-    let plan = Plan::new(&args.selection.configs()?, &args.selection.selection())?;
+    let plan = Plan::new(
+        &args.selection.configs()?,
+        &args.selection.selection(args.table),
+    )?;
     let device = args.device.options();
     let on_gpu = match device.choice {
         DeviceChoice::Auto => laq_cuda::probe().usable().is_ok(),
@@ -112,8 +118,26 @@ fn show(event: &Event<'_>, transfer: &mut Transfer) {
 }
 
 pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {
-    let plan = Plan::new(&args.selection.configs()?, &args.selection.selection())?;
-    print(&report::write(plan)?, args.json)?;
+    if let [subject] = args.subjects.as_slice()
+        && let Ok(table) = TableName::from_str(subject, false)
+    {
+        if args.page.is_some() {
+            bail!("--page is the page of single runs; the report of a table is in --out");
+        }
+        let selection = args.selection.selection(table);
+        let plan = Plan::new(&args.selection.configs()?, &selection)?;
+        print(&report::write(plan)?, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let folders: Vec<PathBuf> = args.subjects.iter().map(PathBuf::from).collect();
+    let page = report::runs::page_of_runs(&folders)?;
+    let path = match (&args.page, folders.as_slice()) {
+        (Some(path), _) => path.clone(),
+        (None, [folder]) => folder.join("report.html"),
+        (None, _) => "report.html".into(),
+    };
+    write_atomically(&path, page.as_bytes())?;
+    writeln!(Output, "{}", path.display())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,7 +9,7 @@ use super::{Report, Run};
 use crate::measure::Measure;
 
 /// Up to this number of epochs, each is drawn as a dot.
-const DOTS: u64 = 12;
+pub(super) const DOTS: u64 = 12;
 
 /// The epochs of one run.
 struct Curve<'a> {
@@ -144,7 +144,7 @@ pub(super) fn style(run: &Run) -> Style {
 }
 
 /// About five round values that enclose `low..=high`, with their labels, and the first and the last of them.
-fn ticks_between(low: f64, high: f64) -> (Vec<(f64, String)>, f64, f64) {
+pub(super) fn ticks_between(low: f64, high: f64) -> (Vec<(f64, String)>, f64, f64) {
     let span = (high - low).max(0.004);
     let power = 10f64.powf((span / 4.0).log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0]

@@ -9,9 +9,29 @@ use crate::text::duration;
 
 const STYLE: &str = include_str!("style.css");
 
-/// The whole page.
+/// The report of a table.
 pub(super) fn render(report: &Report) -> String {
     let title = format!("{}, preset {}", report.title, report.preset);
+    let body = html! {
+        header {
+            p.over { "Loss-aware weight quantization of deep networks" }
+            h1 { (title) }
+            p { (report.caption) "." }
+            p { (report.provenance) }
+            pre { (report.command()) }
+            @if let Some(source) = report.source() { p { (source) } }
+        }
+        (table(report))
+        (claims(report))
+        (solvers(report))
+        (learning(report))
+        (cells(report))
+    };
+    page(&title, &body)
+}
+
+/// A page with the style sheet of all reports.
+pub(super) fn page(title: &str, body: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -21,23 +41,7 @@ pub(super) fn render(report: &Report) -> String {
                 title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                main {
-                    header {
-                        p.over { "Loss-aware weight quantization of deep networks" }
-                        h1 { (title) }
-                        p { (report.caption) "." }
-                        p { (report.provenance) }
-                        pre { (report.command()) }
-                        @if let Some(source) = report.source() { p { (source) } }
-                    }
-                    (table(report))
-                    (claims(report))
-                    (solvers(report))
-                    (learning(report))
-                    (cells(report))
-                }
-            }
+            body { main { (body) } }
         }
     };
     page.into_string()

@@ -3,8 +3,8 @@
 //! The terminal shows the selected cells. The files show every cell that has a run, so that a table can be trained part by
 //! part. They contain no folder of this machine and can be published.
 //!
-//! `collect` computes everything; the modules of the formats only render it. A page of single runs (curves, scales and
-//! sparsity by epoch) belongs next to them, in `runs.rs`: it can use `svg` and `curves`, and needs no plan.
+//! `collect` computes everything; the modules of the formats only render it. [`runs`] is the page of single runs, which
+//! needs no plan.
 
 mod cells;
 pub(crate) mod claims;
@@ -13,6 +13,8 @@ mod curves;
 mod exact;
 mod html;
 mod markdown;
+mod picture;
+pub mod runs;
 mod svg;
 mod terminal;
 
@@ -128,7 +130,7 @@ struct Run {
     curve: Vec<(u32, f64)>,
 }
 
-/// Writes `<out>/report/<table>.{md,csv,html}` with every cell of the table and preset that has a run, and returns the report
+/// Writes `<out>/report/<table>.{md,csv,html,svg}` with every cell of the table and preset that has a run, and returns the report
 /// of the selected cells.
 ///
 /// # Errors
@@ -146,6 +148,7 @@ pub fn write(plan: Plan) -> Result<Report, LabError> {
         ("md", markdown::render(&whole)),
         ("csv", cells::csv(&whole)),
         ("html", html::render(&whole)),
+        ("svg", picture::render(&whole)),
     ] {
         write_atomically(&whole.file(extension), content.as_bytes())?;
     }
@@ -167,7 +170,7 @@ impl Report {
 
     /// The files that [`write`] has written.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        ["md", "csv", "html"]
+        ["md", "csv", "html", "svg"]
             .into_iter()
             .map(|extension| self.file(extension))
     }
