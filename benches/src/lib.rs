@@ -103,3 +103,16 @@ mod tests {
         assert!((mean_square(&mut data.curvature.iter().map(|d| d.ln())) - 1.0).abs() < 0.1);
     }
 }
+
+/// The Rust examples of the book, as documentation tests.
+#[cfg(doctest)]
+mod book {
+    #[doc = include_str!("../../docs/src/quick-start.md")]
+    struct QuickStart;
+    #[doc = include_str!("../../docs/src/method.md")]
+    struct Method;
+    #[doc = include_str!("../../docs/src/quantize.md")]
+    struct Quantize;
+    #[doc = include_str!("../../docs/src/add-a-layer.md")]
+    struct AddALayer;
+}

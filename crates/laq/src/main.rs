@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 mod args;
+#[cfg(test)]
+mod book;
 mod commands;
 mod output;
 mod progress;
