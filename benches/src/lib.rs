@@ -113,6 +113,4 @@ mod book {
     struct Method;
     #[doc = include_str!("../../docs/src/quantize.md")]
     struct Quantize;
-    #[doc = include_str!("../../docs/src/add-a-layer.md")]
-    struct AddALayer;
 }
