@@ -14,7 +14,7 @@
 //!
 //! # Where the paper's parts are
 //!
-//! PAPER.md is the project's specification, `docs/PAPER.md` in its repository.
+//! PAPER.md is the project's specification, `docs/src/PAPER.md` in its repository.
 //!
 //! | PAPER.md | what | here |
 //! |---|---|---|
