@@ -1,23 +1,23 @@
-// The kernels of the exact solver: a few times solve_buckets, then solve_gather and solve_compare. Why no optimum is lost is
-// said in exact.cuh and in laq-solvers.
+// The kernels of the exact solver: solve_buckets several times, then solve_gather and solve_compare. exact.cuh and
+// laq-solvers give the bounds.
 #include "exact.cuh"
 
-// The bucket of a threshold: the last whose edge is not above it.
+// The bucket of a threshold: the last whose lower edge is at most the threshold.
 __device__ unsigned bucket_of(const Search& search, double threshold) {
     const auto not_above = [&](unsigned edge) { return edge_value(search.edge[edge]) <= threshold; };
     return partition_point(1, search.buckets, not_above) - 1;
 }
 
-// T at an edge, from sums that are too small: not below the truth, if `slack` is added to it.
+// T at an edge, from sums that are rounded down; an upper bound once `slack` is added.
 __device__ double surplus(const Search& search, unsigned edge) {
     const double product = double(search.above[edge][0]) * search.unit[0];
     const double square = double(search.above[edge][1]) * search.unit[1];
     const double t = product - edge_value(search.edge[edge]) * square;
-    // What rounding can do to the difference.
+    // Bounds the rounding of the difference.
     return (t > 0.0 ? t : 0.0) + 1e-14 * product;
 }
 
-// An upper bound of H at a scale. `gain` becomes what an assignment near it takes off for certain.
+// An upper bound of H at a scale. `gain` receives the gain of an assignment nearby, a lower bound of the best gain.
 __device__ double upper_bound(const Search& search, const Codebook& codebook, double scale, double* gain) {
     double bound = 0.0, product = 0.0, square = 0.0;
     for (unsigned m = 0; m + 1 < codebook.magnitudes; ++m) {
@@ -36,8 +36,8 @@ __device__ double upper_bound(const Search& search, const Codebook& codebook, do
     return bound * (1.0 + 1e-12);
 }
 
-// An upper bound of G between two scales with their bounds of H: the largest 2 a times the chord.
-__device__ double most_between(double high, double at_high, double low, double at_low) {
+// An upper bound of G between two scales, given the bounds of H there: the maximum of 2 a times the chord.
+__device__ double max_between(double high, double at_high, double low, double at_low) {
     const double slope = (at_low - at_high) / (high - low);
     double scale = high;
     if (slope > 0.0) {
@@ -47,10 +47,10 @@ __device__ double most_between(double high, double at_high, double low, double a
     return 2.0 * scale * (at_low - slope * (scale - low));
 }
 
-// Sums from every edge up, from those of the buckets and those above the last.
-__device__ void add_from_above(Search* search) {
+// Suffix sums over the buckets, on top of the sums above the last.
+__device__ void sum_suffixes(Search* search) {
     const unsigned each = (search->buckets + blockDim.x - 1) / blockDim.x;
-    // A thread has a run of buckets; the first has the highest.
+    // A thread has consecutive buckets; thread 0 has the highest.
     const unsigned end = threadIdx.x * each < search->buckets ? search->buckets - threadIdx.x * each : 0;
     const unsigned begin = end > each ? end - each : 0;
     const volatile unsigned long long* buckets = &search->sum[0][0];
@@ -59,7 +59,7 @@ __device__ void add_from_above(Search* search) {
         own[0] += buckets[2 * i];
         own[1] += buckets[2 * i + 1];
     }
-    sums_before(own);
+    prefix_sums(own);
     unsigned long long total[2];
     for (int k = 0; k < 2; ++k) total[k] = search->above[search->buckets][k] + own[k];
     for (unsigned i = end; i > begin; --i) {
@@ -71,7 +71,7 @@ __device__ void add_from_above(Search* search) {
     __syncthreads();
 }
 
-// Cuts the interval into cells, and leaves it from the first to the last that may hold the optimum.
+// Cuts the interval into cells and shrinks it to those that may contain the optimum.
 __device__ void narrow(Search* search, const Codebook& codebook) {
     SHARED(double, bounds, [CELLS + 1]);
     SHARED(double, gains, [32]);
@@ -96,8 +96,8 @@ __device__ void narrow(Search* search, const Codebook& codebook) {
     __syncthreads();
     for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) best = gains[warp] > best ? gains[warp] : best;
     for (unsigned cell = threadIdx.x; cell < CELLS; cell += blockDim.x) {
-        const double most = most_between(scale_of(cell + 1), bounds[cell + 1], scale_of(cell), bounds[cell]);
-        // Whatever is not clearly below stays, so that rounding loses nothing.
+        const double most = max_between(scale_of(cell + 1), bounds[cell + 1], scale_of(cell), bounds[cell]);
+        // A margin above rounding errors keeps the optimum.
         if (most < best * (1.0 - 1e-12)) continue;
         atomicMin(&kept[0], cell);
         atomicMax(&kept[1], cell + 1);
@@ -113,8 +113,8 @@ __device__ void narrow(Search* search, const Codebook& codebook) {
     __syncthreads();
 }
 
-// The buckets in which a weight may take a step in the interval, step by step; and the ranges of the next buckets, which are
-// these. `last`: there are no next ones.
+// For each step of the codebook, the buckets whose weights may take it within the interval. Their union becomes the ranges of
+// the next refinement, unless this is the last.
 __device__ void find_windows(Search* search, const Codebook& codebook, bool last) {
     SHARED(unsigned, ends, [MAX_MAGNITUDES][2]);
     SHARED(unsigned long long, gaps, [MAX_MAGNITUDES][2]);
@@ -153,25 +153,25 @@ __device__ void find_windows(Search* search, const Codebook& codebook, bool last
     clear_buckets(search);
 }
 
-// Adds the weights up in buckets, and narrows the interval by them.
+// Sums the weights of every bucket, and shrinks the interval.
 extern "C" __global__ void solve_buckets(const Group* groups, GroupWorkspace* workspaces, const unsigned* group_of_block, const Codebook* codebook,
                                          Search* searches, unsigned last, const StepLog* log) {
     if (is_stopped(log)) return;
-    const Part part = part_of(groups, workspaces, group_of_block);
-    const GroupWorkspace* workspace = part.workspace;
-    // Of d x and of d, in two halves each: no GPU adds 64 bits at once in shared memory.
+    const Chunk chunk = chunk_of_block(groups, workspaces, group_of_block);
+    const GroupWorkspace* workspace = chunk.workspace;
+    // Sums of d x and of d in two halves: atomic addition of 64 bits in shared memory is emulated and slow.
     SHARED(unsigned, low, [2][BUCKETS]);
     SHARED(unsigned, high, [2][BUCKETS]);
-    const auto add = [&](unsigned k, unsigned bucket, unsigned long long number) {
-        const unsigned part_of_number = unsigned(number);
-        const unsigned before = atomicAdd(&low[k][bucket], part_of_number);
-        // What goes over the lower half is carried, whoever comes first.
-        const unsigned more = unsigned(number >> 32) + (before + part_of_number < before ? 1u : 0u);
-        if (more != 0) atomicAdd(&high[k][bucket], more);
+    const auto add = [&](unsigned k, unsigned bucket, unsigned long long value) {
+        const unsigned low_half = unsigned(value);
+        const unsigned before = atomicAdd(&low[k][bucket], low_half);
+        // The carry does not depend on the order of the threads.
+        const unsigned high_half = unsigned(value >> 32) + (before + low_half < before ? 1u : 0u);
+        if (high_half != 0) atomicAdd(&high[k][bucket], high_half);
     };
     for (unsigned side = 0; side < codebook->sides; ++side) {
         if (workspace->done[side]) continue;
-        Search* search = searches + 2 * part.index + side;
+        Search* search = searches + 2 * chunk.index + side;
         __syncthreads();
         for (unsigned i = threadIdx.x; i < search->buckets; i += blockDim.x) {
             for (int k = 0; k < 2; ++k) low[k][i] = high[k][i] = 0;
@@ -179,7 +179,7 @@ extern "C" __global__ void solve_buckets(const Group* groups, GroupWorkspace* wo
         __syncthreads();
         const double units[2] = {1.0 / search->unit[0], 1.0 / search->unit[1]};
         const unsigned ranges = search->ranges, shift = search->shift, below = search->range[0].low;
-        for_weights(part, codebook->sides, [&](const Weight& weight) {
+        for_weights(chunk, codebook->sides, [&](const Weight& weight) {
             const unsigned bits = __float_as_uint(weight.x);
             if (weight.side != side || bits == 0) return;
             unsigned bucket = 0;
@@ -204,37 +204,37 @@ extern "C" __global__ void solve_buckets(const Group* groups, GroupWorkspace* wo
         }
     }
     __threadfence();
-    if (!is_last(&part.workspace->arrived, part.group->blocks)) return;
+    if (!is_last(&chunk.workspace->arrived, chunk.group->blocks)) return;
     for (unsigned side = 0; side < codebook->sides; ++side) {
         if (workspace->done[side]) continue;
-        Search* search = searches + 2 * part.index + side;
-        add_from_above(search);
+        Search* search = searches + 2 * chunk.index + side;
+        sum_suffixes(search);
         narrow(search, *codebook);
         find_windows(search, *codebook, last != 0);
     }
 }
 
-// Of several numbers that fall or stay, how many are at least `least`, from `begin` on: the weights x with x / midpoint >= scale.
+// The end of the weights in [begin, end), in decreasing order, with x / midpoint >= scale.
 __device__ unsigned taken(const unsigned long long* sorted, unsigned begin, unsigned end, double midpoint, double scale) {
     return partition_point(begin, end, [&](unsigned i) {
         return double(__uint_as_float(unsigned(sorted[i] >> 32))) / midpoint >= scale;
     });
 }
 
-// Collects the weights that may take a step in the interval, and adds up those that have taken it above.
+// Gathers the weights that may take a step within the interval, and sums the steps that are taken throughout it.
 extern "C" __global__ void solve_gather(const Group* groups, GroupWorkspace* workspaces, const unsigned* group_of_block, const Codebook* codebook,
                                         double* partial, Search* searches, unsigned long long* const* survivors,
                                         const StepLog* log) {
     if (is_stopped(log)) return;
-    const Part part = part_of(groups, workspaces, group_of_block);
-    const GroupWorkspace* workspace = part.workspace;
+    const Chunk chunk = chunk_of_block(groups, workspaces, group_of_block);
+    const GroupWorkspace* workspace = chunk.workspace;
     const unsigned steps = codebook->magnitudes - 1;
     double sums[4] = {};
     for (unsigned side = 0; side < codebook->sides; ++side) {
         if (workspace->done[side]) continue;
-        const unsigned index = 2 * part.index + side;
+        const unsigned index = 2 * chunk.index + side;
         Search* search = searches + index;
-        for_weights(part, codebook->sides, [&](const Weight& weight) {
+        for_weights(chunk, codebook->sides, [&](const Weight& weight) {
             const unsigned bits = __float_as_uint(weight.x);
             if (weight.side != side || bits == 0 || !(weight.d > 0.0f)) return;
             const unsigned taken = partition_point(0, steps, [&](unsigned m) { return search->to[m] <= bits; });
@@ -250,29 +250,29 @@ extern "C" __global__ void solve_gather(const Group* groups, GroupWorkspace* wor
             }
         });
     }
-    if (!group_sums(part, sums, partial) || threadIdx.x != 0) return;
+    if (!group_sums(chunk, sums, partial) || threadIdx.x != 0) return;
     for (unsigned side = 0; side < codebook->sides; ++side) {
-        searches[2 * part.index + side].product = side == 0 ? sums[0] : sums[2];
-        searches[2 * part.index + side].square = side == 0 ? sums[1] : sums[3];
+        searches[2 * chunk.index + side].product = side == 0 ? sums[0] : sums[2];
+        searches[2 * chunk.index + side].square = side == 0 ? sums[1] : sums[3];
     }
 }
 
-// Of two states the one that takes more off; of equal ones that with the smaller scale.
-struct Best {
+// An assignment by its gain and scale; of equal gains the smaller scale is better.
+struct Candidate {
     double gain, scale;
 };
 
-__device__ Best better(Best a, Best b) { return b.gain > a.gain || (b.gain == a.gain && b.scale < a.scale) ? b : a; }
+__device__ Candidate better(Candidate a, Candidate b) { return b.gain > a.gain || (b.gain == a.gain && b.scale < a.scale) ? b : a; }
 
-__device__ Best state_of(double product, double square) {
+__device__ Candidate candidate(double product, double square) {
     if (!(square > 0.0)) return {0.0, 0.0};
     const double scale = product / square;
     if (scale < LARGEST_FLOAT) return {product * product / square, scale};
     return {LARGEST_FLOAT * (2.0 * product - LARGEST_FLOAT * square), LARGEST_FLOAT};
 }
 
-// Sorts the survivors of one side and compares all states of the interval. One block a side; `prefixes` has two doubles for each
-// survivor and two more.
+// Sorts the survivors of one side and evaluates all breakpoints of the interval. One block per side; `prefixes` holds two
+// doubles per survivor and two more.
 extern "C" __global__ void solve_compare(const Group* groups, GroupWorkspace* workspaces, const Codebook* codebook, Search* searches,
                                          unsigned long long* const* survivors, double* const* prefixes,
                                          const StepLog* log) {
@@ -285,7 +285,7 @@ extern "C" __global__ void solve_compare(const Group* groups, GroupWorkspace* wo
     double* prefix = prefixes[index];
     const unsigned count = search->survivors, steps = codebook->magnitudes - 1;
 
-    // Falling, by Batcher's bitonic network; what is behind the end counts as zero, the smallest.
+    // Decreasing order by Batcher's bitonic network, padded with zeros.
     unsigned padded = 1;
     while (padded < count) padded *= 2;
     for (unsigned i = count + threadIdx.x; i < padded; i += blockDim.x) sorted[i] = 0;
@@ -294,9 +294,9 @@ extern "C" __global__ void solve_compare(const Group* groups, GroupWorkspace* wo
         for (unsigned apart = size / 2; apart > 0; apart /= 2) {
             for (unsigned i = threadIdx.x; i < padded / 2; i += blockDim.x) {
                 const unsigned a = i / apart * 2 * apart + i % apart, b = a + apart;
-                const bool falling = (a & size) == 0;
+                const bool decreasing = (a & size) == 0;
                 const unsigned long long x = sorted[a], y = sorted[b];
-                if ((x < y) == falling) {
+                if ((x < y) == decreasing) {
                     sorted[a] = y;
                     sorted[b] = x;
                 }
@@ -315,7 +315,7 @@ extern "C" __global__ void solve_compare(const Group* groups, GroupWorkspace* wo
         own[0] += d * x;
         own[1] += d;
     }
-    sums_before(own);
+    prefix_sums(own);
     double total[2] = {own[0], own[1]};
     for (unsigned i = begin; i < end; ++i) {
         prefix[2 * i] = total[0];
@@ -329,17 +329,17 @@ extern "C" __global__ void solve_compare(const Group* groups, GroupWorkspace* wo
         prefix[2 * count + 1] = total[1];
     }
     if (count == 0 && threadIdx.x == 0) prefix[0] = prefix[1] = 0.0;
-    // Where the weights of each step begin.
+    // The first weight of each step.
     SHARED(unsigned, starts, [MAX_MAGNITUDES]);
     for (unsigned m = threadIdx.x; m < steps; m += blockDim.x) {
         starts[m] = partition_point(0, count, [&](unsigned i) { return unsigned(sorted[i] >> 32) >= search->to[m]; });
     }
     __syncthreads();
 
-    Best best = state_of(search->product, search->square);
+    Candidate best = candidate(search->product, search->square);
     for (unsigned i = threadIdx.x; i < count; i += blockDim.x) {
         const unsigned bits = unsigned(sorted[i] >> 32);
-        // Equal weights take their steps together.
+        // Equal weights take their steps at one breakpoint.
         if (i + 1 < count && unsigned(sorted[i + 1] >> 32) == bits) continue;
         for (unsigned step = 0; step < steps; ++step) {
             if (bits < search->from[step] || bits >= search->to[step]) continue;
@@ -351,12 +351,12 @@ extern "C" __global__ void solve_compare(const Group* groups, GroupWorkspace* wo
                 product += q * (prefix[2 * behind] - prefix[2 * first]);
                 square += 2.0 * q * codebook->midpoint[m] * (prefix[2 * behind + 1] - prefix[2 * first + 1]);
             }
-            best = better(best, state_of(product, square));
+            best = better(best, candidate(product, square));
         }
     }
-    SHARED(Best, bests, [32]);
+    SHARED(Candidate, bests, [32]);
     for (int lanes = 16; lanes > 0; lanes /= 2) {
-        const Best other = {__shfl_xor_sync(0xffffffffu, best.gain, lanes), __shfl_xor_sync(0xffffffffu, best.scale, lanes)};
+        const Candidate other = {__shfl_xor_sync(0xffffffffu, best.gain, lanes), __shfl_xor_sync(0xffffffffu, best.scale, lanes)};
         best = better(best, other);
     }
     __syncthreads();

@@ -1,48 +1,47 @@
-// The search for the optimum of problem (1), as in `exact` of laq-solvers, for codebooks with zero: twice what a scale takes
-// off the error of all zeros is G(a) = 2 a H(a), H(a) = sum over steps of the codebook (q_j - q_(j-1)) T(a mid_j), with the
-// convex T(t) = sum of d max(x - t, 0). Sums over buckets of x bound G from above and below, and leave an interval of scales
-// in which the optimum is; the buckets are made narrower within the interval, until few weights are left to be sorted.
+// The optimum of problem (1), as in `exact` of laq-solvers, for codebooks with zero. Relative to all zeros, a scale a reduces
+// twice the error by G(a) = 2 a H(a), H(a) = sum over steps (q_j - q_(j-1)) T(a mid_j), with the convex T(t) = sum d max(x - t, 0).
+// Sums over buckets of x bound G from both sides and so give an interval of scales that contains the optimum. The buckets are
+// refined within the interval until few weights are left to sort.
 //
-// Sums of buckets are integers (d x and d in units so small that all weights together fit into 62 bits), so that the order in
-// which they are added does not matter. Each is too small by less than one unit a weight, which the bounds allow for.
+// Sums of buckets are integers, so that the order of addition does not matter: d x and d in units such that the total fits
+// into 62 bits. Each sum is too small by less than one unit per weight; the bounds add this slack.
 #pragma once
 #include "solve.cuh"
 
-// Mantissa bits that tell the first buckets apart: 32 an octave, so that there are 64 octaves.
+// The shift of the first buckets: 32 buckets per octave, 64 octaves.
 constexpr unsigned FIRST_SHIFT = 18;
-// Cells that the interval of scales is cut into, so that the threads of a block have two edges each.
+// Cells of the interval of scales: two edges per thread.
 constexpr unsigned CELLS = 511;
 
-// The bits of a float whose buckets are next to each other: from `low` to below `high`, from bucket `base` on.
+// The floats with bits in [low, high), in consecutive buckets from `base` on.
 struct Range {
     unsigned low, high, base;
 };
 
 struct Search {
-    // The optimum is between these scales, and takes off at least `best`.
+    // The optimum is between these scales and gains at least `best`.
     double low, high, best;
-    // Of d x and of d: a unit, and how far a sum may be too small.
+    // The units of d x and d, and the slack of their sums.
     double unit[2], slack[2];
     unsigned buckets, ranges, shift;
-    // Weights that were gathered.
+    // The number of gathered weights.
     unsigned survivors;
     Range range[MAX_MAGNITUDES];
-    // Lower edges of the buckets as bits, and behind them the upper edge of the last.
+    // Lower edges of the buckets as bits, then the upper edge of the last.
     unsigned edge[BUCKETS + 1];
     unsigned reserved;
-    // Sums of d x and d in every bucket, and over all weights from each edge up.
+    // Sums of d x and d in every bucket, and of all weights above each edge.
     unsigned long long sum[BUCKETS][2];
     unsigned long long above[BUCKETS + 1][2];
-    // For each step the bits of the weights that may take it in the interval, from `from` to below `to`.
+    // For each step, the bits [from, to) of the weights that may take it within the interval.
     unsigned from[MAX_MAGNITUDES], to[MAX_MAGNITUDES];
-    // The sums d b x and d b² of those that have taken it.
+    // Sums of d b x and d b² over the steps taken throughout the interval.
     double product, square;
 };
 
-// Of two numbers a thread, the sums over all threads of the block before this one, in an order that depends on the size of
-// the block alone.
+// Exclusive prefix sums over the block of two values per thread; the order of summation depends on the block size alone.
 template <class T>
-__device__ void sums_before(T (&values)[2]) {
+__device__ void prefix_sums(T (&values)[2]) {
     SHARED(T, of_warps, [2][MAX_WARPS]);
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     T up_to[2] = {values[0], values[1]};
@@ -64,12 +63,12 @@ __device__ void sums_before(T (&values)[2]) {
     }
 }
 
-// The number that bits stand for; those of infinity stand for the end of the last octave.
+// The float with these bits; the largest finite one for infinity.
 __device__ double edge_value(unsigned bits) {
     return bits >= 0x7f800000u ? 3.402823669209385e38 : double(__uint_as_float(bits));
 }
 
-// The finest shift that makes no more buckets of the ranges than there are, and where each range begins; one thread.
+// Chooses the finest shift whose buckets fit, and the first bucket of each range. One thread.
 __device__ void lay_out(Search* search, unsigned long long (*gaps)[2]) {
     unsigned buckets = 0;
     for (unsigned shift = 0; shift < 32; ++shift) {
@@ -86,7 +85,7 @@ __device__ void lay_out(Search* search, unsigned long long (*gaps)[2]) {
         Range& range = search->range[r];
         range.base = base;
         base += ((range.high - range.low - 1) >> search->shift) + 1;
-        // Behind a range is one bucket for all up to the next, whose sums are known.
+        // The gap up to the next range is one bucket, whose sums are known.
         if (r + 1 < search->ranges) {
             search->edge[base] = range.high;
             search->sum[base][0] = gaps[r][0];
@@ -97,7 +96,7 @@ __device__ void lay_out(Search* search, unsigned long long (*gaps)[2]) {
     search->edge[buckets] = search->range[search->ranges - 1].high;
 }
 
-// Edges of the buckets of all ranges, and no sums in them yet; all threads.
+// Sets the edges of the buckets of all ranges and clears their sums. All threads.
 __device__ void clear_buckets(Search* search) {
     for (unsigned r = 0; r < search->ranges; ++r) {
         const Range range = search->range[r];
@@ -109,7 +108,7 @@ __device__ void clear_buckets(Search* search) {
     }
 }
 
-// The first interval and the first buckets; all threads of a block.
+// Initializes interval and buckets. All threads.
 __device__ void begin_search(Search* search, const Codebook& codebook, double product, double square, float largest,
                              double largest_curvature, Count size) {
     __syncthreads();
@@ -118,7 +117,7 @@ __device__ void begin_search(Search* search, const Codebook& codebook, double pr
         search->best = product * product / square;
         const double high = double(largest) / codebook.midpoint[0] * (1.0 + 1e-15);
         search->high = high < LARGEST_FLOAT ? high : LARGEST_FLOAT;
-        // Below it, 2 a H(a) <= 2 a q_k sum of d x is too little, with q_k = 1.
+        // Below `low`, G <= 2 a q_k sum d x is less than `best`, with q_k = 1.
         const double low = 0.5 * search->best / product * (1.0 - 1e-9);
         search->low = low < 0.5 * search->high ? low : 0.5 * search->high;
         const double most[2] = {double(size) * largest_curvature * double(largest), double(size) * largest_curvature};
@@ -128,7 +127,7 @@ __device__ void begin_search(Search* search, const Codebook& codebook, double pr
             search->unit[k] = ldexp(1.0, exponent - 62);
             search->slack[k] = double(size) * search->unit[k];
         }
-        // All magnitudes down to 64 octaves below the largest, and one range for what is below.
+        // Buckets down to 64 octaves below the largest magnitude, and one bucket below.
         const unsigned end = ((bits - 1) >> FIRST_SHIFT) + 1;
         const unsigned first = end > BUCKETS - 1 ? (end - (BUCKETS - 1)) << FIRST_SHIFT : 0;
         search->survivors = 0;

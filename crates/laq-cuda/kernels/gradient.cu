@@ -1,14 +1,14 @@
-// From the gradient by the quantized weights to that by the latent ones, for the methods where it is not the same; and the
-// training of scales. Grid: chunks of a group by groups.
+// The gradient of the latent weights from that of the quantized weights, for methods where they differ, and the training of
+// scales. Grid: chunks of a group by groups.
 #include "solve.cuh"
 
-// Of a group, between the two kernels of DoReFa.
+// Passed from `tanh_sums` to `tanh_gradient`, per group.
 struct TanhWork {
     double product, magnitude;
     Count largest_at;
 };
 
-// TTQ: the gradient times the scale of its level, and the gradients of both scales.
+// TTQ: the gradient times the scale of the level, and the gradients of both scales.
 extern "C" __global__ void ttq_gradient(GroupState* states, const signed char* levels, float* gradient, double* partial,
                                         unsigned* arrived, Count group_size) {
     GroupState* state = states + blockIdx.y;
@@ -53,8 +53,8 @@ extern "C" __global__ void update_scales(const StepLog* log, GroupState* states,
     });
 }
 
-// The largest over the block, for every thread.
-__device__ Count block_most(Count value) {
+// The maximum over the block, for every thread.
+__device__ Count block_max(Count value) {
     SHARED(Count, of_warps, [MAX_WARPS]);
     for (int lanes = 16; lanes > 0; lanes /= 2) {
         const Count other = __shfl_xor_sync(0xffffffffu, value, lanes);
@@ -67,37 +67,37 @@ __device__ Count block_most(Count value) {
     return value;
 }
 
-// DoReFa: the sum of g tanh w, and the first weight of the largest magnitude. `partial` has two numbers a block.
+// DoReFa: the sum of g tanh w, and the first weight of the largest magnitude. `partial` holds two values per block.
 extern "C" __global__ void tanh_sums(const float* weights, const float* gradient, double* partial, unsigned* arrived,
                                      TanhWork* workspaces, Count group_size) {
     const Count first = Count(blockIdx.y) * group_size, begin = Count(blockIdx.x) * GRADIENT_BLOCK;
     const Count end = begin + GRADIENT_BLOCK < group_size ? begin + GRADIENT_BLOCK : group_size;
     double product[1] = {};
-    // The bits of a magnitude, and behind them those of its place, so that of equal ones the first is the largest.
-    Count most = 0;
+    // The bits of a magnitude, then the complement of its index, so that the first of equal magnitudes is the maximum.
+    Count largest = 0;
     for (Count i = begin + threadIdx.x; i < end; i += blockDim.x) {
         const float w = weights[first + i];
         product[0] += double(gradient[first + i]) * tanh(double(w));
         const Count key = Count(__float_as_uint(fabsf(w))) << 32 | (0xffffffffu - unsigned(i));
-        most = key > most ? key : most;
+        largest = key > largest ? key : largest;
     }
-    most = block_most(most);
+    largest = block_max(largest);
     double* sums = partial + 2 * Count(blockIdx.y) * gridDim.x;
     Count* keys = (Count*)(sums + gridDim.x);
-    if (threadIdx.x == 0) keys[blockIdx.x] = most;
+    if (threadIdx.x == 0) keys[blockIdx.x] = largest;
     if (!sums_of_blocks(product, sums, arrived + blockIdx.y, blockIdx.x, gridDim.x)) return;
     const volatile Count* all = keys;
     for (unsigned block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
         const Count key = all[block];
-        most = key > most ? key : most;
+        largest = key > largest ? key : largest;
     }
-    most = block_most(most);
+    largest = block_max(largest);
     if (threadIdx.x != 0) return;
-    const double magnitude = tanh(double(__uint_as_float(unsigned(most >> 32))));
-    workspaces[blockIdx.y] = {product[0], magnitude, 0xffffffffu - unsigned(most)};
+    const double magnitude = tanh(double(__uint_as_float(unsigned(largest >> 32))));
+    workspaces[blockIdx.y] = {product[0], magnitude, 0xffffffffu - unsigned(largest)};
 }
 
-// (1 - t²) / M times g, but for the largest weight, which only moves the others.
+// g (1 - t²) / M; the largest weight only scales the others.
 extern "C" __global__ void tanh_gradient(const float* weights, float* gradient, const TanhWork* workspaces, unsigned group_size,
                                          Count numel) {
     for_each(numel, [&](auto i) {

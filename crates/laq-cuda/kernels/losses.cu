@@ -1,21 +1,21 @@
-// Losses: each overwrites its outputs with their gradient and leaves one f64 a row, which `append_loss` adds up.
+// Losses per row. A training loss overwrites the outputs with their gradient; `append_loss` averages the rows.
 #include "common.cuh"
 
-// One warp a row: -log softmax(y)[target], and (softmax(y) - onehot) / rows.
+// One warp per row: -log softmax(y)[target], and (softmax(y) - onehot) / rows.
 extern "C" __global__ void softmax_cross_entropy(const unsigned char* targets, float* logits, double* losses,
                                                  unsigned rows, unsigned classes) {
     const unsigned lane = threadIdx.x % 32, warps = gridDim.x * (blockDim.x / 32);
     for (unsigned row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; row < rows; row += warps) {
         float* y = logits + Count(row) * classes;
         const unsigned target = targets[row];
-        float largest = __uint_as_float(0xff800000u);  // -infinity, which NVRTC has no name for
+        float largest = __uint_as_float(0xff800000u);  // -infinity
         for (unsigned c = lane; c < classes; c += 32) largest = fmaxf(largest, y[c]);
         for (int by = 16; by > 0; by /= 2) largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, by));
         const double of_target = double(y[target]) - double(largest);
         double sum = 0.0;
         for (unsigned c = lane; c < classes; c += 32) sum += double(expf(y[c] - largest));
         for (int by = 16; by > 0; by /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, by);
-        // All lanes have read the target's logit before one of them overwrites it.
+        // All lanes read the target's logit before one overwrites it.
         __syncwarp();
         const float weight = 1.0f / float(rows);
         const float factor = float(double(weight) / sum);
@@ -26,7 +26,7 @@ extern "C" __global__ void softmax_cross_entropy(const unsigned char* targets, f
     }
 }
 
-// One warp a row: max(0, 1 - t y)² with t = 1 at the target and -1 elsewhere.
+// One warp per row: max(0, 1 - t y)² with t = 1 at the target and -1 elsewhere.
 extern "C" __global__ void squared_hinge(const unsigned char* targets, float* outputs, double* losses, unsigned rows,
                                          unsigned classes) {
     const unsigned lane = threadIdx.x % 32, warps = gridDim.x * (blockDim.x / 32);
@@ -36,18 +36,18 @@ extern "C" __global__ void squared_hinge(const unsigned char* targets, float* ou
         double sum = 0.0;
         for (unsigned c = lane; c < classes; c += 32) {
             const double t = c == targets[row] ? 1.0 : -1.0;
-            double missing = 1.0 - t * double(y[c]);
+            double margin_violation = 1.0 - t * double(y[c]);
             // Unlike max, this keeps a NaN.
-            missing = missing < 0.0 ? 0.0 : missing;
-            sum += missing * missing;
-            y[c] = float(-2.0 * t * missing / count);
+            margin_violation = margin_violation < 0.0 ? 0.0 : margin_violation;
+            sum += margin_violation * margin_violation;
+            y[c] = float(-2.0 * t * margin_violation / count);
         }
         for (int by = 16; by > 0; by /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, by);
         if (lane == 0) losses[row] = sum;
     }
 }
 
-// One warp a row, for an evaluation: the loss, and 1 where the largest output (of equal ones the first) is not the target's.
+// One warp per row, for evaluation: the loss, and 1 if the argmax (the first of equal values) is not the target.
 extern "C" __global__ void evaluate_outputs(const unsigned char* targets, const float* outputs, double* losses,
                                             double* wrong, unsigned rows, unsigned classes, unsigned hinge) {
     const unsigned lane = threadIdx.x % 32, warps = gridDim.x * (blockDim.x / 32);
@@ -55,27 +55,27 @@ extern "C" __global__ void evaluate_outputs(const unsigned char* targets, const 
         const float* y = outputs + Count(row) * classes;
         const unsigned target = targets[row];
         float largest = __uint_as_float(0xff800000u);
-        unsigned place = 0;
+        unsigned argmax = 0;
         for (unsigned c = lane; c < classes; c += 32) {
             if (y[c] > largest) {
                 largest = y[c];
-                place = c;
+                argmax = c;
             }
         }
         for (int by = 16; by > 0; by /= 2) {
             const float other = __shfl_xor_sync(0xffffffffu, largest, by);
-            const unsigned there = __shfl_xor_sync(0xffffffffu, place, by);
-            if (other > largest || (other == largest && there < place)) {
+            const unsigned there = __shfl_xor_sync(0xffffffffu, argmax, by);
+            if (other > largest || (other == largest && there < argmax)) {
                 largest = other;
-                place = there;
+                argmax = there;
             }
         }
         double sum = 0.0;
         for (unsigned c = lane; c < classes; c += 32) {
             if (hinge) {
-                const double missing = 1.0 - (c == target ? 1.0 : -1.0) * double(y[c]);
+                const double margin_violation = 1.0 - (c == target ? 1.0 : -1.0) * double(y[c]);
                 // Unlike max, this keeps a NaN.
-                sum += missing < 0.0 ? 0.0 : missing * missing;
+                sum += margin_violation < 0.0 ? 0.0 : margin_violation * margin_violation;
             } else {
                 sum += exp(double(y[c]) - double(largest));
             }
@@ -83,13 +83,12 @@ extern "C" __global__ void evaluate_outputs(const unsigned char* targets, const 
         for (int by = 16; by > 0; by /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, by);
         if (lane == 0) {
             losses[row] = hinge ? sum / classes : log(sum) + double(largest) - double(y[target]);
-            wrong[row] = place == target ? 0.0 : 1.0;
+            wrong[row] = argmax == target ? 0.0 : 1.0;
         }
     }
 }
 
-// One block: the sum of all, times `factor`, is the next loss of the log. In an evaluation the sum of `wrong` is added to
-// its errors.
+// One block: appends `factor` times the sum of `values` to the log; in an evaluation, adds the sum of `wrong` to its errors.
 extern "C" __global__ void append_loss(const double* values, const double* wrong, Count numel, double factor,
                                      StepLog* log) {
     if (is_stopped(log)) return;
@@ -103,6 +102,6 @@ extern "C" __global__ void append_loss(const double* values, const double* wrong
     const double loss = sums[0] * factor;
     if (log->losses < LOG_CAPACITY) log->loss[log->losses++] = loss;
     log->errors += unsigned(sums[1]);
-    // NaN and infinity alone differ from themselves, or have no finite difference to themselves.
+    // x - x is NaN for NaN and infinity.
     if (!(loss - loss == 0.0)) stop(log, STOP_LOSS, 0, 0);
 }

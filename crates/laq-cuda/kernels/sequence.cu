@@ -1,30 +1,29 @@
-// The recurrence of an LSTM over a whole sequence in one kernel, forward and backward, for products in TF32.
+// An LSTM over a whole sequence in one cooperative kernel, forward and backward, with products in TF32.
 //
-// A block has 16 units (64 rows of W_h) and a slice of 32 sequences for all time steps. It keeps its part of W_h in registers;
-// what the blocks of a slice tell each other goes through memory, once a time step, and each waits there for the others. All
-// blocks have to run at the same time.
+// A block computes UNITS units (4 UNITS rows of W_h) of a slice of SEQUENCES sequences for all time steps, with its rows of W_h
+// in registers. The blocks of a slice exchange results through global memory once per time step and wait for each other, so all
+// blocks must be resident together.
 #include "lstm.cuh"
 
 constexpr unsigned SEQUENCE_WARPS = 8;
-// Products are of tiles of 16 sequences by 8 columns by 8 terms.
+// A tile of a product: 16 sequences by 8 columns by 8 terms.
 constexpr unsigned TILE_ROWS = 16, TILE_COLUMNS = 8;
 constexpr unsigned ROW_TILES = SEQUENCES / TILE_ROWS;
-// Columns of the pre-activations of a block: those of its units, gate by gate.
+// The pre-activations of a block: its units, gate by gate.
 constexpr unsigned COLUMNS = 4 * UNITS;
 constexpr unsigned COLUMN_TILES = COLUMNS / TILE_COLUMNS;
-// The rows of sums in shared memory, and those of what is multiplied, are so long that the lanes of a warp meet few banks
-// twice.
+// Row lengths in shared memory that avoid most bank conflicts.
 constexpr unsigned SUM_STRIDE = COLUMNS + 8, FACTOR_STRIDE = COLUMNS + 4;
 
 #ifndef TENSOR_CORES
-// A float rounded to ten bits of mantissa, as tensor cores take it.
+// Rounds to TF32.
 __device__ unsigned to_tf32(float x) {
     unsigned bits;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
     return bits;
 }
 
-// C += A B. With g = lane / 4 and t = lane % 4 a lane has a[0..3] = A[g][t], A[g + 8][t], A[g][t + 4], A[g + 8][t + 4], then
+// C += A B. With g = lane / 4 and t = lane % 4 a lane holds a[0..3] = A[g][t], A[g + 8][t], A[g][t + 4], A[g + 8][t + 4],
 // b[0..1] = B[t][g], B[t + 4][g], and c[0..3] = C[g][2 t], C[g][2 t + 1], C[g + 8][2 t], C[g + 8][2 t + 1].
 __device__ void multiply_tile(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
     asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -32,7 +31,7 @@ __device__ void multiply_tile(float (&c)[4], const unsigned (&a)[4], const unsig
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Numbers that other blocks may have written while this one runs: not from the cache of the multiprocessor.
+// Loads what other blocks wrote during this launch, and so bypasses the L1 cache.
 __device__ void load_fresh(float (&to)[2], const float* from) {
     asm volatile("ld.global.cg.v2.f32 {%0, %1}, [%2];" : "=f"(to[0]), "=f"(to[1]) : "l"(from) : "memory");
 }
@@ -44,17 +43,17 @@ __device__ void load_fresh(float (&to)[4], const float* from) {
                  : "memory");
 }
 
-__device__ void let_others_run() {}
+__device__ void yield_block() {}
 #endif
 
-// Two numbers next to each other at once; their place is a multiple of eight bytes.
+// Stores two adjacent values at once, at an address aligned to eight bytes.
 struct alignas(8) Two {
     float x, y;
 };
 
 __device__ void store(float* to, float x, float y) { *(Two*)(to) = {x, y}; }
 
-// What this block has written can be read by those that wait for it.
+// Publishes what this block wrote to the blocks that wait for it.
 __device__ void arrive(unsigned* arrived) {
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -66,13 +65,13 @@ __device__ void arrive(unsigned* arrived) {
 // Waits until `count` blocks have arrived.
 __device__ void wait_for(const unsigned* arrived, unsigned count) {
     if (threadIdx.x == 0) {
-        while (*(const volatile unsigned*)(arrived) < count) let_others_run();
+        while (*(const volatile unsigned*)(arrived) < count) yield_block();
         __threadfence();
     }
     __syncthreads();
 }
 
-// At the end of a kernel: the last block leaves the count at zero, for the next launch.
+// The last block of a launch resets the counters for the next.
 __device__ void leave(unsigned* left, unsigned* arrived, unsigned blocks) {
     if (threadIdx.x == 0 && atomicAdd(left, 1u) + 1 == blocks) {
         *arrived = 0;
@@ -80,10 +79,10 @@ __device__ void leave(unsigned* left, unsigned* arrived, unsigned blocks) {
     }
 }
 
-// What a thread has for all time steps: two units next to each other, of one sequence.
+// The elements of a thread for all time steps: two adjacent units of one sequence.
 struct Owned {
     unsigned sequence, unit;
-    // Whether there is such a sequence, and where the thread's numbers are in the block.
+    // Whether the sequence exists, and the position within the block.
     bool exists;
     unsigned row, column;
 };
@@ -100,15 +99,14 @@ __device__ unsigned gate_row(unsigned column) {
     return column / UNITS * HIDDEN + blockIdx.x * UNITS + column % UNITS;
 }
 
-// Forward. Every warp has an eighth of the terms of the products, which are added up in shared memory.
+// Forward. Every warp has an eighth of the terms of the products; shared memory sums the warps.
 template <unsigned HIDDEN>
 __device__ void sequence_forward(const unsigned char* tokens, const float* table, const float* weight_hh, float* gates,
                                  float* cells, float* states, unsigned* counters, unsigned length, unsigned batch) {
     constexpr unsigned TERMS = HIDDEN / SEQUENCE_WARPS, CHUNKS = TERMS / 16;
     const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     unsigned* arrived = counters + 2 * blockIdx.y;
-    // Of 16 terms a lane has four next to each other; which term is which in a tile does not matter, so long as both factors
-    // agree.
+    // Of 16 terms a lane has four adjacent ones; the order of terms within a tile is free as long as both factors agree.
     unsigned weight[CHUNKS][COLUMN_TILES][4];
     UNROLL for (unsigned chunk = 0; chunk < CHUNKS; ++chunk) {
         UNROLL for (unsigned tile = 0; tile < COLUMN_TILES; ++tile) {
@@ -144,7 +142,7 @@ __device__ void sequence_forward(const unsigned char* tokens, const float* table
                     }
                 }
             }
-            // The upper half of the warps hands its sums to the lower, which adds its own.
+            // The upper half of the warps stores its sums, and the lower half adds them.
             for (unsigned turn = 0; turn < 2; ++turn) {
                 if ((warp >= SEQUENCE_WARPS / 2) == (turn == 0)) {
                     UNROLL for (unsigned tile_row = 0; tile_row < ROW_TILES; ++tile_row) {
@@ -186,9 +184,9 @@ __device__ void sequence_forward(const unsigned char* tokens, const float* table
     leave(arrived + 1, arrived, gridDim.x);
 }
 
-// Backward: `gates` become the gradients of the pre-activations, clipped. Every warp has an eighth of the columns of the
-// products: what the block's units tell all units of the step before. These go to `partial` ([2][blocks of units][batch][HIDDEN],
-// even and odd time steps by turns), and are added up in order by whoever needs them.
+// Backward: `gates` become the clipped gradients of the pre-activations. Every warp has an eighth of the columns of the
+// products, the contributions of the block's units to the gradients of the previous hidden state. They go to `partial`
+// ([2][blocks of units][batch][HIDDEN], alternating between time steps); their readers sum them in order.
 template <unsigned HIDDEN>
 __device__ void sequence_backward(const float* weight_hh, float* gates, const float* cells, const float* state_gradient,
                                   float* partial, unsigned* counters, float clip, unsigned length, unsigned batch) {
@@ -207,7 +205,7 @@ __device__ void sequence_backward(const float* weight_hh, float* gates, const fl
     }
     SHARED(float, factors, [SEQUENCES][FACTOR_STRIDE]);
     const Owned own = owned(batch);
-    const Count of_turn = Count(gridDim.x) * batch * HIDDEN;
+    const Count buffer_size = Count(gridDim.x) * batch * HIDDEN;
     float dc_next[2] = {0.0f, 0.0f};
     for (unsigned time = length; time-- > 0;) {
         const bool last = time + 1 == length;
@@ -216,7 +214,7 @@ __device__ void sequence_backward(const float* weight_hh, float* gates, const fl
             const Count row = Count(time) * batch + own.sequence;
             float dh[2] = {state_gradient[row * HIDDEN + own.unit], state_gradient[row * HIDDEN + own.unit + 1]};
             if (!last) {
-                const float* part = partial + (time + 1) % 2 * of_turn + Count(own.sequence) * HIDDEN + own.unit;
+                const float* part = partial + (time + 1) % 2 * buffer_size + Count(own.sequence) * HIDDEN + own.unit;
                 for (unsigned block = 0; block < gridDim.x; block += 8) {
                     float found[8][2];
                     UNROLL for (unsigned k = 0; k < 8; ++k) load_fresh(found[k], part + Count(block + k) * batch * HIDDEN);
@@ -230,8 +228,8 @@ __device__ void sequence_backward(const float* weight_hh, float* gates, const fl
             UNROLL for (unsigned k = 0; k < 2; ++k) {
                 float x[4];
                 UNROLL for (unsigned gate = 0; gate < 4; ++gate) x[gate] = a[gate * HIDDEN + k];
-                const float before = time == 0 ? 0.0f : cells[(row - batch) * HIDDEN + own.unit + k];
-                cell_backward(x, before, cells[row * HIDDEN + own.unit + k], dh[k], dc_next[k], clip);
+                const float previous_cell = time == 0 ? 0.0f : cells[(row - batch) * HIDDEN + own.unit + k];
+                cell_backward(x, previous_cell, cells[row * HIDDEN + own.unit + k], dh[k], dc_next[k], clip);
                 UNROLL for (unsigned gate = 0; gate < 4; ++gate) {
                     a[gate * HIDDEN + k] = x[gate];
                     factors[own.row][gate * UNITS + own.column + k] = x[gate];
@@ -244,7 +242,7 @@ __device__ void sequence_backward(const float* weight_hh, float* gates, const fl
         }
         if (time == 0) break;
         __syncthreads();
-        float* part = partial + time % 2 * of_turn + Count(blockIdx.x) * batch * HIDDEN;
+        float* part = partial + time % 2 * buffer_size + Count(blockIdx.x) * batch * HIDDEN;
         UNROLL for (unsigned tile_row = 0; tile_row < ROW_TILES; ++tile_row) {
             float c[TILES][4] = {};
             UNROLL for (unsigned step = 0; step < STEPS; ++step) {
@@ -268,7 +266,7 @@ __device__ void sequence_backward(const float* weight_hh, float* gates, const fl
     leave(arrived + 1, arrived, gridDim.x);
 }
 
-// Grid: groups of 16 units by slices of 32 sequences. `counters` has two numbers a slice, zero before and after.
+// Grid: groups of UNITS units by slices of SEQUENCES sequences. `counters` holds two values per slice, zero before and after.
 extern "C" __global__ void lstm_sequence_128(const unsigned char* tokens, const float* table, const float* weight_hh,
                                              float* gates, float* cells, float* states, unsigned* counters, unsigned length,
                                              unsigned batch) {

@@ -1,48 +1,48 @@
-// Quantization: from weights and Adam's second moment to levels, scale and quantized weights. The launches of one call are
-// solve_begin, then solve_iterate (TWN, TTQ and the alternating solvers) or those of exact.cu, then solve_end.
+// Quantization: from weights and Adam's second moment to levels, scales and quantized weights. A call launches solve_begin,
+// then solve_iterate (TWN, TTQ, alternating solvers) or the kernels of exact.cu, then solve_end.
 #include "exact.cuh"
 
-// Checks the weights, sums them up, and finds the first scale.
+// Checks and sums the weights, and initializes the scales.
 extern "C" __global__ void solve_begin(const Group* groups, GroupWorkspace* workspaces, const unsigned* group_of_block, const Codebook* codebook,
                                        double* partial, Search* searches, StepLog* log) {
-    const Part part = part_of(groups, workspaces, group_of_block);
-    const Group& group = *part.group;
-    GroupWorkspace* workspace = part.workspace;
+    const Chunk chunk = chunk_of_block(groups, workspaces, group_of_block);
+    const Group& group = *chunk.group;
+    GroupWorkspace* workspace = chunk.workspace;
     GroupState* state = group.state;
     const bool warm = state->solved && codebook->solver == ALTERNATING;
-    // Of each side: d x, d, x, 1; then d b x and d b² of the levels of the step before. All are sums but the last two.
+    // Sums for each side: d x, d, x, 1, and d b x and d b² with the levels of the previous step.
     double sums[12] = {};
     float largest = 0.0f, largest_curvature = 0.0f;
-    bool good = true;
+    bool finite = true;
     const unsigned sides = codebook->sides;
-    for_numbers(part, [&](Count i, float w, float v) {
+    for_elements(chunk, [&](Count i, float w, float v) {
         const float d = curvature(v);
-        // NaN and infinity minus themselves are NaN.
-        good = good && w - w == 0.0f && d - d == 0.0f;
+        // x - x is NaN for NaN and infinity.
+        finite = finite && w - w == 0.0f && d - d == 0.0f;
         const float x = fabsf(w);
         largest = x > largest ? x : largest;
         largest_curvature = d > largest_curvature ? d : largest_curvature;
         if (sides == 2 && w == 0.0f) return;
-        const bool below = sides == 2 && w < 0.0f;
+        const bool negative = sides == 2 && w < 0.0f;
         double terms[6] = {double(d) * double(x), double(d), double(x), 1.0, 0.0, 0.0};
         if (warm) {
             float b = codebook->value[int(group.levels[i]) + 128];
-            const float with = below ? -w : w;
-            if (below) b = -b;
+            const float with = negative ? -w : w;
+            if (negative) b = -b;
             if (sides == 2 && b < 0.0f) b = 0.0f;
             terms[4] = double(d) * double(b) * double(with);
             terms[5] = double(d) * double(b) * double(b);
         }
         UNROLL for (int k = 0; k < 6; ++k) {
-            sums[k] += below ? 0.0 : terms[k];
-            sums[6 + k] += below ? terms[k] : 0.0;
+            sums[k] += negative ? 0.0 : terms[k];
+            sums[6 + k] += negative ? terms[k] : 0.0;
         }
     });
     if (codebook->solver == TTQ && state->solved && threadIdx.x == 0) {
-        good = good && state->scale[0] - state->scale[0] == 0.0f && state->scale[1] - state->scale[1] == 0.0f;
+        finite = finite && state->scale[0] - state->scale[0] == 0.0f && state->scale[1] - state->scale[1] == 0.0f;
     }
-    if (!good) stop(log, STOP_SOLVE, group.parameter, group.group);
-    // Floats that are not negative are in the order of their bits.
+    if (!finite) stop(log, STOP_SOLVE, group.parameter, group.group);
+    // Nonnegative floats compare as their bits.
     SHARED(unsigned, most, [2]);
     if (threadIdx.x == 0) most[0] = most[1] = 0;
     __syncthreads();
@@ -51,9 +51,9 @@ extern "C" __global__ void solve_begin(const Group* groups, GroupWorkspace* work
     __syncthreads();
     unsigned* bits = (unsigned*)(partial + Count(gridDim.x) * 12) + 2 * Count(blockIdx.x);
     if (threadIdx.x < 2) bits[threadIdx.x] = most[threadIdx.x];
-    if (!group_sums(part, sums, partial)) return;
+    if (!group_sums(chunk, sums, partial)) return;
 
-    // The last block of the group goes on.
+    // The last block of the group continues.
     const volatile unsigned* all_bits = (const unsigned*)(partial + Count(gridDim.x) * 12) + 2 * Count(group.first_block);
     __syncthreads();
     if (threadIdx.x == 0) most[0] = most[1] = 0;
@@ -66,24 +66,24 @@ extern "C" __global__ void solve_begin(const Group* groups, GroupWorkspace* work
     largest = __uint_as_float(most[0]);
     largest_curvature = __uint_as_float(most[1]);
     const auto begin_side = [&](unsigned side, const double (&sum)[6]) {
-        // Where all curvatures are zero, the problem is that without.
+        // All curvatures are zero: the unweighted problem.
         const bool unweighted = !(sum[1] > 0.0);
         const double product = unweighted ? sum[2] : sum[0], square = unweighted ? sum[3] : sum[1];
         const double weighted_mean = square > 0.0 && product > 0.0 ? product / square : 0.0;
         const double mean = sum[3] > 0.0 ? sum[2] / sum[3] : 0.0;
         double scale = 0.0;
-        bool done = true, plain = unweighted;
+        bool done = true, unweighted_side = unweighted;
         if (codebook->solver == SIGNS || codebook->solver == TANH) scale = 1.0;
         if (codebook->solver == MEAN_SIGNS) scale = mean;
         if (codebook->solver == WEIGHTED_SIGNS) scale = weighted_mean;
         if (codebook->solver == TWN || codebook->solver == TTQ) {
-            // One round without curvature, above 0.7 mean magnitudes.
-            plain = true;
+            // One unweighted iteration with the threshold 0.7 mean |w|.
+            unweighted_side = true;
             done = !(sum[2] > 0.0) || (codebook->solver == TTQ && state->solved);
         }
         if (codebook->solver == ALTERNATING) {
             scale = sum[4] > 0.0 && sum[5] > 0.0 ? sum[4] / sum[5] : weighted_mean;
-            plain = unweighted && !(sum[4] > 0.0 && sum[5] > 0.0);
+            unweighted_side = unweighted && !(sum[4] > 0.0 && sum[5] > 0.0);
             done = !(scale > 0.0);
         }
         if (codebook->solver == EXACT) done = !(weighted_mean > 0.0);
@@ -95,14 +95,14 @@ extern "C" __global__ void solve_begin(const Group* groups, GroupWorkspace* work
             workspace->product[side] = product;
             workspace->square[side] = square;
             workspace->scale[side] = scale;
-            workspace->unweighted[side] = plain;
+            workspace->unweighted[side] = unweighted_side;
             workspace->done[side] = done;
             workspace->iterations[side] = 0;
             workspace->largest = largest;
             workspace->largest_curvature = double(largest_curvature);
         }
         if (codebook->solver == EXACT && !done) {
-            begin_search(searches + 2 * part.index + side, *codebook, product, square, largest,
+            begin_search(searches + 2 * chunk.index + side, *codebook, product, square, largest,
                          unweighted ? 1.0 : double(largest_curvature), group.size);
         }
     };
@@ -112,12 +112,12 @@ extern "C" __global__ void solve_begin(const Group* groups, GroupWorkspace* work
     if (sides == 2) begin_side(1, second);
 }
 
-// The best scale for the levels that the thresholds give, and the thresholds for it.
+// The best scale for the levels of the current thresholds, and its thresholds.
 extern "C" __global__ void solve_iterate(const Group* groups, GroupWorkspace* workspaces, const unsigned* group_of_block, const Codebook* codebook,
                                        double* partial, const StepLog* log) {
     if (is_stopped(log)) return;
-    const Part part = part_of(groups, workspaces, group_of_block);
-    GroupWorkspace* workspace = part.workspace;
+    const Chunk chunk = chunk_of_block(groups, workspaces, group_of_block);
+    GroupWorkspace* workspace = chunk.workspace;
     if (workspace->done[0] && (codebook->sides == 1 || workspace->done[1])) return;
     SHARED(float, thresholds, [2][MAX_MAGNITUDES]);
     SHARED(float, q, [MAX_MAGNITUDES]);
@@ -130,7 +130,7 @@ extern "C" __global__ void solve_iterate(const Group* groups, GroupWorkspace* wo
     }
     __syncthreads();
     double sums[4] = {};
-    for_weights(part, codebook->sides, [&](const Weight& weight) {
+    for_weights(chunk, codebook->sides, [&](const Weight& weight) {
         const double b = q[above(thresholds[weight.side], steps, weight.x)], d = weight.d;
         const double product = d * b * double(weight.x), square = d * b * b;
         sums[0] += weight.side == 0 ? product : 0.0;
@@ -138,7 +138,7 @@ extern "C" __global__ void solve_iterate(const Group* groups, GroupWorkspace* wo
         sums[2] += weight.side == 0 ? 0.0 : product;
         sums[3] += weight.side == 0 ? 0.0 : square;
     });
-    if (!group_sums(part, sums, partial)) return;
+    if (!group_sums(chunk, sums, partial)) return;
     for (unsigned side = 0; side < codebook->sides; ++side) {
         if (workspace->done[side]) continue;
         const double product = side == 0 ? sums[0] : sums[2], square = side == 0 ? sums[1] : sums[3];
@@ -155,13 +155,13 @@ extern "C" __global__ void solve_iterate(const Group* groups, GroupWorkspace* wo
     }
 }
 
-// Levels for the scale, what they decode to, and their error.
+// Levels for the scales, the quantized weights, and their error.
 extern "C" __global__ void solve_end(const Group* groups, GroupWorkspace* workspaces, const unsigned* group_of_block, const Codebook* codebook,
                                      double* partial, const StepLog* log) {
     if (is_stopped(log)) return;
-    const Part part = part_of(groups, workspaces, group_of_block);
-    const Group& group = *part.group;
-    const GroupWorkspace* workspace = part.workspace;
+    const Chunk chunk = chunk_of_block(groups, workspaces, group_of_block);
+    const Group& group = *chunk.group;
+    const GroupWorkspace* workspace = chunk.workspace;
     GroupState* state = group.state;
     SHARED(float, thresholds, [2][MAX_MAGNITUDES]);
     SHARED(float, scales, [2]);
@@ -170,7 +170,7 @@ extern "C" __global__ void solve_end(const Group* groups, GroupWorkspace* worksp
     const bool two = codebook->sides == 2;
     for (unsigned side = 0; side < 2; ++side) {
         const unsigned of = two ? side : 0;
-        // TTQ begins with the scale of TWN on both sides, and trains it from there.
+        // TTQ starts from the scale of TWN on both sides.
         const float scale = trained && state->solved ? state->scale[side] : to_float(workspace->scale[of]);
         if (threadIdx.x == 0) scales[side] = scale;
         for (unsigned m = threadIdx.x; m < steps; m += blockDim.x) {
@@ -190,10 +190,10 @@ extern "C" __global__ void solve_end(const Group* groups, GroupWorkspace* worksp
     }
     __syncthreads();
     double sums[2] = {};
-    for_numbers(part, [&](Count i, float w, float v) {
-        const bool below = w < 0.0f;
-        const int number = int(above(thresholds[below], steps, fabsf(w)));
-        const int level = below ? codebook->first_negative - number : codebook->first_positive + number;
+    for_elements(chunk, [&](Count i, float w, float v) {
+        const bool negative = w < 0.0f;
+        const int number = int(above(thresholds[negative], steps, fabsf(w)));
+        const int level = negative ? codebook->first_negative - number : codebook->first_positive + number;
         const float quantized = codebook->value[level + 128] * scales[level < 0];
         const double gap = double(w) - double(quantized);
         sums[0] += double(curvature(v)) * (gap * gap);
@@ -201,7 +201,7 @@ extern "C" __global__ void solve_end(const Group* groups, GroupWorkspace* worksp
         group.levels[i] = (signed char)level;
         group.quantized[i] = quantized;
     });
-    if (!group_sums(part, sums, partial) || threadIdx.x != 0) return;
+    if (!group_sums(chunk, sums, partial) || threadIdx.x != 0) return;
     state->scale[0] = scales[0];
     state->scale[1] = scales[1];
     state->error = 0.5 * sums[0];

@@ -1,11 +1,10 @@
-// What the kernels of all solvers share: the problem (1) of one group of rows, cut into chunks of which every block has one.
-// The layouts are those of `src/backend/quantize.rs`.
+// Helpers of all solvers: problem (1) of a group of rows, cut into one chunk per block.
 #pragma once
 #include "common.cuh"
 
 constexpr double LARGEST_FLOAT = 3.4028234663852886e38;
 
-// A method: its codebook seen from zero outwards, and how it solves.
+// A codebook by increasing magnitude, and its solver.
 struct Codebook {
     double midpoint[MAX_MAGNITUDES];
     // The value of a level, from -128 on.
@@ -19,10 +18,10 @@ struct Codebook {
     unsigned sides;
 };
 
-// What a group keeps from step to step.
+// The state of a group between steps.
 struct GroupState {
     float scale[2];
-    // `reported`: iterations, error and zeros are those of the last solve; not so after a state was loaded.
+    // `reported`: iterations, error and zeros are those of the last solve; 0 in a restored state.
     unsigned solved, trained, iterations, reported;
     double error;
     unsigned long long zeros;
@@ -30,7 +29,7 @@ struct GroupState {
     float first_moment[2], second_moment[2];
 };
 
-// A group: where its numbers are, and which blocks it has.
+// The operands of a group, and its blocks.
 struct Group {
     const float* weights;
     const float* second_moment;
@@ -43,36 +42,36 @@ struct Group {
     Count chunk;
 };
 
-// What a group is solved in.
+// Scratch of a group.
 struct GroupWorkspace {
-    // Of each side: the sums of d x and of d over its weights, with d = 1 where all curvatures are zero.
+    // The sums of d x and of d of each side, with d = 1 if all curvatures are zero.
     double product[2], square[2];
     double scale[2];
     double largest_curvature;
     float threshold[2][MAX_MAGNITUDES];
     unsigned unweighted[2], done[2], iterations[2];
     float largest;
-    // Blocks that have done their part.
+    // The number of finished blocks.
     unsigned arrived;
 };
 
 struct Weight {
-    // The weight's magnitude, its curvature and its side.
+    // Magnitude, curvature and side.
     float x, d;
     unsigned side;
 };
 
 __device__ float curvature(float second_moment) { return sqrtf(second_moment) + CURVATURE_FLOOR; }
 
-// The group of this block, and the weights that are its own.
-struct Part {
+// The chunk of a block, and its group.
+struct Chunk {
     const Group* group;
     GroupWorkspace* workspace;
     unsigned index;
     Count begin, end;
 };
 
-__device__ Part part_of(const Group* groups, GroupWorkspace* workspaces, const unsigned* group_of_block) {
+__device__ Chunk chunk_of_block(const Group* groups, GroupWorkspace* workspaces, const unsigned* group_of_block) {
     const unsigned index = group_of_block[blockIdx.x];
     const Group* group = groups + index;
     const Count begin = Count(blockIdx.x - group->first_block) * group->chunk;
@@ -80,34 +79,34 @@ __device__ Part part_of(const Group* groups, GroupWorkspace* workspaces, const u
     return {group, workspaces + index, index, begin, end};
 }
 
-// Weights that a thread reads before it uses the first, so that enough of memory is under way.
-constexpr unsigned AT_ONCE = 4;
+// Loads in flight per thread.
+constexpr unsigned UNROLLED = 4;
 
-// Calls `each` with the index, the weight and the second moment of all weights of a part.
+// Calls `each` with index, value and second moment of every weight of a chunk.
 template <class Each>
-__device__ void for_numbers(const Part& part, const Each& each) {
-    const float* weights = part.group->weights;
-    const float* second_moment = part.group->second_moment;
-    for (Count first = part.begin + threadIdx.x; first < part.end; first += AT_ONCE * blockDim.x) {
-        float w[AT_ONCE] = {}, v[AT_ONCE] = {};
-        UNROLL for (unsigned k = 0; k < AT_ONCE; ++k) {
+__device__ void for_elements(const Chunk& chunk, const Each& each) {
+    const float* weights = chunk.group->weights;
+    const float* second_moment = chunk.group->second_moment;
+    for (Count first = chunk.begin + threadIdx.x; first < chunk.end; first += UNROLLED * blockDim.x) {
+        float w[UNROLLED] = {}, v[UNROLLED] = {};
+        UNROLL for (unsigned k = 0; k < UNROLLED; ++k) {
             const Count i = first + k * blockDim.x;
-            if (i >= part.end) break;
+            if (i >= chunk.end) break;
             w[k] = weights[i];
             v[k] = second_moment[i];
         }
-        UNROLL for (unsigned k = 0; k < AT_ONCE; ++k) {
+        UNROLL for (unsigned k = 0; k < UNROLLED; ++k) {
             const Count i = first + k * blockDim.x;
-            if (i < part.end) each(i, w[k], v[k]);
+            if (i < chunk.end) each(i, w[k], v[k]);
         }
     }
 }
 
-// Calls `each` with the weights of a part; where there are two sides, a zero is on neither.
+// Calls `each` with every weight of a chunk; with two sides, a zero is on neither.
 template <class Each>
-__device__ void for_weights(const Part& part, unsigned sides, const Each& each) {
-    const bool unweighted[2] = {part.workspace->unweighted[0] != 0, part.workspace->unweighted[1] != 0};
-    for_numbers(part, [&](Count, float w, float v) {
+__device__ void for_weights(const Chunk& chunk, unsigned sides, const Each& each) {
+    const bool unweighted[2] = {chunk.workspace->unweighted[0] != 0, chunk.workspace->unweighted[1] != 0};
+    for_elements(chunk, [&](Count, float w, float v) {
         const unsigned side = sides == 2 && w < 0.0f ? 1 : 0;
         if (sides == 2 && w == 0.0f) return;
         const float d = (side == 0 ? unweighted[0] : unweighted[1]) ? 1.0f : curvature(v);
@@ -115,8 +114,7 @@ __device__ void for_weights(const Part& part, unsigned sides, const Each& each) 
     });
 }
 
-// For all threads of the block whether it is the last of `blocks` that come here, which `arrived` counts; what the others
-// wrote before can then be read.
+// Whether this block is the last of `blocks` to call, as counted by `arrived`; it then sees what the others wrote.
 __device__ bool is_last(unsigned* arrived, unsigned blocks) {
     SHARED(unsigned, last, [1]);
     __syncthreads();
@@ -130,7 +128,8 @@ __device__ bool is_last(unsigned* arrived, unsigned blocks) {
     return last[0] != 0;
 }
 
-// The sums over `blocks` blocks, of which this is number `block`, for all threads of the last one; chunk by chunk in order.
+// Sums over `blocks` blocks, of which this is number `block`, in the order of the blocks. True for all threads of the last
+// block, which get the sums.
 template <int K>
 __device__ bool sums_of_blocks(double (&sums)[K], double* partial, unsigned* arrived, unsigned block, unsigned blocks) {
     block_sums(sums);
@@ -147,19 +146,19 @@ __device__ bool sums_of_blocks(double (&sums)[K], double* partial, unsigned* arr
     return true;
 }
 
-// The same over the blocks of a group.
+// Sums over the blocks of a group.
 template <int K>
-__device__ bool group_sums(const Part& part, double (&sums)[K], double* partial) {
-    const unsigned first = part.group->first_block;
-    return sums_of_blocks(sums, partial + Count(first) * K, &part.workspace->arrived, blockIdx.x - first, part.group->blocks);
+__device__ bool group_sums(const Chunk& chunk, double (&sums)[K], double* partial) {
+    const unsigned first = chunk.group->first_block;
+    return sums_of_blocks(sums, partial + Count(first) * K, &chunk.workspace->arrived, blockIdx.x - first, chunk.group->blocks);
 }
 
-// How many of `count` rising numbers `x` is above.
+// The number of increasing thresholds below `x`.
 __device__ unsigned above(const float* thresholds, unsigned count, float x) {
     return partition_point(0, count, [&](unsigned m) { return x > thresholds[m]; });
 }
 
-// The thresholds on |w| between neighbouring magnitudes for a scale; a scale of zero has none.
+// The thresholds on |w| between adjacent magnitudes for a scale; infinite for a scale of zero.
 __device__ void set_thresholds(GroupWorkspace* workspace, const Codebook* codebook, unsigned side, double scale) {
     for (unsigned m = threadIdx.x; m + 1 < codebook->magnitudes; m += blockDim.x) {
         workspace->threshold[side][m] =
@@ -167,7 +166,7 @@ __device__ void set_thresholds(GroupWorkspace* workspace, const Codebook* codebo
     }
 }
 
-// The nearest float that is finite.
+// Rounds to a finite float.
 __device__ float to_float(double scale) {
     return float(scale < -LARGEST_FLOAT ? -LARGEST_FLOAT : scale > LARGEST_FLOAT ? LARGEST_FLOAT : scale);
 }

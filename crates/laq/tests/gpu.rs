@@ -1,4 +1,4 @@
-//! The `laq` binary on a GPU, which is an imitation of NVIDIA's libraries: `driver.cpp` of `laq-cuda`'s tests.
+//! The `laq` binary on a GPU, which is the fake driver of `laq-cuda`'s tests.
 #![cfg(target_os = "linux")]
 
 #[path = "../../laq-runner/tests/common/mod.rs"]
@@ -19,7 +19,7 @@ use laq_runner::train::Event;
 use library::{install, library};
 use serde_json::Value;
 
-/// A folder for runs, and a machine with an imitation of a GPU.
+/// A folder for runs, and a machine with a fake GPU.
 struct Machine {
     lab: Lab,
     libraries: PathBuf,
@@ -29,7 +29,7 @@ struct Machine {
 /// What a command has left.
 struct Ended {
     output: Output,
-    /// The imitation's report.
+    /// The report of the fake driver.
     report: String,
 }
 
@@ -93,7 +93,7 @@ impl Machine {
         })
     }
 
-    /// The same machine with other settings of the imitation.
+    /// The same machine with other settings of the fake driver.
     fn with(mut self, settings: &[(&'static str, &'static str)]) -> Self {
         self.settings = settings.to_vec();
         self
@@ -143,8 +143,8 @@ fn the_doctor_lists_what_there_is() {
         "CUDA       cuBLAS   13.1",
         "CUDA       NVRTC    13.1",
         "CUDA       cuDNN    9.10.2",
-        "CUDA       cuda:0   Imitation GPU, 2.1 GB, compute capability 9.0",
-        "CUDA       cuda:1   Imitation GPU, 2.1 GB, compute capability 9.0",
+        "CUDA       cuda:0   Fake GPU, 2.1 GB, compute capability 9.0",
+        "CUDA       cuda:1   Fake GPU, 2.1 GB, compute capability 9.0",
         "device     cuda:0 (--device takes another)",
     ] {
         assert!(said.lines().any(|found| found == line), "{line}: {said}");
@@ -159,11 +159,11 @@ fn runs_are_trained_and_evaluated() {
     machine.lab.file("lat-a", "comparison.every = 5");
     let first = machine.train("a", &on("cuda:0"));
     let said = first.good();
-    assert!(said.contains("cuda (Imitation GPU, TF32, cuDNN)"), "{said}");
+    assert!(said.contains("cuda (Fake GPU, TF32, cuDNN)"), "{said}");
     assert!(first.count("compiled") == 1 && first.count("replays") >= 10);
     let summary = read_summary(&machine.lab.path("a")).expect("a summary");
     assert_eq!((summary.status, summary.epochs_done), (Status::Finished, 3));
-    assert_eq!(summary.kernel, "cuda (Imitation GPU, TF32, cuDNN)");
+    assert_eq!(summary.kernel, "cuda (Fake GPU, TF32, cuDNN)");
     // The same bits, with the kernels that were kept.
     let second = machine.train("b", &on("auto"));
     assert!(second.good().contains("there is a GPU"));
@@ -214,7 +214,7 @@ fn images_are_trained_with_and_without_cudnn() {
         let path = machine.lab.path(run).join("environment.json");
         fs::read_to_string(path).expect("an environment")
     };
-    assert!(chosen("with").contains(" channels: by cuDNN, forward "));
+    assert!(chosen("with").contains(" channels: cuDNN, forward "));
     assert!(!chosen("without").contains("notes"));
     let loss = |run: &str| machine.lab.metrics(run)[0].train_loss;
     let (a, b) = (loss("with"), loss("without"));
@@ -336,20 +336,24 @@ fn a_run_of_the_processor_goes_on_on_a_gpu_if_that_is_asked_for() {
 #[test]
 fn libraries_that_are_missing_or_refuse_are_told() {
     for (missing, settings, parts) in [
-        (&["cuda"][..], &[][..], &["libcuda is not there"][..]),
-        (&["cublas"], &[], &["libcublas is not there", "pip install"]),
-        (&["nvrtc"], &[], &["libnvrtc is not there", "pip install"]),
+        (&["cuda"][..], &[][..], &["libcuda not found"][..]),
+        (&["cublas"], &[], &["libcublas not found", "pip install"]),
+        (&["nvrtc"], &[], &["libnvrtc not found", "pip install"]),
         (
             &[],
             &[("FAKE_CUDA_DRIVER", "11080")],
             &["CUDA 11.8", "12.0 or later"],
         ),
         (&[], &[("FAKE_CUDA_INIT", "34")], &["is a stub"]),
-        (&[], &[("FAKE_CUDA_INIT", "100")], &["no GPU that it shows"]),
+        (
+            &[],
+            &[("FAKE_CUDA_INIT", "100")],
+            &["the driver shows no GPU"],
+        ),
         (
             &[],
             &[("FAKE_CUDA_INIT", "803")],
-            &["does not start", "driver combination"],
+            &["cannot initialize the driver", "driver combination"],
         ),
         (
             &[],
@@ -363,14 +367,14 @@ fn libraries_that_are_missing_or_refuse_are_told() {
                 "laq.cu(7): error: a word it does not know",
             )],
             &[
-                "refuses the kernels",
+                "cannot compile the kernels",
                 "laq.cu(7): error: a word it does not know",
             ],
         ),
         (
             &[],
             &[("FAKE_CUDA_MEMORY", "1000000")],
-            &["Imitation GPU", "is out of memory"],
+            &["Fake GPU", "is out of memory"],
         ),
     ] {
         let Some(machine) = Machine::without(missing) else {
@@ -389,9 +393,9 @@ fn libraries_that_are_missing_or_refuse_are_told() {
     };
     machine.lab.file("lat-a", "");
     let said = machine.train("a", &on("cuda:0")).good();
-    assert!(said.contains("cuda (Imitation GPU, TF32)"), "{said}");
+    assert!(said.contains("cuda (Fake GPU, TF32)"), "{said}");
     let said = machine.laq(&["doctor"]).good();
-    assert!(said.contains("libcudnn is not there"), "{said}");
+    assert!(said.contains("libcudnn not found"), "{said}");
     assert!(said.contains("device     cuda:0"), "{said}");
     let missing = machine.train("b", &on("cuda:3"));
     missing.bad(&["cuda:3", "expected cuda:0 to cuda:0", "laq doctor"]);
@@ -466,7 +470,7 @@ fn a_gpu_check_is_rehearsed() {
     let arguments: Vec<&str> = arguments.split(' ').chain([configs]).collect();
     let said = machine.laq(&arguments).good();
     for part in [
-        "# cuda (Imitation GPU, TF32, cuDNN)",
+        "# cuda (Fake GPU, TF32, cuDNN)",
         "comparisons passed",
         "| LSTM's recurrence | steps ",
         " ms a step, sequence ",

@@ -391,15 +391,15 @@ fn the_fake_driver_is_strict() {
         assert_eq!(
             mistakes.collect::<Vec<_>>(),
             [
-                "cuLaunchKernel: relu has a grid that no device takes",
-                "cuLaunchKernel: relu has a grid that no device takes",
+                "cuLaunchKernel: relu has an invalid grid",
+                "cuLaunchKernel: relu has an invalid grid",
                 "cuLaunchKernel: relu takes more arguments",
                 "cuLaunchKernel: relu takes fewer arguments",
-                "cuMemAllocAsync: not while a stream records",
-                "cuMemcpyHtoDAsync: not while a stream records",
-                "cuMemcpyDtoHAsync: not while a stream records",
-                "cuStreamSynchronize: not while a stream records",
-                "in a stream: argument 0 of relu is not in memory that lives",
+                "cuMemAllocAsync: not during a capture",
+                "cuMemcpyHtoDAsync: not during a capture",
+                "cuMemcpyDtoHAsync: not during a capture",
+                "cuStreamSynchronize: not during a capture",
+                "deferred: argument 0 of relu is not in allocated memory",
             ]
         );
     }

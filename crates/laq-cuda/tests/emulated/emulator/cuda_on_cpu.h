@@ -1,8 +1,8 @@
-// CUDA's words for a C++ compiler: kernels run unchanged on the CPU, one fiber a thread.
+// CUDA on the CPU: kernels compile unchanged, and run with one fiber per thread.
 //
-// Fibers take turns, so that atomics are plain operations, and a barrier is where a fiber waits for the others of its warp
-// or of its block. A kernel in which some threads pass a barrier that others never reach is an error here, not a hang. What
-// this does not find: races between threads without a barrier, and wrong use of memory that is only asynchronous on a GPU.
+// Fibers are scheduled cooperatively, so that atomics are plain operations; at a barrier a fiber waits for its warp or block. A
+// barrier that some threads never reach is an error, not a hang. Not detected: races between threads without a barrier, and
+// misuse of memory that is asynchronous on a GPU only.
 #pragma once
 
 #include <setjmp.h>
@@ -30,7 +30,7 @@ namespace emulator {
 constexpr unsigned WARP = 32;
 constexpr std::size_t STACK = 64 << 10;
 
-// `spinning`: it looks again and again for something that another block does.
+// `spinning`: polls for the progress of another block.
 enum class State { fresh, ready, at_warp, at_block, spinning, done };
 
 struct Operands {
@@ -40,11 +40,11 @@ struct Operands {
 struct Block {
     dim3 index;
     std::vector<unsigned char> shared;
-    std::vector<std::uint64_t> slots;  // one a thread: what warps exchange
-    std::vector<Operands> operands;    // one a thread: what tensor cores multiply
+    std::vector<std::uint64_t> slots;  // one per thread: what warps exchange
+    std::vector<Operands> operands;    // one per thread: operands of tensor cores
 };
 
-// A CUDA thread. It begins on the stack of one that has ended, and gets its own only where it waits before that.
+// A CUDA thread. It starts on the stack of a finished one if there is one.
 struct Fiber {
     jmp_buf place;
     Block* block = nullptr;
@@ -61,11 +61,10 @@ struct Launch {
     jmp_buf scheduler;
 };
 
-// Whether blocks, and threads between barriers, take their turns from the last to the first. What a kernel does must not
-// depend on it.
+// Whether blocks, and threads between barriers, are scheduled from the last to the first. Results must not depend on it.
 inline thread_local bool reversed = false;
 
-// Stacks are used again from launch to launch.
+// Stacks are reused across launches.
 inline thread_local std::vector<std::unique_ptr<unsigned char[]>> stacks;
 
 inline thread_local Launch* launch = nullptr;
@@ -76,8 +75,8 @@ inline void wait(State state) {
     if (_setjmp(current->place) == 0) _longjmp(launch->scheduler, 1);
 }
 
-// From the scheduler to a fiber that waited, or to a fresh stack, until it comes back. Jumps, unlike swapcontext, leave the
-// signal mask to the system.
+// Switches from the scheduler to a waiting fiber or a fresh stack until it yields. Unlike swapcontext, jumps do not save the
+// signal mask.
 __attribute__((noinline)) inline void resume(jmp_buf& place) {
     if (_setjmp(launch->scheduler) == 0) _longjmp(place, 1);
 }
@@ -91,8 +90,8 @@ inline unsigned long long nanoseconds() {
     return (unsigned long long)(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
 }
 
-// Where the shared variable of one place in the source lies in the shared memory of every block.
-inline std::size_t place_of_shared(std::size_t size) {
+// The offset of a shared variable in the shared memory of every block.
+inline std::size_t shared_offset(std::size_t size) {
     static std::size_t next = 0;
     std::size_t place = (next + 15) / 16 * 16;
     next = place + size;
@@ -101,7 +100,7 @@ inline std::size_t place_of_shared(std::size_t size) {
 
 inline void* shared(std::size_t place, std::size_t size) {
     auto& memory = current->block->shared;
-    if (memory.size() < place + size) throw std::runtime_error("more shared memory than the emulator has");
+    if (memory.size() < place + size) throw std::runtime_error("out of shared memory");
     return memory.data() + place;
 }
 
@@ -116,7 +115,7 @@ inline void start() {
     _longjmp(launch->scheduler, 1);
 }
 
-// Lets fibers that wait at `at` go on, if all of the group that are not done do.
+// Resumes the fibers of a group that wait at `at` once all unfinished ones do.
 template <class Range>
 bool release(const Range& group, State at) {
     bool any = false;
@@ -132,7 +131,7 @@ bool release(const Range& group, State at) {
 
 constexpr std::size_t SHARED = 256 << 10;
 
-// Runs these blocks to their end, all at the same time.
+// Runs these blocks concurrently.
 inline void run_blocks(dim3 grid, dim3 block, const std::vector<dim3>& indices, const std::function<void()>& body) {
     Launch now;
     now.grid = grid;
@@ -147,7 +146,7 @@ inline void run_blocks(dim3 grid, dim3 block, const std::vector<dim3>& indices, 
     std::vector<Fiber*> all;
     for (std::size_t b = 0; b < blocks.size(); ++b) {
         blocks[b].index = indices[b];
-        // A NaN in every float, so that what was never written is noticed.
+        // Filled with NaN, so that uninitialized reads show.
         blocks[b].shared.assign(SHARED, 0xff);
         blocks[b].slots.resize(threads);
         blocks[b].operands.resize(threads);
@@ -173,7 +172,7 @@ inline void run_blocks(dim3 grid, dim3 block, const std::vector<dim3>& indices, 
         makecontext(&fresh, start, 0);
         enter(fresh);
     }
-    // One turn of a block; whether that brought anything on, which it does not where a thread spins once more to no avail.
+    // Schedules a block once; whether it made progress, which a spinning thread does not.
     const auto advance = [&](std::size_t b) {
         bool any = false;
         for (Fiber* fiber : of_blocks[b]) {
@@ -186,8 +185,7 @@ inline void run_blocks(dim3 grid, dim3 block, const std::vector<dim3>& indices, 
         for (auto& warp : of_warps[b]) any |= release(warp, State::at_warp);
         return release(of_blocks[b], State::at_block) || any;
     };
-    // Every block goes as far as it can before another has a turn, so that one that does not wait where it should is far
-    // ahead of the others.
+    // A block runs as far as it can before the next is scheduled, so that a missing wait shows.
     for (bool any = true; any;) {
         any = false;
         for (std::size_t b = 0; b < blocks.size(); ++b)
@@ -196,10 +194,10 @@ inline void run_blocks(dim3 grid, dim3 block, const std::vector<dim3>& indices, 
     launch = nullptr;
     current = nullptr;
     for (Fiber* fiber : all)
-        if (fiber->state != State::done) throw std::runtime_error("threads wait at a barrier that others never reach");
+        if (fiber->state != State::done) throw std::runtime_error("a barrier that some threads never reach");
 }
 
-// `cooperative`: blocks may wait for each other.
+// `cooperative`: all blocks run concurrently.
 inline void run(dim3 grid, dim3 block, bool cooperative, const std::function<void()>& body) {
     std::vector<dim3> indices;
     for (unsigned z = 0; z < grid.z; ++z)
@@ -223,7 +221,7 @@ T exchange(T value, unsigned from_lane) {
     return found;
 }
 
-// Calls a kernel with arguments as the driver's launch takes them: a pointer to each.
+// Calls a kernel with a pointer to each argument, as a driver's launch does.
 template <class... A, std::size_t... I>
 void call(void (*kernel)(A...), void** arguments, std::index_sequence<I...>) {
     kernel(*static_cast<A*>(arguments[I])...);
@@ -247,14 +245,14 @@ void run_kernel(void (*kernel)(A...), dim3 grid, dim3 block, bool cooperative, v
 // Shared memory: SHARED(float, tile, [32][33]) instead of __shared__ float tile[32][33].
 #define SHARED(type, name, size)                                             \
     using name##_shared_type = type size;                                    \
-    static const std::size_t name##_place = emulator::place_of_shared(sizeof(name##_shared_type)); \
-    auto& name = *static_cast<name##_shared_type*>(emulator::shared(name##_place, sizeof(name##_shared_type)))
+    static const std::size_t name##_offset = emulator::shared_offset(sizeof(name##_shared_type)); \
+    auto& name = *static_cast<name##_shared_type*>(emulator::shared(name##_offset, sizeof(name##_shared_type)))
 
 inline void __syncthreads() { emulator::wait(emulator::State::at_block); }
 inline void __syncwarp(unsigned = ~0u) { emulator::wait(emulator::State::at_warp); }
 inline void __threadfence() {}
 
-// Tensor cores, but for their rounding; see sequence.cu.
+// Tensor cores without their rounding; see sequence.cu.
 #define TENSOR_CORES
 inline unsigned __float_as_uint(float x);
 inline float __uint_as_float(unsigned bits);
@@ -271,7 +269,7 @@ inline void multiply_tile(float (&c)[4], const unsigned (&a)[4], const unsigned 
         const unsigned row = g + i / 2 * 8, column = 2 * t + i % 2;
         double sum = c[i];
         for (unsigned k = 0; k < 8; ++k) {
-            // The lanes and places of A[row][k] and B[k][column].
+            // The lanes and registers of A[row][k] and B[k][column].
             const unsigned of_a = operands[first + row % 8 * 4 + k % 4].a[row / 8 + k / 4 * 2];
             const unsigned of_b = operands[first + column * 4 + k % 4].b[k / 4];
             sum += double(__uint_as_float(of_a)) * double(__uint_as_float(of_b));
@@ -282,7 +280,7 @@ inline void multiply_tile(float (&c)[4], const unsigned (&a)[4], const unsigned 
 }
 template <std::size_t N>
 void load_fresh(float (&to)[N], const float* from) { std::copy(from, from + N, to); }
-inline void let_others_run() { emulator::wait(emulator::State::spinning); }
+inline void yield_block() { emulator::wait(emulator::State::spinning); }
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {

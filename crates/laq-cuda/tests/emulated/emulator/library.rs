@@ -65,10 +65,17 @@ fn build() -> Option<PathBuf> {
     }
     let mut hasher = DefaultHasher::new();
     (&source, &options, KERNEL_SOURCES, version.stdout).hash(&mut hasher);
-    for file in ["cuda_on_cpu.h", "driver.cpp"] {
-        fs::read(emulator.join(file))
-            .expect("a source")
-            .hash(&mut hasher);
+    for file in [
+        "cuda_on_cpu.h",
+        "fake.h",
+        "driver.h",
+        "cublas.h",
+        "nvrtc.h",
+        "cudnn.h",
+        "driver.cpp",
+    ] {
+        let text = fs::read(emulator.join(file)).expect("a source");
+        text.hash(&mut hasher);
     }
     let place = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let library = place.join(format!("gpu-on-cpu-{:016x}.so", hasher.finish()));
