@@ -77,10 +77,12 @@ impl DeviceOptions {
     };
 }
 
-/// A device that is ready.
+/// An opened device.
 #[derive(Debug)]
-pub(crate) enum Computer {
+pub enum OpenDevice {
+    /// The CPU.
     Cpu(CpuBackend),
+    /// A GPU.
     Cuda(Box<CudaBackend<Cuda>>),
 }
 
@@ -90,19 +92,20 @@ const CUDA: &str = "cuda";
 /// How long results may stay on a GPU before they are asked for.
 const BETWEEN_REPORTS: Duration = Duration::from_millis(100);
 
-impl Computer {
-    /// The device of `options`, and in a few words why it was taken; for a run that goes on, `before` is what it was
-    /// computed with.
-    pub(crate) fn open(
-        options: DeviceOptions,
-        before: Option<&str>,
-    ) -> Result<(Self, String), RunError> {
-        let cpu = || CpuBackend::new().map(Computer::Cpu);
+impl OpenDevice {
+    /// Opens the device of `options` and gives the reason for the choice. A resumed run passes the
+    /// kernel of its checkpoint as `before`.
+    ///
+    /// # Errors
+    ///
+    /// The device is not available.
+    pub fn open(options: DeviceOptions, before: Option<&str>) -> Result<(Self, String), RunError> {
+        let cpu = || CpuBackend::new().map(OpenDevice::Cpu);
         let cuda = |index: usize| -> Result<Self, RunError> {
             let cache = kernel_cache();
             let device = Cuda::open(index, options.precision, cache.as_deref());
             let device = device.map_err(RunError::Device)?;
-            Ok(Computer::Cuda(Box::new(CudaBackend::new(device))))
+            Ok(OpenDevice::Cuda(Box::new(CudaBackend::new(device))))
         };
         let because = |reason: &str| reason.to_owned();
         match (options.choice, before) {
@@ -124,29 +127,31 @@ impl Computer {
     /// What stands for the device in a run's record: the kernel's name on a processor, else the device's description.
     pub(crate) fn kernel(&self) -> String {
         match self {
-            Computer::Cpu(backend) => backend.isa().name().into(),
-            Computer::Cuda(backend) => backend.device_name(),
+            OpenDevice::Cpu(backend) => backend.isa().name().into(),
+            OpenDevice::Cuda(backend) => backend.device_name(),
         }
     }
 
     /// How long a run goes on before it looks at what its steps have done.
     pub(crate) fn between_reports(&self) -> Duration {
         match self {
-            Computer::Cpu(_) => Duration::ZERO,
-            Computer::Cuda(_) => BETWEEN_REPORTS,
+            OpenDevice::Cpu(_) => Duration::ZERO,
+            OpenDevice::Cuda(_) => BETWEEN_REPORTS,
         }
     }
 
-    pub(crate) fn is_cuda(&self) -> bool {
-        matches!(self, Computer::Cuda(_))
+    /// Whether this is a GPU.
+    #[must_use]
+    pub fn is_cuda(&self) -> bool {
+        matches!(self, OpenDevice::Cuda(_))
     }
 }
 
-impl fmt::Display for Computer {
+impl fmt::Display for OpenDevice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Computer::Cpu(backend) => formatter.write_str(&backend.device_name()),
-            Computer::Cuda(backend) => formatter.write_str(&backend.device_name()),
+            OpenDevice::Cpu(backend) => formatter.write_str(&backend.device_name()),
+            OpenDevice::Cuda(backend) => formatter.write_str(&backend.device_name()),
         }
     }
 }
@@ -165,8 +170,10 @@ fn kernel_cache() -> Option<PathBuf> {
         .or_else(|| Some(PathBuf::from(folder("HOME")?).join(".cache/laq")))
 }
 
-/// A network in training, on whatever device; see [`Training`].
-pub(crate) trait Trainer: Send {
+/// [`Training`] without its backend as a parameter; the methods are those of the same names.
+#[expect(missing_docs, reason = "documented at `Training`")]
+#[expect(clippy::missing_errors_doc, reason = "documented at `Training`")]
+pub trait Trainer: Send {
     fn steps_taken(&self) -> u64;
     fn notes(&self) -> Vec<String>;
     fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError>;

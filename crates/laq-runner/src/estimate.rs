@@ -10,9 +10,9 @@ use serde::Serialize;
 use crate::RunError;
 use crate::checkpoint::StepTimes;
 use crate::config::{Experiment, key};
-use crate::device::{Computer, DeviceOptions};
+use crate::device::{DeviceOptions, OpenDevice};
 use crate::examples::sizes;
-use crate::session::{Input, network, pool};
+use crate::session::{Input, network, thread_pool};
 
 /// The fewest and the most steps that are timed, and the seconds after which a number in between is enough.
 const TIMED_STEPS: (u64, u64) = (3, 50);
@@ -72,8 +72,8 @@ pub fn estimate(
         validation,
         test,
     };
-    let pool = pool(threads)?;
-    let (computer, _) = Computer::open(device, None)?;
+    let pool = thread_pool(threads)?;
+    let (computer, _) = OpenDevice::open(device, None)?;
     let name = computer.to_string();
     let (times, evaluations) = pool.install(|| time(computer, experiment, input))?;
     let epochs = experiment.train.epochs;
@@ -94,7 +94,7 @@ pub fn estimate(
 
 /// The times of training steps and of evaluations.
 fn time(
-    computer: Computer,
+    computer: OpenDevice,
     experiment: &Experiment,
     input: Input,
 ) -> Result<(StepTimes, StepTimes), RunError> {

@@ -10,11 +10,11 @@ use serde::Serialize;
 use crate::RunError;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{FILE, Model};
-use crate::device::{Computer, DeviceOptions};
+use crate::device::{DeviceOptions, OpenDevice};
 use crate::examples::{self, Batches, Examples, score};
 use crate::files::FileError;
 use crate::run_folder::{best_checkpoint, last_checkpoint};
-use crate::session::{Input, network, pool};
+use crate::session::{Input, network, thread_pool};
 
 /// What a checkpoint is evaluated on.
 #[derive(Clone, Debug)]
@@ -162,8 +162,8 @@ pub fn evaluate(
         }
         Batches::Images { batch, .. } => (batch, available, 0),
     };
-    let score = pool(threads)?.install(|| {
-        let (computer, _) = Computer::open(device, None)?;
+    let score = thread_pool(threads)?.install(|| {
+        let (computer, _) = OpenDevice::open(device, None)?;
         let on_gpu = computer.is_cuda();
         let mut network = network(computer, experiment, input, batch)?;
         network

@@ -330,7 +330,7 @@ pub(crate) fn score(
 mod tests {
     use super::*;
     use crate::config::parse;
-    use crate::device::{Computer, DeviceOptions};
+    use crate::device::{DeviceOptions, OpenDevice};
     use crate::session::network;
     use laq_datasets::epoch_order;
 
@@ -348,7 +348,8 @@ mod tests {
                 .expect("batches");
             let order = epoch_order(batches.examples(), 1, 1);
             let mut losses = [false, true].map(|held| {
-                let (computer, _) = Computer::open(DeviceOptions::CPU, None).expect("a processor");
+                let (computer, _) =
+                    OpenDevice::open(DeviceOptions::CPU, None).expect("a processor");
                 let input = Input::of(&examples);
                 let mut network = network(computer, &experiment, input, experiment.data.batch)
                     .expect("a network");

@@ -10,7 +10,6 @@ mod error;
 pub mod estimate;
 pub mod evaluate;
 mod examples;
-pub mod gpu_check;
 pub mod record;
 pub mod run_folder;
 mod session;
@@ -19,6 +18,7 @@ pub mod train;
 
 pub use error::RunError;
 pub use laq_packed::files;
+pub use session::thread_pool;
 
 /// Raised whenever a change makes the numbers of a run others than before: a run's key holds it, so that results of
 /// different versions are never taken for one another and no run goes on across them. A test pins the numbers.

@@ -9,15 +9,19 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::RunError;
 use crate::config::{self, Experiment, Model};
-use crate::device::{Computer, Trainer};
+use crate::device::{OpenDevice, Trainer};
 use crate::environment::total_memory_bytes;
 use crate::examples::Examples;
 
 /// The network in training.
 pub(crate) type Network = Box<dyn Trainer>;
 
-/// A pool of `threads` threads; of one for each processor where `threads` is not given.
-pub(crate) fn pool(threads: Option<usize>) -> Result<ThreadPool, RunError> {
+/// A pool of `threads` threads, by default one for each processor.
+///
+/// # Errors
+///
+/// The system does not start the threads.
+pub fn thread_pool(threads: Option<usize>) -> Result<ThreadPool, RunError> {
     let threads = threads.unwrap_or(0);
     ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -99,7 +103,7 @@ pub(crate) fn spec(model: &Model, input: Input) -> Result<Spec, RunError> {
 
 /// The network of `experiment` at its first step on `computer`, for batches of `batch` sequences or images.
 pub(crate) fn network(
-    computer: Computer,
+    computer: OpenDevice,
     experiment: &Experiment,
     input: Input,
     batch: usize,
@@ -120,13 +124,15 @@ pub(crate) fn network(
         seed: train.seed,
     };
     let available = match &computer {
-        Computer::Cpu(_) => total_memory_bytes(),
-        Computer::Cuda(backend) => Some(backend.device().memory().map_err(RunError::Device)?.free),
+        OpenDevice::Cpu(_) => total_memory_bytes(),
+        OpenDevice::Cuda(backend) => {
+            Some(backend.device().memory().map_err(RunError::Device)?.free)
+        }
     };
     if let Some(available) = available {
         let place = match &computer {
-            Computer::Cpu(_) => Place::Processor,
-            Computer::Cuda(backend) => Place::Gpu {
+            OpenDevice::Cpu(_) => Place::Processor,
+            OpenDevice::Cuda(backend) => Place::Gpu {
                 neighbours: !backend.device().has_cudnn(),
             },
         };
@@ -134,8 +140,8 @@ pub(crate) fn network(
         need.check(&parts.spec, parts.length, batch, available)?;
     }
     match computer {
-        Computer::Cpu(backend) => parts.build(backend),
-        Computer::Cuda(backend) => parts.build(*backend),
+        OpenDevice::Cpu(backend) => parts.build(backend),
+        OpenDevice::Cuda(backend) => parts.build(*backend),
     }
     .map_err(RunError::Build)
 }

@@ -14,13 +14,13 @@ use laq_solvers::Method;
 
 use crate::checkpoint::{Best, Checkpoint, Progress, RunState, StepTimes};
 use crate::config::{Experiment, differences, key};
-use crate::device::{Computer, DeviceChoice, DeviceOptions, was_on_cuda};
+use crate::device::{DeviceChoice, DeviceOptions, OpenDevice, was_on_cuda};
 use crate::environment::{Environment, peak_memory_bytes};
 use crate::examples::{Batches, Examples, Room, Score, load, score};
 use crate::files::write_atomically;
 use crate::record::{ComparisonRecord, EpochRecord, LayerRecord, Status, Summary};
 use crate::run_folder::{RunFolder, best_checkpoint, last_checkpoint, read_summary};
-use crate::session::{Input, Network, method, network, pool};
+use crate::session::{Input, Network, method, network, thread_pool};
 use crate::{RunError, TRAINING_VERSION};
 
 /// Where and how a run is trained; nothing here changes its numbers.
@@ -112,7 +112,7 @@ pub fn train(
     stop: &AtomicBool,
     observer: &mut Observer<'_>,
 ) -> Result<Summary, RunError> {
-    let pool = pool(options.threads)?;
+    let pool = thread_pool(options.threads)?;
     let folder = RunFolder::open(&options.run_dir)?;
     let found = read_checkpoint(experiment, &folder, options.resume)?;
     if let Some(summary) = read_summary(folder.path()).filter(|summary| {
@@ -170,7 +170,7 @@ fn run(
     observer: &mut Observer<'_>,
 ) -> Result<Summary, RunError> {
     let before = found.as_ref().map(|(_, found)| found.run.kernel.as_str());
-    let (computer, because) = Computer::open(device, before)?;
+    let (computer, because) = OpenDevice::open(device, before)?;
     observer(Event::Device {
         name: &computer.to_string(),
         because: &because,

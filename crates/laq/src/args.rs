@@ -277,38 +277,30 @@ pub(crate) struct DoctorArgs {
     pub(crate) json: bool,
 }
 
-/// Check a GPU: conformance, training steps compared with the CPU's, and their times compared with PyTorch's.
+/// Check a GPU: conformance, losses against the CPU, and times, with PyTorch's for comparison.
 ///
-/// Needs this program, the folder of configurations and the data, and no network. Everything is written into one folder, whose
-/// README.md begins with a summary of one page; the same command goes on with the cells that were not finished.
+/// Writes one folder, whose README.md starts with a summary. `laq reproduce --device cuda:0 --minutes N`
+/// trains the cells of a table.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GpuCheckArgs {
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
-    /// Minutes in all; once they are over, the cells under way are saved and no other is begun.
+    /// The time limit in minutes; no section starts after it.
     #[arg(long, value_name = "N", default_value_t = 30.0)]
     pub(crate) minutes: f64,
-    /// The folder that everything is written into.
+    /// The output folder.
     #[arg(long, value_name = "DIR", default_value = "gpu-check")]
     pub(crate) out: PathBuf,
-    /// Where the tables' configurations are.
-    #[arg(long, value_name = "DIR", default_value = "configs")]
-    pub(crate) configs: PathBuf,
-    /// The folder of the data.
-    #[arg(long, value_name = "DIR", default_value = "data")]
-    pub(crate) data_dir: PathBuf,
-    /// The Python that may have PyTorch.
+    /// The Python interpreter; PyTorch is optional.
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     pub(crate) python: String,
-    /// Small networks instead of the paper's, to rehearse the command in seconds.
+    /// Use small networks, to test the command in seconds.
     #[arg(long)]
     pub(crate) small: bool,
-    /// Cells that are trained at the same time, in threads [default: on a GPU as many as have made the most steps, else one].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub(crate) jobs: Option<u8>,
-    /// Train this network beside others; gpu-check itself starts programs like this.
+    // Hidden: `gpu-check` starts itself with it. Throughput of processes needs processes, and so do the
+    // variants of the recurrence, which an environment variable selects once a process.
     #[arg(long, value_name = "NETWORK", hide = true)]
-    pub(crate) keep_pace: Option<String>,
+    pub(crate) throughput_worker: Option<String>,
 }
 
 /// Reproduce a table of the paper: train the cells that are not finished, and report them.

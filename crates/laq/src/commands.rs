@@ -22,6 +22,7 @@ use crate::args::{
     ExperimentArgs, GpuCheckArgs, ManArgs, MethodsArgs, OverArgs, ProgressStyle, SplitName,
     SummaryArgs, TrainArgs,
 };
+use crate::gpu_check;
 use crate::output::{INTERRUPTED, Output, log, print_json, shell_words, stop_flag};
 use crate::progress::{Progress, Transfer};
 
@@ -334,24 +335,21 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
 }
 
 pub(crate) fn gpu_check(args: &GpuCheckArgs) -> Result<ExitCode> {
-    let request = laq_runner::gpu_check::Request {
+    let request = gpu_check::Request {
         device: args.device.options(),
         minutes: args.minutes,
         out: args.out.clone(),
-        configs: args.configs.clone(),
-        data_dir: args.data_dir.clone(),
         python: args.python.clone(),
         small: args.small,
-        jobs: args.jobs.map(usize::from),
         program: std::env::current_exe().ok(),
     };
-    if let Some(network) = &args.keep_pace {
+    if let Some(network) = &args.throughput_worker {
         let (input, output) = (&mut io::stdin().lock(), &mut io::stdout().lock());
-        laq_runner::gpu_check::keep_pace(&request, network, input, output)?;
+        gpu_check::throughput_worker(&request, network, input, output)?;
         return Ok(ExitCode::SUCCESS);
     }
     let stop = stop_flag()?;
-    let found = laq_runner::gpu_check::gpu_check(&request, &stop, &mut |line| log(line))?;
+    let found = gpu_check::gpu_check(&request, &stop, &mut |line| log(line))?;
     write!(Output, "{}", found.summary)?;
     let readme = args.out.join("README.md");
     if !found.good {

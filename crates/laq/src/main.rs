@@ -11,6 +11,7 @@ mod args;
 #[cfg(test)]
 mod book;
 mod commands;
+mod gpu_check;
 mod output;
 mod progress;
 mod quantize;

@@ -460,27 +460,23 @@ fn a_network_that_does_not_fit_is_told_with_the_batch_that_would() {
 
 /// The whole command, with small networks and without data, so that its cells are told as failed.
 #[test]
-fn a_gpu_check_is_rehearsed() {
+fn gpu_check_passes_on_the_fake_driver() {
     let Some(machine) = Machine::new() else {
         return;
     };
-    let configs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs");
-    let arguments =
-        "gpu-check --device cuda:0 --small --minutes 5 --python no-such-python --configs";
-    let arguments: Vec<&str> = arguments.split(' ').chain([configs]).collect();
+    let arguments = "gpu-check --device cuda:0 --small --minutes 5 --python no-such-python";
+    let arguments: Vec<&str> = arguments.split(' ').collect();
     let said = machine.laq(&arguments).good();
     for part in [
         "# cuda (Fake GPU, TF32, cuDNN)",
         "comparisons passed",
-        "| LSTM's recurrence | steps ",
+        "| LSTM recurrence | steps ",
         " ms a step, sequence ",
-        "| several at the same time | char-lstm ",
+        "| concurrent training | char-lstm ",
         "| cifar10 | laq-log-3-e | ",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     let readme = fs::read_to_string(machine.lab.path("gpu-check/README.md")).expect("a page");
-    let cell = "| table2 | war-and-peace | lat-a | failed: ";
-    assert!(readme.contains(cell), "{readme}");
     assert!(!readme.contains("FAILED"), "{readme}");
 }

@@ -1,21 +1,17 @@
-//! `laq gpu-check`: all that one wants to know of a GPU in half an hour, in one folder.
+//! `laq gpu-check`: correctness and speed of a GPU, in one folder.
 //!
-//! 1. The conformance suite on the device.
-//! 2. The paper's networks, a few steps on the processor and on the device side by side.
-//! 3. The time of their training steps and of solving alone, beside PyTorch's steps where there is one.
-//! 4. The LSTM's recurrence in both forms, and the steps of several networks that are trained at the same time.
-//! 5. As many cells of both tables as the time allows, in the order in which they tell most. What was not finished goes on
-//!    when the command is given again with the same folder.
+//! 1. The conformance suite of the backend.
+//! 2. A few steps of the paper's networks on the CPU and on the device.
+//! 3. The time of training steps and of quantization, with PyTorch's steps where PyTorch is installed.
+//! 4. The variants of the LSTM's recurrence, and the throughput of concurrent training.
 //!
-//! The folder's README begins with all that was found on one page.
-//!
-//! On the processor (`--device cpu`) the command rehearses itself.
+//! The README.md of the folder starts with a summary. `--device cpu` runs everything but the variants
+//! on the CPU.
 
-mod case;
-mod cells;
+mod concurrency;
 mod pytorch;
-mod several;
 mod summary;
+mod workload;
 
 use std::fmt::{Display, Write as _};
 use std::fs;
@@ -25,96 +21,89 @@ use std::time::{Duration, Instant};
 
 use laq_tensor::conformance;
 
-use self::case::Case;
-pub use self::several::keep_pace;
+pub(crate) use self::concurrency::throughput_worker;
 use self::summary::{Compared, Findings};
-use crate::RunError;
-use crate::device::{Computer, DeviceChoice, DeviceOptions, Precision};
-use crate::environment::Environment;
-use crate::files::{FileError, write_atomically};
-use crate::session::pool;
+use self::workload::Workload;
+use laq_runner::RunError;
+use laq_runner::device::{DeviceChoice, DeviceOptions, OpenDevice, Precision};
+use laq_runner::environment::Environment;
+use laq_runner::files::{FileError, write_atomically};
+use laq_runner::thread_pool;
 
-/// What is asked for.
+/// The arguments of the command.
 #[derive(Clone, Debug)]
-pub struct Request {
-    /// The device; the processor for a rehearsal.
-    pub device: DeviceOptions,
-    /// Minutes in all. Once they are over no further part is begun, and a cell under way is saved.
-    pub minutes: f64,
-    /// The folder that everything goes into.
-    pub out: PathBuf,
-    /// Where the configurations of the tables are.
-    pub configs: PathBuf,
-    /// Where the data are.
-    pub data_dir: PathBuf,
-    /// The Python that may have PyTorch.
-    pub python: String,
-    /// Networks so small that the rehearsal is done in seconds.
-    pub small: bool,
-    /// Cells that are trained at the same time; on a GPU by default as many as have made the most steps.
-    pub jobs: Option<usize>,
-    /// The `laq` program, for several processes.
-    pub program: Option<PathBuf>,
+pub(crate) struct Request {
+    /// The device to check.
+    pub(crate) device: DeviceOptions,
+    /// The time limit. No section starts after it.
+    pub(crate) minutes: f64,
+    /// The output folder.
+    pub(crate) out: PathBuf,
+    /// The Python interpreter; PyTorch is optional.
+    pub(crate) python: String,
+    /// Small networks, to test the command in seconds.
+    pub(crate) small: bool,
+    /// This program, which the measurements start as [`throughput_worker`]; `None` skips them.
+    pub(crate) program: Option<PathBuf>,
 }
 
-/// Whether everything that was checked was right.
+/// The result of the checks.
 #[derive(Clone, Debug)]
-pub struct Outcome {
-    /// The page that the folder's README begins with.
-    pub summary: String,
-    /// Whether no comparison failed.
-    pub good: bool,
+pub(crate) struct Outcome {
+    /// The summary, with which README.md starts.
+    pub(crate) summary: String,
+    /// Whether all checks passed.
+    pub(crate) good: bool,
 }
 
-/// The networks of the paper that are timed.
+/// The timed networks of the paper.
 const NETWORKS: [&str; 3] = ["char-lstm", "mnist", "cifar10"];
-/// The methods that are timed.
+/// The timed methods.
 const METHODS: [&str; 5] = ["full", "lat-a", "lat-e", "laq-log-3", "laq-log-3-e"];
-/// How far losses of the device may be from those of the processor, relatively, over [`COMPARED_STEPS`].
+/// The largest relative difference of losses between device and CPU over [`COMPARED_STEPS`].
 const LOSS_TOLERANCE: f64 = 2e-3;
 const COMPARED_STEPS: usize = 4;
 
-/// A timed step.
+/// The time of a training step.
 #[derive(Clone, Debug)]
 struct Timed {
     network: &'static str,
     method: &'static str,
     seconds: f64,
-    /// Of these, seconds spent in solving for all quantized weights.
+    /// Of these, the seconds spent quantizing.
     quantize_seconds: f64,
-    /// How many these are.
+    /// The number of quantized weights.
     weights: usize,
 }
 
-/// Checks the device; `say` hears of what is being done.
+/// Checks the device; `report` receives the name of each section as it starts.
 ///
 /// # Errors
 ///
-/// A device that cannot be used, and files that cannot be written. What the device computes wrongly is no error: it is in the
-/// outcome.
-pub fn gpu_check(
+/// The device is not available, or a file cannot be written. A failed check is part of the outcome.
+pub(crate) fn gpu_check(
     request: &Request,
     stop: &AtomicBool,
-    say: &mut (dyn FnMut(&str) + Send),
+    report: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Outcome, RunError> {
     let end = Instant::now() + Duration::from_secs_f64(60.0 * request.minutes.clamp(0.0, 1e6));
     if request.device.choice == DeviceChoice::Auto {
-        let found = laq_cuda::probe().usable();
-        found.map_err(|reason| RunError::NoGpu { reason })?;
+        let usable = laq_cuda::probe().usable();
+        usable.map_err(|reason| RunError::NoGpu { reason })?;
     }
     fs::create_dir_all(&request.out).map_err(FileError::on("create", &request.out))?;
-    let pool = pool(None)?;
+    let pool = thread_pool(None)?;
     let exact = DeviceOptions {
         precision: Precision::Float32,
         ..request.device
     };
-    let (computer, _) = Computer::open(exact, None)?;
-    // The device's context stays from the first case to the last.
-    let (kept, _) = Computer::open(request.device, None)?;
+    let (device, _) = OpenDevice::open(exact, None)?;
+    // Keeps the context of the device alive across sections.
+    let (kept, _) = OpenDevice::open(request.device, None)?;
     let name = kept.to_string();
     let environment = Environment::found(&name, pool.current_num_threads());
     let made = format!(
-        "On {}, by laq {} of commit {}, {}. Made by `laq gpu-check`.",
+        "{}, laq {}, commit {}, {}. Written by `laq gpu-check`.",
         environment.cpu, environment.laq, environment.commit, environment.date
     );
     let on_gpu = kept.is_cuda();
@@ -125,31 +114,29 @@ pub fn gpu_check(
         findings: Findings::new(name, made, on_gpu && !request.small),
         text: String::new(),
     };
-    // What a part cannot do keeps the others from nothing, and stands in the README.
+    // A failing section is reported in the README and does not stop the others.
     pool.install(|| -> Result<(), RunError> {
-        say(&format!("{}: conformance", check.findings.name));
-        if let Err(error) = check.conformance(&computer) {
+        report(&format!("{}: conformance", check.findings.name));
+        if let Err(error) = check.conformance(&device) {
             check.failed("conformance", &error);
         }
-        drop(computer);
+        drop(device);
         check.write()?;
-        say("steps beside the processor's");
-        check.beside_the_cpu(exact);
+        report("comparison with the CPU");
+        check.compare_with_cpu(exact);
         check.write()?;
-        say("training steps");
+        report("training steps");
         check.steps()?;
         check.write()?;
-        say("PyTorch");
+        report("PyTorch");
         check.pytorch()?;
         check.write()
     })?;
-    say("the forms of the recurrence");
-    check.forms();
+    report("variants of the recurrence");
+    check.lstm_variants();
     check.write()?;
-    say("several networks at the same time");
-    check.several();
-    check.write()?;
-    check.cells(say)?;
+    report("concurrent training");
+    check.concurrency();
     check.write()?;
     Ok(Outcome {
         good: check.findings.good(),
@@ -157,7 +144,7 @@ pub fn gpu_check(
     })
 }
 
-/// When a check is to end.
+/// When the check ends.
 #[derive(Clone, Copy)]
 struct Limits<'a> {
     end: Instant,
@@ -174,13 +161,13 @@ impl Limits<'_> {
     }
 }
 
-/// A check under way.
+/// A running check.
 struct Check<'a> {
     request: &'a Request,
     limits: Limits<'a>,
     on_gpu: bool,
     findings: Findings,
-    /// The details, which come after the page.
+    /// The details after the summary.
     text: String,
 }
 
@@ -193,7 +180,7 @@ impl Check<'_> {
         self.limits.is_over()
     }
 
-    /// Tells of a part that could not be done.
+    /// Records a failed section.
     fn failed(&mut self, what: &str, error: &dyn Display) {
         let failure = format!("{what}: {error}").replace(['|', '\n'], " ");
         let _ = writeln!(self.text, "\nFAILED: {failure}\n");
@@ -210,11 +197,11 @@ impl Check<'_> {
         self.file("README.md", &(page + &self.text))
     }
 
-    /// The suite that every backend must pass, with products in f32.
-    fn conformance(&mut self, computer: &Computer) -> Result<(), RunError> {
-        let checks = match computer {
-            Computer::Cpu(backend) => conformance::run(backend)?,
-            Computer::Cuda(backend) => conformance::run(backend.as_ref())?,
+    /// Runs the conformance suite of backends, with products in float32.
+    fn conformance(&mut self, device: &OpenDevice) -> Result<(), RunError> {
+        let checks = match device {
+            OpenDevice::Cpu(backend) => conformance::run(backend)?,
+            OpenDevice::Cuda(backend) => conformance::run(backend.as_ref())?,
         };
         let mut lines = String::from("name,error,tolerance,passed\n");
         for check in &checks {
@@ -246,24 +233,24 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// The first steps of the paper's networks on the processor and on the device.
-    fn beside_the_cpu(&mut self, exact: DeviceOptions) {
-        self.text.push_str("\n## Beside the processor\n\n");
+    /// Compares the first losses of the paper's networks on the CPU and on the device.
+    fn compare_with_cpu(&mut self, exact: DeviceOptions) {
+        self.text.push_str("\n## Comparison with the CPU\n\n");
         let _ = writeln!(
             self.text,
-            "The losses of {COMPARED_STEPS} steps, largest relative difference (products in float32):\n\n\
+            "Largest relative difference of the losses of {COMPARED_STEPS} steps (products in float32):\n\n\
              | network | method | difference |\n|---|---|---|"
         );
         for network in NETWORKS {
             for method in ["full", "lat-a", "lat-e"] {
                 if self.is_over() {
-                    self.text.push_str("| (the time was over) | | |\n");
+                    self.text.push_str("| (out of time) | | |\n");
                     return;
                 }
                 let losses = |device: DeviceOptions| -> Result<Vec<f64>, RunError> {
-                    let (computer, _) = Computer::open(device, None)?;
-                    let mut case = Case::new(network, method, computer, self.request.small)?;
-                    let losses = (0..COMPARED_STEPS).map(|_| Ok(case.run(1)?.0));
+                    let (device, _) = OpenDevice::open(device, None)?;
+                    let mut workload = Workload::new(network, method, device, self.request.small)?;
+                    let losses = (0..COMPARED_STEPS).map(|_| Ok(workload.run(1)?.0));
                     losses.collect()
                 };
                 let both = losses(DeviceOptions::CPU).and_then(|cpu| Ok((cpu, losses(exact)?)));
@@ -275,7 +262,7 @@ impl Check<'_> {
                     }
                 };
                 let differences = here.iter().zip(&there).map(|(a, b)| ((a - b) / a).abs());
-                // A NaN is the largest of all.
+                // `total_cmp` puts NaN above all numbers.
                 let difference = differences.max_by(f64::total_cmp).unwrap_or(f64::NAN);
                 let compared = Compared {
                     network,
@@ -292,7 +279,7 @@ impl Check<'_> {
         }
     }
 
-    /// The time of a step of every network and method.
+    /// Times a step of each network and method.
     fn steps(&mut self) -> Result<(), RunError> {
         let mut lines = String::from("network,method,seconds,quantize_seconds,weights\n");
         for network in NETWORKS {
@@ -300,10 +287,10 @@ impl Check<'_> {
                 if self.is_over() {
                     break;
                 }
-                let (timed, notes) = match self.timed(network, method) {
+                let (timed, diagnostics) = match self.timed(network, method) {
                     Ok(timed) => timed,
                     Err(error) => {
-                        self.failed(&format!("the time of {network} with {method}"), &error);
+                        self.failed(&format!("time of {network} with {method}"), &error);
                         continue;
                     }
                 };
@@ -317,10 +304,10 @@ impl Check<'_> {
                     lines,
                     "{network},{method},{seconds},{quantize_seconds},{weights}"
                 );
-                // They are much the same for all methods.
+                // The diagnostics hardly depend on the method.
                 if method == METHODS[0] {
-                    for note in notes {
-                        let _ = writeln!(self.text, "\nNote on {network}: {note}");
+                    for line in diagnostics {
+                        let _ = writeln!(self.text, "\n{network}: {line}");
                     }
                 }
                 self.findings.timed.push(timed);
@@ -329,22 +316,22 @@ impl Check<'_> {
         self.file("steps.csv", &lines)
     }
 
-    /// A step's time, and what the device tells of how it was done.
+    /// The time of a step, and the diagnostics of the device.
     fn timed(
         &self,
         network: &'static str,
         method: &'static str,
     ) -> Result<(Timed, Vec<String>), RunError> {
-        let (computer, _) = Computer::open(self.request.device, None)?;
-        let mut case = Case::new(network, method, computer, self.request.small)?;
-        let (seconds, quantize_seconds) = case.time()?;
+        let (device, _) = OpenDevice::open(self.request.device, None)?;
+        let mut workload = Workload::new(network, method, device, self.request.small)?;
+        let (seconds, quantize_seconds) = workload.time()?;
         let timed = Timed {
             network,
             method,
             seconds,
             quantize_seconds,
-            weights: case.weights()?,
+            weights: workload.weights()?,
         };
-        Ok((timed, case.notes()))
+        Ok((timed, workload.notes()))
     }
 }

@@ -1,37 +1,35 @@
-//! What was found, on one page: the README of the folder begins with it.
+//! The summary, with which README.md starts.
 
 use std::fmt::Write as _;
 
-use super::cells::Cells;
+use super::concurrency::{LstmVariant, Throughput, throughput_summary, variant_summary};
 use super::pytorch::Answers;
-use super::several::{self, Form, Pace};
 use super::{COMPARED_STEPS, LOSS_TOLERANCE, Timed};
 
-/// All that the page tells.
+/// The results of all sections.
 #[derive(Debug)]
 pub(super) struct Findings {
     /// The device.
     pub(super) name: String,
     /// The machine and the program.
     pub(super) made: String,
-    /// Whether the paper's networks ran on a GPU, so that the times mean something.
-    pub(super) times_matter: bool,
-    /// Comparisons of the conformance suite that passed, and all.
+    /// Whether to judge the times: the paper's networks on a GPU.
+    pub(super) with_targets: bool,
+    /// Passed and total comparisons of the conformance suite.
     pub(super) conformance: Option<(usize, usize)>,
     pub(super) compared: Vec<Compared>,
     pub(super) timed: Vec<Timed>,
-    /// Or why PyTorch was not timed.
+    /// The error says why PyTorch was not timed.
     pub(super) pytorch: Result<Answers, String>,
-    /// Of several networks at the same time.
-    pub(super) paces: Vec<Pace>,
+    /// Of concurrent training.
+    pub(super) throughputs: Vec<Throughput>,
     /// Of the LSTM's recurrence.
-    pub(super) forms: Vec<Form>,
-    pub(super) cells: Cells,
-    /// What could not be done, and why.
+    pub(super) variants: Vec<LstmVariant>,
+    /// Failed sections, with the reason.
     pub(super) failures: Vec<String>,
 }
 
-/// Losses of the device beside those of the processor.
+/// A comparison of losses between device and CPU.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Compared {
     pub(super) network: &'static str,
@@ -46,18 +44,18 @@ impl Compared {
     }
 }
 
-/// How fast a training step is to be on a GPU.
+/// The target time of a training step on a GPU.
 struct Target {
     network: &'static str,
     milliseconds: f64,
-    /// The largest part of PyTorch's time for the same method.
+    /// The largest ratio to PyTorch's time for the same method.
     ratio: f64,
-    beside: Beside,
+    variant: Variant,
 }
 
-/// The variant of PyTorch that a target names.
-enum Beside {
-    /// Every one, as all run cuDNN's LSTM.
+/// The variant of PyTorch that a target refers to.
+enum Variant {
+    /// The fastest; all run cuDNN's LSTM.
     Best,
     Compiled,
 }
@@ -67,26 +65,26 @@ const TARGETS: [Target; 3] = [
         network: "char-lstm",
         milliseconds: 3.0,
         ratio: 0.8,
-        beside: Beside::Best,
+        variant: Variant::Best,
     },
     Target {
         network: "mnist",
         milliseconds: 0.25,
         ratio: 0.5,
-        beside: Beside::Compiled,
+        variant: Variant::Compiled,
     },
     Target {
         network: "cifar10",
         milliseconds: 1.5,
         ratio: 0.7,
-        beside: Beside::Compiled,
+        variant: Variant::Compiled,
     },
 ];
-/// The methods that the targets are for.
+/// The methods with targets.
 const TARGET_METHODS: [&str; 3] = ["full", "lat-a", "lat-e"];
-/// The network whose solving is told, the one with the most weights.
+/// The network whose quantization is reported: the one with the most weights.
 const SOLVED: &str = "cifar10";
-/// Milliseconds that exact solving of all its weights may take.
+/// The target of the exact solver for all its weights, in milliseconds.
 const SOLVING_TARGET: f64 = 0.5;
 
 fn verdict(reached: bool) -> &'static str {
@@ -94,65 +92,54 @@ fn verdict(reached: bool) -> &'static str {
 }
 
 impl Findings {
-    /// Nothing found yet.
-    pub(super) fn new(name: String, made: String, times_matter: bool) -> Self {
+    /// No results yet.
+    pub(super) fn new(name: String, made: String, with_targets: bool) -> Self {
         Findings {
             name,
             made,
-            times_matter,
+            with_targets,
             conformance: None,
             compared: Vec::new(),
             timed: Vec::new(),
-            pytorch: Err("not yet asked".to_owned()),
-            paces: Vec::new(),
-            forms: Vec::new(),
-            cells: Cells::default(),
+            pytorch: Err("not yet run".to_owned()),
+            throughputs: Vec::new(),
+            variants: Vec::new(),
             failures: Vec::new(),
         }
     }
 
-    /// Whether no comparison failed, and everything but cells could be done.
+    /// Whether all sections ran and all comparisons passed.
     pub(super) fn good(&self) -> bool {
         self.failures.is_empty()
             && self.conformance.is_none_or(|(passed, all)| passed == all)
             && self.compared.iter().all(Compared::is_good)
     }
 
-    /// The page.
+    /// Renders the summary.
     pub(super) fn page(&self) -> String {
         let mut text = format!(
-            "# {}\n\n{}\n\n| what | found |\n|---|---|\n",
+            "# {}\n\n{}\n\n| check | result |\n|---|---|\n",
             self.name, self.made
         );
         let conformance = match self.conformance {
             Some((passed, all)) => format!("{passed} of {all} comparisons passed"),
-            None => "not yet known".to_owned(),
+            None => "not yet measured".to_owned(),
         };
         let version = match &self.pytorch {
             Ok(answers) => answers.version.clone().unwrap_or_default(),
             Err(why) => format!("not timed: {}", why.replace('|', "/")),
         };
-        let Cells {
-            finished,
-            cut_short,
-            failed,
-        } = self.cells;
-        let all = Cells::ALL;
-        for (what, found) in [
+        for (check, result) in [
             ("conformance", conformance),
-            ("losses beside the processor's", self.losses()),
+            ("losses against the CPU", self.losses()),
             ("PyTorch", version),
-            ("LSTM's recurrence", several::line_of_forms(&self.forms)),
-            ("several at the same time", several::line(&self.paces)),
-            (
-                "cells of the tables",
-                format!("{finished} of {all} finished, {cut_short} cut short, {failed} failed"),
-            ),
+            ("LSTM recurrence", variant_summary(&self.variants)),
+            ("concurrent training", throughput_summary(&self.throughputs)),
         ] {
-            let _ = writeln!(text, "| {what} | {found} |");
+            let _ = writeln!(text, "| {check} | {result} |");
         }
         if !self.good() {
-            text.push_str("\n**Not everything that was checked is right.**\n\n");
+            text.push_str("\n**Some checks failed.**\n\n");
             for failure in &self.failures {
                 let _ = writeln!(text, "- {failure}");
             }
@@ -163,13 +150,13 @@ impl Findings {
     }
 
     fn losses(&self) -> String {
-        // A NaN is the largest of all.
+        // `total_cmp` puts NaN above all numbers.
         let worst = (self.compared.iter()).max_by(|a, b| a.difference.total_cmp(&b.difference));
         let Some(worst) = worst else {
-            return "not yet known".to_owned();
+            return "not yet measured".to_owned();
         };
         format!(
-            "{:.1e} is the largest relative difference ({}, {}; at most {LOSS_TOLERANCE:.0e}) of {} networks and methods, \
+            "largest relative difference {:.1e} ({}, {}; tolerance {LOSS_TOLERANCE:.0e}) over {} networks and methods, \
              {COMPARED_STEPS} steps each",
             worst.difference,
             worst.network,
@@ -178,9 +165,9 @@ impl Findings {
         )
     }
 
-    /// The heading of a column of targets, its line and its content, where there is one.
+    /// A cell of the column of targets, which exists on a GPU only.
     fn target_column(&self, content: &str) -> String {
-        if self.times_matter {
+        if self.with_targets {
             format!(" {content} |")
         } else {
             String::new()
@@ -189,12 +176,12 @@ impl Findings {
 
     fn steps(&self, text: &mut String) {
         text.push_str(
-            "\n## Training steps\n\nMilliseconds a step; laq's is the median of rounds of 20 steps (of one where a step takes more \
-             than 30 ms), in a process that does nothing else. The ratio is laq's over that of PyTorch's best variant for the same method.\n\n",
+            "\n## Training steps\n\nMilliseconds a step. laq: the median of repetitions of 20 steps (of one step above 30 ms). \
+             Ratio: laq's time over PyTorch's best variant for the same method.\n\n",
         );
         let _ = writeln!(
             text,
-            "| network | method | laq | of it quantizing | PyTorch's best | ratio |{}\n|---|---|---|---|---|---|{}",
+            "| network | method | laq | quantization | PyTorch best | ratio |{}\n|---|---|---|---|---|---|{}",
             self.target_column("target"),
             self.target_column("---").replace(' ', "")
         );
@@ -220,7 +207,7 @@ impl Findings {
         }
     }
 
-    /// Whether a step is as fast as it is to be.
+    /// Compares a step with its target.
     fn target(&self, step: &Timed) -> String {
         let target = (TARGETS.iter()).find(|target| target.network == step.network);
         let Some(target) = target.filter(|_| TARGET_METHODS.contains(&step.method)) else {
@@ -231,9 +218,9 @@ impl Findings {
             target.milliseconds,
             verdict(1e3 * step.seconds <= target.milliseconds)
         );
-        let (theirs, name) = match (&self.pytorch, &target.beside) {
-            (Ok(answers), Beside::Best) => (answers.best(step.network, step.method), "PyTorch"),
-            (Ok(answers), Beside::Compiled) => (
+        let (theirs, name) = match (&self.pytorch, &target.variant) {
+            (Ok(answers), Variant::Best) => (answers.best(step.network, step.method), "PyTorch"),
+            (Ok(answers), Variant::Compiled) => (
                 (answers.times(step.network, step.method)).find(|time| time.0 == "compiled"),
                 "PyTorch compiled",
             ),
@@ -245,7 +232,7 @@ impl Findings {
                 let reached = verdict(ratio <= target.ratio);
                 write!(text, "; {} × {name} {reached} ({ratio:.2})", target.ratio)
             }
-            None => write!(text, "; {} × {name} not known", target.ratio),
+            None => write!(text, "; {} × {name} not measured", target.ratio),
         };
         text
     }
@@ -253,7 +240,7 @@ impl Findings {
     fn solving(&self, text: &mut String) {
         let _ = write!(
             text,
-            "\n## Solving alone\n\nFor all weights of {SOLVED} once, by the device's clock within the steps; GB/s are those of \
+            "\n## Quantization\n\nOf all weights of {SOLVED}, by the clock of the device within a step. GB/s: of \
              one read of w and v.\n\n| method | weights | ms | GB/s |{}\n|---|---|---|---|{}\n",
             self.target_column("target"),
             self.target_column("---").replace(' ', "")
@@ -297,7 +284,7 @@ mod tests {
         }
     }
 
-    fn findings(times_matter: bool) -> Findings {
+    fn findings(with_targets: bool) -> Findings {
         let measured = |network: &str, variant: &str, milliseconds: f64| Measured {
             network: network.into(),
             method: "full".into(),
@@ -328,19 +315,18 @@ mod tests {
                 ],
                 ..Answers::default()
             }),
-            ..Findings::new("a device".into(), "Made here.".into(), times_matter)
+            ..Findings::new("a device".into(), "Made here.".into(), with_targets)
         }
     }
 
     #[test]
-    fn targets_are_judged_by_the_variants_that_they_name() {
+    fn targets_use_their_variants() {
         let page = findings(true).page();
         for line in [
             "| conformance | 9 of 9 comparisons passed |",
-            "| cells of the tables | 0 of 36 finished, 0 cut short, 0 failed |",
             "| char-lstm | full | 2.000 | 0.400 | 2.200 (eager) | 0.91 | 3 ms reached; 0.8 × PyTorch MISSED (0.91) |",
             "| mnist | full | 0.300 | 0.400 | 0.500 (eager) | 0.60 | 0.25 ms MISSED; 0.5 × PyTorch compiled reached (0.30) |",
-            "| cifar10 | full | 1.000 | 0.400 |  |  | 1.5 ms reached; 0.7 × PyTorch compiled not known |",
+            "| cifar10 | full | 1.000 | 0.400 |  |  | 1.5 ms reached; 0.7 × PyTorch compiled not measured |",
             "| cifar10 | laq-log-3 | 9.000 | 0.400 |  |  |  |",
             "| lat-e | 14000000 | 0.400 | 280.0 | 0.5 ms reached |",
             "| laq-log-3 | 14000000 | 0.400 | 280.0 |  |",
@@ -350,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rehearsal_says_nothing_of_targets() {
+    fn targets_are_omitted_on_the_cpu() {
         let page = findings(false).page();
         for word in ["target", "reached", "MISSED"] {
             assert!(!page.contains(word), "{page}");
@@ -359,20 +345,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told() {
-        let mut found = findings(true);
-        assert!(found.good());
-        found.compared.push(Compared {
+    fn failures_are_reported() {
+        let mut findings = findings(true);
+        assert!(findings.good());
+        findings.compared.push(Compared {
             network: "cifar10",
             method: "lat-a",
             difference: f64::NAN,
         });
-        assert!(!found.good());
-        let page = found.page();
-        assert!(page.contains("Not everything"), "{page}");
-        assert!(page.contains("NaN is the largest relative difference (cifar10, lat-a;"));
-        found.compared.clear();
-        found.conformance = Some((8, 9));
-        assert!(!found.good());
+        assert!(!findings.good());
+        let page = findings.page();
+        assert!(page.contains("Some checks failed"), "{page}");
+        assert!(page.contains("largest relative difference NaN (cifar10, lat-a;"));
+        findings.compared.clear();
+        findings.conformance = Some((8, 9));
+        assert!(!findings.good());
     }
 }

@@ -1,4 +1,4 @@
-//! The paper's networks with batches that are made up, for comparing and timing.
+//! The paper's networks with synthetic batches, for comparisons and timings.
 
 use std::time::{Duration, Instant};
 
@@ -9,28 +9,28 @@ use laq_models::{
 use laq_solvers::Method;
 use laq_tensor::Backend;
 
-use crate::RunError;
-use crate::device::{Computer, Trainer};
+use laq_runner::RunError;
+use laq_runner::device::{OpenDevice, Trainer};
 
-/// The learning rate of the steps that are timed.
+/// The learning rate of the timed steps.
 const RATE: f64 = 0.002;
 
-/// A network in training with a batch that is made up, and lies on the device.
-pub(super) struct Case {
+/// A network in training with a synthetic batch in device memory.
+pub(super) struct Workload {
     network: Box<dyn Trainer>,
     batch: HeldSet,
 }
 
-impl Case {
+impl Workload {
     pub(super) fn new(
         network: &str,
         method: &str,
-        computer: Computer,
+        device: OpenDevice,
         small: bool,
     ) -> Result<Self, RunError> {
-        match computer {
-            Computer::Cpu(backend) => Self::on(backend, network, method, small),
-            Computer::Cuda(backend) => Self::on(*backend, network, method, small),
+        match device {
+            OpenDevice::Cpu(backend) => Self::on(backend, network, method, small),
+            OpenDevice::Cuda(backend) => Self::on(*backend, network, method, small),
         }
     }
 
@@ -72,7 +72,7 @@ impl Case {
                 },
             };
             let batch = network.hold(examples).map_err(RunError::Build)?;
-            Ok(Case {
+            Ok(Workload {
                 network: Box::new(network),
                 batch,
             })
@@ -97,7 +97,7 @@ impl Case {
                 let batch = network
                     .hold(Examples::Text(&text))
                     .map_err(RunError::Build)?;
-                Ok(Case {
+                Ok(Workload {
                     network: Box::new(network),
                     batch,
                 })
@@ -105,7 +105,8 @@ impl Case {
         }
     }
 
-    /// So many steps, which are waited for once: the loss of the last, and the seconds of quantizing.
+    /// Runs `steps` steps and synchronizes once. Returns the loss of the last step and the seconds
+    /// spent quantizing.
     pub(super) fn run(&mut self, steps: usize) -> Result<(f64, f64), RunError> {
         for _ in 0..steps {
             let begun = self.network.begin_held_step(self.batch, 0, RATE);
@@ -116,26 +117,26 @@ impl Case {
         Ok((loss, report.quantize_seconds))
     }
 
-    /// What the device tells of how it does its work.
+    /// Diagnostics: algorithms selected and fallbacks taken.
     pub(super) fn notes(&self) -> Vec<String> {
         self.network.notes()
     }
 
-    /// Median seconds of a step, and of them quantizing, after the solver has settled.
+    /// The median seconds of a step, and of quantizing in it, after the warm-up.
     pub(super) fn time(&mut self) -> Result<(f64, f64), RunError> {
-        // On a GPU the first step loads libraries, and the second is recorded.
+        // On a GPU the first step loads libraries, and the second captures the graph.
         self.run(2)?;
         let start = Instant::now();
         self.run(1)?;
-        // On a processor a step takes so long that fewer must do.
-        let (warm, rounds, steps) = if start.elapsed() > Duration::from_millis(30) {
+        // A slow device gets fewer repetitions.
+        let (warm, repetitions, steps) = if start.elapsed() > Duration::from_millis(30) {
             (1, 3, 1)
         } else {
             (30, 7, 20)
         };
         self.run(warm)?;
         let mut times = Vec::new();
-        for _ in 0..rounds {
+        for _ in 0..repetitions {
             let start = Instant::now();
             let (_, quantizing) = self.run(steps)?;
             let each = |seconds: f64| seconds / steps as f64;
@@ -145,7 +146,7 @@ impl Case {
         Ok(times[times.len() / 2])
     }
 
-    /// The weights that are quantized.
+    /// The number of quantized weights.
     pub(super) fn weights(&mut self) -> Result<usize, RunError> {
         let layers = self.network.layers().map_err(unsolved)?;
         Ok(layers.iter().map(|layer| layer.weights).sum())

@@ -1,4 +1,4 @@
-//! PyTorch's training steps, by a script that goes with this program.
+//! The time of PyTorch's training steps, measured by an embedded script.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::{Check, Timed};
-use crate::RunError;
-use crate::device::{DeviceChoice, Precision};
-use crate::files::{FileError, write_atomically};
+use laq_runner::RunError;
+use laq_runner::device::{DeviceChoice, Precision};
+use laq_runner::files::{FileError, write_atomically};
 
-/// How long the script may take, whatever time is left.
-const LONGEST: Duration = Duration::from_secs(150);
-/// How long it may take beyond its time until it is stopped: it cannot end while something is being compiled.
+/// The time limit of the script.
+const TIME_LIMIT: Duration = Duration::from_secs(150);
+/// The time beyond the limit after which the script is killed; it cannot stop during a compilation.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// A line of `pytorch.py`.
+/// A line of output of `pytorch.py`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Line {
@@ -33,7 +33,7 @@ struct Line {
     left_out: Vec<String>,
 }
 
-/// A step that was timed, or what PyTorch said instead.
+/// The time of a step, or the error of PyTorch.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Measured {
     pub(super) network: String,
@@ -42,20 +42,20 @@ pub(super) struct Measured {
     pub(super) seconds: Result<f64, String>,
 }
 
-/// All that the script said.
+/// The output of the script.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Answers {
-    /// Of PyTorch, where there is one.
+    /// The version of PyTorch.
     pub(super) version: Option<String>,
     pub(super) measured: Vec<Measured>,
-    /// What there was no time for.
+    /// Measurements skipped for lack of time.
     pub(super) left_out: Vec<String>,
-    /// How the script ended, if not as it should.
+    /// How the script failed.
     pub(super) ended: Option<String>,
 }
 
 impl Answers {
-    /// What lines of JSON say. Other lines are none of the script's.
+    /// Parses lines of JSON; ignores other lines.
     fn parse(lines: &str) -> Self {
         let mut answers = Self::default();
         for line in lines.lines() {
@@ -80,20 +80,20 @@ impl Answers {
         answers
     }
 
-    /// The variants of a step that were timed, with their seconds.
+    /// The timed variants of a step, with their seconds.
     pub(super) fn times(&self, network: &str, method: &str) -> impl Iterator<Item = (&str, f64)> {
         (self.measured.iter())
             .filter(move |step| step.network == network && step.method == method)
             .filter_map(|step| Some((step.variant.as_str(), *step.seconds.as_ref().ok()?)))
     }
 
-    /// The variant that takes the least time.
+    /// The fastest variant.
     pub(super) fn best(&self, network: &str, method: &str) -> Option<(&str, f64)> {
         self.times(network, method)
             .min_by(|a, b| a.1.total_cmp(&b.1))
     }
 
-    /// All of it, beside our steps of the same methods.
+    /// The table of all measurements, with the ratio of laq's steps.
     fn table(&self, ours: &[Timed]) -> String {
         let mut text =
             String::from("| network | method | variant | ms | ratio |\n|---|---|---|---|---|\n");
@@ -122,7 +122,7 @@ impl Answers {
         if !self.left_out.is_empty() {
             let _ = writeln!(
                 text,
-                "\nThere was no time for: {}.",
+                "\nSkipped for lack of time: {}.",
                 self.left_out.join("; ")
             );
         }
@@ -134,13 +134,13 @@ impl Answers {
 }
 
 impl Check<'_> {
-    /// The same networks in PyTorch, where python has it.
+    /// Times the same networks in PyTorch, if it is installed.
     pub(super) fn pytorch(&mut self) -> Result<(), RunError> {
         self.text.push_str("\n## PyTorch\n\n");
         if self.is_over() {
-            self.findings.pytorch = Err("the time was over".into());
+            self.findings.pytorch = Err("out of time".into());
         } else {
-            self.ask_pytorch()?;
+            self.run_pytorch()?;
         }
         match &self.findings.pytorch {
             Ok(answers) => {
@@ -151,9 +151,8 @@ impl Check<'_> {
                 };
                 let _ = write!(
                     self.text,
-                    "PyTorch {version}, the same batches, products {precision}; `ratio` is laq's step of the same method \
-                     over PyTorch's. pytorch.py says what the variants are; pytorch.log is what it said beside its \
-                     results.\n\n{}",
+                    "PyTorch {version}, the same batches, products {precision}; `ratio` is laq's time over PyTorch's \
+                     for the same method. pytorch.py documents the variants; pytorch.log is its standard error.\n\n{}",
                     answers.table(&self.findings.timed)
                 );
             }
@@ -164,7 +163,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn ask_pytorch(&mut self) -> Result<(), RunError> {
+    fn run_pytorch(&mut self) -> Result<(), RunError> {
         let path = |name: &str| self.request.out.join(name);
         let (script, results, log) = (
             path("pytorch.py"),
@@ -172,7 +171,7 @@ impl Check<'_> {
             path("pytorch.log"),
         );
         write_atomically(&script, include_bytes!("pytorch.py"))?;
-        let limit = LONGEST.min(self.limits.end.saturating_duration_since(Instant::now()));
+        let limit = TIME_LIMIT.min(self.limits.end.saturating_duration_since(Instant::now()));
         let create = |path: &Path| File::create(path).map_err(FileError::on("create", path));
         let started = self
             .script(&script, limit)
@@ -184,17 +183,17 @@ impl Check<'_> {
         let mut child = match started {
             Ok(child) => child,
             Err(error) => {
-                self.findings.pytorch = Err(format!("{python} does not start ({error})"));
-                // Both are empty.
+                self.findings.pytorch = Err(format!("cannot start {python} ({error})"));
+                // Both files are empty.
                 let _ = (fs::remove_file(&results), fs::remove_file(&log));
                 return Ok(());
             }
         };
         let ended = self.wait(&mut child, limit + GRACE);
         let read = |path: &Path| fs::read(path).map_err(FileError::on("read", path));
-        let said = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let (lines, log) = (said(read(&results)?), said(read(&log)?));
-        let last = log.lines().last().unwrap_or("it said nothing");
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        let (lines, log) = (text(read(&results)?), text(read(&log)?));
+        let last = log.lines().last().unwrap_or("no output");
         let mut answers = Answers::parse(&lines);
         if answers.version.is_none() {
             self.findings.pytorch = Err(last.trim_end_matches('.').to_owned());
@@ -203,8 +202,8 @@ impl Check<'_> {
         answers.ended = match ended {
             Ok(Some(status)) if status.success() => None,
             Ok(Some(status)) => Some(format!("pytorch.py failed ({status}): {last}")),
-            Ok(None) => Some("pytorch.py was stopped before it had ended".into()),
-            Err(error) => Some(format!("pytorch.py was lost: {error}")),
+            Ok(None) => Some("pytorch.py was stopped".into()),
+            Err(error) => Some(format!("cannot wait for pytorch.py: {error}")),
         };
         self.findings.pytorch = Ok(answers);
         Ok(())
@@ -231,7 +230,7 @@ impl Check<'_> {
         command
     }
 
-    /// How the script ended; none if it was stopped.
+    /// The exit status of the script; `None` if it was killed.
     fn wait(&self, child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
         let end = Instant::now() + limit;
         loop {
@@ -262,7 +261,7 @@ a warning
 "#;
 
     #[test]
-    fn lines_are_read_and_set_beside_our_steps() {
+    fn lines_are_parsed_and_compared() {
         let answers = Answers::parse(LINES);
         assert_eq!(answers.version.as_deref(), Some("2.11.0"));
         assert_eq!(answers.measured.len(), 3);
@@ -281,12 +280,12 @@ a warning
              | mnist | full | eager | 1.000 | 0.20 |\n\
              | mnist | full | compiled | 0.500 | 0.40 |\n\
              | mnist | lat-a | compiled | it / cannot |  |\n\n\
-             There was no time for: mnist lat-e compiled.\n"
+             Skipped for lack of time: mnist lat-e compiled.\n"
         );
     }
 
     #[test]
-    fn lines_that_are_not_the_scripts_say_nothing() {
+    fn other_lines_are_ignored() {
         let lines = "\n{}\n[]\n7\n{\"network\": 7, \"seconds\": 1}\n{\"seconds\"";
         assert_eq!(Answers::parse(lines), Answers::default());
     }

@@ -1,5 +1,5 @@
-//! Several networks in training on one device at the same time: in threads of one process, each with a stream of its own, and
-//! in processes.
+//! Throughput of concurrent training on one device: threads of one process, each with its own
+//! stream, and processes.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
@@ -10,106 +10,97 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::case::Case;
+use super::workload::Workload;
 use super::{Check, Request};
-use crate::RunError;
-use crate::device::Computer;
+use laq_runner::RunError;
+use laq_runner::device::OpenDevice;
 
-/// How many at the same time.
+/// Degrees of concurrency.
 const COUNTS: [usize; 4] = [1, 2, 4, 8];
-/// The networks that are trained together, with ternary weights; the others fill a GPU by themselves.
+/// The networks measured, with ternary weights; a larger one fills a GPU alone.
 const NETWORKS: [&str; 2] = ["char-lstm", "mnist"];
 const METHOD: &str = "lat-a";
-/// How long each is counted.
-const COUNTED: Duration = Duration::from_secs(1);
-/// How long processes may take.
-const LONGEST: Duration = Duration::from_secs(90);
-/// The forms of the recurrence.
-const FORMS: [&str; 2] = ["steps", "sequence"];
-/// How far their losses may be apart after [`WARM`] steps, relatively.
-const FORM_TOLERANCE: f64 = 0.01;
-/// Steps before the counting, so that the solver has settled.
-const WARM: usize = 30;
+/// The time measured.
+const MEASURED: Duration = Duration::from_secs(1);
+/// The time limit of the processes.
+const TIME_LIMIT: Duration = Duration::from_secs(90);
+/// The variants of the recurrence, as `LAQ_LSTM` names them.
+const VARIANTS: [&str; 2] = ["steps", "sequence"];
+/// The largest relative difference of their losses after [`WARMUP`] steps.
+const VARIANT_TOLERANCE: f64 = 0.01;
+/// Steps before the measurement, so that the solver has converged.
+const WARMUP: usize = 30;
 
-/// Steps of all together in a second.
+/// Total steps a second of concurrent networks.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(super) struct Throughput {
     network: &'static str,
     count: usize,
     threads: f64,
     processes: Option<f64>,
 }
 
-/// How many networks at the same time make the most steps in threads, by what was measured; one where nothing was.
-pub(super) fn best_count(paces: &[Pace]) -> usize {
-    let of_lstm = paces.iter().filter(|pace| pace.network == NETWORKS[0]);
-    let best = of_lstm.max_by(|a, b| a.threads.total_cmp(&b.threads));
-    best.map_or(1, |pace| pace.count)
-}
-
-/// Trains one network for a `gpu-check` in another process: says `ready`, the loss and notes, waits for a line, and says
-/// how many steps it has made, and in which time.
-///
-/// # Errors
-/// When the device cannot be used.
-pub fn keep_pace(
+/// Trains one network in a process of its own. Prints `ready`, the loss and the diagnostics; waits for
+/// a line; prints the number of steps and their seconds.
+pub(crate) fn throughput_worker(
     request: &Request,
     network: &str,
     input: &mut dyn BufRead,
     output: &mut dyn Write,
 ) -> Result<(), RunError> {
-    let told =
-        |error: std::io::Error| RunError::Internal(format!("the pipe to gpu-check: {error}"));
-    let (mut case, loss) = warmed_up(request, network)?;
-    let notes = case.notes().join("; ").replace('\n', " ");
-    writeln!(output, "ready {loss} {notes}")
+    let pipe_error = |error: std::io::Error| {
+        RunError::Internal(format!("the pipe to the parent process: {error}"))
+    };
+    let (mut workload, loss) = warmed_up(request, network)?;
+    let diagnostics = workload.notes().join("; ").replace('\n', " ");
+    writeln!(output, "ready {loss} {diagnostics}")
         .and_then(|()| output.flush())
-        .map_err(told)?;
-    input.read_line(&mut String::new()).map_err(told)?;
-    let (steps, time) = count_steps(&mut case, request)?;
-    writeln!(output, "{steps} {}", time.as_secs_f64()).map_err(told)
+        .map_err(pipe_error)?;
+    input.read_line(&mut String::new()).map_err(pipe_error)?;
+    let (steps, time) = count_steps(&mut workload, request)?;
+    writeln!(output, "{steps} {}", time.as_secs_f64()).map_err(pipe_error)
 }
 
-/// A network whose solver has settled, and its loss.
-fn warmed_up(request: &Request, network: &str) -> Result<(Case, f64), RunError> {
-    let (computer, _) = Computer::open(request.device, None)?;
-    let mut case = Case::new(network, METHOD, computer, request.small)?;
-    let steps = if request.small { 1 } else { WARM };
-    let (loss, _) = case.run(steps)?;
-    Ok((case, loss))
+/// A network after [`WARMUP`] steps, and its loss.
+fn warmed_up(request: &Request, network: &str) -> Result<(Workload, f64), RunError> {
+    let (device, _) = OpenDevice::open(request.device, None)?;
+    let mut workload = Workload::new(network, METHOD, device, request.small)?;
+    let steps = if request.small { 1 } else { WARMUP };
+    let (loss, _) = workload.run(steps)?;
+    Ok((workload, loss))
 }
 
-/// Steps until the time is over, and what they took.
-fn count_steps(case: &mut Case, request: &Request) -> Result<(usize, Duration), RunError> {
-    // So many that waiting for them costs nothing.
-    let (time, at_once) = if request.small {
+/// The steps made in the time measured, and their duration.
+fn count_steps(workload: &mut Workload, request: &Request) -> Result<(usize, Duration), RunError> {
+    // Enough steps to hide the cost of a synchronization.
+    let (time, chunk) = if request.small {
         (Duration::ZERO, 2)
     } else {
-        (COUNTED, 50)
+        (MEASURED, 50)
     };
     let (start, mut steps) = (Instant::now(), 0);
     loop {
-        case.run(at_once)?;
-        steps += at_once;
+        workload.run(chunk)?;
+        steps += chunk;
         if start.elapsed() >= time {
             return Ok((steps, start.elapsed()));
         }
     }
 }
 
-/// Steps a second of `count` networks in threads.
+/// Total steps a second of `count` networks in threads.
 fn in_threads(request: &Request, network: &str, count: usize) -> Result<f64, RunError> {
     let begin = Barrier::new(count);
     let counted = thread::scope(|scope| {
         let train = || -> Result<(usize, Duration), RunError> {
-            let case = warmed_up(request, network);
-            // One that failed must not keep the others waiting.
+            let workload = warmed_up(request, network);
+            // A failed thread still releases the others.
             begin.wait();
-            count_steps(&mut case?.0, request)
+            count_steps(&mut workload?.0, request)
         };
         let threads: Vec<_> = (0..count).map(|_| scope.spawn(train)).collect();
         let ended = threads.into_iter().map(|thread| {
-            let failed = |_| Err(RunError::Internal("a thread of gpu-check failed".into()));
+            let failed = |_| Err(RunError::Internal("a training thread panicked".into()));
             thread.join().unwrap_or_else(failed)
         });
         ended.collect::<Result<Vec<_>, _>>()
@@ -117,34 +108,34 @@ fn in_threads(request: &Request, network: &str, count: usize) -> Result<f64, Run
     Ok(sum_of_rates(counted.into_iter()))
 }
 
-/// What a process has told.
-struct Counted {
+/// The measurement of a process.
+struct Measurement {
     loss: f64,
-    notes: String,
+    diagnostics: String,
     steps: usize,
     time: Duration,
 }
 
-impl Counted {
-    /// From the lines of [`keep_pace`].
+impl Measurement {
+    /// Parses the lines of [`throughput_worker`].
     fn parse(lines: &[String]) -> Option<Self> {
         let [ready, counted] = lines else { return None };
-        let (loss, notes) = ready.strip_prefix("ready ")?.split_once(' ')?;
+        let (loss, diagnostics) = ready.strip_prefix("ready ")?.split_once(' ')?;
         let (steps, seconds) = counted.split_once(' ')?;
-        Some(Counted {
+        Some(Measurement {
             loss: loss.parse().ok()?,
-            notes: notes.to_owned(),
+            diagnostics: diagnostics.to_owned(),
             steps: steps.parse().ok()?,
             time: Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?,
         })
     }
 }
 
-/// The command of a process that trains one network; see [`keep_pace`].
-fn keeping_pace(request: &Request, program: &Path, network: &str) -> Command {
+/// The command line of a [`throughput_worker`].
+fn worker_command(request: &Request, program: &Path, network: &str) -> Command {
     let (device, precision) = (request.device.choice, request.device.precision);
     let mut command = Command::new(program);
-    command.args(["gpu-check", "--keep-pace", network]);
+    command.args(["gpu-check", "--throughput-worker", network]);
     command.args(["--device", &device.to_string()]);
     command.args(["--precision", &precision.to_string()]);
     command.args(request.small.then_some("--small"));
@@ -152,7 +143,7 @@ fn keeping_pace(request: &Request, program: &Path, network: &str) -> Command {
     command
 }
 
-/// Processes that are ended when they are not waited for any more.
+/// Processes that are killed on drop.
 struct Processes(Vec<Child>);
 
 impl Drop for Processes {
@@ -164,9 +155,9 @@ impl Drop for Processes {
     }
 }
 
-/// A form of the LSTM's recurrence, by the name that `LAQ_LSTM` has for it.
+/// A measured variant of the LSTM's recurrence, as `LAQ_LSTM` names it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Form {
+pub(super) struct LstmVariant {
     name: &'static str,
     milliseconds: f64,
     loss: f64,
@@ -179,43 +170,43 @@ fn sum_of_rates(counted: impl Iterator<Item = (usize, Duration)>) -> f64 {
 }
 
 impl Check<'_> {
-    /// Trains `count` networks in as many processes, in a form of the recurrence if one is given. They begin to count when all
-    /// are ready. Whoever waits for something that never comes is ended after a while.
+    /// Trains `count` networks in processes, with `variant` of the recurrence where given. The
+    /// measurement starts when all are ready, and fails after [`TIME_LIMIT`].
     fn in_processes(
         &self,
         program: &Path,
         network: &str,
         count: usize,
-        form: Option<&str>,
-    ) -> Result<Vec<Counted>, String> {
+        variant: Option<&str>,
+    ) -> Result<Vec<Measurement>, String> {
         let lost = |error: std::io::Error| error.to_string();
         let mut processes = Processes(Vec::new());
-        let (tell, told) = channel();
+        let (sender, receiver) = channel();
         for index in 0..count {
-            let mut command = keeping_pace(self.request, program, network);
-            command.envs(form.map(|form| ("LAQ_LSTM", form)));
+            let mut command = worker_command(self.request, program, network);
+            command.envs(variant.map(|variant| ("LAQ_LSTM", variant)));
             let mut child = command.spawn().map_err(lost)?;
             let output = BufReader::new(child.stdout.take().expect("it is piped"));
             processes.0.push(child);
-            let tell = tell.clone();
+            let sender = sender.clone();
             thread::spawn(move || {
                 for line in output.lines().map_while(Result::ok) {
-                    if tell.send((index, line)).is_err() {
+                    if sender.send((index, line)).is_err() {
                         return;
                     }
                 }
             });
         }
-        let (end, mut lines) = (Instant::now() + LONGEST, vec![Vec::new(); count]);
+        let (end, mut lines) = (Instant::now() + TIME_LIMIT, vec![Vec::new(); count]);
         let have = |lines: &[Vec<String>], least| lines.iter().all(|said| said.len() >= least);
         while !have(&lines, 2) {
-            match told.recv_timeout(Duration::from_millis(20)) {
+            match receiver.recv_timeout(Duration::from_millis(20)) {
                 Ok((index, line)) => {
                     let were_ready = have(&lines, 1);
                     lines[index].push(line);
                     if !were_ready && have(&lines, 1) {
                         for child in &mut processes.0 {
-                            // With the line goes the end of its input.
+                            // Dropping the pipe closes the input of the process.
                             let mut input = child.stdin.take().expect("it is piped");
                             writeln!(input).map_err(lost)?;
                         }
@@ -224,36 +215,37 @@ impl Check<'_> {
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
                     if self.is_stopped() {
-                        return Err("it was stopped".to_owned());
+                        return Err("stopped".to_owned());
                     }
                     if Instant::now() >= end {
-                        return Err(format!("it took more than {} s", LONGEST.as_secs()));
+                        return Err(format!("exceeded the limit of {} s", TIME_LIMIT.as_secs()));
                     }
                     for child in &mut processes.0 {
                         let ended = child.try_wait().map_err(lost)?;
                         if let Some(status) = ended.filter(|status| !status.success()) {
-                            return Err(format!("a process ended with {status}"));
+                            return Err(format!("a process exited with {status}"));
                         }
                     }
                 }
             }
         }
         let counted = lines.iter().map(|lines| {
-            Counted::parse(lines).ok_or_else(|| format!("a process said {lines:?}, not its steps"))
+            Measurement::parse(lines)
+                .ok_or_else(|| format!("unexpected output of a process: {lines:?}"))
         });
         counted.collect()
     }
 
-    /// The LSTM with its recurrence step by step, and in one kernel.
-    pub(super) fn forms(&mut self) {
+    /// Times the variants of the recurrence: a kernel a step, and one kernel.
+    pub(super) fn lstm_variants(&mut self) {
         let Some(program) = self.request.program.as_ref().filter(|_| self.on_gpu) else {
             return;
         };
         self.text.push_str(
-            "\n## The recurrence of the LSTM\n\nThe paper's LSTM with `lat-a`: step by step, and in one kernel \
-             (`LAQ_LSTM=sequence`), each in a process of its own.\n\n| form | ms a step | loss |\n|---|---|---|\n",
+            "\n## The recurrence of the LSTM\n\nThe paper's LSTM with `lat-a`: a kernel a time step, and one kernel \
+             (`LAQ_LSTM=sequence`), each in a process of its own.\n\n| variant | ms a step | loss |\n|---|---|---|\n",
         );
-        for name in FORMS {
+        for name in VARIANTS {
             if self.is_over() {
                 return;
             }
@@ -261,72 +253,72 @@ impl Check<'_> {
                 Ok(counted) => counted,
                 Err(_) if self.is_stopped() => return,
                 Err(error) => {
-                    self.failed(&format!("the recurrence, form {name}"), &error);
+                    self.failed(&format!("recurrence, variant {name}"), &error);
                     continue;
                 }
             };
-            let Counted {
+            let Measurement {
                 loss,
-                notes,
+                diagnostics,
                 steps,
                 time,
             } = &counted[0];
-            let steps_instead = (notes.split("; ")).find(|note| note.contains("step by step"));
-            if let Some(why) = steps_instead {
+            let fallback = (diagnostics.split("; ")).find(|line| line.contains("step by step"));
+            if let Some(why) = fallback {
                 let _ = writeln!(self.text, "| {name} | not possible: {why} | |");
                 continue;
             }
-            let form = Form {
+            let variant = LstmVariant {
                 name,
                 milliseconds: 1e3 * time.as_secs_f64() / *steps as f64,
                 loss: *loss,
             };
-            let milliseconds = form.milliseconds;
+            let milliseconds = variant.milliseconds;
             let _ = writeln!(self.text, "| {name} | {milliseconds:.3} | {loss:.5} |");
-            self.findings.forms.push(form);
+            self.findings.variants.push(variant);
         }
-        if let [one, other] = self.findings.forms[..] {
-            let apart = ((one.loss - other.loss) / one.loss).abs();
-            if apart.is_nan() || apart > FORM_TOLERANCE {
+        if let [one, other] = self.findings.variants[..] {
+            let difference = ((one.loss - other.loss) / one.loss).abs();
+            if difference.is_nan() || difference > VARIANT_TOLERANCE {
                 let what = format!("losses of {} and {}", one.loss, other.loss);
-                self.failed("the forms of the recurrence", &what);
+                self.failed("variants of the recurrence", &what);
             }
         }
     }
 
-    /// How many steps several networks make together.
-    pub(super) fn several(&mut self) {
+    /// Measures the throughput of concurrent training.
+    pub(super) fn concurrency(&mut self) {
         self.text.push_str(
-            "\n## Several networks at the same time\n\nSteps of all together in a second, with `lat-a`; in threads of one process, \
+            "\n## Concurrent training\n\nTotal steps a second with `lat-a`: in threads of one process, \
              each with its own stream, and in processes.\n\n\
-             | network | at the same time | in threads | in processes |\n|---|---|---|---|\n",
+             | network | concurrency | threads | processes |\n|---|---|---|---|\n",
         );
         for network in NETWORKS {
             for count in COUNTS {
                 if self.is_over() || self.request.small && count > 2 {
                     break;
                 }
-                let pace = match self.pace(network, count) {
-                    Ok(pace) => pace,
+                let throughput = match self.throughput(network, count) {
+                    Ok(throughput) => throughput,
                     Err(_) if self.is_stopped() => return,
                     Err(error) => {
-                        self.failed(&format!("{count} times {network} at the same time"), &error);
+                        self.failed(&format!("{count} concurrent {network}"), &error);
                         break;
                     }
                 };
-                let processes = pace.processes.map(|rate| format!("{rate:.1}"));
+                let processes = throughput.processes.map(|rate| format!("{rate:.1}"));
                 let _ = writeln!(
                     self.text,
                     "| {network} | {count} | {:.1} | {} |",
-                    pace.threads,
+                    throughput.threads,
                     processes.unwrap_or_default()
                 );
-                self.findings.paces.push(pace);
+                self.findings.throughputs.push(throughput);
             }
         }
     }
 
-    fn pace(&self, network: &'static str, count: usize) -> Result<Pace, String> {
+    fn throughput(&self, network: &'static str, count: usize) -> Result<Throughput, String> {
         let threads = in_threads(self.request, network, count);
         let processes = match &self.request.program {
             Some(program) => {
@@ -336,7 +328,7 @@ impl Check<'_> {
             }
             None => None,
         };
-        Ok(Pace {
+        Ok(Throughput {
             network,
             count,
             threads: threads.map_err(|error| error.to_string())?,
@@ -345,34 +337,39 @@ impl Check<'_> {
     }
 }
 
-/// The line of the page: the most steps in threads and in processes.
-pub(super) fn line(paces: &[Pace]) -> String {
+/// The summary: the best throughput of threads and of processes.
+pub(super) fn throughput_summary(throughputs: &[Throughput]) -> String {
     let of = |network: &str| {
-        let of = || paces.iter().filter(|pace| pace.network == network);
-        let one = of().find(|pace| pace.count == 1)?;
+        let of = || {
+            throughputs
+                .iter()
+                .filter(|throughput| throughput.network == network)
+        };
+        let one = of().find(|throughput| throughput.count == 1)?;
         let most = |rates: &mut dyn Iterator<Item = f64>| rates.fold(0.0, f64::max) / one.threads;
-        let threads = most(&mut of().map(|pace| pace.threads));
-        let processes = most(&mut of().filter_map(|pace| pace.processes));
+        let threads = most(&mut of().map(|throughput| throughput.threads));
+        let processes = most(&mut of().filter_map(|throughput| throughput.processes));
         let of_processes = match one.processes {
             Some(_) => format!(", {processes:.2} × in processes"),
             None => String::new(),
         };
         Some(format!(
-            "{network} {threads:.2} × the steps of one in threads{of_processes}"
+            "{network} {threads:.2} × one network in threads{of_processes}"
         ))
     };
     let lines: Vec<String> = NETWORKS.into_iter().filter_map(of).collect();
     match lines.is_empty() {
-        true => "not known".to_owned(),
+        true => "not measured".to_owned(),
         false => lines.join("; "),
     }
 }
 
-/// The line of the page on the forms of the recurrence.
-pub(super) fn line_of_forms(forms: &[Form]) -> String {
-    let line = |form: &Form| format!("{} {:.3} ms a step", form.name, form.milliseconds);
-    match forms {
-        [] => "not known".to_owned(),
-        forms => forms.iter().map(line).collect::<Vec<_>>().join(", "),
+/// The summary of the variants of the recurrence.
+pub(super) fn variant_summary(variants: &[LstmVariant]) -> String {
+    let line =
+        |variant: &LstmVariant| format!("{} {:.3} ms a step", variant.name, variant.milliseconds);
+    match variants {
+        [] => "not measured".to_owned(),
+        variants => variants.iter().map(line).collect::<Vec<_>>().join(", "),
     }
 }
