@@ -1,16 +1,47 @@
-//! The sets of levels that quantized weights may take, and the one rule that turns a level and a
-//! scale into a weight. Training, export and inference all decode by it.
+//! Codebooks, scales, and the rule that decodes a level. Training, export and inference all use it.
 
 use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
-use crate::kernels;
-use crate::problem::SolveError;
-use laq_simd::Isa;
+use crate::error::SolveError;
 
-/// The levels `Q` that the entries `b_i` of `ŵ = α·b` are taken from, symmetric and within [−1, 1].
+/// Bits per level of a sized codebook, 2 to 8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bits(u8);
+
+impl Bits {
+    /// 2 bits.
+    pub const MIN: Bits = Bits(2);
+    /// 8 bits.
+    pub const MAX: Bits = Bits(8);
+
+    /// Checks the number of bits.
+    ///
+    /// # Errors
+    /// [`SolveError::Bits`] if `bits` is not in 2 to 8.
+    pub fn new(bits: u8) -> Result<Bits, SolveError> {
+        if (Bits::MIN.0..=Bits::MAX.0).contains(&bits) {
+            Ok(Bits(bits))
+        } else {
+            Err(SolveError::Bits { bits })
+        }
+    }
+
+    /// The number of bits.
+    pub fn get(self) -> u8 {
+        self.0
+    }
+
+    /// `2^(bits − 1) − 1`
+    fn top(self) -> i8 {
+        i8::MAX >> (8 - self.0)
+    }
+}
+
+/// The levels `Q` of the entries `b_i` of `ŵ = α·b`, symmetric and within [−1, 1].
 ///
-/// A level is stored as an `i8` index, written `i` here; with `k = 2^(bits − 1) − 1`:
+/// A level is stored as an `i8` index i. With `k = 2^(bits − 1) − 1`:
 ///
 /// | codebook | indices | value of index i | paper |
 /// |---|---|---|---|
@@ -19,73 +50,68 @@ use laq_simd::Isa;
 /// | `Linear` | −k ..= k | i / k | §2, LAQ linear |
 /// | `Logarithmic` | −k ..= k | sign(i) · 2^(abs i − k), and 0 for 0 | §2, LAQ log |
 /// | `Uniform` | −2^(bits−1) ..= 2^(bits−1) − 1 | (2i + 1) / (2^bits − 1) | §2, DoReFa; no zero |
-/// | `Given`, zero among its m magnitudes | −(m − 1) ..= m − 1 | sign(i) · magnitude number abs i, from 0 | see [`Codebook::given`] |
-/// | `Given`, without zero | −m ..= m − 1 | magnitude number i, or minus number −1 − i where i < 0 | |
+/// | `Custom`, m magnitudes with zero | −(m − 1) ..= m − 1 | sign(i) · magnitude number abs i, from 0 | |
+/// | `Custom`, m magnitudes without zero | −m ..= m − 1 | magnitude number i, or minus number −1 − i if i < 0 | |
 ///
-/// Bits run from 2 to 8. The solvers refuse others; the plain look-ups below, which cannot fail, clamp
-/// bits to that range and indices to the codebook's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // The one field's meaning stands above.
+/// Look-ups clamp indices to those of the codebook.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // The field is described above.
 pub enum Codebook {
     /// {−1, 1}
     Binary,
     /// {−1, 0, 1}
     Ternary,
     /// {0, ±1/k, …, ±(k−1)/k, ±1}
-    Linear { bits: u8 },
+    Linear { bits: Bits },
     /// {0, ±2^−(k−1), …, ±½, ±1}
-    Logarithmic { bits: u8 },
+    Logarithmic { bits: Bits },
     /// {±1/(2^bits − 1), ±3/(2^bits − 1), …, ±1}
-    Uniform { bits: u8 },
-    /// Levels of one's own, symmetric to zero.
-    Given(Given),
+    Uniform { bits: Bits },
+    /// Levels of the caller, symmetric around zero; made by [`Codebook::custom`].
+    Custom(Custom),
 }
 
-/// Magnitudes that [`Codebook::given`] has found fit to be a codebook.
-#[derive(Clone, Copy, Debug)]
-pub struct Given {
-    magnitudes: &'static [f32],
+/// The magnitudes of a custom codebook. A clone shares them.
+#[derive(Clone, Debug)]
+pub struct Custom {
+    magnitudes: Arc<[f32]>,
 }
 
-impl Given {
-    /// The magnitudes, rising.
-    pub fn magnitudes(self) -> &'static [f32] {
-        self.magnitudes
+impl Custom {
+    /// The magnitudes, in rising order.
+    pub fn magnitudes(&self) -> &[f32] {
+        &self.magnitudes
     }
 
-    fn bits(self) -> impl Iterator<Item = u32> {
+    fn bits(&self) -> impl Iterator<Item = u32> + '_ {
         self.magnitudes.iter().map(|magnitude| magnitude.to_bits())
     }
-
-    fn has_zero(self) -> bool {
-        self.magnitudes[0] == 0.0
-    }
 }
 
-impl PartialEq for Given {
+impl PartialEq for Custom {
     fn eq(&self, other: &Self) -> bool {
         self.bits().eq(other.bits())
     }
 }
 
-impl Eq for Given {}
+impl Eq for Custom {}
 
-impl Hash for Given {
+impl Hash for Custom {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.bits().for_each(|bits| bits.hash(state));
     }
 }
 
-/// What the levels are multiplied by.
+/// The factor of the levels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Scale {
     /// One scale `α` for all levels.
     One(f32),
-    /// A scale for each sign: `ŵ = α·b` where the level is positive, `ŵ = β·b` where it is negative.
+    /// A scale per sign: `ŵ = α·b` for positive levels and `ŵ = β·b` for negative ones.
     Two {
-        /// α, of the positive levels.
+        /// `α`
         positive: f32,
-        /// β, of the negative levels: a magnitude, the sign is the level's.
+        /// `β`, not negative: the level has the sign.
         negative: f32,
     },
 }
@@ -100,102 +126,119 @@ impl Scale {
     }
 }
 
-/// Most levels above zero that a codebook can have (`Uniform` with 8 bits).
-pub(crate) const MOST_MAGNITUDES: usize = 128;
+/// The most magnitudes of a codebook (`Uniform` with 8 bits).
+pub(crate) const MAX_MAGNITUDES: usize = 128;
 
 impl Codebook {
-    /// The codebook of some magnitudes and their negatives: rising, from zero or above it to 1 at most, 128 of
-    /// them at most. The slice lives as long as the program, as a constant does; magnitudes that are only known
-    /// at run time become such a slice by [`Vec::leak`].
+    /// [`Codebook::Linear`] with a checked number of bits.
     ///
-    /// The levels of the four-bit float E2M1, as shares of the largest:
+    /// # Errors
+    /// [`SolveError::Bits`] if `bits` is not in 2 to 8.
+    pub fn linear(bits: u8) -> Result<Codebook, SolveError> {
+        Bits::new(bits).map(|bits| Codebook::Linear { bits })
+    }
+
+    /// [`Codebook::Logarithmic`] with a checked number of bits.
+    ///
+    /// # Errors
+    /// [`SolveError::Bits`] if `bits` is not in 2 to 8.
+    pub fn logarithmic(bits: u8) -> Result<Codebook, SolveError> {
+        Bits::new(bits).map(|bits| Codebook::Logarithmic { bits })
+    }
+
+    /// [`Codebook::Uniform`] with a checked number of bits.
+    ///
+    /// # Errors
+    /// [`SolveError::Bits`] if `bits` is not in 2 to 8.
+    pub fn uniform(bits: u8) -> Result<Codebook, SolveError> {
+        Bits::new(bits).map(|bits| Codebook::Uniform { bits })
+    }
+
+    /// The codebook of up to 128 magnitudes and their negatives. Magnitudes are in [0, 1] and rise; the
+    /// last is positive.
+    ///
+    /// The levels of the four-bit float E2M1, divided by the largest:
     ///
     /// ```
     /// use laq_solvers::{Codebook, Problem, Workspace, exact};
     ///
-    /// const E2M1: [f32; 8] = [0.0, 1.0 / 12.0, 1.0 / 6.0, 0.25, 1.0 / 3.0, 0.5, 2.0 / 3.0, 1.0];
-    /// let codebook = Codebook::given(&E2M1)?;
+    /// let e2m1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0].map(|value| value / 6.0);
+    /// let codebook = Codebook::custom(e2m1)?;
     /// let problem = Problem::new(&[0.9, -0.31, 0.05, -0.8], None)?;
     /// let mut levels = [0; 4];
-    /// exact(problem, codebook, &mut levels, &mut Workspace::default())?;
+    /// exact(problem, &codebook, &mut levels, &mut Workspace::default())?;
     /// assert_eq!(levels, [7, -4, 1, -7]);
     /// # Ok::<(), laq_solvers::SolveError>(())
     /// ```
     ///
     /// # Errors
-    /// Magnitudes that are none, all zero, more than 128, not rising or outside [0, 1].
-    pub fn given(magnitudes: &'static [f32]) -> Result<Codebook, SolveError> {
-        let refused = |reason| Err(SolveError::Magnitudes { reason });
+    /// [`SolveError::Magnitudes`] if there are no magnitudes or more than 128, if they do not rise, or if
+    /// one is outside [0, 1].
+    pub fn custom(magnitudes: impl Into<Arc<[f32]>>) -> Result<Codebook, SolveError> {
+        let magnitudes = magnitudes.into();
+        let invalid = |reason| Err(SolveError::Magnitudes { reason });
         let (Some(&first), Some(&last)) = (magnitudes.first(), magnitudes.last()) else {
-            return refused("there are none".to_owned());
+            return invalid("there are none".to_owned());
         };
-        if magnitudes.len() > MOST_MAGNITUDES {
-            return refused(format!("there are {}", magnitudes.len()));
+        if magnitudes.len() > MAX_MAGNITUDES {
+            return invalid(format!("there are {}", magnitudes.len()));
         }
-        let not_above = |pair: &&[f32]| pair[0].partial_cmp(&pair[1]) != Some(Ordering::Less);
-        if let Some(pair) = magnitudes.windows(2).find(not_above) {
-            return refused(format!("{} is followed by {}", pair[0], pair[1]));
+        let not_rising = |pair: &&[f32]| pair[0].partial_cmp(&pair[1]) != Some(Ordering::Less);
+        if let Some(pair) = magnitudes.windows(2).find(not_rising) {
+            return invalid(format!("{} is followed by {}", pair[0], pair[1]));
         }
         if first.is_sign_negative() || !(0.0..=1.0).contains(&first) {
-            return refused(format!("the first is {first}"));
+            return invalid(format!("the first is {first}"));
         }
         if !(last > 0.0 && last <= 1.0) {
-            return refused(format!("the last is {last}"));
+            return invalid(format!("the last is {last}"));
         }
-        Ok(Codebook::Given(Given { magnitudes }))
+        Ok(Codebook::Custom(Custom { magnitudes }))
     }
 
     /// The value of a level, within [−1, 1].
-    pub fn value(self, level: i8) -> f32 {
+    pub fn value(&self, level: i8) -> f32 {
         match self.rule() {
             Rule::Sign(rule) => rule.value(level),
             Rule::Affine(rule) => rule.value(level),
             Rule::PowerOfTwo(rule) => rule.value(level),
-            Rule::Given(rule) => rule.value(level),
+            Rule::Custom(rule) => rule.value(level),
         }
     }
 
-    /// The level indices in rising order.
-    pub fn levels(self) -> impl Iterator<Item = i8> {
+    /// The level indices, in rising order.
+    pub fn levels(&self) -> impl Iterator<Item = i8> + use<> {
         let (low, high) = match self.rule() {
             Rule::Sign(_) => (-1, 1),
             Rule::Affine(rule) => (rule.low, rule.high),
             Rule::PowerOfTwo(rule) => (-rule.top, rule.top),
-            Rule::Given(rule) => rule.range(),
+            Rule::Custom(rule) => rule.range(),
         };
-        (low..=high).filter(move |&level| self != Codebook::Binary || level != 0)
+        let without_zero = *self == Codebook::Binary;
+        (low..=high).filter(move |&level| !without_zero || level != 0)
     }
 
-    /// The values of all levels in rising order.
-    pub fn values(self) -> Vec<f32> {
+    /// The values of all levels, in rising order.
+    pub fn values(&self) -> Vec<f32> {
         self.levels().map(|level| self.value(level)).collect()
     }
 
-    /// Bits that one level takes when packed: the fewest that tell all levels apart.
-    pub fn storage_bits(self) -> u8 {
+    /// Bits per level when packed: the fewest that distinguish all levels.
+    pub fn storage_bits(&self) -> u8 {
         match self {
             Codebook::Binary => 1,
             Codebook::Ternary => 2,
             Codebook::Linear { bits }
             | Codebook::Logarithmic { bits }
-            | Codebook::Uniform { bits } => bits.clamp(2, 8),
-            Codebook::Given(_) => self.levels().count().next_power_of_two().ilog2() as u8,
+            | Codebook::Uniform { bits } => bits.get(),
+            Codebook::Custom(_) => self.levels().count().next_power_of_two().ilog2() as u8,
         }
     }
 
-    /// `ŵ_i = scale · value(level_i)`, rounded once to f32: the one decode rule.
-    ///
-    /// With two scales the level's sign picks the scale. Stops at the end of the shorter slice.
-    pub fn decode(self, levels: &[i8], scale: Scale, quantized: &mut [f32]) {
-        // Every kernel gives the same bits, so there is nothing to report when none could be picked.
-        let isa = Isa::selected();
-        kernels::decode(isa, self, levels, scale, quantized);
-    }
-
-    /// The levels' magnitudes in rising order, zero included where the codebook has it.
-    pub(crate) fn magnitudes(self) -> Magnitudes {
+    /// The magnitudes of the levels in rising order, with zero if the codebook has it.
+    pub(crate) fn magnitudes(&self) -> Magnitudes {
         let mut magnitudes = Magnitudes {
-            values: [0.0; MOST_MAGNITUDES],
+            values: [0.0; MAX_MAGNITUDES],
             count: 0,
             first_positive: 0,
             first_negative: 0,
@@ -211,20 +254,7 @@ impl Codebook {
         magnitudes
     }
 
-    pub(crate) fn check(self) -> Result<(), SolveError> {
-        match self {
-            Codebook::Linear { bits }
-            | Codebook::Logarithmic { bits }
-            | Codebook::Uniform { bits }
-                if !(2..=8).contains(&bits) =>
-            {
-                Err(SolveError::Bits { bits })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    pub(crate) fn rule(self) -> Rule {
+    pub(crate) fn rule(&self) -> Rule<'_> {
         let affine = |low, high, slope, offset, divisor| {
             Rule::Affine(Affine {
                 low,
@@ -234,25 +264,29 @@ impl Codebook {
                 divisor,
             })
         };
-        let top = |bits: u8| i8::MAX >> (8 - bits.clamp(2, 8));
         match self {
             Codebook::Binary | Codebook::Ternary => Rule::Sign(Sign),
-            Codebook::Linear { bits } => affine(-top(bits), top(bits), 1, 0, f32::from(top(bits))),
-            Codebook::Logarithmic { bits } => Rule::PowerOfTwo(PowerOfTwo { top: top(bits) }),
-            Codebook::Given(given) => Rule::Given(given),
+            Codebook::Linear { bits } => {
+                let top = bits.top();
+                affine(-top, top, 1, 0, f32::from(top))
+            }
+            Codebook::Logarithmic { bits } => Rule::PowerOfTwo(PowerOfTwo { top: bits.top() }),
             Codebook::Uniform { bits } => {
-                let top = top(bits);
+                let top = bits.top();
                 affine(-top - 1, top, 2, 1, 2.0 * f32::from(top) + 1.0)
             }
+            Codebook::Custom(custom) => Rule::Custom(CustomRule {
+                magnitudes: &custom.magnitudes,
+            }),
         }
     }
 }
 
-/// A codebook seen from zero outwards. The level of magnitude number m is `first_positive + m` for a
-/// weight that is not negative and `first_negative − m` for one that is.
+/// A codebook from zero outwards. Magnitude number m has the level `first_positive + m` for weights that are
+/// not negative and `first_negative − m` for negative ones.
 #[derive(Clone, Copy)]
 pub(crate) struct Magnitudes {
-    values: [f32; MOST_MAGNITUDES],
+    values: [f32; MAX_MAGNITUDES],
     count: usize,
     pub(crate) first_positive: i8,
     pub(crate) first_negative: i8,
@@ -263,15 +297,15 @@ impl Magnitudes {
         &self.values[..self.count]
     }
 
-    /// Midpoints between neighbouring magnitudes, rising: one fewer than there are magnitudes.
+    /// Midpoints between adjacent magnitudes, rising; one fewer than magnitudes.
     pub(crate) fn midpoints(&self) -> impl ExactSizeIterator<Item = f64> {
         self.values()
             .windows(2)
             .map(|pair| 0.5 * (f64::from(pair[0]) + f64::from(pair[1])))
     }
 
-    /// A weight takes magnitude m or a higher one where `|w|` is above threshold number m − 1, that is,
-    /// above the midpoint times the scale. A scale of zero leaves every weight at the lowest magnitude.
+    /// The thresholds of a scale, `scale · midpoint`. A weight takes magnitude m or a higher one if `|w|` is above
+    /// threshold number m − 1. With scale zero every weight takes the lowest magnitude.
     pub(crate) fn thresholds(&self, scale: f64) -> Thresholds {
         self.thresholds_by(|midpoint| {
             if scale > 0.0 {
@@ -282,14 +316,14 @@ impl Magnitudes {
         })
     }
 
-    /// Thresholds at `border(midpoint)`, which must be rising.
+    /// Thresholds at `border(midpoint)`, which must rise.
     pub(crate) fn thresholds_by(&self, border: impl Fn(f64) -> f64) -> Thresholds {
         let mut thresholds = Thresholds {
-            values: [f32::INFINITY; MOST_MAGNITUDES],
+            values: [f32::INFINITY; MAX_MAGNITUDES],
             count: self.count - 1,
         };
         for (threshold, midpoint) in thresholds.values.iter_mut().zip(self.midpoints()) {
-            *threshold = at_most(border(midpoint));
+            *threshold = floor_f32(border(midpoint));
         }
         thresholds
     }
@@ -298,7 +332,7 @@ impl Magnitudes {
 /// Thresholds on `|w|`, rising.
 #[derive(Clone, Copy)]
 pub(crate) struct Thresholds {
-    values: [f32; MOST_MAGNITUDES],
+    values: [f32; MAX_MAGNITUDES],
     count: usize,
 }
 
@@ -308,9 +342,9 @@ impl Thresholds {
     }
 }
 
-/// The largest f32 that is not above `bound ≥ 0`. An f32 is above `bound` exactly where it is above this,
-/// so kernels compare in f32 and lose nothing.
-pub(crate) fn at_most(bound: f64) -> f32 {
+/// The largest f32 that is not above `bound ≥ 0`. An f32 is above `bound` if and only if it is above the
+/// result, so passes compare in f32 without loss.
+pub(crate) fn floor_f32(bound: f64) -> f32 {
     let rounded = bound as f32;
     if f64::from(rounded) > bound {
         rounded.next_down()
@@ -319,16 +353,21 @@ pub(crate) fn at_most(bound: f64) -> f32 {
     }
 }
 
-/// How a level index becomes a value, in a form that compiles to straight vector code.
+/// The nearest finite f32.
+pub(crate) fn to_f32(scale: f64) -> f32 {
+    (scale as f32).clamp(f32::MIN, f32::MAX)
+}
+
+/// From a level index to its value, in a form that the compiler vectorises.
 pub(crate) trait LevelValue: Copy {
     fn value(self, level: i8) -> f32;
 }
 
-pub(crate) enum Rule {
+pub(crate) enum Rule<'a> {
     Sign(Sign),
     Affine(Affine),
     PowerOfTwo(PowerOfTwo),
-    Given(Given),
+    Custom(CustomRule<'a>),
 }
 
 /// The level itself, −1, 0 or 1.
@@ -381,7 +420,16 @@ impl LevelValue for PowerOfTwo {
     }
 }
 
-impl Given {
+#[derive(Clone, Copy)]
+pub(crate) struct CustomRule<'a> {
+    magnitudes: &'a [f32],
+}
+
+impl CustomRule<'_> {
+    fn has_zero(self) -> bool {
+        self.magnitudes[0] == 0.0
+    }
+
     /// The lowest and the highest level.
     fn range(self) -> (i8, i8) {
         let highest = (self.magnitudes.len() - 1) as i8;
@@ -396,7 +444,7 @@ impl Given {
     }
 }
 
-impl LevelValue for Given {
+impl LevelValue for CustomRule<'_> {
     #[inline(always)]
     fn value(self, level: i8) -> f32 {
         let (low, high) = self.range();
@@ -418,9 +466,8 @@ impl LevelValue for Given {
 mod tests {
     use super::*;
 
-    /// An f32 is above the bound exactly where it is above the bound's f32.
     #[test]
-    fn bounds_lose_nothing_in_f32() {
+    fn an_f32_is_above_a_bound_if_it_is_above_its_floor() {
         let smallest = f64::from(f32::from_bits(1));
         for bound in [
             0.0,
@@ -434,10 +481,10 @@ mod tests {
             1e38,
             1e39,
         ] {
-            let found = at_most(bound);
+            let found = floor_f32(bound);
             assert!(f64::from(found) <= bound, "{found} {bound}");
             assert!(f64::from(found.next_up()) > bound, "{found} {bound}");
         }
-        assert_eq!(at_most(f64::INFINITY), f32::INFINITY);
+        assert_eq!(floor_f32(f64::INFINITY), f32::INFINITY);
     }
 }

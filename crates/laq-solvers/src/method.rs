@@ -1,61 +1,267 @@
-//! Methods by name: the registry, and how a name is read.
+//! Methods by name.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
-use std::sync::Arc;
 
-use crate::methods::FAMILIES;
-use crate::quantizer::Quantizer;
+use crate::codebook::{Bits, Codebook};
+use crate::quantizer::{Quantizer, Solver};
 
-/// A method for any number of bits, as the registry describes it.
+/// A method for any number of bits: one row of the table of methods.
 #[derive(Debug)]
 pub struct Family {
-    /// The id, with M for the bits where it has any: `lat-a`, `laq-linear-M`, `laq-linear-M-e`.
+    /// The id, with M for the number of bits if there is one: `lat-a`, `laq-linear-M`, `laq-linear-M-e`.
     pub id: &'static str,
-    /// Other names that are understood, those of the authors' code among them.
+    /// Other accepted names, among them those of the authors' code.
     pub aliases: &'static [&'static str],
-    /// The bits that may stand for M.
+    /// The values of M.
     pub bits: Option<RangeInclusive<u8>>,
-    /// The levels, in a few words.
+    /// Description of the levels.
     pub codebook: &'static str,
-    /// Where the scale comes from, in a few words.
+    /// Description of the scale.
     pub scale: &'static str,
-    /// How levels are found, in a few words.
+    /// Description of the solver.
     pub solver: &'static str,
     /// The publication.
     pub source: &'static str,
-    /// Makes the method for a number of bits, which methods without bits do not look at.
-    pub(crate) quantizer: Option<fn(u8) -> Arc<dyn Quantizer>>,
+    quantizer: Option<(Solver, Levels)>,
 }
 
-impl Family {
-    /// The id with a number of bits for M.
-    fn with_bits(&self, bits: u8) -> String {
-        self.id.replace('M', &bits.to_string())
-    }
+/// The codebook of a family.
+#[derive(Clone, Copy, Debug)]
+enum Levels {
+    Binary,
+    Ternary,
+    Linear,
+    Logarithmic,
+    Uniform,
 }
 
-/// All families, in the order of the paper's tables; behind them those that the paper does not have.
+const BITS: Option<RangeInclusive<u8>> = Some(2..=8);
+const BINARY: &str = "{-1, 1}";
+const TERNARY: &str = "{-1, 0, 1}";
+const LINEAR: &str = "{0, ±1/k, ..., ±1}, k = 2^(bits-1) - 1";
+const LOGARITHMIC: &str = "{0, ±2^-(k-1), ..., ±1/2, ±1}, k = 2^(bits-1) - 1";
+const ONE_SCALE: &str = "one, from the loss";
+const TWO_SCALES: &str = "two, from the loss";
+const HOU_2018: &str = "Hou and Kwok 2018 (arXiv 1802.08635)";
+const THIS_PROJECT: &str = "this project; not in the paper";
+
+/// In the order of the paper's tables, then what is not in the paper.
+static FAMILIES: [Family; 15] = [
+    Family {
+        id: "full",
+        aliases: &["FPN"],
+        bits: None,
+        codebook: "full precision",
+        scale: "none",
+        solver: "none",
+        source: HOU_2018,
+        quantizer: None,
+    },
+    Family {
+        id: "binary-connect",
+        aliases: &["BinaryConnect"],
+        bits: None,
+        codebook: BINARY,
+        scale: "1",
+        solver: "sign of the weight",
+        source: "Courbariaux et al. 2015 (arXiv 1511.00363)",
+        quantizer: Some((Solver::Signs, Levels::Binary)),
+    },
+    Family {
+        id: "bwn",
+        aliases: &["BWN"],
+        bits: None,
+        codebook: BINARY,
+        scale: "mean magnitude",
+        solver: "closed form",
+        source: "Rastegari et al. 2016 (arXiv 1603.05279)",
+        quantizer: Some((Solver::MeanSigns, Levels::Binary)),
+    },
+    Family {
+        id: "lab",
+        aliases: &["LAB"],
+        bits: None,
+        codebook: BINARY,
+        scale: ONE_SCALE,
+        solver: "closed form, exact",
+        source: "Hou, Yao and Kwok 2017 (arXiv 1611.01600)",
+        quantizer: Some((Solver::WeightedSigns, Levels::Binary)),
+    },
+    Family {
+        id: "twn",
+        aliases: &["TWN"],
+        bits: None,
+        codebook: TERNARY,
+        scale: "mean magnitude above the threshold",
+        solver: "threshold at 0.7 of the mean magnitude",
+        source: "Li, Zhang and Liu 2016 (arXiv 1605.04711)",
+        quantizer: Some((Solver::Threshold, Levels::Ternary)),
+    },
+    Family {
+        id: "lat-e",
+        aliases: &["LATe"],
+        bits: None,
+        codebook: TERNARY,
+        scale: ONE_SCALE,
+        solver: "exact",
+        source: HOU_2018,
+        quantizer: Some((Solver::Exact { two_scales: false }, Levels::Ternary)),
+    },
+    Family {
+        id: "lat-a",
+        aliases: &["LATa"],
+        bits: None,
+        codebook: TERNARY,
+        scale: ONE_SCALE,
+        solver: "alternating",
+        source: HOU_2018,
+        quantizer: Some((Solver::Alternating { two_scales: false }, Levels::Ternary)),
+    },
+    Family {
+        id: "ttq",
+        aliases: &["TTQ"],
+        bits: None,
+        codebook: TERNARY,
+        scale: "two, trained",
+        solver: "threshold at 0.05 of the largest magnitude",
+        source: "Zhu et al. 2017 (arXiv 1612.01064)",
+        quantizer: Some((Solver::Trained, Levels::Ternary)),
+    },
+    Family {
+        id: "lat2-e",
+        aliases: &["LAT2e"],
+        bits: None,
+        codebook: TERNARY,
+        scale: TWO_SCALES,
+        solver: "exact, each sign",
+        source: HOU_2018,
+        quantizer: Some((Solver::Exact { two_scales: true }, Levels::Ternary)),
+    },
+    Family {
+        id: "lat2-a",
+        aliases: &["LAT2a"],
+        bits: None,
+        codebook: TERNARY,
+        scale: TWO_SCALES,
+        solver: "alternating, each sign",
+        source: HOU_2018,
+        quantizer: Some((Solver::Alternating { two_scales: true }, Levels::Ternary)),
+    },
+    Family {
+        id: "dorefa-M",
+        aliases: &[],
+        bits: BITS,
+        codebook: "{±1/(2^bits - 1), ±3/(2^bits - 1), ..., ±1}",
+        scale: "1",
+        solver: "rounding of tanh",
+        source: "Zhou et al. 2016 (arXiv 1606.06160)",
+        quantizer: Some((Solver::Tanh, Levels::Uniform)),
+    },
+    Family {
+        id: "laq-linear-M",
+        aliases: &["LAQ_linear"],
+        bits: BITS,
+        codebook: LINEAR,
+        scale: ONE_SCALE,
+        solver: "alternating",
+        source: HOU_2018,
+        quantizer: Some((Solver::Alternating { two_scales: false }, Levels::Linear)),
+    },
+    Family {
+        id: "laq-log-M",
+        aliases: &["LAQ_log"],
+        bits: BITS,
+        codebook: LOGARITHMIC,
+        scale: ONE_SCALE,
+        solver: "alternating",
+        source: HOU_2018,
+        quantizer: Some((
+            Solver::Alternating { two_scales: false },
+            Levels::Logarithmic,
+        )),
+    },
+    Family {
+        id: "laq-linear-M-e",
+        aliases: &[],
+        bits: BITS,
+        codebook: LINEAR,
+        scale: ONE_SCALE,
+        solver: "exact",
+        source: THIS_PROJECT,
+        quantizer: Some((Solver::Exact { two_scales: false }, Levels::Linear)),
+    },
+    Family {
+        id: "laq-log-M-e",
+        aliases: &[],
+        bits: BITS,
+        codebook: LOGARITHMIC,
+        scale: ONE_SCALE,
+        solver: "exact",
+        source: THIS_PROJECT,
+        quantizer: Some((Solver::Exact { two_scales: false }, Levels::Logarithmic)),
+    },
+];
+
+/// All families, in the order of the paper's tables, then those that the paper does not have.
 pub fn families() -> &'static [Family] {
     &FAMILIES
 }
 
-/// A method, parsed from its id (`"lat-a".parse()`): a [`Family`] with its bits. Equal where the ids are.
+impl Family {
+    /// The id with a number of bits for M.
+    fn id_with_bits(&self, bits: u8) -> String {
+        self.id.replace('M', &bits.to_string())
+    }
+
+    /// The methods of the family, one per number of bits.
+    pub fn methods(&'static self) -> impl Iterator<Item = Method> {
+        let sizes: Vec<_> = match self.bits.clone() {
+            Some(range) => range
+                .filter_map(|bits| Bits::new(bits).ok())
+                .map(Some)
+                .collect(),
+            None => vec![None],
+        };
+        sizes.into_iter().map(move |bits| Method::new(self, bits))
+    }
+
+    /// Whether `name` is the id or an alias, without the number of bits.
+    fn has_name(&self, name: &str) -> bool {
+        let plain = self.id.replace("-M", "");
+        let mut names = self.aliases.iter().copied().chain([self.id, &plain]);
+        names.any(|known| known.eq_ignore_ascii_case(name))
+    }
+}
+
+/// A method, parsed from its id (`"lat-a".parse()`): a [`Family`] and its number of bits. Methods are equal
+/// if their ids are.
 #[derive(Clone)]
 pub struct Method {
     family: &'static Family,
-    bits: Option<u8>,
-    quantizer: Option<Arc<dyn Quantizer>>,
+    bits: Option<Bits>,
+    quantizer: Option<Quantizer>,
 }
 
-/// Bits of an alias that comes without any: those of most rows of the paper's tables.
+/// The number of bits of an alias without one: that of most rows of the paper's tables.
 const DEFAULT_BITS: u8 = 3;
 
 impl Method {
-    fn new(family: &'static Family, bits: Option<u8>) -> Self {
-        let quantizer = family.quantizer.map(|new| new(bits.unwrap_or_default()));
+    fn new(family: &'static Family, bits: Option<Bits>) -> Self {
+        let sized = bits.unwrap_or(Bits::MIN);
+        let codebook = |levels| match levels {
+            Levels::Binary => Codebook::Binary,
+            Levels::Ternary => Codebook::Ternary,
+            Levels::Linear => Codebook::Linear { bits: sized },
+            Levels::Logarithmic => Codebook::Logarithmic { bits: sized },
+            Levels::Uniform => Codebook::Uniform { bits: sized },
+        };
+        let quantizer = family.quantizer.map(|(solver, levels)| Quantizer {
+            solver,
+            codebook: codebook(levels),
+        });
         Self {
             family,
             bits,
@@ -63,67 +269,131 @@ impl Method {
         }
     }
 
-    /// Every method: each family with each of its bits.
+    /// Every method: each family with each of its numbers of bits.
     pub fn all() -> impl Iterator<Item = Method> {
-        families().iter().flat_map(|family| {
-            let bits: Vec<_> = match family.bits.clone() {
-                Some(range) => range.map(Some).collect(),
-                None => vec![None],
-            };
-            bits.into_iter().map(move |bits| Method::new(family, bits))
-        })
+        families().iter().flat_map(Family::methods)
+    }
+
+    /// The method with this id or alias and this number of bits. A name that contains another number of
+    /// bits is an error, as is a method without a choice of bits.
+    ///
+    /// # Errors
+    /// As [`str::parse`]; [`ParseMethodError::OtherBits`] and [`ParseMethodError::FixedBits`].
+    pub fn with_bits(name: &str, bits: u8) -> Result<Method, ParseMethodError> {
+        let sized = |family: &&Family| family.bits.is_some() && family.has_name(name);
+        if let Some(family) = families().iter().find(sized) {
+            return family.id_with_bits(bits).parse();
+        }
+        let method: Method = name.parse()?;
+        match method.bits() {
+            Some(own) if own == bits => Ok(method),
+            Some(own) => Err(ParseMethodError::OtherBits {
+                method: method.id(),
+                own,
+                bits,
+            }),
+            None => Err(ParseMethodError::FixedBits {
+                method: method.id(),
+                bits,
+            }),
+        }
     }
 
     /// The canonical id, such as `lat-a` or `laq-linear-3`.
     pub fn id(&self) -> String {
         match self.bits {
-            Some(bits) => self.family.with_bits(bits),
+            Some(bits) => self.family.id_with_bits(bits.get()),
             None => self.family.id.to_owned(),
         }
     }
 
-    /// The family that the method is of.
+    /// The family of the method.
     pub fn family(&self) -> &'static Family {
         self.family
     }
 
-    /// The bits of a level, where the family leaves the choice.
+    /// The number of bits in the id.
     pub fn bits(&self) -> Option<u8> {
-        self.bits
+        self.bits.map(Bits::get)
     }
 
-    /// The method itself; `None` for `full`, which quantizes nothing.
-    pub fn quantizer(&self) -> Option<&dyn Quantizer> {
-        self.quantizer.as_deref()
+    /// The solver and its codebook; `None` for `full`, which quantizes nothing.
+    pub fn quantizer(&self) -> Option<&Quantizer> {
+        self.quantizer.as_ref()
+    }
+
+    fn solver(&self) -> Option<Solver> {
+        self.quantizer().map(Quantizer::solver)
+    }
+
+    /// Whether the method finds the optimum of problem (1) for its codebook and number of scales.
+    pub fn is_exact(&self) -> bool {
+        let solver = self.solver();
+        matches!(solver, Some(Solver::Exact { .. } | Solver::WeightedSigns))
+    }
+
+    /// Whether the method alternates between scale and levels.
+    pub fn is_alternating(&self) -> bool {
+        matches!(self.solver(), Some(Solver::Alternating { .. }))
+    }
+
+    /// The method that finds the optimum of the problem that this one solves by alternating; `None` for all
+    /// other methods.
+    pub fn exact_counterpart(&self) -> Option<Method> {
+        let quantizer = self.quantizer()?;
+        let Solver::Alternating { two_scales } = quantizer.solver() else {
+            return None;
+        };
+        let exact = Quantizer {
+            solver: Solver::Exact { two_scales },
+            codebook: quantizer.codebook().clone(),
+        };
+        Method::all().find(|method| method.quantizer() == Some(&exact))
+    }
+
+    /// [`Quantizer::has_latent_gradient`]; false for `full`.
+    pub fn has_latent_gradient(&self) -> bool {
+        self.quantizer().is_some_and(Quantizer::has_latent_gradient)
     }
 }
 
-/// Why a name stands for no method.
+/// A name that no method has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseMethodError {
-    /// No method has the name.
-    #[error(
-        "there is no method `{found}`; did you mean `{suggestion}`? The methods are {}",
-        list_of_ids()
-    )]
+    /// The name is unknown.
+    #[error("unknown method `{found}`, expected one of {}", list_of_ids())]
     Unknown {
-        /// What was asked for.
+        /// The name.
         found: String,
-        /// The id that looks most like it.
-        suggestion: String,
     },
-    /// A method with bits, named without them or with a number that it does not have.
-    #[error(
-        "`{found}` has no number of bits that it could have; expected `{lowest}` to `{highest}`"
-    )]
+    /// A sized method without a valid number of bits.
+    #[error("`{found}` lacks a valid number of bits, expected `{lowest}` to `{highest}`")]
     Bits {
-        /// What was asked for.
+        /// The name.
         found: String,
         /// The id with the fewest bits.
         lowest: String,
         /// The id with the most bits.
         highest: String,
+    },
+    /// The name contains another number of bits than was passed.
+    #[error("`{method}` has {own} bits, not {bits}")]
+    OtherBits {
+        /// The id.
+        method: String,
+        /// Its number of bits.
+        own: u8,
+        /// The number of bits that was passed.
+        bits: u8,
+    },
+    /// The method has no choice of bits.
+    #[error("`{method}` has no choice of bits, but {bits} were passed")]
+    FixedBits {
+        /// The id.
+        method: String,
+        /// The number of bits that was passed.
+        bits: u8,
     },
 }
 
@@ -135,8 +405,8 @@ fn list_of_ids() -> String {
 impl FromStr for Method {
     type Err = ParseMethodError;
 
-    /// Reads an id or an alias, in upper or lower case. An id that has bits needs them
-    /// (`laq-linear-3`); an alias may go without (`LAQ_linear` is 3 bits, `LAQ_linear-4` is 4).
+    /// Parses an id or an alias, ignoring case. An id of a sized method contains the number of bits
+    /// (`laq-linear-3`); an alias may omit it (`LAQ_linear` has 3 bits, `LAQ_linear-4` has 4).
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let mut wrong_bits = None;
         for family in families() {
@@ -149,35 +419,34 @@ impl FromStr for Method {
             };
             for alias in family.aliases {
                 if alias.eq_ignore_ascii_case(name) {
-                    return Ok(Method::new(family, Some(DEFAULT_BITS)));
+                    return Ok(Method::new(family, Bits::new(DEFAULT_BITS).ok()));
                 }
             }
-            // Bits are written one way only, so that no method has two ids: no sign, no leading zero.
+            // No sign and no leading zero, so that no method has two ids.
             let with_bits = |bits: &u8| {
                 let alias = |alias: &&str| format!("{alias}-{bits}").eq_ignore_ascii_case(name);
-                family.with_bits(*bits).eq_ignore_ascii_case(name)
+                family.id_with_bits(*bits).eq_ignore_ascii_case(name)
                     || family.aliases.iter().any(alias)
             };
             if let Some(bits) = range.clone().find(with_bits) {
-                return Ok(Method::new(family, Some(bits)));
+                return Ok(Method::new(family, Bits::new(bits).ok()));
             }
-            // Of several families whose beginning and end fit, the last is the one with the longer id.
+            // Of several families with a matching prefix and suffix, the last has the longest id.
             if names_family(name, family) {
                 wrong_bits = Some(ParseMethodError::Bits {
                     found: name.to_owned(),
-                    lowest: family.with_bits(*range.start()),
-                    highest: family.with_bits(*range.end()),
+                    lowest: family.id_with_bits(*range.start()),
+                    highest: family.id_with_bits(*range.end()),
                 });
             }
         }
         Err(wrong_bits.unwrap_or_else(|| ParseMethodError::Unknown {
             found: name.to_owned(),
-            suggestion: nearest(name),
         }))
     }
 }
 
-/// Whether `name` is the family's id or an alias with something else, or nothing, for its bits.
+/// Whether `name` is the id or an alias of the family with an invalid or missing number of bits.
 fn names_family(name: &str, family: &Family) -> bool {
     let (start, end) = family.id.split_once("-M").unwrap_or((family.id, ""));
     let starts = family.aliases.iter().chain([&start]);
@@ -189,44 +458,10 @@ fn names_family(name: &str, family: &Family) -> bool {
     })
 }
 
-/// What follows `prefix`, whatever the case.
+/// The rest of `name` after `prefix`, ignoring case.
 fn strip_prefix<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
     let (start, rest) = name.split_at_checked(prefix.len())?;
     start.eq_ignore_ascii_case(prefix).then_some(rest)
-}
-
-/// The id whose own spelling, or an alias of which, is the fewest edits away.
-fn nearest(name: &str) -> String {
-    let spellings = |method: &Method| {
-        let aliases = method.family.aliases.iter().map(|alias| match method.bits {
-            Some(bits) => format!("{alias}-{bits}"),
-            None => (*alias).to_owned(),
-        });
-        aliases.chain([method.id()]).collect::<Vec<_>>()
-    };
-    let name = name.to_ascii_lowercase();
-    let distance = |method: &Method| {
-        let spellings = spellings(method).into_iter();
-        spellings
-            .map(|spelling| edits(&name, &spelling.to_ascii_lowercase()))
-            .min()
-    };
-    let best = Method::all().min_by_key(|method| distance(method));
-    best.map(|method| method.id()).unwrap_or_default()
-}
-
-/// Fewest insertions, deletions and replacements that turn `a` into `b`.
-fn edits(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.chars().enumerate() {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 impl TryFrom<&str> for Method {

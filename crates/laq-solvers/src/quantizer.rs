@@ -1,124 +1,119 @@
-//! What a quantization method is to the training loop.
+//! A solver with its codebook, and the dispatch to the functions in `solvers`.
 
-use std::fmt::Debug;
 use std::mem;
 
-use crate::climb::Events;
-use crate::codebook::{Codebook, Scale};
-use crate::exact::Memory;
-use crate::kernels;
-use crate::problem::{Problem, SolveError};
-use crate::step::{self, CURVATURE_FLOOR};
 use laq_simd::Isa;
 
-/// What a solver returns beside the levels.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Solution {
-    /// What the levels are multiplied by.
-    pub scale: Scale,
-    /// `½ Σ d (w − ŵ)²` of the returned levels and scale, summed in f64.
-    pub weighted_error: f64,
-    /// Rounds of an alternating solver; 1 for an exact one, 0 for a closed form.
-    pub rounds: u32,
-}
+use crate::codebook::{Codebook, Scale};
+use crate::error::SolveError;
+use crate::passes::curvature::{CURVATURE_FLOOR, roots};
+use crate::problem::{Problem, Solution};
+use crate::solvers::{Workspace, alternating, closed_form, exact, fast_alternating, threshold};
 
-/// Memory that solvers work in. It grows at the first problem of a size and is used again, so a training
-/// step allocates nothing; give each thread its own.
-#[derive(Clone, Debug, Default)]
-pub struct Workspace {
-    pub(crate) sorted: Vec<u64>,
-    pub(crate) events: Events,
-    pub(crate) exact: Memory,
-    pub(crate) step: step::Memory,
-    curvature: Vec<f32>,
-}
-
-impl Workspace {
-    /// [`Quantizer::solve_step`] by [`Quantizer::solve`] and [`Codebook::decode`].
-    pub(crate) fn solve_step(
-        &mut self,
-        quantizer: &(impl Quantizer + ?Sized),
-        (weights, second_moment): (&[f32], &[f32]),
-        previous: Option<Scale>,
-        levels: &mut [i8],
-        quantized: &mut [f32],
-    ) -> Result<Solution, SolveError> {
-        // Taken out, so that the solver can have the rest.
-        let mut curvature = mem::take(&mut self.curvature);
-        curvature.resize(second_moment.len(), 0.0);
-        let isa = Isa::selected();
-        kernels::roots(isa, second_moment, CURVATURE_FLOOR, &mut curvature);
-        let solved = Problem::new(weights, Some(&curvature))
-            .and_then(|problem| quantizer.solve(problem, previous, levels, self));
-        self.curvature = curvature;
-        let solution = solved?;
-        quantizer
-            .codebook()
-            .decode(levels, solution.scale, quantized);
-        Ok(solution)
-    }
-}
-
-/// How a method finds scale and levels, for devices that have kernels of their own for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The computation of scale and levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Solver {
-    /// Signs, with scale 1.
+    /// Signs with scale 1 (BinaryConnect).
     Signs,
-    /// Signs, with scale mean |w|.
+    /// Signs with scale mean |w| (BWN).
     MeanSigns,
-    /// Signs, with scale Σ d |w| / Σ d.
+    /// Signs with scale Σ d |w| / Σ d (LAB).
     WeightedSigns,
-    /// Ternary levels at 0.7 mean |w|, with the mean magnitude above it as scale.
+    /// Ternary levels at 0.7 mean |w|; the scale is the mean magnitude above (TWN).
     Threshold,
-    /// Ternary levels at 0.05 max |w|, with two trained scales.
+    /// Ternary levels at 0.05 max |w| with two trained scales (TTQ).
     Trained,
-    /// Scale and levels by turns, from the levels of the step before on.
+    /// Alternates between scale and levels, from the levels of the previous step (LAT, LAQ).
     Alternating {
-        /// A scale for each sign, each side for itself.
+        /// One scale per sign instead of one scale.
         two_scales: bool,
     },
     /// The optimum of problem (1).
     Exact {
-        /// A scale for each sign, each side for itself.
+        /// One scale per sign instead of one scale.
         two_scales: bool,
     },
-    /// The levels nearest to tanh w / max |tanh w|, with scale 1.
+    /// The levels nearest to tanh w / max |tanh w| with scale 1 (DoReFa).
     Tanh,
 }
 
-/// A method of quantization (PAPER.md §2), with its gradients.
-pub trait Quantizer: Debug + Send + Sync {
-    /// The levels that the method uses.
-    fn codebook(&self) -> Codebook;
+/// A [`Solver`] with its codebook.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Quantizer {
+    pub(crate) solver: Solver,
+    pub(crate) codebook: Codebook,
+}
 
-    /// How [`solve`](Self::solve) does it, where there is a name for it. Devices refuse a method without one.
-    fn solver(&self) -> Option<Solver> {
-        None
+impl Quantizer {
+    /// The codebook.
+    pub fn codebook(&self) -> &Codebook {
+        &self.codebook
     }
 
-    /// Quantizes the weights of `problem`: fills `levels`, of the same length, and returns their scale.
+    /// The solver.
+    pub fn solver(&self) -> Solver {
+        self.solver
+    }
+
+    /// Whether the gradient of the latent weights differs from that of the quantized weights: TTQ and
+    /// DoReFa. The others use the straight-through estimator.
+    pub fn has_latent_gradient(&self) -> bool {
+        matches!(self.solver, Solver::Trained | Solver::Tanh)
+    }
+
+    /// Whether the result has a scale per sign.
+    pub fn has_two_scales(&self) -> bool {
+        matches!(
+            self.solver,
+            Solver::Trained
+                | Solver::Alternating { two_scales: true }
+                | Solver::Exact { two_scales: true }
+        )
+    }
+
+    /// Quantizes the weights of `problem`: writes `levels` and returns their scale.
     ///
-    /// `previous` is the scale of the previous training iteration, `levels` then holds its levels: the
-    /// alternating solvers start from the levels, TTQ takes the scale, which it trains, and the others use
-    /// neither. `None` is a cold start, and `levels` may hold anything.
+    /// `previous` is the scale of the previous training step, and `levels` then holds its levels. The
+    /// alternating solvers start from these levels, TTQ takes the trained scales, and the others use
+    /// neither. `None` is a cold start that ignores `levels`.
     ///
     /// # Errors
-    /// `levels` of another length than the weights; for TTQ, a trained scale that is NaN or infinite.
-    fn solve(
+    /// `levels` and the weights differ in length; for TTQ, a trained scale is NaN or infinite.
+    pub fn solve(
         &self,
         problem: Problem<'_>,
         previous: Option<Scale>,
         levels: &mut [i8],
         workspace: &mut Workspace,
-    ) -> Result<Solution, SolveError>;
+    ) -> Result<Solution, SolveError> {
+        let (codebook, warm) = (&self.codebook, previous.is_some());
+        match self.solver {
+            Solver::Signs => closed_form::signs(problem, levels),
+            Solver::MeanSigns => closed_form::mean_signs(problem, levels),
+            Solver::WeightedSigns => closed_form::weighted_signs(problem, levels),
+            Solver::Threshold => threshold::mean_threshold(problem, levels),
+            Solver::Trained => threshold::trained(problem, previous, levels),
+            Solver::Tanh => threshold::tanh(problem, codebook, levels),
+            Solver::Alternating { two_scales: false } => {
+                alternating::alternating(problem, codebook, warm, levels)
+            }
+            Solver::Alternating { two_scales: true } => {
+                alternating::two_scales(problem, warm, levels)
+            }
+            Solver::Exact { two_scales: false } => {
+                exact::exact(problem, codebook, levels, workspace)
+            }
+            Solver::Exact { two_scales: true } => exact::two_scales(problem, levels, workspace),
+        }
+    }
 
-    /// [`solve`](Self::solve) within training: with the curvature `√v +` [`CURVATURE_FLOOR`] that Adam's second moment
-    /// v gives (PAPER.md §1), and with the same answer, up to the order of sums. Fills `quantized` too, of the weights'
-    /// length, with what the levels decode to.
+    /// [`solve`](Self::solve) within training, with the curvature `√v +` [`CURVATURE_FLOOR`] of Adam's
+    /// second moment v (PAPER.md §1). Returns the same solution up to the order of sums, and writes the
+    /// decoded levels to `quantized`.
     ///
     /// # Errors
     /// As [`Problem::new`] and [`solve`](Self::solve).
-    fn solve_step(
+    pub fn solve_step(
         &self,
         weights: &[f32],
         second_moment: &[f32],
@@ -127,20 +122,53 @@ pub trait Quantizer: Debug + Send + Sync {
         quantized: &mut [f32],
         workspace: &mut Workspace,
     ) -> Result<Solution, SolveError> {
-        let numbers = (weights, second_moment);
-        workspace.solve_step(self, numbers, previous, levels, quantized)
+        if self.solver == (Solver::Alternating { two_scales: false }) {
+            let (values, fast) = ((weights, second_moment), &mut workspace.fast);
+            let codebook = &self.codebook;
+            let solution =
+                fast_alternating::alternating(values, codebook, previous, levels, quantized, fast);
+            if let Some(solution) = solution {
+                return Ok(solution);
+            }
+        }
+        // Taken out, because the solver borrows the whole workspace.
+        let mut curvature = mem::take(&mut workspace.curvature);
+        curvature.resize(second_moment.len(), 0.0);
+        roots(
+            Isa::selected(),
+            second_moment,
+            CURVATURE_FLOOR,
+            &mut curvature,
+        );
+        let solved = Problem::new(weights, Some(&curvature))
+            .and_then(|problem| self.solve(problem, previous, levels, workspace));
+        workspace.curvature = curvature;
+        let solution = solved?;
+        self.codebook.decode(levels, solution.scale, quantized);
+        Ok(solution)
     }
 
-    /// Turns `∂loss/∂ŵ` into `∂loss/∂w`, in place; all slices have length n, and the rest of longer ones
-    /// is left alone. By default the gradient goes straight through (PAPER.md §2, last sentence).
-    fn latent_gradient(&self, weights: &[f32], scale: Scale, levels: &[i8], gradient: &mut [f32]) {
-        let _ = (weights, scale, levels, gradient);
+    /// Turns `∂loss/∂ŵ` into `∂loss/∂w`, in place. All slices have length n; elements behind the shortest
+    /// are unchanged. Only changes the gradient if [`has_latent_gradient`](Self::has_latent_gradient);
+    /// the others are straight-through (PAPER.md §2, last sentence).
+    pub fn latent_gradient(
+        &self,
+        weights: &[f32],
+        scale: Scale,
+        levels: &[i8],
+        gradient: &mut [f32],
+    ) {
+        match self.solver {
+            Solver::Trained => threshold::trained_latent_gradient(scale, levels, gradient),
+            Solver::Tanh => threshold::tanh_latent_gradient(weights, gradient),
+            _ => {}
+        }
     }
 
-    /// `[∂loss/∂W_p, ∂loss/∂W_n]` from `∂loss/∂ŵ`, which [`latent_gradient`](Self::latent_gradient) must
-    /// not have changed yet. `None` where the scales are not trained, that is, for all but TTQ.
-    fn scale_gradient(&self, levels: &[i8], gradient: &[f32]) -> Option<[f64; 2]> {
-        let _ = (levels, gradient);
-        None
+    /// `[∂loss/∂W_p, ∂loss/∂W_n]` from `∂loss/∂ŵ`, before [`latent_gradient`](Self::latent_gradient) has
+    /// changed it. `None` if the scales are not trained, that is, for all but TTQ.
+    pub fn scale_gradient(&self, levels: &[i8], gradient: &[f32]) -> Option<[f64; 2]> {
+        (self.solver == Solver::Trained)
+            .then(|| threshold::trained_scale_gradient(levels, gradient))
     }
 }

@@ -1,22 +1,22 @@
-//! A training step allocates nothing: once its workspace has grown, no method does.
+//! No method allocates once its workspace has grown.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use laq_solvers::{Method, Problem, Workspace};
 
-/// The system's allocator, counting the calls of each thread.
+/// The system allocator with a counter of calls per thread.
 struct Counting;
 
 thread_local! {
     static CALLS: Cell<usize> = const { Cell::new(0) };
 }
 
-// SAFETY: every call is handed on to the system's allocator as it came.
+// SAFETY: every call is forwarded to `System`.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.with(|calls| calls.set(calls.get() + 1));
-        // SAFETY: the caller's promises are those that `System` asks for.
+        // SAFETY: the caller upholds the contract of `GlobalAlloc`.
         unsafe { System.alloc(layout) }
     }
 
@@ -41,7 +41,7 @@ fn the_second_solve_allocates_nothing() {
         let Some(quantizer) = method.quantizer() else {
             continue;
         };
-        // A few numbers of bits stand for all.
+        // A sample of the numbers of bits.
         if method.bits().is_some_and(|bits| ![3, 4, 8].contains(&bits)) {
             continue;
         }
@@ -66,6 +66,6 @@ fn the_second_solve_allocates_nothing() {
             );
         }
     }
-    // The counter does count: an exact method's first step had its workspace to fill.
+    // The first step of an exact method allocates its workspace.
     assert!(CALLS.get() > 0);
 }

@@ -1,27 +1,26 @@
-//! The alternating solvers: they stop where they should, never lose what they start from, and never beat
-//! the optimum.
+//! The alternating solvers: stopping rule, and errors between that of the start and the optimum.
 
 use crate::common::*;
 use laq_solvers::{
-    Codebook, MOST_ROUNDS, Problem, SCALE_TOLERANCE, Scale, Workspace, alternating,
+    Codebook, MAX_ITERATIONS, Problem, SCALE_TOLERANCE, Scale, Workspace, alternating,
     exact_by_sorting,
 };
 use proptest::prelude::*;
 
-/// The codebooks of the methods that take turns.
+/// The codebooks of the alternating methods.
 fn codebooks() -> impl Strategy<Value = Codebook> {
     prop_oneof![
         Just(Codebook::Ternary),
-        (2_u8..=8).prop_map(|bits| Codebook::Linear { bits }),
-        (2_u8..=8).prop_map(|bits| Codebook::Logarithmic { bits }),
+        (2_u8..=8).prop_map(|bits| Codebook::linear(bits).unwrap()),
+        (2_u8..=8).prop_map(|bits| Codebook::logarithmic(bits).unwrap()),
     ]
 }
 
-/// `Σ d b w`, `Σ d b²` and so the best scale of some levels and its error; none without a positive scale.
+/// The best scale of some levels, and its error; `None` without a positive scale.
 fn best_for(
     weights: &[f32],
     curvature: Option<&[f32]>,
-    codebook: Codebook,
+    codebook: &Codebook,
     levels: &[i8],
 ) -> Option<(f64, f64)> {
     let (mut product, mut square) = (0.0, 0.0);
@@ -37,15 +36,15 @@ fn best_for(
     (product > 0.0 && square > 0.0).then_some((product / square, error))
 }
 
-/// Turns taken the plain way in f64; the scale and the rounds.
-fn plain_turns(
+/// The algorithm in plain f64 loops: the scale and the iterations.
+fn reference(
     weights: &[f32],
     curvature: Option<&[f32]>,
-    codebook: Codebook,
+    codebook: &Codebook,
     mut scale: f64,
 ) -> (f64, u32) {
     let values = values_of(codebook);
-    for round in 1..=MOST_ROUNDS {
+    for iteration in 1..=MAX_ITERATIONS {
         let (mut product, mut square) = (0.0, 0.0);
         for (index, &w) in weights.iter().enumerate() {
             let distance = |b: &f64| (f64::from(w) - scale * b).abs();
@@ -60,15 +59,15 @@ fn plain_turns(
         let change = (next - scale).abs();
         scale = next;
         if change <= SCALE_TOLERANCE {
-            return (scale, round);
+            return (scale, iteration);
         }
     }
-    (scale, MOST_ROUNDS)
+    (scale, MAX_ITERATIONS)
 }
 
 proptest! {
     #[test]
-    fn never_worse_than_its_start_nor_better_than_the_optimum(
+    fn the_error_is_between_that_of_the_start_and_the_optimum(
         (w, d) in problems(0..200),
         codebook in codebooks(),
         start in prop::option::of(prop::collection::vec(any::<i8>(), 200)),
@@ -78,44 +77,43 @@ proptest! {
         let mut levels = start.clone().unwrap_or(vec![77; 200]);
         levels.truncate(w.len());
         let before = levels.clone();
-        let solution = alternating(problem, codebook, start.is_some(), &mut levels).unwrap();
-        prop_assert!(solution.rounds <= MOST_ROUNDS);
+        let solution = alternating(problem, &codebook, start.is_some(), &mut levels).unwrap();
+        prop_assert!(solution.iterations <= MAX_ITERATIONS);
         let zeros = error_of_zeros(&w, d);
-        // What rounding the scale and its products to f32 may add.
+        // The scale and its products are rounded to f32.
         let slack = 3e-7 * zeros + 1e-80;
         prop_assert!(solution.weighted_error <= zeros + slack);
-        let warm = start.and_then(|_| best_for(&w, d, codebook, &before));
+        let warm = start.and_then(|_| best_for(&w, d, &codebook, &before));
         let signs: Vec<i8> = w.iter().map(|&w| if w < 0.0 { i8::MIN } else { i8::MAX }).collect();
-        let first = warm.or_else(|| best_for(&w, d, codebook, &signs));
+        let first = warm.or_else(|| best_for(&w, d, &codebook, &signs));
         if let Some((_, error)) = first {
             prop_assert!(solution.weighted_error <= error + slack, "{} {error}", solution.weighted_error);
         }
-        let optimum = exact_by_sorting(problem, codebook, &mut levels, &mut Workspace::default()).unwrap();
+        let optimum = exact_by_sorting(problem, &codebook, &mut levels, &mut Workspace::default()).unwrap();
         prop_assert!(optimum.weighted_error <= solution.weighted_error + slack);
     }
 
-    /// The returned levels are the nearest ones for the returned scale.
     #[test]
-    fn levels_are_the_nearest(w in prop::collection::vec(-1.0_f32..1.0, 1..100), codebook in codebooks()) {
+    fn the_levels_are_the_nearest_ones_for_the_scale(w in prop::collection::vec(-1.0_f32..1.0, 1..100), codebook in codebooks()) {
         let mut levels = vec![0; w.len()];
-        let solution = alternating(Problem::new(&w, None).unwrap(), codebook, false, &mut levels).unwrap();
+        let solution = alternating(Problem::new(&w, None).unwrap(), &codebook, false, &mut levels).unwrap();
         let Scale::One(scale) = solution.scale else { panic!("two scales") };
         for (&w, &level) in w.iter().zip(&levels) {
             let gap = |b: f64| (f64::from(w) - f64::from(scale) * b).abs();
-            let least = values_of(codebook).into_iter().map(gap).fold(f64::INFINITY, f64::min);
+            let least = values_of(&codebook).into_iter().map(gap).fold(f64::INFINITY, f64::min);
             prop_assert!(gap(f64::from(codebook.value(level))) <= least * (1.0 + 1e-12) + 1e-12);
         }
     }
 
     #[test]
-    fn warm_starts_ignore_a_start_without_a_positive_scale(w in weights(0..50), codebook in codebooks()) {
+    fn a_warm_start_without_a_positive_scale_is_ignored(w in weights(0..50), codebook in codebooks()) {
         let problem = Problem::new(&w, None).unwrap();
         let mut cold = vec![0; w.len()];
-        let expected = alternating(problem, codebook, false, &mut cold).unwrap();
+        let expected = alternating(problem, &codebook, false, &mut cold).unwrap();
         let zeros = vec![0; w.len()];
         let opposed = w.iter().map(|&w| if w > 0.0 { -1 } else { 1 }).collect();
         for mut levels in [zeros, opposed] {
-            let solution = alternating(problem, codebook, true, &mut levels).unwrap();
+            let solution = alternating(problem, &codebook, true, &mut levels).unwrap();
             prop_assert_eq!(&levels, &cold);
             prop_assert_eq!(solution, expected);
         }
@@ -123,23 +121,24 @@ proptest! {
 }
 
 #[test]
-fn the_stop_is_that_of_the_paper() {
-    assert_eq!((SCALE_TOLERANCE, MOST_ROUNDS), (1e-6, 10));
+fn the_stopping_rule_is_that_of_the_paper() {
+    assert_eq!((SCALE_TOLERANCE, MAX_ITERATIONS), (1e-6, 10));
 }
 
-/// The rounds and the scale are those of the same turns taken the plain way.
 #[test]
-fn the_turns_are_those_of_the_paper() {
+fn iterations_and_scale_are_those_of_the_reference() {
     let weights = bell(2000, 5);
     let curvature: Vec<f32> = bell(2000, 6).iter().map(|x| x * x + 1e-3).collect();
-    let mut other_rounds = 0;
-    for codebook in [2, 3, 4]
-        .into_iter()
-        .flat_map(|bits| [Codebook::Linear { bits }, Codebook::Logarithmic { bits }])
-    {
+    let mut faster = 0;
+    for codebook in [2, 3, 4].into_iter().flat_map(|bits| {
+        [
+            Codebook::linear(bits).unwrap(),
+            Codebook::logarithmic(bits).unwrap(),
+        ]
+    }) {
         let problem = Problem::new(&weights, Some(&curvature)).unwrap();
         let mut levels = vec![0; weights.len()];
-        let cold = alternating(problem, codebook, false, &mut levels).unwrap();
+        let cold = alternating(problem, &codebook, false, &mut levels).unwrap();
         let total = |term: &dyn Fn(f32, f32) -> f32| -> f64 {
             weights
                 .iter()
@@ -148,8 +147,8 @@ fn the_turns_are_those_of_the_paper() {
                 .sum()
         };
         let start = total(&|w, d| w.abs() * d) / total(&|_, d| d);
-        let (scale, rounds) = plain_turns(&weights, Some(&curvature), codebook, start);
-        assert_eq!(cold.rounds, rounds, "{codebook:?}");
+        let (scale, iterations) = reference(&weights, Some(&curvature), &codebook, start);
+        assert_eq!(cold.iterations, iterations, "{codebook:?}");
         let Scale::One(found) = cold.scale else {
             panic!("two scales")
         };
@@ -158,13 +157,13 @@ fn the_turns_are_those_of_the_paper() {
             "{codebook:?}: {found} {scale}"
         );
 
-        // Moved a little, the weights need fewer rounds from where they were.
+        // A warm start on slightly different weights.
         let moved: Vec<f32> = weights.iter().map(|w| w * 1.01).collect();
         let problem = Problem::new(&moved, Some(&curvature)).unwrap();
-        let (start, _) = best_for(&moved, Some(&curvature), codebook, &levels).unwrap();
-        let warm = alternating(problem, codebook, true, &mut levels).unwrap();
-        let (scale, rounds) = plain_turns(&moved, Some(&curvature), codebook, start);
-        assert_eq!(warm.rounds, rounds, "{codebook:?}");
+        let (start, _) = best_for(&moved, Some(&curvature), &codebook, &levels).unwrap();
+        let warm = alternating(problem, &codebook, true, &mut levels).unwrap();
+        let (scale, iterations) = reference(&moved, Some(&curvature), &codebook, start);
+        assert_eq!(warm.iterations, iterations, "{codebook:?}");
         let Scale::One(found) = warm.scale else {
             panic!("two scales")
         };
@@ -172,15 +171,12 @@ fn the_turns_are_those_of_the_paper() {
             (f64::from(found) - scale).abs() <= 1e-6,
             "{codebook:?}: {found} {scale}"
         );
-        other_rounds += u32::from(warm.rounds < cold.rounds);
+        faster += u32::from(warm.iterations < cold.iterations);
     }
-    assert!(
-        other_rounds > 0,
-        "no warm start was quicker than its cold one"
-    );
+    assert!(faster > 0, "no warm start had fewer iterations");
 }
 
-/// With two scales each sign is solved as if the other were not there.
+/// With two scales, each sign is solved independently of the other.
 #[test]
 fn two_scales_are_two_problems() {
     let weights = bell(700, 8);

@@ -1,9 +1,10 @@
-//! What the tests compare with: slow, plain, in f64, and written apart from the crate's own code.
+//! References in plain f64 loops, independent of the code of the crate, and strategies for problems.
 
 use laq_solvers::{Codebook, Method, Problem, Scale, Solution, Workspace};
+use laq_test_support::Random;
 use proptest::prelude::*;
 
-/// Magnitudes of a four-bit float, as shares of the largest.
+/// Magnitudes of a four-bit float, divided by the largest.
 pub(crate) const E2M1: &[f32] = &[
     0.0,
     1.0 / 12.0,
@@ -18,16 +19,16 @@ pub(crate) const E2M1: &[f32] = &[
 pub(crate) fn all_codebooks() -> Vec<Codebook> {
     let sized = (2..=8).flat_map(|bits| {
         [
-            Codebook::Linear { bits },
-            Codebook::Logarithmic { bits },
-            Codebook::Uniform { bits },
+            Codebook::linear(bits).unwrap(),
+            Codebook::logarithmic(bits).unwrap(),
+            Codebook::uniform(bits).unwrap(),
         ]
     });
     [Codebook::Binary, Codebook::Ternary]
         .into_iter()
         .chain(sized)
         .chain(
-            [E2M1, &[0.05, 0.3, 0.35, 1.0]].map(|magnitudes| Codebook::given(magnitudes).unwrap()),
+            [E2M1, &[0.05, 0.3, 0.35, 1.0]].map(|magnitudes| Codebook::custom(magnitudes).unwrap()),
         )
         .collect()
 }
@@ -37,7 +38,7 @@ pub(crate) fn quantizing() -> impl Iterator<Item = Method> {
     Method::all().filter(|method| method.quantizer().is_some())
 }
 
-/// Solves by a method, cold, in fresh memory.
+/// The solution of a method from a cold start.
 pub(crate) fn solve(
     method: &str,
     weights: &[f32],
@@ -62,11 +63,11 @@ pub(crate) fn curvature_at(curvature: Option<&[f32]>, index: usize) -> f64 {
     curvature.map_or(1.0, |curvature| f64::from(curvature[index]))
 }
 
-/// `½ Σ d (w − ŵ)²`, term by term, of what the levels' values and the scale give in f32.
+/// `½ Σ d (w − ŵ)²` with `ŵ` in f32.
 pub(crate) fn error_of(
     weights: &[f32],
     curvature: Option<&[f32]>,
-    codebook: Codebook,
+    codebook: &Codebook,
     scale: Scale,
     levels: &[i8],
 ) -> f64 {
@@ -91,7 +92,7 @@ pub(crate) fn error_of_zeros(weights: &[f32], curvature: Option<&[f32]>) -> f64 
     weights.iter().enumerate().map(square).sum()
 }
 
-/// The least error over every assignment of the codebook's values, each with its best scale.
+/// The smallest error over all assignments of `values`, each with its best scale.
 pub(crate) fn brute_force(weights: &[f32], curvature: Option<&[f32]>, values: &[f64]) -> f64 {
     let mut choice = vec![0; weights.len()];
     let mut least = f64::INFINITY;
@@ -118,26 +119,18 @@ pub(crate) fn brute_force(weights: &[f32], curvature: Option<&[f32]>, values: &[
     }
 }
 
-pub(crate) fn values_of(codebook: Codebook) -> Vec<f64> {
+pub(crate) fn values_of(codebook: &Codebook) -> Vec<f64> {
     codebook.values().into_iter().map(f64::from).collect()
 }
 
-/// Reproducible numbers in (−1, 1) with a bell's shape.
+/// Bell-shaped values in (−1, 1).
 pub(crate) fn bell(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed;
-    let mut uniform = move || {
-        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = state;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((mixed ^ (mixed >> 31)) >> 40) as f32 / (1 << 24) as f32
-    };
-    (0..count)
-        .map(|_| (uniform() + uniform() + uniform()) / 1.5 - 1.0)
-        .collect()
+    let mut random = Random(seed);
+    let mut value = || (0..3).map(|_| random.uniform()).sum::<f64>() / 1.5 - 1.0;
+    (0..count).map(|_| value() as f32).collect()
 }
 
-/// Weights of one kind: smooth, full of ties and zeros, or of any magnitude that an f32 can have.
+/// Weights of one kind: smooth, with many ties and zeros, or of any magnitude.
 pub(crate) fn weights(lengths: std::ops::Range<usize>) -> impl Strategy<Value = Vec<f32>> {
     use proptest::num::f32::{NEGATIVE, NORMAL, POSITIVE, SUBNORMAL, ZERO};
     prop_oneof![
@@ -147,7 +140,7 @@ pub(crate) fn weights(lengths: std::ops::Range<usize>) -> impl Strategy<Value = 
     ]
 }
 
-/// As many curvatures: of one scale, over twenty decades, or whole numbers with zeros among them.
+/// Curvatures of one kind: of one scale, over twenty decades, or integers with zeros.
 pub(crate) fn curvatures(length: usize) -> impl Strategy<Value = Vec<f32>> {
     prop_oneof![
         3 => prop::collection::vec(1e-3_f32..1.0, length),
@@ -156,7 +149,7 @@ pub(crate) fn curvatures(length: usize) -> impl Strategy<Value = Vec<f32>> {
     ]
 }
 
-/// Weights with curvatures, or with none.
+/// Weights, with or without curvature.
 pub(crate) fn problems(
     lengths: std::ops::Range<usize>,
 ) -> impl Strategy<Value = (Vec<f32>, Option<Vec<f32>>)> {
@@ -166,7 +159,7 @@ pub(crate) fn problems(
     })
 }
 
-/// The same, with weights whose squares no sum loses and for which every scale fits an f32.
+/// [`problems`] with weights whose squares do not underflow and whose scales fit an f32.
 pub(crate) fn moderate_problems(
     lengths: std::ops::Range<usize>,
 ) -> impl Strategy<Value = (Vec<f32>, Option<Vec<f32>>)> {

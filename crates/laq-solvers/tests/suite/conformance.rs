@@ -1,22 +1,16 @@
-//! What holds for every method of the registry, at every number of bits.
+//! Properties of all methods, at every number of bits.
 
 use crate::common::*;
-use laq_solvers::{Method, Problem, Scale, Solution, Workspace};
+use laq_solvers::{Method, Problem, Scale, Solution, Solver, Workspace};
 use proptest::prelude::*;
 
-/// Methods that minimise the weighted error, or try to.
+/// Methods that minimise the weighted error, exactly or approximately.
 fn is_loss_aware(method: &Method) -> bool {
-    ["lab", "lat", "laq"]
-        .iter()
-        .any(|family| method.id().starts_with(family))
+    method.is_exact() || method.is_alternating()
 }
 
-fn takes_turns(method: &Method) -> bool {
-    method.family().solver.starts_with("alternating")
-}
-
-/// Everything that can be checked of one answer, however it was found.
-fn check_answer(
+/// Checks one solution.
+fn check_solution(
     method: &Method,
     weights: &[f32],
     curvature: Option<&[f32]>,
@@ -34,7 +28,7 @@ fn check_answer(
         prop_assert!((0.0..=f32::MAX).contains(&scale), "{method}: scale {scale}");
     }
 
-    // The error is that of the returned pair, and of what it decodes to.
+    // The error is that of the returned levels and scale.
     let expected = error_of(weights, curvature, codebook, solution.scale, levels);
     let found = solution.weighted_error;
     prop_assert!(
@@ -49,7 +43,7 @@ fn check_answer(
         found
     );
 
-    // Zeros can always be had, so a method that minimises the error, and has zero, is not worse.
+    // All zeros are feasible with scale zero.
     if is_loss_aware(method) {
         let zeros = error_of_zeros(weights, curvature);
         prop_assert!(
@@ -58,7 +52,7 @@ fn check_answer(
         );
     }
 
-    // No weight is on the wrong side of zero.
+    // No level has the opposite sign of its weight.
     for (&w, &level) in weights.iter().zip(levels) {
         let value = codebook.value(level);
         prop_assert!(
@@ -66,15 +60,17 @@ fn check_answer(
             "{method}: {w} to {value}"
         );
     }
-    let rounds = match method.family().solver {
-        solver if solver.starts_with("alternating") => 0..=10,
-        solver if solver.starts_with("exact") => 1..=1,
+    let iterations = match quantizer.solver() {
+        Solver::Alternating { .. } => 0..=10,
+        Solver::Exact { .. } => 1..=1,
         _ => 0..=0,
     };
+    let two_scales = matches!(solution.scale, Scale::Two { .. });
+    prop_assert_eq!(two_scales, quantizer.has_two_scales());
     prop_assert!(
-        rounds.contains(&solution.rounds),
-        "{method}: {} rounds",
-        solution.rounds
+        iterations.contains(&solution.iterations),
+        "{method}: {} iterations",
+        solution.iterations
     );
     Ok(())
 }
@@ -87,9 +83,9 @@ fn check_method(
 ) -> Result<(), TestCaseError> {
     let quantizer = method.quantizer().unwrap();
     let (levels, cold) = solve(&method.id(), weights, curvature);
-    check_answer(method, weights, curvature, &levels, cold)?;
+    check_solution(method, weights, curvature, &levels, cold)?;
 
-    // A cold start depends neither on what `levels` held nor on what the workspace did before.
+    // A cold start depends neither on `levels` nor on the workspace.
     let problem = Problem::new(weights, curvature).unwrap();
     let mut again = vec![-128; weights.len()];
     let solution = quantizer
@@ -98,12 +94,12 @@ fn check_method(
     prop_assert_eq!(&again, &levels);
     prop_assert_eq!(solution, cold);
 
-    // A warm start is an answer too; where turns are taken it is never worse than what it starts from.
+    // A warm start of an alternating method is not worse than its start.
     let warm = quantizer
         .solve(problem, Some(cold.scale), &mut again, workspace)
         .unwrap();
-    check_answer(method, weights, curvature, &again, warm)?;
-    if takes_turns(method) {
+    check_solution(method, weights, curvature, &again, warm)?;
+    if method.is_alternating() {
         let slack = 3e-7 * error_of_zeros(weights, curvature) + 1e-80;
         prop_assert!(
             warm.weighted_error <= cold.weighted_error + slack,
@@ -113,7 +109,7 @@ fn check_method(
         prop_assert_eq!((&again, warm), (&levels, cold));
     }
 
-    // A quarter of the curvature is the same problem.
+    // A factor of the curvature does not change the solution.
     let factor = 0.25;
     if let Some(curvature) = curvature.filter(|d| d.iter().all(|&d| d == 0.0 || d > 1e-30)) {
         let scaled: Vec<f32> = curvature.iter().map(|d| d * factor).collect();
@@ -126,7 +122,7 @@ fn check_method(
         );
     }
 
-    // The mirrored weights have the mirrored answer. (Zero has no mirror where it must take a side.)
+    // Negated weights have the negated solution. (Zero weights take the positive level.)
     if weights.iter().all(|&w| w != 0.0) {
         let mirrored: Vec<f32> = weights.iter().map(|w| -w).collect();
         let (mirrored_levels, solution) = solve(&method.id(), &mirrored, curvature);
@@ -139,8 +135,8 @@ fn check_method(
         prop_assert_eq!(solution.weighted_error, cold.weighted_error, "{}", method);
     }
 
-    // Twice the weights have twice the scale, but where the scale is fixed or the stop absolute.
-    let scales = !takes_turns(method) && cold.scale != Scale::One(1.0);
+    // Twice the weights have twice the scale, unless the scale is fixed or the tolerance absolute.
+    let scales = !method.is_alternating() && cold.scale != Scale::One(1.0);
     if scales
         && weights
             .iter()
@@ -156,29 +152,28 @@ fn check_method(
         prop_assert_eq!(solution.weighted_error, 4.0 * cold.weighted_error);
     }
 
-    // The gradients keep their length and hold numbers; only TTQ trains its scales.
+    // The gradients are finite; only TTQ trains its scales.
     let gradient = bell(weights.len(), 11);
     let mut latent = gradient.clone();
     quantizer.latent_gradient(weights, cold.scale, &levels, &mut latent);
     prop_assert!(latent.iter().all(|g| g.is_finite()), "{method}: {latent:?}");
-    let id = method.family().id;
     prop_assert_eq!(
         quantizer.scale_gradient(&levels, &gradient).is_some(),
-        id == "ttq"
+        quantizer.solver() == Solver::Trained
     );
-    if id != "ttq" && id != "dorefa-M" {
+    if !method.has_latent_gradient() {
         prop_assert_eq!(latent, gradient, "{}", method);
     }
     Ok(())
 }
 
-/// A warm start goes on where the last one stopped: in fewer rounds, or to a lower error.
+/// A warm start takes fewer iterations or reaches a lower error.
 #[test]
-fn turns_go_on_from_the_previous_levels() {
+fn alternating_continues_from_the_previous_levels() {
     let (weights, curvature) = (bell(3000, 51), bell(3000, 52));
     let curvature: Vec<f32> = curvature.iter().map(|d| d.abs()).collect();
     let mut count = 0;
-    for method in quantizing().filter(takes_turns) {
+    for method in quantizing().filter(Method::is_alternating) {
         let (mut levels, cold) = solve(&method.id(), &weights, Some(&curvature));
         let problem = Problem::new(&weights, Some(&curvature)).unwrap();
         let quantizer = method.quantizer().unwrap();
@@ -190,7 +185,7 @@ fn turns_go_on_from_the_previous_levels() {
                 &mut Workspace::default(),
             )
             .unwrap();
-        let on = warm.rounds < cold.rounds || warm.weighted_error < cold.weighted_error;
+        let on = warm.iterations < cold.iterations || warm.weighted_error < cold.weighted_error;
         assert!(on, "{method}: {cold:?}, then {warm:?}");
         count += 1;
     }
@@ -208,9 +203,9 @@ proptest! {
         }
     }
 
-    /// A method that is exact is not beaten by one with the same levels and as many scales.
+    /// No method with the same levels and number of scales has a lower error than an exact one.
     #[test]
-    fn exact_methods_are_not_beaten((w, d) in problems(0..200)) {
+    fn exact_methods_have_the_lowest_error((w, d) in problems(0..200)) {
         let d = d.as_deref();
         let slack = 1e-12 * error_of_zeros(&w, d) + 1e-80;
         let error = |id: &str| solve(id, &w, d).1.weighted_error;
@@ -226,7 +221,7 @@ proptest! {
         }
     }
 
-    /// Whatever the bits of the input are, there is an answer or an error.
+    /// Any input has a solution or an error.
     #[test]
     fn nothing_panics(
         w in prop::collection::vec(any::<u32>().prop_map(f32::from_bits), 0..80),
@@ -235,16 +230,16 @@ proptest! {
         levels in prop::collection::vec(any::<i8>(), 0..80),
         scales: (u32, u32),
     ) {
-        let tame = |values: &mut Vec<f32>, length: usize| {
+        let sanitize = |values: &mut Vec<f32>, length: usize| {
             values.resize(length, 1.0);
             values.iter_mut().for_each(|value| *value = if value.is_finite() { *value } else { 0.0 });
         };
         let (mut w, mut d, mut levels) = (w, d, levels);
         if finite {
             let length = w.len();
-            tame(&mut w, length);
+            sanitize(&mut w, length);
             if let Some(d) = &mut d {
-                tame(d, length);
+                sanitize(d, length);
                 d.iter_mut().for_each(|d| *d = d.abs());
             }
             levels.resize(length, 3);
@@ -269,8 +264,8 @@ proptest! {
                 if finite && previous.is_none() {
                     prop_assert!(solution.is_ok(), "{method}: {solution:?}");
                 }
-                if let Ok(solution) = solution && method.family().id != "ttq" {
-                    check_answer(&method, &w, d.as_deref(), &levels, solution)?;
+                if let Ok(solution) = solution && quantizer.solver() != Solver::Trained {
+                    check_solution(&method, &w, d.as_deref(), &levels, solution)?;
                 }
             }
         }

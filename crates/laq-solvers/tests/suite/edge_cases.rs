@@ -1,13 +1,13 @@
-//! Hard input, one case a test.
+//! Edge cases, one per test.
 
 use crate::common::*;
 use laq_solvers::{Codebook, Problem, Scale, SolveError, Workspace, alternating, exact_by_sorting};
 
-/// All loss-aware ways to solve a problem: the registry's, and both solvers with every codebook.
-fn each_answer(
+/// Calls `check` with the solution of every method, and of both solvers with every codebook.
+fn each_solution(
     weights: &[f32],
     curvature: Option<&[f32]>,
-    mut check: impl FnMut(String, Codebook, &[i8], Scale, f64),
+    mut check: impl FnMut(String, &Codebook, &[i8], Scale, f64),
 ) {
     let problem = Problem::new(weights, curvature).unwrap();
     let mut workspace = Workspace::default();
@@ -27,32 +27,38 @@ fn each_answer(
         );
     }
     for codebook in all_codebooks() {
-        let exact = exact_by_sorting(problem, codebook, &mut levels, &mut workspace).unwrap();
+        let exact = exact_by_sorting(problem, &codebook, &mut levels, &mut workspace).unwrap();
         let name = format!("exact {codebook:?}");
-        check(name, codebook, &levels, exact.scale, exact.weighted_error);
-        let turns = alternating(problem, codebook, false, &mut levels).unwrap();
+        check(name, &codebook, &levels, exact.scale, exact.weighted_error);
+        let alternating = alternating(problem, &codebook, false, &mut levels).unwrap();
         let name = format!("alternating {codebook:?}");
-        check(name, codebook, &levels, turns.scale, turns.weighted_error);
+        check(
+            name,
+            &codebook,
+            &levels,
+            alternating.scale,
+            alternating.weighted_error,
+        );
     }
 }
 
-fn has_zero(codebook: Codebook) -> bool {
+fn has_zero(codebook: &Codebook) -> bool {
     codebook.values().contains(&0.0)
 }
 
-/// The scale is fixed, and not the solver's to choose.
+/// Whether the scale is always 1.
 fn is_fixed(name: &str) -> bool {
     name == "binary-connect" || name.starts_with("dorefa")
 }
 
 #[test]
-fn none() {
-    each_answer(&[], None, |name, _, _, scale, error| {
+fn no_elements() {
+    each_solution(&[], None, |name, _, _, scale, error| {
         assert_eq!(error, 0.0, "{name}");
         let expected = if is_fixed(&name) { 1.0 } else { 0.0 };
         assert_eq!(scale.pair(), [expected; 2], "{name}");
     });
-    each_answer(&[], Some(&[]), |name, _, _, _, error| {
+    each_solution(&[], Some(&[]), |name, _, _, _, error| {
         assert_eq!(error, 0.0, "{name}")
     });
 }
@@ -60,7 +66,7 @@ fn none() {
 #[test]
 fn one_element() {
     for w in [0.3_f32, -0.3, 1e-3, -7.0] {
-        each_answer(
+        each_solution(
             &[w],
             Some(&[0.5]),
             |name, codebook, levels, scale, error| {
@@ -78,7 +84,7 @@ fn one_element() {
 #[test]
 fn zeros() {
     for zero in [0.0, -0.0] {
-        each_answer(&[zero; 70], None, |name, codebook, levels, scale, error| {
+        each_solution(&[zero; 70], None, |name, codebook, levels, scale, error| {
             if is_fixed(&name) {
                 assert!(error > 0.0, "{name} has no zero");
                 return;
@@ -100,7 +106,7 @@ fn zeros() {
 #[test]
 fn zeros_among_others() {
     let weights = [0.0, 0.5, 0.0, -0.5, -0.0];
-    each_answer(&weights, None, |name, codebook, levels, scale, error| {
+    each_solution(&weights, None, |name, codebook, levels, scale, error| {
         if has_zero(codebook) {
             assert_eq!((levels[0], levels[2], levels[4]), (0, 0, 0), "{name}");
             if name != "ttq" || scale.pair() == [0.5; 2] {
@@ -110,14 +116,14 @@ fn zeros_among_others() {
     });
 }
 
-/// All magnitudes are the same, so every order of them is the sorted one.
+/// All magnitudes are equal, so every order is sorted.
 #[test]
 fn ties() {
     let weights: Vec<f32> = (0..100)
         .map(|i| if i % 3 == 0 { -0.25 } else { 0.25 })
         .collect();
     let curvature: Vec<f32> = (0..100).map(|i| 1.0 + (i % 7) as f32).collect();
-    each_answer(
+    each_solution(
         &weights,
         Some(&curvature),
         |name, codebook, levels, scale, error| {
@@ -134,18 +140,18 @@ fn ties() {
     );
 }
 
-/// Two blocks of ties whose events of different levels meet at one scale: 1 and 3 pass the midpoints 1/6
-/// and 1/2 of the 3-bit linear codebook at the same `α` = 6.
+/// Ties between breakpoints of different levels: 1 and 3 reach the midpoints 1/6 and 1/2 of the 3-bit linear
+/// codebook at the same `α` = 6.
 #[test]
 fn ties_between_levels() {
     for count in 1..6 {
         let weights = [vec![1.0; count], vec![3.0; 2]].concat();
         let mut levels = vec![0; weights.len()];
-        let codebook = Codebook::Linear { bits: 3 };
+        let codebook = Codebook::linear(3).unwrap();
         let problem = Problem::new(&weights, None).unwrap();
         let solution =
-            exact_by_sorting(problem, codebook, &mut levels, &mut Workspace::default()).unwrap();
-        // 1 and 3 are a third of 3 and 3 itself.
+            exact_by_sorting(problem, &codebook, &mut levels, &mut Workspace::default()).unwrap();
+        // 1 and 3 are the levels 1/3 and 1 times 3.
         assert_eq!(solution.scale, Scale::One(3.0));
         assert!(solution.weighted_error < 1e-12);
     }
@@ -153,7 +159,7 @@ fn ties_between_levels() {
 
 #[test]
 fn a_weight_half_way_takes_the_level_nearer_to_zero() {
-    // Scale 1 is the best for the ones alone, and 0.5 is exactly half of it; d = 0 keeps it out of the sums.
+    // Scale 1 is the best for ±1; d = 0 excludes ±0.5 from the sums.
     let (levels, solution) = solve(
         "lat-e",
         &[1.0, 0.5, -0.5, -1.0],
@@ -170,7 +176,7 @@ fn all_positive_and_all_negative() {
         (positive.clone(), 1),
         (positive.iter().map(|w| -w).collect(), -1),
     ] {
-        each_answer(&weights, None, |name, codebook, levels, scale, _| {
+        each_solution(&weights, None, |name, codebook, levels, scale, _| {
             assert!(
                 levels
                     .iter()
@@ -200,7 +206,7 @@ fn denormals() {
         0.0,
         990.0 * smallest,
     ];
-    each_answer(
+    each_solution(
         &weights,
         Some(&[1.0; 5]),
         |name, codebook, levels, scale, error| {
@@ -214,16 +220,16 @@ fn denormals() {
             }
         },
     );
-    // Denormal curvature is curvature.
+    // Denormal curvature is not zero.
     let (levels, solution) = solve("lat-e", &[1.0, 3.0], Some(&[smallest, 4.0 * smallest]));
     assert_eq!((levels, solution.scale), (vec![0, 1], Scale::One(3.0)));
 }
 
-/// The largest weights there are: a scale above them would not fit an f32.
+/// A scale above the largest weights would not fit an f32.
 #[test]
 fn the_largest_weights() {
     let weights = [f32::MAX, -f32::MAX, 0.6 * f32::MAX, 0.4 * f32::MAX];
-    each_answer(
+    each_solution(
         &weights,
         Some(&[f32::MAX; 4]),
         |name, _, _, scale, error| {
@@ -236,22 +242,22 @@ fn the_largest_weights() {
     );
 }
 
-/// The best scale, 4.9e38 for one and two thirds of it, is above every f32: the largest f32 is taken
-/// where that is better than any state whose own scale fits.
+/// The best scale, 4.9e38 with levels 1/3 and 1, is above every f32. The largest f32 is returned if it is better than
+/// every assignment whose best scale fits.
 #[test]
 fn a_best_scale_that_does_not_fit() {
     let weights = [-1.4332734e38, -3.368913e38];
-    let codebook = Codebook::Linear { bits: 3 };
+    let codebook = Codebook::linear(3).unwrap();
     let mut levels = [0; 2];
     let problem = Problem::new(&weights, None).unwrap();
     let exact =
-        exact_by_sorting(problem, codebook, &mut levels, &mut Workspace::default()).unwrap();
+        exact_by_sorting(problem, &codebook, &mut levels, &mut Workspace::default()).unwrap();
     assert_eq!((exact.scale, levels), (Scale::One(f32::MAX), [-1, -3]));
-    let turns = alternating(problem, codebook, false, &mut levels).unwrap();
-    assert!(exact.weighted_error <= turns.weighted_error * (1.0 + 1e-12));
+    let alternating = alternating(problem, &codebook, false, &mut levels).unwrap();
+    assert!(exact.weighted_error <= alternating.weighted_error * (1.0 + 1e-12));
 }
 
-/// One weight has all the say, twenty decades above the rest.
+/// Curvature over twenty decades.
 #[test]
 fn huge_spread_of_curvature() {
     let weights = bell(300, 31);
@@ -276,7 +282,7 @@ fn huge_spread_of_curvature() {
         let error = error_of(
             &weights,
             Some(&curvature),
-            Codebook::Ternary,
+            &Codebook::Ternary,
             Scale::One(alpha),
             &levels,
         );
@@ -284,9 +290,9 @@ fn huge_spread_of_curvature() {
     }
 }
 
-/// No curvature at all: the answer of the unweighted problem, with error zero.
+/// The solution of the unweighted problem, with error zero.
 #[test]
-fn curvature_of_zero_throughout() {
+fn zero_curvature() {
     let weights = bell(200, 41);
     for method in quantizing() {
         let (levels, solution) = solve(&method.id(), &weights, Some(&[0.0; 200]));
@@ -300,9 +306,9 @@ fn curvature_of_zero_throughout() {
     }
 }
 
-/// One sign has no curvature: it is solved without, and the other as if it were alone.
+/// One sign has zero curvature and is solved without; the other is unaffected.
 #[test]
-fn curvature_of_zero_on_one_side() {
+fn zero_curvature_on_one_side() {
     let weights = bell(200, 42);
     let curvature: Vec<f32> = weights
         .iter()
@@ -317,7 +323,7 @@ fn curvature_of_zero_on_one_side() {
 }
 
 #[test]
-fn weights_that_are_no_numbers() {
+fn weights_that_are_not_finite() {
     for value in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for index in [0, 63, 64, 99] {
             let mut weights = [0.5; 100];
@@ -327,18 +333,12 @@ fn weights_that_are_no_numbers() {
                 matches!(error, SolveError::Weight { index: at, .. } if at == index),
                 "{error}"
             );
-            assert!(
-                error
-                    .to_string()
-                    .starts_with(&format!("weight {index} is {value}")),
-                "{error}"
-            );
         }
     }
 }
 
 #[test]
-fn curvatures_that_are_none() {
+fn invalid_curvatures() {
     for value in [
         f32::NAN,
         f32::INFINITY,
@@ -354,20 +354,14 @@ fn curvatures_that_are_none() {
                 matches!(error, SolveError::Curvature { index: at, .. } if at == index),
                 "{error}"
             );
-            assert!(
-                error
-                    .to_string()
-                    .starts_with(&format!("curvature {index} is {value}")),
-                "{error}"
-            );
         }
     }
-    // A negative zero is a zero.
+    // Negative zero is valid.
     assert!(Problem::new(&[0.5; 100], Some(&[-0.0; 100])).is_ok());
 }
 
 #[test]
-fn negative_zeros_of_curvature_count_as_zeros() {
+fn negative_zeros_of_curvature_are_zeros() {
     let weights = bell(100, 43);
     let signed: Vec<f32> = (0..100)
         .map(|i| if i % 2 == 0 { -0.0 } else { 0.5 })
@@ -384,7 +378,7 @@ fn negative_zeros_of_curvature_count_as_zeros() {
 }
 
 #[test]
-fn lengths_that_differ() {
+fn different_lengths() {
     let error = Problem::new(&[0.5; 3], Some(&[1.0; 2])).unwrap_err();
     assert_eq!(
         error,
@@ -407,11 +401,7 @@ fn lengths_that_differ() {
         }
     }
     let error = problem
-        .weighted_error(Codebook::Ternary, Scale::One(1.0), &[0; 4])
+        .weighted_error(&Codebook::Ternary, Scale::One(1.0), &[0; 4])
         .unwrap_err();
     assert_eq!(error, expected);
-    assert_eq!(
-        error.to_string(),
-        "there are 3 weights and room for 4 levels; pass one level a weight"
-    );
 }

@@ -1,10 +1,10 @@
-//! The exact solvers against every assignment (small n) and against a dense sweep over the scale (large n).
+//! The exact solvers against all assignments (small n) and a dense grid of scales (large n).
 
 use crate::common::*;
 use laq_solvers::{Codebook, Problem, Scale, Solution, Workspace, exact_by_sorting};
 use proptest::prelude::*;
 
-fn exact(weights: &[f32], curvature: Option<&[f32]>, codebook: Codebook) -> (Vec<i8>, Solution) {
+fn exact(weights: &[f32], curvature: Option<&[f32]>, codebook: &Codebook) -> (Vec<i8>, Solution) {
     let mut levels = vec![0; weights.len()];
     let problem = Problem::new(weights, curvature).unwrap();
     let solution =
@@ -12,9 +12,9 @@ fn exact(weights: &[f32], curvature: Option<&[f32]>, codebook: Codebook) -> (Vec
     (levels, solution)
 }
 
-/// The scale is rounded to f32, and so is every product of scale and value: what that may add, as a share of
-/// the error of all zeros. Levels of magnitude one make products that are exact.
-fn rounding(codebook: Codebook) -> f64 {
+/// The effect of rounding the scale and its products with the levels to f32, relative to the error of all zeros.
+/// Products with levels of magnitude one are exact.
+fn rounding(codebook: &Codebook) -> f64 {
     match codebook {
         Codebook::Binary | Codebook::Ternary => 1e-13,
         _ => 3e-7,
@@ -24,7 +24,7 @@ fn rounding(codebook: Codebook) -> f64 {
 fn check_brute_force(
     weights: &[f32],
     curvature: Option<&[f32]>,
-    codebook: Codebook,
+    codebook: &Codebook,
 ) -> Result<(), TestCaseError> {
     let (levels, solution) = exact(weights, curvature, codebook);
     let least = brute_force(weights, curvature, &values_of(codebook));
@@ -46,20 +46,20 @@ proptest! {
 
     #[test]
     fn binary_and_ternary_are_optimal((w, d) in moderate_problems(0..8)) {
-        check_brute_force(&w, d.as_deref(), Codebook::Binary)?;
-        check_brute_force(&w, d.as_deref(), Codebook::Ternary)?;
+        check_brute_force(&w, d.as_deref(), &Codebook::Binary)?;
+        check_brute_force(&w, d.as_deref(), &Codebook::Ternary)?;
     }
 
     #[test]
     fn three_and_four_bits_are_optimal((w, d) in moderate_problems(0..5)) {
-        check_brute_force(&w, d.as_deref(), Codebook::Linear { bits: 3 })?;
-        check_brute_force(&w, d.as_deref(), Codebook::Logarithmic { bits: 3 })?;
-        check_brute_force(&w, d.as_deref(), Codebook::Uniform { bits: 2 })?;
-        check_brute_force(&w, d.as_deref(), Codebook::Uniform { bits: 3 })?;
+        check_brute_force(&w, d.as_deref(), &Codebook::linear(3).unwrap())?;
+        check_brute_force(&w, d.as_deref(), &Codebook::logarithmic(3).unwrap())?;
+        check_brute_force(&w, d.as_deref(), &Codebook::uniform(2).unwrap())?;
+        check_brute_force(&w, d.as_deref(), &Codebook::uniform(3).unwrap())?;
         let few = w.len().min(3);
         let d = d.as_deref().map(|d| &d[..few]);
-        check_brute_force(&w[..few], d, Codebook::Linear { bits: 4 })?;
-        check_brute_force(&w[..few], d, Codebook::Logarithmic { bits: 4 })?;
+        check_brute_force(&w[..few], d, &Codebook::linear(4).unwrap())?;
+        check_brute_force(&w[..few], d, &Codebook::logarithmic(4).unwrap())?;
     }
 
     #[test]
@@ -67,16 +67,16 @@ proptest! {
         (w, d) in moderate_problems(0..3),
         bits in 5_u8..=8,
     ) {
-        check_brute_force(&w, d.as_deref(), Codebook::Linear { bits })?;
-        check_brute_force(&w, d.as_deref(), Codebook::Uniform { bits })?;
-        // The lowest values of more bits are so small that f64 sums of the brute force lose them.
-        check_brute_force(&w, d.as_deref(), Codebook::Logarithmic { bits: bits.min(6) })?;
+        check_brute_force(&w, d.as_deref(), &Codebook::linear(bits).unwrap())?;
+        check_brute_force(&w, d.as_deref(), &Codebook::uniform(bits).unwrap())?;
+        // The smallest values of more bits are lost in the f64 sums of the brute force.
+        check_brute_force(&w, d.as_deref(), &Codebook::logarithmic(bits.min(6)).unwrap())?;
     }
 
     #[test]
     fn the_exact_methods_are_optimal((w, d) in moderate_problems(0..8)) {
         let d = d.as_deref();
-        let slack = rounding(Codebook::Ternary) * error_of_zeros(&w, d);
+        let slack = rounding(&Codebook::Ternary) * error_of_zeros(&w, d);
         for (id, values) in [("lab", &[-1.0, 1.0][..]), ("lat-e", &[-1.0, 0.0, 1.0])] {
             let found = solve(id, &w, d).1.weighted_error;
             let least = brute_force(&w, d, values);
@@ -88,10 +88,9 @@ proptest! {
         prop_assert!((found - least).abs() <= slack, "lat2-e: {found}, least {least}");
     }
 
-    /// At the optimum the scale is the best for the levels and the levels are the nearest for the scale.
     #[test]
     fn the_optimum_is_a_fixed_point((w, d) in moderate_problems(1..150), which in 0_usize..23) {
-        let codebook = all_codebooks()[which];
+        let codebook = &all_codebooks()[which];
         let (levels, solution) = exact(&w, d.as_deref(), codebook);
         let Scale::One(scale) = solution.scale else { panic!("two scales") };
         let scale = f64::from(scale);
@@ -136,18 +135,17 @@ fn least_with_two_scales(weights: &[f32], curvature: Option<&[f32]>) -> f64 {
     least
 }
 
-/// No scale of a dense sweep, with the nearest levels for it, does better.
 #[test]
-fn no_scale_of_a_dense_sweep_does_better() {
+fn no_scale_of_a_dense_grid_is_better() {
     let weights = bell(3000, 1);
     let curvature: Vec<f32> = bell(3000, 2).iter().map(|x| 10_f32.powf(4.0 * x)).collect();
     for codebook in all_codebooks() {
-        let values = values_of(codebook);
-        let (_, solution) = exact(&weights, Some(&curvature), codebook);
+        let values = values_of(&codebook);
+        let (_, solution) = exact(&weights, Some(&curvature), &codebook);
         let Scale::One(scale) = solution.scale else {
             panic!("two scales")
         };
-        // Widely over all orders, and finely around the answer.
+        // Coarse over all orders of magnitude, fine around the solution.
         let wide = (0..150).map(|step| 10_f64.powf(-3.0 + 0.04 * f64::from(step)));
         let near = (-50..50).map(|step| f64::from(scale) * (1.0 + 1e-4 * f64::from(step)));
         for alpha in wide.chain(near) {
@@ -155,8 +153,8 @@ fn no_scale_of_a_dense_sweep_does_better() {
             for (&w, &d) in weights.iter().zip(&curvature) {
                 let target = f64::from(w) / alpha;
                 let above = values.partition_point(|&value| value < target);
-                let neighbours = &values[above.saturating_sub(1)..(above + 1).min(values.len())];
-                let gap = neighbours.iter().map(|b| (f64::from(w) - alpha * b).abs());
+                let adjacent = &values[above.saturating_sub(1)..(above + 1).min(values.len())];
+                let gap = adjacent.iter().map(|b| (f64::from(w) - alpha * b).abs());
                 error += 0.5 * f64::from(d) * gap.fold(f64::INFINITY, f64::min).powi(2);
             }
             assert!(
@@ -168,7 +166,7 @@ fn no_scale_of_a_dense_sweep_does_better() {
     }
 }
 
-/// The order of the weights plays no part, not even in the last bit of the scale.
+/// The scale has the same bits for any order of the weights.
 #[test]
 fn the_order_of_the_weights_does_not_matter() {
     let weights = bell(1000, 3);
@@ -176,35 +174,36 @@ fn the_order_of_the_weights_does_not_matter() {
     let reversed = |slice: &[f32]| slice.iter().rev().copied().collect::<Vec<_>>();
     for codebook in [
         Codebook::Ternary,
-        Codebook::Linear { bits: 4 },
-        Codebook::Logarithmic { bits: 4 },
+        Codebook::linear(4).unwrap(),
+        Codebook::logarithmic(4).unwrap(),
     ] {
-        let (mut levels, there) = exact(&weights, Some(&curvature), codebook);
-        let (back_levels, back) = exact(&reversed(&weights), Some(&reversed(&curvature)), codebook);
+        let (mut levels, there) = exact(&weights, Some(&curvature), &codebook);
+        let (back_levels, back) =
+            exact(&reversed(&weights), Some(&reversed(&curvature)), &codebook);
         levels.reverse();
         assert_eq!(levels, back_levels);
         assert_eq!(there.scale, back.scale);
     }
 }
 
-/// Worked by hand: of the prefixes of 3, 2, 1 the gains are 9, 25/2 and 36/3 = 12.
+/// The gains of the prefixes of 3, 2, 1 are 9, 25/2 and 36/3 = 12.
 #[test]
-fn a_case_worked_by_hand() {
-    let (levels, solution) = exact(&[1.0, -3.0, 2.0], None, Codebook::Ternary);
+fn a_small_example() {
+    let (levels, solution) = exact(&[1.0, -3.0, 2.0], None, &Codebook::Ternary);
     assert_eq!(levels, [0, -1, 1]);
     assert_eq!(solution.scale, Scale::One(2.5));
     assert_eq!(solution.weighted_error, 0.5 * (1.0 + 0.25 + 0.25));
-    assert_eq!(solution.rounds, 1);
+    assert_eq!(solution.iterations, 1);
 }
 
-/// With d = (4, 1) the gains of 1 and of 1, 3 … swap places: 3 alone gives 9, both 49/5 = 9.8.
+/// With d = (4, 1) the gain of 3 alone is 9, that of both weights 49/5 = 9.8.
 #[test]
-fn the_curvature_decides() {
+fn the_curvature_changes_the_optimum() {
     let curvature = [4.0, 1.0];
-    let (levels, solution) = exact(&[1.0, 3.0], Some(&curvature), Codebook::Ternary);
+    let (levels, solution) = exact(&[1.0, 3.0], Some(&curvature), &Codebook::Ternary);
     assert_eq!(levels, [1, 1]);
     assert_eq!(solution.scale, Scale::One(1.4));
-    let (levels, solution) = exact(&[1.0, 3.0], Some(&[1.0, 4.0]), Codebook::Ternary);
+    let (levels, solution) = exact(&[1.0, 3.0], Some(&[1.0, 4.0]), &Codebook::Ternary);
     assert_eq!(levels, [0, 1]);
     assert_eq!(solution.scale, Scale::One(3.0));
 }

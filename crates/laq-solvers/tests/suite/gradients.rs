@@ -1,4 +1,4 @@
-//! The gradients of TTQ and DoReFa against finite differences, in f64, of forward passes written out here.
+//! The gradients of TTQ and DoReFa against finite differences of reference losses in f64.
 
 use crate::common::*;
 use laq_solvers::{Method, Scale};
@@ -10,14 +10,14 @@ fn slope(f: impl Fn(f64) -> f64, x: f64) -> f64 {
     (f(x + step) - f(x - step)) / (2.0 * step)
 }
 
-/// `Σ g_j · tanh w_j / max |tanh w|`: the loss `Σ g ŵ` with the rounding left out.
+/// `Σ g_j · tanh w_j / max |tanh w|`: the loss `Σ g ŵ` without rounding.
 fn dorefa_loss(weights: &[f64], gradient: &[f32]) -> f64 {
     let largest = weights.iter().map(|w| w.tanh().abs()).fold(0.0, f64::max);
     let term = |(w, &g): (&f64, &f32)| f64::from(g) * w.tanh() / largest;
     weights.iter().zip(gradient).map(term).sum()
 }
 
-/// `Σ g ŵ` for the levels' scales.
+/// `Σ g ŵ`
 fn ttq_loss(levels: &[i8], gradient: &[f32], positive: f64, negative: f64) -> f64 {
     let term = |(&level, &g): (&i8, &f32)| {
         f64::from(g)
@@ -39,7 +39,7 @@ proptest! {
         seed: u64,
         bits in 2_u8..=8,
     ) {
-        // Where two weights share the largest magnitude there is no derivative.
+        // There is no derivative if two weights have the largest magnitude.
         let mut magnitudes: Vec<f32> = w.iter().map(|w| w.abs()).collect();
         magnitudes.sort_by(f32::total_cmp);
         let largest = magnitudes[magnitudes.len() - 1];
@@ -75,7 +75,7 @@ proptest! {
         let method: Method = "ttq".parse().unwrap();
         let quantizer = method.quantizer().unwrap();
 
-        // The reference is what the method decodes to.
+        // The reference agrees with the decoded levels.
         let scale = Scale::Two { positive, negative };
         let mut quantized = vec![0.0; w.len()];
         quantizer.codebook().decode(&levels, scale, &mut quantized);
@@ -90,7 +90,6 @@ proptest! {
         prop_assert!((found_p - expected_p).abs() < 1e-6, "{found_p} {expected_p}");
         prop_assert!((found_n - expected_n).abs() < 1e-6, "{found_n} {expected_n}");
 
-        // The latent gradient is defined region by region.
         let mut latent = gradient.clone();
         quantizer.latent_gradient(&w, scale, &levels, &mut latent);
         let threshold = 0.05 * w.iter().map(|w| f64::from(w.abs())).fold(0.0, f64::max);
@@ -105,9 +104,9 @@ proptest! {
     }
 }
 
-/// A worked case: tanh w = ±½ at w = ±artanh ½, and nothing but the largest weight moves the others.
+/// tanh w = ±½ at w = ±artanh ½.
 #[test]
-fn dorefa_moves_the_others_through_the_largest_weight() {
+fn dorefa_differentiates_the_largest_magnitude() {
     let method: Method = "dorefa-3".parse().unwrap();
     let weights = [0.5_f32.atanh(), -0.25_f32.atanh()];
     let mut gradient = [10.0, 1.0];
@@ -120,9 +119,9 @@ fn dorefa_moves_the_others_through_the_largest_weight() {
     assert!((gradient[1] - 1.875).abs() < 1e-6, "{gradient:?}");
 }
 
-/// Where all weights are zero the derivative has no bound; the gradient is left alone.
+/// The derivative is unbounded if all weights are zero.
 #[test]
-fn dorefa_leaves_the_gradient_of_zeros() {
+fn dorefa_does_not_change_the_gradient_of_zeros() {
     let method: Method = "dorefa-3".parse().unwrap();
     let mut gradient = [1.0, -2.0];
     method

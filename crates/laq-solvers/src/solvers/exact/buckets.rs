@@ -1,34 +1,34 @@
-//! `Σ d x` and `Σ d` by the leading bits of `x`, and what follows from them for any threshold on `x`.
+//! `Σ d x` and `Σ d` by the leading bits of `x`, and bounds for any threshold on `x`.
 
 use std::ops::Range;
 
+use super::super::sweep::Breakpoint;
 use super::COARSE_SHIFT;
-use crate::climb::Item;
-use crate::codebook::at_most;
-use crate::kernels::Moments;
+use crate::codebook::floor_f32;
+use crate::passes::sums::Sums;
 
-/// Magnitudes by buckets of leading bits; some coarse buckets may be cut into finer ones.
+/// Magnitudes in buckets of leading bits. Marked coarse buckets can be cut into fine ones.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Buckets {
-    /// Lower edges, rising, and behind them the upper edge of the last bucket.
+    /// The lower edges, rising, then the upper edge of the last bucket.
     pub(super) edges: Vec<f64>,
-    /// `Σ d x` and `Σ d` in each bucket.
+    /// `Σ d x` and `Σ d` of each bucket.
     sums: Vec<[f64; 2]>,
-    /// Those of the coarse buckets, where they were cut.
+    /// The sums before the last cut.
     coarse_sums: Vec<[f64; 2]>,
-    /// The same over all magnitudes from each edge up.
-    pub(super) above: Vec<Moments>,
+    /// The sums over all magnitudes from each edge up.
+    pub(super) above: Vec<Sums>,
     /// `T` at each edge.
     surplus: Vec<f64>,
-    /// One for buckets whose weights are wanted, else zero; before the first bucket is a zero.
+    /// One for marked buckets, else zero, after a zero for excluded weights.
     pub(super) marks: Vec<u8>,
     /// Leading bits of the first coarse bucket.
     lowest: u32,
-    /// For each coarse bucket its first bucket, and how far its weights' other bits are shifted to find theirs.
+    /// For each coarse bucket, the index of its first bucket and the shift of the lower bits to an index in it.
     coarse: Vec<(u32, u32)>,
 }
 
-/// The magnitude whose bits these are; where they are infinity's, the end of the last octave.
+/// The magnitude with these bits; for the bits of infinity, the end of the last octave.
 fn edge(bits: u32) -> f64 {
     let value = f64::from(f32::from_bits(bits));
     if value.is_finite() {
@@ -39,7 +39,7 @@ fn edge(bits: u32) -> f64 {
 }
 
 impl Buckets {
-    /// Buckets for a range of leading bits, with their sums.
+    /// Sets the coarse buckets of a range of leading bits.
     pub(super) fn coarse(&mut self, keys: Range<u32>, sums: &[[f64; 2]]) {
         self.lowest = keys.start;
         self.coarse.clear();
@@ -53,22 +53,22 @@ impl Buckets {
         self.accumulate();
     }
 
-    /// Cuts each marked bucket into `2^finer`; `packed` are the weights in them.
+    /// Cuts each marked bucket into `2^finer`; `packed` holds the weights in them.
     pub(super) fn refine(&mut self, finer: u32, packed: impl Iterator<Item = u64>) {
         let shift = COARSE_SHIFT - finer;
         self.coarse_sums.clear();
         self.coarse_sums.append(&mut self.sums);
         self.edges.clear();
-        for (bucket, place) in self.coarse.iter_mut().enumerate() {
+        for (bucket, position) in self.coarse.iter_mut().enumerate() {
             let bits = (self.lowest + bucket as u32) << COARSE_SHIFT;
             let first = self.edges.len() as u32;
             if self.marks[1 + bucket] == 1 {
-                *place = (first, shift);
+                *position = (first, shift);
                 self.edges
                     .extend((0..1 << finer).map(|fine: u32| edge(bits + (fine << shift))));
                 self.sums.resize(self.edges.len(), [0.0; 2]);
             } else {
-                *place = (first, COARSE_SHIFT);
+                *position = (first, COARSE_SHIFT);
                 self.edges.push(edge(bits));
                 self.sums.push(self.coarse_sums[bucket]);
             }
@@ -77,10 +77,10 @@ impl Buckets {
             (self.lowest + self.coarse.len() as u32) << COARSE_SHIFT,
         ));
         for packed in packed {
-            let place = self.find((packed >> 32) as u32);
-            let Moments { product, square } = Item::unpack(packed).sums;
-            self.sums[place][0] += product;
-            self.sums[place][1] += square;
+            let bucket = self.find((packed >> 32) as u32);
+            let Sums { product, square } = Breakpoint::unpack(packed).sums;
+            self.sums[bucket][0] += product;
+            self.sums[bucket][1] += square;
         }
         self.accumulate();
     }
@@ -93,19 +93,17 @@ impl Buckets {
     }
 
     fn accumulate(&mut self) {
-        let mut above = Moments {
-            product: 0.0,
-            square: 0.0,
-        };
+        let mut above = Sums::ZERO;
         self.above.clear();
         self.above.resize(self.edges.len(), above);
         self.surplus.clear();
         self.surplus.resize(self.edges.len(), 0.0);
         for (bucket, [product, square]) in self.sums.iter().enumerate().rev() {
-            above = above.plus(Moments {
-                product: *product,
-                square: *square,
-            });
+            above = above
+                + Sums {
+                    product: *product,
+                    square: *square,
+                };
             self.above[bucket] = above;
             self.surplus[bucket] = above.product - self.edges[bucket] * above.square;
         }
@@ -115,7 +113,7 @@ impl Buckets {
         self.sums.len()
     }
 
-    /// The bucket of a threshold; `None` below the first, and the number of buckets above the last.
+    /// The bucket of a threshold; `None` below the first, the number of buckets above the last.
     #[inline]
     fn of_threshold(&self, threshold: f64) -> Option<usize> {
         if threshold < self.edges[0] {
@@ -123,14 +121,14 @@ impl Buckets {
         } else if threshold >= self.edges[self.count()] {
             Some(self.count())
         } else {
-            Some(self.find(at_most(threshold).to_bits()))
+            Some(self.find(floor_f32(threshold).to_bits()))
         }
     }
 
-    /// An upper bound of `T(threshold)`, rounding aside; `Σ d x` of all magnitudes above the threshold and perhaps
-    /// some more; and the sums over those above it but perhaps some.
+    /// An upper bound of `T(threshold)` before rounding, an upper bound of `Σ d x` over the magnitudes above the
+    /// threshold, and the sums over the magnitudes above the next edge.
     #[inline]
-    pub(super) fn surplus_at(&self, threshold: f64) -> (f64, f64, Moments) {
+    pub(super) fn surplus_at(&self, threshold: f64) -> (f64, f64, Sums) {
         match self.of_threshold(threshold) {
             None => {
                 let all = self.above[0];
@@ -139,17 +137,17 @@ impl Buckets {
             Some(bucket) if bucket == self.count() => (0.0, 0.0, self.above[bucket]),
             Some(bucket) => {
                 let (low, high) = (self.edges[bucket], self.edges[bucket + 1]);
-                let (most, least) = (self.surplus[bucket], self.surplus[bucket + 1]);
+                let (at_low, at_high) = (self.surplus[bucket], self.surplus[bucket + 1]);
                 let share = (threshold - low) / (high - low);
-                let surplus = most - share * (most - least);
+                let surplus = at_low - share * (at_low - at_high);
                 (surplus, self.above[bucket].product, self.above[bucket + 1])
             }
         }
     }
 
-    /// The buckets that a threshold passes between two of its values.
+    /// The buckets that contain a threshold between `low` and `high`.
     pub(super) fn passed(&self, low: f64, high: f64) -> Range<usize> {
-        // A little more, because a product of scale and midpoint is rounded.
+        // Widened, because a product of scale and midpoint is rounded.
         let first = self
             .of_threshold(low * (1.0 - 4.0 * f64::EPSILON))
             .unwrap_or(0);
@@ -160,17 +158,17 @@ impl Buckets {
                 .max(first)
     }
 
-    /// The magnitudes of the marked buckets, up to below the second, where these are next to each other.
+    /// The range of magnitudes of the marked buckets, if these are adjacent.
     pub(super) fn marked_range(&self) -> Option<[f32; 2]> {
         let marks = &self.marks[1..];
         let first = marks.iter().position(|&mark| mark == 1)?;
         let last = marks.iter().rposition(|&mark| mark == 1)?;
-        let together = marks[first..=last].iter().all(|&mark| mark == 1);
-        together.then(|| [first, last + 1].map(|edge| self.edges[edge] as f32))
+        let adjacent = marks[first..=last].iter().all(|&mark| mark == 1);
+        adjacent.then(|| [first, last + 1].map(|edge| self.edges[edge] as f32))
     }
 
-    /// The marked buckets that hold something, as items by falling magnitude.
-    pub(super) fn marked_items(&self) -> impl Iterator<Item = Item> {
+    /// The marked buckets that are not empty, each as one breakpoint, by falling magnitude.
+    pub(super) fn marked_breakpoints(&self) -> impl Iterator<Item = Breakpoint> {
         let buckets = self
             .edges
             .iter()
@@ -179,9 +177,9 @@ impl Buckets {
             .rev();
         buckets
             .filter(|((_, [product, _]), mark)| **mark == 1 && *product > 0.0)
-            .map(|((&magnitude, &[product, square]), _)| Item {
+            .map(|((&magnitude, &[product, square]), _)| Breakpoint {
                 magnitude,
-                sums: Moments { product, square },
+                sums: Sums { product, square },
             })
     }
 }

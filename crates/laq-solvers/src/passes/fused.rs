@@ -1,59 +1,69 @@
-//! The one pass over all weights that a training step's solver takes: see [`step`](crate::step).
+//! One pass over weights, second moments and levels for a solver within training: curvature, sums of two
+//! assignments, error of all zeros, and the weights near the thresholds.
 
+use std::ops::Add;
+
+#[cfg(target_arch = "x86_64")]
+use laq_simd::Set;
+use laq_simd::{Isa, multiversion};
+
+use super::curvature::root;
+use super::histogram::{gather_range, unpack};
+use super::lanes::{BLOCK, LANES, Side, Table, above_thresholds, magnitudes_of, padded, with_rule};
+use super::sums::Sums;
 use crate::codebook::{Codebook, LevelValue, Magnitudes};
-use crate::kernels::{
-    self, LANES, Moments, PIECE, Side, Table, above_thresholds, magnitudes_of, padded, with_rule,
-};
 use crate::problem::Problem;
-use laq_simd::{Isa, Set, multiversion};
 
-/// What one look at weights, second moments and levels gives.
+/// The sums of one pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Survey {
-    /// Of the levels as they are.
-    pub(crate) of_levels: Moments,
-    /// Of the levels that the lower ends of all zones give: whoever is in a zone has not left the level below it.
-    pub(crate) outside: Moments,
+pub(crate) struct PassSums {
+    /// Of the current levels.
+    pub(crate) current: Sums,
+    /// Of the levels where every weight inside a band takes the level below the band.
+    pub(crate) outside: Sums,
     /// `Σ d w²`.
     pub(crate) energy: f64,
 }
 
-impl Survey {
-    /// That of no weights.
-    const NONE: Self = Self {
-        of_levels: Moments::NONE,
-        outside: Moments::NONE,
+impl PassSums {
+    const ZERO: Self = Self {
+        current: Sums::ZERO,
+        outside: Sums::ZERO,
         energy: 0.0,
     };
 
-    pub(crate) fn plus(self, other: Self) -> Self {
-        Self {
-            of_levels: self.of_levels.plus(other.of_levels),
-            outside: self.outside.plus(other.outside),
-            energy: self.energy + other.energy,
-        }
-    }
-
-    /// From lanes that hold the product and the square of the levels, those outside of the zones, and the energy.
+    /// From lanes of the two sums of `current`, the two of `outside`, and the energy.
     fn from_lanes(lanes: [[f64; HALF]; 5]) -> Self {
         let [a, b, c, d, energy] = lanes.map(|lanes| lanes.into_iter().sum());
-        let moments = |product, square| Moments { product, square };
+        let sums = |product, square| Sums { product, square };
         Self {
-            of_levels: moments(a, b),
-            outside: moments(c, d),
+            current: sums(a, b),
+            outside: sums(c, d),
             energy,
         }
     }
 }
 
-/// The weights of one zone, packed as by [`pack`](kernels::pack); those behind `count` are left from before.
+impl Add for PassSums {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            current: self.current + other.current,
+            outside: self.outside + other.outside,
+            energy: self.energy + other.energy,
+        }
+    }
+}
+
+/// The weights inside one band, packed by [`pack`](super::histogram::pack); elements behind `count` are stale.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Gathered {
+pub(crate) struct Candidates {
     packed: Vec<u64>,
     count: usize,
 }
 
-impl Gathered {
+impl Candidates {
     pub(crate) fn clear(&mut self) {
         self.count = 0;
     }
@@ -61,52 +71,58 @@ impl Gathered {
     /// Adds `Σ d x` and `Σ d` of the magnitudes above the threshold to the sums.
     pub(crate) fn add_above(&self, threshold: f32, sums: &mut [f64; 2]) {
         for &weight in &self.packed[..self.count] {
-            let (x, d) = kernels::unpack(weight);
-            // No branch: it would be guessed wrong every other time.
+            let (x, d) = unpack(weight);
+            // Branchless: every other prediction would be wrong.
             let d = f64::from(if x > threshold { d } else { 0.0 });
             sums[0] += d * f64::from(x);
             sums[1] += d;
         }
     }
 
-    /// Room for so many more.
+    /// Makes space for `more` further weights.
     fn reserve(&mut self, more: usize) {
         if self.packed.len() < self.count + more {
-            let room = (self.count + more).next_power_of_two().max(1 << 12);
-            self.packed.resize(room, 0);
+            let capacity = (self.count + more).next_power_of_two().max(1 << 12);
+            self.packed.resize(capacity, 0);
         }
     }
 }
 
-/// A codebook with more thresholds than this is left to the plain solver: 2 and 3 bits are not.
-pub(crate) const MOST_THRESHOLDS: usize = 3;
+/// Codebooks with more thresholds (4 bits and up) use the general solver.
+pub(crate) const MAX_THRESHOLDS: usize = 3;
 
-/// Partial sums of [`Survey`], few enough for the registers.
+/// Lanes of partial sums, few enough for the registers.
 const HALF: usize = LANES / 2;
 
-/// The survey of some weights with the curvature `√second_moment + floor`; puts the magnitudes from the first to below
-/// the second border of each zone behind what `gathered` has of that zone.
-pub(crate) fn survey(
+/// The sums of some weights with the curvature `√second_moment + floor`. Appends the magnitudes inside each
+/// band, from the first border to below the second, to its `candidates`.
+pub(crate) fn fused_pass(
     isa: Isa,
     (weights, second_moment, floor): (&[f32], &[f32], f32),
-    (codebook, levels): (Codebook, &[i8]),
+    (codebook, levels): (&Codebook, &[i8]),
     (magnitudes, borders): (&Magnitudes, &[[f32; 2]]),
-    gathered: &mut [Gathered],
-) -> Survey {
-    let mut room = [0.0; PIECE];
-    let mut found = Survey::NONE;
-    let pieces = weights.chunks(PIECE).zip(second_moment.chunks(PIECE));
-    for ((weights, second_moment), levels) in pieces.zip(levels.chunks(PIECE)) {
+    candidates: &mut [Candidates],
+) -> PassSums {
+    let mut buffer = [0.0; BLOCK];
+    let mut total = PassSums::ZERO;
+    let blocks = weights.chunks(BLOCK).zip(second_moment.chunks(BLOCK));
+    for ((weights, second_moment), levels) in blocks.zip(levels.chunks(BLOCK)) {
         #[cfg(target_arch = "x86_64")]
-        if isa.set() == Set::Avx512 && codebook == Codebook::Ternary {
-            let numbers = (weights, second_moment, levels);
+        if isa.set() == Set::Avx512 && *codebook == Codebook::Ternary {
             // SAFETY: an `Isa` of this set exists only if the processor has its features.
-            let sums = unsafe { avx512::ternary(numbers, floor, borders[0], &mut gathered[0]) };
-            found = found.plus(sums);
+            let sums = unsafe {
+                avx512::ternary(
+                    (weights, second_moment, levels),
+                    floor,
+                    borders[0],
+                    &mut candidates[0],
+                )
+            };
+            total = total + sums;
             continue;
         }
-        let curvature = &mut room[..weights.len()];
-        kernels::root(isa, second_moment, floor, curvature);
+        let curvature = &mut buffer[..weights.len()];
+        root(isa, second_moment, floor, curvature);
         let sums = sums(
             isa,
             weights,
@@ -114,27 +130,27 @@ pub(crate) fn survey(
             (codebook, levels),
             (magnitudes, borders),
         );
-        found = found.plus(sums);
+        total = total + sums;
         let (problem, side) = (Problem::unchecked(weights, curvature), Side::Both);
-        for (zone, &borders) in gathered.iter_mut().zip(borders) {
-            let Gathered { packed, count } = zone;
-            *count = kernels::gather_range(isa, problem, side, borders, packed, *count);
+        for (band, &borders) in candidates.iter_mut().zip(borders) {
+            let Candidates { packed, count } = band;
+            *count = gather_range(isa, problem, side, borders, packed, *count);
         }
     }
-    found
+    total
 }
 
-/// The sums of a short slice, for any codebook.
+/// The sums of one block, for any codebook.
 fn sums(
     isa: Isa,
     weights: &[f32],
     curvature: &[f32],
-    (codebook, levels): (Codebook, &[i8]),
+    (codebook, levels): (&Codebook, &[i8]),
     (magnitudes, borders): (&Magnitudes, &[[f32; 2]]),
-) -> Survey {
+) -> PassSums {
     let (lowest, q) = (magnitudes.values()[0], &magnitudes.values()[1..]);
-    // The largest magnitudes below each zone's end: as thresholds, they give the levels above it.
-    let mut ends = [0.0; MOST_THRESHOLDS];
+    // The largest magnitude below the end of each band: as a threshold, it selects the level above the band.
+    let mut ends = [0.0; MAX_THRESHOLDS];
     for (end, [_, high]) in ends.iter_mut().zip(borders) {
         *end = high.next_down();
     }
@@ -159,7 +175,7 @@ multiversion! {
         lowest: f32,
         thresholds: T,
         magnitudes: T,
-    ) -> Survey {
+    ) -> PassSums {
         let (chunks, tail) = weights.as_chunks::<LANES>();
         let (d_chunks, d_tail) = curvature.as_chunks::<LANES>();
         let (level_chunks, level_tail) = levels.as_chunks::<LANES>();
@@ -186,25 +202,25 @@ multiversion! {
                 }
             }
         }
-        Survey::from_lanes(sums)
+        PassSums::from_lanes(sums)
     }
 }
 
-/// Root, sums and gathering of ternary levels in one loop, while the numbers are in registers. What is multiplied by a
-/// level is there added, taken off or left out, which gives the same bits.
+/// Root, sums and gathering for ternary levels in one loop over registers. Products with a level become
+/// masked additions and subtractions, which return the same bits.
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{Gathered, HALF, Survey};
+    use super::{Candidates, HALF, PassSums};
 
-    /// Weights of one step of the loop: as many as there are lanes of sums.
+    /// Weights per iteration, equal to the lanes of sums.
     const STEP: usize = HALF;
 
-    /// Weights between those in work and those that memory is asked for.
-    const AHEAD: usize = 1024;
+    /// Weights between the prefetched ones and the current ones.
+    const PREFETCH_DISTANCE: usize = 1024;
 
-    /// Weights of one register.
+    /// Weights per register.
     const GROUP: usize = 16;
 
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
@@ -212,30 +228,30 @@ mod avx512 {
         (weights, second_moment, levels): (&[f32], &[f32], &[i8]),
         floor: f32,
         [low, high]: [f32; 2],
-        gathered: &mut Gathered,
-    ) -> Survey {
+        candidates: &mut Candidates,
+    ) -> PassSums {
         let (w, w_tail) = weights.as_chunks::<STEP>();
         let (v, v_tail) = second_moment.as_chunks::<STEP>();
         let (b, b_tail) = levels.as_chunks::<STEP>();
-        // Behind the end are zeros, which add nothing and are not gathered.
+        // Zero padding adds nothing to the sums and is not gathered.
         let (mut last_w, mut last_v, mut last_b) = ([0.0; STEP], [0.0; STEP], [0; STEP]);
         last_w[..w_tail.len()].copy_from_slice(w_tail);
         last_v[..v_tail.len()].copy_from_slice(v_tail);
         last_b[..b_tail.len()].copy_from_slice(b_tail);
         let last = ((&last_w, &last_v), &last_b);
-        gathered.reserve(weights.len() + STEP);
+        candidates.reserve(weights.len() + STEP);
         let mut sums = [[_mm512_setzero_pd(); STEP / 8]; 5];
         for ((w, v), b) in w.iter().zip(v).zip(b).chain([last]) {
-            for line in [AHEAD, AHEAD + GROUP] {
+            for line in [PREFETCH_DISTANCE, PREFETCH_DISTANCE + GROUP] {
                 _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().wrapping_add(line).cast());
                 _mm_prefetch::<_MM_HINT_T0>(v.as_ptr().wrapping_add(line).cast());
             }
-            // SAFETY: `b` are 32 bytes.
+            // SAFETY: `b` has 32 bytes.
             let b = unsafe { _mm256_loadu_si256(b.as_ptr().cast()) };
             let (has_level, negative_level) = (_mm256_test_epi8_mask(b, b), _mm256_movepi8_mask(b));
             let (w, v) = (w.as_chunks::<GROUP>().0, v.as_chunks::<GROUP>().0);
             for group in 0..STEP / GROUP {
-                // SAFETY: both are 16 numbers.
+                // SAFETY: each chunk has 16 elements.
                 let (w, v) = unsafe {
                     let (w, v) = (w[group].as_ptr(), v[group].as_ptr());
                     (_mm512_loadu_ps(w), _mm512_loadu_ps(v))
@@ -266,62 +282,63 @@ mod avx512 {
                     add(&mut sums[4][lanes], !0, _mm512_mul_pd(dx, x));
                 }
                 let zero = _mm512_setzero_ps();
-                let wanted = !above
+                let inside = !above
                     & _mm512_cmp_ps_mask::<_CMP_GE_OQ>(x, _mm512_set1_ps(low))
                     & _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, zero)
                     & _mm512_cmp_ps_mask::<_CMP_GT_OQ>(d, zero);
-                if wanted != 0 {
+                if inside != 0 {
                     let packed = |x: __m256i, d: __m256i| {
                         let (x, d) = (_mm512_cvtepu32_epi64(x), _mm512_cvtepu32_epi64(d));
                         _mm512_or_si512(_mm512_slli_epi64::<32>(x), d)
                     };
                     let take =
-                        |numbers| _mm512_castps_si512(_mm512_maskz_compress_ps(wanted, numbers));
+                        |values| _mm512_castps_si512(_mm512_maskz_compress_ps(inside, values));
                     let (x, d) = (take(x), take(d));
                     let lower = packed(_mm512_castsi512_si256(x), _mm512_castsi512_si256(d));
                     let upper = packed(
                         _mm512_extracti64x4_epi64::<1>(x),
                         _mm512_extracti64x4_epi64::<1>(d),
                     );
-                    let room: &mut [u64; GROUP] = gathered.packed[gathered.count..]
+                    let free: &mut [u64; GROUP] = candidates.packed[candidates.count..]
                         .first_chunk_mut()
                         .expect("reserved above");
-                    // SAFETY: `room` are 16 numbers of 8 bytes.
+                    // SAFETY: `free` has 16 elements of 8 bytes.
                     unsafe {
-                        _mm512_storeu_si512(room.as_mut_ptr().cast(), lower);
-                        _mm512_storeu_si512(room[8..].as_mut_ptr().cast(), upper);
+                        _mm512_storeu_si512(free.as_mut_ptr().cast(), lower);
+                        _mm512_storeu_si512(free[8..].as_mut_ptr().cast(), upper);
                     }
-                    gathered.count += wanted.count_ones() as usize;
+                    candidates.count += inside.count_ones() as usize;
                 }
             }
         }
-        Survey::from_lanes(sums.map(|sums| {
+        PassSums::from_lanes(sums.map(|sums| {
             let mut lanes = [0.0; STEP];
             for (lanes, sums) in lanes.as_chunks_mut::<8>().0.iter_mut().zip(sums) {
-                // SAFETY: `lanes` are eight numbers.
+                // SAFETY: `lanes` has eight elements.
                 unsafe { _mm512_storeu_pd(lanes.as_mut_ptr(), sums) };
             }
             lanes
         }))
     }
 
-    /// The lower or upper half of the numbers, in f64.
+    /// The lower or upper half, in f64.
     #[inline]
     #[target_feature(enable = "avx512f,avx512dq")]
-    fn wide(numbers: __m512, half: usize) -> __m512d {
+    fn wide(values: __m512, half: usize) -> __m512d {
         _mm512_cvtps_pd(match half {
-            0 => _mm512_castps512_ps256(numbers),
-            _ => _mm512_extractf32x8_ps::<1>(numbers),
+            0 => _mm512_castps512_ps256(values),
+            _ => _mm512_extractf32x8_ps::<1>(values),
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::histogram::pack;
     use super::*;
     use proptest::prelude::*;
 
-    /// Weights on both sides of everything, levels that mostly fit them, and zeros among all three.
+    /// Weights inside and outside of the band, with ties at its borders, and zeros among all three.
     fn weight() -> impl Strategy<Value = (f32, f32, i8)> {
         let magnitude =
             prop_oneof![8 => 0.0f32..1.0, 1 => Just(0.0), 2 => Just(0.25), 2 => Just(0.5)];
@@ -331,22 +348,21 @@ mod tests {
     }
 
     proptest! {
-        /// By bits, and with nothing but plain loops to compare with. Every product here is exact in f64 but that of the
-        /// energy.
+        /// Against plain loops. All products but those of the energy are exact in f64.
         #[test]
-        fn every_kernel_finds_what_a_plain_loop_finds(
+        fn every_isa_agrees_with_a_plain_loop(
             weights in proptest::collection::vec(weight(), 0..300),
             floor in prop_oneof![Just(1e-8f32), Just(0.0)],
         ) {
             let (w, (v, b)): (Vec<f32>, (Vec<f32>, Vec<i8>)) =
                 weights.iter().map(|&(w, v, b)| (w, (v, b))).unzip();
             let [low, high] = [0.25, 0.5];
-            let mut expected = [Moments::NONE; 2];
+            let mut expected = [Sums::ZERO; 2];
             let (mut energy, mut near) = (0.0, Vec::new());
             for &(w, v, b) in &weights {
                 let (x, d, b) = (w.abs(), v.sqrt() + floor, f64::from(b));
                 if x >= low && x < high && d > 0.0 {
-                    near.push(kernels::pack(x, d));
+                    near.push(pack(x, d));
                 }
                 let d = f64::from(d);
                 for (sums, b) in expected.iter_mut().zip([b, f64::from(w.signum()) * f64::from(x >= high)]) {
@@ -356,21 +372,21 @@ mod tests {
                 energy += d * f64::from(w).powi(2);
             }
             let magnitudes = Codebook::Ternary.magnitudes();
-            let mut found: Option<Survey> = None;
+            let mut found: Option<PassSums> = None;
             for isa in Isa::available() {
-                let mut gathered = [Gathered::default()];
-                let sums = survey(
+                let mut candidates = [Candidates::default()];
+                let sums = fused_pass(
                     isa,
                     (&w, &v, floor),
-                    (Codebook::Ternary, &b),
+                    (&Codebook::Ternary, &b),
                     (&magnitudes, &[[low, high]]),
-                    &mut gathered,
+                    &mut candidates,
                 );
-                let [Gathered { packed, count }] = &gathered;
+                let [Candidates { packed, count }] = &candidates;
                 prop_assert_eq!(&packed[..*count], &near[..], "{}", isa);
                 prop_assert_eq!(*found.get_or_insert(sums), sums, "{}", isa);
                 let close = |a: f64, b: f64| (a - b).abs() <= 1e-12 * energy.max(b.abs());
-                for (a, b) in [sums.of_levels, sums.outside].into_iter().zip(expected) {
+                for (a, b) in [sums.current, sums.outside].into_iter().zip(expected) {
                     prop_assert!(close(a.product, b.product) && close(a.square, b.square));
                 }
                 prop_assert!(close(sums.energy, energy));
@@ -379,14 +395,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_above_a_threshold_is_added() {
+    fn add_above_excludes_the_threshold() {
         let packed = [(0.3, 2.0), (0.5, 3.0), (0.7, 5.0), (9.0, 9.0)];
-        let gathered = Gathered {
-            packed: packed.map(|(x, d)| kernels::pack(x, d)).to_vec(),
+        let candidates = Candidates {
+            packed: packed.map(|(x, d)| pack(x, d)).to_vec(),
             count: 3,
         };
         let mut sums = [1.0, 1.0];
-        gathered.add_above(0.5, &mut sums);
+        candidates.add_above(0.5, &mut sums);
         assert_eq!(sums, [1.0 + 5.0 * f64::from(0.7f32), 6.0]);
     }
 }

@@ -1,30 +1,30 @@
-//! Long slices cut into parts, for several threads to share out.
+//! Cuts long slices into parts for several threads.
 //!
-//! Where the cuts are depends on the length alone, and what the parts give is put together in one order, so
-//! that the number of threads plays no part in any result.
+//! The cuts depend on the length alone and the results of the parts are combined in order, so no result
+//! depends on the number of threads.
 
 use std::ops::Range;
 
-use crate::kernels::LANES;
+use super::lanes::LANES;
 use crate::problem::Problem;
 
-/// Below twice as many elements, a slice is one part, and no other thread is asked.
-const FEWEST_IN_A_PART: usize = 1 << 18;
+/// Elements of the smallest part. A slice shorter than two of them is not cut.
+const MIN_PART: usize = 1 << 18;
 
-/// More parts would make the tables that the exact solver keeps for each of them too large.
-const MOST_PARTS: usize = 16;
+/// Bounds the memory of the exact solver, which has a table per part.
+const MAX_PARTS: usize = 16;
 
-/// The cut of a slice.
+/// The parts of a slice.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Parts {
     pub(crate) count: usize,
-    /// Elements of every part but the last, a multiple of [`LANES`].
+    /// Elements of each part except the last, a multiple of [`LANES`].
     pub(crate) size: usize,
 }
 
 impl Parts {
     pub(crate) fn of(length: usize) -> Self {
-        let count = (length / FEWEST_IN_A_PART).clamp(1, MOST_PARTS);
+        let count = (length / MIN_PART).clamp(1, MAX_PARTS);
         let size = length.div_ceil(count).next_multiple_of(LANES).max(LANES);
         Self {
             count: length.div_ceil(size).max(1),
@@ -33,9 +33,9 @@ impl Parts {
     }
 }
 
-/// What can be cut between two parts.
+/// Data that can be split between two parts.
 pub(crate) trait Cut: Sized + Send {
-    /// The first `count` parts of `size` elements each, and the rest.
+    /// Splits off the first `count` parts of `size` elements.
     fn cut(self, count: usize, size: usize) -> (Self, Self);
 }
 
@@ -57,7 +57,7 @@ impl Cut for Problem<'_> {
     }
 }
 
-/// One element a part, where the others have [`Parts::size`].
+/// A slice with one element per part.
 pub(crate) struct OnePerPart<'a, T>(pub(crate) &'a mut [T]);
 
 impl<T: Send> Cut for OnePerPart<'_, T> {
@@ -74,22 +74,22 @@ impl<A: Cut, B: Cut> Cut for (A, B) {
     }
 }
 
-/// Calls `map` on every part and `add` on neighbouring results, in an order that depends on the cut alone.
+/// Applies `map` to every part and `add` to adjacent results, in an order that depends on the length alone.
 pub(crate) fn reduce<C: Cut, T: Send>(
     all: C,
     parts: Parts,
     map: &(impl Fn(C) -> T + Sync),
     add: &(impl Fn(T, T) -> T + Sync),
 ) -> T {
-    between(all, 0..parts.count, parts.size, map, add)
+    reduce_range(all, 0..parts.count, parts.size, map, add)
 }
 
-/// Calls `map` on every part.
+/// Applies `map` to every part.
 pub(crate) fn for_each<C: Cut>(all: C, parts: Parts, map: &(impl Fn(C) + Sync)) {
     reduce(all, parts, map, &|(), ()| ());
 }
 
-fn between<C: Cut, T: Send>(
+fn reduce_range<C: Cut, T: Send>(
     all: C,
     parts: Range<usize>,
     size: usize,
@@ -103,8 +103,8 @@ fn between<C: Cut, T: Send>(
     let (before, after) = all.cut(half, size);
     let middle = parts.start + half;
     let (before, after) = join(
-        || between(before, parts.start..middle, size, map, add),
-        || between(after, middle..parts.end, size, map, add),
+        || reduce_range(before, parts.start..middle, size, map, add),
+        || reduce_range(after, middle..parts.end, size, map, add),
     );
     add(before, after)
 }

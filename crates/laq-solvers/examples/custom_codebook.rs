@@ -1,10 +1,10 @@
-//! Quantizes a matrix to a codebook of one's own, the levels of the four-bit float E2M1, with a scale for each
-//! channel, and compares it with the named codebooks of four bits:
-//! `cargo run -p laq-solvers --example own_codebook`.
+//! Quantizes a matrix to a custom codebook, the levels of the four-bit float E2M1, with a scale per channel, and
+//! compares it with the sized codebooks of four bits:
+//! `cargo run -p laq-solvers --example custom_codebook`.
 
 use laq_solvers::{Codebook, Problem, Scale, SolveError, Workspace, exact};
 
-/// What E2M1 can hold, over its largest.
+/// The magnitudes of E2M1, divided by the largest.
 const E2M1: [f32; 8] = [
     0.0,
     0.5 / 6.0,
@@ -21,20 +21,20 @@ const WEIGHTS: usize = 1024;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let weights = weights();
-    let of_ones_own = Codebook::given(&E2M1)?;
+    let e2m1 = Codebook::custom(E2M1)?;
+    let (linear, logarithmic) = (Codebook::linear(4)?, Codebook::logarithmic(4)?);
     println!(
-        "Weighted error in per cent of that of all zeros; every channel has its best scale.\n"
+        "Weighted error in per cent of that of all zeros, with the best scale of each channel.\n"
     );
     println!("channel  scale of E2M1    E2M1  linear  powers of two");
     let mut workspace = Workspace::default();
     for (number, channel) in weights.chunks(WEIGHTS).enumerate() {
-        let (scale, e2m1) = quantize(channel, of_ones_own, &mut workspace)?;
-        let (_, linear) = quantize(channel, Codebook::Linear { bits: 4 }, &mut workspace)?;
-        let (_, powers_of_two) =
-            quantize(channel, Codebook::Logarithmic { bits: 4 }, &mut workspace)?;
-        // A level is an E2M1 number over 6, so what is stored beside the numbers is a sixth of the scale.
+        let (scale, custom) = quantize(channel, &e2m1, &mut workspace)?;
+        let (_, uniform) = quantize(channel, &linear, &mut workspace)?;
+        let (_, powers_of_two) = quantize(channel, &logarithmic, &mut workspace)?;
+        // A level is an E2M1 number divided by 6, so the factor of the E2M1 numbers is a sixth of the scale.
         let stored = scale / 6.0;
-        println!("{number:7}  {stored:13.5}  {e2m1:6.3}  {linear:6.3}  {powers_of_two:13.3}");
+        println!("{number:7}  {stored:13.5}  {custom:6.3}  {uniform:6.3}  {powers_of_two:13.3}");
     }
     Ok(())
 }
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// The best scale of a channel, and its error in per cent of that of all zeros.
 fn quantize(
     channel: &[f32],
-    codebook: Codebook,
+    codebook: &Codebook,
     workspace: &mut Workspace,
 ) -> Result<(f32, f64), SolveError> {
     let problem = Problem::new(channel, None)?;
@@ -53,7 +53,7 @@ fn quantize(
     Ok((scale, 100.0 * solution.weighted_error / zeros))
 }
 
-/// Channels of different size and shape: the first ones are flat, the last ones have long tails.
+/// Channels of different scale and shape: the first are flat, the last have long tails.
 fn weights() -> Vec<f32> {
     (0..CHANNELS * WEIGHTS)
         .map(|index| {
