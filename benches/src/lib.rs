@@ -56,18 +56,18 @@ pub fn normal(seed: u64, count: usize) -> impl Iterator<Item = f32> {
     StandardNormal.sample_iter(random).take(count)
 }
 
-/// The method that approaches by turns what an exact method solves: `lat-a` for `lat-e`,
-/// `laq-linear-3` for `laq-linear-3-e`.
+/// The alternating method whose exact counterpart is `exact`: `lat-a` for `lat-e`, `laq-linear-3` for
+/// `laq-linear-3-e`.
 ///
 /// # Errors
-/// A method that does not exist, and one that is not exact.
+/// An unknown method, or one that is no exact counterpart.
 pub fn alternating_of(exact: &str) -> Result<Method, Failure> {
-    let id = Method::try_from(exact)?.id();
-    let base = id.strip_suffix("-e").ok_or_else(|| {
-        format!("`{id}` is not an exact method; expected one that ends in -e, such as lat-e")
-    })?;
-    let approximate = Method::try_from(format!("{base}-a").as_str());
-    Ok(approximate.or_else(|_| Method::try_from(base))?)
+    let exact = Method::try_from(exact)?;
+    let alternating =
+        Method::all().find(|method| method.exact_counterpart().as_ref() == Some(&exact));
+    alternating.ok_or_else(|| {
+        format!("`{exact}` has no alternating counterpart, expected a method such as lat-e").into()
+    })
 }
 
 #[cfg(test)]
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_exact_method_has_one_by_turns() {
+    fn exact_methods_have_an_alternating_counterpart() {
         for (exact, expected) in [
             ("lat-e", "lat-a"),
             ("LATe", "lat-a"),

@@ -171,7 +171,11 @@ fn solvers<'a>(method: &'a str, data: &'a Data) -> Result<Vec<Candidate<'a>>, Fa
         &mut start,
         &mut Workspace::default(),
     )?;
-    let codebook = exact.quantizer().ok_or("nothing to solve")?.codebook();
+    let codebook = exact
+        .quantizer()
+        .ok_or("nothing to solve")?
+        .codebook()
+        .clone();
 
     let mut solvers = vec![Candidate::new(
         method,
@@ -187,7 +191,7 @@ fn solvers<'a>(method: &'a str, data: &'a Data) -> Result<Vec<Candidate<'a>>, Fa
             None,
             move |levels, workspace| {
                 Ok(Some(exact_by_sorting(
-                    problem, codebook, levels, workspace,
+                    problem, &codebook, levels, workspace,
                 )?))
             },
         ));
@@ -268,7 +272,7 @@ impl<'a> Candidate<'a> {
             turns: self
                 .solution
                 .filter(|_| alternates)
-                .map(|solution| solution.rounds),
+                .map(|solution| solution.iterations),
             weighted_error: self.solution.map(|solution| solution.weighted_error),
         }
     }

@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use laq_models::exact_twin;
 use laq_runner::config::{self, Experiment};
 use laq_runner::record::{Status, Summary};
 use laq_runner::run_folder::{last_checkpoint, read_summary};
@@ -197,7 +196,7 @@ impl Cell {
         let key = config::key(&experiment);
         let method = Method::try_from(experiment.quantize.method.as_str())
             .map_err(|error| LabError::configs(table.config(row, column), error))?;
-        let exact = exact_twin(&method).map(|exact| exact.id());
+        let exact = method.exact_counterpart().map(|exact| exact.id());
         let value = |experiment: &Experiment| -> Value { json!(experiment) };
         Ok(Self {
             row: row.into(),

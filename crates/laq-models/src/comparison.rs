@@ -17,18 +17,6 @@ pub struct LayerComparison {
     pub other_weighted_error: f64,
 }
 
-/// The method that finds the optimum of the problem that `method` solves by alternating; none for every other method.
-pub fn exact_twin(method: &Method) -> Option<Method> {
-    let id = method.id();
-    let twin = match id.strip_suffix("-a") {
-        Some(stem) => format!("{stem}-e"),
-        // The paper's LAQ has the alternating solver alone, so its name does not say so.
-        None if id.starts_with("laq-") => format!("{id}-e"),
-        None => return None,
-    };
-    twin.parse().ok()
-}
-
 /// d = √v + 1e-8.
 pub(crate) fn curvature(second_moment: &[f32]) -> Vec<f32> {
     let each = second_moment.iter();

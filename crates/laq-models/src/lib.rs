@@ -17,7 +17,7 @@ use laq_tensor::BackendError;
 
 pub use batch::{Batch, Evaluation, Evaluations, ImageShape, TextShape};
 pub use char_lstm::CharLstmSpec;
-pub use comparison::{LayerComparison, exact_twin};
+pub use comparison::LayerComparison;
 pub use feedforward::FeedforwardSpec;
 pub use held::{Examples, HeldSet};
 pub use laq_tensor::{AdamSettings, Loss};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use laq_solvers::{Method, Problem, Scale, SolveError, Solver};
+use laq_solvers::{Method, Problem, Scale, SolveError};
 use laq_tensor::{
     AdamSettings, Backend, BackendError, QuantizeJob, QuantizerSnapshot, Tensor, UpdateJob,
 };
@@ -223,14 +223,10 @@ impl<B: Backend> Parameter<B> {
             .collect())
     }
 
-    /// Whether [`Parameter::quantizer_backward`] does anything; for most methods it does not (PAPER.md §2).
-    pub(crate) fn turns_gradient(&self) -> bool {
-        let quantizer =
-            (self.quantized.as_ref()).and_then(|quantized| quantized.method.quantizer());
-        quantizer.is_some_and(|quantizer| {
-            let solver = quantizer.solver();
-            solver.is_none_or(|solver| matches!(solver, Solver::Trained | Solver::Tanh))
-        })
+    /// Whether [`Parameter::quantizer_backward`] changes the gradient (PAPER.md §2).
+    pub(crate) fn has_latent_gradient(&self) -> bool {
+        let quantized = self.quantized.as_ref();
+        quantized.is_some_and(|quantized| quantized.method.has_latent_gradient())
     }
 
     /// ∂L/∂ŵ becomes ∂L/∂w.

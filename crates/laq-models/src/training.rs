@@ -281,7 +281,11 @@ impl<B: Backend + 'static> Training<B> {
                 .iter_mut()
                 .map(Parameter::update_job);
             backend.check_gradients(&mut jobs, update_space, record)?;
-            if network.parameters().iter().any(Parameter::turns_gradient) {
+            if network
+                .parameters()
+                .iter()
+                .any(Parameter::has_latent_gradient)
+            {
                 backend.start_clock(record)?;
                 for parameter in network.parameters_mut() {
                     parameter.quantizer_backward(backend)?;

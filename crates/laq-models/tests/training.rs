@@ -1,8 +1,6 @@
 //! The training step as a whole: reproducible, resumable, learning, and safe when numbers blow up.
 
-use laq_models::{
-    AdamSettings, Batch, CharLstmSpec, ModelError, StateData, TextShape, Training, exact_twin,
-};
+use laq_models::{AdamSettings, Batch, CharLstmSpec, ModelError, StateData, TextShape, Training};
 use laq_solvers::{Method, Scale};
 use laq_tensor::CpuBackend;
 use laq_tensor::cpu::Isa;
@@ -180,23 +178,6 @@ fn looking_at_a_network_does_not_change_its_training() {
     }
 }
 
-#[test]
-fn every_alternating_method_has_an_exact_twin() {
-    for method in Method::all() {
-        let (id, family) = (method.id(), method.family());
-        let twin = exact_twin(&method).map(|twin| twin.id());
-        match family.solver {
-            solver if solver.starts_with("alternating") => {
-                let twin = exact_twin(&method).expect(&id);
-                assert_eq!(twin.family().codebook, family.codebook, "{id}");
-                assert_eq!(twin.bits(), method.bits(), "{id}");
-                assert!(twin.family().solver.starts_with("exact"), "{id}");
-            }
-            _ => assert_eq!(twin, None, "{id}"),
-        }
-    }
-}
-
 /// A training with the exact method, on the same weights and moments, says what the comparison says of it.
 #[test]
 fn a_comparison_is_with_what_the_other_method_does() {
@@ -212,7 +193,7 @@ fn a_comparison_is_with_what_the_other_method_does() {
         other.load(&alternating.save().unwrap()).unwrap();
         let method = Method::try_from(exact).unwrap();
         assert_eq!(
-            exact_twin(&Method::try_from(id).unwrap()),
+            Method::try_from(id).unwrap().exact_counterpart(),
             Some(method.clone())
         );
         let compared = alternating.compare(&method).unwrap();

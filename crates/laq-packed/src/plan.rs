@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use laq_solvers::{Problem, Quantizer, Scale, Workspace};
+use laq_solvers::Quantizer;
 use safetensors::tensor::{Dtype, TensorInfo};
 
 use crate::QuantizeError;
@@ -77,7 +77,7 @@ impl Plan {
             find_curvature(curvature, &mut tensors)?;
         }
         let taken: HashSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-        let two_scales = has_two_scales(quantizer)?;
+        let two_scales = quantizer.has_two_scales();
         let mut new = Vec::new();
         for tensor in &tensors {
             new.push(NewTensor {
@@ -191,24 +191,11 @@ fn find_curvature(curvature: &TensorFile, tensors: &mut [Planned]) -> Result<(),
     }
 }
 
-/// Whether solutions of the method have two scales; the solution of an empty problem shows it.
-fn has_two_scales(quantizer: &dyn Quantizer) -> Result<bool, QuantizeError> {
-    let nothing = Problem::new(&[], None)
-        .and_then(|nothing| quantizer.solve(nothing, None, &mut [], &mut Workspace::default()));
-    match nothing {
-        Ok(solution) => Ok(matches!(solution.scale, Scale::Two { .. })),
-        Err(source) => Err(QuantizeError::Solve {
-            name: "an empty tensor".into(),
-            source,
-        }),
-    }
-}
-
 /// The metadata of the input file and the entries listed in the crate documentation.
 fn metadata(
     weights: &TensorFile,
     request: &Request,
-    quantizer: &dyn Quantizer,
+    quantizer: &Quantizer,
 ) -> BTreeMap<String, String> {
     let codebook = quantizer.codebook();
     let levels: Vec<i8> = codebook.levels().collect();

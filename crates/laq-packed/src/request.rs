@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use laq_solvers::{Method, Quantizer, families};
+use laq_solvers::{Method, ParseMethodError, Quantizer};
 
 use crate::QuantizeError;
 use crate::files::FileError;
@@ -66,30 +66,16 @@ pub fn method(id: &str, bits: Option<u8>) -> Result<Method, QuantizeError> {
 }
 
 fn method_with_bits(id: &str, bits: u8) -> Result<Method, QuantizeError> {
-    let without_bits = |family: &&laq_solvers::Family| {
-        let plain = family.id.replace("-M", "");
-        let mut names = family.aliases.iter().copied().chain([family.id, &plain]);
-        family.bits.is_some() && names.any(|name| name.eq_ignore_ascii_case(id))
-    };
-    if let Some(family) = families().iter().find(without_bits) {
-        return Ok(family.id.replace('M', &bits.to_string()).parse()?);
-    }
-    let method: Method = id.parse()?;
-    match method.bits() {
-        Some(own) if own == bits => Ok(method),
-        Some(own) => Err(QuantizeError::OtherBits {
-            method: method.id(),
-            own,
-            bits,
-        }),
-        None => Err(QuantizeError::NoBits {
-            method: method.id(),
-            bits,
-        }),
-    }
+    Method::with_bits(id, bits).map_err(|error| match error {
+        ParseMethodError::OtherBits { method, own, bits } => {
+            QuantizeError::OtherBits { method, own, bits }
+        }
+        ParseMethodError::FixedBits { method, bits } => QuantizeError::NoBits { method, bits },
+        error => error.into(),
+    })
 }
 
-pub(crate) fn quantizer(method: &Method) -> Result<&dyn Quantizer, QuantizeError> {
+pub(crate) fn quantizer(method: &Method) -> Result<&Quantizer, QuantizeError> {
     method
         .quantizer()
         .ok_or_else(|| QuantizeError::FullPrecision {

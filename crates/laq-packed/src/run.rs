@@ -3,11 +3,9 @@
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use laq_solvers::{Problem, Quantizer, Scale, SolveError, Workspace};
-use rayon::prelude::*;
+use laq_solvers::{Problem, Quantizer, Scale, SolveError, solve_rows};
 use safetensors::tensor::TensorInfo;
 
 use crate::QuantizeError;
@@ -33,7 +31,6 @@ impl Plan {
         let solver = Solver {
             quantizer: quantizer(&self.request.method)?,
             pool: pool(self.request.threads)?,
-            spare: Mutex::default(),
         };
         let out = &self.request.out;
         let mut totals = Totals::default();
@@ -120,7 +117,7 @@ impl Plan {
         &self,
         tensor: &Planned,
         solved: &Solved,
-        quantizer: &dyn Quantizer,
+        quantizer: &Quantizer,
         buffers: &Buffers,
     ) -> TensorRecord {
         let codebook = quantizer.codebook();
@@ -185,7 +182,7 @@ impl Buffers {
         &self,
         name: &str,
         float: Float,
-        quantizer: &dyn Quantizer,
+        quantizer: &Quantizer,
         writer: &mut Writer<'_>,
     ) -> Result<(), FileError> {
         let mut bytes = Vec::new();
@@ -225,10 +222,8 @@ struct Solved {
 }
 
 struct Solver<'a> {
-    quantizer: &'a dyn Quantizer,
+    quantizer: &'a Quantizer,
     pool: rayon::ThreadPool,
-    /// Idle workspaces; at most one per thread.
-    spare: Mutex<Vec<Workspace>>,
 }
 
 impl Solver<'_> {
@@ -241,43 +236,10 @@ impl Solver<'_> {
         levels: &mut [i8],
         scales: &mut Vec<Scale>,
     ) -> Result<f64, SolveError> {
-        let length = channel_length(levels.len(), problems);
-        if length == 0 || problems == 1 {
-            let (scale, error) = self.pool.install(|| self.solve_one(problem, levels))?;
-            scales.resize(problems, scale);
-            return Ok(error);
-        }
-        let channels = levels.par_chunks_mut(length).enumerate();
-        let solve = |(channel, levels): (usize, &mut [i8])| {
-            let range = channel * length..(channel + 1) * length;
-            let curvature = problem
-                .curvature()
-                .map(|curvature| &curvature[range.clone()]);
-            let problem = Problem::new(&problem.weights()[range], curvature)?;
-            self.solve_one(problem, levels)
-        };
-        let solved: Result<Vec<_>, SolveError> =
-            self.pool.install(|| channels.map(solve).collect());
-        let mut error = 0.0;
-        for (scale, channel_error) in solved? {
-            scales.push(scale);
-            error += channel_error;
-        }
-        Ok(error)
-    }
-
-    fn solve_one(
-        &self,
-        problem: Problem<'_>,
-        levels: &mut [i8],
-    ) -> Result<(Scale, f64), SolveError> {
-        let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut workspace = spare().pop().unwrap_or_default();
-        let solution = self
-            .quantizer
-            .solve(problem, None, levels, &mut workspace)?;
-        spare().push(workspace);
-        Ok((solution.scale, solution.weighted_error))
+        let solve = || solve_rows(self.quantizer, problem, problems, levels);
+        let rows = self.pool.install(solve)?;
+        scales.extend(rows.iter().map(|row| row.scale));
+        Ok(rows.iter().fold(0.0, |sum, row| sum + row.weighted_error))
     }
 }
 

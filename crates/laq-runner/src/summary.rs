@@ -1,6 +1,5 @@
 //! What a network consists of, and what its weights take in memory: `laq summary`.
 
-use laq_solvers::{Problem, Quantizer, Scale, SolveError, Workspace};
 use serde::Serialize;
 
 use crate::RunError;
@@ -62,7 +61,7 @@ pub fn summarize(experiment: &Experiment) -> Result<NetworkSummary, RunError> {
         None => (32, 0),
         Some(quantizer) => (
             quantizer.codebook().storage_bits().into(),
-            scales(quantizer)?,
+            1 + usize::from(quantizer.has_two_scales()),
         ),
     };
     let layers: Vec<Layer> = layers
@@ -100,15 +99,4 @@ pub fn summarize(experiment: &Experiment) -> Result<NetworkSummary, RunError> {
         layers,
         total,
     })
-}
-
-/// How many scales a matrix has under a method, as the solve of a single weight shows.
-fn scales(quantizer: &dyn Quantizer) -> Result<usize, RunError> {
-    let internal = |error: SolveError| RunError::Internal(error.to_string());
-    let problem = Problem::new(&[1.0], None).map_err(internal)?;
-    let solution = quantizer.solve(problem, None, &mut [0], &mut Workspace::default());
-    match solution.map_err(internal)?.scale {
-        Scale::One(_) => Ok(1),
-        Scale::Two { .. } => Ok(2),
-    }
 }

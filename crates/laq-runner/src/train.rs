@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use laq_datasets::{Split, epoch_order};
-use laq_models::{HeldSet, ModelError, exact_twin};
+use laq_models::{HeldSet, ModelError};
 use laq_solvers::Method;
 
 use crate::checkpoint::{Best, Checkpoint, Progress, RunState, StepTimes};
@@ -216,7 +216,9 @@ fn run(
         data_sha256,
         folder,
         environment,
-        exact: exact_twin(&method(experiment)?).filter(|_| experiment.comparison.every > 0),
+        exact: method(experiment)?
+            .exact_counterpart()
+            .filter(|_| experiment.comparison.every > 0),
         network,
         progress,
         clock: Instant::now(),

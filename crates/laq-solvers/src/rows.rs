@@ -40,6 +40,10 @@ pub fn solve_rows(
         let weights = weights.len();
         return Err(SolveError::Rows { weights, rows });
     };
+    if rows == 1 {
+        let solution = quantizer.solve(problem, None, levels, &mut Workspace::default())?;
+        return Ok(vec![solution]);
+    }
     let solve = |workspace: &mut Workspace, row: usize, levels: &mut [i8]| {
         let range = row * length..(row + 1) * length;
         let curvature = problem

@@ -139,7 +139,7 @@ fn chunk_of(total: usize) -> usize {
 impl<D: Device> Quantizer<D> {
     fn codebook(&self) -> Codebook {
         let quantizer = self.method.quantizer();
-        quantizer.map_or(Codebook::Binary, laq_solvers::Quantizer::codebook)
+        quantizer.map_or(Codebook::Binary, |quantizer| quantizer.codebook().clone())
     }
 
     /// Whether a group has two scales.
@@ -165,14 +165,14 @@ impl<D: Device> Quantize for CudaBackend<D> {
     ) -> Result<Quantizer<D>, BackendError> {
         assert!(groups > 0 && weights.is_multiple_of(groups));
         // The bounds of the exact solver assume that zero is a level.
-        let has_kernels = |quantizer: &&dyn laq_solvers::Quantizer| {
-            let exact = matches!(quantizer.solver(), Some(Solver::Exact { .. }));
+        let has_kernels = |quantizer: &&laq_solvers::Quantizer| {
+            let exact = matches!(quantizer.solver(), Solver::Exact { .. });
             !exact || quantizer.codebook().values().contains(&0.0)
         };
         let solver = method
             .quantizer()
             .filter(has_kernels)
-            .and_then(laq_solvers::Quantizer::solver);
+            .map(laq_solvers::Quantizer::solver);
         let Some(solver) = solver else {
             return Err(BackendError::Device {
                 device: self.device.name(),
@@ -504,7 +504,7 @@ impl<D: Device> CudaBackend<D> {
         let log = log.read();
         let iterations = match plan.solver {
             Solver::Threshold | Solver::Trained => 1,
-            Solver::Alternating { .. } => laq_solvers::MOST_ROUNDS,
+            Solver::Alternating { .. } => laq_solvers::MAX_ITERATIONS,
             _ => 0,
         };
         for _ in 0..iterations {

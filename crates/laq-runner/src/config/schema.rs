@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use laq_datasets::{Kind, UnknownPreprocessing, catalogue};
-use laq_models::exact_twin;
 use laq_solvers::Method;
 use serde::{Deserialize, Serialize};
 
@@ -210,7 +209,7 @@ impl Schedule {
     }
 }
 
-/// The comparison of an alternating solver with the exact one of the same problem; see [`exact_twin`].
+/// The comparison of an alternating solver with the exact one of the same problem; see [`Method::exact_counterpart`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Comparison {
@@ -283,7 +282,7 @@ impl Experiment {
             self.title = format!("{} on {}", self.quantize.method, self.data.name);
         }
         self.check()?;
-        if self.comparison.every > 0 && exact_twin(&method).is_none() {
+        if self.comparison.every > 0 && method.exact_counterpart().is_none() {
             let allowed = format!(
                 "it must be 0, because quantize.method = \"{method}\" does not alternate; lat-a, lat2-a, laq-linear-M and \
                  laq-log-M can be compared with their exact solvers"

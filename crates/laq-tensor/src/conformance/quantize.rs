@@ -24,7 +24,7 @@ impl<B: Backend> Matrix<B> {
     /// solver itself.
     fn expect(
         &mut self,
-        solver: &dyn Quantizer,
+        solver: &Quantizer,
         gradient: &mut [f32],
         step_size: f64,
     ) -> Result<Vec<f32>, BackendError> {
@@ -70,7 +70,7 @@ impl<B: Backend> Suite<'_, B> {
     pub(super) fn quantize(
         &mut self,
         method: &Method,
-        solver: &dyn Quantizer,
+        solver: &Quantizer,
         sizes: &[(usize, usize)],
     ) -> Result<(), BackendError> {
         let backend = self.backend;

@@ -211,7 +211,7 @@ impl Quantize for CpuBackend {
                 scale: solution.scale,
                 sparsity: zeros.count() as f64 / levels.len() as f64,
                 weighted_error: solution.weighted_error,
-                iterations: solution.rounds,
+                iterations: solution.iterations,
             })
         });
         Ok(reports.collect())
