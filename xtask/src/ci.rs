@@ -67,6 +67,15 @@ fn miri(cargo: &OsStr) -> Option<Vec<OsString>> {
     })
 }
 
+/// Builds the book. Its code blocks are among the tests.
+const BOOK: &str = "build docs";
+
+/// Whether mdbook is installed.
+fn has_mdbook() -> bool {
+    let output = Command::new("mdbook").arg("--version").output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 /// Whether the standard library for Arm is installed.
 fn has_arm() -> bool {
     let arguments = [
@@ -106,22 +115,28 @@ pub(crate) fn run() -> Result<ExitCode> {
         true => steps.push((here, ARM, &[])),
         false => eprintln!("skipped: cargo {ARM}: the target is not installed"),
     }
-    for (index, (cargo, step, variables)) in steps.iter().enumerate() {
+    match has_mdbook() {
+        true => steps.push((vec!["mdbook".into()], BOOK, &[])),
+        false => eprintln!("skipped: mdbook {BOOK}: mdbook is not installed"),
+    }
+    for (index, (program, step, variables)) in steps.iter().enumerate() {
         let shown: String = variables
             .iter()
             .map(|(name, value)| format!("{name}='{value}' "))
             .collect();
-        eprintln!("\n[{}/{}] {shown}cargo {step}", index + 1, steps.len());
+        let name = Path::new(&program[0]).file_stem().unwrap_or_default();
+        let name = name.to_string_lossy();
+        eprintln!("\n[{}/{}] {shown}{name} {step}", index + 1, steps.len());
         let start = Instant::now();
-        let status = Command::new(&cargo[0])
-            .args(&cargo[1..])
+        let status = Command::new(&program[0])
+            .args(&program[1..])
             .args(step.split(' '))
             .envs(variables.iter().copied())
             .current_dir(&root)
             .status()
-            .context("cannot start cargo")?;
+            .with_context(|| format!("cannot start {name}"))?;
         if !status.success() {
-            eprintln!("\nfailed: {shown}cargo {step} ({status})");
+            eprintln!("\nfailed: {shown}{name} {step} ({status})");
             return Ok(ExitCode::FAILURE);
         }
         eprintln!("ok, {:.0} s", start.elapsed().as_secs_f64());
