@@ -1,8 +1,8 @@
-//! Every method on one matrix of the paper's LSTM, 512 × 512 weights with a spread of curvatures; and the
-//! solvers of each codebook, from a thousand weights to 16 million.
+//! Every method on a matrix of the paper's LSTM (512 × 512 weights with log-normal curvature), and the
+//! solvers of each codebook on 1024 to 16 million weights.
 //!
-//! `cold` starts from nothing; `warm` starts from the answer to slightly other weights, as in training.
-//! `cargo xtask bench solvers` puts the solvers side by side in one run.
+//! `cold` is a cold start; `warm` starts from the solution for slightly different weights, as in training.
+//! `cargo xtask bench solvers` compares the solvers in one run.
 
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ const EXACT: [&str; 5] = [
 
 const SIZES: [usize; 4] = [1 << 10, 1 << 16, 1 << 20, 1 << 24];
 
-/// Above it sorting takes seconds, and ten samples a minute.
-const MOST_SORTED: usize = 1 << 20;
+/// Sorting more takes seconds, and ten samples a minute.
+const MAX_SORTED: usize = 1 << 20;
 
 fn methods(criterion: &mut Criterion) {
     let data = Data::new(WEIGHTS);
@@ -84,7 +84,7 @@ fn sizes(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("solve {size}"));
         group
             .throughput(Throughput::Elements(size as u64))
-            .sample_size(if size < MOST_SORTED { 100 } else { 10 })
+            .sample_size(if size < MAX_SORTED { 100 } else { 10 })
             .warm_up_time(Duration::from_millis(500))
             .measurement_time(Duration::from_secs(2));
         for id in EXACT {
@@ -101,7 +101,7 @@ fn sizes(criterion: &mut Criterion) {
                 });
             }
             let codebook = exact.quantizer().unwrap().codebook();
-            if size <= MOST_SORTED {
+            if size <= MAX_SORTED {
                 group.bench_function(format!("{id}/by sorting"), |bencher| {
                     bencher.iter(|| {
                         exact_by_sorting(problem, codebook, &mut levels, &mut workspace).unwrap()

@@ -1,5 +1,4 @@
-//! What the benchmarks share: the data that they solve, which solvers belong together, and how a program
-//! ends.
+//! Shared by the benchmarks: problems, pairs of methods, and exit codes.
 
 #![forbid(unsafe_code)]
 
@@ -10,10 +9,10 @@ use ndarray_rand::rand_distr::{Distribution, StandardNormal};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// What goes wrong in the programs of this package.
+/// An error of a program of this package.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Ends a program: what went wrong goes to standard error.
+/// The exit code of a result; prints an error to standard error.
 pub fn end(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -24,14 +23,14 @@ pub fn end(result: Result<(), Failure>) -> ExitCode {
     }
 }
 
-/// A quantization problem as training poses it; the same numbers whenever the count is the same.
+/// A quantization problem as in training. The values depend on the count alone.
 #[derive(Clone, Debug)]
 pub struct Data {
     /// The weights one training step earlier: normal, with standard deviation 0.1.
     pub before: Vec<f32>,
-    /// The weights: each moved by a normal number with standard deviation 1e-4.
+    /// The weights: `before` plus normal noise with standard deviation 1e-4.
     pub weights: Vec<f32>,
-    /// Their curvature: the exponential of a standard normal number.
+    /// The curvature: log-normal.
     pub curvature: Vec<f32>,
 }
 
@@ -50,7 +49,7 @@ impl Data {
     }
 }
 
-/// `count` standard normal numbers, the same for the same seed.
+/// `count` standard normal values of a seed.
 pub fn normal(seed: u64, count: usize) -> impl Iterator<Item = f32> {
     let random = ChaCha8Rng::seed_from_u64(seed);
     StandardNormal.sample_iter(random).take(count)

@@ -1,9 +1,9 @@
-//! Solves one problem for each line on standard input, so that another program can be timed in turn with
-//! this one: `benches/pytorch/exact_ternary.py` does so with PyTorch.
+//! Solves one problem per line on standard input, for timing in alternation with another program:
+//! `benches/pytorch/exact_ternary.py` does so with PyTorch.
 //!
 //! Arguments: method, threads. Standard input: a line with the number n of weights; n weights, then n
-//! curvatures, as f32 of the machine's byte order; then a line for each solution. Each is answered with
-//! the seconds that it took and its weighted error.
+//! curvatures, as f32 in native byte order; then one line per solve. Each is answered with the seconds and the
+//! weighted error.
 
 use std::io::{BufRead, Read, Write};
 use std::process::ExitCode;
@@ -22,7 +22,7 @@ fn run() -> Result<(), Failure> {
         return Err("expected two arguments: method and threads".into());
     };
     let method = Method::try_from(method.as_str())?;
-    let quantizer = method.quantizer().ok_or("`full` solves nothing")?;
+    let quantizer = method.quantizer().ok_or("`full` does not quantize")?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads.parse()?)
         .build()?;
@@ -30,7 +30,10 @@ fn run() -> Result<(), Failure> {
     let mut count = String::new();
     input.read_line(&mut count)?;
     let count: usize = count.trim().parse()?;
-    let [weights, curvature] = [numbers(&mut input, count)?, numbers(&mut input, count)?];
+    let [weights, curvature] = [
+        read_floats(&mut input, count)?,
+        read_floats(&mut input, count)?,
+    ];
     let mut levels = vec![0_i8; count];
     let mut workspace = Workspace::default();
     for line in input.lines() {
@@ -48,13 +51,13 @@ fn run() -> Result<(), Failure> {
     Ok(())
 }
 
-fn numbers(input: &mut impl Read, count: usize) -> Result<Vec<f32>, Failure> {
+fn read_floats(input: &mut impl Read, count: usize) -> Result<Vec<f32>, Failure> {
     let mut bytes = Vec::new();
     let expected = count.checked_mul(4).ok_or("too many weights")?;
     let found = input.take(expected as u64).read_to_end(&mut bytes)?;
     if found < expected {
-        return Err(format!("{found} bytes of numbers, expected {expected}").into());
+        return Err(format!("{found} bytes of values, expected {expected}").into());
     }
-    let (numbers, _) = bytes.as_chunks::<4>();
-    Ok(numbers.iter().copied().map(f32::from_ne_bytes).collect())
+    let (values, _) = bytes.as_chunks::<4>();
+    Ok(values.iter().copied().map(f32::from_ne_bytes).collect())
 }

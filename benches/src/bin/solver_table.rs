@@ -1,10 +1,9 @@
 //! Times the solvers for `cargo xtask bench solvers`.
 //!
-//! One argument, the JSON of [`Plan`]. Each size and number of threads gives one line, a JSON array of
-//! [`Row`]s. All solvers take part in every round, one after the other, so that a slow spell of the machine
-//! touches all of them. In a round, small
-//! problems are solved over and over for about a millisecond; those fit in the cache, as a layer does that
-//! was just updated. Only the calls are timed, not the levels that are laid out for a warm start.
+//! Takes one argument, the JSON of [`Plan`]. Prints a line per size and number of threads, a JSON array of
+//! [`Row`]s. Every round runs all solvers in turn, so that a slow phase of the machine affects all of them. In a
+//! round, small problems are solved repeatedly for about a millisecond; they fit in the cache, as a layer after
+//! its update does. The timing excludes the copy of the levels of a warm start.
 
 use std::hint::black_box;
 use std::io::Write;
@@ -17,42 +16,42 @@ use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// How long small problems are solved over and over in a round.
+/// Time per round of repeated calls for small problems.
 const ROUND_SECONDS: f64 = 1e-3;
 
-/// What takes longer is timed once.
+/// Slower calls are timed once.
 const ONCE_SECONDS: f64 = 1.0;
 
-/// How long the threads are kept busy before a call is timed.
+/// Busy time of all threads before a timed call.
 const AWAKE: Duration = Duration::from_millis(20);
 
-/// Different exact solvers agree on the weighted error up to this part of it.
+/// Largest relative difference of the weighted errors of two exact solvers.
 const AGREEMENT: f64 = 1e-6;
 
 #[derive(Deserialize)]
 struct Plan {
     sizes: Vec<usize>,
-    /// Exact methods; with each come its other solvers.
+    /// Exact methods; the other solvers of their problems are included.
     methods: Vec<String>,
     threads: Vec<usize>,
     rounds: usize,
 }
 
-/// What was timed.
+/// One result.
 #[derive(Serialize)]
 struct Row<'a> {
     weights: usize,
     threads: usize,
-    /// Empty where the row is about no method.
+    /// Empty for `read` and `check`.
     method: &'a str,
-    /// `exact`, `sorting`, `cold` or `warm` (alternating); `read`, the floor; `check`, `Problem::new`.
+    /// `exact`, `sorting`, `cold` or `warm` (alternating), `read` (the lower bound) or `check` (`Problem::new`).
     solver: &'a str,
-    /// Rounds of the benchmark in which it was timed.
+    /// Timed rounds of the benchmark.
     rounds: usize,
-    /// Of a call, over the rounds.
+    /// Per call, over the rounds.
     median_seconds: f64,
     min_seconds: f64,
-    /// Rounds that an alternating solver took.
+    /// Iterations of an alternating solver.
     turns: Option<u32>,
     /// `½ Σ d (w − ŵ)²`
     weighted_error: Option<f64>,
@@ -60,15 +59,15 @@ struct Row<'a> {
 
 type Call<'a> = Box<dyn Fn(&mut [i8], &mut Workspace) -> Result<Option<Solution>, Failure> + 'a>;
 
-/// One solver, and what has been seen of it.
+/// One solver and its measurements.
 struct Candidate<'a> {
     method: &'a str,
     solver: &'static str,
-    /// The levels that it starts from, where it looks at them.
+    /// The levels of a warm start.
     start: Option<Vec<i8>>,
     call: Call<'a>,
     calls_a_round: usize,
-    /// Seconds of a call, one entry a round.
+    /// Seconds per call, one entry per round.
     seconds: Vec<f64>,
     solution: Option<Solution>,
 }
@@ -92,7 +91,7 @@ fn run() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Everything at one size and number of threads.
+/// All solvers at one size and number of threads.
 fn section(plan: &Plan, data: &Data, threads: usize) -> Result<(), Failure> {
     let size = data.weights.len();
     let mut levels = vec![0_i8; size];
@@ -111,7 +110,7 @@ fn section(plan: &Plan, data: &Data, threads: usize) -> Result<(), Failure> {
         candidates.extend(solvers(method, data)?);
     }
 
-    // The first call of each brings its memory into place and tells how long it takes.
+    // A first call of each allocates its memory and measures its time.
     for candidate in &mut candidates {
         let seconds = candidate.time(&mut levels, &mut workspace)?;
         candidate.calls_a_round = (ROUND_SECONDS / seconds).clamp(1.0, 1000.0) as usize;
@@ -146,9 +145,8 @@ fn section(plan: &Plan, data: &Data, threads: usize) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// Keeps all threads of the pool busy for a moment, so that each of them has a processor of its own when the clock
-/// starts: systems are slow to move a thread that has just woken up, and solvers that use one thread let the
-/// others sleep.
+/// Keeps all threads of the pool busy, so that each has a core of its own when the clock starts. A system is slow
+/// to migrate a thread that has just woken up, and solvers on one thread let the others sleep.
 fn awaken() {
     rayon::broadcast(|_| {
         let begin = Instant::now();
@@ -183,7 +181,7 @@ fn solvers<'a>(method: &'a str, data: &'a Data) -> Result<Vec<Candidate<'a>>, Fa
         None,
         move |levels, workspace| Ok(Some(solve(&exact, problem, None, levels, workspace)?)),
     )];
-    // It has one scale; a method with two solves two problems.
+    // `exact_by_sorting` has one scale.
     if matches!(previous.scale, Scale::One(_)) {
         solvers.push(Candidate::new(
             method,
@@ -278,7 +276,7 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// Figures of a solver that is wrong are worth nothing.
+/// Checks that no solver has a lower error than the exact one.
 fn check_errors(candidates: &[Candidate<'_>], size: usize) -> Result<(), Failure> {
     let error = |method: &str, solver: &str| {
         let mut found = candidates.iter();
@@ -293,8 +291,8 @@ fn check_errors(candidates: &[Candidate<'_>], size: usize) -> Result<(), Failure
         let excess = other - exact;
         if excess < -AGREEMENT * exact || (solver == "sorting" && excess > AGREEMENT * exact) {
             return Err(format!(
-                "{method} on {size} weights: the exact solver ends with weighted error {exact}, \
-                 `{solver}` with {other}; one of them is wrong"
+                "{method} on {size} weights: the exact solver has the weighted error {exact}, \
+                 `{solver}` has {other}: one of them is wrong"
             )
             .into());
         }
@@ -302,7 +300,7 @@ fn check_errors(candidates: &[Candidate<'_>], size: usize) -> Result<(), Failure
     Ok(())
 }
 
-/// Of values in rising order.
+/// The median of sorted values.
 fn median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;
     if sorted.len() % 2 == 1 {
@@ -312,9 +310,9 @@ fn median(sorted: &[f64]) -> f64 {
     }
 }
 
-/// `Σ w + Σ d`: reads both once, on the threads of the pool, and does next to nothing. No solver can be
-/// faster where the data come from memory. (It is compiled for the oldest processor of its kind; in the
-/// cache a solver's wider instructions may read faster.)
+/// `Σ w + Σ d`: reads both once on the threads of the pool, a lower bound of the time of a solver if the data come
+/// from memory. (Compiled for the baseline of the target: in the cache, wider instructions of a solver may read
+/// faster.)
 fn read(weights: &[f32], curvature: &[f32]) -> f32 {
     const LANES: usize = 32;
     const CHUNK: usize = 1 << 16;
