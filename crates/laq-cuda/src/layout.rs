@@ -246,9 +246,18 @@ structs! {
     }
 }
 
+/// `offsetof`, which needs a header; NVRTC has no headers, but the intrinsic of its front end.
+const OFFSET_OF: &str = "\
+#ifdef __CUDACC_RTC__
+#define OFFSET_OF(type, field) __INTADDR__(&((type*)0)->field)
+#else
+#define OFFSET_OF(type, field) __builtin_offsetof(type, field)
+#endif
+";
+
 /// C++ assertions that the kernels have the same layout, to follow their source.
 pub(crate) fn assertions() -> String {
-    let mut text = String::new();
+    let mut text = OFFSET_OF.to_owned();
     for Layout { name, size, fields } in LAYOUTS {
         let mut line = |condition: String| {
             writeln!(
@@ -259,7 +268,7 @@ pub(crate) fn assertions() -> String {
         };
         line(format!("sizeof({name}) == {size}"));
         for (field, offset) in *fields {
-            line(format!("__builtin_offsetof({name}, {field}) == {offset}"));
+            line(format!("OFFSET_OF({name}, {field}) == {offset}"));
         }
     }
     text

@@ -1,12 +1,12 @@
-//! All kernels through NVRTC, where it is there: no GPU is needed for that.
+//! Compiles all kernels with NVRTC, which needs no GPU.
 #![cfg(feature = "driver")]
 
 use laq_test_support::{Capability, skip};
 
-/// Shared memory that every GPU gives a block without being asked.
+/// Shared memory of a block that needs no opt-in.
 const SHARED_MEMORY: usize = 48 << 10;
 
-/// Registers of a multiprocessor, which the threads of a block share.
+/// Registers of a multiprocessor, shared by the threads of a block.
 const REGISTERS: usize = 64 << 10;
 
 /// The threads of a block of a kernel.
@@ -22,7 +22,7 @@ fn threads(kernel: &str) -> usize {
 fn the_kernels_compile_for_every_architecture() {
     let probe = laq_cuda::probe();
     let nvrtc = probe.libraries.iter().find(|found| found.name == "NVRTC");
-    if let Err(reason) = &nvrtc.expect("it is looked for").version {
+    if let Err(reason) = &nvrtc.expect("the probe covers NVRTC").version {
         skip(Capability::Nvrtc, reason);
         return;
     }
@@ -32,14 +32,14 @@ fn the_kernels_compile_for_every_architecture() {
         let compiled =
             laq_cuda::compile(&source, architecture).unwrap_or_else(|error| panic!("{error}"));
         assert!(compiled.image.len() > 10_000);
-        // ptxas tells of every kernel in two lines or three: its name, stack and spills, and then what it uses.
+        // ptxas logs the name of every kernel, its stack and spills, and its registers and shared memory.
         let mut name = "";
-        let mut told = Vec::new();
+        let mut compiled_kernels = Vec::new();
         for line in compiled.log.lines() {
             if let Some(found) = line.split("entry function '").nth(1) {
                 name = found.split('\'').next().unwrap();
             } else if line.contains("bytes spill stores") {
-                // What is in local memory, be it spilled or indexed, is slow.
+                // Local memory, spilled or indexed, is slow.
                 let good = ["    0 bytes stack frame", " 0 bytes spill stores"];
                 assert!(
                     good.iter().all(|good| line.contains(good)),
@@ -55,12 +55,12 @@ fn the_kernels_compile_for_every_architecture() {
                 let registers = used.split(' ').next().unwrap();
                 let registers: usize = registers.parse().unwrap();
                 assert!(registers * threads(name) <= REGISTERS, "{name}: {used}");
-                told.push(name);
+                compiled_kernels.push(name);
             }
         }
-        told.sort_unstable();
+        compiled_kernels.sort_unstable();
         let mut expected = kernels.clone();
         expected.sort_unstable();
-        assert_eq!(told, expected);
+        assert_eq!(compiled_kernels, expected);
     }
 }

@@ -248,7 +248,7 @@ Device& device_of(Handle context) { return all().devices[all().contexts.at(conte
 Device& here() {
     must_have_started();
     if (!current) throw Fault{INVALID_CONTEXT, "no context is current in this thread"};
-    if (!all().contexts.count(current)) throw Fault{INVALID_CONTEXT, "the context of this thread is gone"};
+    if (!all().contexts.count(current)) throw Fault{INVALID_CONTEXT, "the current context was destroyed"};
     Device& device = device_of(current);
     if (device.failed) throw Fault{device.failed, ""};
     return device;
