@@ -17,24 +17,7 @@ use crate::LabError;
 use crate::configs::Configs;
 use crate::differences::differences;
 use crate::measure::Measure;
-use crate::table::{Table, TableId};
-
-/// Which cells of which table, at which size, and where their runs are.
-#[derive(Clone, Debug)]
-pub struct Selection {
-    /// The table.
-    pub table: TableId,
-    /// The preset: how much of the paper's training is done.
-    pub preset: String,
-    /// Rows; all where it is empty.
-    pub rows: Vec<String>,
-    /// Columns; where it is empty the paper's, or the embedded data for the preset `demo`.
-    pub columns: Vec<String>,
-    /// Each cell is trained with the seeds 1 to this.
-    pub seeds: u32,
-    /// Folder of the runs and of the report; `runs/TABLE/PRESET` where it is not given.
-    pub out: Option<PathBuf>,
-}
+use crate::table::{Selection, Table, bits};
 
 /// The selected cells, with what they share.
 #[derive(Debug)]
@@ -252,10 +235,4 @@ impl Cell {
             _ => State::ToDo,
         }
     }
-}
-
-/// Bits of a weight as a packed level, as the paper counts them: ternary weights have 2.
-pub(crate) fn bits(method: &Method) -> u32 {
-    let quantizer = method.quantizer();
-    quantizer.map_or(32, |quantizer| quantizer.codebook().storage_bits().into())
 }

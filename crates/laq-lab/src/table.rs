@@ -16,7 +16,23 @@ use serde::Deserialize;
 use crate::LabError;
 use crate::configs::Configs;
 use crate::measure::{self, Measure};
-use crate::plan::{Selection, bits};
+
+/// Which cells of which table, at which size, and where their runs are.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// The table.
+    pub table: TableId,
+    /// The preset: how much of the paper's training is done.
+    pub preset: String,
+    /// Rows; all where it is empty.
+    pub rows: Vec<String>,
+    /// Columns; where it is empty the paper's, or the embedded data for the preset `demo`.
+    pub columns: Vec<String>,
+    /// Each cell is trained with the seeds 1 to this.
+    pub seeds: u32,
+    /// Folder of the runs and of the report; `runs/TABLE/PRESET` where it is not given.
+    pub out: Option<PathBuf>,
+}
 
 /// A table of the paper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -356,4 +372,10 @@ mod tests {
             "there is no row \"zzzzzz\". Known rows: lat-a, lat-e, full."
         );
     }
+}
+
+/// Bits of a weight as a packed level, as the paper counts them: ternary weights have 2.
+pub(crate) fn bits(method: &Method) -> u32 {
+    let quantizer = method.quantizer();
+    quantizer.map_or(32, |quantizer| quantizer.codebook().storage_bits().into())
 }

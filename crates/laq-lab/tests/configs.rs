@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use laq_lab::configs::Configs;
-use laq_lab::plan::{Plan, Selection};
-use laq_lab::table::TableId;
+use laq_lab::plan::Plan;
+use laq_lab::table::{Selection, TableId};
 use laq_runner::record::EpochRecord;
 
 fn plan(table: TableId, preset: &str) -> Plan {

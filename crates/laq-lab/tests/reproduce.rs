@@ -10,11 +10,11 @@ use expect_test::expect_file;
 use laq_lab::LabError;
 use laq_lab::dry_run::DryRun;
 use laq_lab::launcher::Stop;
-use laq_lab::plan::{Plan, Selection, State};
+use laq_lab::plan::{Plan, State};
 use laq_lab::report::{self, Report};
 use laq_lab::reproduce::{Event, Options, Outcome, reproduce};
 use laq_lab::table::TableId::{Table1, Table2};
-use laq_lab::table::{TableId, Unknown};
+use laq_lab::table::{Selection, TableId, Unknown};
 use laq_runner::environment::Environment;
 
 /// Trains the plan and returns the outcome.

@@ -6,8 +6,7 @@ use std::str::FromStr;
 use clap::{Parser, Subcommand, ValueEnum};
 use laq_lab::LabError;
 use laq_lab::configs::Configs;
-use laq_lab::plan::Selection;
-use laq_lab::table::TableId;
+use laq_lab::table::{Selection, TableId};
 use laq_runner::config::KINDS;
 use laq_runner::device::{DeviceChoice, DeviceOptions, Precision};
 

@@ -25,7 +25,7 @@ const STYLE: &str = "
   }
 ";
 
-/// The panels of all columns that have a figure, one below the other; empty if none has.
+/// The panels of all columns with a finished run, one below the other.
 pub(super) fn render(report: &Report) -> String {
     let panels: Vec<Panel<'_>> = (0..report.columns.len())
         .filter_map(|column| Panel::of(report, column))
@@ -52,21 +52,24 @@ struct Panel<'a> {
 }
 
 impl<'a> Panel<'a> {
-    /// The rows of a column that have a figure of ours.
+    /// The rows of a column with a finished run.
     fn of(report: &'a Report, column: usize) -> Option<Self> {
+        let name = report.columns[column].name.as_str();
+        let is_finished = |row: &str| {
+            let mut runs = report.cells.iter();
+            runs.any(|run| run.is_finished() && run.row == row && run.column == name)
+        };
         let rows: Vec<_> = report
             .rows
             .iter()
+            .filter(|row| is_finished(&row.name))
             .filter_map(|row| {
                 let entry = &row.entries[column];
                 Some((row.name.as_str(), entry.ours?.mean, entry.paper))
             })
             .filter(|(_, ours, _)| ours.is_finite())
             .collect();
-        (!rows.is_empty()).then_some(Self {
-            column: &report.columns[column].name,
-            rows,
-        })
+        (!rows.is_empty()).then_some(Self { column: name, rows })
     }
 
     fn height(&self) -> f64 {

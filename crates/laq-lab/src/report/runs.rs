@@ -112,7 +112,16 @@ impl Run {
             .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
             .unwrap_or_else(|| folder.display().to_string());
         let (levels, no_levels) = match histograms(folder, &summary.method) {
-            Ok(levels) => (levels, None),
+            Ok(mut levels) => {
+                // In the order of the layers. A parameter holds several layers where each gate has a scale.
+                let layers = epochs.last().map_or(&[][..], |epoch| &epoch.layers);
+                levels.sort_by_key(|histogram| {
+                    let is_part =
+                        |layer: &LayerRecord| layer.name.starts_with(&histogram.parameter);
+                    layers.iter().position(is_part)
+                });
+                (levels, None)
+            }
             Err(reason) => (Vec::new(), Some(reason)),
         };
         Ok(Self {
@@ -161,39 +170,40 @@ fn histograms(folder: &Path, method: &str) -> Result<Vec<Histogram>, String> {
     Ok(histograms)
 }
 
+/// The fields of the summaries as rows, the runs as columns.
 fn overview(runs: &[Run]) -> Markup {
     let figure = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.4}"));
+    type Field<'a> = (&'static str, &'a dyn Fn(&Summary) -> String);
+    let fields: [Field<'_>; 14] = [
+        ("title", &|run| run.title.clone()),
+        ("method", &|run| run.method.clone()),
+        ("data", &|run| run.data.clone()),
+        ("state", &|run| format!("{:?}", run.status).to_lowercase()),
+        ("epochs", &|run| {
+            format!("{} of {}", run.epochs_done, run.epochs)
+        }),
+        ("best epoch", &|run| {
+            run.best_epoch.map_or("–".into(), |epoch| epoch.to_string())
+        }),
+        ("training loss", &|run| figure(run.train_loss)),
+        ("validation loss", &|run| figure(run.validation_loss)),
+        ("test loss", &|run| figure(run.test_loss)),
+        ("validation error, %", &|run| figure(run.validation_error)),
+        ("test error, %", &|run| figure(run.test_error)),
+        ("time", &|run| duration(run.seconds)),
+        ("instruction set", &|run| run.kernel.clone()),
+        ("commit", &|run| run.commit.clone()),
+    ];
     html! {
         section {
             div.wide {
-                table.runs {
-                    thead {
-                        tr {
-                            @for name in [
-                                "run", "title", "method", "data", "state", "best epoch", "epochs", "train loss",
-                                "validation loss", "test loss", "validation error, %", "test error, %", "time",
-                                "instruction set", "commit",
-                            ] { th scope="col" { (name) } }
-                        }
-                    }
+                table {
+                    thead { tr { th {} @for run in runs { th scope="col" { (run.name) } } } }
                     tbody {
-                        @for Run { name, summary, .. } in runs {
+                        @for (name, field) in fields {
                             tr {
                                 th scope="row" { (name) }
-                                td { (summary.title) }
-                                td { (summary.method) }
-                                td { (summary.data) }
-                                td { (format!("{:?}", summary.status).to_lowercase()) }
-                                td { (summary.best_epoch.map_or("–".into(), |epoch| epoch.to_string())) }
-                                td { (summary.epochs_done) " of " (summary.epochs) }
-                                td { (figure(summary.train_loss)) }
-                                td { (figure(summary.validation_loss)) }
-                                td { (figure(summary.test_loss)) }
-                                td { (figure(summary.validation_error)) }
-                                td { (figure(summary.test_error)) }
-                                td { (duration(summary.seconds)) }
-                                td { (summary.kernel) }
-                                td { (summary.commit) }
+                                @for run in runs { td { (field(&run.summary)) } }
                             }
                         }
                     }
