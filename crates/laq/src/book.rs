@@ -56,7 +56,8 @@ fn commands_in_the_documentation_parse() {
         for block in blocks(&text, &["sh", "console", ""]) {
             let block = block.replace("\\\n", " ");
             for line in block.lines().filter(|line| line.starts_with("laq ")) {
-                let command = line.split(" #").next().unwrap_or(line).trim();
+                let ends = |line: &str| line.find(" #").or(line.find(" > "));
+                let command = line[..ends(line).unwrap_or(line.len())].trim();
                 let words = shlex::split(command).expect("balanced quotes");
                 if let Err(error) = Args::try_parse_from(&words) {
                     panic!("{}: `{command}`: {error}", path.display());

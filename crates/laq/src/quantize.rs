@@ -3,18 +3,23 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use laq_packed::{Granularity, Plan, QuantizeError, Request, Scales, TensorRecord};
+use laq_runner::config::with_suggestion;
 
 use crate::args::QuantizeArgs;
 use crate::output::{INTERRUPTED, Output, log_error, stop_flag};
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
+    let method = laq_packed::method(&args.method, args.bits).map_err(|error| match error {
+        QuantizeError::Method(error) => anyhow!(with_suggestion(&error)),
+        error => error.into(),
+    })?;
     let plan = Plan::new(Request {
         weights: args.weights.clone(),
         curvature: args.curvature.clone(),
         out: args.out.clone(),
-        method: laq_packed::method(&args.method, args.bits)?,
+        method,
         granularity: if args.per_channel {
             Granularity::PerChannel
         } else {

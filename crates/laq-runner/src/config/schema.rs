@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use laq_datasets::{Kind, UnknownPreprocessing, catalogue};
-use laq_solvers::Method;
+use laq_solvers::{Method, ParseMethodError};
 use serde::{Deserialize, Serialize};
 
 use super::KINDS;
@@ -254,7 +254,7 @@ impl Experiment {
             (
                 "quantize.method",
                 format!("{:?}", self.quantize.method),
-                error.to_string(),
+                with_suggestion(&error),
             )
         })?;
         self.quantize.method = method.id().to_string();
@@ -476,4 +476,17 @@ pub fn nearest<'a>(found: &str, candidates: impl Iterator<Item = &'a str>) -> Op
     let distance = |candidate: &str| strsim::damerau_levenshtein(found, candidate);
     let best = candidates.min_by_key(|candidate| distance(candidate))?;
     (distance(best) <= 1 + found.chars().count() / 3).then_some(best)
+}
+
+/// The message of a method that cannot be parsed, with the most similar id where there is one.
+pub fn with_suggestion(error: &ParseMethodError) -> String {
+    let ids: Vec<String> = Method::all().map(|method| method.id()).collect();
+    let suggestion = match error {
+        ParseMethodError::Unknown { found } => nearest(found, ids.iter().map(String::as_str)),
+        _ => None,
+    };
+    match suggestion {
+        Some(id) => format!("{error}; did you mean `{id}`?"),
+        None => error.to_string(),
+    }
 }
