@@ -75,8 +75,10 @@ struct ExactWorkspace<D: Device> {
     prefixes: Buffer<D, Address<f64>>,
     /// How often the buckets are narrowed.
     refinements: usize,
-    /// The targets of `survivors` and `prefixes`.
-    targets: (Vec<Buffer<D, u64>>, Vec<Buffer<D, f64>>),
+    /// The targets of `survivors`.
+    survivor_buffers: Vec<Buffer<D, u64>>,
+    /// The targets of `prefixes`.
+    prefix_buffers: Vec<Buffer<D, f64>>,
 }
 
 /// A codebook and its solver as the kernels take them.
@@ -462,25 +464,26 @@ impl<D: Device> CudaBackend<D> {
         codebook: &Codebook,
         two_scales: bool,
     ) -> Result<ExactWorkspace<D>, BackendError> {
-        let mut targets = (Vec::new(), Vec::new());
+        let (mut survivor_buffers, mut prefix_buffers) = (Vec::new(), Vec::new());
         for (row, side) in rows.iter().flat_map(|row| [(row, 0), (row, 1)]) {
             let size = if side == 1 && !two_scales {
                 1
             } else {
                 row.size as usize
             };
-            targets.0.push(self.buffer(size.next_power_of_two())?);
-            targets.1.push(self.buffer(2 * (size + 1))?);
+            survivor_buffers.push(self.buffer(size.next_power_of_two())?);
+            prefix_buffers.push(self.buffer(2 * (size + 1))?);
         }
-        let survivors: Vec<_> = targets.0.iter().map(Buffer::address).collect();
-        let prefixes: Vec<_> = targets.1.iter().map(Buffer::address).collect();
+        let survivors: Vec<_> = survivor_buffers.iter().map(Buffer::address).collect();
+        let prefixes: Vec<_> = prefix_buffers.iter().map(Buffer::address).collect();
         let steps = codebook.levels().filter(|&level| level > 0).count();
         Ok(ExactWorkspace {
             searches: self.buffer(2 * rows.len())?,
             survivors: self.buffer_of(&survivors)?,
             prefixes: self.buffer_of(&prefixes)?,
             refinements: bucket_refinements(steps),
-            targets,
+            survivor_buffers,
+            prefix_buffers,
         })
     }
 
@@ -519,8 +522,12 @@ impl<D: Device> CudaBackend<D> {
             self.launch(kernel, grid, block)?;
         }
         if let Some(exact) = &mut plan.exact {
-            (exact.targets.0.iter()).for_each(|target| self.retain(target.memory()));
-            (exact.targets.1.iter()).for_each(|target| self.retain(target.memory()));
+            for buffer in &exact.survivor_buffers {
+                self.retain(buffer.memory());
+            }
+            for buffer in &exact.prefix_buffers {
+                self.retain(buffer.memory());
+            }
             let searches = exact.searches.slice_mut();
             let survivors = exact.survivors.slice();
             for refinement in 1..=exact.refinements {
