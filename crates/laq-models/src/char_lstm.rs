@@ -10,9 +10,9 @@ use laq_tensor::{
 
 use crate::ModelError;
 use crate::batch::{Batch, TextShape};
-use crate::held::{Examples, Held, Set};
+use crate::dataset::{DeviceDataset, DeviceExamples, Examples, IndexRange};
 use crate::init::Init;
-use crate::network::{Known, Network, blame_weights, setting, wrong_kind};
+use crate::network::{Network, locate_non_finite_weights, setting, wrong_kind};
 use crate::parameter::{Parameter, ParameterSpec, StateTensor};
 
 /// The network's settings; defaults are the paper's but for `symbols`, which the text decides.
@@ -82,7 +82,7 @@ pub(crate) struct CharLstm<B: Backend> {
     targets: B::Buffer<u8>,
     shape: LstmShape,
     gate_clip: f32,
-    space: B::LstmWorkspace,
+    workspace: B::LstmWorkspace,
     hidden: Tensor<B>,
     hidden_gradient: Tensor<B>,
     logits: Tensor<B>,
@@ -123,7 +123,7 @@ impl<B: Backend> CharLstm<B> {
             targets: backend.indices(shape.rows(), shape.vocabulary)?,
             shape,
             gate_clip: spec.gate_clip,
-            space: backend.lstm_workspace(shape)?,
+            workspace: backend.lstm_workspace(shape)?,
             hidden: backend.zeros(&[shape.rows(), shape.hidden])?,
             hidden_gradient: backend.zeros(&[shape.rows(), shape.hidden])?,
             logits: backend.zeros(&[shape.rows(), shape.vocabulary])?,
@@ -175,8 +175,8 @@ impl<B: Backend> CharLstm<B> {
         ]
     }
 
-    fn known(&self) -> Known {
-        Known {
+    fn index_range(&self) -> IndexRange {
+        IndexRange {
             one: "symbol",
             all: "symbols",
             count: self.shape.vocabulary,
@@ -204,7 +204,12 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         &mut self.parameters
     }
 
-    fn take(&mut self, backend: &B, batch: Batch<'_>, _whole: bool) -> Result<(), ModelError> {
+    fn load_batch(
+        &mut self,
+        backend: &B,
+        batch: Batch<'_>,
+        _whole: bool,
+    ) -> Result<(), ModelError> {
         let shape = self.shape;
         let Batch::Text { inputs, targets } = batch else {
             return Err(ModelError::Batch(
@@ -224,38 +229,38 @@ impl<B: Backend> Network<B> for CharLstm<B> {
                     shape.batch
                 )));
             }
-            self.known().check(symbols, place)?;
+            self.index_range().check(symbols, place)?;
         }
         backend.write(inputs, &mut self.inputs)?;
         backend.write(targets, &mut self.targets)?;
         Ok(())
     }
 
-    fn hold(&self, backend: &B, examples: Examples<'_>) -> Result<Held<B>, ModelError> {
+    fn upload(&self, backend: &B, examples: Examples<'_>) -> Result<DeviceDataset<B>, ModelError> {
         let Examples::Text(_) = examples else {
             return Err(wrong_kind("symbols"));
         };
-        Held::new(backend, examples, self.shape.length, self.known())
+        DeviceDataset::new(backend, examples, self.shape.length, self.index_range())
     }
 
-    fn take_held(
+    fn load_dataset_batch(
         &mut self,
         backend: &B,
-        held: &Held<B>,
+        dataset: &DeviceDataset<B>,
         index: usize,
         _whole: bool,
     ) -> Result<(), ModelError> {
-        let Set::Text(text) = &held.set else {
+        let DeviceExamples::Text(text) = &dataset.set else {
             return Err(wrong_kind("symbols"));
         };
         let batch = self.shape.batch;
-        let first = held.batch(index, batch, true)?.start;
+        let first = dataset.batch(index, batch, true)?.start;
         let (inputs, targets) = (&mut self.inputs, &mut self.targets);
-        Ok(backend.gather_text(text, &held.order, first, batch, inputs, targets)?)
+        Ok(backend.gather_text(text, &dataset.order, first, batch, inputs, targets)?)
     }
 
     /// Mean cross-entropy in nats a symbol; leaves its gradient in `logits`.
-    fn forward(&mut self, backend: &B, record: &mut B::StepLog) -> Result<(), BackendError> {
+    fn forward(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError> {
         let shape = self.dense_shape();
         let [weight_ih, weight_hh, bias, weight, output_bias] = &self.parameters;
         let lstm = LstmParameters {
@@ -263,7 +268,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
             weight_hh: weight_hh.value(),
             bias: bias.value(),
         };
-        backend.lstm_forward(&self.inputs, lstm, &mut self.space, &mut self.hidden)?;
+        backend.lstm_forward(&self.inputs, lstm, &mut self.workspace, &mut self.hidden)?;
         backend.dense_forward(
             shape,
             &self.hidden,
@@ -271,7 +276,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
             Some(output_bias.value()),
             &mut self.logits,
         )?;
-        backend.loss_and_gradient(Loss::CrossEntropy, &self.targets, &mut self.logits, record)
+        backend.loss_and_gradient(Loss::CrossEntropy, &self.targets, &mut self.logits, log)
     }
 
     fn backward(&mut self, backend: &B) -> Result<(), BackendError> {
@@ -300,7 +305,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
             &self.hidden,
             &mut self.hidden_gradient,
             self.gate_clip,
-            &mut self.space,
+            &mut self.workspace,
             LstmGradients {
                 weight_ih: weight_ih_gradient,
                 weight_hh: weight_hh_gradient,
@@ -309,8 +314,8 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         )
     }
 
-    fn evaluate(&mut self, backend: &B, record: &mut B::StepLog) -> Result<(), BackendError> {
-        self.forward(backend, record)
+    fn evaluate(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError> {
+        self.forward(backend, log)
     }
 
     fn has_classes(&self) -> bool {
@@ -321,8 +326,8 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         Ok(())
     }
 
-    fn blame(&self, backend: &B) -> Result<(&'static str, String), ModelError> {
-        if let Some(found) = blame_weights(backend, &self.parameters)? {
+    fn locate_non_finite(&self, backend: &B) -> Result<(&'static str, String), ModelError> {
+        if let Some(found) = locate_non_finite_weights(backend, &self.parameters)? {
             return Ok(found);
         }
         let layer = if backend.first_not_finite(&self.hidden)?.is_some() {

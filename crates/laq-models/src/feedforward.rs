@@ -13,9 +13,9 @@ use laq_tensor::{
 
 use crate::ModelError;
 use crate::batch::{Batch, ImageShape};
-use crate::held::{Examples, Held, Set};
+use crate::dataset::{DeviceDataset, DeviceExamples, Examples, IndexRange};
 use crate::init::Init;
-use crate::network::{Known, Network, blame_weights, setting, wrong_kind};
+use crate::network::{Network, locate_non_finite_weights, setting, wrong_kind};
 use crate::parameter::{Parameter, ParameterSpec, StateTensor, WHOLE, f32s, find, values};
 
 /// The settings of a feedforward network.
@@ -320,7 +320,7 @@ pub(crate) struct Feedforward<B: Backend> {
     pixels: Tensor<B>,
     targets: B::Buffer<u8>,
     /// Images of the batch that was taken; an evaluation may have fewer than there is room for.
-    taken: usize,
+    batch_rows: usize,
     /// A whole batch in host memory, for one that is not.
     padded: Padded,
 }
@@ -360,7 +360,7 @@ struct Pool<B: Backend> {
 
 struct Norm<B: Backend> {
     shape: NormShape,
-    space: B::NormWorkspace,
+    workspace: B::NormWorkspace,
     mean: Tensor<B>,
     variance: Tensor<B>,
     output: Tensor<B>,
@@ -426,7 +426,7 @@ impl<B: Backend> Block<B> {
             let mut variance = backend.zeros(&[shape.channels])?;
             backend.write(&vec![1.0; shape.channels], &mut variance)?;
             Some(Norm {
-                space: backend.norm_workspace(shape)?,
+                workspace: backend.norm_workspace(shape)?,
                 mean: backend.zeros(&[shape.channels])?,
                 variance,
                 output: tensor(output)?,
@@ -492,12 +492,12 @@ impl<B: Backend> Block<B> {
         let (weight, rest) = (parameters[0].value(), &parameters[1..]);
         let bias = self.norm.is_none().then(|| rest[0].value());
         match &mut self.linear {
-            Linear::Convolution(shape, space) => backend.convolution_forward(
+            Linear::Convolution(shape, workspace) => backend.convolution_forward(
                 *shape,
                 input,
                 weight,
                 bias,
-                space,
+                workspace,
                 &mut self.product,
             )?,
             Linear::Dense(shape) => {
@@ -522,7 +522,7 @@ impl<B: Backend> Block<B> {
                 values,
                 scale,
                 shift,
-                &mut norm.space,
+                &mut norm.workspace,
                 &mut norm.output,
             ),
             Statistics::Running => backend.batch_norm_inference(
@@ -532,7 +532,7 @@ impl<B: Backend> Block<B> {
                 shift,
                 &norm.mean,
                 &norm.variance,
-                &mut norm.space,
+                &mut norm.workspace,
                 &mut norm.output,
             ),
         }
@@ -560,7 +560,7 @@ impl<B: Backend> Block<B> {
                     norm.shape,
                     values,
                     scale,
-                    &mut norm.space,
+                    &mut norm.workspace,
                     gradient,
                     scale_gradient,
                     shift.value_and_gradient().1,
@@ -585,12 +585,12 @@ impl<B: Backend> Block<B> {
         let bias_gradient = bias.map(|bias| bias.value_and_gradient().1);
         let gradient = &self.product_gradient;
         match &mut self.linear {
-            Linear::Convolution(shape, space) => backend.convolution_backward(
+            Linear::Convolution(shape, workspace) => backend.convolution_backward(
                 *shape,
                 input,
                 weight,
                 gradient,
-                space,
+                workspace,
                 input_gradient,
                 weight_gradient,
                 bias_gradient,
@@ -642,7 +642,7 @@ impl<B: Backend> Feedforward<B> {
             loss: spec.loss,
             pixels: backend.zeros(&[batch, spec.input.numbers()])?,
             targets: backend.indices(batch, spec.classes)?,
-            taken: 0,
+            batch_rows: 0,
             padded: Padded::default(),
         })
     }
@@ -661,8 +661,8 @@ impl<B: Backend> Feedforward<B> {
         Ok(())
     }
 
-    fn known(&self) -> Known {
-        Known {
+    fn index_range(&self) -> IndexRange {
+        IndexRange {
             one: "label",
             all: "classes",
             count: self.classes,
@@ -683,7 +683,7 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         &mut self.parameters
     }
 
-    fn take(&mut self, backend: &B, batch: Batch<'_>, whole: bool) -> Result<(), ModelError> {
+    fn load_batch(&mut self, backend: &B, batch: Batch<'_>, whole: bool) -> Result<(), ModelError> {
         let Batch::Images { pixels, labels } = batch else {
             return Err(ModelError::Batch(
                 "a text was given, but this network looks at images".into(),
@@ -699,8 +699,8 @@ impl<B: Backend> Network<B> for Feedforward<B> {
                 self.batch,
             )));
         }
-        self.known().check(labels, "")?;
-        self.taken = count;
+        self.index_range().check(labels, "")?;
+        self.batch_rows = count;
         if count == self.batch {
             backend.write(pixels, &mut self.pixels)?;
             backend.write(labels, &mut self.targets)?;
@@ -717,37 +717,37 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         Ok(())
     }
 
-    fn hold(&self, backend: &B, examples: Examples<'_>) -> Result<Held<B>, ModelError> {
+    fn upload(&self, backend: &B, examples: Examples<'_>) -> Result<DeviceDataset<B>, ModelError> {
         match &examples {
             Examples::Images { numbers, .. } if *numbers == self.input.numbers() => {
-                Held::new(backend, examples, 1, self.known())
+                DeviceDataset::new(backend, examples, 1, self.index_range())
             }
             _ => Err(wrong_kind("images of its size")),
         }
     }
 
-    fn take_held(
+    fn load_dataset_batch(
         &mut self,
         backend: &B,
-        held: &Held<B>,
+        dataset: &DeviceDataset<B>,
         index: usize,
         whole: bool,
     ) -> Result<(), ModelError> {
-        let Set::Images { pixels, labels } = &held.set else {
+        let DeviceExamples::Images { pixels, labels } = &dataset.set else {
             return Err(wrong_kind("images of its size"));
         };
-        let chosen = held.batch(index, self.batch, whole)?;
-        self.taken = chosen.len();
+        let chosen = dataset.batch(index, self.batch, whole)?;
+        self.batch_rows = chosen.len();
         let (own, targets) = (&mut self.pixels, &mut self.targets);
         let (first, rows) = (chosen.start, chosen.len());
-        Ok(backend.gather_images(pixels, labels, &held.order, first, rows, own, targets)?)
+        Ok(backend.gather_images(pixels, labels, &dataset.order, first, rows, own, targets)?)
     }
 
     /// Leaves the loss's gradient where the last block expects it.
-    fn forward(&mut self, backend: &B, record: &mut B::StepLog) -> Result<(), BackendError> {
+    fn forward(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError> {
         self.run(backend, Statistics::OfBatch)?;
         let last = self.blocks.last_mut().expect("a network has an output");
-        backend.loss_and_gradient(self.loss, &self.targets, last.output_mut(), record)
+        backend.loss_and_gradient(self.loss, &self.targets, last.output_mut(), log)
     }
 
     fn backward(&mut self, backend: &B) -> Result<(), BackendError> {
@@ -773,10 +773,16 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         Ok(())
     }
 
-    fn evaluate(&mut self, backend: &B, record: &mut B::StepLog) -> Result<(), BackendError> {
+    fn evaluate(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError> {
         self.run(backend, Statistics::Running)?;
         let last = self.blocks.last().expect("a network has an output");
-        backend.evaluate_outputs(self.loss, self.taken, &self.targets, last.output(), record)
+        backend.evaluate_outputs(
+            self.loss,
+            self.batch_rows,
+            &self.targets,
+            last.output(),
+            log,
+        )
     }
 
     fn has_classes(&self) -> bool {
@@ -784,7 +790,7 @@ impl<B: Backend> Network<B> for Feedforward<B> {
     }
 
     /// Moves the running averages of the normalizations.
-    fn finish_step(&mut self, backend: &B, record: &B::StepLog) -> Result<(), BackendError> {
+    fn finish_step(&mut self, backend: &B, log: &B::StepLog) -> Result<(), BackendError> {
         for norm in self
             .blocks
             .iter_mut()
@@ -793,8 +799,8 @@ impl<B: Backend> Network<B> for Feedforward<B> {
             backend.update_running_stats(
                 norm.shape,
                 self.norm_factor,
-                &norm.space,
-                record,
+                &norm.workspace,
+                log,
                 &mut norm.mean,
                 &mut norm.variance,
             )?;
@@ -802,8 +808,8 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         Ok(())
     }
 
-    fn blame(&self, backend: &B) -> Result<(&'static str, String), ModelError> {
-        if let Some(found) = blame_weights(backend, &self.parameters)? {
+    fn locate_non_finite(&self, backend: &B) -> Result<(&'static str, String), ModelError> {
+        if let Some(found) = locate_non_finite_weights(backend, &self.parameters)? {
             return Ok(found);
         }
         for block in &self.blocks {

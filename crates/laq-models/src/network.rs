@@ -6,7 +6,7 @@ use laq_tensor::{Backend, BackendError};
 
 use crate::ModelError;
 use crate::batch::Batch;
-use crate::held::{Examples, Held};
+use crate::dataset::{DeviceDataset, Examples};
 use crate::parameter::{Parameter, StateTensor};
 
 /// A network and the buffers of one batch, on a backend.
@@ -16,38 +16,38 @@ pub(crate) trait Network<B: Backend>: Send {
     fn parameters_mut(&mut self) -> &mut [Parameter<B>];
 
     /// Takes the next batch. A training step needs a whole one; an evaluation may have fewer images.
-    fn take(&mut self, backend: &B, batch: Batch<'_>, whole: bool) -> Result<(), ModelError>;
+    fn load_batch(&mut self, backend: &B, batch: Batch<'_>, whole: bool) -> Result<(), ModelError>;
 
     /// Copies examples to the device.
-    fn hold(&self, backend: &B, examples: Examples<'_>) -> Result<Held<B>, ModelError>;
+    fn upload(&self, backend: &B, examples: Examples<'_>) -> Result<DeviceDataset<B>, ModelError>;
 
-    /// Takes batch number `index` of the examples on the device, as [`Network::take`] does.
-    fn take_held(
+    /// Takes batch number `index` of the examples on the device, as [`Network::load_batch`] does.
+    fn load_dataset_batch(
         &mut self,
         backend: &B,
-        held: &Held<B>,
+        dataset: &DeviceDataset<B>,
         index: usize,
         whole: bool,
     ) -> Result<(), ModelError>;
 
     /// The mean loss of the batch in training goes into the record; leaves behind what [`Network::backward`] needs.
-    fn forward(&mut self, backend: &B, record: &mut B::StepLog) -> Result<(), BackendError>;
+    fn forward(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError>;
 
     /// The gradients of all parameters, after [`Network::forward`].
     fn backward(&mut self, backend: &B) -> Result<(), BackendError>;
 
-    /// The mean loss of the batch with the network as it is, which stays as it is, goes into the record, and so do the wrong
+    /// The mean loss of the batch with the network as it is, which stays as it is, goes into the log, and so do the wrong
     /// answers of one that has classes.
-    fn evaluate(&mut self, backend: &B, record: &mut B::StepLog) -> Result<(), BackendError>;
+    fn evaluate(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError>;
 
     /// Whether its answers are classes, of which an evaluation counts the wrong ones.
     fn has_classes(&self) -> bool;
 
     /// What a step leaves behind beside new parameters, unless the record is stopped.
-    fn finish_step(&mut self, backend: &B, record: &B::StepLog) -> Result<(), BackendError>;
+    fn finish_step(&mut self, backend: &B, log: &B::StepLog) -> Result<(), BackendError>;
 
     /// Where a loss that is not finite comes from: the first layer that shows NaN or infinity.
-    fn blame(&self, backend: &B) -> Result<(&'static str, String), ModelError>;
+    fn locate_non_finite(&self, backend: &B) -> Result<(&'static str, String), ModelError>;
 
     /// State beside the parameters'.
     fn save(&self, backend: &B) -> Result<Vec<StateTensor>, BackendError>;
@@ -57,8 +57,8 @@ pub(crate) trait Network<B: Backend>: Send {
     -> Result<(), ModelError>;
 }
 
-/// The first parameter whose weights are not finite, as [`Network::blame`] tells it.
-pub(crate) fn blame_weights<B: Backend>(
+/// The first parameter whose weights are not finite, as [`Network::locate_non_finite`] tells it.
+pub(crate) fn locate_non_finite_weights<B: Backend>(
     backend: &B,
     parameters: &[Parameter<B>],
 ) -> Result<Option<(&'static str, String)>, BackendError> {
@@ -68,31 +68,6 @@ pub(crate) fn blame_weights<B: Backend>(
         }
     }
     Ok(None)
-}
-
-/// What the numbers of a text or of labels stand for, in the words of an error.
-#[derive(Clone, Copy)]
-pub(crate) struct Known {
-    /// One of them: "symbol" or "label".
-    pub(crate) one: &'static str,
-    /// What the network has of them, such as "symbols" or "classes".
-    pub(crate) all: &'static str,
-    /// How many.
-    pub(crate) count: usize,
-}
-
-impl Known {
-    /// Refuses numbers that the network does not know; `place` says where they are.
-    pub(crate) fn check(&self, values: &[u8], place: &str) -> Result<(), ModelError> {
-        let Known { one, all, count } = *self;
-        match values.iter().position(|&value| usize::from(value) >= count) {
-            None => Ok(()),
-            Some(at) => Err(ModelError::Batch(format!(
-                "{one} {} at index {at}{place}, but the network has {count} {all}",
-                values[at]
-            ))),
-        }
-    }
 }
 
 /// The error of examples of another kind than the network takes.

@@ -253,10 +253,10 @@ impl<B: Backend> Parameter<B> {
         &mut self,
         backend: &B,
         adam: AdamSettings,
-        record: &B::StepLog,
+        log: &B::StepLog,
     ) -> Result<(), BackendError> {
         match &mut self.quantized {
-            Some(quantized) => backend.quantizer_update(adam, record, &mut quantized.quantizer),
+            Some(quantized) => backend.quantizer_update(adam, log, &mut quantized.quantizer),
             None => Ok(()),
         }
     }

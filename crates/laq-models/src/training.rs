@@ -11,8 +11,8 @@ use crate::ModelError;
 use crate::batch::{Batch, Evaluation, Evaluations, TextShape};
 use crate::char_lstm::{CharLstm, CharLstmSpec};
 use crate::comparison::LayerComparison;
+use crate::dataset::{DatasetHandle, DeviceDataset, Examples};
 use crate::feedforward::{Feedforward, FeedforwardSpec};
-use crate::held::{Examples, Held, HeldSet};
 use crate::network::{Network, setting};
 use crate::parameter::{LayerReport, Parameter, StateData, StateTensor};
 
@@ -67,22 +67,22 @@ pub struct Report<'a> {
 
 /// A network in training: latent weights, their quantized form, Adam's state.
 pub struct Training<B: Backend> {
-    // Fields are dropped in order: recordings before what is in them, and the device last.
+    // Fields are dropped in order: graphs before what is in them, and the device last.
     /// The step that finds ŵ solved, and the one that solves for it first.
-    recordings: [B::StepGraph; 2],
+    graphs: [B::StepGraph; 2],
     network: Box<dyn Network<B>>,
     adam: AdamSettings,
     steps: u64,
     /// Whether ŵ belongs to the latent weights as they are now.
     quantized_is_current: bool,
-    quantize_space: B::QuantizeWorkspace,
-    update_space: B::UpdateWorkspace,
+    quantize_workspace: B::QuantizeWorkspace,
+    update_workspace: B::UpdateWorkspace,
     /// Of the steps that are not read yet.
-    record: B::StepLog,
+    log: B::StepLog,
     /// Steps in it.
     unread: u64,
-    evaluation_record: B::StepLog,
-    held: Vec<Held<B>>,
+    evaluation_log: B::StepLog,
+    dataset: Vec<DeviceDataset<B>>,
     /// What the next report tells.
     losses: Vec<f64>,
     reported: usize,
@@ -140,13 +140,13 @@ impl<B: Backend + 'static> Training<B> {
             adam,
             steps: 0,
             quantized_is_current: false,
-            quantize_space: B::QuantizeWorkspace::default(),
-            update_space: B::UpdateWorkspace::default(),
-            record: backend.step_log()?,
+            quantize_workspace: B::QuantizeWorkspace::default(),
+            update_workspace: B::UpdateWorkspace::default(),
+            log: backend.step_log()?,
             unread: 0,
-            evaluation_record: backend.step_log()?,
-            recordings: Default::default(),
-            held: Vec::new(),
+            evaluation_log: backend.step_log()?,
+            graphs: Default::default(),
+            dataset: Vec::new(),
             losses: Vec::with_capacity(2 * STEP_LOG_CAPACITY),
             reported: 0,
             seconds: 0.0,
@@ -161,7 +161,7 @@ impl<B: Backend + 'static> Training<B> {
     }
 
     /// How the device does its work; see [`laq_tensor::Memory::diagnostics`].
-    pub fn notes(&self) -> Vec<String> {
+    pub fn diagnostics(&self) -> Vec<String> {
         self.backend.diagnostics()
     }
 
@@ -198,52 +198,54 @@ impl<B: Backend + 'static> Training<B> {
     /// As [`Training::step`].
     pub fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError> {
         let start = Instant::now();
-        self.network.take(&self.backend, batch, true)?;
+        self.network.load_batch(&self.backend, batch, true)?;
         self.advance(start, learning_rate)
     }
 
-    /// Copies examples to the device, for [`Training::begin_held_step`] and [`Training::evaluate_held`]. They come in the order
+    /// Copies examples to the device, for [`Training::begin_dataset_step`] and [`Training::evaluate_dataset`]. They come in the order
     /// of their numbers until [`Training::set_order`] says otherwise.
     ///
     /// # Errors
     /// [`ModelError::Batch`] for examples that the network does not take; [`ModelError::Backend`] when the device has no
     /// room.
-    pub fn hold(&mut self, examples: Examples<'_>) -> Result<HeldSet, ModelError> {
-        let held = self.network.hold(&self.backend, examples)?;
-        self.held.push(held);
-        Ok(HeldSet(self.held.len() - 1))
+    pub fn upload(&mut self, examples: Examples<'_>) -> Result<DatasetHandle, ModelError> {
+        let dataset = self.network.upload(&self.backend, examples)?;
+        self.dataset.push(dataset);
+        Ok(DatasetHandle(self.dataset.len() - 1))
     }
 
     /// The order of examples on the device, each of their numbers once.
     ///
     /// # Errors
     /// [`ModelError::Batch`] for another order than one of all of them, and for examples of another training.
-    pub fn set_order(&mut self, set: HeldSet, order: &[u32]) -> Result<(), ModelError> {
-        let held = self.held.get_mut(set.0).ok_or_else(nothing_held)?;
-        let good = order.len() == held.count && order.iter().all(|&n| (n as usize) < held.count);
+    pub fn set_order(&mut self, set: DatasetHandle, order: &[u32]) -> Result<(), ModelError> {
+        let dataset = self.dataset.get_mut(set.0).ok_or_else(unknown_dataset)?;
+        let good =
+            order.len() == dataset.count && order.iter().all(|&n| (n as usize) < dataset.count);
         if !good {
             return Err(ModelError::Batch(format!(
                 "the order has {} numbers, expected those of {} examples",
                 order.len(),
-                held.count
+                dataset.count
             )));
         }
-        Ok(self.backend.write(order, &mut held.order)?)
+        Ok(self.backend.write(order, &mut dataset.order)?)
     }
 
     /// [`Training::begin_step`] with batch number `index` of examples on the device, in their order.
     ///
     /// # Errors
     /// As [`Training::step`]; [`ModelError::Batch`] where there are not so many.
-    pub fn begin_held_step(
+    pub fn begin_dataset_step(
         &mut self,
-        set: HeldSet,
+        set: DatasetHandle,
         index: usize,
         learning_rate: f64,
     ) -> Result<(), ModelError> {
         let start = Instant::now();
-        let held = self.held.get(set.0).ok_or_else(nothing_held)?;
-        self.network.take_held(&self.backend, held, index, true)?;
+        let dataset = self.dataset.get(set.0).ok_or_else(unknown_dataset)?;
+        self.network
+            .load_dataset_batch(&self.backend, dataset, index, true)?;
         self.advance(start, learning_rate)
     }
 
@@ -256,53 +258,53 @@ impl<B: Backend + 'static> Training<B> {
             "a finite number, 0 or above",
         )?;
         if self.unread == STEP_LOG_CAPACITY as u64 {
-            self.read_record()?;
+            self.read_log()?;
         }
         let size = self.adam.step_size(learning_rate, self.steps + 1);
         let solve = !self.quantized_is_current;
         let Training {
             backend,
             network,
-            quantize_space,
-            update_space,
-            record,
+            quantize_workspace,
+            update_workspace,
+            log,
             ..
         } = self;
-        backend.set_step_size(size, record)?;
-        let (adam, recording) = (self.adam, &mut self.recordings[usize::from(solve)]);
+        backend.set_step_size(size, log)?;
+        let (adam, graph) = (self.adam, &mut self.graphs[usize::from(solve)]);
         let mut body = || -> Result<(), BackendError> {
             if solve {
-                quantize(backend, network.as_mut(), quantize_space, record)?;
+                quantize(backend, network.as_mut(), quantize_workspace, log)?;
             }
-            network.forward(backend, record)?;
+            network.forward(backend, log)?;
             network.backward(backend)?;
             let mut jobs = network
                 .parameters_mut()
                 .iter_mut()
                 .map(Parameter::update_job);
-            backend.check_gradients(&mut jobs, update_space, record)?;
+            backend.check_gradients(&mut jobs, update_workspace, log)?;
             if network
                 .parameters()
                 .iter()
                 .any(Parameter::has_latent_gradient)
             {
-                backend.start_clock(record)?;
+                backend.start_clock(log)?;
                 for parameter in network.parameters_mut() {
                     parameter.quantizer_backward(backend)?;
                 }
-                backend.stop_clock(record)?;
+                backend.stop_clock(log)?;
             }
             let mut jobs = network
                 .parameters_mut()
                 .iter_mut()
                 .map(Parameter::update_job);
-            backend.update(adam, &mut jobs, update_space, record)?;
+            backend.update(adam, &mut jobs, update_workspace, log)?;
             for parameter in network.parameters_mut() {
-                parameter.update_scales(backend, adam, record)?;
+                parameter.update_scales(backend, adam, log)?;
             }
-            network.finish_step(backend, record)
+            network.finish_step(backend, log)
         };
-        let done = backend.capture_or_replay(recording, &mut body);
+        let done = backend.capture_or_replay(graph, &mut body);
         done.map_err(|error| self.unsolved(error))?;
         self.quantized_is_current = false;
         self.steps += 1;
@@ -318,7 +320,7 @@ impl<B: Backend + 'static> Training<B> {
     pub fn report(&mut self) -> Result<Report<'_>, ModelError> {
         self.losses.drain(..self.reported);
         self.reported = 0;
-        self.read_record()?;
+        self.read_log()?;
         self.reported = self.losses.len();
         Ok(Report {
             losses: &self.losses,
@@ -327,10 +329,10 @@ impl<B: Backend + 'static> Training<B> {
         })
     }
 
-    fn read_record(&mut self) -> Result<(), ModelError> {
+    fn read_log(&mut self) -> Result<(), ModelError> {
         let start = Instant::now();
         let before = self.losses.len();
-        let found = (self.backend).read_log(&mut self.record, &mut self.losses)?;
+        let found = (self.backend).read_log(&mut self.log, &mut self.losses)?;
         self.seconds += start.elapsed().as_secs_f64();
         self.quantize_seconds += found.seconds;
         let begun = std::mem::take(&mut self.unread);
@@ -349,7 +351,7 @@ impl<B: Backend + 'static> Training<B> {
         let step = self.steps + 1;
         match stop {
             Stop::Loss => {
-                let (what, layer) = self.network.blame(&self.backend)?;
+                let (what, layer) = self.network.locate_non_finite(&self.backend)?;
                 Err(ModelError::NotFinite { what, layer, step })
             }
             Stop::Gradient { parameter } => {
@@ -373,13 +375,13 @@ impl<B: Backend + 'static> Training<B> {
     /// # Errors
     /// As [`Training::step`].
     pub fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError> {
-        self.network.take(&self.backend, batch, false)?;
+        self.network.load_batch(&self.backend, batch, false)?;
         self.ensure_quantized()?;
-        (self.network).evaluate(&self.backend, &mut self.evaluation_record)?;
+        (self.network).evaluate(&self.backend, &mut self.evaluation_log)?;
         let mut losses = Vec::with_capacity(1);
         let errors = self.read_evaluations(&mut losses)?;
         let [loss] = losses[..] else {
-            return Err(self.blame()?);
+            return Err(self.locate_non_finite()?);
         };
         Ok(Evaluation { loss, errors })
     }
@@ -389,9 +391,9 @@ impl<B: Backend + 'static> Training<B> {
     ///
     /// # Errors
     /// As [`Training::step`]; [`ModelError::Batch`] where there are not so many.
-    pub fn evaluate_held(
+    pub fn evaluate_dataset(
         &mut self,
-        set: HeldSet,
+        set: DatasetHandle,
         batches: Range<usize>,
     ) -> Result<Evaluations, ModelError> {
         self.ensure_quantized()?;
@@ -409,22 +411,22 @@ impl<B: Backend + 'static> Training<B> {
                 // Batches behind the one that was not finite have overwritten what it has left.
                 self.evaluate_batch(set, batches.start + losses.len())?;
                 self.read_evaluations(&mut losses)?;
-                return Err(self.blame()?);
+                return Err(self.locate_non_finite()?);
             }
         }
         Ok(Evaluations { losses, errors })
     }
 
-    fn evaluate_batch(&mut self, set: HeldSet, index: usize) -> Result<(), ModelError> {
-        let held = self.held.get(set.0).ok_or_else(nothing_held)?;
-        (self.network).take_held(&self.backend, held, index, false)?;
-        Ok((self.network).evaluate(&self.backend, &mut self.evaluation_record)?)
+    fn evaluate_batch(&mut self, set: DatasetHandle, index: usize) -> Result<(), ModelError> {
+        let dataset = self.dataset.get(set.0).ok_or_else(unknown_dataset)?;
+        (self.network).load_dataset_batch(&self.backend, dataset, index, false)?;
+        Ok((self.network).evaluate(&self.backend, &mut self.evaluation_log)?)
     }
 
     /// Waits for the batches that are evaluated: appends their losses, up to the first that is not finite, and tells how many
     /// answers were wrong.
     fn read_evaluations(&mut self, losses: &mut Vec<f64>) -> Result<Option<usize>, ModelError> {
-        let found = (self.backend).read_log(&mut self.evaluation_record, losses)?;
+        let found = (self.backend).read_log(&mut self.evaluation_log, losses)?;
         if found.stop.is_some() {
             losses.pop();
         }
@@ -433,8 +435,8 @@ impl<B: Backend + 'static> Training<B> {
     }
 
     /// The error of the batch in the network's buffers, whose loss is not finite.
-    fn blame(&self) -> Result<ModelError, ModelError> {
-        let (what, layer) = self.network.blame(&self.backend)?;
+    fn locate_non_finite(&self) -> Result<ModelError, ModelError> {
+        let (what, layer) = self.network.locate_non_finite(&self.backend)?;
         let step = self.steps;
         Ok(ModelError::NotFinite { what, layer, step })
     }
@@ -472,7 +474,7 @@ impl<B: Backend + 'static> Training<B> {
     /// # Errors
     /// When the device fails, and as [`Training::report`].
     pub fn save(&mut self) -> Result<Vec<StateTensor>, ModelError> {
-        self.read_record()?;
+        self.read_log()?;
         let mut state = vec![StateTensor {
             name: COUNTERS.to_owned(),
             shape: vec![2],
@@ -517,17 +519,17 @@ impl<B: Backend + 'static> Training<B> {
             return Ok(());
         }
         // The steps before may have stopped.
-        self.read_record()?;
+        self.read_log()?;
         let start = Instant::now();
         let done = quantize(
             &self.backend,
             self.network.as_mut(),
-            &mut self.quantize_space,
-            &mut self.record,
+            &mut self.quantize_workspace,
+            &mut self.log,
         );
         done.map_err(|error| self.unsolved(error))?;
         self.seconds += start.elapsed().as_secs_f64();
-        self.read_record()?;
+        self.read_log()?;
         self.quantized_is_current = true;
         Ok(())
     }
@@ -555,7 +557,7 @@ impl<B: Backend + 'static> Training<B> {
     }
 }
 
-fn nothing_held() -> ModelError {
+fn unknown_dataset() -> ModelError {
     ModelError::Batch("these examples are not on the device; copy them there first".into())
 }
 
@@ -563,16 +565,16 @@ fn nothing_held() -> ModelError {
 fn quantize<B: Backend>(
     backend: &B,
     network: &mut dyn Network<B>,
-    space: &mut B::QuantizeWorkspace,
-    record: &mut B::StepLog,
+    workspace: &mut B::QuantizeWorkspace,
+    log: &mut B::StepLog,
 ) -> Result<(), BackendError> {
     if !network.parameters().iter().any(Parameter::is_quantized) {
         return Ok(());
     }
-    backend.start_clock(record)?;
+    backend.start_clock(log)?;
     let parameters = network.parameters_mut().iter_mut();
     let mut jobs = parameters.filter_map(Parameter::quantize_job);
-    let solved = backend.quantize(&mut jobs, space, record);
-    backend.stop_clock(record)?;
+    let solved = backend.quantize(&mut jobs, workspace, log);
+    backend.stop_clock(log)?;
     solved
 }

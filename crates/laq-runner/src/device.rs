@@ -9,8 +9,8 @@ use std::time::Duration;
 pub use laq_cuda::Precision;
 use laq_cuda::{Cuda, CudaBackend, probe};
 use laq_models::{
-    Batch, Evaluation, Evaluations, Examples, HeldSet, LayerComparison, LayerReport, ModelError,
-    Report, StateTensor, StepReport, Training,
+    Batch, DatasetHandle, Evaluation, Evaluations, Examples, LayerComparison, LayerReport,
+    ModelError, Report, StateTensor, StepReport, Training,
 };
 use laq_solvers::Method;
 use laq_tensor::{Backend, CpuBackend, Memory};
@@ -175,17 +175,22 @@ fn kernel_cache() -> Option<PathBuf> {
 #[expect(clippy::missing_errors_doc, reason = "documented at `Training`")]
 pub trait Trainer: Send {
     fn steps_taken(&self) -> u64;
-    fn notes(&self) -> Vec<String>;
+    fn diagnostics(&self) -> Vec<String>;
     fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError>;
-    fn hold(&mut self, examples: Examples<'_>) -> Result<HeldSet, ModelError>;
-    fn set_order(&mut self, set: HeldSet, order: &[u32]) -> Result<(), ModelError>;
-    fn begin_held_step(&mut self, set: HeldSet, index: usize, rate: f64) -> Result<(), ModelError>;
+    fn upload(&mut self, examples: Examples<'_>) -> Result<DatasetHandle, ModelError>;
+    fn set_order(&mut self, set: DatasetHandle, order: &[u32]) -> Result<(), ModelError>;
+    fn begin_dataset_step(
+        &mut self,
+        set: DatasetHandle,
+        index: usize,
+        rate: f64,
+    ) -> Result<(), ModelError>;
     fn report(&mut self) -> Result<Report<'_>, ModelError>;
     fn step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<StepReport, ModelError>;
     fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError>;
-    fn evaluate_held(
+    fn evaluate_dataset(
         &mut self,
-        set: HeldSet,
+        set: DatasetHandle,
         batches: Range<usize>,
     ) -> Result<Evaluations, ModelError>;
     fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError>;
@@ -199,24 +204,29 @@ impl<B: Backend + 'static> Trainer for Training<B> {
         self.steps_taken()
     }
 
-    fn notes(&self) -> Vec<String> {
-        self.notes()
+    fn diagnostics(&self) -> Vec<String> {
+        self.diagnostics()
     }
 
     fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError> {
         self.begin_step(batch, learning_rate)
     }
 
-    fn hold(&mut self, examples: Examples<'_>) -> Result<HeldSet, ModelError> {
-        self.hold(examples)
+    fn upload(&mut self, examples: Examples<'_>) -> Result<DatasetHandle, ModelError> {
+        self.upload(examples)
     }
 
-    fn set_order(&mut self, set: HeldSet, order: &[u32]) -> Result<(), ModelError> {
+    fn set_order(&mut self, set: DatasetHandle, order: &[u32]) -> Result<(), ModelError> {
         self.set_order(set, order)
     }
 
-    fn begin_held_step(&mut self, set: HeldSet, index: usize, rate: f64) -> Result<(), ModelError> {
-        self.begin_held_step(set, index, rate)
+    fn begin_dataset_step(
+        &mut self,
+        set: DatasetHandle,
+        index: usize,
+        rate: f64,
+    ) -> Result<(), ModelError> {
+        self.begin_dataset_step(set, index, rate)
     }
 
     fn report(&mut self) -> Result<Report<'_>, ModelError> {
@@ -231,12 +241,12 @@ impl<B: Backend + 'static> Trainer for Training<B> {
         self.evaluate(batch)
     }
 
-    fn evaluate_held(
+    fn evaluate_dataset(
         &mut self,
-        set: HeldSet,
+        set: DatasetHandle,
         batches: Range<usize>,
     ) -> Result<Evaluations, ModelError> {
-        self.evaluate_held(set, batches)
+        self.evaluate_dataset(set, batches)
     }
 
     fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError> {

@@ -3,7 +3,7 @@
 use laq_datasets::{
     Fractions, ImageSet, Images, Kind, Sequences, Split, Text, TextError, identity_order,
 };
-use laq_models::{Batch, Evaluation, HeldSet, ModelError};
+use laq_models::{Batch, DatasetHandle, Evaluation, ModelError};
 use laq_tensor::BackendError;
 use sha2::{Digest, Sha256};
 
@@ -193,14 +193,16 @@ impl Batches<'_> {
     }
 
     /// Copies all examples to the device of `network`; none where there was no room for them.
-    pub(crate) fn hold(&self, network: &mut Network) -> Result<Option<HeldSet>, ModelError> {
+    pub(crate) fn hold(&self, network: &mut Network) -> Result<Option<DatasetHandle>, ModelError> {
         let held = match self {
-            Self::Text(sequences) => network.hold(laq_models::Examples::Text(sequences.symbols())),
+            Self::Text(sequences) => {
+                network.upload(laq_models::Examples::Text(sequences.symbols()))
+            }
             Self::Images {
                 images, numbers, ..
             } => {
                 let (all, mut none) = (identity_order(images.len()), Vec::new());
-                network.hold(laq_models::Examples::Images {
+                network.upload(laq_models::Examples::Images {
                     labels: images.labels(),
                     numbers: *numbers,
                     fill: &mut |first, pixels| {
@@ -278,7 +280,7 @@ const AT_ONCE: usize = 32;
 pub(crate) fn score(
     network: &mut Network,
     batches: &Batches<'_>,
-    held: Option<HeldSet>,
+    held: Option<DatasetHandle>,
     go_on: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Option<Score>, ModelError> {
     let (all, examples) = (batches.evaluated(), batches.examples());
@@ -292,7 +294,7 @@ pub(crate) fn score(
         }
         let found = match held {
             Some(set) => {
-                let found = network.evaluate_held(set, first..all.min(first + AT_ONCE))?;
+                let found = network.evaluate_dataset(set, first..all.min(first + AT_ONCE))?;
                 losses.extend(found.losses);
                 found.errors
             }
@@ -360,7 +362,7 @@ mod tests {
                 let mut room = Room::default();
                 for index in [0, batches.trained() - 1, 1] {
                     match train {
-                        Some(train) => network.begin_held_step(train, index, 0.01),
+                        Some(train) => network.begin_dataset_step(train, index, 0.01),
                         None => network.begin_step(room.fill(&batches, &order, index), 0.01),
                     }
                     .expect("a step");

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use laq_datasets::{Split, epoch_order};
-use laq_models::{HeldSet, ModelError};
+use laq_models::{DatasetHandle, ModelError};
 use laq_solvers::Method;
 
 use crate::checkpoint::{Best, Checkpoint, Progress, RunState, StepTimes};
@@ -308,9 +308,9 @@ const STEPS_BEFORE_HOLDING: usize = 2;
 /// The examples that are on the device, split by split.
 #[derive(Clone, Copy, Default)]
 struct Held {
-    train: Option<HeldSet>,
-    validation: Option<HeldSet>,
-    test: Option<HeldSet>,
+    train: Option<DatasetHandle>,
+    validation: Option<DatasetHandle>,
+    test: Option<DatasetHandle>,
 }
 
 /// A run under way.
@@ -385,7 +385,7 @@ impl Run<'_> {
 
     /// Keeps how the device does its work beside what else the numbers come from.
     fn write_notes(&mut self) -> Result<(), RunError> {
-        let notes = self.network.notes();
+        let notes = self.network.diagnostics();
         if self.environment.notes == notes {
             return Ok(());
         }
@@ -428,7 +428,7 @@ impl Run<'_> {
             let begun = self.progress.step + self.unreported;
             self.hold(&order)?;
             let step = match self.held.train {
-                Some(train) => self.network.begin_held_step(train, begun, learning_rate),
+                Some(train) => self.network.begin_dataset_step(train, begun, learning_rate),
                 None => {
                     let batch = room.fill(&batches, &order, begun);
                     self.network.begin_step(batch, learning_rate)

@@ -145,7 +145,7 @@ fn cudnn_may_fail() {
         for (a, b) in losses.iter().zip(&expected) {
             assert!((a - b).abs() < 2e-3 * b, "{losses:?}, {expected:?}");
         }
-        let lines = training.notes().join("; ");
+        let lines = training.diagnostics().join("; ");
         let refuses = std::env::var_os("FAKE_CUDA_CUDNN_REFUSES").is_some();
         let expected_line = match refuses {
             true => "im2col, because of cuDNN: CudnnError(CUDNN_STATUS_NOT_SUPPORTED)",
@@ -204,7 +204,7 @@ fn lstms_in_one_kernel() {
         let losses = |precision| {
             let mut training = Lstm::of_cells(128, of_precision(0, precision), &method);
             let losses = steps(&Lstm, &mut training, 0..4);
-            (losses, training.notes())
+            (losses, training.diagnostics())
         };
         let ((rounded, lines), (exact, others)) =
             (losses(Precision::Tf32), losses(Precision::Float32));

@@ -251,7 +251,7 @@ fn the_schedule_does_not_change_the_bits() {
     let losses = [&mut one, &mut other].map(|training| steps(&Lstm, training, 0..3));
     assert_eq!(losses[0], losses[1]);
     assert_eq!(one.save().unwrap(), other.save().unwrap());
-    assert!(one.notes().is_empty());
+    assert!(one.diagnostics().is_empty());
 }
 
 /// Steps that cannot be captured are executed, with a diagnostic.
@@ -271,7 +271,7 @@ fn steps_that_cannot_be_captured_are_eager() {
         losses
     };
     let expected = train(&mut captured);
-    assert!(captured.notes().is_empty());
+    assert!(captured.diagnostics().is_empty());
     for failure in [
         CaptureFailure::Begin,
         CaptureFailure::Product,
@@ -285,7 +285,7 @@ fn steps_that_cannot_be_captured_are_eager() {
             captured.save().unwrap(),
             "{failure:?}"
         );
-        let lines = eager.notes();
+        let lines = eager.diagnostics();
         assert!(
             matches!(&lines[..], [line] if line.contains("cannot capture")),
             "{failure:?}: {lines:?}"
@@ -349,7 +349,7 @@ fn out_of_memory_is_an_error() {
         numbers: 32,
         fill: &mut |_, _| {},
     };
-    let message = training.hold(examples).unwrap_err().to_string();
+    let message = training.upload(examples).unwrap_err().to_string();
     assert!(message.contains("is out of memory"), "{message}");
     steps(&Vgg, &mut training, 1..3);
 }
@@ -367,11 +367,11 @@ pub(crate) fn gathered_as_from_the_host<B: Backend + 'static>(backend: impl Fn()
         numbers: 32,
         fill: &mut |first, piece| piece.copy_from_slice(&pixels[32 * first..][..piece.len()]),
     };
-    let set = held.hold(examples).unwrap();
+    let set = held.upload(examples).unwrap();
     held.set_order(set, &order).unwrap();
     let mut brought = Vgg.build(backend(), &method);
     for index in [0, 2, 1, 0] {
-        held.begin_held_step(set, index, 0.01).unwrap();
+        held.begin_dataset_step(set, index, 0.01).unwrap();
         let chosen = &order[index * IMAGES..(index + 1) * IMAGES];
         let (mut images, mut classes) = (Vec::new(), Vec::new());
         for &example in chosen {
@@ -384,20 +384,20 @@ pub(crate) fn gathered_as_from_the_host<B: Backend + 'static>(backend: impl Fn()
     let [a, b] = [&mut held, &mut brought].map(|t| t.report().unwrap().losses.to_vec());
     assert_eq!(a, b);
     assert_eq!(held.save().unwrap(), brought.save().unwrap());
-    assert!(held.begin_held_step(set, 3, 0.01).is_err());
+    assert!(held.begin_dataset_step(set, 3, 0.01).is_err());
     assert!(held.set_order(set, &order[1..]).is_err());
-    assert!(held.hold(Examples::Text(&[0; 40])).is_err());
+    assert!(held.upload(Examples::Text(&[0; 40])).is_err());
 
     let text: Vec<u8> = (0..TEXT.length * 12 + 1)
         .map(|i| (i * i % SYMBOLS) as u8)
         .collect();
     let order: Vec<u32> = (0..12).map(|i| i * 7 % 12).collect();
     let mut held = Lstm.build(backend(), &method);
-    let set = held.hold(Examples::Text(&text)).unwrap();
+    let set = held.upload(Examples::Text(&text)).unwrap();
     held.set_order(set, &order).unwrap();
     let mut brought = Lstm.build(backend(), &method);
     for index in [0, 2, 1, 0] {
-        held.begin_held_step(set, index, 0.01).unwrap();
+        held.begin_dataset_step(set, index, 0.01).unwrap();
         let place = |row: usize| {
             let sequence = order[index * TEXT.batch + row % TEXT.batch] as usize;
             sequence * TEXT.length + row / TEXT.batch
@@ -412,7 +412,7 @@ pub(crate) fn gathered_as_from_the_host<B: Backend + 'static>(backend: impl Fn()
     }
     let [a, b] = [&mut held, &mut brought].map(|t| t.report().unwrap().losses.to_vec());
     assert_eq!(a, b);
-    assert!(held.hold(Examples::Text(&[SYMBOLS as u8; 40])).is_err());
+    assert!(held.upload(Examples::Text(&[SYMBOLS as u8; 40])).is_err());
 }
 
 #[test]
@@ -440,13 +440,13 @@ fn evaluated_as_from_the_host<B: Backend + 'static>(backend: impl Fn() -> B) {
             numbers: 32,
             fill: &mut |first, piece| piece.copy_from_slice(&pixels[32 * first..][..piece.len()]),
         };
-        training.hold(examples).unwrap()
+        training.upload(examples).unwrap()
     };
     let set = hold(&mut training, &pixels);
     for number in 0..3 {
         steps(&Vgg, &mut training, number..number + 1);
         steps(&Vgg, &mut other, number..number + 1);
-        let found = training.evaluate_held(set, 0..3).unwrap();
+        let found = training.evaluate_dataset(set, 0..3).unwrap();
         let mut errors = 0;
         for (index, loss) in found.losses.iter().enumerate() {
             let images = index * IMAGES..count.min((index + 1) * IMAGES);
@@ -457,9 +457,9 @@ fn evaluated_as_from_the_host<B: Backend + 'static>(backend: impl Fn() -> B) {
             errors += expected.errors.unwrap();
         }
         assert_eq!((found.losses.len(), found.errors), (3, Some(errors)));
-        assert!(training.evaluate_held(set, 1..4).is_err());
+        assert!(training.evaluate_dataset(set, 1..4).is_err());
         assert_eq!(
-            training.evaluate_held(set, 1..3).unwrap().losses,
+            training.evaluate_dataset(set, 1..3).unwrap().losses,
             found.losses[1..]
         );
     }
@@ -468,19 +468,25 @@ fn evaluated_as_from_the_host<B: Backend + 'static>(backend: impl Fn() -> B) {
     // The error names the batch that is not finite, not the next.
     pixels[32 * IMAGES + 5] = f32::NAN;
     let bad = hold(&mut training, &pixels);
-    let found = training.evaluate_held(bad, 0..3).unwrap_err().to_string();
+    let found = training
+        .evaluate_dataset(bad, 0..3)
+        .unwrap_err()
+        .to_string();
     let numbers = 32 * IMAGES..64 * IMAGES;
     let batch = Batch::images(&pixels[numbers], &labels[IMAGES..2 * IMAGES]);
     assert_eq!(found, other.evaluate(batch).unwrap_err().to_string());
-    assert_eq!(training.evaluate_held(set, 0..3).unwrap().losses.len(), 3);
+    assert_eq!(
+        training.evaluate_dataset(set, 0..3).unwrap().losses.len(),
+        3
+    );
 
     let text: Vec<u8> = (0..TEXT.length * 12 + 1)
         .map(|i| (i * i % SYMBOLS) as u8)
         .collect();
     let mut training = Lstm.build(backend(), &method);
-    let set = training.hold(Examples::Text(&text)).unwrap();
+    let set = training.upload(Examples::Text(&text)).unwrap();
     steps(&Lstm, &mut training, 0..2);
-    let found = training.evaluate_held(set, 0..3).unwrap();
+    let found = training.evaluate_dataset(set, 0..3).unwrap();
     assert_eq!(found.errors, None);
     for (index, loss) in found.losses.iter().enumerate() {
         let place =
@@ -504,10 +510,10 @@ fn batches_on_the_device_are_evaluated_as_those_of_the_host() {
         .collect();
     let method = Method::try_from("lat-a").unwrap();
     let mut training = Lstm.build(CpuBackend::new().unwrap(), &method);
-    let set = (training.hold(Examples::Text(&text))).unwrap();
-    let all = training.evaluate_held(set, 0..300).unwrap().losses;
+    let set = (training.upload(Examples::Text(&text))).unwrap();
+    let all = training.evaluate_dataset(set, 0..300).unwrap().losses;
     assert_eq!(all.len(), 300);
-    let last = training.evaluate_held(set, 297..300).unwrap().losses;
+    let last = training.evaluate_dataset(set, 297..300).unwrap().losses;
     assert_eq!(last, all[297..]);
     let Some(emulator) = Emulator::get() else {
         return;

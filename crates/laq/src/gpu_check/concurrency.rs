@@ -52,7 +52,7 @@ pub(crate) fn throughput_worker(
         RunError::Internal(format!("the pipe to the parent process: {error}"))
     };
     let (mut workload, loss) = warmed_up(request, network)?;
-    let diagnostics = workload.notes().join("; ").replace('\n', " ");
+    let diagnostics = workload.diagnostics().join("; ").replace('\n', " ");
     writeln!(output, "ready {loss} {diagnostics}")
         .and_then(|()| output.flush())
         .map_err(pipe_error)?;

@@ -332,6 +332,6 @@ impl Check<'_> {
             quantize_seconds,
             weights: workload.weights()?,
         };
-        Ok((timed, workload.notes()))
+        Ok((timed, workload.diagnostics()))
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use laq_models::{
-    AdamSettings, CharLstmSpec, Examples, FeedforwardSpec, HeldSet, ImageShape, ModelError,
+    AdamSettings, CharLstmSpec, DatasetHandle, Examples, FeedforwardSpec, ImageShape, ModelError,
     TextShape, Training,
 };
 use laq_solvers::Method;
@@ -18,7 +18,7 @@ const RATE: f64 = 0.002;
 /// A network in training with a synthetic batch in device memory.
 pub(super) struct Workload {
     network: Box<dyn Trainer>,
-    batch: HeldSet,
+    batch: DatasetHandle,
 }
 
 impl Workload {
@@ -71,7 +71,7 @@ impl Workload {
                     piece.copy_from_slice(&pixels[first * numbers..][..piece.len()]);
                 },
             };
-            let batch = network.hold(examples).map_err(RunError::Build)?;
+            let batch = network.upload(examples).map_err(RunError::Build)?;
             Ok(Workload {
                 network: Box::new(network),
                 batch,
@@ -95,7 +95,7 @@ impl Workload {
                 let count = size * size + 1;
                 let text: Vec<u8> = (0..count as u32).map(|i| (i * i % 87) as u8).collect();
                 let batch = network
-                    .hold(Examples::Text(&text))
+                    .upload(Examples::Text(&text))
                     .map_err(RunError::Build)?;
                 Ok(Workload {
                     network: Box::new(network),
@@ -109,7 +109,7 @@ impl Workload {
     /// spent quantizing.
     pub(super) fn run(&mut self, steps: usize) -> Result<(f64, f64), RunError> {
         for _ in 0..steps {
-            let begun = self.network.begin_held_step(self.batch, 0, RATE);
+            let begun = self.network.begin_dataset_step(self.batch, 0, RATE);
             begun.map_err(unsolved)?;
         }
         let report = self.network.report().map_err(unsolved)?;
@@ -118,8 +118,8 @@ impl Workload {
     }
 
     /// Diagnostics: algorithms selected and fallbacks taken.
-    pub(super) fn notes(&self) -> Vec<String> {
-        self.network.notes()
+    pub(super) fn diagnostics(&self) -> Vec<String> {
+        self.network.diagnostics()
     }
 
     /// The median seconds of a step, and of quantizing in it, after the warm-up.

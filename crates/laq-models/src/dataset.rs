@@ -5,7 +5,6 @@ use std::ops::Range;
 use laq_tensor::{Backend, Tensor};
 
 use crate::ModelError;
-use crate::network::Known;
 
 /// Examples in host memory, to be copied to the device.
 pub enum Examples<'a> {
@@ -26,14 +25,14 @@ pub enum Examples<'a> {
 const PIECE: usize = 8 << 20;
 
 /// Examples on the device, and the order in which they come.
-pub(crate) struct Held<B: Backend> {
-    pub(crate) set: Set<B>,
+pub(crate) struct DeviceDataset<B: Backend> {
+    pub(crate) set: DeviceExamples<B>,
     pub(crate) order: B::Buffer<u32>,
     /// How many there are.
     pub(crate) count: usize,
 }
 
-pub(crate) enum Set<B: Backend> {
+pub(crate) enum DeviceExamples<B: Backend> {
     Text(B::Buffer<u8>),
     Images {
         pixels: Tensor<B>,
@@ -41,11 +40,11 @@ pub(crate) enum Set<B: Backend> {
     },
 }
 
-/// Examples that [`crate::Training::hold`] has copied to the device.
+/// Examples that [`crate::Training::upload`] has copied to the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldSet(pub(crate) usize);
+pub struct DatasetHandle(pub(crate) usize);
 
-impl<B: Backend> Held<B> {
+impl<B: Backend> DeviceDataset<B> {
     /// The places of batch number `index` of `size` examples; the last may have fewer unless they have to be `whole`.
     pub(crate) fn batch(
         &self,
@@ -69,17 +68,17 @@ impl<B: Backend> Held<B> {
         backend: &B,
         examples: Examples<'_>,
         length: usize,
-        known: Known,
+        index_range: IndexRange,
     ) -> Result<Self, ModelError> {
         let symbols = |values: &[u8]| -> Result<B::Buffer<u8>, ModelError> {
-            known.check(values, "")?;
-            let mut symbols = backend.indices(values.len(), known.count)?;
+            index_range.check(values, "")?;
+            let mut symbols = backend.indices(values.len(), index_range.count)?;
             backend.write(values, &mut symbols)?;
             Ok(symbols)
         };
         let (set, count) = match examples {
             Examples::Text(text) => (
-                Set::Text(symbols(text)?),
+                DeviceExamples::Text(symbols(text)?),
                 text.len().saturating_sub(1) / length,
             ),
             Examples::Images {
@@ -95,7 +94,7 @@ impl<B: Backend> Held<B> {
                     fill(first, piece);
                     backend.write_at(piece, first * numbers, &mut pixels)?;
                 }
-                let set = Set::Images {
+                let set = DeviceExamples::Images {
                     pixels,
                     labels: symbols(labels)?,
                 };
@@ -104,6 +103,30 @@ impl<B: Backend> Held<B> {
         };
         let mut order = backend.indices(count, count)?;
         backend.write(&(0..count as u32).collect::<Vec<_>>(), &mut order)?;
-        Ok(Held { set, order, count })
+        Ok(DeviceDataset { set, order, count })
+    }
+}
+
+/// The valid range of token or label indices: `0..count`.
+#[derive(Clone, Copy)]
+pub(crate) struct IndexRange {
+    /// Singular for error messages: "symbol" or "label".
+    pub(crate) one: &'static str,
+    /// Plural for error messages: "symbols" or "classes".
+    pub(crate) all: &'static str,
+    pub(crate) count: usize,
+}
+
+impl IndexRange {
+    /// Checks that all values are in range; `place` is appended to the position in the error.
+    pub(crate) fn check(&self, values: &[u8], place: &str) -> Result<(), ModelError> {
+        let IndexRange { one, all, count } = *self;
+        match values.iter().position(|&value| usize::from(value) >= count) {
+            None => Ok(()),
+            Some(at) => Err(ModelError::Batch(format!(
+                "{one} {} at index {at}{place}, but the network has {count} {all}",
+                values[at]
+            ))),
+        }
     }
 }
