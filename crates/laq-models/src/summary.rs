@@ -2,7 +2,7 @@
 
 use crate::ModelError;
 use crate::char_lstm::CharLstmSpec;
-use crate::feedforward::{FeedforwardSpec, LinearSpec};
+use crate::feedforward::{FeedforwardSpec, LayerKind, LayerSpec};
 
 /// One layer of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,33 +30,44 @@ impl FeedforwardSpec {
     /// # Errors
     /// [`ModelError::Setting`] for a setting out of its range.
     pub fn layers(&self) -> Result<Vec<LayerSummary>, ModelError> {
-        let layers = self.blocks()?.into_iter().map(|block| {
-            let mut kind = match block.linear {
-                LinearSpec::Convolution(_) => "3×3 convolution",
-                LinearSpec::Dense(_) => "dense",
+        let specs = self.layer_specs()?;
+        let layers = specs.chunk_by(|a, b| a.name == b.name).map(|block| {
+            let has = |wanted: fn(LayerKind) -> bool| block.iter().any(|layer| wanted(layer.kind));
+            let convolution = has(|kind| matches!(kind, LayerKind::Convolution { .. }));
+            let batch_norm = has(|kind| matches!(kind, LayerKind::BatchNorm { .. }));
+            let relu =
+                has(|kind| matches!(kind, LayerKind::Relu | LayerKind::BatchNorm { relu: true }));
+            let mut kind = if convolution {
+                "3×3 convolution"
+            } else {
+                "dense"
             }
-            .to_string();
+            .to_owned();
             let parts = [
-                (block.pooled, ", max pooling"),
-                (block.batch_norm, ", batch norm"),
-                (!block.batch_norm, ", bias"),
-                (block.relu, ", ReLU"),
+                (
+                    has(|kind| matches!(kind, LayerKind::MaxPool)),
+                    ", max pooling",
+                ),
+                (batch_norm, ", batch norm"),
+                (!batch_norm, ", bias"),
+                (relu, ", ReLU"),
             ];
             for (_, part) in parts.iter().filter(|(there, _)| *there) {
                 kind.push_str(part);
             }
-            let image = block.output();
+            let image = block[block.len() - 1].output();
             LayerSummary {
-                output: match block.linear {
-                    LinearSpec::Convolution(_) => vec![image.height, image.width, image.channels],
-                    LinearSpec::Dense(_) => vec![block.outputs],
-                },
-                quantized_weights: block.weights(),
-                groups: 1,
-                other_weights: block.outputs * if block.batch_norm { 2 } else { 1 },
-                multiplications: block.multiplications(),
-                name: block.name,
+                name: block[0].name.clone(),
                 kind,
+                output: if convolution {
+                    vec![image.height, image.width, image.channels]
+                } else {
+                    vec![image.channels]
+                },
+                quantized_weights: block.iter().map(LayerSpec::weights).sum(),
+                groups: 1,
+                other_weights: block.iter().map(LayerSpec::other_weights).sum(),
+                multiplications: block.iter().map(LayerSpec::multiplications).sum(),
             }
         });
         Ok(layers.collect())
