@@ -1,27 +1,27 @@
-//! What goes into a step and what comes out of an evaluation.
+//! Batches and results of evaluations.
 
-/// The size of every batch of text.
+/// Shape of a batch of text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TextShape {
-    /// T, symbols of a sequence.
+    /// T, tokens per sequence.
     pub length: usize,
-    /// B, sequences of a batch.
+    /// B, sequences per batch.
     pub batch: usize,
 }
 
-/// The size of an image.
+/// Shape of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageShape {
     /// Rows.
     pub height: usize,
     /// Columns.
     pub width: usize,
-    /// Numbers a pixel.
+    /// Elements per pixel.
     pub channels: usize,
 }
 
 impl ImageShape {
-    /// The numbers of one image.
+    /// Elements of one image.
     pub fn numbers(&self) -> usize {
         self.height * self.width * self.channels
     }
@@ -30,19 +30,18 @@ impl ImageShape {
 /// A batch in host memory, for [`crate::Training`].
 #[derive(Clone, Copy, Debug)]
 pub enum Batch<'a> {
-    /// T·B symbols each, time-major: that of time t in sequence b at t·B + b.
+    /// T·B tokens each, time-major: time t of sequence b is at t·B + b.
     Text {
-        /// What the network reads.
+        /// Input tokens.
         inputs: &'a [u8],
-        /// What it is to predict: the symbol after each.
+        /// Target tokens: the successor of each input.
         targets: &'a [u8],
     },
-    /// B images, pixel by pixel with the channels innermost (B × height × width × channels), and their classes. An
-    /// evaluation may have fewer.
+    /// B images in NHWC layout and their classes. An evaluation may have fewer than B.
     Images {
-        /// The images' numbers.
+        /// Pixels in NHWC layout.
         pixels: &'a [f32],
-        /// A class an image.
+        /// One class per image.
         labels: &'a [u8],
     },
 }
@@ -59,20 +58,20 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// How well a batch is predicted with the quantized weights.
+/// Result of evaluating a batch with the quantized weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Mean loss of the batch: nats a symbol, or the images' loss.
+    /// Mean loss of the batch: nats per token, or the images' loss.
     pub loss: f64,
-    /// Images whose largest output is not that of their class; texts do not count them.
+    /// Misclassified images; `None` for text.
     pub errors: Option<usize>,
 }
 
-/// How well several batches are predicted with the quantized weights.
+/// Results of evaluating several batches with the quantized weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluations {
     /// The mean loss of each batch, as in [`Evaluation`].
     pub losses: Vec<f64>,
-    /// The errors of all of them, as in [`Evaluation`].
+    /// Total errors, as in [`Evaluation`].
     pub errors: Option<usize>,
 }

@@ -1,4 +1,4 @@
-//! The character network: one LSTM layer on one-hot symbols and a dense softmax (PAPER.md §4).
+//! The character network: one LSTM layer on one-hot tokens and a dense softmax (PAPER.md §4).
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ use crate::init::Init;
 use crate::network::{Network, locate_non_finite_weights, setting, wrong_kind};
 use crate::parameter::{Parameter, ParameterSpec, StateTensor};
 
-/// The network's settings; defaults are the paper's but for `symbols`, which the text decides.
+/// Settings of the character network. Defaults are the paper's; `symbols` depends on the text.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CharLstmSpec {
-    /// V, distinct symbols; at most 256.
+    /// V, vocabulary size; at most 256.
     pub symbols: usize,
-    /// H, cells. Default 512.
+    /// H, hidden units. Default 512.
     pub hidden: usize,
     /// Initial bias of the forget gates. Default 1.
     pub forget_bias: f32,
@@ -74,7 +74,7 @@ impl CharLstmSpec {
     }
 }
 
-/// The network and the buffers of one batch.
+/// The network with the buffers for one batch.
 pub(crate) struct CharLstm<B: Backend> {
     /// In the order of [`CharLstm::specs`].
     parameters: [Parameter<B>; 5],
@@ -259,7 +259,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         Ok(backend.gather_text(text, &dataset.order, first, batch, inputs, targets)?)
     }
 
-    /// Mean cross-entropy in nats a symbol; leaves its gradient in `logits`.
+    /// Mean cross-entropy in nats per token; replaces `logits` by its gradient.
     fn forward(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError> {
         let shape = self.dense_shape();
         let [weight_ih, weight_hh, bias, weight, output_bias] = &self.parameters;

@@ -1,7 +1,7 @@
-//! How far a solver is from the optimum: the weighted error of a training's quantized weights beside that of another
-//! method on the same weights and curvature.
+//! Compares the weighted error of the quantized weights with that of another method on the same
+//! weights and curvature.
 //!
-//! It is computed on the host from copies, so it is the same for every backend and leaves the training alone.
+//! Computed on the host from copies: equal on every backend and without effect on training.
 
 use laq_solvers::{CURVATURE_FLOOR, Method, Problem, Scale, SolveError, Workspace};
 use rayon::prelude::*;
@@ -13,7 +13,7 @@ pub struct LayerComparison {
     pub name: String,
     /// ½ Σ d (w − ŵ)² of the training's own ŵ.
     pub weighted_error: f64,
-    /// The same of the other method, which begins anew.
+    /// The same for the other method, without a warm start.
     pub other_weighted_error: f64,
 }
 
@@ -23,12 +23,13 @@ pub(crate) fn curvature(second_moment: &[f32]) -> Vec<f32> {
     each.map(|v| v.sqrt() + CURVATURE_FLOOR).collect()
 }
 
-/// Both errors of every group of a parameter: of `levels` and `scales`, which `method` found, and of `other`.
+/// The errors of every group of a parameter: of the solution `levels` and `scales` of `method`, and
+/// of `other`.
 ///
-/// `latent` (w), `second_moment` (v) and `levels` hold the groups one after the other; the curvature is √v + 1e-8.
+/// `latent` (w), `second_moment` (v) and `levels` hold consecutive groups. Curvature is √v + 1e-8.
 ///
 /// # Errors
-/// The group and what its solver said.
+/// The group and its solver error.
 pub(crate) fn compare(
     (method, other): (&Method, &Method),
     latent: &[f32],

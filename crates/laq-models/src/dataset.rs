@@ -1,4 +1,4 @@
-//! Examples in the device's memory, of which batches are put together there.
+//! Datasets in device memory, from which the device gathers batches.
 
 use std::ops::Range;
 
@@ -6,29 +6,29 @@ use laq_tensor::{Backend, Tensor};
 
 use crate::ModelError;
 
-/// Examples in host memory, to be copied to the device.
+/// Examples in host memory, for [`crate::Training::upload`].
 pub enum Examples<'a> {
-    /// A text, whose sequences follow each other: that of number n begins at symbol n·T.
+    /// Consecutive sequences of a text: sequence n starts at token n·T.
     Text(&'a [u8]),
-    /// Images of `numbers` numbers each.
+    /// Images of `numbers` elements each.
     Images {
-        /// Their classes.
+        /// The class of each image.
         labels: &'a [u8],
-        /// The numbers of one image.
+        /// Elements of one image.
         numbers: usize,
-        /// Fills in images from the given number on, as many as fit.
+        /// Fills the slice with consecutive images, starting at the given index.
         fill: &'a mut dyn FnMut(usize, &mut [f32]),
     },
 }
 
-/// Numbers that are copied to the device at a time: 32 MB.
-const PIECE: usize = 8 << 20;
+/// Elements per copy to the device: 32 MB.
+const BLOCK: usize = 8 << 20;
 
-/// Examples on the device, and the order in which they come.
+/// A dataset on the device with the permutation of its examples.
 pub(crate) struct DeviceDataset<B: Backend> {
     pub(crate) set: DeviceExamples<B>,
     pub(crate) order: B::Buffer<u32>,
-    /// How many there are.
+    /// Number of examples.
     pub(crate) count: usize,
 }
 
@@ -40,12 +40,13 @@ pub(crate) enum DeviceExamples<B: Backend> {
     },
 }
 
-/// Examples that [`crate::Training::upload`] has copied to the device.
+/// Identifies a dataset uploaded by [`crate::Training::upload`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DatasetHandle(pub(crate) usize);
 
 impl<B: Backend> DeviceDataset<B> {
-    /// The places of batch number `index` of `size` examples; the last may have fewer unless they have to be `whole`.
+    /// The positions of batch `index` of `size` examples. The last batch may have fewer unless
+    /// `whole` is set.
     pub(crate) fn batch(
         &self,
         index: usize,
@@ -87,7 +88,7 @@ impl<B: Backend> DeviceDataset<B> {
                 fill,
             } => {
                 let mut pixels = backend.zeros(&[labels.len(), numbers])?;
-                let at_once = (PIECE / numbers.max(1)).max(1);
+                let at_once = (BLOCK / numbers.max(1)).max(1);
                 let mut piece = vec![0.0; at_once.min(labels.len()) * numbers];
                 for first in (0..labels.len()).step_by(at_once) {
                     let piece = &mut piece[..at_once.min(labels.len() - first) * numbers];

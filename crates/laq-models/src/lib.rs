@@ -25,21 +25,21 @@ pub use parameter::{LayerReport, StateData, StateTensor};
 pub use summary::LayerSummary;
 pub use training::{Report, StepReport, Training};
 
-/// What can go wrong with a network.
+/// Errors of building, training and restoring a network.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// A setting out of its range.
+    /// A setting is out of range.
     #[error("{name} is {value}, expected {expected}")]
     Setting {
         /// The setting.
         name: &'static str,
-        /// What was found.
+        /// The value.
         value: String,
-        /// What would be accepted.
+        /// The accepted range.
         expected: &'static str,
     },
-    /// NaN or infinity turned up; no weight has been changed since the last good step.
+    /// NaN or infinity appeared; the weights are those of the last completed step.
     #[error(
         "{what} of layer {layer} became NaN or infinite at training step {step}; \
          the weights are still those of the step before: lower the learning rate, or look at that layer"
@@ -49,23 +49,23 @@ pub enum ModelError {
         what: &'static str,
         /// Name of the parameter or layer.
         layer: String,
-        /// The step that was being taken, counted from 1.
+        /// The failed step, counted from 1.
         step: u64,
     },
-    /// A solver refused the weights of a layer.
+    /// A solver rejected the weights of a layer.
     #[error("layer {layer} cannot be quantized at training step {step}: {source}")]
     Solve {
         /// Name of the layer.
         layer: String,
-        /// The step that was being taken, counted from 1.
+        /// The failed step, counted from 1.
         step: u64,
-        /// What the solver said.
+        /// The solver's error.
         source: SolveError,
     },
-    /// A symbol or a batch that the network was not made for.
+    /// A batch or dataset does not fit the network.
     #[error("{0}")]
     Batch(String),
-    /// A stored state that is not of this network.
+    /// A saved state does not fit the network.
     #[error("the stored state does not fit this network: {0}")]
     State(String),
     /// The device failed.

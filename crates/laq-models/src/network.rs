@@ -1,4 +1,4 @@
-//! What every network offers to the training step.
+//! The interface between a network and the training step.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,11 @@ pub(crate) trait Network<B: Backend>: Send {
 
     fn parameters_mut(&mut self) -> &mut [Parameter<B>];
 
-    /// Takes the next batch. A training step needs a whole one; an evaluation may have fewer images.
+    /// Copies a batch to the device. Training requires a `whole` one; an evaluation may have fewer
+    /// images.
     fn load_batch(&mut self, backend: &B, batch: Batch<'_>, whole: bool) -> Result<(), ModelError>;
 
-    /// Copies examples to the device.
+    /// Copies a dataset to the device.
     fn upload(&self, backend: &B, examples: Examples<'_>) -> Result<DeviceDataset<B>, ModelError>;
 
     /// Takes batch number `index` of the examples on the device, as [`Network::load_batch`] does.
@@ -30,29 +31,29 @@ pub(crate) trait Network<B: Backend>: Send {
         whole: bool,
     ) -> Result<(), ModelError>;
 
-    /// The mean loss of the batch in training goes into the record; leaves behind what [`Network::backward`] needs.
+    /// Logs the mean training loss of the batch and keeps what [`Network::backward`] needs.
     fn forward(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError>;
 
-    /// The gradients of all parameters, after [`Network::forward`].
+    /// Computes the gradients of all parameters, after [`Network::forward`].
     fn backward(&mut self, backend: &B) -> Result<(), BackendError>;
 
-    /// The mean loss of the batch with the network as it is, which stays as it is, goes into the log, and so do the wrong
-    /// answers of one that has classes.
+    /// Logs the mean loss of the batch, and the errors where outputs are classes. Does not change
+    /// the network.
     fn evaluate(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError>;
 
-    /// Whether its answers are classes, of which an evaluation counts the wrong ones.
+    /// Whether the outputs are classes, so that an evaluation counts errors.
     fn has_classes(&self) -> bool;
 
-    /// What a step leaves behind beside new parameters, unless the record is stopped.
+    /// Updates state other than parameters, unless the log has a stop.
     fn finish_step(&mut self, backend: &B, log: &B::StepLog) -> Result<(), BackendError>;
 
-    /// Where a loss that is not finite comes from: the first layer that shows NaN or infinity.
+    /// The first layer with NaN or infinity, after a loss that is not finite.
     fn locate_non_finite(&self, backend: &B) -> Result<(&'static str, String), ModelError>;
 
-    /// State beside the parameters'.
+    /// State other than the parameters'.
     fn save(&self, backend: &B) -> Result<Vec<StateTensor>, BackendError>;
 
-    /// Goes on from such a state.
+    /// Restores such a state.
     fn load(&mut self, backend: &B, state: &BTreeMap<&str, &StateTensor>)
     -> Result<(), ModelError>;
 }
@@ -70,14 +71,14 @@ pub(crate) fn locate_non_finite_weights<B: Backend>(
     Ok(None)
 }
 
-/// The error of examples of another kind than the network takes.
+/// The error for examples of the wrong kind.
 pub(crate) fn wrong_kind(takes: &str) -> ModelError {
     ModelError::Batch(format!(
         "the examples are of another kind: this network takes {takes}"
     ))
 }
 
-/// A setting that is checked: an error unless `ok`.
+/// Returns [`ModelError::Setting`] unless `ok`.
 pub(crate) fn setting(
     ok: bool,
     name: &'static str,

@@ -19,11 +19,11 @@ pub struct StateTensor {
     pub name: String,
     /// Sizes, row-major.
     pub shape: Vec<usize>,
-    /// The numbers.
+    /// The elements.
     pub data: StateData,
 }
 
-/// The numbers of a [`StateTensor`].
+/// The elements of a [`StateTensor`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum StateData {
     /// Weights, moments, scales.
@@ -34,7 +34,7 @@ pub enum StateData {
     U64(Vec<u64>),
 }
 
-/// What the last quantization did to one matrix.
+/// Statistics of the last quantization of one matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerReport {
     /// Parameter and block, where it has several: `lstm.weight_hh.forget`, `dense1.weight`.
@@ -47,21 +47,21 @@ pub struct LayerReport {
     pub sparsity: f64,
     /// ½ Σ d (w − ŵ)².
     pub weighted_error: f64,
-    /// Rounds of the alternating solver.
+    /// Iterations of the alternating solver.
     pub rounds: u32,
 }
 
 /// The only block of a parameter that is quantized as one; it has no name of its own.
 pub(crate) const WHOLE: &str = "";
 
-/// What a parameter is, before it has values.
+/// A parameter before it is allocated.
 #[derive(Clone, Debug)]
 pub(crate) struct ParameterSpec {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) init: Init,
-    /// Names of the equal blocks of rows that are quantized apart, where there are several; [`WHOLE`]: quantized as one;
-    /// none: stays full precision.
+    /// Names of the equal blocks of rows that are quantized separately. [`WHOLE`] for one block;
+    /// empty for full precision.
     pub(crate) blocks: Vec<&'static str>,
 }
 
@@ -83,7 +83,7 @@ impl ParameterSpec {
     }
 }
 
-/// A weight tensor with everything that training keeps about it.
+/// A weight tensor with its gradient, moments and quantized form.
 pub(crate) struct Parameter<B: Backend> {
     pub(crate) spec: ParameterSpec,
     latent: Tensor<B>,
@@ -165,7 +165,7 @@ impl<B: Backend> Parameter<B> {
         })
     }
 
-    /// Why a device could not solve a group, found out on the host.
+    /// Repeats the checks of a group on the host, for the error of a device's solver.
     pub(crate) fn why_unsolved(
         &self,
         backend: &B,
@@ -184,7 +184,7 @@ impl<B: Backend> Parameter<B> {
         Ok(self.spec.unsolved(group, step, source))
     }
 
-    /// The weighted errors of ŵ and of what `other` makes of the same weights, block by block; none before the first
+    /// The weighted errors of ŵ and of the solution of `other`, per block; empty before the first
     /// solve.
     pub(crate) fn compare(
         &self,
@@ -237,7 +237,7 @@ impl<B: Backend> Parameter<B> {
         backend.quantizer_backward(&self.latent, &mut quantized.quantizer, &mut self.gradient)
     }
 
-    /// The operands of Adam; what is quantized is clipped to [−1, 1], and so are no others.
+    /// The operands of Adam. Only quantized parameters are clipped, to [−1, 1].
     pub(crate) fn update_job(&mut self) -> UpdateJob<'_, B> {
         UpdateJob {
             clip: self.quantized.is_some().then_some(1.0),
@@ -322,8 +322,7 @@ impl<B: Backend> Parameter<B> {
         Ok(state)
     }
 
-    /// Takes this parameter's tensors out of `state`; changes nothing when one is missing or of
-    /// the wrong size.
+    /// Restores this parameter from `state`.
     pub(crate) fn load(
         &mut self,
         backend: &B,
@@ -353,7 +352,7 @@ impl<B: Backend> Parameter<B> {
     }
 }
 
-/// A tensor's numbers, on the host.
+/// Copies a tensor to the host.
 fn numbers<B: Backend>(backend: &B, tensor: &Tensor<B>) -> Result<Vec<f32>, BackendError> {
     Ok(backend.read(tensor)?.into_iter().collect())
 }

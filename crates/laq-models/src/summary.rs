@@ -1,4 +1,4 @@
-//! What a network consists of, for people: a line a layer.
+//! Summary of a network's layers.
 
 use crate::ModelError;
 use crate::char_lstm::CharLstmSpec;
@@ -7,20 +7,20 @@ use crate::feedforward::{FeedforwardSpec, LayerKind, LayerSpec};
 /// One layer of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerSummary {
-    /// Its name, which its parameters' names begin with.
+    /// Prefix of its parameters' names.
     pub name: String,
-    /// What it does.
+    /// Description of its operations.
     pub kind: String,
-    /// The sizes of what it puts out for one image or symbol.
+    /// Output shape for one image or token.
     pub output: Vec<usize>,
     /// Weights that a method quantizes.
     pub quantized_weights: usize,
-    /// Scales that these share under a method with one scale for each: matrices that are quantized apart.
+    /// Matrices that are quantized separately.
     pub groups: usize,
-    /// Everything else that is trained, and stays f32: biases, scales and shifts of normalizations, an output layer that
-    /// is not quantized.
+    /// Trained weights that stay f32: biases, scales and shifts of batch normalization, and output
+    /// layers that are not quantized.
     pub other_weights: usize,
-    /// Multiplications with a weight for one image or symbol; each comes with an addition.
+    /// Multiply-accumulate operations for one image or token.
     pub multiplications: usize,
 }
 

@@ -43,32 +43,32 @@ fn check(adam: AdamSettings) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// What one training step did.
+/// Result of one training step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepReport {
-    /// Mean loss of the batch before the update: nats a symbol, or the images' loss.
+    /// Mean loss of the batch before the update: nats per token, or the images' loss.
     pub loss: f64,
-    /// Wall-clock seconds of the step, with the solve that a look at the network has done before it.
+    /// Wall-clock seconds of the step, including a solve that an earlier evaluation did for it.
     pub seconds: f64,
-    /// Of these, seconds spent in solving for ŵ and in turning ∂L/∂ŵ into ∂L/∂w.
+    /// Part of these spent on solving for ŵ and on computing ∂L/∂w from ∂L/∂ŵ.
     pub quantize_seconds: f64,
 }
 
-/// What the training steps since the last report did.
+/// Results of the training steps since the last report.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Report<'a> {
     /// The loss of each step, as in [`StepReport`].
     pub losses: &'a [f64],
-    /// Wall-clock seconds of the steps, with the waiting for them and the solves that looks at the network have done.
+    /// Wall-clock seconds of the steps, including synchronization and solves done by evaluations.
     pub seconds: f64,
-    /// Of these, seconds spent in solving for ŵ and in turning ∂L/∂ŵ into ∂L/∂w.
+    /// Part of these spent on solving for ŵ and on computing ∂L/∂w from ∂L/∂ŵ.
     pub quantize_seconds: f64,
 }
 
-/// A network in training: latent weights, their quantized form, Adam's state.
+/// A network in training: latent weights, quantized weights and Adam's state.
 pub struct Training<B: Backend> {
-    // Fields are dropped in order: graphs before what is in them, and the device last.
-    /// The step that finds ŵ solved, and the one that solves for it first.
+    // Fields are dropped in order: graphs before their operands, the device last.
+    /// Graphs of the step without and with a solve for ŵ.
     graphs: [B::StepGraph; 2],
     network: Box<dyn Network<B>>,
     adam: AdamSettings,
@@ -77,13 +77,13 @@ pub struct Training<B: Backend> {
     quantized_is_current: bool,
     quantize_workspace: B::QuantizeWorkspace,
     update_workspace: B::UpdateWorkspace,
-    /// Of the steps that are not read yet.
+    /// Log of the steps that have not been read.
     log: B::StepLog,
     /// Steps in it.
     unread: u64,
     evaluation_log: B::StepLog,
     dataset: Vec<DeviceDataset<B>>,
-    /// What the next report tells.
+    /// Losses for the next report.
     losses: Vec<f64>,
     reported: usize,
     seconds: f64,
@@ -155,12 +155,12 @@ impl<B: Backend + 'static> Training<B> {
         })
     }
 
-    /// The device that computes.
+    /// The backend.
     pub fn backend(&self) -> &B {
         &self.backend
     }
 
-    /// How the device does its work; see [`laq_tensor::Memory::diagnostics`].
+    /// Algorithms selected and fallbacks taken; see [`laq_tensor::Memory::diagnostics`].
     pub fn diagnostics(&self) -> Vec<String> {
         self.backend.diagnostics()
     }
@@ -191,8 +191,8 @@ impl<B: Backend + 'static> Training<B> {
         })
     }
 
-    /// [`Training::step`] without waiting for it: what it did is told by the next [`Training::report`], and so is the error
-    /// of a number that was not finite, after which later steps have changed nothing.
+    /// [`Training::step`] without synchronization. The next [`Training::report`] returns the loss, or the
+    /// error of a value that is not finite; steps submitted after it are skipped.
     ///
     /// # Errors
     /// As [`Training::step`].
@@ -202,8 +202,8 @@ impl<B: Backend + 'static> Training<B> {
         self.advance(start, learning_rate)
     }
 
-    /// Copies examples to the device, for [`Training::begin_dataset_step`] and [`Training::evaluate_dataset`]. They come in the order
-    /// of their numbers until [`Training::set_order`] says otherwise.
+    /// Copies a dataset to the device, for [`Training::begin_dataset_step`] and
+    /// [`Training::evaluate_dataset`]. [`Training::set_order`] permutes its examples.
     ///
     /// # Errors
     /// [`ModelError::Batch`] for examples that the network does not take; [`ModelError::Backend`] when the device has no
@@ -214,10 +214,10 @@ impl<B: Backend + 'static> Training<B> {
         Ok(DatasetHandle(self.dataset.len() - 1))
     }
 
-    /// The order of examples on the device, each of their numbers once.
+    /// Sets the permutation of a dataset's examples.
     ///
     /// # Errors
-    /// [`ModelError::Batch`] for another order than one of all of them, and for examples of another training.
+    /// [`ModelError::Batch`] for an order of the wrong length or range, and for an unknown dataset.
     pub fn set_order(&mut self, set: DatasetHandle, order: &[u32]) -> Result<(), ModelError> {
         let dataset = self.dataset.get_mut(set.0).ok_or_else(unknown_dataset)?;
         let good =
@@ -232,10 +232,10 @@ impl<B: Backend + 'static> Training<B> {
         Ok(self.backend.write(order, &mut dataset.order)?)
     }
 
-    /// [`Training::begin_step`] with batch number `index` of examples on the device, in their order.
+    /// [`Training::begin_step`] with batch `index` of a dataset on the device.
     ///
     /// # Errors
-    /// As [`Training::step`]; [`ModelError::Batch`] where there are not so many.
+    /// As [`Training::step`]; [`ModelError::Batch`] for an index out of range.
     pub fn begin_dataset_step(
         &mut self,
         set: DatasetHandle,
@@ -249,7 +249,7 @@ impl<B: Backend + 'static> Training<B> {
         self.advance(start, learning_rate)
     }
 
-    /// A step with the batch that the network has taken.
+    /// A step on the loaded batch.
     fn advance(&mut self, start: Instant, learning_rate: f64) -> Result<(), ModelError> {
         setting(
             learning_rate >= 0.0 && learning_rate.is_finite(),
@@ -313,10 +313,10 @@ impl<B: Backend + 'static> Training<B> {
         Ok(())
     }
 
-    /// Waits for the steps that were begun, and tells what they did.
+    /// Waits for the submitted steps and returns their results.
     ///
     /// # Errors
-    /// As [`Training::step`]: what stopped the steps. The training is then where the last finished one left it.
+    /// As [`Training::step`]. The training is then in the state after the last completed step.
     pub fn report(&mut self) -> Result<Report<'_>, ModelError> {
         self.losses.drain(..self.reported);
         self.reported = 0;
@@ -342,7 +342,7 @@ impl<B: Backend + 'static> Training<B> {
         let losses = (self.losses.len() - before) as u64;
         let finished = match stop {
             Stop::Solve { .. } => losses,
-            // Of the step that was not finished there is a loss.
+            // The failed step has logged its loss.
             Stop::Loss | Stop::Gradient { .. } => losses.saturating_sub(1),
         };
         self.losses.truncate(before + finished as usize);
@@ -370,7 +370,7 @@ impl<B: Backend + 'static> Training<B> {
         }
     }
 
-    /// How well a batch is predicted with the quantized weights; training goes on as if it had not been called.
+    /// Evaluates a batch with the quantized weights, without effect on training.
     ///
     /// # Errors
     /// As [`Training::step`].
@@ -386,11 +386,11 @@ impl<B: Backend + 'static> Training<B> {
         Ok(Evaluation { loss, errors })
     }
 
-    /// [`Training::evaluate`] of these batches of examples on the device, which is waited for once. Of images the last batch
-    /// may have fewer.
+    /// [`Training::evaluate`] on batches of a dataset, with one synchronization per log. The last batch of
+    /// images may have fewer.
     ///
     /// # Errors
-    /// As [`Training::step`]; [`ModelError::Batch`] where there are not so many.
+    /// As [`Training::step`]; [`ModelError::Batch`] for an index out of range.
     pub fn evaluate_dataset(
         &mut self,
         set: DatasetHandle,
@@ -408,7 +408,7 @@ impl<B: Backend + 'static> Training<B> {
             begun?;
             errors = found.map(|found| found + errors.unwrap_or(0));
             if losses.len() < part.end - batches.start {
-                // Batches behind the one that was not finite have overwritten what it has left.
+                // Later batches have overwritten the activations of the failed one.
                 self.evaluate_batch(set, batches.start + losses.len())?;
                 self.read_evaluations(&mut losses)?;
                 return Err(self.locate_non_finite()?);
@@ -423,8 +423,8 @@ impl<B: Backend + 'static> Training<B> {
         Ok((self.network).evaluate(&self.backend, &mut self.evaluation_log)?)
     }
 
-    /// Waits for the batches that are evaluated: appends their losses, up to the first that is not finite, and tells how many
-    /// answers were wrong.
+    /// Waits for the submitted evaluations, appends their losses up to the first that is not finite, and
+    /// returns the number of errors.
     fn read_evaluations(&mut self, losses: &mut Vec<f64>) -> Result<Option<usize>, ModelError> {
         let found = (self.backend).read_log(&mut self.evaluation_log, losses)?;
         if found.stop.is_some() {
@@ -434,7 +434,7 @@ impl<B: Backend + 'static> Training<B> {
         Ok(has_classes.then_some(found.errors as usize))
     }
 
-    /// The error of the batch in the network's buffers, whose loss is not finite.
+    /// The error for the loaded batch, whose loss is not finite.
     fn locate_non_finite(&self) -> Result<ModelError, ModelError> {
         let (what, layer) = self.network.locate_non_finite(&self.backend)?;
         let step = self.steps;
@@ -469,7 +469,7 @@ impl<B: Backend + 'static> Training<B> {
         Ok(comparisons)
     }
 
-    /// Everything that the same bits need later: weights, moments, levels, scales, counters.
+    /// The complete state for bit-exact resumption: weights, moments, levels, scales and counters.
     ///
     /// # Errors
     /// When the device fails, and as [`Training::report`].
@@ -487,11 +487,11 @@ impl<B: Backend + 'static> Training<B> {
         Ok(state)
     }
 
-    /// Goes on from a saved state.
+    /// Restores a saved state.
     ///
     /// # Errors
     /// [`ModelError::State`] or [`ModelError::Backend`] when the state is of another network, or of
-    /// a method with other levels. This training is then good for nothing but another `load`.
+    /// a method with other levels. The training is then in an unspecified state until a `load` succeeds.
     pub fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
         let by_name: BTreeMap<&str, &StateTensor> = state
             .iter()
@@ -512,13 +512,13 @@ impl<B: Backend + 'static> Training<B> {
         Ok(())
     }
 
-    /// Solving is done once for each state of the latent weights, so that looking at a network
-    /// (evaluation, reports) between two steps leaves the warm start of the next as it was.
+    /// Solves at most once for each state of the latent weights, so that evaluations and reports
+    /// between two steps do not change the warm start of the next solve.
     fn ensure_quantized(&mut self) -> Result<(), ModelError> {
         if self.quantized_is_current {
             return Ok(());
         }
-        // The steps before may have stopped.
+        // An earlier step may have failed.
         self.read_log()?;
         let start = Instant::now();
         let done = quantize(
@@ -534,7 +534,7 @@ impl<B: Backend + 'static> Training<B> {
         Ok(())
     }
 
-    /// An error of the coming step, with the layer that a solver refused.
+    /// Adds the layer's name to a solver error of the next step.
     fn unsolved(&self, error: BackendError) -> ModelError {
         let BackendError::Solve {
             parameter,
@@ -561,7 +561,7 @@ fn unknown_dataset() -> ModelError {
     ModelError::Batch("these examples are not on the device; copy them there first".into())
 }
 
-/// ŵ = solve(w, d) for all parameters that are quantized; takes the time.
+/// Computes ŵ = solve(w, d) for all quantized parameters and times it.
 fn quantize<B: Backend>(
     backend: &B,
     network: &mut dyn Network<B>,
