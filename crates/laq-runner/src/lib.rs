@@ -14,6 +14,7 @@ pub mod record;
 pub mod run_folder;
 mod session;
 pub mod summary;
+mod tensorboard;
 pub mod train;
 
 pub use error::RunError;

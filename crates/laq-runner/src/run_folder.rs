@@ -6,6 +6,7 @@
 //! | `environment.json` | [`crate::environment::Environment`] |
 //! | `metrics.jsonl` | one [`EpochRecord`] a line |
 //! | `comparison.jsonl` | one [`ComparisonRecord`] a line, where the experiment asks for comparisons |
+//! | `events.out.tfevents.laq` | TensorBoard events, one an epoch, with `log.tensorboard` |
 //! | `summary.json` | [`Summary`] |
 //! | `last.safetensors`, `best.safetensors` | [`crate::checkpoint`]s: the newest, and that of the best epoch |
 //! | `lock` | held while the run is trained; the process's number |
@@ -22,6 +23,7 @@ use crate::config::Experiment;
 use crate::environment::Environment;
 use crate::files::{FileError, write_atomically};
 use crate::record::{ComparisonRecord, EpochRecord, Summary};
+use crate::tensorboard;
 
 pub(crate) const BEST: &str = "best.safetensors";
 const METRICS: &str = "metrics.jsonl";
@@ -141,7 +143,14 @@ impl RunFolder {
 
     /// One of the files that a new run would replace, if there is one.
     pub(crate) fn file_of_a_run(&self) -> Option<PathBuf> {
-        ["config.toml", METRICS, COMPARISON, "summary.json"]
+        let names = [
+            "config.toml",
+            METRICS,
+            COMPARISON,
+            tensorboard::FILE,
+            "summary.json",
+        ];
+        names
             .map(|name| self.path.join(name))
             .into_iter()
             .find(|path| path.exists())
@@ -179,27 +188,46 @@ impl RunFolder {
         self.append(COMPARISON, record)
     }
 
+    /// Appends the TensorBoard event of an epoch.
+    pub(crate) fn append_event(&self, record: &EpochRecord) -> Result<(), RunError> {
+        self.append_bytes(tensorboard::FILE, &tensorboard::event_record(record))
+    }
+
     fn append(&self, name: &str, record: &impl Serialize) -> Result<(), RunError> {
-        let path = self.path.join(name);
         let mut line =
             serde_json::to_string(record).map_err(|error| RunError::Internal(error.to_string()))?;
         line.push('\n');
+        self.append_bytes(name, line.as_bytes())
+    }
+
+    fn append_bytes(&self, name: &str, bytes: &[u8]) -> Result<(), RunError> {
+        let path = self.path.join(name);
         OpenOptions::new()
             .create(true)
             .append(true)
             .open(&path)
             .and_then(|mut file| {
-                file.write_all(line.as_bytes())?;
+                file.write_all(bytes)?;
                 file.sync_data()
             })
             .map_err(FileError::on("write", &path))?;
         Ok(())
     }
 
-    /// Keeps the metrics of the first `epochs` epochs and the comparisons of the first `steps` steps: a run that goes on
-    /// from an older checkpoint, or that died in the middle of a line, writes the others again.
-    pub(crate) fn cut_records(&self, epochs: u32, steps: u64) -> Result<(), RunError> {
+    /// Removes the metrics after `epochs` epochs, the comparisons after `steps` steps, and partial lines:
+    /// a run that resumes from an older checkpoint writes them again. Rewrites the TensorBoard events
+    /// from the remaining metrics if `with_events`, or if there are any.
+    pub(crate) fn cut_records(
+        &self,
+        epochs: u32,
+        steps: u64,
+        with_events: bool,
+    ) -> Result<(), RunError> {
         self.cut(METRICS, |record: EpochRecord| record.epoch <= epochs)?;
+        let events = self.path.join(tensorboard::FILE);
+        if with_events || events.exists() {
+            write_atomically(&events, &tensorboard::file(&read_epochs(&self.path)))?;
+        }
         self.cut(COMPARISON, |record: ComparisonRecord| record.step <= steps)
     }
 

@@ -345,8 +345,9 @@ impl Run<'_> {
     /// Leaves a complete folder behind before the first step, so that a disk that cannot take a checkpoint is found
     /// now and not after the first epoch.
     fn begin(&mut self, resumed: bool) -> Result<(), RunError> {
+        let (epochs, steps) = (self.progress.epoch - 1, self.network.steps_taken());
         self.folder
-            .cut_records(self.progress.epoch - 1, self.network.steps_taken())?;
+            .cut_records(epochs, steps, self.experiment.log.tensorboard)?;
         self.folder.write_config(self.experiment)?;
         self.folder.write_environment(&self.environment)?;
         let summary = self.summary(Status::Running, None);
@@ -583,6 +584,9 @@ impl Run<'_> {
     /// a crash in between repeats the epoch, with the same bits.
     fn end_epoch(&mut self, record: &EpochRecord, improved: bool) -> Result<(), RunError> {
         self.folder.append_epoch(record)?;
+        if self.experiment.log.tensorboard {
+            self.folder.append_event(record)?;
+        }
         let progress = &mut self.progress;
         if let Some(test_loss) = record.test_loss.filter(|_| improved) {
             progress.best = Some(Best {

@@ -23,8 +23,8 @@ mod schema;
 pub use key::{differences, key};
 pub use load::{ConfigError, load, parse};
 pub use schema::{
-    CharLstm, Checkpoints, Comparison, Data, Experiment, FILE, Feedforward, Loss, Model, Paper,
-    Quantize, Schedule, Train, nearest, with_suggestion,
+    CharLstm, Checkpoints, Comparison, Data, Experiment, FILE, Feedforward, Log, Loss, Model,
+    Paper, Quantize, Schedule, Train, nearest, with_suggestion,
 };
 
 /// The kinds of networks, the values of `model.kind`; the first is the default.

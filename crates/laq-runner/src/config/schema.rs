@@ -30,6 +30,9 @@ pub struct Experiment {
     pub comparison: Comparison,
     /// When checkpoints are written.
     pub checkpoint: Checkpoints,
+    /// What is logged. Absent from older checkpoints.
+    #[serde(default)]
+    pub log: Log,
     /// The published figure that the run is compared with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paper: Option<Paper>,
@@ -223,6 +226,14 @@ pub struct Comparison {
 pub struct Checkpoints {
     /// Minutes between two checkpoints within an epoch; 0 after every step.
     pub minutes: f64,
+}
+
+/// What is logged in addition to the metrics.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// Whether to write TensorBoard event files.
+    pub tensorboard: bool,
 }
 
 /// A published figure; carried to the summary and otherwise unused.
