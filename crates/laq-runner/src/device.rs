@@ -1,4 +1,4 @@
-//! Where a network is computed: on the processor, or on a GPU.
+//! Devices: the CPU or a GPU.
 
 use std::fmt;
 use std::ops::Range;
@@ -17,15 +17,15 @@ use laq_tensor::{Backend, CpuBackend, Memory};
 
 use crate::RunError;
 
-/// What a user asks for.
+/// A requested device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first GPU if there is one that can be used, else the processor; a run that goes on stays where it was.
+    /// The first usable GPU, else the CPU; a resumed run keeps its device.
     #[default]
     Auto,
-    /// The processor.
+    /// The CPU.
     Cpu,
-    /// The GPU of this number.
+    /// The GPU of this index.
     Cuda(usize),
 }
 
@@ -43,13 +43,13 @@ impl FromStr for DeviceChoice {
         };
         known.ok_or_else(|| {
             format!(
-                "{text:?} is no device, expected auto, cpu, cuda or cuda:N, with N the number of a GPU"
+                "unknown device {text:?}: expected auto, cpu, cuda or cuda:N, with N the index of a GPU"
             )
         })
     }
 }
 
-/// As it is asked for.
+/// The name that is parsed.
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -60,17 +60,17 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
-/// The device that a user asks for, and how exact it is to be.
+/// A requested device and its precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceOptions {
-    /// Which device.
+    /// The device.
     pub choice: DeviceChoice,
-    /// How exact products are on a GPU.
+    /// The precision of products on a GPU.
     pub precision: Precision,
 }
 
 impl DeviceOptions {
-    /// The processor.
+    /// The CPU.
     pub const CPU: DeviceOptions = DeviceOptions {
         choice: DeviceChoice::Cpu,
         precision: Precision::Tf32,
@@ -86,11 +86,11 @@ pub enum OpenDevice {
     Cuda(Box<CudaBackend<Cuda>>),
 }
 
-/// What a run records in place of a kernel's name begins like this on a GPU.
+/// The prefix of the kernel names of GPUs.
 const CUDA: &str = "cuda";
 
-/// How long results may stay on a GPU before they are asked for.
-const BETWEEN_REPORTS: Duration = Duration::from_millis(100);
+/// The longest time between two reads of losses from a GPU.
+const REPORT_INTERVAL: Duration = Duration::from_millis(100);
 
 impl OpenDevice {
     /// Opens the device of `options` and gives the reason for the choice. A resumed run passes the
@@ -107,24 +107,22 @@ impl OpenDevice {
             let device = device.map_err(RunError::Device)?;
             Ok(OpenDevice::Cuda(Box::new(CudaBackend::new(device))))
         };
-        let because = |reason: &str| reason.to_owned();
+        let reason = str::to_owned;
         match (options.choice, before) {
-            (DeviceChoice::Cpu, _) => Ok((cpu()?, because("it was asked for"))),
-            (DeviceChoice::Cuda(index), _) => Ok((cuda(index)?, because("it was asked for"))),
+            (DeviceChoice::Cpu, _) => Ok((cpu()?, reason("requested"))),
+            (DeviceChoice::Cuda(index), _) => Ok((cuda(index)?, reason("requested"))),
             (DeviceChoice::Auto, Some(before)) if was_on_cuda(before) => {
-                Ok((cuda(0)?, because("the run was begun on a GPU")))
+                Ok((cuda(0)?, reason("the run started on a GPU")))
             }
-            (DeviceChoice::Auto, Some(_)) => {
-                Ok((cpu()?, because("the run was begun on a processor")))
-            }
+            (DeviceChoice::Auto, Some(_)) => Ok((cpu()?, reason("the run started on a CPU"))),
             (DeviceChoice::Auto, None) => match probe().usable() {
-                Ok(()) => Ok((cuda(0)?, because("there is a GPU"))),
+                Ok(()) => Ok((cuda(0)?, reason("a GPU is available"))),
                 Err(reason) => Ok((cpu()?, format!("no GPU: {reason}"))),
             },
         }
     }
 
-    /// What stands for the device in a run's record: the kernel's name on a processor, else the device's description.
+    /// The kernel recorded by a run: the instruction set of a CPU, or the name of a GPU.
     pub(crate) fn kernel(&self) -> String {
         match self {
             OpenDevice::Cpu(backend) => backend.isa().name().into(),
@@ -132,11 +130,11 @@ impl OpenDevice {
         }
     }
 
-    /// How long a run goes on before it looks at what its steps have done.
-    pub(crate) fn between_reports(&self) -> Duration {
+    /// The longest time between two reads of losses.
+    pub(crate) fn report_interval(&self) -> Duration {
         match self {
             OpenDevice::Cpu(_) => Duration::ZERO,
-            OpenDevice::Cuda(_) => BETWEEN_REPORTS,
+            OpenDevice::Cuda(_) => REPORT_INTERVAL,
         }
     }
 
@@ -156,12 +154,12 @@ impl fmt::Display for OpenDevice {
     }
 }
 
-/// Whether a run's record is that of a GPU.
+/// Whether a recorded kernel is that of a GPU.
 pub(crate) fn was_on_cuda(kernel: &str) -> bool {
     kernel.starts_with(CUDA)
 }
 
-/// Where compiled kernels are kept: `LAQ_CACHE_DIR`, or `laq` in the user's folder of caches.
+/// The cache of compiled kernels: `LAQ_CACHE_DIR`, or `laq` in the user's cache folder.
 fn kernel_cache() -> Option<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     folder("LAQ_CACHE_DIR")
@@ -169,6 +167,9 @@ fn kernel_cache() -> Option<PathBuf> {
         .or_else(|| Some(PathBuf::from(folder("XDG_CACHE_HOME")?).join("laq")))
         .or_else(|| Some(PathBuf::from(folder("HOME")?).join(".cache/laq")))
 }
+
+/// A network in training.
+pub type Network = Box<dyn Trainer>;
 
 /// [`Training`] without its backend as a parameter; the methods are those of the same names.
 #[expect(missing_docs, reason = "documented at `Training`")]

@@ -11,8 +11,8 @@ use crate::RunError;
 use crate::checkpoint::StepTimes;
 use crate::config::{Experiment, key};
 use crate::device::{DeviceOptions, OpenDevice};
-use crate::examples::sizes;
-use crate::session::{Input, network, thread_pool};
+use crate::examples::{Input, sizes};
+use crate::session::{network, thread_pool};
 
 /// The fewest and the most steps that are timed, and the seconds after which a number in between is enough.
 const TIMED_STEPS: (u64, u64) = (3, 50);
@@ -73,9 +73,9 @@ pub fn estimate(
         test,
     };
     let pool = thread_pool(threads)?;
-    let (computer, _) = OpenDevice::open(device, None)?;
-    let name = computer.to_string();
-    let (times, evaluations) = pool.install(|| time(computer, experiment, input))?;
+    let (device, _) = OpenDevice::open(device, None)?;
+    let name = device.to_string();
+    let (times, evaluations) = pool.install(|| time(device, experiment, input))?;
     let epochs = experiment.train.epochs;
     let steps = u64::from(epochs) * batches.train as u64;
     let evaluated = f64::from(epochs) * (batches.validation + batches.test) as f64;
@@ -94,12 +94,12 @@ pub fn estimate(
 
 /// The times of training steps and of evaluations.
 fn time(
-    computer: OpenDevice,
+    device: OpenDevice,
     experiment: &Experiment,
     input: Input,
 ) -> Result<(StepTimes, StepTimes), RunError> {
     let batch = experiment.data.batch;
-    let mut network = network(computer, experiment, input, batch)?;
+    let mut network = network(device, experiment, input, batch)?;
     // A shuffled pack of numbers, dealt again where a batch is larger.
     let pack = epoch_order(1 << 16, 0, 0);
     let below = |bound: usize, count: usize| -> Vec<u8> {

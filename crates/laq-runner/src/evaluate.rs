@@ -11,10 +11,10 @@ use crate::RunError;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{FILE, Model};
 use crate::device::{DeviceOptions, OpenDevice};
-use crate::examples::{self, Batches, Examples, score};
+use crate::examples::{self, Batches, Examples, Input, score};
 use crate::files::FileError;
 use crate::run_folder::{best_checkpoint, last_checkpoint};
-use crate::session::{Input, network, thread_pool};
+use crate::session::{network, thread_pool};
 
 /// What a checkpoint is evaluated on.
 #[derive(Clone, Debug)]
@@ -163,9 +163,9 @@ pub fn evaluate(
         Batches::Images { batch, .. } => (batch, available, 0),
     };
     let score = thread_pool(threads)?.install(|| {
-        let (computer, _) = OpenDevice::open(device, None)?;
-        let on_gpu = computer.is_cuda();
-        let mut network = network(computer, experiment, input, batch)?;
+        let (device, _) = OpenDevice::open(device, None)?;
+        let on_gpu = device.is_cuda();
+        let mut network = network(device, experiment, input, batch)?;
         network
             .load(&found.network)
             .map_err(|source| RunError::not_loaded(&checkpoint, source))?;

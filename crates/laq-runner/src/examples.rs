@@ -3,14 +3,45 @@
 use laq_datasets::{
     Fractions, ImageSet, Images, Kind, Sequences, Split, Text, TextError, identity_order,
 };
-use laq_models::{Batch, DatasetHandle, Evaluation, ModelError};
+use laq_models::{Batch, Evaluation, DatasetHandle, ImageShape, ModelError};
 use laq_tensor::BackendError;
 use sha2::{Digest, Sha256};
 
 use crate::RunError;
 use crate::checkpoint::hex;
 use crate::config::{Data, FILE};
-use crate::session::{Input, Network};
+use crate::device::Network;
+
+/// The input of a network, which sets the sizes of the first and the last layer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Input {
+    Symbols(usize),
+    Images { shape: ImageShape, classes: usize },
+}
+
+impl Input {
+    /// The input for `examples`.
+    pub(crate) fn of(examples: &Examples) -> Self {
+        match examples {
+            Examples::Text(text) => Self::Symbols(text.alphabet.len()),
+            Examples::Images(images) => Self::images(images.shape(), images.classes()),
+        }
+    }
+
+    pub(crate) fn images(shape: laq_datasets::ImageShape, classes: usize) -> Self {
+        let laq_datasets::ImageShape {
+            height,
+            width,
+            channels,
+        } = shape;
+        let shape = ImageShape {
+            height,
+            width,
+            channels,
+        };
+        Self::Images { shape, classes }
+    }
+}
 
 /// All splits of the data of a run.
 pub(crate) enum Examples {
@@ -18,8 +49,8 @@ pub(crate) enum Examples {
     Images(Box<ImageSet>),
 }
 
-/// The data that `data` describes. `tell` hears of work that takes its time.
-pub(crate) fn load(data: &Data, tell: &mut dyn FnMut(&str)) -> Result<Examples, RunError> {
+/// Loads the data; `report` receives the names of slow steps.
+pub(crate) fn load(data: &Data, report: &mut dyn FnMut(&str)) -> Result<Examples, RunError> {
     if let Some(path) = data.path.as_ref().filter(|_| data.name == FILE) {
         let share = |share: Option<f64>| share.unwrap_or_default();
         let fractions = Fractions {
@@ -36,12 +67,12 @@ pub(crate) fn load(data: &Data, tell: &mut dyn FnMut(&str)) -> Result<Examples, 
         .map_err(|error: laq_datasets::UnknownPreprocessing| {
             RunError::Internal(error.to_string())
         })?;
-    let images = ImageSet::load(&data.name, &data.dir, Some(preprocessing), tell)?;
+    let images = ImageSet::load(&data.name, &data.dir, Some(preprocessing), report)?;
     Ok(Examples::Images(Box::new(images)))
 }
 
 impl Examples {
-    /// The name of the data, or the path of a file of the user's.
+    /// The name of the dataset, or the path of the file.
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Text(text) => &text.name,
@@ -49,7 +80,7 @@ impl Examples {
         }
     }
 
-    /// The bytes that symbols stand for; none for images.
+    /// The bytes of the alphabet; empty for images.
     pub(crate) fn alphabet(&self) -> &[u8] {
         match self {
             Self::Text(text) => text.alphabet.bytes(),
@@ -57,7 +88,7 @@ impl Examples {
         }
     }
 
-    /// What tells these data from others. For a text the SHA-256 of alphabet and splits, each after its length.
+    /// A digest of the data; for a text the SHA-256 of alphabet and splits, each after its length.
     pub(crate) fn fingerprint(&self) -> String {
         let text = match self {
             Self::Text(text) => text,
@@ -76,7 +107,7 @@ impl Examples {
         hex(&digest.finalize())
     }
 
-    /// `split` in batches of the size that `data` says.
+    /// The batches of `split`.
     pub(crate) fn batches(&self, split: Split, data: &Data) -> Result<Batches<'_>, RunError> {
         match self {
             Self::Text(text) => {
@@ -96,8 +127,7 @@ impl Examples {
     }
 }
 
-/// Batches of the three splits (those that are trained on, then those that are evaluated) and what the network looks at,
-/// as the catalogue promises them; a file of the user's is looked into.
+/// The batches of the three splits and the input, from the catalogue or from the user's file.
 pub(crate) fn sizes(data: &Data) -> Result<([usize; 3], Input), RunError> {
     if data.name == FILE {
         let examples = load(data, &mut |_| {})?;
@@ -134,7 +164,7 @@ pub(crate) fn sizes(data: &Data) -> Result<([usize; 3], Input), RunError> {
     Ok(([train?, validation?, test?], input))
 }
 
-/// A split of a text in whole batches.
+/// The whole batches of a split of a text.
 fn cut<'a>(
     symbols: &'a [u8],
     name: &str,
@@ -151,7 +181,7 @@ fn cut<'a>(
     })
 }
 
-/// Refuses a training split that does not fill a batch; what is evaluated need not.
+/// Returns an error if the training split does not fill a batch.
 fn enough(images: usize, name: &str, split: Split, data: &Data) -> Result<(), RunError> {
     if split != Split::Train || images >= data.batch {
         return Ok(());
@@ -176,7 +206,7 @@ pub(crate) enum Batches<'a> {
 }
 
 impl Batches<'_> {
-    /// Sequences or images, which an epoch puts in order.
+    /// The number of sequences or images.
     pub(crate) fn examples(&self) -> usize {
         match self {
             Self::Text(sequences) => sequences.count(),
@@ -184,7 +214,7 @@ impl Batches<'_> {
         }
     }
 
-    /// Batches that an epoch trains on: the whole ones.
+    /// Training batches of an epoch: the full ones.
     pub(crate) fn trained(&self) -> usize {
         match self {
             Self::Text(sequences) => sequences.batches(),
@@ -192,7 +222,7 @@ impl Batches<'_> {
         }
     }
 
-    /// Copies all examples to the device of `network`; none where there was no room for them.
+    /// Uploads all examples; `None` if they do not fit into device memory.
     pub(crate) fn hold(&self, network: &mut Network) -> Result<Option<DatasetHandle>, ModelError> {
         let held = match self {
             Self::Text(sequences) => {
@@ -220,7 +250,7 @@ impl Batches<'_> {
         }
     }
 
-    /// Batches that are evaluated: all of the images; of a text the whole ones.
+    /// Evaluated batches: all of images, the full ones of a text.
     pub(crate) fn evaluated(&self) -> usize {
         match self {
             Self::Text(sequences) => sequences.batches(),
@@ -229,16 +259,16 @@ impl Batches<'_> {
     }
 }
 
-/// Room for a batch in host memory, kept from one to the next.
+/// A reusable batch in host memory.
 #[derive(Default)]
-pub(crate) struct Room {
+pub(crate) struct BatchBuffer {
     inputs: Vec<u8>,
     targets: Vec<u8>,
     pixels: Vec<f32>,
 }
 
-impl Room {
-    /// Batch number `index` of the examples in `order`; the last may have fewer images.
+impl BatchBuffer {
+    /// Fills the buffer with batch `index` of `order`; the last may have fewer images.
     pub(crate) fn fill(&mut self, batches: &Batches<'_>, order: &[u32], index: usize) -> Batch<'_> {
         match batches {
             Batches::Text(sequences) => {
@@ -263,20 +293,20 @@ impl Room {
     }
 }
 
-/// How well a network predicts a split, with quantized weights.
+/// The evaluation of a split, with quantized weights.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Score {
-    /// Mean loss: nats per character, or the images' loss.
+    /// The mean loss, of texts in nats per character.
     pub(crate) loss: f64,
-    /// Percent of the images that are put in a wrong class; none for texts.
+    /// The percentage of misclassified images; `None` for texts.
     pub(crate) error: Option<f64>,
 }
 
-/// Batches of examples on the device that are evaluated before they are waited for.
-const AT_ONCE: usize = 32;
+/// Batches evaluated on a device between two synchronizations.
+const CHUNK: usize = 32;
 
-/// The score of `network` on all batches of a split, which may be on the device as `held`; `None` as soon as `go_on`, which
-/// hears of batches before they are evaluated, says no.
+/// Evaluates all batches of a split, from device memory if `held`. Calls `go_on` with the index of each batch
+/// or chunk, and returns `None` if it is false.
 pub(crate) fn score(
     network: &mut Network,
     batches: &Batches<'_>,
@@ -285,7 +315,7 @@ pub(crate) fn score(
 ) -> Result<Option<Score>, ModelError> {
     let (all, examples) = (batches.evaluated(), batches.examples());
     let order = identity_order(examples);
-    let mut room = Room::default();
+    let mut buffer = BatchBuffer::default();
     let (mut losses, mut errors) = (Vec::with_capacity(all), None);
     while losses.len() < all {
         let first = losses.len();
@@ -294,13 +324,13 @@ pub(crate) fn score(
         }
         let found = match held {
             Some(set) => {
-                let found = network.evaluate_dataset(set, first..all.min(first + AT_ONCE))?;
+                let found = network.evaluate_dataset(set, first..all.min(first + CHUNK))?;
                 losses.extend(found.losses);
                 found.errors
             }
             None => {
                 let Evaluation { loss, errors } =
-                    network.evaluate(room.fill(batches, &order, first))?;
+                    network.evaluate(buffer.fill(batches, &order, first))?;
                 losses.push(loss);
                 errors
             }
@@ -311,7 +341,7 @@ pub(crate) fn score(
     }
     let (mut loss, mut weight) = (0.0, 0.0);
     for (index, found) in losses.iter().enumerate() {
-        // A batch that is not full counts as much of one as it is.
+        // A partial batch counts in proportion.
         let share = match batches {
             Batches::Images { batch, .. } => {
                 (examples - index * batch).min(*batch) as f64 / *batch as f64
@@ -336,7 +366,7 @@ mod tests {
     use crate::session::network;
     use laq_datasets::epoch_order;
 
-    /// What is copied to a device and put together there gives the steps of batches that the host fills.
+    /// Batches gathered on the device give the same steps as batches of the host.
     #[test]
     fn examples_on_a_device_make_the_same_batches() {
         for experiment in [
@@ -350,20 +380,19 @@ mod tests {
                 .expect("batches");
             let order = epoch_order(batches.examples(), 1, 1);
             let mut losses = [false, true].map(|held| {
-                let (computer, _) =
-                    OpenDevice::open(DeviceOptions::CPU, None).expect("a processor");
+                let (device, _) = OpenDevice::open(DeviceOptions::CPU, None).expect("a processor");
                 let input = Input::of(&examples);
-                let mut network = network(computer, &experiment, input, experiment.data.batch)
-                    .expect("a network");
+                let mut network =
+                    network(device, &experiment, input, experiment.data.batch).expect("a network");
                 let train = held.then(|| batches.hold(&mut network).expect("room").expect("room"));
                 if let Some(train) = train {
                     network.set_order(train, &order).expect("an order");
                 }
-                let mut room = Room::default();
+                let mut buffer = BatchBuffer::default();
                 for index in [0, batches.trained() - 1, 1] {
                     match train {
                         Some(train) => network.begin_dataset_step(train, index, 0.01),
-                        None => network.begin_step(room.fill(&batches, &order, index), 0.01),
+                        None => network.begin_step(buffer.fill(&batches, &order, index), 0.01),
                     }
                     .expect("a step");
                 }
@@ -371,15 +400,15 @@ mod tests {
                     .batches(Split::Test, &experiment.data)
                     .expect("batches");
                 let set = held.then(|| test.hold(&mut network).expect("room"));
-                let mut heard = Vec::new();
+                let mut reported = Vec::new();
                 let found = score(&mut network, &test, set.flatten(), &mut |batch| {
-                    heard.push(batch);
+                    reported.push(batch);
                     true
                 });
                 let score = found.expect("an evaluation").expect("all of it");
-                let every = if held { AT_ONCE } else { 1 };
+                let every = if held { CHUNK } else { 1 };
                 let expected: Vec<usize> = (0..test.evaluated()).step_by(every).collect();
-                assert_eq!(heard, expected);
+                assert_eq!(reported, expected);
                 let mut found = network.report().expect("steps").losses.to_vec();
                 assert_eq!(found.len(), 3);
                 found.extend([score.loss, score.error.unwrap_or(0.0)]);

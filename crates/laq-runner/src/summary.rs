@@ -5,7 +5,8 @@ use serde::Serialize;
 use crate::RunError;
 use crate::config::Experiment;
 use crate::examples::sizes;
-use crate::session::{Spec, method, spec};
+use crate::session::method;
+use crate::spec::{Spec, spec};
 
 /// A network, layer by layer.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -63,7 +63,7 @@ impl Progress {
 
     pub(crate) fn show(&mut self, event: Event<'_>) {
         match event {
-            Event::Device { name, because } => self.log(&format!("using {name}: {because}")),
+            Event::Device { name, reason } => self.log(&format!("using {name}: {reason}")),
             Event::Preparing { what } => self.log(what),
             Event::Started {
                 epoch,

@@ -166,7 +166,7 @@ fn runs_are_trained_and_evaluated() {
     assert_eq!(summary.kernel, "cuda (Fake GPU, TF32, cuDNN)");
     // The same bits, with the kernels that were kept.
     let second = machine.train("b", &on("auto"));
-    assert!(second.good().contains("there is a GPU"));
+    assert!(second.good().contains("a GPU is available"));
     assert!(second.count("compiled") == 0 && second.count("replays") >= 10);
     let bits = |run: &str| run_bits(&machine.lab, run);
     assert_eq!(bits("a"), bits("b"));
@@ -314,11 +314,11 @@ fn a_run_of_the_processor_goes_on_on_a_gpu_if_that_is_asked_for() {
     };
     let experiment = machine.lab.experiment("lat-a", "");
     for (run, more, because, kernel) in [
-        ("a", &["--resume"][..], "begun on a processor", ""),
+        ("a", &["--resume"][..], "started on a CPU", ""),
         (
             "b",
             &["--resume", "--device", "cuda:0"],
-            "asked for",
+            "requested",
             "cuda (",
         ),
     ] {

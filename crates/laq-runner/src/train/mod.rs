@@ -1,0 +1,268 @@
+//! The training loop: epochs, schedule, evaluation, checkpoints, resuming.
+//!
+//! After each epoch the network is evaluated on the validation split with quantized weights. The best epoch
+//! has the lowest validation loss, or error for images; the latest wins ties. Its test loss or error is the
+//! result of the run (paper, section 4).
+
+mod dataset;
+mod run;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use laq_datasets::Split;
+
+use self::dataset::Dataset;
+use self::run::{Pending, Run};
+use crate::checkpoint::{Checkpoint, Progress};
+use crate::config::{Experiment, differences, key};
+use crate::device::{DeviceChoice, DeviceOptions, OpenDevice, was_on_cuda};
+use crate::environment::Environment;
+use crate::examples::{Input, load};
+use crate::record::{EpochRecord, Status, Summary};
+use crate::run_folder::{RunFolder, read_summary};
+use crate::session::{method, network, thread_pool};
+use crate::{RunError, TRAINING_VERSION};
+
+/// Options of a run that do not change its results.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The run folder.
+    pub run_dir: PathBuf,
+    /// Resume from the checkpoint in the folder, if there is one.
+    pub resume: bool,
+    /// The number of threads; by default one for each processor.
+    pub threads: Option<usize>,
+    /// The device. Results are bit-identical on the same device only.
+    pub device: DeviceOptions,
+}
+
+/// An event of a run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// The device is open.
+    Device {
+        /// Its name.
+        name: &'a str,
+        /// The reason for the choice.
+        reason: &'a str,
+    },
+    /// The data are being prepared.
+    Preparing {
+        /// The step of preparation.
+        what: &'a str,
+    },
+    /// Training starts or resumes.
+    Started {
+        /// The current epoch.
+        epoch: u32,
+        /// Steps done in the epoch.
+        step: usize,
+        /// The number of epochs.
+        epochs: u32,
+        /// Batches of an epoch, of the validation split and of the test split.
+        batches: [usize; 3],
+        /// Whether the run resumes from a checkpoint.
+        resumed: bool,
+    },
+    /// Steps are done: one on a CPU, those of a tenth of a second on a GPU.
+    Step {
+        /// The epoch.
+        epoch: u32,
+        /// Steps done in the epoch, including these.
+        step: usize,
+        /// The mean loss of the epoch so far.
+        loss: f64,
+    },
+    /// The evaluation of batches starts: of one on a CPU, of several on a GPU.
+    Evaluating {
+        /// The split.
+        split: Split,
+        /// The first batch, from 0.
+        batch: usize,
+    },
+    /// An epoch is trained and evaluated.
+    Epoch(&'a EpochRecord),
+    /// A checkpoint is written.
+    Saved {
+        /// The current epoch.
+        epoch: u32,
+        /// Steps done in the epoch.
+        step: usize,
+    },
+    /// The run was interrupted and is about to be saved.
+    Stopping,
+}
+
+/// A callback that receives the events of a run.
+pub type Observer<'a> = dyn FnMut(Event<'_>) + Send + 'a;
+
+/// Trains `experiment` to the end or until `stop` is set, which saves the run after the current step.
+/// All results but times depend on the experiment alone, not on the number of threads or interruptions.
+///
+/// Returns the summary of a finished run without changes.
+///
+/// # Errors
+///
+/// See [`RunError`]. The last checkpoint stays valid, and the summary has the reason.
+pub fn train(
+    experiment: &Experiment,
+    options: &Options,
+    stop: &AtomicBool,
+    observer: &mut Observer<'_>,
+) -> Result<Summary, RunError> {
+    let pool = thread_pool(options.threads)?;
+    let folder = RunFolder::open(&options.run_dir)?;
+    let found = read_checkpoint(experiment, &folder, options.resume)?;
+    if let Some(summary) = read_summary(folder.path()).filter(|summary| {
+        let done = found
+            .as_ref()
+            .is_some_and(|(_, found)| found.run.progress.epoch > experiment.train.epochs);
+        done && summary.status == Status::Finished && summary.key == key(experiment)
+    }) {
+        return Ok(summary);
+    }
+    // All parallel loops run on the threads of the pool.
+    pool.install(|| run(experiment, folder, found, options.device, stop, observer))
+}
+
+/// The checkpoint to resume from; an error if it is of another experiment.
+fn read_checkpoint(
+    experiment: &Experiment,
+    folder: &RunFolder,
+    resume: bool,
+) -> Result<Option<(PathBuf, Checkpoint)>, RunError> {
+    let Some(path) = folder.checkpoint_to_resume() else {
+        return match folder.file_of_a_run().filter(|_| !resume) {
+            None => Ok(None),
+            Some(file) => Err(RunError::HasFiles { file }),
+        };
+    };
+    if !resume {
+        return Err(RunError::HasCheckpoint {
+            folder: folder.path().into(),
+        });
+    }
+    let found = Checkpoint::read(&path)?;
+    if found.run.key == key(experiment) {
+        return Ok(Some((path, found)));
+    }
+    let mut differences = differences(experiment, &found.run.experiment);
+    let there = found.run.training_version;
+    if there != TRAINING_VERSION {
+        differences.push(format!(
+            "training version: {TRAINING_VERSION} here, {there} there"
+        ));
+    }
+    Err(RunError::OtherExperiment {
+        checkpoint: path,
+        differences,
+    })
+}
+
+fn run(
+    experiment: &Experiment,
+    folder: RunFolder,
+    found: Option<(PathBuf, Checkpoint)>,
+    requested: DeviceOptions,
+    stop: &AtomicBool,
+    observer: &mut Observer<'_>,
+) -> Result<Summary, RunError> {
+    let before = found.as_ref().map(|(_, found)| found.run.kernel.as_str());
+    let (device, reason) = OpenDevice::open(requested, before)?;
+    observer(Event::Device {
+        name: &device.to_string(),
+        reason: &reason,
+    });
+    let kernel = device.kernel();
+    if let Some((checkpoint, found)) = &found {
+        same_device(checkpoint, &found.run.kernel, &kernel, requested.choice)?;
+    }
+    let (report_interval, on_gpu) = (device.report_interval(), device.is_cuda());
+    let examples = load(&experiment.data, &mut |what| {
+        observer(Event::Preparing { what })
+    })?;
+    let data_sha256 = examples.fingerprint();
+    let input = Input::of(&examples);
+    let mut network = network(device, experiment, input, experiment.data.batch)?;
+    let resumed = found.is_some();
+    let progress = match found {
+        None => Progress::at_the_beginning(),
+        Some((checkpoint, found)) => {
+            if found.run.data_sha256 != data_sha256 {
+                return Err(RunError::OtherData {
+                    data: examples.name().into(),
+                    checkpoint,
+                });
+            }
+            network
+                .load(&found.network)
+                .map_err(|source| RunError::not_loaded(&checkpoint, source))?;
+            found.run.progress
+        }
+    };
+    let environment = Environment::found(&kernel, rayon::current_num_threads());
+    let dataset = Dataset::new(&examples, experiment, on_gpu)?;
+    let mut run = Run {
+        pending: Pending::new(report_interval),
+        dataset,
+        experiment,
+        alphabet: examples.alphabet(),
+        data_sha256,
+        folder,
+        environment,
+        exact: method(experiment)?
+            .exact_counterpart()
+            .filter(|_| experiment.comparison.every > 0),
+        network,
+        progress,
+        clock: Instant::now(),
+        saved: Instant::now(),
+        stop,
+        observer,
+    };
+    let outcome = run.begin(resumed).and_then(|()| run.epochs());
+    run.tick();
+    let (status, reason) = match &outcome {
+        Ok(true) => (Status::Finished, None),
+        Ok(false) => (
+            Status::Interrupted,
+            Some("stopped by the user; --resume continues".to_string()),
+        ),
+        Err(error) => (Status::Failed, Some(error.to_string())),
+    };
+    let summary = run.summary(status, reason);
+    let written = run.folder.write_summary(&summary);
+    // A full disk fails both; report the first error.
+    outcome?;
+    written?;
+    Ok(summary)
+}
+
+/// Refuses to resume with other bits than before, unless another kind of device was named.
+fn same_device(
+    checkpoint: &Path,
+    there: &str,
+    here: &str,
+    choice: DeviceChoice,
+) -> Result<(), RunError> {
+    if there == here {
+        return Ok(());
+    }
+    let (checkpoint, here, there) = (checkpoint.to_path_buf(), here.to_owned(), there.to_owned());
+    match (was_on_cuda(&there), was_on_cuda(&here)) {
+        (false, false) => Err(RunError::OtherKernel {
+            checkpoint,
+            here,
+            there,
+        }),
+        _ if choice != DeviceChoice::Auto => Ok(()),
+        _ => Err(RunError::OtherDevice {
+            checkpoint,
+            here,
+            there,
+        }),
+    }
+}

@@ -1,0 +1,381 @@
+//! The epochs and steps of one run.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use laq_datasets::{Split, epoch_order};
+use laq_models::ModelError;
+use laq_solvers::Method;
+
+use super::dataset::Dataset;
+use super::{Event, Observer};
+use crate::checkpoint::{Best, Checkpoint, Progress, RunState, StepTimes};
+use crate::config::{Experiment, key};
+use crate::device::Network;
+use crate::environment::{Environment, peak_memory_bytes};
+use crate::examples::{BatchBuffer, Score};
+use crate::files::write_atomically;
+use crate::record::{ComparisonRecord, EpochRecord, LayerRecord, Status, Summary};
+use crate::run_folder::{RunFolder, best_checkpoint, last_checkpoint};
+use crate::{RunError, TRAINING_VERSION};
+
+/// A run in progress.
+pub(super) struct Run<'a> {
+    pub(super) experiment: &'a Experiment,
+    pub(super) dataset: Dataset<'a>,
+    pub(super) alphabet: &'a [u8],
+    pub(super) data_sha256: String,
+    pub(super) folder: RunFolder,
+    pub(super) environment: Environment,
+    pub(super) network: Network,
+    pub(super) pending: Pending,
+    /// The exact solver for comparisons, where the experiment asks for them.
+    pub(super) exact: Option<Method>,
+    pub(super) progress: Progress,
+    /// When the seconds of `progress` were last updated.
+    pub(super) clock: Instant,
+    /// When the last checkpoint was written.
+    pub(super) saved: Instant,
+    pub(super) stop: &'a AtomicBool,
+    pub(super) observer: &'a mut Observer<'a>,
+}
+
+/// Submitted steps whose losses are not read back yet.
+pub(super) struct Pending {
+    /// The longest time between two reads.
+    interval: Duration,
+    last_read: Instant,
+    steps: usize,
+}
+
+impl Pending {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            last_read: Instant::now(),
+            steps: 0,
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Writes a complete folder before the first step, so that a full disk fails now and not after an epoch.
+    pub(super) fn begin(&mut self, resumed: bool) -> Result<(), RunError> {
+        let (epochs, steps) = (self.progress.epoch - 1, self.network.steps_taken());
+        self.folder
+            .cut_records(epochs, steps, self.experiment.log.tensorboard)?;
+        self.folder.write_config(self.experiment)?;
+        self.folder.write_environment(&self.environment)?;
+        let summary = self.summary(Status::Running, None);
+        self.folder.write_summary(&summary)?;
+        if !resumed {
+            self.save()?;
+        }
+        (self.observer)(Event::Started {
+            epoch: self.progress.epoch,
+            step: self.progress.step,
+            epochs: self.experiment.train.epochs,
+            batches: self.dataset.batches(),
+            resumed,
+        });
+        Ok(())
+    }
+
+    /// Trains the remaining epochs; false if the run was interrupted, and saved.
+    pub(super) fn epochs(&mut self) -> Result<bool, RunError> {
+        while self.progress.epoch <= self.experiment.train.epochs {
+            if !self.train_epoch()? {
+                return self.stop_here();
+            }
+            self.write_diagnostics()?;
+            let Some((record, improved)) = self.evaluate_epoch()? else {
+                return self.stop_here();
+            };
+            self.end_epoch(&record, improved)?;
+        }
+        Ok(true)
+    }
+
+    /// Updates the diagnostics of the device in `environment.json`.
+    fn write_diagnostics(&mut self) -> Result<(), RunError> {
+        let diagnostics = self.network.notes();
+        if self.environment.notes == diagnostics {
+            return Ok(());
+        }
+        self.environment.notes = diagnostics;
+        self.folder.write_environment(&self.environment)
+    }
+
+    fn stop_here(&mut self) -> Result<bool, RunError> {
+        (self.observer)(Event::Stopping);
+        self.save()?;
+        Ok(false)
+    }
+
+    fn learning_rate(&self) -> f64 {
+        let train = &self.experiment.train;
+        train.learning_rate * train.schedule.factor(self.progress.epoch)
+    }
+
+    /// Trains the remaining steps of the epoch; false if the run was interrupted.
+    fn train_epoch(&mut self) -> Result<bool, RunError> {
+        let (seed, epoch) = (self.experiment.train.seed, self.progress.epoch);
+        let order = epoch_order(self.dataset.training_examples(), seed, epoch);
+        let learning_rate = self.learning_rate();
+        let ordered = self.dataset.set_order(&mut self.network, &order);
+        ordered.map_err(|error| self.step_failed(error))?;
+        let mut buffer = BatchBuffer::default();
+        let interval = Duration::from_secs_f64(self.experiment.checkpoint.minutes * 60.0);
+        while self.progress.step + self.pending.steps < self.dataset.steps_per_epoch() {
+            if self.stop.load(Ordering::Relaxed) {
+                self.report()?;
+                return Ok(false);
+            }
+            self.compare()?;
+            let index = self.progress.step + self.pending.steps;
+            if self.dataset.upload_is_due() {
+                self.report()?;
+                let uploaded = self.dataset.upload(&mut self.network, &order);
+                uploaded.map_err(|error| self.failed(error))?;
+            }
+            let network = &mut self.network;
+            let step =
+                (self.dataset).begin_step(network, &mut buffer, &order, index, learning_rate);
+            step.map_err(|error| self.step_failed(error))?;
+            self.pending.steps += 1;
+            if self.pending.last_read.elapsed() >= self.pending.interval {
+                self.report()?;
+            }
+            if self.saved.elapsed() >= interval {
+                self.report()?;
+                self.save()?;
+            }
+        }
+        self.report()?;
+        Ok(true)
+    }
+
+    /// Waits for the submitted steps, and reads their losses.
+    fn report(&mut self) -> Result<(), RunError> {
+        self.pending.last_read = Instant::now();
+        if self.pending.steps == 0 {
+            return Ok(());
+        }
+        let report = match self.network.report() {
+            Ok(report) => report,
+            Err(error) => return Err(self.step_failed(error)),
+        };
+        let progress = &mut self.progress;
+        for loss in report.losses {
+            progress.loss_sum += loss;
+        }
+        progress.step += report.losses.len();
+        let (steps, seconds) = (report.losses.len() as u64, report.seconds);
+        let quantizing = report.quantize_seconds;
+        progress.epoch_times.add(steps, seconds, quantizing);
+        progress.times.add(steps, seconds, quantizing);
+        self.pending.steps = 0;
+        (self.observer)(Event::Step {
+            epoch: progress.epoch,
+            step: progress.step,
+            loss: progress.loss_sum / progress.step as f64,
+        });
+        Ok(())
+    }
+
+    /// The error of a step, with the number of finished steps.
+    fn step_failed(&mut self, error: ModelError) -> RunError {
+        let steps_of_epochs_before = self.progress.times.steps - self.progress.epoch_times.steps;
+        let finished = self
+            .network
+            .steps_taken()
+            .saturating_sub(steps_of_epochs_before);
+        self.progress.step = finished as usize;
+        self.failed(error)
+    }
+
+    /// Compares the solver with the exact one before every `comparison.every`th step.
+    fn compare(&mut self) -> Result<(), RunError> {
+        let step = self.network.steps_taken() + 1;
+        let Some(exact) = &self.exact else {
+            return Ok(());
+        };
+        if !step.is_multiple_of(self.experiment.comparison.every) {
+            return Ok(());
+        }
+        let layers = self.network.compare(exact);
+        let layers = layers.map_err(|error| self.failed(error))?;
+        self.folder
+            .append_comparison(&ComparisonRecord::new(step, layers))
+    }
+
+    /// The record of the epoch, and whether it is the best so far; `None` if the run was interrupted.
+    fn evaluate_epoch(&mut self) -> Result<Option<(EpochRecord, bool)>, RunError> {
+        if self.progress.layers.is_none() {
+            let layers = self.network.layers().map_err(|error| self.failed(error))?;
+            self.progress.layers = Some(layers.into_iter().map(LayerRecord::from).collect());
+        }
+        let Some(validation) = self.score_of(Split::Validation)? else {
+            return Ok(None);
+        };
+        let improved =
+            self.progress
+                .best
+                .is_none_or(|best| match (validation.error, best.validation_error) {
+                    (Some(error), Some(best)) => error <= best,
+                    _ => validation.loss <= best.validation_loss,
+                });
+        let mut test = None;
+        if improved {
+            test = self.score_of(Split::Test)?;
+            if test.is_none() {
+                return Ok(None);
+            }
+        }
+        self.tick();
+        let progress = &self.progress;
+        let record = EpochRecord {
+            epoch: progress.epoch,
+            train_loss: progress.loss_sum / progress.step as f64,
+            validation_loss: validation.loss,
+            test_loss: test.map(|test| test.loss),
+            validation_error: validation.error,
+            test_error: test.and_then(|test| test.error),
+            learning_rate: self.learning_rate(),
+            seconds: progress.epoch_seconds,
+            seconds_per_step: progress.epoch_times.per_step(),
+            quantize_share: progress.epoch_times.quantize_share(),
+            layers: progress.layers.clone().unwrap_or_default(),
+        };
+        Ok(Some((record, improved)))
+    }
+
+    fn score_of(&mut self, split: Split) -> Result<Option<Score>, RunError> {
+        let (stop, observer) = (self.stop, &mut self.observer);
+        let found = self.dataset.score(&mut self.network, split, &mut |batch| {
+            observer(Event::Evaluating { split, batch });
+            !stop.load(Ordering::Relaxed)
+        });
+        found.map_err(|error| self.failed(error))
+    }
+
+    /// Writes the record, the best checkpoint, then the last. The last alone marks the epoch as done: a
+    /// crash in between repeats the epoch, with the same bits.
+    fn end_epoch(&mut self, record: &EpochRecord, improved: bool) -> Result<(), RunError> {
+        self.folder.append_epoch(record)?;
+        if self.experiment.log.tensorboard {
+            self.folder.append_event(record)?;
+        }
+        let progress = &mut self.progress;
+        if let Some(test_loss) = record.test_loss.filter(|_| improved) {
+            progress.best = Some(Best {
+                epoch: record.epoch,
+                train_loss: record.train_loss,
+                validation_loss: record.validation_loss,
+                test_loss,
+                validation_error: record.validation_error,
+                test_error: record.test_error,
+            });
+        }
+        progress.epoch += 1;
+        progress.step = 0;
+        progress.loss_sum = 0.0;
+        progress.layers = None;
+        progress.epoch_seconds = 0.0;
+        progress.epoch_times = StepTimes::default();
+        if improved {
+            self.save_as(&[best_checkpoint, last_checkpoint])?;
+        } else {
+            self.save()?;
+        }
+        let summary = self.summary(Status::Running, None);
+        self.folder.write_summary(&summary)?;
+        (self.observer)(Event::Epoch(record));
+        Ok(())
+    }
+
+    fn save(&mut self) -> Result<(), RunError> {
+        self.save_as(&[last_checkpoint])
+    }
+
+    fn save_as(&mut self, names: &[fn(&Path) -> PathBuf]) -> Result<(), RunError> {
+        self.tick();
+        let bytes = self.checkpoint()?;
+        for name in names {
+            write_atomically(&name(self.folder.path()), &bytes)?;
+        }
+        self.saved = Instant::now();
+        (self.observer)(Event::Saved {
+            epoch: self.progress.epoch,
+            step: self.progress.step,
+        });
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<Vec<u8>, RunError> {
+        let network = self.network.save().map_err(|error| self.failed(error))?;
+        let run = RunState {
+            key: key(self.experiment),
+            training_version: TRAINING_VERSION,
+            experiment: self.experiment.clone(),
+            alphabet: self.alphabet.to_vec(),
+            data_sha256: self.data_sha256.clone(),
+            kernel: self.environment.kernel.clone(),
+            progress: self.progress.clone(),
+        };
+        Ok(Checkpoint { run, network }.to_bytes()?)
+    }
+
+    /// Updates the elapsed seconds.
+    pub(super) fn tick(&mut self) {
+        let seconds = self.clock.elapsed().as_secs_f64();
+        self.clock = Instant::now();
+        self.progress.seconds += seconds;
+        self.progress.epoch_seconds += seconds;
+    }
+
+    fn failed(&self, source: ModelError) -> RunError {
+        RunError::Step {
+            epoch: self.progress.epoch,
+            step: self.progress.step,
+            learning_rate: self.learning_rate(),
+            kept: last_checkpoint(self.folder.path()),
+            source: source.into(),
+        }
+    }
+
+    pub(super) fn summary(&self, status: Status, reason: Option<String>) -> Summary {
+        let (experiment, progress) = (self.experiment, &self.progress);
+        let dataset = laq_datasets::find(&experiment.data.name).ok();
+        Summary {
+            status,
+            reason,
+            key: key(experiment),
+            training_version: TRAINING_VERSION,
+            title: experiment.title.clone(),
+            method: experiment.quantize.method.clone(),
+            data: experiment.data.name.clone(),
+            stand_in: dataset.and_then(|dataset| dataset.stand_in).map(Into::into),
+            epochs: experiment.train.epochs,
+            epochs_done: progress.epoch - 1,
+            best_epoch: progress.best.map(|best| best.epoch),
+            train_loss: progress.best.map(|best| best.train_loss),
+            validation_loss: progress.best.map(|best| best.validation_loss),
+            test_loss: progress.best.map(|best| best.test_loss),
+            validation_error: progress.best.and_then(|best| best.validation_error),
+            test_error: progress.best.and_then(|best| best.test_error),
+            seconds: progress.seconds,
+            seconds_per_step: progress.times.per_step(),
+            quantize_share: progress.times.quantize_share(),
+            steps: progress.times.steps,
+            max_batches: experiment.train.max_batches,
+            paper: experiment.paper.clone(),
+            commit: self.environment.commit.clone(),
+            cpu: self.environment.cpu.clone(),
+            threads: self.environment.threads,
+            kernel: self.environment.kernel.clone(),
+            peak_memory_bytes: peak_memory_bytes(),
+        }
+    }
+}
