@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 
 use common::{Lab, bits};
 use laq_runner::RunError;
-use laq_runner::config::{key, parse};
+use laq_runner::config::key;
 use laq_runner::device::DeviceOptions;
 use laq_runner::record::{EpochRecord, Status};
 use laq_runner::train::{Event, Options, train};
@@ -247,7 +247,7 @@ fn a_new_run_does_not_replace_events() {
 /// A checkpoint of an older version has no table `log`.
 #[test]
 fn the_table_may_be_missing_in_a_checkpoint() {
-    let experiment = parse("quantize.method = 'lat-a'", "test").expect("an experiment");
+    let experiment = Lab::new().experiment("lat-a", "");
     let mut json = serde_json::to_value(&experiment).expect("JSON");
     json.as_object_mut()
         .expect("an object")
