@@ -99,7 +99,7 @@ impl Run<'_> {
 
     /// Updates the diagnostics of the device in `environment.json`.
     fn write_diagnostics(&mut self) -> Result<(), RunError> {
-        let diagnostics = self.network.notes();
+        let diagnostics = self.network.diagnostics();
         if self.environment.notes == diagnostics {
             return Ok(());
         }
