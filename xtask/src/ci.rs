@@ -9,8 +9,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+/// The environment variables of a step.
+type Variables = &'static [(&'static str, &'static str)];
+
 /// Arguments of cargo, and the environment variables of each step. The tests include the dependencies between the crates.
-const STEPS: &[(&str, &[(&str, &str)])] = &[
+const STEPS: &[(&str, Variables)] = &[
     ("fmt --all --check", &[]),
     (
         "clippy --workspace --all-targets --all-features -- -D warnings",
@@ -101,7 +104,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     }
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let here = vec![cargo.clone()];
-    let mut steps: Vec<(Vec<OsString>, &str, &[(&str, &str)])> = Vec::new();
+    let mut steps: Vec<(Vec<OsString>, &str, Variables)> = Vec::new();
     steps.extend(
         STEPS
             .iter()

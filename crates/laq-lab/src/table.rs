@@ -304,6 +304,12 @@ fn names(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<BTreeSet<Strin
     Ok(names)
 }
 
+/// Bits of a weight as a packed level, as the paper counts them: ternary weights have 2.
+pub(crate) fn bits(method: &Method) -> u32 {
+    let quantizer = method.quantizer();
+    quantizer.map_or(32, |quantizer| quantizer.codebook().storage_bits().into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,10 +378,4 @@ mod tests {
             "there is no row \"zzzzzz\". Known rows: lat-a, lat-e, full."
         );
     }
-}
-
-/// Bits of a weight as a packed level, as the paper counts them: ternary weights have 2.
-pub(crate) fn bits(method: &Method) -> u32 {
-    let quantizer = method.quantizer();
-    quantizer.map_or(32, |quantizer| quantizer.codebook().storage_bits().into())
 }

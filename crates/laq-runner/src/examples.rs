@@ -3,7 +3,7 @@
 use laq_datasets::{
     Fractions, ImageSet, Images, Kind, Sequences, Split, Text, TextError, identity_order,
 };
-use laq_models::{Batch, Evaluation, DatasetHandle, ImageShape, ModelError};
+use laq_models::{Batch, DatasetHandle, Evaluation, ImageShape, ModelError};
 use laq_tensor::BackendError;
 use sha2::{Digest, Sha256};
 

@@ -26,7 +26,7 @@ pub struct AlignedBuffer<T> {
 impl<T> AlignedBuffer<T> {
     /// A buffer without elements. Does not allocate.
     pub const fn new() -> Self {
-        const { assert!(size_of::<T>() > 0 && LINE % size_of::<T>() == 0) };
+        const { assert!(size_of::<T>() > 0 && LINE.is_multiple_of(size_of::<T>())) };
         Self {
             lines: Vec::new(),
             element: PhantomData,

@@ -79,6 +79,6 @@ pub fn solve_rows(
 fn columns(elements: usize, rows: usize) -> Option<usize> {
     match rows {
         0 => (elements == 0).then_some(0),
-        _ => (elements % rows == 0).then_some(elements / rows),
+        _ => elements.is_multiple_of(rows).then_some(elements / rows),
     }
 }

@@ -292,7 +292,7 @@ mod tests {
             let mut workspace = FastWorkspace::default();
             let found = alternating(
                 (&weights, &second_moment),
-                &codebook,
+                codebook,
                 scale,
                 &mut levels,
                 &mut quantized,
