@@ -127,8 +127,11 @@ pub(crate) fn run() -> Result<ExitCode> {
             .iter()
             .map(|(name, value)| format!("{name}='{value}' "))
             .collect();
-        let name = Path::new(&program[0]).file_stem().unwrap_or_default();
-        let name = name.to_string_lossy();
+        let name = if program[0] == "mdbook" {
+            "mdbook"
+        } else {
+            "cargo"
+        };
         eprintln!("\n[{}/{}] {shown}{name} {step}", index + 1, steps.len());
         let start = Instant::now();
         let status = Command::new(&program[0])

@@ -369,7 +369,9 @@ fn the_files_show_every_cell_that_has_a_run() {
         "laq reproduce table2 --preset demo --columns war-and-peace,demo --rows full,lab,twn --seeds 2"
     ));
     let files = fs::read_dir(dir.out().join("report")).expect("the reports");
-    assert_eq!(files.count(), 3, "a temporary file was left");
+    assert_eq!(files.count(), 4, "a temporary file was left");
+    let picture = dir.file("svg");
+    assert!(picture.starts_with("<svg") && picture.contains("war-and-peace"));
 }
 
 #[test]

@@ -586,7 +586,7 @@ fn a_run_goes_on_with_its_own_kernel_alone() {
 
 /// No GPU is shown to the tests.
 #[test]
-fn a_device_that_is_not_there_is_told() {
+fn a_missing_device_is_an_error() {
     let lab = Lab::new();
     lab.file("lat-a", "");
     for (device, code, parts) in [
@@ -595,7 +595,7 @@ fn a_device_that_is_not_there_is_told() {
         (
             "gpu",
             2,
-            ["\"gpu\" is no device", "auto, cpu, cuda or cuda:N"],
+            ["unknown device \"gpu\"", "auto, cpu, cuda or cuda:N"],
         ),
     ] {
         let output = laq(&lab, &["train", "tiny.toml", "--device", device]);
