@@ -168,7 +168,7 @@ impl Report {
         cells::json(self)
     }
 
-    /// The files that [`write`] has written.
+    /// The files that [`write()`] has written.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         ["md", "csv", "html", "svg"]
             .into_iter()
