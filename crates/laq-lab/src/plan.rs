@@ -17,7 +17,7 @@ use crate::LabError;
 use crate::configs::Configs;
 use crate::differences::differences;
 use crate::measure::Measure;
-use crate::table::{Selection, Table, bits};
+use crate::table::{Selection, Table};
 
 /// The selected cells, with what they share.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ impl Cell {
                 .join(column)
                 .join(format!("{row}-seed{seed}-{key}")),
             key,
-            bits: bits(&method),
+            bits: method.storage_bits(),
             exact: exact.filter(|exact| table.rows.contains(exact)),
             cut_short: differences(&value(&experiment), &value(&papers)),
             experiment,

@@ -160,7 +160,7 @@ impl Table {
         // Rows that are not named after a method come last.
         others.sort_by_key(|row| {
             row.parse::<Method>()
-                .map_or(u32::MAX, |method| bits(&method))
+                .map_or(u32::MAX, |method| method.storage_bits())
         });
         rows.extend(others);
         Ok(Self {
@@ -302,12 +302,6 @@ fn names(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Result<BTreeSet<Strin
         }
     }
     Ok(names)
-}
-
-/// Bits of a weight as a packed level, as the paper counts them: ternary weights have 2.
-pub(crate) fn bits(method: &Method) -> u32 {
-    let quantizer = method.quantizer();
-    quantizer.map_or(32, |quantizer| quantizer.codebook().storage_bits().into())
 }
 
 #[cfg(test)]

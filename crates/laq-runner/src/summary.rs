@@ -58,13 +58,9 @@ pub fn summarize(experiment: &Experiment) -> Result<NetworkSummary, RunError> {
     }
     .map_err(RunError::Build)?;
     let method = method(experiment)?;
-    let (bits, scales) = match method.quantizer() {
-        None => (32, 0),
-        Some(quantizer) => (
-            quantizer.codebook().storage_bits().into(),
-            1 + usize::from(quantizer.has_two_scales()),
-        ),
-    };
+    let bits = method.storage_bits();
+    let quantizer = method.quantizer();
+    let scales = quantizer.map_or(0, |quantizer| 1 + usize::from(quantizer.has_two_scales()));
     let layers: Vec<Layer> = layers
         .into_iter()
         .map(|layer| {

@@ -322,6 +322,12 @@ impl Method {
         self.quantizer.as_ref()
     }
 
+    /// Bits of a weight as a packed level; 32 for `full`. Ternary levels take 2.
+    pub fn storage_bits(&self) -> u32 {
+        let quantizer = self.quantizer();
+        quantizer.map_or(32, |quantizer| quantizer.codebook().storage_bits().into())
+    }
+
     fn solver(&self) -> Option<Solver> {
         self.quantizer().map(Quantizer::solver)
     }

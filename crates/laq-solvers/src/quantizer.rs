@@ -37,6 +37,18 @@ pub enum Solver {
     Tanh,
 }
 
+impl Solver {
+    /// Whether the result has a scale per sign.
+    pub fn has_two_scales(self) -> bool {
+        matches!(
+            self,
+            Solver::Trained
+                | Solver::Alternating { two_scales: true }
+                | Solver::Exact { two_scales: true }
+        )
+    }
+}
+
 /// A [`Solver`] with its codebook.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Quantizer {
@@ -63,12 +75,7 @@ impl Quantizer {
 
     /// Whether the result has a scale per sign.
     pub fn has_two_scales(&self) -> bool {
-        matches!(
-            self.solver,
-            Solver::Trained
-                | Solver::Alternating { two_scales: true }
-                | Solver::Exact { two_scales: true }
-        )
+        self.solver.has_two_scales()
     }
 
     /// Quantizes the weights of `problem`: writes `levels` and returns their scale.

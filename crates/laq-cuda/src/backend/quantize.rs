@@ -143,16 +143,6 @@ impl<D: Device> Quantizer<D> {
         let quantizer = self.method.quantizer();
         quantizer.map_or(Codebook::Binary, |quantizer| quantizer.codebook().clone())
     }
-
-    /// Whether a group has two scales.
-    fn has_two_scales(&self) -> bool {
-        matches!(
-            self.solver,
-            Solver::Trained
-                | Solver::Alternating { two_scales: true }
-                | Solver::Exact { two_scales: true }
-        )
-    }
 }
 
 impl<D: Device> Quantize for CudaBackend<D> {
@@ -340,7 +330,7 @@ impl<D: Device> Quantize for CudaBackend<D> {
     ) -> Result<Vec<GroupReport>, BackendError> {
         let size = (quantizer.weights / quantizer.groups) as f64;
         let report = |state: GroupState| GroupReport {
-            scale: match (quantizer.has_two_scales(), state.scale) {
+            scale: match (quantizer.solver.has_two_scales(), state.scale) {
                 (true, [positive, negative]) => Scale::Two { positive, negative },
                 (false, [scale, _]) => Scale::One(scale),
             },
@@ -362,7 +352,11 @@ impl<D: Device> Quantize for CudaBackend<D> {
             ..QuantizerSnapshot::default()
         };
         if states.iter().all(|state| state.solved != 0) {
-            let per_group = if quantizer.has_two_scales() { 2 } else { 1 };
+            let per_group = if quantizer.solver.has_two_scales() {
+                2
+            } else {
+                1
+            };
             let scales = states.iter().flat_map(|state| &state.scale[..per_group]);
             snapshot.scales.extend(scales);
         }
