@@ -171,7 +171,7 @@ pub fn evaluate(
             .map_err(|source| RunError::not_loaded(&checkpoint, source))?;
         let all = batches.evaluated();
         let held = if on_gpu {
-            batches.hold(&mut network)
+            batches.upload(&mut network)
         } else {
             Ok(None)
         };

@@ -223,7 +223,10 @@ impl Batches<'_> {
     }
 
     /// Uploads all examples; `None` if they do not fit into device memory.
-    pub(crate) fn hold(&self, network: &mut Network) -> Result<Option<DatasetHandle>, ModelError> {
+    pub(crate) fn upload(
+        &self,
+        network: &mut Network,
+    ) -> Result<Option<DatasetHandle>, ModelError> {
         let held = match self {
             Self::Text(sequences) => {
                 network.upload(laq_models::Examples::Text(sequences.symbols()))
@@ -384,7 +387,8 @@ mod tests {
                 let input = Input::of(&examples);
                 let mut network =
                     network(device, &experiment, input, experiment.data.batch).expect("a network");
-                let train = held.then(|| batches.hold(&mut network).expect("room").expect("room"));
+                let train =
+                    held.then(|| batches.upload(&mut network).expect("room").expect("room"));
                 if let Some(train) = train {
                     network.set_order(train, &order).expect("an order");
                 }
@@ -399,7 +403,7 @@ mod tests {
                 let test = examples
                     .batches(Split::Test, &experiment.data)
                     .expect("batches");
-                let set = held.then(|| test.hold(&mut network).expect("room"));
+                let set = held.then(|| test.upload(&mut network).expect("room"));
                 let mut reported = Vec::new();
                 let found = score(&mut network, &test, set.flatten(), &mut |batch| {
                     reported.push(batch);

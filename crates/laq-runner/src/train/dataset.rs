@@ -84,9 +84,9 @@ impl<'a> Dataset<'a> {
         order: &[u32],
     ) -> Result<(), ModelError> {
         self.uploaded = Uploaded {
-            train: self.train.hold(network)?,
-            validation: self.validation.hold(network)?,
-            test: self.test.hold(network)?,
+            train: self.train.upload(network)?,
+            validation: self.validation.upload(network)?,
+            test: self.test.upload(network)?,
         };
         self.set_order(network, order)
     }
