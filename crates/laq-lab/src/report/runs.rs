@@ -27,9 +27,8 @@ struct Run {
     name: String,
     summary: Summary,
     epochs: Vec<EpochRecord>,
-    levels: Vec<Histogram>,
-    /// Why there are no histograms.
-    no_levels: Option<String>,
+    /// Or why there are none.
+    levels: Result<Vec<Histogram>, String>,
 }
 
 /// How often each level of a parameter occurs.
@@ -87,10 +86,13 @@ pub fn page_of_runs(folders: &[PathBuf]) -> Result<String, LabError> {
                     (layer_chart(run, "scale", mean_scale))
                     (layer_chart(run, "sparsity, %", |layer| 100.0 * layer.sparsity))
                 }
-                @if let Some(reason) = &run.no_levels { p { "No level histograms: " (reason) "." } }
-                @if !run.levels.is_empty() {
-                    h3 { "Levels of the best epoch" }
-                    div.charts { @for histogram in &run.levels { (histogram.figure()) } }
+                @match &run.levels {
+                    Err(reason) => p { "No level histograms: " (reason) "." },
+                    Ok(levels) if levels.is_empty() => {},
+                    Ok(levels) => {
+                        h3 { "Levels of the best epoch" }
+                        div.charts { @for histogram in levels { (histogram.figure()) } }
+                    },
                 }
             }
         }
@@ -111,25 +113,20 @@ impl Run {
             .ok()
             .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
             .unwrap_or_else(|| folder.display().to_string());
-        let (levels, no_levels) = match histograms(folder, &summary.method) {
-            Ok(mut levels) => {
-                // In the order of the layers. A parameter holds several layers where each gate has a scale.
-                let layers = epochs.last().map_or(&[][..], |epoch| &epoch.layers);
-                levels.sort_by_key(|histogram| {
-                    let is_part =
-                        |layer: &LayerRecord| layer.name.starts_with(&histogram.parameter);
-                    layers.iter().position(is_part)
-                });
-                (levels, None)
-            }
-            Err(reason) => (Vec::new(), Some(reason)),
-        };
+        let mut levels = histograms(folder, &summary.method);
+        if let Ok(levels) = &mut levels {
+            // In the order of the layers. A parameter holds several layers where each gate has a scale.
+            let layers = epochs.last().map_or(&[][..], |epoch| &epoch.layers);
+            levels.sort_by_key(|histogram| {
+                let is_part = |layer: &LayerRecord| layer.name.starts_with(&histogram.parameter);
+                layers.iter().position(is_part)
+            });
+        }
         Ok(Self {
             name,
             summary,
             epochs,
             levels,
-            no_levels,
         })
     }
 }
