@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use laq_runner::device::Precision;
 use laq_runner::train::{Options, train};
 
 use crate::LabError;
@@ -52,12 +51,12 @@ impl Launcher for Local {
         report: &mut (dyn FnMut(Change) + Send),
     ) -> Result<(), LabError> {
         let (next, report) = (AtomicUsize::new(0), Mutex::new(report));
-        let say = |change| (report.lock().expect("no observer panics"))(change);
+        let notify = |change| (report.lock().expect("no observer panics"))(change);
         let work = || {
             while !stop.is_set() {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(job) = jobs.get(index) else { break };
-                say(Change::Started(index));
+                notify(Change::Started(index));
                 let message = match &self.workers {
                     Workers::Threads => run_here(job, stop),
                     Workers::Processes { program, quiet } => {
@@ -66,7 +65,7 @@ impl Launcher for Local {
                             .unwrap_or_else(|error| Some(error.to_string()))
                     }
                 };
-                say(Change::Ended(index, message));
+                notify(Change::Ended(index, message));
             }
         };
         thread::scope(|scope| {
@@ -108,13 +107,7 @@ fn run_child(job: &Job, program: &PathBuf, quiet: bool, stop: &Stop) -> io::Resu
     command.args(["train", "-", "--resume", "--run-dir"]);
     command.arg(&job.folder);
     command.args(["--device", &job.needs.device.choice.to_string()]);
-    command.args([
-        "--precision",
-        match job.needs.device.precision {
-            Precision::Tf32 => "tf32",
-            Precision::Float32 => "float32",
-        },
-    ]);
+    command.args(["--precision", &job.needs.device.precision.to_string()]);
     if let Some(threads) = job.needs.threads {
         command.args(["--threads", &threads.to_string()]);
     }
