@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use laq_solvers::Method;
+
 use super::concurrency::{LstmVariant, Throughput, throughput_summary, variant_summary};
 use super::pytorch::Answers;
 use super::{COMPARED_STEPS, LOSS_TOLERANCE, Timed};
@@ -251,7 +253,11 @@ impl Findings {
             }
             let milliseconds = 1e3 * step.quantize_seconds;
             let bytes = (step.weights * 2 * size_of::<f32>()) as f64;
-            let target = if step.method.ends_with("-e") {
+            let target = if step
+                .method
+                .parse::<Method>()
+                .is_ok_and(|method| method.is_exact())
+            {
                 let reached = verdict(milliseconds <= SOLVING_TARGET);
                 format!("{SOLVING_TARGET} ms {reached}")
             } else {
