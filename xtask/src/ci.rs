@@ -58,40 +58,30 @@ const MIRI_FLAGS: (&str, &str) = (
 /// The step for Arm.
 const ARM: &str = "check -p laq-tensor -p laq-models --target aarch64-unknown-linux-gnu";
 
+/// Builds the book. Its code blocks are among the tests.
+const BOOK: &str = "build docs";
+
+/// The standard output of a program, if it starts and succeeds.
+fn output(words: &[OsString], arguments: &[&str]) -> Option<String> {
+    let mut command = Command::new(&words[0]);
+    let output = command.args(&words[1..]).args(arguments).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    output.status.success().then(|| text.trim().to_owned())
+}
+
 /// The cargo that has Miri: this one, or that of the nightly toolchain.
 fn miri(cargo: &OsStr) -> Option<Vec<OsString>> {
     let nightly = ["rustup", "run", "nightly", "cargo"];
     let candidates = [vec![cargo.to_owned()], nightly.map(OsString::from).to_vec()];
-    candidates.into_iter().find(|words| {
-        let mut probe = Command::new(&words[0]);
-        probe.args(&words[1..]).args(["miri", "--version"]);
-        let output = probe.output();
-        output.is_ok_and(|output| output.status.success())
-    })
-}
-
-/// Builds the book. Its code blocks are among the tests.
-const BOOK: &str = "build docs";
-
-/// Whether mdbook is installed.
-fn has_mdbook() -> bool {
-    let output = Command::new("mdbook").arg("--version").output();
-    output.is_ok_and(|output| output.status.success())
+    let mut candidates = candidates.into_iter();
+    candidates.find(|words| output(words, &["miri", "--version"]).is_some())
 }
 
 /// Whether the standard library for Arm is installed.
 fn has_arm() -> bool {
-    let arguments = [
-        "--print",
-        "target-libdir",
-        "--target",
-        "aarch64-unknown-linux-gnu",
-    ];
-    let output = Command::new("rustc").args(arguments).output();
-    output.is_ok_and(|output| {
-        let path = String::from_utf8_lossy(&output.stdout);
-        output.status.success() && Path::new(path.trim()).exists()
-    })
+    let target = "aarch64-unknown-linux-gnu";
+    let arguments = ["--print", "target-libdir", "--target", target];
+    output(&["rustc".into()], &arguments).is_some_and(|folder| Path::new(&folder).exists())
 }
 
 /// The command: stops at the first step that fails.
@@ -110,17 +100,18 @@ pub(crate) fn run() -> Result<ExitCode> {
             .iter()
             .map(|&(step, variables)| (here.clone(), step, variables)),
     );
-    match miri(&cargo) {
-        Some(cargo) => steps.push((cargo, MIRI, &[MIRI_FLAGS])),
-        None => eprintln!("skipped: cargo {MIRI}: Miri is not installed"),
-    }
-    match has_arm() {
-        true => steps.push((here, ARM, &[])),
-        false => eprintln!("skipped: cargo {ARM}: the target is not installed"),
-    }
-    match has_mdbook() {
-        true => steps.push((vec!["mdbook".into()], BOOK, &[])),
-        false => eprintln!("skipped: mdbook {BOOK}: mdbook is not installed"),
+    let mdbook = vec![OsString::from("mdbook")];
+    let has_mdbook = output(&mdbook, &["--version"]).is_some();
+    let optional: [(Option<Vec<OsString>>, &str, Variables); 3] = [
+        (miri(&cargo), MIRI, &[MIRI_FLAGS]),
+        (has_arm().then_some(here), ARM, &[]),
+        (has_mdbook.then_some(mdbook), BOOK, &[]),
+    ];
+    for (program, step, variables) in optional {
+        match program {
+            Some(program) => steps.push((program, step, variables)),
+            None => eprintln!("skipped: {step}: the tool is not installed"),
+        }
     }
     for (index, (program, step, variables)) in steps.iter().enumerate() {
         let shown: String = variables
