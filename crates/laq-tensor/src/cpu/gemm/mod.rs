@@ -248,33 +248,37 @@ unsafe fn multiply_rows(
         assert!(packed.len() >= rows.div_ceil(mr) * mr * steps);
     }
     let panel = panel.as_ptr();
+    let mut edge = [0.0f32; LARGEST_TILE];
     for (number, first) in (0..rows).step_by(mr).enumerate() {
         let present = mr.min(rows - first);
         // SAFETY: the lengths of the operands are asserted or promised; the elements of the tile in C
         // belong to this call, and an edge tile is computed in a buffer of its own, from which only
         // existing elements are copied.
         unsafe {
-            let size = [present, columns];
-            let tile = |c: *mut f32, stride: usize, accumulate: bool| match a {
+            let c = c.add(first * stride);
+            let in_place = tile::writes_in_place(isa, present, columns);
+            // One call for both: the arguments stay in registers. Reading them from the stack would
+            // wait for the stores of the previous tile.
+            let (target, target_stride, add) = match in_place {
+                true => (c, stride, accumulate),
+                false => (edge.as_mut_ptr(), nr, false),
+            };
+            match a {
                 BlockOfA::Packed(packed) => {
                     let a = packed[first * steps..].as_ptr();
-                    tile::tile(isa, steps, a, panel, c, stride, size, accumulate);
+                    let size = [present, columns];
+                    tile::tile(isa, steps, a, panel, target, target_stride, size, add);
                 }
                 BlockOfA::InPlace(tiles, count) => {
                     let runs = &tiles[number][..count];
-                    tile::tile_of_runs(isa, runs, panel, c, stride, accumulate);
+                    tile::tile_of_runs(isa, runs, panel, target, target_stride, add);
                 }
-            };
-            let c = c.add(first * stride);
-            if tile::writes_in_place(isa, present, columns) {
-                tile(c, stride, accumulate);
-            } else {
-                let mut edge = [0.0f32; LARGEST_TILE];
-                tile(edge.as_mut_ptr(), nr, false);
+            }
+            if !in_place {
                 for r in 0..present {
                     for j in 0..columns {
-                        let target = c.add(r * stride + j);
-                        *target = if accumulate { *target } else { 0.0 } + edge[r * nr + j];
+                        let element = c.add(r * stride + j);
+                        *element = if accumulate { *element } else { 0.0 } + edge[r * nr + j];
                     }
                 }
             }
