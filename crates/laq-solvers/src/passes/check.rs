@@ -64,13 +64,16 @@ multiversion! {
         let mut largest = [0_u32; LANES];
         // Minus one, so that zero wraps to the largest value.
         let mut smallest_less_one = [f32::MAX.to_bits() - 1; LANES];
-        for chunk in chunks.iter().chain([&padded(tail)]) {
+        let mut update = |chunk: &[f32; LANES]| {
             for lane in 0..LANES {
                 let magnitude = chunk[lane].to_bits() & (!0 >> 1);
                 largest[lane] = largest[lane].max(magnitude);
                 smallest_less_one[lane] = smallest_less_one[lane].min(magnitude.wrapping_sub(1));
             }
-        }
+        };
+        // Two loops: in a loop over a chain the compiler keeps the lanes in memory.
+        chunks.iter().for_each(&mut update);
+        update(&padded(tail));
         Span {
             smallest: smallest_less_one.into_iter().fold(u32::MAX, u32::min) + 1,
             largest: largest.into_iter().fold(0, u32::max),
@@ -90,11 +93,13 @@ multiversion! {
     fn largest_bits(values: &[f32]) -> u32 {
         let (chunks, tail) = values.as_chunks::<LANES>();
         let mut largest = [0_u32; LANES];
-        for chunk in chunks.iter().chain([&padded(tail)]) {
+        let mut update = |chunk: &[f32; LANES]| {
             for lane in 0..LANES {
                 largest[lane] = largest[lane].max(chunk[lane].to_bits());
             }
-        }
+        };
+        chunks.iter().for_each(&mut update);
+        update(&padded(tail));
         largest.into_iter().fold(0, u32::max)
     }
 }
