@@ -10,10 +10,10 @@ fuzz_target!(|content: &[u8]| {
         Ok(found) => {
             assert_eq!(
                 found.dimensions.iter().product::<usize>(),
-                found.numbers.len()
+                found.elements.len()
             );
             assert_eq!(
-                4 + 4 * found.dimensions.len() + found.numbers.len(),
+                4 + 4 * found.dimensions.len() + found.elements.len(),
                 content.len()
             );
         }

@@ -206,35 +206,26 @@ fn a_wrong_arrow_is_found() {
     }
 }
 
+/// Optional libraries of `laq-datasets`: a feature each, and nothing else enables them.
 #[test]
-fn the_network_is_behind_a_feature() {
+fn heavy_libraries_of_the_data_sets_are_behind_features() {
     let packages = packages();
     let (dependencies, features) = &packages["laq-datasets"];
-    let clients: Vec<_> = dependencies
-        .iter()
-        .filter(|found| PLACES[0].0.contains(&found.name.as_str()))
-        .collect();
-    assert!(
-        !clients.is_empty(),
-        "the download has no client that this test knows"
-    );
-    assert!(
-        clients
+    for (feature, libraries) in [("fetch", PLACES[0].0), ("whitening", &["faer"])] {
+        let found: Vec<_> = dependencies
             .iter()
-            .all(|client| client.optional && client.kind == "normal")
-    );
-    for (feature, parts) in features.as_object().expect("features") {
-        let enables = parts
-            .as_array()
-            .expect("a list")
-            .iter()
-            .filter_map(Value::as_str);
-        let client = enables.into_iter().any(|part| {
-            clients
-                .iter()
-                .any(|client| part.contains(client.name.as_str()))
-        });
-        assert_eq!(client, feature == "fetch", "feature {feature}");
+            .filter(|dependency| libraries.contains(&dependency.name.as_str()))
+            .collect();
+        assert!(
+            !found.is_empty() && found.iter().all(|of| of.optional && of.kind == "normal"),
+            "{feature} enables no optional dependency of {libraries:?}"
+        );
+        for (name, parts) in features.as_object().expect("features") {
+            let parts = parts.as_array().expect("a list");
+            let mut parts = parts.iter().filter_map(Value::as_str);
+            let enables = parts.any(|part| found.iter().any(|of| part.contains(&of.name)));
+            assert_eq!(enables, name == feature, "feature {name}");
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Fetches a data set and, if it is a text, says what is in it:
+//! Downloads a data set and prints the sizes of a text:
 //! `cargo run -p laq-datasets --features fetch --example fetch -- NAME DATA_DIR [MIRROR]`
 
 use std::error::Error;
@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{outcome}");
 
     if find(name)?.symbols().is_none() {
-        println!("what is in it: cargo run --release -p laq-datasets --example images -- {name}");
+        println!("to show images: cargo run --release -p laq-datasets --example images -- {name}");
         return Ok(());
     }
     let text = Text::load(name, data_dir)?;

@@ -1,4 +1,4 @@
-//! Loads a set of images, says what is in it and draws a few of them:
+//! Loads a set of images, prints its size and renders four images as text:
 //! `cargo run --release -p laq-datasets --example images -- [NAME] [DATA_DIR]`
 
 use std::error::Error;
@@ -29,21 +29,21 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (fewest, most) = (counts.iter().min(), counts.iter().max());
         let (fewest, most) = (fewest.unwrap_or(&0), most.unwrap_or(&0));
         println!(
-            "{split}: {} images, {fewest} to {most} a class",
+            "{split}: {} images, {fewest} to {most} per class",
             set.split(split).len()
         );
     }
 
-    // The first four of epoch 1 of the run with seed 1, in half the height, with a character for every grey value.
+    // The first four images of epoch 1 with seed 1, at half the height, as characters by brightness.
     let shape = set.shape();
     let order = epoch_order(set.split(Split::Train).len(), 1, 1);
-    let (mut inputs, mut labels) = (vec![0.0; 4 * shape.numbers()], [0; 4]);
+    let (mut inputs, mut labels) = (vec![0.0; 4 * shape.elements()], [0; 4]);
     set.split(Split::Train)
         .fill(&order[..4], &mut inputs, &mut labels);
     println!("labels {labels:?}");
     for row in (0..shape.height).step_by(2) {
         let mut line = String::new();
-        for image in inputs.chunks(shape.numbers()) {
+        for image in inputs.chunks(shape.elements()) {
             for pixel in image
                 .chunks(shape.channels)
                 .skip(row * shape.width)

@@ -1,49 +1,49 @@
-//! The symbols of a text: which bytes occur, and the number that stands for each.
+//! The symbols of a text: the bytes that occur, and their indices.
 
 use thiserror::Error;
 
 /// The distinct bytes of a text in ascending order; a symbol is the index of its byte.
 ///
-/// Symbols are bytes as they stand in the file, carriage returns and byte-order mark included
-/// (paper §5), so there are at most 256 of them and every symbol fits a `u8`.
+/// Symbols are the bytes of the file, including carriage returns and byte-order mark (paper §5), so there
+/// are at most 256 and a symbol fits into a `u8`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alphabet {
     bytes: Vec<u8>,
 }
 
-/// A byte or a symbol that an [`Alphabet`] does not have, or bytes that are no alphabet.
+/// A byte or symbol that is not in an [`Alphabet`], or bytes that are not an alphabet.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SymbolError {
-    /// A text to encode has a byte that the alphabet lacks.
+    /// A text contains a byte that is not in the alphabet.
     #[error(
         "byte 0x{byte:02x} ({:?}) at offset {offset} is not one of the {symbols} symbols of the alphabet; \
          use a text without it, or train on a text that has it",
         char::from(*byte)
     )]
     UnknownByte {
-        /// The byte that has no symbol.
+        /// The byte.
         byte: u8,
-        /// Where it first stands, in bytes from the start.
+        /// The offset of its first occurrence in bytes.
         offset: usize,
         /// Number of symbols in the alphabet.
         symbols: usize,
     },
-    /// A symbol to decode is not below the number of symbols.
+    /// A symbol is not below the number of symbols.
     #[error(
         "symbol {symbol} at position {position} is not below {symbols}, the size of the alphabet"
     )]
     UnknownSymbol {
-        /// The symbol that stands for no byte.
+        /// The symbol.
         symbol: u8,
-        /// Where it first stands.
+        /// The index of its first occurrence.
         position: usize,
         /// Number of symbols in the alphabet.
         symbols: usize,
     },
-    /// Bytes that were given as an alphabet are empty, repeated or out of order.
-    #[error("an alphabet is at least one byte, each once, in ascending order; found {found:?}")]
+    /// The bytes of an alphabet are empty, repeated or not ascending.
+    #[error("found the alphabet {found:?}, expected at least one byte, strictly ascending")]
     NotAnAlphabet {
-        /// The bytes given.
+        /// The bytes found.
         found: Vec<u8>,
     },
 }
@@ -62,7 +62,7 @@ impl Alphabet {
         }
     }
 
-    /// An alphabet from its own [`bytes`](Self::bytes), as a checkpoint keeps them.
+    /// An alphabet from its [`bytes`](Self::bytes), as stored in a checkpoint.
     ///
     /// # Errors
     ///
@@ -84,7 +84,7 @@ impl Alphabet {
         self.bytes.len()
     }
 
-    /// Whether there are no symbols, which is so for the alphabet of an empty text alone.
+    /// Whether there are no symbols: the alphabet of an empty text.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -93,7 +93,7 @@ impl Alphabet {
     ///
     /// # Errors
     ///
-    /// [`SymbolError::UnknownByte`] names the first byte that the alphabet lacks, and its offset.
+    /// [`SymbolError::UnknownByte`] for the first byte that is not in the alphabet.
     pub fn encode(&self, text: &[u8]) -> Result<Vec<u8>, SymbolError> {
         let mut symbol_of = [None; 256];
         for (symbol, &byte) in (0..=255).zip(&self.bytes) {
@@ -116,7 +116,7 @@ impl Alphabet {
     ///
     /// # Errors
     ///
-    /// [`SymbolError::UnknownSymbol`] names the first symbol that is not below [`len`](Self::len).
+    /// [`SymbolError::UnknownSymbol`] for the first symbol that is not below [`len`](Self::len).
     pub fn decode(&self, symbols: &[u8]) -> Result<Vec<u8>, SymbolError> {
         symbols
             .iter()

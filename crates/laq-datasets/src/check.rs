@@ -1,6 +1,6 @@
-//! Whether a file holds what the catalogue says it holds.
+//! Comparison of a file's content with the catalogue.
 //!
-//! Size and checksum are those of the content, so it does not matter how a mirror compressed it. Loading and
+//! Size and checksum are those of the uncompressed content, so a mirror may compress files. Loading and
 //! downloading use the same check.
 
 use std::fmt;
@@ -13,17 +13,17 @@ use sha2::{Digest, Sha256};
 
 use crate::DataFile;
 
-/// What is known of a file's content beside its size.
+/// How the content of a file is verified, in addition to its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
     /// The SHA-256 of the content, in lower-case hexadecimal.
     Sha256(&'static str),
-    /// The MD5 of the content, in lower-case hexadecimal: what the authors published, where no better is known. It
-    /// tells a damaged file, not one that was forged.
+    /// The MD5 of the content, in lower-case hexadecimal, where the authors published no better checksum.
+    /// It detects damage but not forgery.
     Md5(&'static str),
-    /// No checksum is known, because the file could not be had when the catalogue was written. The published
-    /// number of distinct bytes is checked in its place: it tells this text from another that was cut to the same
-    /// size, but does not see a changed character.
+    /// The number of distinct bytes, where no checksum is known because the file was not available when the
+    /// catalogue was written. It distinguishes texts of the same size, but does not detect a changed
+    /// character.
     Symbols(usize),
 }
 
@@ -39,23 +39,23 @@ impl fmt::Display for Check {
     }
 }
 
-/// What was found where a data file should be.
+/// The result of comparing a file with the catalogue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileState {
-    /// The content is the catalogue's.
-    Good,
-    /// There is no such file.
+    /// The content matches the catalogue.
+    Valid,
+    /// The file does not exist.
     Missing,
-    /// The file has another size: it is empty, cut short, or another file.
+    /// The size differs: the file is empty, truncated, or another file.
     WrongSize {
         /// Bytes found.
         found: u64,
         /// Bytes expected.
         expected: u64,
     },
-    /// The size is right and the content is not.
+    /// The size matches and the content does not.
     Altered {
-        /// What was found and what was expected, in words.
+        /// The checksums or counts found and expected.
         what: String,
     },
 }
@@ -63,13 +63,13 @@ pub enum FileState {
 impl fmt::Display for FileState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Good => f.write_str("good"),
+            Self::Valid => f.write_str("valid"),
             Self::Missing => f.write_str("missing"),
             Self::WrongSize { found: 0, expected } => {
                 write!(f, "empty (expected {expected} bytes)")
             }
             Self::WrongSize { found, expected } if found < expected => {
-                write!(f, "cut short ({found} bytes, expected {expected})")
+                write!(f, "truncated ({found} bytes, expected {expected})")
             }
             Self::WrongSize { found, expected } => {
                 write!(f, "too long ({found} bytes, expected {expected})")
@@ -84,7 +84,7 @@ impl DataFile {
     ///
     /// # Errors
     ///
-    /// Any error of reading the file, except that it is not there, which is [`FileState::Missing`].
+    /// Any error of opening and reading the file except `NotFound`, which is [`FileState::Missing`].
     pub fn inspect(&self, path: &Path) -> io::Result<FileState> {
         match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FileState::Missing),
@@ -102,17 +102,17 @@ impl DataFile {
         }
     }
 
-    /// Compares content that is already in memory with the catalogue.
+    /// Compares content in memory with the catalogue.
     pub fn inspect_bytes(&self, content: &[u8]) -> FileState {
         self.examine(content, &mut |_| {})
             .expect("a slice can be read")
     }
 
-    /// Reads `content` to its end and compares it; `seen` hears how many bytes were read so far.
+    /// Reads `content` to its end and compares it. Calls `progress` with the number of bytes read so far.
     pub(crate) fn examine(
         &self,
         mut content: impl Read,
-        seen: &mut dyn FnMut(u64),
+        progress: &mut dyn FnMut(u64),
     ) -> io::Result<FileState> {
         let (mut sha256, mut md5) = (Sha256::new(), Md5::new());
         let mut occurs = [false; 256];
@@ -133,7 +133,7 @@ impl DataFile {
                     .iter()
                     .for_each(|&byte| occurs[usize::from(byte)] = true),
             }
-            seen(found);
+            progress(found);
         }
         if found != self.bytes {
             return Ok(FileState::WrongSize {
@@ -143,11 +143,11 @@ impl DataFile {
         }
         let difference = match self.check {
             Check::Sha256(expected) => {
-                let found = hex(&sha256.finalize());
+                let found = hex::encode(sha256.finalize());
                 (found != expected).then(|| format!("sha256 {found}, expected {expected}"))
             }
             Check::Md5(expected) => {
-                let found = hex(&md5.finalize());
+                let found = hex::encode(md5.finalize());
                 (found != expected).then(|| format!("md5 {found}, expected {expected}"))
             }
             Check::Symbols(expected) => {
@@ -155,11 +155,6 @@ impl DataFile {
                 (found != expected).then(|| format!("{found} distinct bytes, expected {expected}"))
             }
         };
-        Ok(difference.map_or(FileState::Good, |what| FileState::Altered { what }))
+        Ok(difference.map_or(FileState::Valid, |what| FileState::Altered { what }))
     }
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

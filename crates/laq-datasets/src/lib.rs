@@ -1,5 +1,5 @@
 #![doc = include_str!("../README.md")]
-// One function maps files that this crate wrote; its module says why that is sound.
+// One function memory-maps files that this crate wrote; its module states why that is sound.
 #![deny(unsafe_code)]
 
 mod alphabet;
@@ -23,9 +23,11 @@ pub use fetch::{
     Action, Attempt, DownloadError, DownloadOptions, Fetched, NotFound, Outcome, Phase, Progress,
     download,
 };
+#[cfg(feature = "whitening")]
+pub use images::Whitening;
 pub use images::{
     FormatError, ImageError, ImageSet, ImageShape, Images, Pixels, Preprocessing, RawImages,
-    UnknownPreprocessing, Whitening,
+    UnknownPreprocessing,
 };
 pub use images::{cifar, idx, mat, svhn};
 pub use random::{epoch_order, identity_order};

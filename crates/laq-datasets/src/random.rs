@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use sha2::{Digest, Sha256};
 
-/// The stream called `name` for these numbers.
+/// The stream `name` with the parameters `numbers`.
 pub(crate) fn stream(name: &str, numbers: &[u64]) -> ChaCha8Rng {
     let mut key = Sha256::new();
     key.update(name);
@@ -17,23 +17,22 @@ pub(crate) fn stream(name: &str, numbers: &[u64]) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(key.finalize().into())
 }
 
-/// A number in `0..bound`, `bound > 0`, by the high half of a product.
+/// A uniform integer in `0..bound`, `bound > 0`: the high half of a product.
 ///
-/// Written out here because the result must stay the same with every version of every dependency.
-/// The bias is below `bound` / 2⁶⁴, which no experiment can see.
+/// Implemented here because the result must not change with the version of a dependency. The bias is below
+/// `bound` / 2⁶⁴.
 pub(crate) fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {
     ((u128::from(rng.next_u64()) * bound as u128) >> 64) as usize
 }
 
-/// The order in which epoch `epoch` visits `sequences` sequences: a uniformly drawn permutation of
-/// `0..sequences` that depends on `sequences`, `seed` and `epoch` alone.
+/// The order of the sequences in epoch `epoch`: a uniform permutation of `0..sequences` that depends on
+/// `sequences`, `seed` and `epoch` only, so that a resumed run needs no state of the generator.
 ///
-/// So a resumed run shuffles as the run that was never stopped, and needs no state for it. The stream is
-/// called `shuffle`; the permutation is drawn by Fisher and Yates from the last place to the second.
+/// The stream is `shuffle`; the algorithm is Fisher–Yates from the last index to the second.
 ///
 /// # Panics
 ///
-/// If `sequences` exceeds `u32::MAX`, which [`Sequences`](crate::Sequences) rules out.
+/// If `sequences` exceeds `u32::MAX`; [`Sequences`](crate::Sequences) never has that many.
 pub fn epoch_order(sequences: usize, seed: u64, epoch: u32) -> Vec<u32> {
     let mut rng = stream("shuffle", &[seed, u64::from(epoch)]);
     let mut order = identity_order(sequences);
@@ -43,11 +42,11 @@ pub fn epoch_order(sequences: usize, seed: u64, epoch: u32) -> Vec<u32> {
     order
 }
 
-/// The sequences in the order of the text, as evaluation visits them.
+/// The identity permutation, which evaluation uses.
 ///
 /// # Panics
 ///
-/// If `sequences` exceeds `u32::MAX`, which [`Sequences`](crate::Sequences) rules out.
+/// If `sequences` exceeds `u32::MAX`; [`Sequences`](crate::Sequences) never has that many.
 pub fn identity_order(sequences: usize) -> Vec<u32> {
     let sequences = u32::try_from(sequences).expect("at most u32::MAX sequences");
     (0..sequences).collect()

@@ -3,12 +3,12 @@
 use ndarray::Array2;
 use thiserror::Error;
 
-/// One split of a text, cut into sequences of `length` symbols that are taken `batch` at a time.
+/// One split of a text as batches of `batch` sequences of `length` symbols.
 ///
 /// Sequence `s` reads `symbols[s·T .. s·T + T]` and predicts `symbols[s·T + 1 ..= s·T + T]`, `T = length`: the
 /// targets are the inputs shifted by one. Only whole batches are made: `⌊⌊(n − 1) / T⌋ / B⌋` of them,
-/// `n = symbols.len()`, `B = batch`. What is left at the end of the split, fewer than `B·T` symbols, is never
-/// used (paper §5: whole batches).
+/// `n = symbols.len()`, `B = batch`. The remaining symbols at the end, fewer than `B·T`, are not used (paper
+/// §5: whole batches).
 #[derive(Clone, Copy, Debug)]
 pub struct Sequences<'a> {
     symbols: &'a [u8],
@@ -17,20 +17,20 @@ pub struct Sequences<'a> {
     batches: usize,
 }
 
-/// Why a split cannot be cut into batches.
+/// The errors of [`Sequences::new`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SequencesError {
     /// The length of a sequence or the number of sequences in a batch is zero.
     #[error(
-        "a batch of {batch} sequences of {length} symbols holds nothing; both must be at least 1"
+        "found a batch of {batch} sequences of {length} symbols, expected both to be at least 1"
     )]
     Zero {
-        /// Symbols a sequence.
+        /// Symbols per sequence.
         length: usize,
-        /// Sequences a batch.
+        /// Sequences per batch.
         batch: usize,
     },
-    /// The split does not fill one batch.
+    /// The split is shorter than one batch.
     #[error(
         "the split has {symbols} symbols, and a batch of {batch} sequences of {length} symbols needs at least \
          {needed}; use a smaller batch, shorter sequences or a longer text"
@@ -38,28 +38,28 @@ pub enum SequencesError {
     TooShort {
         /// Symbols in the split.
         symbols: usize,
-        /// Symbols a sequence.
+        /// Symbols per sequence.
         length: usize,
-        /// Sequences a batch.
+        /// Sequences per batch.
         batch: usize,
-        /// `batch · length + 1`, the fewest symbols that fill a batch.
+        /// `batch · length + 1`, the symbols of one batch.
         needed: u128,
     },
-    /// More sequences than 32-bit numbers can order.
+    /// The number of sequences exceeds 32 bits.
     #[error(
-        "the split makes {sequences} sequences of {length} symbols, more than {}; use longer sequences",
+        "the split has {sequences} sequences of {length} symbols, expected at most {}; use longer sequences",
         u32::MAX
     )]
     TooMany {
         /// Sequences in whole batches.
         sequences: usize,
-        /// Symbols a sequence.
+        /// Symbols per sequence.
         length: usize,
     },
 }
 
 /// Whole batches of `batch` sequences of `length` symbols in a split of `symbols` symbols:
-/// `⌊⌊(symbols − 1) / length⌋ / batch⌋`, and 0 where `symbols`, `length` or `batch` is 0.
+/// `⌊⌊(symbols − 1) / length⌋ / batch⌋`, and 0 if `symbols`, `length` or `batch` is 0.
 pub fn count_batches(symbols: usize, length: usize, batch: usize) -> usize {
     symbols
         .saturating_sub(1)
@@ -69,11 +69,11 @@ pub fn count_batches(symbols: usize, length: usize, batch: usize) -> usize {
 }
 
 impl<'a> Sequences<'a> {
-    /// Cuts `symbols` into sequences of `length` symbols, `batch` of them at a time.
+    /// Batches of `batch` sequences of `length` symbols.
     ///
     /// # Errors
     ///
-    /// [`SequencesError`] if `length` or `batch` is 0, if `symbols` does not fill one batch, or if there are
+    /// [`SequencesError`] if `length` or `batch` is 0, `symbols` is shorter than one batch, or there are
     /// more than `u32::MAX` sequences.
     pub fn new(symbols: &'a [u8], length: usize, batch: usize) -> Result<Self, SequencesError> {
         if length == 0 || batch == 0 {
@@ -106,40 +106,40 @@ impl<'a> Sequences<'a> {
         self.batches
     }
 
-    /// Number of sequences in whole batches, which is what an order has to hold.
+    /// Number of sequences in whole batches: the length of an order.
     pub fn count(&self) -> usize {
         self.batches * self.batch
     }
 
-    /// The symbols that the sequences and their targets are made of: sequence n begins at symbol n·T.
+    /// The symbols of all sequences and targets; sequence n begins at symbol n·T.
     pub fn symbols(&self) -> &'a [u8] {
         &self.symbols[..self.count() * self.length + 1]
     }
 
-    /// Symbols a sequence, T.
+    /// T, symbols per sequence.
     pub fn length(&self) -> usize {
         self.length
     }
 
-    /// Sequences a batch, B.
+    /// B, sequences per batch.
     pub fn batch_size(&self) -> usize {
         self.batch
     }
 
     /// Writes batch `index` of an epoch that visits the sequences in `order`.
     ///
-    /// Time comes first: `inputs[t·B + b]` and `targets[t·B + b]` are step `t` of sequence `order[index·B + b]`.
-    /// Both slices hold T·B symbols. Nothing is allocated.
+    /// Time-major: `inputs[t·B + b]` and `targets[t·B + b]` are step `t` of sequence `order[index·B + b]`.
+    /// Both slices have T·B elements. Allocates nothing.
     ///
     /// # Panics
     ///
     /// If a slice has another length, `index` is not below [`batches`](Self::batches), or `order` is shorter than
-    /// [`count`](Self::count) or names a sequence that is not there.
+    /// [`count`](Self::count) or contains an index out of range.
     pub fn fill(&self, order: &[u32], index: usize, inputs: &mut [u8], targets: &mut [u8]) {
         let (length, batch) = (self.length, self.batch);
         assert!(index < self.batches, "batch {index} of {}", self.batches);
-        assert_eq!(inputs.len(), length * batch, "inputs hold T·B symbols");
-        assert_eq!(targets.len(), length * batch, "targets hold T·B symbols");
+        assert_eq!(inputs.len(), length * batch, "inputs have T·B elements");
+        assert_eq!(targets.len(), length * batch, "targets have T·B elements");
         let visited = &order[index * batch..][..batch];
         for (b, &sequence) in visited.iter().enumerate() {
             let sequence = sequence as usize;

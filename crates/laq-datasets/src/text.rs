@@ -1,4 +1,4 @@
-//! A text in memory: read, checked, split and turned into symbols.
+//! Texts in memory: loading, verification, splits and encoding.
 
 use std::fs;
 use std::io;
@@ -14,9 +14,9 @@ use crate::{
 /// A text as three splits of symbols.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
-    /// The data set's name, or the path of a file of the user's.
+    /// The name of the data set, or the path of a file.
     pub name: String,
-    /// The distinct bytes of all three splits together.
+    /// The distinct bytes of all splits.
     pub alphabet: Alphabet,
     /// Symbols of the training split, in the order of the text.
     pub train: Vec<u8>,
@@ -26,20 +26,20 @@ pub struct Text {
     pub test: Vec<u8>,
 }
 
-/// The shares of a text that become its training and validation splits; the rest is the test split.
+/// The fractions of a text for training and validation; the rest is for testing.
 ///
-/// Of `n` bytes the first `⌊n·train⌋` are for training, the next `⌊n·validation⌋` for validation, all that
-/// follow for testing; the products are taken in `f64`.
+/// Of `n` bytes, the first `⌊n·train⌋` are for training, the next `⌊n·validation⌋` for validation and the rest
+/// for testing; products are computed in `f64`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fractions {
-    /// Share for training, above 0.
+    /// Fraction for training, above 0.
     pub train: f64,
-    /// Share for validation, above 0; with `train` below 1.
+    /// Fraction for validation, above 0; the sum with `train` is below 1.
     pub validation: f64,
 }
 
 impl Fractions {
-    /// The ranges of the three splits in a text of `bytes` bytes, in the order train, validation, test.
+    /// The ranges of train, validation and test in a text of `bytes` bytes.
     pub(crate) fn cut(&self, bytes: usize) -> [Range<usize>; 3] {
         let share = |fraction: f64| (bytes as f64 * fraction).floor() as usize;
         let train = share(self.train).min(bytes);
@@ -48,75 +48,73 @@ impl Fractions {
     }
 
     fn check(&self) -> Result<(), TextError> {
-        let good = self.train > 0.0 && self.validation > 0.0 && self.train + self.validation < 1.0;
-        good.then_some(()).ok_or(TextError::Fractions {
+        let valid = self.train > 0.0 && self.validation > 0.0 && self.train + self.validation < 1.0;
+        valid.then_some(()).ok_or(TextError::Fractions {
             train: self.train,
             validation: self.validation,
         })
     }
 }
 
-/// Why a text could not be loaded.
+/// The errors of loading a text.
 #[derive(Debug, Error)]
 pub enum TextError {
     /// No data set has this name.
     #[error(transparent)]
     Unknown(#[from] UnknownDataset),
     /// The data set is images.
-    #[error("{name} is a set of images, and a text is asked for; the texts are {}", texts.join(", "))]
+    #[error("{name} is a set of images, expected a text: {}", texts.join(", "))]
     NotText {
         /// The data set.
         name: String,
-        /// The names of those that are texts.
+        /// The names of the texts.
         texts: Vec<&'static str>,
     },
-    /// A file of a data set is missing, cut short, empty or altered.
+    /// A file of a data set is missing, truncated, empty or altered.
     #[error("{dataset} needs {}, which is {state}; {advice}", path.display())]
     Data {
         /// The data set.
         dataset: &'static str,
         /// The file.
         path: PathBuf,
-        /// What was found there.
+        /// The result of comparing it with the catalogue.
         state: FileState,
-        /// The command that mends it.
+        /// How to repair it.
         advice: String,
     },
-    /// A file is there and cannot be read, or a file of the user's is not there.
+    /// A file cannot be read.
     #[error("{} cannot be read: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A split of a text would hold nothing.
-    #[error(
-        "{name} has {bytes} bytes, which leaves nothing for the {split} split; use a longer text"
-    )]
+    /// A split is empty.
+    #[error("{name} has {bytes} bytes, which leaves the {split} split empty; use a longer text")]
     Empty {
         /// The text.
         name: String,
         /// Its size.
         bytes: usize,
-        /// The first split that would be empty.
+        /// The first empty split.
         split: Split,
     },
-    /// The fractions leave nothing for a split.
+    /// The fractions are out of range.
     #[error(
-        "fractions {train} for training and {validation} for validation do not work: both must be above 0 and their \
-         sum below 1, because the rest is for testing; 0.8 and 0.1 are the usual ones"
+        "found the fractions {train} for training and {validation} for validation, expected both above 0 and their sum \
+         below 1, since the rest is for testing; for example 0.8 and 0.1"
     )]
     Fractions {
-        /// The share for training.
+        /// The fraction for training.
         train: f64,
-        /// The share for validation.
+        /// The fraction for validation.
         validation: f64,
     },
 }
 
 impl TextError {
-    /// That images called `name` are asked for as a text.
+    /// The error for the image set `name`.
     pub fn not_text(name: &str) -> Self {
         let texts = catalogue()
             .iter()
@@ -140,12 +138,11 @@ impl Text {
         Self::load_dataset(find(name)?, data_dir)
     }
 
-    /// [`load`](Self::load) for a data set that need not be in the catalogue; one without files is the demo text.
+    /// [`load`](Self::load) for any [`Dataset`]; one without files is the demo text.
     ///
     /// # Errors
     ///
-    /// [`TextError::NotText`], [`TextError::Data`], [`TextError::Io`], or [`TextError::Empty`] if a split would be
-    /// empty.
+    /// [`TextError::NotText`], [`TextError::Data`], [`TextError::Io`], or [`TextError::Empty`] if a split is empty.
     pub fn load_dataset(dataset: &Dataset, data_dir: &Path) -> Result<Self, TextError> {
         let Kind::Text { split, .. } = dataset.kind else {
             return Err(TextError::not_text(dataset.name));
@@ -163,7 +160,7 @@ impl Text {
                 }
                 Err(source) => return Err(TextError::Io { path, source }),
             };
-            if state != FileState::Good {
+            if state != FileState::Valid {
                 let advice = advice(dataset, data_dir);
                 return Err(TextError::Data {
                     dataset: dataset.name,
@@ -178,7 +175,7 @@ impl Text {
             SplitRule::Fractions(fractions) => {
                 Self::cut(dataset.name, &contents.concat(), fractions)
             }
-            // A data set that has fewer than three files leaves a split empty, which is an error of its own.
+            // With fewer than three files a split is empty, which is reported below.
             SplitRule::Files => {
                 let part = |index: usize| contents.get(index).map_or(&[][..], Vec::as_slice);
                 Self::from_parts(dataset.name, [part(0), part(1), part(2)])
@@ -186,11 +183,11 @@ impl Text {
         }
     }
 
-    /// A text file of the user's, whatever its bytes are, cut by `fractions`.
+    /// Any file as a text, split by `fractions`.
     ///
     /// # Errors
     ///
-    /// [`TextError::Fractions`], [`TextError::Io`], or [`TextError::Empty`] if a split would be empty.
+    /// [`TextError::Fractions`], [`TextError::Io`], or [`TextError::Empty`] if a split is empty.
     pub fn from_file(path: &Path, fractions: Fractions) -> Result<Self, TextError> {
         fractions.check()?;
         let content = fs::read(path).map_err(|source| TextError::Io {
@@ -200,14 +197,14 @@ impl Text {
         Self::cut(&path.display().to_string(), &content, fractions)
     }
 
-    /// The text that is part of this crate: an invented harbour's almanac, written by a small grammar.
+    /// The generated text of this crate: the almanac of an invented harbour.
     pub fn demo() -> Self {
         let fractions = Fractions {
             train: 0.8,
             validation: 0.1,
         };
         Self::cut(demo::NAME, demo::text().as_bytes(), fractions)
-            .expect("the demo text fills its splits")
+            .expect("no split of the demo text is empty")
     }
 
     /// The symbols of one split.
@@ -241,7 +238,7 @@ impl Text {
         let [train, validation, test] = parts.map(|part| {
             alphabet
                 .encode(part)
-                .expect("the alphabet was made from these bytes")
+                .expect("the alphabet contains these bytes")
         });
         Ok(Self {
             name: name.to_owned(),
@@ -253,7 +250,7 @@ impl Text {
     }
 }
 
-/// What to do about a data file that is not good.
+/// How to repair an invalid data file.
 pub(crate) fn advice(dataset: &Dataset, data_dir: &Path) -> String {
     let mirror = match dataset.files.iter().all(|file| file.urls.is_empty()) {
         true => " --mirror DIR",
@@ -265,10 +262,10 @@ pub(crate) fn advice(dataset: &Dataset, data_dir: &Path) -> String {
     };
     let note = match mirror.is_empty() {
         true => "",
-        false => ", DIR being a folder or an address that has it: it has no canonical address",
+        false => ", where DIR is a folder or URL with the file: it has no canonical address",
     };
     format!(
-        "fetch it with `laq download {}{mirror}{dir}`{note}",
+        "download it with `laq download {}{mirror}{dir}`{note}",
         dataset.name
     )
 }

@@ -155,7 +155,7 @@ struct Small {
 }
 
 impl Small {
-    /// Writes the files and makes the entry of a catalogue for them; the checksums are md5 where `md5` says so.
+    /// Writes the files and makes the entry of a catalogue for them; the checksums are md5 if `md5` is set.
     fn new(
         files: &[(&'static str, Vec<u8>)],
         md5: bool,
@@ -240,8 +240,8 @@ fn idx_files_become_splits() {
         "0 to 4",
     ]);
     make(&[0, 1, 2, 3, 4], [4, 2, 1])
-        .assert_error(&["3 images for the train split", "4 are expected"]);
-    make(&[0, 1, 2, 3, 4], [3, 7, 1]).assert_error(&["0 images for the train split"]);
+        .assert_error(&["3 images in the train split", "expected 4"]);
+    make(&[0, 1, 2, 3, 4], [3, 7, 1]).assert_error(&["0 images in the train split"]);
     let mut swapped = files(&[0, 1, 2, 3, 4]);
     swapped[0].1 = swapped[1].1.clone();
     let swapped = Small::new(&swapped, false, [3, 2, 1], 5, ImageFormat::Idx);
@@ -251,7 +251,7 @@ fn idx_files_become_splits() {
     fs::write(small.path("test-labels"), b"cut").unwrap();
     small.assert_error(&[
         "test-labels",
-        "cut short (3 bytes, expected 9)",
+        "truncated (3 bytes, expected 9)",
         "laq download small",
     ]);
     fs::remove_file(small.path("test-labels")).unwrap();
@@ -261,7 +261,7 @@ fn idx_files_become_splits() {
         ..small.dataset
     };
     let error = ImageSet::load_dataset(&few, small.dir.path(), None, &mut quiet).unwrap_err();
-    assert!(error.to_string().contains("names 1 files"), "{error}");
+    assert!(error.to_string().contains("has 1 files"), "{error}");
 }
 
 const CIFAR: ImageFormat = ImageFormat::Cifar {
@@ -295,7 +295,7 @@ fn an_archive_of_cifar_100_becomes_splits() {
     damaged[100] ^= 1;
     fs::write(small.path("c.tar.gz"), &damaged).unwrap();
     small.assert_error(&["c.tar.gz", "altered (md5", "laq download small"]);
-    // The same with a checksum that agrees, so that the reader has to find it.
+    // With a matching checksum, so that the reader detects it.
     let damaged = Small::new(
         &[("c.tar.gz", archive[..300].to_vec())],
         true,
@@ -303,7 +303,7 @@ fn an_archive_of_cifar_100_becomes_splits() {
         100,
         CIFAR,
     );
-    damaged.assert_error(&["c.tar.gz is not what it should be", "laq download small"]);
+    damaged.assert_error(&["c.tar.gz has a wrong format", "laq download small"]);
     let classes = Small::new(&[("c.tar.gz", archive)], true, [2, 1, 1], 99, CIFAR);
     classes.assert_error(&[
         "c.tar.gz",
@@ -341,7 +341,7 @@ const MAT: Mat = Mat {
 };
 
 fn svhn(labels: [&[u8]; 3]) -> Small {
-    // Image numbers go on from file to file.
+    // Images are numbered across the files.
     let starts = [0, labels[0].len(), labels[0].len() + labels[1].len()];
     let files = [0, 1, 2].map(|file| {
         let images: Vec<_> = (starts[file]..).take(labels[file].len()).collect();
@@ -435,11 +435,11 @@ fn svhn_is_decoded_once_and_split_by_class() {
 }
 
 #[test]
-fn svhn_says_what_is_wrong_with_its_files() {
+fn errors_in_svhn_files_have_file_and_record() {
     svhn([&[1, 1], &[10, 1, 10, 1], &[1]])
-        .assert_error(&["train.mat has 0 images of class 0", "1 of every class"]);
+        .assert_error(&["train.mat has 0 images of class 0", "at least 1"]);
     svhn([&[1, 10], &[10, 1, 1, 1], &[1]])
-        .assert_error(&["extra.mat has 1 images of class 0", "2 of every class"]);
+        .assert_error(&["extra.mat has 1 images of class 0", "at least 2"]);
     svhn([&[1, 10], &[10, 10, 1, 1, 7], &[1]]).assert_error(&["label 7", "train split"]);
     svhn([&[1, 10], &[10, 10, 1, 1], &[11]]).assert_error(&["test.mat", "label 0", "found 11"]);
     let unequal = |images: &[usize]| {
@@ -463,7 +463,7 @@ fn svhn_says_what_is_wrong_with_its_files() {
     unequal(&[1, 2, 3, 4, 5]);
 }
 
-/// Sets the preprocessing that the small set has of its own.
+/// Sets the default preprocessing of the small set.
 fn preprocess(small: &mut Small, chosen: Preprocessing) {
     if let Kind::Images { preprocessing, .. } = &mut small.dataset.kind {
         *preprocessing = chosen;
@@ -471,7 +471,7 @@ fn preprocess(small: &mut Small, chosen: Preprocessing) {
 }
 
 #[test]
-fn svhn_is_normalized_as_it_is_taken() {
+fn svhn_is_normalized_per_batch() {
     let mut small = svhn([&[1, 10, 1, 1], &[10, 1, 10, 1, 1, 10], &[10, 1, 10]]);
     preprocess(&mut small, Preprocessing::Lcn);
     let (set, _) = small.load().unwrap();
@@ -495,7 +495,7 @@ fn svhn_is_normalized_as_it_is_taken() {
 }
 
 #[test]
-fn the_place_of_an_image_without_contrast_is_named() {
+fn the_error_for_a_constant_image_has_file_and_record() {
     // Image 7 is in the extra file, where it is number 3, and is held out.
     let grey = |content: &mut Vec<u8>, image: usize| {
         let first_column: Vec<u8> = (0..32)
@@ -546,7 +546,7 @@ fn the_place_of_an_image_without_contrast_is_named() {
     small.assert_error(&["record 1 of", "b.bin", "gcn"]);
 }
 
-/// Image sets of the catalogue know the sizes of the paper, and the files for them.
+/// Image sets of the catalogue have the sizes of the paper.
 #[test]
 fn the_catalogue_has_the_splits_of_the_paper() {
     for (name, sizes, classes, files) in [

@@ -27,10 +27,10 @@ const MATS: [Mat; 4] = [
     },
 ];
 
-/// The error says all of `words`.
-fn assert_says<T>(result: Result<T, FormatError>, words: &[&str]) {
+/// Asserts that the error contains all of `words`.
+fn assert_error_contains<T>(result: Result<T, FormatError>, words: &[&str]) {
     let Err(error) = result else {
-        panic!("no error, where one was expected that says {words:?}");
+        panic!("found no error, expected one with {words:?}");
     };
     let error = error.to_string();
     for word in words {
@@ -39,39 +39,39 @@ fn assert_says<T>(result: Result<T, FormatError>, words: &[&str]) {
 }
 
 #[test]
-fn idx_files_are_header_and_bytes() {
+fn idx_files() {
     let file = formats::idx(&[2, 3], &[1, 2, 3, 4, 5, 6]);
     let found = idx::parse(&file).unwrap();
     assert_eq!(found.dimensions, [2, 3]);
-    assert_eq!(found.numbers, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(found.elements, [1, 2, 3, 4, 5, 6]);
     // The others could be anything, and their product would not fit into 64 bits.
-    assert_says(
+    assert_error_contains(
         idx::parse(&formats::idx(&[u32::MAX, u32::MAX, u32::MAX, 0], &[])),
         &["4294967295, 0]", "dimension of zero"],
     );
 
-    assert_says(idx::parse(&[]), &["header", "0 bytes"]);
-    assert_says(
+    assert_error_contains(idx::parse(&[]), &["header", "0 bytes"]);
+    assert_error_contains(
         idx::parse(&file[..11]),
         &["header", "11 bytes", "12 bytes for 2 dimensions"],
     );
-    assert_says(
+    assert_error_contains(
         idx::parse(&file[..17]),
         &["[2, 3]", "5 bytes", "expected 6"],
     );
-    assert_says(
+    assert_error_contains(
         idx::parse(&[&file[..], &[0]].concat()),
         &["7 bytes", "expected 6"],
     );
     // Floating point, no dimensions, and a file that is still packed.
-    assert_says(idx::parse(&[0, 0, 0x0d, 1, 0, 0, 0, 0]), &["magic", "0d"]);
-    assert_says(idx::parse(&[0, 0, 8, 0]), &["magic"]);
-    assert_says(
+    assert_error_contains(idx::parse(&[0, 0, 0x0d, 1, 0, 0, 0, 0]), &["magic", "0d"]);
+    assert_error_contains(idx::parse(&[0, 0, 8, 0]), &["magic"]);
+    assert_error_contains(
         idx::parse(&[0x1f, 0x8b, 8, 0, 0]),
-        &["magic", "1f, 8b", "unpacked"],
+        &["magic", "1f, 8b", "uncompressed"],
     );
     let huge = formats::idx(&[u32::MAX; 4], &[1]);
-    assert_says(idx::parse(&huge), &["1 bytes", "340282366"]);
+    assert_error_contains(idx::parse(&huge), &["1 bytes", "340282366"]);
 }
 
 #[test]
@@ -91,16 +91,16 @@ fn cifar_files_are_records() {
     );
 
     let read = |file: &[u8]| cifar::read(file, Labels::Class, 10, 2);
-    assert_says(
+    assert_error_contains(
         read(&ten[..3073 + 1000]),
         &["record 1", "1000 bytes", "3073 bytes"],
     );
-    assert_says(read(&[&ten[..], &ten].concat()), &["more than 2 records"]);
-    assert_says(
+    assert_error_contains(read(&[&ten[..], &ten].concat()), &["more than 2 records"]);
+    assert_error_contains(
         read(&formats::cifar(&[(&[1], 0), (&[10], 1)])),
         &["record 1", "label 10", "below 10"],
     );
-    assert_says(
+    assert_error_contains(
         cifar::read(&hundred[..], Labels::CoarseAndClass, 99, 3),
         &["record 0", "label 99", "below 99"],
     );
@@ -124,17 +124,17 @@ fn cifar_archives_are_read_in_the_order_asked_for() {
     );
     assert_eq!(found[1].pixels[..], interleaved([2]));
 
-    assert_says(read(&archive, &["a.bin", "c.bin"]), &["no file c.bin"]);
+    assert_error_contains(read(&archive, &["a.bin", "c.bin"]), &["no file c.bin"]);
     let twice = formats::tar_gz(&[("x/b.bin", &b), ("y/b.bin", &b)]);
-    assert_says(read(&twice, &["b.bin"]), &["b.bin twice"]);
+    assert_error_contains(read(&twice, &["b.bin"]), &["b.bin twice"]);
     let cut = formats::tar_gz(&[("set/b.bin", &b[..100])]);
-    assert_says(
+    assert_error_contains(
         read(&cut, &["b.bin"]),
         &["set/b.bin, record 0", "100 bytes"],
     );
-    assert_says(read(&archive[..archive.len() / 2], &["a.bin"]), &[]);
-    assert_says(read(b"no archive at all", &["a.bin"]), &["archive"]);
-    // A file that says it is larger than the archive.
+    assert_error_contains(read(&archive[..archive.len() / 2], &["a.bin"]), &[]);
+    assert_error_contains(read(b"no archive at all", &["a.bin"]), &["archive"]);
+    // A file whose header exceeds the archive.
     let mut lying = tar::Header::new_ustar();
     lying.set_path("b.bin").unwrap();
     lying.set_size(1 << 40);
@@ -142,7 +142,7 @@ fn cifar_archives_are_read_in_the_order_asked_for() {
     lying.set_cksum();
     let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     std::io::Write::write_all(&mut gz, lying.as_bytes()).unwrap();
-    assert_says(read(&gz.finish().unwrap(), &["b.bin"]), &["archive", "EOF"]);
+    assert_error_contains(read(&gz.finish().unwrap(), &["b.bin"]), &["archive", "EOF"]);
 }
 
 const COMPRESSED: &[u8] = include_bytes!("golden/compressed.mat");
@@ -254,7 +254,7 @@ fn every_type_of_number_is_read_in_either_byte_order() {
                 for expected in expected {
                     assert_eq!(array.read_number(String::new)?, expected);
                 }
-                assert_says(
+                assert_error_contains(
                     array.read_number(|| "third".into()),
                     &["third", "the end of array numbers"],
                 );
@@ -268,7 +268,7 @@ fn every_type_of_number_is_read_in_either_byte_order() {
 }
 
 #[test]
-fn labels_and_images_have_to_fit_each_other() {
+fn labels_and_images_must_match() {
     for mat in MATS {
         let good = mat.file(&[mat.x(&[4, 5]), mat.y(&[10, 9])]);
         let found = svhn::read(&good[..], 2).unwrap();
@@ -278,14 +278,14 @@ fn labels_and_images_have_to_fit_each_other() {
         );
 
         let check = |arrays: &[Vec<u8>], words: &[&str]| {
-            assert_says(svhn::read(&mat.file(arrays)[..], 2), words);
+            assert_error_contains(svhn::read(&mat.file(arrays)[..], 2), words);
         };
         check(
             &[mat.x(&[4, 5]), mat.y(&[1])],
-            &["array y", "1 numbers", "2, one for each image"],
+            &["array y", "1 labels", "2, one for each image"],
         );
-        check(&[mat.x(&[4, 5])], &["no array y"]);
-        check(&[mat.y(&[1])], &["no array X"]);
+        check(&[mat.x(&[4, 5])], &["no numeric array y"]);
+        check(&[mat.y(&[1])], &["no numeric array X"]);
         check(&[mat.y(&[1]), mat.y(&[1]), mat.x(&[1])], &["array y twice"]);
         check(&[mat.x(&[1]), mat.x(&[1])], &["array X twice"]);
         check(&[mat.x(&[1, 2, 3])], &["[32, 32, 3, 3]", "at most 2"]);
@@ -302,33 +302,33 @@ fn labels_and_images_have_to_fit_each_other() {
 }
 
 #[test]
-fn files_that_are_no_mat_files_say_so() {
+fn invalid_mat_files_are_errors() {
     let read = |file: &[u8]| svhn::read(file, 100).map(|_| ());
-    assert_says(read(b""), &["header", "0 bytes", "128 bytes"]);
-    assert_says(read(&[b' '; 200]), &["header", "byte order"]);
+    assert_error_contains(read(b""), &["header", "0 bytes", "128 bytes"]);
+    assert_error_contains(read(&[b' '; 200]), &["header", "byte order"]);
     let mut hdf = PLAIN[..128].to_vec();
     hdf[124..126].copy_from_slice(&[0, 2]);
-    assert_says(read(&hdf), &["7.3", "HDF5", "-v7"]);
+    assert_error_contains(read(&hdf), &["7.3", "HDF5", "-v7"]);
     hdf[124..126].copy_from_slice(&[9, 9]);
-    assert_says(read(&hdf), &["version 0x0909"]);
-    assert_says(read(&PLAIN[..128]), &["no array X"]);
+    assert_error_contains(read(&hdf), &["version 0x0909"]);
+    assert_error_contains(read(&PLAIN[..128]), &["no numeric array X"]);
     let strange = [&PLAIN[..128], &[77, 0, 0, 0, 0, 0, 0, 0]].concat();
-    assert_says(read(&strange), &["element 0", "type 77"]);
+    assert_error_contains(read(&strange), &["element 0", "type 77"]);
     // Four dimensions whose product does not fit into 64 bits.
     let mat = MATS[0];
     let huge = mat.array("X", 9, &[i32::MAX as u32; 4], 2, &[0; 16]);
-    assert_says(read(&mat.file(&[huge])), &["array X", "16 bytes"]);
+    assert_error_contains(read(&mat.file(&[huge])), &["array X", "16 bytes"]);
     let negative = mat.array("X", 9, &[32, u32::MAX], 2, &[0; 16]);
-    assert_says(read(&mat.file(&[negative])), &["dimension -1"]);
+    assert_error_contains(read(&mat.file(&[negative])), &["dimension -1"]);
     // A compressed element whose checksum is wrong: the last bytes of the file are those of y.
     let mut damaged = COMPRESSED.to_vec();
     *damaged.last_mut().unwrap() ^= 1;
-    assert_says(read(&damaged), &["element 1"]);
+    assert_error_contains(read(&damaged), &["element 1"]);
 }
 
 /// Cut anywhere, a file is an error that names a place, except where only whole arrays are missing.
 #[test]
-fn files_that_are_cut_short_say_where() {
+fn errors_of_truncated_files_have_a_position() {
     for file in [COMPRESSED, PLAIN, MIXED, ONE] {
         for cut in 0..file.len() {
             match svhn::read(&file[..cut], 100) {
@@ -341,13 +341,13 @@ fn files_that_are_cut_short_say_where() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_an_error_or_what_their_header_says(bytes: Vec<u8>, header: bool, rank in 0u8..6) {
+    fn any_bytes_are_an_error_or_match_their_header(bytes: Vec<u8>, header: bool, rank in 0u8..6) {
         let mut bytes = bytes;
         if header {
             bytes.splice(0..0, [0, 0, 8, rank]);
         }
         if let Ok(found) = idx::parse(&bytes) {
-            prop_assert_eq!(found.dimensions.iter().product::<usize>(), found.numbers.len());
+            prop_assert_eq!(found.dimensions.iter().product::<usize>(), found.elements.len());
         }
     }
 
@@ -361,13 +361,13 @@ proptest! {
         let numbers: Vec<u8> = (0..product).map(|number| number as u8).collect();
         let mut file = formats::idx(&dimensions, &numbers);
         let found = idx::parse(&file).unwrap();
-        prop_assert_eq!(found.numbers, &numbers[..]);
+        prop_assert_eq!(found.elements, &numbers[..]);
         let place = place.index(file.len());
         let same = file[place] == value;
         file[place] = value;
         match idx::parse(&file) {
             // A change of the header is an error, unless the product stays what it was.
-            Ok(found) => prop_assert_eq!(found.numbers.len(), product),
+            Ok(found) => prop_assert_eq!(found.elements.len(), product),
             Err(_) => prop_assert!(!same && place < 4 + 4 * dimensions.len()),
         }
     }

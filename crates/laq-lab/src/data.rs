@@ -40,7 +40,7 @@ pub(crate) fn defect(needed: &Needed) -> Result<Option<String>, LabError> {
     let dataset = find(&needed.name)?;
     for file in dataset.files {
         match file.inspect(&dataset.path(file, &needed.folder)) {
-            Ok(FileState::Good) => {}
+            Ok(FileState::Valid) => {}
             Ok(state) => return Ok(Some(state.to_string())),
             Err(error) => return Ok(Some(format!("unreadable: {error}"))),
         }

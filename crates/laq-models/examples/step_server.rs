@@ -51,7 +51,7 @@ fn feedforward(method: &Method, spec: &FeedforwardSpec, images: usize) -> Result
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / (1 << 23) as f32 - 1.0
     };
-    let pixels: Vec<f32> = (0..images * spec.input.numbers()).map(random).collect();
+    let pixels: Vec<f32> = (0..images * spec.input.elements()).map(random).collect();
     serve(training, Batch::images(&pixels, &labels))
 }
 

@@ -22,7 +22,7 @@ pub struct ImageShape {
 
 impl ImageShape {
     /// Elements of one image.
-    pub fn numbers(&self) -> usize {
+    pub const fn elements(&self) -> usize {
         self.height * self.width * self.channels
     }
 }

@@ -59,7 +59,7 @@ fn images(number: usize, count: usize) -> (Vec<f32>, Vec<u8>) {
         .collect();
     let mut pixels = Vec::new();
     for (index, &label) in labels.iter().enumerate() {
-        for place in 0..SHAPE.numbers() {
+        for place in 0..SHAPE.elements() {
             let phase = place as f32 * (0.3 + 0.35 * f32::from(label));
             let noise = ((index * 31 + number * 17 + place * place * 13) % 29) as f32 / 29.0 - 0.5;
             pixels.push(phase.sin() + noise);
@@ -106,7 +106,7 @@ fn every_method_learns() {
         assert!(end < 0.5 * losses[0], "{id}: from {} to {end}", losses[0]);
         let mut errors = 0;
         for (pixels, labels) in pixels
-            .chunks(BATCH * SHAPE.numbers())
+            .chunks(BATCH * SHAPE.elements())
             .zip(labels.chunks(BATCH))
         {
             errors += training
@@ -202,7 +202,7 @@ fn an_evaluation_leaves_training_alone_and_takes_images_one_by_one() {
     let (pixels, labels) = images(50, BATCH);
     let all = looked_at.evaluate(Batch::images(&pixels, &labels)).unwrap();
     let (mut loss, mut errors) = (0.0, 0);
-    for (pixels, label) in pixels.chunks(SHAPE.numbers()).zip(labels.chunks(1)) {
+    for (pixels, label) in pixels.chunks(SHAPE.elements()).zip(labels.chunks(1)) {
         let one = looked_at.evaluate(Batch::images(pixels, label)).unwrap();
         loss += one.loss / BATCH as f64;
         errors += one.errors.unwrap();
@@ -253,7 +253,7 @@ fn batches_of_another_kind_or_size_are_refused() {
         step(&mut training, Batch::text(&[0], &[0])),
         &["text", "images"],
     );
-    let fewer = Batch::images(&pixels[..SHAPE.numbers()], &labels[..1]);
+    let fewer = Batch::images(&pixels[..SHAPE.elements()], &labels[..1]);
     refused(
         step(&mut training, fewer),
         &["1 labels", "expected 12 labels"],

@@ -255,7 +255,7 @@ impl Checkpoint {
             safetensors::serialize(tensors, Some(metadata)).map_err(|e| error(e.to_string()))?;
         let place =
             checksum_place(&bytes).ok_or_else(|| error("no place for the checksum".into()))?;
-        let digest = hex(&Sha256::digest(&bytes));
+        let digest = hex::encode(Sha256::digest(&bytes));
         bytes[place..place + CHECKSUM_LENGTH].copy_from_slice(digest.as_bytes());
         Ok(bytes)
     }
@@ -337,7 +337,7 @@ impl Checkpoint {
             .filter(|place| place + CHECKSUM_LENGTH <= bytes.len())
             .ok_or_else(|| altered("no checksum".into()))?;
         bytes[place..place + CHECKSUM_LENGTH].fill(b'0');
-        if hex(&Sha256::digest(&bytes)) != checksum {
+        if hex::encode(Sha256::digest(&bytes)) != checksum {
             return Err(altered("its checksum does not match".into()));
         }
         let run: RunState = serde_json::from_str(&run)
@@ -370,11 +370,6 @@ fn checksum_place(bytes: &[u8]) -> Option<usize> {
         .windows(CHECKSUM_MARK.len())
         .position(|window| window == CHECKSUM_MARK)?;
     Some(mark + CHECKSUM_MARK.len())
-}
-
-/// Lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A tensor as the file holds it: little-endian bytes.

@@ -113,7 +113,7 @@ fn data(data_dir: &Path) -> Vec<DataFileFound> {
             let path = dataset.path(file, data_dir);
             match file.inspect(&path) {
                 Ok(state) => {
-                    let bad = !matches!(state, FileState::Good | FileState::Missing);
+                    let bad = !matches!(state, FileState::Valid | FileState::Missing);
                     add(Some(path), state.to_string(), bad);
                 }
                 Err(error) => add(Some(path), format!("unreadable: {error}"), true),

@@ -115,7 +115,7 @@ fn time(
         }
         Input::Images { shape, classes } => {
             random = below(classes, batch);
-            let bytes = below(256, batch * shape.numbers());
+            let bytes = below(256, batch * shape.elements());
             // Of about the size that preprocessed images have.
             pixels = bytes
                 .iter()

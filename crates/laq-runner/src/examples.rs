@@ -8,7 +8,6 @@ use laq_tensor::BackendError;
 use sha2::{Digest, Sha256};
 
 use crate::RunError;
-use crate::checkpoint::hex;
 use crate::config::{Data, FILE};
 use crate::device::Network;
 
@@ -104,7 +103,7 @@ impl Examples {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
-        hex(&digest.finalize())
+        hex::encode(digest.finalize())
     }
 
     /// The batches of `split`.
@@ -119,7 +118,7 @@ impl Examples {
                 enough(found.len(), &images.name, split, data)?;
                 Ok(Batches::Images {
                     images: found,
-                    numbers: images.shape().numbers(),
+                    numbers: images.shape().elements(),
                     batch: data.batch,
                 })
             }

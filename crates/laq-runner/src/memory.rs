@@ -54,7 +54,7 @@ impl MemoryEstimate {
                 let im2col = convolutions
                     .filter(|_| with_im2col)
                     .map(|layer| wide(layer.multiplications / layer.output[2].max(1)));
-                wide(spec.input.numbers()) + 2 * outputs.sum::<u128>() + im2col.sum::<u128>()
+                wide(spec.input.elements()) + 2 * outputs.sum::<u128>() + im2col.sum::<u128>()
             }
         };
         Ok(MemoryEstimate {

@@ -34,7 +34,7 @@ fn learn(
     let batch = |split: Split| {
         let images = set.split(split);
         let indices: Vec<u32> = (0..images.len() as u32).collect();
-        let mut pixels = vec![0.0; images.len() * set.shape().numbers()];
+        let mut pixels = vec![0.0; images.len() * set.shape().elements()];
         let mut labels = vec![0; images.len()];
         images.fill(&indices, &mut pixels, &mut labels);
         (pixels, labels)

@@ -114,11 +114,8 @@ fn file_name(source: &str, architecture: &str) -> String {
         digest.update(part);
     }
     OPTIONS.iter().for_each(|option| digest.update(option));
-    let hex: String = digest.finalize()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("kernels-{architecture}-{hex}.cubin")
+    let digest = hex::encode(&digest.finalize()[..16]);
+    format!("kernels-{architecture}-{digest}.cubin")
 }
 
 /// The image in a file that starts with the image's checksum; `None` if they do not match.

@@ -1,6 +1,6 @@
-//! One file over HTTP, taken up where it stopped.
+//! The resumable transfer of one file over HTTP.
 //!
-//! Knows nothing of data sets: it fills a file with what an address sends, and says why where it cannot.
+//! Independent of data sets: transfers the content of a URL to a file, or returns the reason of a failure.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,59 +12,59 @@ use ureq::{Agent, Body};
 
 use super::{DownloadOptions, Failure, Phase};
 
-/// An address is given up after so many tries that brought fewer than [`ENOUGH`] bytes.
-const TRIES: u32 = 4;
-/// A try that brought so many bytes before it stopped does not count: the file gets there in the end.
-const ENOUGH: u64 = 1 << 16;
+/// The number of attempts that transfer fewer than [`MIN_PROGRESS`] bytes before an address is abandoned.
+const MAX_ATTEMPTS: u32 = 4;
+/// An attempt that transfers this many bytes does not count.
+const MIN_PROGRESS: u64 = 1 << 16;
 
-/// What is known of the size of what an address sends.
+/// The expected size of a response.
 #[derive(Clone, Copy)]
 pub(super) enum Size {
-    /// So many bytes.
+    /// The exact number of bytes.
     Exactly(u64),
-    /// So many bytes in compressed form.
-    Packed { content: u64 },
+    /// Compressed; the number of bytes after decompression.
+    Compressed { content: u64 },
 }
 
 impl Size {
-    /// No honest answer is longer.
+    /// The upper bound of a valid response.
     fn limit(self) -> u64 {
         match self {
             Self::Exactly(bytes) => bytes,
-            // Gzip adds a header and 5 bytes to each block where it cannot compress.
-            Self::Packed { content } => content + content / 64 + 4096,
+            // For incompressible data gzip adds a header and 5 bytes per block.
+            Self::Compressed { content } => content + content / 64 + 4096,
         }
     }
 
     fn fits(self, bytes: u64) -> bool {
         match self {
             Self::Exactly(expected) => bytes == expected,
-            Self::Packed { .. } => bytes <= self.limit(),
+            Self::Compressed { .. } => bytes <= self.limit(),
         }
     }
 }
 
-/// How one try ended that did not bring the file.
-enum Stop {
-    /// Trying again may help.
-    ForNow(String),
-    /// It will not.
-    ForGood(Failure),
+/// The error of an attempt.
+enum AttemptError {
+    /// Worth another attempt.
+    Transient(String),
+    /// Not worth another attempt.
+    Permanent(Failure),
 }
 
-/// Fills `part`, which lies at `path`, with what `url` sends; what `part` already holds is asked for no more.
+/// Downloads `url` to `part`, the file at `path`; resumes after the bytes that it already has.
 pub(super) fn fetch(
     url: &str,
     part: &mut File,
     path: &Path,
     size: Size,
     options: &DownloadOptions,
-    tell: &mut dyn FnMut(Phase<'_>, u64, u64),
+    report: &mut dyn FnMut(Phase<'_>, u64, u64),
 ) -> Result<(), Failure> {
     let agent = agent(url, options);
     let disk = |error| Failure::Disk(path.to_owned(), error);
     let mut answered = false;
-    let mut tries = 0;
+    let mut attempts = 0;
     loop {
         let before = part.metadata().map_err(disk)?.len();
         if let Size::Exactly(bytes) = size
@@ -72,35 +72,35 @@ pub(super) fn fetch(
         {
             return Ok(());
         }
-        let reason = match one_try(&agent, url, part, path, size, &mut answered, tell) {
+        let reason = match attempt(&agent, url, part, path, size, &mut answered, report) {
             Ok(()) => return Ok(()),
-            Err(Stop::ForGood(failure)) => return Err(failure),
-            Err(Stop::ForNow(reason)) => reason,
+            Err(AttemptError::Permanent(failure)) => return Err(failure),
+            Err(AttemptError::Transient(reason)) => reason,
         };
         let after = part.metadata().map_err(disk)?.len();
-        if after < before.saturating_add(ENOUGH) {
-            tries += 1;
+        if after < before.saturating_add(MIN_PROGRESS) {
+            attempts += 1;
         }
-        if tries == TRIES {
+        if attempts == MAX_ATTEMPTS {
             return Err(Failure::Unreachable(format!(
-                "{reason}, and {TRIES} tries brought no more"
+                "{reason}; no progress after {MAX_ATTEMPTS} attempts"
             )));
         }
-        tell(Phase::Retry(&reason), after, size.limit());
-        sleep(options.pause * tries.max(1));
+        report(Phase::Retry(&reason), after, size.limit());
+        sleep(options.retry_delay * attempts.max(1));
     }
 }
 
 fn agent(url: &str, options: &DownloadOptions) -> Agent {
-    let patience = Some(options.patience);
+    let timeout = Some(options.timeout);
     let mut config = Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_resolve(patience)
-        .timeout_connect(patience)
-        .timeout_recv_response(patience)
-        .timeout_per_read(patience)
+        .timeout_resolve(timeout)
+        .timeout_connect(timeout)
+        .timeout_recv_response(timeout)
+        .timeout_per_read(timeout)
         .user_agent(concat!("laq-datasets/", env!("CARGO_PKG_VERSION")))
-        // A range of an encoded answer would be a range of other bytes.
+        // With another encoding, ranges would refer to encoded bytes.
         .accept_encoding("identity");
     let host = url
         .parse::<Uri>()
@@ -112,16 +112,16 @@ fn agent(url: &str, options: &DownloadOptions) -> Agent {
     config.build().into()
 }
 
-fn one_try(
+fn attempt(
     agent: &Agent,
     url: &str,
     part: &mut File,
     path: &Path,
     size: Size,
     answered: &mut bool,
-    tell: &mut dyn FnMut(Phase<'_>, u64, u64),
-) -> Result<(), Stop> {
-    let disk = |error| Stop::ForGood(Failure::Disk(path.to_owned(), error));
+    report: &mut dyn FnMut(Phase<'_>, u64, u64),
+) -> Result<(), AttemptError> {
+    let disk = |error| AttemptError::Permanent(Failure::Disk(path.to_owned(), error));
     let mut have = part.metadata().map_err(disk)?.len();
     if have >= size.limit() {
         part.set_len(0).map_err(disk)?;
@@ -133,10 +133,10 @@ fn one_try(
     }
     let response = match request.call() {
         Ok(response) => response,
-        Err(error) if *answered => return Err(Stop::ForNow(in_words(&error))),
+        Err(error) if *answered => return Err(AttemptError::Transient(describe(&error))),
         Err(error) => {
-            let reason = format!("it cannot be reached: {}", in_words(&error));
-            return Err(Stop::ForGood(Failure::Unreachable(reason)));
+            let reason = format!("cannot be reached: {}", describe(&error));
+            return Err(AttemptError::Permanent(Failure::Unreachable(reason)));
         }
     };
     *answered = true;
@@ -147,23 +147,27 @@ fn one_try(
         StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(have) => have,
         StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
             part.set_len(0).map_err(disk)?;
-            return Err(Stop::ForNow(
-                "the server could not go on where the transfer had stopped".into(),
+            return Err(AttemptError::Transient(
+                "the server cannot resume the transfer".into(),
             ));
         }
         StatusCode::NOT_FOUND | StatusCode::GONE => {
-            return Err(Stop::ForGood(Failure::NotThere(format!(
+            return Err(AttemptError::Permanent(Failure::Missing(format!(
                 "the server answered {status}"
             ))));
         }
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-            return Err(Stop::ForNow(format!("the server answered {status}")));
+            return Err(AttemptError::Transient(format!(
+                "the server answered {status}"
+            )));
         }
         _ if status.is_server_error() => {
-            return Err(Stop::ForNow(format!("the server answered {status}")));
+            return Err(AttemptError::Transient(format!(
+                "the server answered {status}"
+            )));
         }
         _ => {
-            return Err(Stop::ForGood(Failure::Bad(format!(
+            return Err(AttemptError::Permanent(Failure::Invalid(format!(
                 "the server answered {status}"
             ))));
         }
@@ -174,32 +178,32 @@ fn one_try(
     {
         let expected = match size {
             Size::Exactly(bytes) => format!("{bytes}"),
-            Size::Packed { .. } => format!("at most {}", size.limit()),
+            Size::Compressed { .. } => format!("at most {}", size.limit()),
         };
-        let reason = format!("it offers {whole} bytes, expected {expected}");
-        return Err(Stop::ForGood(Failure::Bad(reason)));
+        let reason = format!("found {whole} bytes, expected {expected}");
+        return Err(AttemptError::Permanent(Failure::Invalid(reason)));
     }
 
-    // A server that ignores the range sends the file from its start, so what is there makes room.
+    // A server that ignores the range sends the file from its start.
     if from != have {
         part.set_len(from).map_err(disk)?;
     }
     part.seek(SeekFrom::Start(from)).map_err(disk)?;
     let total = whole.unwrap_or(match size {
-        Size::Exactly(bytes) | Size::Packed { content: bytes } => bytes,
+        Size::Exactly(bytes) | Size::Compressed { content: bytes } => bytes,
     });
     let mut done = from;
     let mut body = response.into_body().into_reader();
     let mut buffer = vec![0; 1 << 16];
-    tell(Phase::Fetch(url), done, total);
+    report(Phase::Fetch(url), done, total);
     loop {
         let read = match body.read(&mut buffer) {
             Ok(0) => break,
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
-                let error = in_words(&ureq::Error::from(error));
-                return Err(Stop::ForNow(format!(
+                let error = describe(&ureq::Error::from(error));
+                return Err(AttemptError::Transient(format!(
                     "the transfer stopped after {done} of {total} bytes ({error})"
                 )));
             }
@@ -207,21 +211,23 @@ fn one_try(
         done += read as u64;
         if done > size.limit() {
             part.set_len(0).map_err(disk)?;
-            let reason = format!("it sends more than {} bytes", size.limit());
-            return Err(Stop::ForGood(Failure::Bad(reason)));
+            let reason = format!("found more than {} bytes", size.limit());
+            return Err(AttemptError::Permanent(Failure::Invalid(reason)));
         }
         part.write_all(&buffer[..read]).map_err(disk)?;
-        tell(Phase::Fetch(url), done, total);
+        report(Phase::Fetch(url), done, total);
     }
     match (whole, size) {
-        (Some(whole), _) | (None, Size::Exactly(whole)) if done < whole => Err(Stop::ForNow(
-            format!("the transfer stopped after {done} of {whole} bytes"),
-        )),
+        (Some(whole), _) | (None, Size::Exactly(whole)) if done < whole => {
+            Err(AttemptError::Transient(format!(
+                "the transfer stopped after {done} of {whole} bytes"
+            )))
+        }
         _ => Ok(()),
     }
 }
 
-/// Length of the body as the bytes that will be read, which an encoded answer does not tell.
+/// Length of the body in bytes; unknown for an encoded response.
 fn content_length(response: &Response<Body>) -> Option<u64> {
     let headers = response.headers();
     match headers.contains_key(header::CONTENT_ENCODING) {
@@ -250,10 +256,10 @@ fn range_start(response: &Response<Body>) -> Option<u64> {
         .ok()
 }
 
-fn in_words(error: &ureq::Error) -> String {
+fn describe(error: &ureq::Error) -> String {
     match error {
-        ureq::Error::HostNotFound => "its host name is not known".into(),
-        ureq::Error::Timeout(_) => "no answer in time".into(),
+        ureq::Error::HostNotFound => "unknown host name".into(),
+        ureq::Error::Timeout(_) => "timeout".into(),
         ureq::Error::Io(error) => error.to_string(),
         error => error.to_string(),
     }

@@ -1,16 +1,19 @@
 //! Verified, resumable downloads.
 //!
-//! A file arrives under a name of its own and gets its final name only after its content was verified:
+//! A file is downloaded under a temporary name and renamed after its content is verified:
 //!
-//! | name | what it is |
+//! | name | content |
 //! |---|---|
-//! | `NAME` | verified content; a good one is never touched, a bad one is replaced by a verified one alone |
-//! | `NAME.part`, `NAME.gz.part` | what has come over the network so far; stays for the next run to go on from |
-//! | `NAME.new` | a copy from a folder, or unpacked content, before it is verified; removed if it is not good |
+//! | `NAME` | verified; an invalid file is replaced only by a verified one |
+//! | `NAME.part`, `NAME.gz.part` | the bytes received so far, which the next run resumes from |
+//! | `NAME.new` | a copy from a folder or decompressed content before verification; removed if invalid |
 //!
-//! The addresses are tried one after the other: the mirror of the caller's, the canonical address, further
-//! ones. This module decides what to try and what to keep, [`http`] moves the bytes over a network, and
-//! [`report`] holds the words for what happened. Whether content is good is for [`crate::check`] to say.
+//! These names are fixed, not random, because a transfer must be found again and the lock on `NAME.part`
+//! admits one process.
+//!
+//! Sources are tried in order: the caller's mirror, the canonical address, alternatives. This module chooses
+//! sources and manages files, [`http`] transfers bytes, [`report`] has the results and errors, and
+//! [`crate::check`] verifies content.
 
 mod http;
 mod report;
@@ -30,62 +33,63 @@ use crate::{DataFile, Dataset, FileState};
 /// Settings of [`download`].
 #[derive(Clone, Debug)]
 pub struct DownloadOptions {
-    /// A folder, or an address that begins with `http://` or `https://`, to try before all others. Each file is
-    /// looked for under its own name, under [`DataFile::mirror_path`] and under `data set/name`, each also
-    /// with `.gz` behind it. Default: none.
+    /// A folder, or a URL that begins with `http://` or `https://`, tried first. Files are searched under
+    /// their name, [`DataFile::mirror_path`] and `data set/name`, each also with the suffix `.gz`. Default:
+    /// none.
     pub mirror: Option<String>,
-    /// Wait before a stopped transfer is taken up again; the second wait is twice as long, and so on. Default: 1 s.
-    pub pause: Duration,
-    /// A server that sends nothing for so long counts as stopped. Default: 30 s.
-    pub patience: Duration,
+    /// The wait before an interrupted transfer is resumed; the n-th wait is n times as long. Default: 1 s.
+    pub retry_delay: Duration,
+    /// The timeout of connections and reads. Default: 30 s.
+    pub timeout: Duration,
 }
 
 impl Default for DownloadOptions {
     fn default() -> Self {
         Self {
             mirror: None,
-            pause: Duration::from_secs(1),
-            patience: Duration::from_secs(30),
+            retry_delay: Duration::from_secs(1),
+            timeout: Duration::from_secs(30),
         }
     }
 }
 
-/// What a download is doing, as often as something changes.
+/// The progress of a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress<'a> {
     /// The data set.
     pub dataset: &'a str,
     /// The file of the data set.
     pub file: &'a str,
-    /// What is being done with the file.
+    /// The current step.
     pub phase: Phase<'a>,
-    /// Bytes of this phase that are done; a resumed transfer starts with what was there.
+    /// Bytes of this phase processed; a resumed transfer starts with the existing bytes.
     pub done: u64,
-    /// Bytes of this phase in all. A compressed transfer whose server does not say counts the uncompressed size.
+    /// Total bytes of this phase; the uncompressed size if the server does not send the length of a
+    /// compressed file.
     pub total: u64,
 }
 
 /// One step of fetching a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase<'a> {
-    /// Looking at the file that is already there.
+    /// The existing file is verified.
     Check,
-    /// Bytes arrive from this address or file.
+    /// Bytes are received from this address or file.
     Fetch(&'a str),
-    /// A transfer has stopped, for the reason given, and is about to be taken up again.
+    /// A transfer was interrupted for this reason and will be resumed.
     Retry(&'a str),
-    /// Compressed content is unpacked.
+    /// Compressed content is decompressed.
     Unpack,
-    /// Size and checksum are compared.
+    /// Size and checksum are verified.
     Verify,
 }
 
-/// Brings every file of `dataset` that is not already good to `data_dir/<data set>/<file>`.
+/// Downloads every file of `dataset` that is missing or invalid to `data_dir/<data set>/<file>`.
 ///
-/// Stops at the first file that cannot be had; what was fetched before stays. `progress` is called from this
-/// thread, at least once for each phase.
+/// Stops at the first file that cannot be downloaded; earlier files are kept. `progress` is called from this
+/// thread, at least once per phase.
 ///
-/// Proxies are taken from the usual environment variables, except for addresses of this machine.
+/// Proxies are taken from the usual environment variables, except for local addresses.
 ///
 /// ```no_run
 /// use laq_datasets::{DownloadOptions, download, find};
@@ -98,9 +102,8 @@ pub enum Phase<'a> {
 ///
 /// # Errors
 ///
-/// [`DownloadError`]: no address had the file, the mirror is no folder, another process fetches the same file,
-/// the disk is full, or a local file cannot be written. In each case the files under their final names are what
-/// they were.
+/// [`DownloadError`]: no source has the file, the mirror is not a folder, another process downloads the same
+/// file, the disk is full, or a local file cannot be written. Files under their final names are unchanged.
 pub fn download(
     dataset: &Dataset,
     data_dir: &Path,
@@ -139,26 +142,26 @@ fn is_url(address: &str) -> bool {
     address.starts_with("http://") || address.starts_with("https://")
 }
 
-/// Why one place did not yield the file.
+/// Why a location did not yield the file.
 #[derive(Debug)]
 enum Failure {
-    /// The place answered that it does not have the file.
-    NotThere(String),
-    /// The place could not be asked or did not go on, so asking it for another name is no use.
+    /// The location does not have the file.
+    Missing(String),
+    /// The server cannot be reached or stopped responding; other names are not tried.
     Unreachable(String),
-    /// What it has is not the file.
-    Bad(String),
-    /// The bytes could not be written here, so that no other place would help.
+    /// The content is invalid.
+    Invalid(String),
+    /// Writing failed locally; other locations are not tried.
     Disk(PathBuf, io::Error),
 }
 
-/// An address with every place below it where the file may be.
+/// An address with every location below it where the file may be.
 struct Source {
     address: String,
-    places: Vec<String>,
+    locations: Vec<String>,
 }
 
-/// One file on its way.
+/// The download of one file.
 struct Job<'a> {
     dataset: &'a Dataset,
     file: &'static DataFile,
@@ -169,18 +172,18 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn run(mut self) -> Result<Fetched, DownloadError> {
-        self.tell(Phase::Check, 0);
+        self.report(Phase::Check, 0);
         let found = self.inspect_target()?;
-        self.tell(Phase::Check, self.file.bytes);
-        if found == FileState::Good {
-            return Ok(self.fetched(Action::AlreadyGood, Vec::new()));
+        self.report(Phase::Check, self.file.bytes);
+        if found == FileState::Valid {
+            return Ok(self.fetched(Action::AlreadyValid, Vec::new()));
         }
         if let Some(folder) = self.target.parent() {
             fs::create_dir_all(folder).map_err(|error| self.local(folder, error))?;
         }
-        // The lock on the .part file keeps a second process away. That process may have finished while this one
-        // waited for the first look, and then the file under the final name is good, and must not be touched.
-        let mut part = self.open(&self.beside(".part"))?;
+        // The lock on the .part file excludes other processes. One may have completed the file before the lock
+        // was taken, so the file is inspected again.
+        let mut part = self.open(&self.sibling(".part"))?;
         match part.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -188,18 +191,20 @@ impl Job<'_> {
                     path: self.target.clone(),
                 });
             }
-            Err(TryLockError::Error(error)) => return Err(self.local(&self.beside(".part"), error)),
+            Err(TryLockError::Error(error)) => {
+                return Err(self.local(&self.sibling(".part"), error));
+            }
         }
         let found = self.inspect_target()?;
-        if found == FileState::Good {
-            self.tidy();
-            return Ok(self.fetched(Action::AlreadyGood, Vec::new()));
+        if found == FileState::Valid {
+            self.remove_temporary();
+            return Ok(self.fetched(Action::AlreadyValid, Vec::new()));
         }
 
         let mut failed = Vec::new();
         for source in self.sources() {
             if let Some((verified, from)) = self.try_source(&source, &mut part, &mut failed)? {
-                self.put_in_place(&verified)?;
+                self.rename(&verified)?;
                 let action = match found {
                     FileState::Missing => Action::Fetched { from },
                     was => Action::Replaced { from, was },
@@ -207,7 +212,7 @@ impl Job<'_> {
                 return Ok(self.fetched(action, failed));
             }
         }
-        self.tidy();
+        self.remove_temporary();
         let not_found = NotFound {
             dataset: *self.dataset,
             file: *self.file,
@@ -225,26 +230,26 @@ impl Job<'_> {
             let own_layout = format!("{}/{}", self.dataset.name, self.file.name);
             let names = [self.file.name, self.file.mirror_path, &own_layout];
             let root = mirror.trim_end_matches('/');
-            let places = names
+            let locations = names
                 .iter()
                 .flat_map(|name| [format!("{root}/{name}"), format!("{root}/{name}.gz")]);
             Source {
                 address: mirror.clone(),
-                places: places.collect(),
+                locations: locations.collect(),
             }
         });
         let catalogue = self.file.urls.iter().map(|url| {
             let address = (*url).to_owned();
             Source {
-                places: vec![address.clone()],
+                locations: vec![address.clone()],
                 address,
             }
         });
         mirror.chain(catalogue).collect()
     }
 
-    /// Tries every place of `source`. Returns the path of verified content and the place it came from, or
-    /// `None` after it has written down why not.
+    /// Tries every location of `source`. Returns the path of verified content and its location, or `None` with
+    /// the reasons in `failed`.
     fn try_source(
         &mut self,
         source: &Source,
@@ -252,22 +257,22 @@ impl Job<'_> {
         failed: &mut Vec<Attempt>,
     ) -> Result<Option<(PathBuf, String)>, DownloadError> {
         let failed_before = failed.len();
-        let mut not_there = String::new();
-        for place in &source.places {
-            let result = match is_url(place) {
-                true => self.try_network(place, part),
-                false => self.try_folder(Path::new(place)),
+        let mut missing = String::new();
+        for location in &source.locations {
+            let result = match is_url(location) {
+                true => self.try_network(location, part),
+                false => self.try_folder(Path::new(location)),
             };
             match result {
-                Ok(verified) => return Ok(Some((verified, place.clone()))),
-                Err(Failure::NotThere(reason)) => not_there = reason,
-                Err(Failure::Bad(reason)) => failed.push(Attempt {
-                    address: place.clone(),
+                Ok(verified) => return Ok(Some((verified, location.clone()))),
+                Err(Failure::Missing(reason)) => missing = reason,
+                Err(Failure::Invalid(reason)) => failed.push(Attempt {
+                    address: location.clone(),
                     reason,
                 }),
                 Err(Failure::Unreachable(reason)) => {
                     failed.push(Attempt {
-                        address: place.clone(),
+                        address: location.clone(),
                         reason,
                     });
                     return Ok(None);
@@ -276,10 +281,10 @@ impl Job<'_> {
             }
         }
         if failed.len() == failed_before {
-            let reason = match source.places.len() {
-                1 => not_there,
+            let reason = match source.locations.len() {
+                1 => missing,
                 _ => format!(
-                    "it has neither {0} nor {1} nor {2}/{0}, nor one of them with .gz behind it",
+                    "it has none of {0}, {1} and {2}/{0}, with or without .gz",
                     self.file.name, self.file.mirror_path, self.dataset.name
                 ),
             };
@@ -293,22 +298,22 @@ impl Job<'_> {
 
     fn try_folder(&mut self, path: &Path) -> Result<PathBuf, Failure> {
         if !path.is_file() {
-            return Err(Failure::NotThere("there is no such file".into()));
+            return Err(Failure::Missing("file not found".into()));
         }
-        let place = path.display().to_string();
-        let unreadable = |error: io::Error| Failure::Bad(format!("it cannot be read: {error}"));
+        let location = path.display().to_string();
+        let unreadable = |error: io::Error| Failure::Invalid(format!("cannot be read: {error}"));
         let content = File::open(path).map_err(unreadable)?;
-        let new = match self.is_packed(&place) {
+        let new = match self.is_compressed(&location) {
             true => self.unpack(content)?,
-            false => self.copy(content, Phase::Fetch(&place))?,
+            false => self.copy(content, Phase::Fetch(&location))?,
         };
         self.verify(&new)?;
         Ok(new)
     }
 
     fn try_network(&mut self, url: &str, part: &mut File) -> Result<PathBuf, Failure> {
-        let packed = self.is_packed(url);
-        let part_path = self.beside(if packed { ".gz.part" } else { ".part" });
+        let packed = self.is_compressed(url);
+        let part_path = self.sibling(if packed { ".gz.part" } else { ".part" });
         let disk = |error| Failure::Disk(part_path.clone(), error);
         let mut packed_part;
         let part = match packed {
@@ -322,7 +327,7 @@ impl Job<'_> {
             let resumed = part.metadata().map_err(disk)?.len() > 0;
             let (dataset, file, progress) =
                 (self.dataset.name, self.file.name, &mut *self.progress);
-            let mut tell = |phase: Phase<'_>, done, total| {
+            let mut report = |phase: Phase<'_>, done, total| {
                 progress(Progress {
                     dataset,
                     file,
@@ -332,12 +337,12 @@ impl Job<'_> {
                 })
             };
             let size = match packed {
-                true => http::Size::Packed {
+                true => http::Size::Compressed {
                     content: self.file.bytes,
                 },
                 false => http::Size::Exactly(self.file.bytes),
             };
-            http::fetch(url, part, &part_path, size, self.options, &mut tell)?;
+            http::fetch(url, part, &part_path, size, self.options, &mut report)?;
             let content = match packed {
                 true => {
                     part.rewind().map_err(disk)?;
@@ -346,12 +351,12 @@ impl Job<'_> {
                 false => Ok(part_path.clone()),
             };
             match content.and_then(|content| self.verify(&content).map(|()| content)) {
-                Err(Failure::Bad(reason)) => {
-                    // The bytes are of no use, here or at another address. When some of them came from an
-                    // earlier run they may be the ones at fault, so the address gets a second chance.
+                Err(Failure::Invalid(reason)) => {
+                    // The bytes are invalid. If some of them are from an earlier run, those may be the cause, so
+                    // the address is tried once more from the start.
                     part.set_len(0).map_err(disk)?;
                     if !resumed {
-                        return Err(Failure::Bad(reason));
+                        return Err(Failure::Invalid(reason));
                     }
                 }
                 result => return result,
@@ -359,81 +364,81 @@ impl Job<'_> {
         }
     }
 
-    /// Whether the place holds the file compressed. The rule is the name: a file that is called .gz itself is
-    /// wanted as it is.
-    fn is_packed(&self, place: &str) -> bool {
-        place.ends_with(".gz") && !self.file.name.ends_with(".gz")
+    /// Whether the file at `location` is compressed, by its name; a file whose own name ends in .gz is not
+    /// decompressed.
+    fn is_compressed(&self, location: &str) -> bool {
+        location.ends_with(".gz") && !self.file.name.ends_with(".gz")
     }
 
-    /// Unpacks `packed` to the .new file. A server may have unpacked it on the way, as some do when they label
-    /// it as an encoding; then it is copied.
+    /// Decompresses `packed` to the .new file. If the HTTP client has already decompressed it (servers may label
+    /// gzip as an encoding), it is copied.
     fn unpack(&mut self, packed: impl Read) -> Result<PathBuf, Failure> {
         let mut packed = BufReader::new(packed);
         let start = io::BufRead::fill_buf(&mut packed)
-            .map_err(|error| Failure::Bad(format!("it cannot be read: {error}")))?;
+            .map_err(|error| Failure::Invalid(format!("cannot be read: {error}")))?;
         match start.starts_with(&[0x1f, 0x8b]) {
             true => self.copy(MultiGzDecoder::new(packed), Phase::Unpack),
             false => self.copy(packed, Phase::Unpack),
         }
     }
 
-    /// Writes `content` to the .new file, at most one byte more than is expected.
+    /// Writes `content` to the .new file, at most one byte more than expected.
     fn copy(&mut self, content: impl Read, phase: Phase<'_>) -> Result<PathBuf, Failure> {
-        let path = self.beside(".new");
+        let path = self.sibling(".new");
         let result = File::create(&path)
             .map_err(|error| Failure::Disk(path.clone(), error))
             .and_then(|mut new| {
                 let mut content = content.take(self.file.bytes + 1);
                 let mut buffer = vec![0; 1 << 16];
                 let mut done = 0;
-                self.tell(phase, done);
+                self.report(phase, done);
                 loop {
                     let read = match content.read(&mut buffer) {
                         Ok(0) => return Ok(()),
                         Ok(read) => read,
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                         Err(error) => {
-                            return Err(Failure::Bad(format!("it cannot be read: {error}")));
+                            return Err(Failure::Invalid(format!("cannot be read: {error}")));
                         }
                     };
                     new.write_all(&buffer[..read])
                         .map_err(|error| Failure::Disk(path.clone(), error))?;
                     done += read as u64;
-                    self.tell(phase, done);
+                    self.report(phase, done);
                 }
             });
         match result {
             Ok(()) => Ok(path),
             Err(failure) => {
-                // Removing is a courtesy; the failure itself is what the caller must hear of.
+                // The first error is the one to return.
                 let _ = fs::remove_file(&path);
                 Err(failure)
             }
         }
     }
 
-    /// Checks the content at `path`; bad content in a .new file is removed.
+    /// Verifies the content at `path`; an invalid .new file is removed.
     fn verify(&mut self, path: &Path) -> Result<(), Failure> {
         let disk = |error| Failure::Disk(path.to_owned(), error);
         let content = File::open(path).map_err(disk)?;
-        self.tell(Phase::Verify, 0);
+        self.report(Phase::Verify, 0);
         let file = self.file;
         match file
-            .examine(content, &mut |done| self.tell(Phase::Verify, done))
+            .examine(content, &mut |done| self.report(Phase::Verify, done))
             .map_err(disk)?
         {
-            FileState::Good => Ok(()),
-            bad => {
-                if path == self.beside(".new") {
+            FileState::Valid => Ok(()),
+            invalid => {
+                if path == self.sibling(".new") {
                     fs::remove_file(path).map_err(disk)?;
                 }
-                Err(Failure::Bad(format!("its content is {bad}")))
+                Err(Failure::Invalid(format!("its content is {invalid}")))
             }
         }
     }
 
-    /// Gives verified content its final name, for good even if the power goes, and clears the rest away.
-    fn put_in_place(&self, verified: &Path) -> Result<(), DownloadError> {
+    /// Renames verified content to its final name, durably, and removes partial files.
+    fn rename(&self, verified: &Path) -> Result<(), DownloadError> {
         let synced = OpenOptions::new()
             .write(true)
             .open(verified)
@@ -446,15 +451,15 @@ impl Job<'_> {
             synced.map_err(|error| self.local(folder, error))?;
         }
         for suffix in [".part", ".gz.part"] {
-            // One of them is gone by its renaming, and a leftover does no harm.
-            let _ = fs::remove_file(self.beside(suffix));
+            // One of them may have been renamed; an old one is harmless.
+            let _ = fs::remove_file(self.sibling(suffix));
         }
         Ok(())
     }
 
-    /// Removes .part files that hold nothing to go on from, and the folder if nothing else is in it.
-    fn tidy(&self) {
-        for path in [self.beside(".part"), self.beside(".gz.part")] {
+    /// Removes empty .part files, and the folder if it is empty.
+    fn remove_temporary(&self) {
+        for path in [self.sibling(".part"), self.sibling(".gz.part")] {
             if fs::metadata(&path).is_ok_and(|part| part.len() == 0) {
                 let _ = fs::remove_file(path);
             }
@@ -464,10 +469,10 @@ impl Job<'_> {
         }
     }
 
-    /// The .part file that the next run will go on from, and its size.
+    /// The .part file that the next run resumes from, and its size.
     fn kept(&self) -> Option<(PathBuf, u64)> {
         [".part", ".gz.part"].into_iter().find_map(|suffix| {
-            let path = self.beside(suffix);
+            let path = self.sibling(suffix);
             let bytes = fs::metadata(&path).ok()?.len();
             (bytes > 0).then_some((path, bytes))
         })
@@ -483,13 +488,13 @@ impl Job<'_> {
         open(path).map_err(|error| self.local(path, error))
     }
 
-    fn beside(&self, suffix: &str) -> PathBuf {
+    fn sibling(&self, suffix: &str) -> PathBuf {
         let mut name = self.target.clone().into_os_string();
         name.push(suffix);
         name.into()
     }
 
-    fn tell(&mut self, phase: Phase<'_>, done: u64) {
+    fn report(&mut self, phase: Phase<'_>, done: u64) {
         let (dataset, file) = (self.dataset.name, self.file.name);
         (self.progress)(Progress {
             dataset,
@@ -525,7 +530,7 @@ impl Job<'_> {
     }
 }
 
-/// Opens for reading and writing, with what is there kept.
+/// Opens for reading and writing; keeps existing content.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)

@@ -1,14 +1,16 @@
-//! Files that are made once from a data set and mapped into memory from then on.
+//! Files that are computed once from a data set and then memory-mapped.
 //!
 //! ```text
-//! 16 bytes    magic: what the content is, and in which version
-//! 32 bytes    key: SHA-256 of what the content was made from
+//! 16 bytes    magic: kind of content and version
+//! 32 bytes    key: SHA-256 of the content's source
 //! bytes       content
 //! 32 bytes    SHA-256 of the content
 //! ```
 //!
-//! A file is written beside its final name and renamed when it is whole. One that is cut short, altered or made from
-//! something else is as good as none, and is made again.
+//! A file is streamed to a temporary name in the same folder and renamed when it is complete. The lock admits
+//! one writer, so the temporary name is fixed and an interrupted run leaves at most one such file, which
+//! the next run overwrites: these files have up to 2 GB. A file that is truncated, altered or made from
+//! another source is recomputed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
@@ -19,20 +21,20 @@ use sha2::{Digest, Sha256};
 
 use super::Pixels;
 
-/// What the content is, and in which version.
+/// Kind of content and version.
 pub(super) type Magic = [u8; 16];
-/// SHA-256 of what the content was made from.
+/// SHA-256 of the content's source.
 pub(super) type Key = [u8; 32];
 
-/// A content and its SHA-256.
+/// The content of a file and its SHA-256.
 pub(super) struct Found {
     pub(super) content: Pixels,
     pub(super) digest: [u8; 32],
 }
 
-/// The content at `path`, if it is there, was made from the same (`key`), and is whole.
+/// The content at `path` if the file exists, is complete and was made from the source `key`.
 pub(super) fn open(path: &Path, magic: &Magic, key: &Key) -> io::Result<Option<Found>> {
-    const AROUND: usize = 16 + 32 + 32;
+    const OVERHEAD: usize = 16 + 32 + 32;
     let mut file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
@@ -40,7 +42,7 @@ pub(super) fn open(path: &Path, magic: &Magic, key: &Key) -> io::Result<Option<F
     let Ok(bytes) = usize::try_from(file.metadata()?.len()) else {
         return Ok(None);
     };
-    if bytes < AROUND {
+    if bytes < OVERHEAD {
         return Ok(None);
     }
     let mut header = [0; 16 + 32];
@@ -61,16 +63,16 @@ pub(super) fn open(path: &Path, magic: &Magic, key: &Key) -> io::Result<Option<F
 /// Maps `file` into memory.
 #[allow(unsafe_code)]
 fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the mapped bytes must not change while they are borrowed. The file got its name when it was whole, and
-    // this crate never writes to a file under that name again: a new copy is another file that takes its name, and
-    // the old one stays what it is for whoever has it mapped. A user who overwrites it in place, against what the
-    // documentation asks, gets other pixels or ends the program, as with any mapped file.
+    // SAFETY: the mapped bytes must not change while they are borrowed. The file got its name when it was
+    // complete, and this crate never writes to a file under that name: a new copy is another file that is
+    // renamed, and existing maps keep the old one. If a user overwrites the file in place, reads may see
+    // other bytes or end the process, as with any mapped file.
     unsafe { Mmap::map(file) }
 }
 
-/// The content at `path`; where there is none, `make` writes it, once, while other processes wait.
+/// The content at `path`; if there is none, `make` writes it while other processes wait.
 ///
-/// `report` hears of waiting.
+/// `report` is called before waiting for another process.
 pub(super) fn open_or_make<E>(
     path: &Path,
     magic: &Magic,
@@ -83,7 +85,7 @@ pub(super) fn open_or_make<E>(
         return Ok(found);
     }
     let _lock = lock(path, report).map_err(&failed)?;
-    // Another process may have made it while this one waited.
+    // Another process may have written it while this one waited.
     if let Some(found) = open(path, magic, key).map_err(&failed)? {
         return Ok(found);
     }
@@ -95,15 +97,17 @@ pub(super) fn open_or_make<E>(
             return Err(error);
         }
     }
-    open(path, magic, key)
-        .map_err(&failed)?
-        .ok_or_else(|| failed(io::Error::other("what was just written reads differently")))
+    open(path, magic, key).map_err(&failed)?.ok_or_else(|| {
+        failed(io::Error::other(
+            "the file that was just written has another content",
+        ))
+    })
 }
 
-/// A file in the making.
+/// A file that is being written.
 pub(super) struct Writer {
     target: PathBuf,
-    unfinished: PathBuf,
+    temporary: PathBuf,
     file: BufWriter<File>,
     hash: Sha256,
     /// The first error of writing; nothing is written after it.
@@ -112,20 +116,20 @@ pub(super) struct Writer {
 
 impl Writer {
     fn new(target: &Path, magic: &Magic, key: &Key) -> io::Result<Self> {
-        let unfinished = target.with_extension("new");
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(&unfinished)?);
+        let temporary = target.with_extension("new");
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
         file.write_all(magic)?;
         file.write_all(key)?;
         Ok(Self {
             target: target.to_owned(),
-            unfinished,
+            temporary,
             file,
             hash: Sha256::new(),
             failed: None,
         })
     }
 
-    /// Appends to the content. An error ends the making when all is written.
+    /// Appends to the content. An error is returned by [`finish`](Self::finish).
     pub(super) fn write(&mut self, bytes: &[u8]) {
         if self.failed.is_none() {
             self.hash.update(bytes);
@@ -133,11 +137,11 @@ impl Writer {
         }
     }
 
-    /// Gives the file its name, or removes it if something could not be written.
+    /// Renames the file to its final name, or removes it if a write failed.
     fn finish(mut self) -> io::Result<()> {
         let finished = match self.failed.take() {
             Some(error) => Err(error),
-            None => self.put_in_place(),
+            None => self.complete(),
         };
         if finished.is_err() {
             self.abandon();
@@ -145,21 +149,21 @@ impl Writer {
         finished
     }
 
-    fn put_in_place(&mut self) -> io::Result<()> {
+    fn complete(&mut self) -> io::Result<()> {
         let sum = self.hash.finalize_reset();
         self.file.write_all(&sum)?;
         self.file.flush()?;
         self.file.get_ref().sync_all()?;
-        fs::rename(&self.unfinished, &self.target)
+        fs::rename(&self.temporary, &self.target)
     }
 
     fn abandon(self) {
-        // A leftover does no harm: the next file begins by emptying it.
-        let _ = fs::remove_file(&self.unfinished);
+        // If this fails, the next writer truncates the file.
+        let _ = fs::remove_file(&self.temporary);
     }
 }
 
-/// Waits until this process alone may make the file `path`; for as long as the file that is returned lives.
+/// Waits for the exclusive right to write the file `path`; released when the returned file is dropped.
 fn lock(path: &Path, report: &mut dyn FnMut(&str)) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
@@ -172,7 +176,7 @@ fn lock(path: &Path, report: &mut dyn FnMut(&str)) -> io::Result<File> {
         .open(&path)?;
     if file.try_lock().is_err() {
         report(&format!(
-            "waiting for another process that prepares the same images ({})",
+            "waiting for another process that is preparing the same images ({})",
             path.display()
         ));
         file.lock()?;

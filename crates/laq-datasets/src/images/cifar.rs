@@ -1,8 +1,8 @@
 //! The binary format of CIFAR-10 and CIFAR-100.
 //!
-//! A file is records one after the other, with nothing before, between or behind them: one or two bytes of labels,
-//! then 3,072 bytes of pixels, the red plane of 32 rows of 32, then the green, then the blue. The data sets come as
-//! an archive (`.tar.gz`) of such files, which is read as it is, without unpacking it to the disk.
+//! A file is a sequence of records: one or two bytes of labels, then 3,072 bytes of pixels as red, green and blue
+//! planes of 32 rows of 32. The data sets are distributed as an archive (`.tar.gz`) of such files, which is read
+//! without unpacking it to disk.
 
 use std::io::{BufRead, Read};
 
@@ -17,25 +17,25 @@ pub const SHAPE: ImageShape = ImageShape {
     width: 32,
     channels: 3,
 };
-const PIXELS: usize = SHAPE.numbers();
+const PIXELS: usize = SHAPE.elements();
 
 /// The bytes before the pixels of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Labels {
     /// CIFAR-10: the class.
     Class,
-    /// CIFAR-100: one of 20 coarse classes, which is not used, then the class.
+    /// CIFAR-100: one of 20 coarse classes, which is ignored, then the class.
     CoarseAndClass,
 }
 
 /// Reads records until `content` ends.
 ///
-/// What is allocated is at most twice what was read.
+/// Allocates at most twice the bytes read.
 ///
 /// # Errors
 ///
-/// [`FormatError`] if a record is cut short, a label is not below `classes`, there are more than `most` records, or
-/// `content` cannot be read.
+/// [`FormatError`] if a record is truncated, a label is not below `classes`, there are more than `most` records, or
+/// reading fails.
 pub fn read(
     mut content: impl Read,
     labels: Labels,
@@ -85,12 +85,12 @@ pub fn read(
     })
 }
 
-/// Reads the files `names` from an archive, a gzip-compressed tar file, in the order of `names`. A file counts by the
-/// last part of its path, and files with other names are passed over.
+/// Reads the files `names` from a gzip-compressed tar archive, in the order of `names`. Files are matched by the
+/// last component of their path; others are skipped.
 ///
 /// # Errors
 ///
-/// [`FormatError`] if the archive is damaged or lacks one of the files or has it twice, and whatever [`read`] finds.
+/// [`FormatError`] if the archive is damaged or a file is missing or repeated, and any error of [`read`].
 pub fn read_archive(
     content: impl BufRead,
     names: &[&str],
@@ -126,7 +126,7 @@ pub fn read_archive(
         .collect()
 }
 
-/// Appends one image, given as planes, pixel by pixel.
+/// Appends one image: planes (CHW) to interleaved pixels (HWC).
 fn interleave(planes: &[u8], pixels: &mut Vec<u8>) {
     let (red, rest) = planes.split_at(PIXELS / 3);
     let (green, blue) = rest.split_at(PIXELS / 3);

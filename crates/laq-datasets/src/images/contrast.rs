@@ -1,18 +1,18 @@
-//! Contrast normalization: an image is compared with itself alone, as a whole and around every pixel.
+//! Contrast normalization of single images: global and local.
 
 use super::{ImageShape, RawImages};
 
 /// The Euclidean norm of an image after [`global`].
 const NORM: f64 = 55.0;
 
-/// The Gaussian window of [`local`] reaches so many pixels to each side: 7 × 7.
-const REACH: usize = 3;
-/// Its standard deviation in pixels.
-const WIDTH: f64 = 2.0;
-/// No deviation below this divides. It matters only where a colour is the same all over the image.
-const LEAST_DEVIATION: f32 = 1e-4;
+/// Radius of the Gaussian window of [`local`] in pixels: 7 × 7.
+const RADIUS: usize = 3;
+/// Standard deviation of the window in pixels.
+const SIGMA: f64 = 2.0;
+/// The smallest divisor. It takes effect only if a channel is constant in the image.
+const MIN_DEVIATION: f32 = 1e-4;
 
-/// The mean of the bytes, and the Euclidean norm of what they differ from it; sums are exact.
+/// mean(x) and ‖x − mean(x)‖; sums are exact.
 fn mean_and_norm(image: &[u8]) -> (f64, f64) {
     let count = image.len() as u128;
     let sum: u128 = image.iter().map(|&byte| u128::from(byte)).sum();
@@ -25,15 +25,15 @@ fn mean_and_norm(image: &[u8]) -> (f64, f64) {
     )
 }
 
-/// The number of the first image that is the same byte everywhere, from 0.
+/// The index of the first constant image.
 pub(super) fn first_constant(images: &RawImages) -> Option<usize> {
     images
         .pixels
-        .chunks_exact(images.shape.numbers())
+        .chunks_exact(images.shape.elements())
         .position(|image| image.iter().all(|&byte| byte == image[0]))
 }
 
-/// Global contrast normalization: x ↦ 55 (x − mean(x)) / ‖x − mean(x)‖, over all colours of the image together.
+/// Global contrast normalization: x ↦ 55 (x − mean(x)) / ‖x − mean(x)‖, over all channels of the image.
 ///
 /// The image must not be [constant](first_constant).
 pub(super) fn global(image: &[u8]) -> impl Iterator<Item = f64> {
@@ -44,14 +44,14 @@ pub(super) fn global(image: &[u8]) -> impl Iterator<Item = f64> {
         .map(move |&byte| (f64::from(byte) - mean) * factor)
 }
 
-/// Local contrast normalization of every colour by itself: with G the weighted mean over a Gaussian window of 7 × 7
-/// pixels (σ = 2, weights that sum to one, zeros outside the image) and c = x − G x,
+/// Local contrast normalization per channel: with G the weighted mean over a Gaussian window of 7 × 7 pixels
+/// (σ = 2, weights of sum one, zero padding) and c = x − G x,
 ///
-/// x ↦ c / max(√(G c²), mean(√(G c²)), 1e-4), the mean being that of the colour over the image.
+/// x ↦ c / max(√(G c²), mean(√(G c²)), 1e-4), where the mean is over the channel.
 ///
-/// After Jarrett and others, *What is the best multi-stage architecture for object recognition?* (ICCV 2009).
+/// Source: Jarrett et al., *What is the best multi-stage architecture for object recognition?* (ICCV 2009).
 ///
-/// `scratch` holds twice as many numbers as the image.
+/// `scratch` has twice the elements of the image.
 pub(super) fn local(shape: ImageShape, image: &mut [f32], scratch: &mut [f32]) {
     let (around, rows) = scratch.split_at_mut(image.len());
     let window = window();
@@ -70,27 +70,27 @@ pub(super) fn local(shape: ImageShape, image: &mut [f32], scratch: &mut [f32]) {
             *square = square.sqrt();
             sum += f64::from(*square);
         }
-        let least = LEAST_DEVIATION.max((sum / pixels) as f32);
+        let floor = MIN_DEVIATION.max((sum / pixels) as f32);
         let pairs = image.iter_mut().zip(&*around).skip(channel);
         for (x, deviation) in pairs.step_by(shape.channels) {
-            *x /= deviation.max(least);
+            *x /= deviation.max(floor);
         }
     }
 }
 
-type Window = [f32; 2 * REACH + 1];
+type Window = [f32; 2 * RADIUS + 1];
 
-/// One side of the window: its product with itself, row by column, is the window.
+/// The one-dimensional window; the outer product with itself is the window.
 fn window() -> Window {
     let weight = |place: usize| {
-        let distance = place as f64 - REACH as f64;
-        (-distance * distance / (2.0 * WIDTH * WIDTH)).exp()
+        let distance = place as f64 - RADIUS as f64;
+        (-distance * distance / (2.0 * SIGMA * SIGMA)).exp()
     };
-    let sum: f64 = (0..=2 * REACH).map(weight).sum();
+    let sum: f64 = (0..=2 * RADIUS).map(weight).sum();
     std::array::from_fn(|place| (weight(place) / sum) as f32)
 }
 
-/// The weighted mean around every pixel, in place; `rows` is for the means along the rows.
+/// Replaces every pixel by the weighted mean of its window; `rows` is scratch.
 fn smooth(shape: ImageShape, window: &Window, values: &mut [f32], rows: &mut [f32]) {
     let row = shape.width * shape.channels;
     for (values, means) in values.chunks_exact(row).zip(rows.chunks_exact_mut(row)) {
@@ -99,16 +99,16 @@ fn smooth(shape: ImageShape, window: &Window, values: &mut [f32], rows: &mut [f3
     add_shifted(window, row, rows, values);
 }
 
-/// `means[i]` becomes the sum of `window[k] · values[i + (k − REACH) · stride]`, as far as these exist.
+/// `means[i]` ← Σ_k `window[k] · values[i + (k − RADIUS) · stride]` with zero padding.
 fn add_shifted(window: &Window, stride: usize, values: &[f32], means: &mut [f32]) {
     means.fill(0.0);
     let count = values.len();
     for (place, &weight) in window.iter().enumerate() {
-        let shift = place.abs_diff(REACH) * stride;
+        let shift = place.abs_diff(RADIUS) * stride;
         let Some(shared) = count.checked_sub(shift) else {
             continue;
         };
-        let (values, means) = match place < REACH {
+        let (values, means) = match place < RADIUS {
             true => (&values[..shared], &mut means[shift..]),
             false => (&values[shift..], &mut means[..shared]),
         };

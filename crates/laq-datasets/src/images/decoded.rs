@@ -1,42 +1,43 @@
-//! The decoded copy of images that are too many to decode for every run, or to hold in memory: the content of a
+//! The decoded copy of SVHN, which is too large to decode in every run or to keep in memory: the content of a
 //! [`cache`] file.
 //!
 //! ```text
-//! u64 × 3     height, width, channels; all numbers are little-endian
-//! u64 × 3     images for training, validation and testing
-//! bytes       labels of the three splits, one after the other
+//! u64 × 3     height, width, channels; all integers are little-endian
+//! u64 × 3     number of training, validation and test images
+//! bytes       labels of the three splits
 //! bytes       pixels of the three splits
 //! ```
 //!
-//! This is what [`content_digest`](super::content_digest) digests, in its order: the file's own checksum is the digest.
+//! This is the input of [`content_digest`](super::content_digest) in its order, so the checksum of the file is the
+//! digest.
 
 use super::cache::{self, Magic};
 use super::{ImageShape, RawImages};
 
 pub(super) const MAGIC: Magic = *b"laq-images-v1\n\0\0";
 
-/// Writes everything that precedes the pixels.
+/// Writes everything before the pixels.
 pub(super) fn write_header(writer: &mut cache::Writer, shape: ImageShape, labels: &[Vec<u8>; 3]) {
     let counts = labels.each_ref().map(Vec::len);
-    let numbers = [shape.height, shape.width, shape.channels];
-    for number in numbers.into_iter().chain(counts) {
-        writer.write(&(number as u64).to_le_bytes());
+    let fields = [shape.height, shape.width, shape.channels];
+    for field in fields.into_iter().chain(counts) {
+        writer.write(&(field as u64).to_le_bytes());
     }
     for labels in labels {
         writer.write(labels);
     }
 }
 
-/// The splits of a content, unless its size is not what its header says.
+/// The splits, or `None` if the size does not match the header.
 pub(super) fn splits(found: &cache::Found) -> Option<[RawImages; 3]> {
     const HEADER: usize = 6 * 8;
     let content = &found.content;
-    let mut numbers = [0; 6];
+    let mut fields = [0; 6];
     let header = content.get(..HEADER)?.as_chunks::<8>().0;
-    for (number, &bytes) in numbers.iter_mut().zip(header) {
-        *number = usize::try_from(u64::from_le_bytes(bytes)).ok()?;
+    for (field, &bytes) in fields.iter_mut().zip(header) {
+        *field = usize::try_from(u64::from_le_bytes(bytes)).ok()?;
     }
-    let [height, width, channels, counts @ ..] = numbers;
+    let [height, width, channels, counts @ ..] = fields;
     let product = height.checked_mul(width)?.checked_mul(channels)?;
     let images = (counts.into_iter()).try_fold(0usize, |sum, count| sum.checked_add(count))?;
     let expected = (product as u128 + 1) * images as u128 + HEADER as u128;

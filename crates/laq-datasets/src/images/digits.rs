@@ -1,11 +1,11 @@
-//! The demo images: digits that are drawn here, stroke by stroke.
+//! The demo images: digits rendered from strokes.
 //!
-//! They let the feedforward networks run with no network and no files. A digit is one of a few ways to write it, bent,
-//! moved, turned, scaled and sheared at random, drawn with a pen of random width and darkness, and crossed by a
-//! stray stroke and by noise. Everything comes from one seeded stream and from sums, products, quotients and square
-//! roots of `f32`, which IEEE 754 defines to the last bit, so the images are the same on every machine (a test pins
-//! their checksum). They are easier than what people write and photograph: errors on them show whether a network
-//! learns and how methods differ, and compare with no figure of the paper.
+//! They make the feedforward networks run without files. Each digit is one of a few glyphs under a random
+//! affine map with a bend, drawn with a random pen width and darkness, a stray stroke and noise. All values
+//! come from one seeded stream and from sums, products, quotients and square roots of `f32`, which IEEE 754
+//! defines exactly, so the images are the same on every machine (a test pins their checksum). They are
+//! easier than MNIST: errors on them show whether a network learns and how methods differ, and are not
+//! comparable with the figures of the paper.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore;
@@ -31,7 +31,7 @@ pub(crate) fn draw() -> [RawImages; 3] {
     let mut rng = stream("demo digits", &[]);
     COUNTS.map(|count| {
         let mut canvas = Canvas::new();
-        let mut pixels = Vec::with_capacity(count * SHAPE.numbers());
+        let mut pixels = Vec::with_capacity(count * SHAPE.elements());
         let mut labels = Vec::with_capacity(count);
         for _ in 0..count {
             let digit = below(&mut rng, CLASSES);
@@ -49,7 +49,7 @@ pub(crate) fn draw() -> [RawImages; 3] {
 
 type Point = [f32; 2];
 
-/// A number in `low..high`; all 2²⁴ that are drawn are exact multiples of the same step, up to rounding.
+/// A uniform value in `low..high`, one of 2²⁴ equidistant values up to rounding.
 fn between(rng: &mut ChaCha8Rng, low: f32, high: f32) -> f32 {
     low + (high - low) * ((rng.next_u32() >> 8) as f32 / 16_777_216.0)
 }
@@ -64,15 +64,15 @@ impl Canvas {
         Self { ink: [0.0; 784] }
     }
 
-    /// One digit, and perhaps a stray stroke, on an empty canvas.
+    /// Draws one digit, and with probability 1/2 a stray stroke, on an empty canvas.
     fn draw(&mut self, digit: usize, rng: &mut ChaCha8Rng) {
         self.ink.fill(0.0);
-        let ways = DIGITS[digit];
-        let way = ways[below(rng, ways.len())];
-        let hand = Hand::random(rng);
+        let glyphs = DIGITS[digit];
+        let glyph = glyphs[below(rng, glyphs.len())];
+        let map = Distortion::random(rng);
         let half_width = between(rng, 0.8, 1.6);
         let ink = between(rng, 0.55, 1.0);
-        for stroke in way {
+        for stroke in glyph {
             let points: Vec<Point> = stroke
                 .points
                 .iter()
@@ -83,7 +83,7 @@ impl Canvas {
                 .collect();
             let path = stroke.path(points);
             for pair in path.windows(2) {
-                self.line(hand.place(pair[0]), hand.place(pair[1]), half_width, ink);
+                self.line(map.apply(pair[0]), map.apply(pair[1]), half_width, ink);
             }
         }
         if below(rng, 2) == 0 {
@@ -97,13 +97,13 @@ impl Canvas {
         }
     }
 
-    /// A line from `a` to `b` in pixels, with soft edges of one pixel: what is darker already stays as it is.
+    /// Draws a line from `a` to `b` in pixels, antialiased over one pixel; a pixel keeps the larger value.
     fn line(&mut self, a: Point, b: Point, half_width: f32, ink: f32) {
         let reach = half_width + 0.5;
         let span = |axis: usize| {
             let low = a[axis].min(b[axis]) - reach;
             let high = a[axis].max(b[axis]) + reach;
-            // A cast of f32 to usize takes what is below 0 to 0.
+            // A cast of f32 to usize saturates at 0.
             (low.ceil() as usize)..(high.floor() + 1.0).clamp(0.0, 28.0) as usize
         };
         let along = [b[0] - a[0], b[1] - a[1]];
@@ -124,7 +124,7 @@ impl Canvas {
         }
     }
 
-    /// Appends the image as bytes, under noise of a random strength.
+    /// Appends the image as bytes, with uniform noise of random amplitude.
     fn develop(&self, rng: &mut ChaCha8Rng, pixels: &mut Vec<u8>) {
         let strength = between(rng, 0.05, 0.3);
         let paper = between(rng, 0.0, 0.15);
@@ -133,22 +133,22 @@ impl Canvas {
         pixels.extend(self.ink.iter().zip(noise).map(|(&ink, noise)| {
             let noise = (f32::from(noise) - 127.5) / 127.5;
             let value = paper + (1.0 - paper) * ink + strength * noise;
-            // The cast takes what is outside of 0 to 255 to the nearest of the two.
+            // The cast saturates at 0 and 255.
             (value * 255.0 + 0.5) as u8
         }));
     }
 }
 
-/// How a digit is put on the canvas: bent, scaled, sheared, turned and moved, in this order.
-struct Hand {
+/// The map from the grid to pixels: bend, scale, shear, rotation and translation, in this order.
+struct Distortion {
     bend: f32,
     scale: Point,
     shear: f32,
-    turn: Point,
+    rotation: Point,
     shift: Point,
 }
 
-impl Hand {
+impl Distortion {
     fn random(rng: &mut ChaCha8Rng) -> Self {
         let size = between(rng, 1.05, 1.5);
         // With t the tangent of half the angle, (1 − t²) / (1 + t²) is its cosine and 2t / (1 + t²) its sine.
@@ -157,18 +157,18 @@ impl Hand {
             bend: between(rng, -0.04, 0.04),
             scale: [size * between(rng, 0.75, 1.25), size],
             shear: between(rng, -0.3, 0.3),
-            turn: [(1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t)],
+            rotation: [(1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t)],
             shift: [between(rng, -2.5, 2.5), between(rng, -2.5, 2.5)],
         }
     }
 
     /// From the grid of [`DIGITS`] to pixels.
-    fn place(&self, [x, y]: Point) -> Point {
+    fn apply(&self, [x, y]: Point) -> Point {
         let (x, y) = (x - 5.0, y - 7.0);
         let x = x + self.bend * y * y;
         let (x, y) = (x * self.scale[0], y * self.scale[1]);
         let x = x + self.shear * y;
-        let [cos, sin] = self.turn;
+        let [cos, sin] = self.rotation;
         [
             13.5 + cos * x - sin * y + self.shift[0],
             13.5 + sin * x + cos * y + self.shift[1],
@@ -176,30 +176,30 @@ impl Hand {
     }
 }
 
-/// One movement of the pen over a grid that is 10 wide and 14 high.
+/// A polyline or curve over a grid that is 10 wide and 14 high.
 struct Stroke {
-    bow: Bow,
+    kind: StrokeKind,
     points: &'static [[u8; 2]],
 }
 
-/// How the pen goes from point to point.
+/// How the points of a stroke are connected.
 #[derive(PartialEq)]
-enum Bow {
-    /// Straight.
+enum StrokeKind {
+    /// By straight lines.
     Straight,
-    /// In a curve that the points pull towards them.
+    /// By an open curve with the points as control points.
     Curve,
-    /// In a curve that ends where it began.
+    /// By a closed curve.
     Ring,
 }
 
 impl Stroke {
-    /// The corners that the pen passes, by cutting corners twice (Chaikin) where the stroke is curved.
+    /// The vertices of the polyline; curves are refined twice by Chaikin's corner cutting.
     fn path(&self, mut points: Vec<Point>) -> Vec<Point> {
-        if self.bow == Bow::Straight {
+        if self.kind == StrokeKind::Straight {
             return points;
         }
-        let closed = self.bow == Bow::Ring;
+        let closed = self.kind == StrokeKind::Ring;
         for _ in 0..2 {
             let mut cut = Vec::with_capacity(2 * points.len() + 2);
             let (first, last) = (points[0], points[points.len() - 1]);
@@ -229,26 +229,27 @@ impl Stroke {
 
 const fn straight(points: &'static [[u8; 2]]) -> Stroke {
     Stroke {
-        bow: Bow::Straight,
+        kind: StrokeKind::Straight,
         points,
     }
 }
 
 const fn curve(points: &'static [[u8; 2]]) -> Stroke {
     Stroke {
-        bow: Bow::Curve,
+        kind: StrokeKind::Curve,
         points,
     }
 }
 
 const fn ring(points: &'static [[u8; 2]]) -> Stroke {
     Stroke {
-        bow: Bow::Ring,
+        kind: StrokeKind::Ring,
         points,
     }
 }
 
-/// The ways to write each digit: strokes over a grid with (0, 0) at the upper left and (10, 14) at the lower right.
+/// The glyphs of each digit: strokes over a grid with (0, 0) at the upper left and (10, 14) at the lower
+/// right.
 #[rustfmt::skip]
 const DIGITS: [&[&[Stroke]]; CLASSES] = [
     &[
@@ -304,14 +305,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_images_are_the_same_on_every_machine() {
+    fn the_images_have_their_checksum() {
         let mut digest = Sha256::new();
         for split in draw() {
             digest.update(&split.labels);
             digest.update(&split.pixels[..]);
         }
         assert_eq!(
-            crate::check::hex(&digest.finalize()),
+            hex::encode(digest.finalize()),
             "ab818b0e7288f37c44781f2c4e3589c62dd6cd52f076cf96bf5a4eae54ef291e"
         );
     }

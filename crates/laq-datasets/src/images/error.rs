@@ -1,4 +1,4 @@
-//! Why images cannot be had.
+//! Errors of reading images.
 
 use std::io::{self, Read};
 use std::path::PathBuf;
@@ -8,25 +8,25 @@ use thiserror::Error;
 use super::Preprocessing;
 use crate::{FileState, Split, UnknownDataset};
 
-/// What is wrong within a file of images: which part of it, what was found there and what was expected.
+/// An error within a file of images: the part of the file, what was found and what was expected.
 #[derive(Debug, Error)]
 pub enum FormatError {
-    /// The content is not what the format asks for.
+    /// The content violates the format.
     #[error("{place}: found {found}, expected {expected}")]
     Content {
         /// The part of the file: a header, or a record by its number from 0.
         place: String,
-        /// What is there.
+        /// What was found.
         found: String,
-        /// What should be there.
+        /// What the format requires.
         expected: String,
     },
-    /// The content cannot be read, or what is compressed cannot be unpacked.
+    /// The content cannot be read or decompressed.
     #[error("{place}: {source}")]
     Read {
         /// The part of the file.
         place: String,
-        /// What the system or the decompressor says.
+        /// The error of the system or the decompressor.
         source: io::Error,
     },
 }
@@ -44,7 +44,7 @@ impl FormatError {
         }
     }
 
-    /// The same within `file`, where one file holds others.
+    /// The same error with the name of a file within an archive.
     pub(crate) fn within(mut self, file: &str) -> Self {
         let (Self::Content { place, .. } | Self::Read { place, .. }) = &mut self;
         *place = format!("{file}, {place}");
@@ -52,7 +52,7 @@ impl FormatError {
     }
 }
 
-/// Puts an error of reading or unpacking in its place.
+/// Adds the place to an error of reading or decompressing.
 pub(crate) fn unreadable(place: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> FormatError {
     |source| FormatError::Read {
         place: place(),
@@ -81,23 +81,23 @@ pub enum ImageError {
     #[error(transparent)]
     Unknown(#[from] UnknownDataset),
     /// The data set is a text.
-    #[error("{name} is a text, and images are asked for; the sets of images are {}", image_sets.join(", "))]
+    #[error("{name} is a text, expected a set of images: {}", image_sets.join(", "))]
     NotImages {
         /// The data set.
         name: String,
-        /// The names of those that are images.
+        /// The names of the image sets.
         image_sets: Vec<&'static str>,
     },
-    /// A file of a data set is missing, cut short, empty or altered.
+    /// A file of a data set is missing, truncated, empty or altered.
     #[error("{dataset} needs {}, which is {state}; {advice}", path.display())]
     Data {
         /// The data set.
         dataset: &'static str,
         /// The file.
         path: PathBuf,
-        /// What was found there.
+        /// The result of comparing it with the catalogue.
         state: FileState,
-        /// The command that mends it.
+        /// How to repair it.
         advice: String,
     },
     /// A file or folder cannot be read or written.
@@ -105,61 +105,67 @@ pub enum ImageError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// A file does not follow its format.
-    #[error("{} is not what it should be: {source}; {advice}", path.display())]
+    #[error("{} has a wrong format: {source}; {advice}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// Where, and what was found and expected.
+        /// The place, and what was found and expected.
         source: FormatError,
         /// What to do.
         advice: String,
     },
     /// A label is not a class.
     #[error(
-        "{name}: image {record} of the {split} split has label {label}, and labels go from 0 to {}; mend the file, or \
-         give the right number of classes", classes - 1
+        "{name}: image {record} of the {split} split has label {label}, expected 0 to {}; correct the file or the \
+         number of classes", classes - 1
     )]
     Label {
         /// The image set.
         name: String,
         /// The split.
         split: Split,
-        /// The image's number in the split, from 0.
+        /// The index of the image in the split.
         record: usize,
         /// Its label.
         label: u8,
         /// Number of classes, at least 1.
         classes: usize,
     },
-    /// An image is the same everywhere, and its contrast is to be normalized.
+    /// An image is constant, and the preprocessing divides by its contrast.
     #[error(
-        "{place} is the same byte everywhere, and {preprocessing} divides by an image's contrast; leave the image out, or \
-         choose none or mean-image as preprocessing"
+        "{place} is constant, and {preprocessing} divides by the contrast of an image; remove the image, or use the \
+         preprocessing none or mean-image"
     )]
     Constant {
-        /// The image: its number from 0, and its file or its split.
+        /// The image: its index, and its file or split.
         place: String,
         /// The preprocessing.
         preprocessing: Preprocessing,
     },
-    /// Images, labels, shape or sizes do not belong together.
+    /// Images, labels, shapes or sizes do not match.
     #[error("{name}: {reason}")]
     Mismatch {
         /// The image set.
         name: String,
-        /// What is at odds with what.
+        /// What does not match.
         reason: String,
     },
-    /// A split would hold nothing.
-    #[error("{name} has no images for the {split} split; every split needs at least one")]
+    /// A split is empty.
+    #[error("{name} has no images in the {split} split, expected at least one in every split")]
     Empty {
         /// The image set.
         name: String,
-        /// The first split that is empty.
+        /// The first empty split.
         split: Split,
     },
+    /// The preprocessing is `zca`, and this build has no whitening.
+    #[error(
+        "the preprocessing zca needs the feature `whitening` of laq-datasets, which this build does not have; enable \
+         it, or use another preprocessing"
+    )]
+    NoWhitening,
 }

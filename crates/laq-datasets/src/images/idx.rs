@@ -1,27 +1,27 @@
-//! The idx format, in which MNIST comes.
+//! The idx format, which MNIST uses.
 //!
-//! A file is a header, big-endian throughout, and one byte a number:
+//! A file has a big-endian header, then one byte per element:
 //!
 //! ```text
 //! 0  0                     two zero bytes
-//! 8                        the numbers are unsigned bytes, the one type that is read here
+//! 8                        the element type unsigned byte, the only one supported
 //! rank                     number of dimensions, 1 to 4
-//! u32 × rank               the dimensions, the outermost first, none of them zero
-//! bytes                    as many as the product of the dimensions, row by row
+//! u32 × rank               the dimensions, outermost first, none of them zero
+//! bytes                    the elements, row-major
 //! ```
 //!
-//! Nothing is allocated for the numbers: they stay where the file was read to.
+//! The elements are borrowed from the content of the file.
 
 use super::ImageShape;
 use crate::FormatError;
 
-/// Dimensions and numbers of an idx file.
+/// Dimensions and elements of an idx file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idx<'a> {
-    /// The dimensions, the outermost first; at least one.
+    /// The dimensions, outermost first; at least one.
     pub dimensions: Vec<usize>,
-    /// The numbers, the last dimension innermost.
-    pub numbers: &'a [u8],
+    /// The elements, row-major.
+    pub elements: &'a [u8],
 }
 
 /// Reads the content of an idx file of unsigned bytes.
@@ -29,14 +29,14 @@ pub struct Idx<'a> {
 /// ```
 /// let file = [0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6];
 /// let idx = laq_datasets::idx::parse(&file)?;
-/// assert_eq!((idx.dimensions, idx.numbers), (vec![2, 3], &[1, 2, 3, 4, 5, 6][..]));
+/// assert_eq!((idx.dimensions, idx.elements), (vec![2, 3], &[1, 2, 3, 4, 5, 6][..]));
 /// # Ok::<(), laq_datasets::FormatError>(())
 /// ```
 ///
 /// # Errors
 ///
-/// [`FormatError::Content`] if the magic number is another, the rank is not 1 to 4, a dimension is zero, or the header
-/// and the file's size do not agree.
+/// [`FormatError::Content`] if the magic number is wrong, the rank is not 1 to 4, a dimension is zero, or the header
+/// does not match the size of the file.
 pub fn parse(content: &[u8]) -> Result<Idx<'_>, FormatError> {
     let Some((magic, rest)) = content.split_first_chunk::<4>() else {
         let found = format!("{} bytes", content.len());
@@ -46,11 +46,11 @@ pub fn parse(content: &[u8]) -> Result<Idx<'_>, FormatError> {
         return Err(FormatError::new(
             "magic number",
             format!("{magic:02x?}"),
-            "[00, 00, 08, rank] with a rank of 1 to 4: an unpacked idx file of unsigned bytes",
+            "[00, 00, 08, rank] with a rank of 1 to 4: an uncompressed idx file of unsigned bytes",
         ));
     };
     let rank = usize::from(rank);
-    let Some((header, numbers)) = rest.split_at_checked(4 * rank) else {
+    let Some((header, elements)) = rest.split_at_checked(4 * rank) else {
         return Err(FormatError::new(
             "header",
             format!("{} bytes", content.len()),
@@ -67,24 +67,24 @@ pub fn parse(content: &[u8]) -> Result<Idx<'_>, FormatError> {
         return Err(FormatError::new(
             format!("dimensions {dimensions:?}"),
             "a dimension of zero",
-            "at least one number",
+            "at least 1",
         ));
     }
     let product = dimensions.iter().map(|&d| d as u128).product::<u128>();
-    if product != numbers.len() as u128 {
+    if product != elements.len() as u128 {
         return Err(FormatError::new(
             format!("dimensions {dimensions:?}"),
-            format!("{} bytes after the header", numbers.len()),
+            format!("{} bytes after the header", elements.len()),
             format!("{product}"),
         ));
     }
     Ok(Idx {
         dimensions,
-        numbers,
+        elements,
     })
 }
 
-/// Shape, place of the first pixel and number of the images in `content`, an idx file of rank 3 (images × height ×
+/// Shape, offset of the first pixel and number of the images in `content`, an idx file of rank 3 (N × height ×
 /// width) or 4 (… × channels).
 pub(crate) fn image_file(content: &[u8]) -> Result<(ImageShape, usize, usize), FormatError> {
     let idx = parse(content)?;
@@ -94,11 +94,11 @@ pub(crate) fn image_file(content: &[u8]) -> Result<(ImageShape, usize, usize), F
         _ => {
             let found = format!("{:?}", idx.dimensions);
             let expected =
-                "images, height and width, and perhaps channels: is this a file of labels?";
+                "count, height, width and optionally channels; is this a file of labels?";
             return Err(FormatError::new("dimensions", found, expected));
         }
     };
-    Ok((shape, content.len() - idx.numbers.len(), count))
+    Ok((shape, content.len() - idx.elements.len(), count))
 }
 
 fn shape(height: usize, width: usize, channels: usize) -> ImageShape {
@@ -113,7 +113,7 @@ fn shape(height: usize, width: usize, channels: usize) -> ImageShape {
 pub(crate) fn label_file(content: &[u8], count: usize) -> Result<&[u8], FormatError> {
     let idx = parse(content)?;
     match idx.dimensions[..] {
-        [labels] if labels == count => Ok(idx.numbers),
+        [labels] if labels == count => Ok(idx.elements),
         _ => Err(FormatError::new(
             "dimensions",
             format!("{:?}", idx.dimensions),

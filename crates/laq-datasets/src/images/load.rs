@@ -1,4 +1,4 @@
-//! From the files of a data set to an image set: each file is checked, read, and split.
+//! Loads an image set from the files of a data set: verifies, reads and splits them.
 
 use std::fs::{self, File};
 use std::io::BufReader;
@@ -12,15 +12,14 @@ use crate::text::advice;
 use crate::{Dataset, FileState, ImageFormat, Kind, Split, catalogue, find};
 
 impl ImageSet {
-    /// The data set called `name`, from its files under `data_dir`; `demo-digits` needs no files.
+    /// The data set `name` from its files under `data_dir`; `demo-digits` needs no files.
     ///
-    /// Size and checksum of every file are verified. `preprocessing` is the data set's own where it is `None`.
-    /// `report` hears a sentence before anything that takes more than a moment.
+    /// Verifies size and checksum of every file. `None` stands for the preprocessing of the data set.
+    /// `report` is called with a message before steps that take more than a second.
     ///
     /// # Errors
     ///
-    /// [`ImageError`]: there is no such data set or it is a text, a file is not what it should be, or the disk
-    /// cannot be used.
+    /// [`ImageError`]: the data set is unknown or a text, a file is invalid, or reading or writing fails.
     pub fn load(
         name: &str,
         data_dir: &Path,
@@ -30,7 +29,7 @@ impl ImageSet {
         Self::load_dataset(find(name)?, data_dir, preprocessing, report)
     }
 
-    /// [`load`](Self::load) for a data set that need not be in the catalogue.
+    /// [`load`](Self::load) for any [`Dataset`].
     ///
     /// # Errors
     ///
@@ -86,7 +85,7 @@ impl ImageSet {
         for (split, (raw, expected)) in Split::ALL.into_iter().zip(raw.iter().zip(splits)) {
             if raw.len() != expected {
                 return Err(files.mismatch(format!(
-                    "the files have {} images for the {split} split, and {expected} are expected",
+                    "the files have {} images in the {split} split, expected {expected}",
                     raw.len()
                 )));
             }
@@ -105,7 +104,7 @@ impl ImageSet {
             [] => whitening::whiten(raw),
             _ => {
                 let path = data_dir.join(dataset.name).join("whitened.images");
-                whitening::whiten_once(raw, &digest, &path, files.report)
+                whitening::whiten_cached(raw, &digest, &path, files.report)
             }
         })?;
         Ok(Self::assemble(
@@ -119,7 +118,7 @@ impl ImageSet {
     }
 }
 
-/// The files of one data set; [`super::load_svhn`] has more of it.
+/// The files of one data set; [`super::load_svhn`] has further methods.
 pub(super) struct Files<'a> {
     pub(super) dataset: &'a Dataset,
     pub(super) data_dir: &'a Path,
@@ -127,8 +126,7 @@ pub(super) struct Files<'a> {
 }
 
 impl Files<'_> {
-    /// Training images and labels, test images and labels; the last `validation` of the training images are for
-    /// validation.
+    /// Reads training and test images; the last `validation` training images are for validation.
     fn idx(&mut self, validation: usize) -> Result<[RawImages; 3], ImageError> {
         let train = self.idx_pair([0, 1])?;
         let test = self.idx_pair([2, 3])?;
@@ -151,7 +149,7 @@ impl Files<'_> {
         })
     }
 
-    /// The files `train` and `test`, from an archive where the data set is one, and as they stand elsewhere.
+    /// Reads the files `train` and `test`, from the archive or as separate files.
     fn cifar(
         &mut self,
         train: &[&str],
@@ -181,7 +179,7 @@ impl Files<'_> {
         Ok([found, test])
     }
 
-    /// Where image number `record` of `split` comes from, in words; there are `training` images in the training split.
+    /// Describes the origin of image `record` of `split`; the training split has `training` images.
     fn place(
         &mut self,
         (split, record): (Split, usize),
@@ -197,7 +195,7 @@ impl Files<'_> {
             return Ok(format!("image {record} of the {split} split"));
         };
         let most = splits.iter().sum();
-        // Images for validation are the last ones of the training files.
+        // Validation images are the last of the training files.
         let in_files = match split {
             Split::Validation => training + record,
             Split::Train | Split::Test => record,
@@ -234,7 +232,7 @@ impl Files<'_> {
         Ok(format!("record {record} of {}", file.display()))
     }
 
-    /// The path and the content of file number `index`, once it is known to be good.
+    /// The path and content of file `index`, verified.
     fn read(&mut self, index: usize) -> Result<(PathBuf, Vec<u8>), ImageError> {
         let path = self.check(index)?;
         match fs::read(&path) {
@@ -243,7 +241,7 @@ impl Files<'_> {
         }
     }
 
-    /// The path of file number `index`, and the file to be read, once it is known to be good.
+    /// The path of file `index`, and the verified file, opened.
     fn open(&mut self, index: usize) -> Result<(PathBuf, BufReader<File>), ImageError> {
         let path = self.check(index)?;
         match File::open(&path) {
@@ -252,21 +250,21 @@ impl Files<'_> {
         }
     }
 
-    /// The path of file number `index`, after its size and checksum have been compared.
+    /// Verifies size and checksum of file `index` and returns its path.
     pub(super) fn check(&mut self, index: usize) -> Result<PathBuf, ImageError> {
         let files = self.dataset.files;
         let file = files.get(index).ok_or_else(|| {
             self.mismatch(format!(
-                "its entry names {} files, and its format has more",
+                "the entry has {} files, and the format needs more",
                 files.len()
             ))
         })?;
         let path = self.dataset.path(file, self.data_dir);
         if file.bytes > 100_000_000 {
-            (self.report)(&format!("checking {}", path.display()));
+            (self.report)(&format!("verifying {}", path.display()));
         }
         match file.inspect(&path) {
-            Ok(FileState::Good) => Ok(path),
+            Ok(FileState::Valid) => Ok(path),
             Ok(state) => Err(ImageError::Data {
                 dataset: self.dataset.name,
                 path,
@@ -293,7 +291,7 @@ impl Files<'_> {
     }
 }
 
-/// All images of `parts`, in their order.
+/// Concatenates the images of `parts`.
 fn concat(mut parts: Vec<RawImages>) -> RawImages {
     if parts.len() == 1 {
         return parts.remove(0);
@@ -310,7 +308,7 @@ fn concat(mut parts: Vec<RawImages>) -> RawImages {
     }
 }
 
-/// Train, validation and test, where validation is the last `validation` images of `train`.
+/// Splits off the last `validation` images of `train`.
 fn hold_out(train: RawImages, validation: usize, test: RawImages) -> [RawImages; 3] {
     let kept = train.len().saturating_sub(validation);
     [train.part(0..kept), train.part(kept..train.len()), test]

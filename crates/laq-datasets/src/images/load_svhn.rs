@@ -1,4 +1,4 @@
-//! SVHN from its files to splits: decoded once, image by image, into a copy that is mapped into memory.
+//! Loads SVHN: decodes the files once, image by image, into a cache file that is memory-mapped.
 
 use std::fs::File;
 use std::io::{self, BufReader};
@@ -14,13 +14,13 @@ use crate::Split;
 struct Source {
     path: PathBuf,
     labels: Vec<u8>,
-    /// For every image whether it is for validation.
+    /// Whether each image is for validation.
     held_out: Vec<bool>,
 }
 
 impl Files<'_> {
-    /// Training images, extra ones and test images, from the decoded copy if there is one. Of every class the last
-    /// `per_class[0]` of the training images and the last `per_class[1]` of the extra ones are for validation.
+    /// The splits, from the decoded copy if it exists. Of every class, the last `per_class[0]` training images
+    /// and the last `per_class[1]` extra images are for validation.
     pub(super) fn svhn(
         &mut self,
         classes: usize,
@@ -34,8 +34,12 @@ impl Files<'_> {
             source,
         };
         let read = |found| {
-            let otherwise = || failed(io::Error::other("its size is not what it says; remove it"));
-            let splits = decoded::splits(&found).ok_or_else(otherwise)?;
+            let invalid = || {
+                failed(io::Error::other(
+                    "its size does not match its header; remove it",
+                ))
+            };
+            let splits = decoded::splits(&found).ok_or_else(invalid)?;
             Ok((splits, found.digest))
         };
         if let Some(found) = cache::open(&copy, &decoded::MAGIC, &key).map_err(failed)? {
@@ -51,7 +55,7 @@ impl Files<'_> {
         let found =
             cache::open_or_make(&copy, magic, &key, self.report, failed, |writer, report| {
                 let (title, path) = (dataset.title, copy.display());
-                report(&format!("decoding {title} into {path}, once"));
+                report(&format!("decoding {title} to {path}, once"));
                 let files = Files {
                     dataset,
                     data_dir,
@@ -62,7 +66,7 @@ impl Files<'_> {
         read(found)
     }
 
-    /// Where image `record` of `split` comes from: its file, and its number there.
+    /// The origin of image `record` of `split`: its file and index.
     pub(super) fn svhn_place(
         &self,
         (split, record): (Split, usize),
@@ -90,7 +94,7 @@ impl Files<'_> {
         Ok((source.path.clone(), record))
     }
 
-    /// The three files' labels, and which of their images are for validation.
+    /// The labels of the three files, and which images are for validation.
     fn sources(
         &self,
         paths: &[PathBuf],
@@ -105,7 +109,7 @@ impl Files<'_> {
             .collect()
     }
 
-    /// What a copy is made from: the files as the catalogue knows them, and the rule of the split.
+    /// The key of the decoded copy: files as in the catalogue, and the rule of the split.
     fn key(&self, per_class: [usize; 2]) -> [u8; 32] {
         let mut key = Sha256::new();
         key.update(format!("svhn {per_class:?}"));
@@ -115,7 +119,7 @@ impl Files<'_> {
         key.finalize().into()
     }
 
-    /// The labels of a file, and which of its images are for validation: the last `count` of every class.
+    /// The labels of a file; the last `count` images of every class are for validation.
     fn source(
         &self,
         path: PathBuf,
@@ -141,15 +145,14 @@ impl Files<'_> {
                 held_out,
             }),
             Some(class) => Err(self.mismatch(format!(
-                "{} has {} images of class {class}, and {count} of every class are for validation; it has to be a file \
-                 with more",
+                "{} has {} images of class {class}, expected at least {count}, which are for validation",
                 path.display(),
                 count - left[class]
             ))),
         }
     }
 
-    /// Writes the content of the copy: the images for training, then those for validation, then those for testing.
+    /// Writes the content of the copy: training, validation, then test images.
     fn decode(
         &self,
         sources: &[Source],
@@ -185,7 +188,7 @@ impl Files<'_> {
         Ok(())
     }
 
-    /// Calls `each` with every image of a file, and whether it is for validation.
+    /// Calls `each` with every image of a file and whether it is for validation.
     fn images(
         &self,
         source: &Source,

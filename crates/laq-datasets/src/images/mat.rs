@@ -1,13 +1,14 @@
-//! MATLAB's level 5 MAT-files, as far as arrays of numbers go.
+//! MATLAB MAT-files of level 5: arrays of real numbers.
 //!
-//! A file is a header of 128 bytes, whose last four give version and byte order, and elements: eight bytes of type
-//! and size, then the data, padded to a multiple of eight. An array is an element of elements: flags with its class,
-//! dimensions, name, and its numbers in column-major order, possibly in a smaller type than the class says. Where a
-//! top-level element is compressed (zlib), its data are an array's element. Where the data of an inner element fit
-//! into four bytes, type and size are two bytes each and the data take the other four.
+//! A file has a header of 128 bytes, whose last four give version and byte order, then elements: eight bytes of
+//! type and size, then data, padded to a multiple of eight. An array element contains elements: flags with the
+//! class, dimensions, name, and values in column-major order, possibly in a smaller type than the class. The
+//! data of a compressed (zlib) top-level element are an array element. If the data of an inner element fit
+//! into four bytes, type and size take two bytes each and the data the other four.
 //!
-//! The reader streams: it holds a header and a buffer at a time, whatever sizes a file claims, and passes over arrays
-//! that are not asked for without unpacking them. Version 7.3 files are HDF5 and something else altogether.
+//! The reader streams: its memory does not depend on the sizes in the file, and arrays that the caller does not
+//! read are skipped. Version 7.3 files are HDF5, another format. The reader is our own because the crates
+//! that read MAT-files load whole arrays, and SVHN's extra file unpacks to 1.6 GB.
 
 use std::io::{self, Read};
 
@@ -16,11 +17,11 @@ use flate2::read::ZlibDecoder;
 use super::FormatError;
 use super::error::{fill, unreadable};
 
-/// Dimensions and bytes of a name that are read; MATLAB's own limit for names is 63.
-const MOST_DIMENSIONS: usize = 32;
-const MOST_NAME: usize = 256;
+/// Limits of the number of dimensions and of the bytes of a name; MATLAB limits names to 63.
+const MAX_DIMENSIONS: usize = 32;
+const MAX_NAME: usize = 256;
 
-/// How numbers are written in the file.
+/// The element type of the stored values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     /// Signed 8-bit integers.
@@ -62,7 +63,7 @@ impl Stored {
         })
     }
 
-    /// Bytes a number.
+    /// Bytes per value.
     pub fn width(self) -> usize {
         match self {
             Self::I8 | Self::U8 => 1,
@@ -73,7 +74,7 @@ impl Stored {
     }
 }
 
-/// The order of a number's bytes.
+/// Byte order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     Little,
@@ -95,7 +96,7 @@ impl Order {
         }
     }
 
-    /// The number in the first bytes of `bytes`.
+    /// Decodes the first value of `bytes`.
     fn f64(self, stored: Stored, bytes: &[u8]) -> f64 {
         let mut little = [0; 8];
         let width = stored.width();
@@ -119,34 +120,34 @@ impl Order {
     }
 }
 
-/// An array of real numbers, of which the numbers are still to be read.
+/// An array of real numbers; the values are read on demand.
 pub struct Array<'a> {
     /// Its name.
     pub name: String,
     /// Its dimensions; the first is innermost in the file.
     pub dimensions: Vec<usize>,
-    /// How its numbers are stored.
+    /// The element type of its stored values.
     pub stored: Stored,
     order: Order,
-    /// Bytes that are still to be read.
+    /// Unread bytes.
     left: u64,
-    /// The numbers of an element so small that they stand in its tag.
+    /// The values, if they are within the tag.
     in_tag: Option<[u8; 4]>,
     content: &'a mut dyn Read,
 }
 
 impl Array<'_> {
     /// Product of the dimensions.
-    pub fn numbers(&self) -> u64 {
-        // It was compared with the bytes of an element, so it fits.
+    pub fn elements(&self) -> u64 {
+        // Compared with the size of the element when the tag was read, so it does not overflow.
         self.dimensions.iter().map(|&d| d as u64).product()
     }
 
-    /// Reads the next bytes as they are stored. `place` says where this is, if the file ends before that.
+    /// Reads the next stored bytes. `place` describes the position for errors.
     ///
     /// # Errors
     ///
-    /// [`FormatError`] if the array or the file ends before `buffer` is full, or cannot be read or unpacked.
+    /// [`FormatError`] if the array or the file ends before `buffer` is full, or reading or decompressing fails.
     pub fn read_bytes(
         &mut self,
         buffer: &mut [u8],
@@ -159,7 +160,7 @@ impl Array<'_> {
         }
         match self.in_tag {
             Some(bytes) => {
-                let size = self.numbers() as usize * self.stored.width();
+                let size = self.elements() as usize * self.stored.width();
                 let start = size - self.left as usize;
                 buffer.copy_from_slice(&bytes[start..start + buffer.len()]);
             }
@@ -169,7 +170,7 @@ impl Array<'_> {
         Ok(())
     }
 
-    /// The next number, whatever it is stored as.
+    /// Reads the next value, converted to f64.
     ///
     /// # Errors
     ///
@@ -181,12 +182,12 @@ impl Array<'_> {
     }
 }
 
-/// Calls `visit` with every array of real numbers in `content`, in the order of the file. What `visit` does not read
-/// of an array is passed over; what it reads to the end is checked against the checksum of its compression.
+/// Calls `visit` with every array of real numbers in `content`, in file order. Values that `visit` does not read
+/// are skipped; if it reads all values of a compressed array, the checksum is verified.
 ///
 /// # Errors
 ///
-/// [`FormatError`] if the file is no MAT-file of level 5, is damaged or cut short, and whatever `visit` returns.
+/// [`FormatError`] if the file is not a MAT-file of level 5, is damaged or truncated, and any error of `visit`.
 pub fn read(
     mut content: impl Read,
     visit: &mut dyn FnMut(&mut Array<'_>) -> Result<(), FormatError>,
@@ -194,7 +195,7 @@ pub fn read(
     let order = header(&mut content)?;
     for element in 0.. {
         let place = || format!("element {element}");
-        // The end of the file is where an element would begin, and nowhere else.
+        // The file may end only between elements.
         let Some(tag) = Tag::read(&mut content, order, &place)? else {
             break;
         };
@@ -207,21 +208,21 @@ pub fn read(
                 if let Some(inner) = inner.filter(|inner| inner.code == MATRIX) {
                     let mut array = (&mut unpacked).take(inner.size.into());
                     if matrix(&mut array, order, &place, visit)? {
-                        // Only the end of the stream has the checksum; at most the padding of an element precedes it.
+                        // The checksum is at the end of the stream, after at most the padding.
                         finish(&mut unpacked, &place)?;
                     }
                 }
-                pass_over(&mut packed, &place)?;
+                skip_rest(&mut packed, &place)?;
             }
             MATRIX => {
                 let mut array = (&mut content).take(size);
                 matrix(&mut array, order, &place, visit)?;
-                pass_over(&mut array, &place)?;
-                pass_over(&mut (&mut content).take(padding(size)), &place)?;
+                skip_rest(&mut array, &place)?;
+                skip_rest(&mut (&mut content).take(padding(size)), &place)?;
             }
             code if tag.in_tag.is_none() && (1..=18).contains(&code) => {
                 let mut other = (&mut content).take(size + padding(size));
-                pass_over(&mut other, &place)?;
+                skip_rest(&mut other, &place)?;
             }
             code => {
                 let found = format!("an element of type {code}");
@@ -265,7 +266,7 @@ fn header(content: &mut impl Read) -> Result<Order, FormatError> {
     }
 }
 
-/// Type and size of an element, and its data where they are in the tag.
+/// Type and size of an element, and its data if they are within the tag.
 struct Tag {
     code: u32,
     size: u32,
@@ -273,7 +274,7 @@ struct Tag {
 }
 
 impl Tag {
-    /// The next tag; `None` where the content has ended.
+    /// Reads the next tag; `None` at the end of the content.
     fn read(
         content: &mut dyn Read,
         order: Order,
@@ -305,12 +306,12 @@ impl Tag {
     }
 }
 
-/// Bytes after data of `size` bytes, up to a multiple of eight.
+/// Bytes of padding after `size` bytes, to a multiple of eight.
 fn padding(size: u64) -> u64 {
     size.wrapping_neg() % 8
 }
 
-/// Reads the inside of an array element and calls `visit`; whether `visit` has read all its numbers.
+/// Reads the inner elements of an array and calls `visit`. Returns whether `visit` read all values.
 fn matrix(
     content: &mut dyn Read,
     order: Order,
@@ -318,7 +319,7 @@ fn matrix(
     visit: &mut dyn FnMut(&mut Array<'_>) -> Result<(), FormatError>,
 ) -> Result<bool, FormatError> {
     let Some(flags) = small_element(content, order, 6, 8, "flags", place)? else {
-        // An element of no bytes is an empty array without a name.
+        // An element without bytes is an empty array without a name.
         return Ok(false);
     };
     if flags.len() != 8 {
@@ -328,7 +329,7 @@ fn matrix(
     let flags = order.u32([flags[0], flags[1], flags[2], flags[3]]);
     let (class, complex) = (flags & 0xff, flags & 0x0800 != 0);
     let missing = |what: &str| FormatError::new(place(), format!("an array without {what}"), "it");
-    let dimensions = small_element(content, order, 5, 4 * MOST_DIMENSIONS, "dimensions", place)?
+    let dimensions = small_element(content, order, 5, 4 * MAX_DIMENSIONS, "dimensions", place)?
         .ok_or_else(|| missing("dimensions"))?;
     let dimensions = dimensions
         .as_chunks::<4>()
@@ -341,20 +342,20 @@ fn matrix(
             })
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let name = small_element(content, order, 1, MOST_NAME, "name", place)?
+    let name = small_element(content, order, 1, MAX_NAME, "name", place)?
         .ok_or_else(|| missing("a name"))?;
     let name = String::from_utf8_lossy(&name).into_owned();
-    // Classes 6 to 15 are the numbers; others (text, cells, structures) and complex numbers are passed over.
+    // Classes 6 to 15 are numeric; others (text, cells, structures) and complex arrays are skipped.
     if !(6..=15).contains(&class) || complex {
         return Ok(false);
     }
 
-    let tag = Tag::read(content, order, place)?.ok_or_else(|| missing("numbers"))?;
+    let tag = Tag::read(content, order, place)?.ok_or_else(|| missing("values"))?;
     let Some(stored) = Stored::from_type(tag.code) else {
         return Err(FormatError::new(
             format!("array {name}"),
-            format!("numbers of type {}", tag.code),
-            "a type of numbers: 1 to 7, 9, 12 or 13",
+            format!("values of type {}", tag.code),
+            "a numeric type: 1 to 7, 9, 12 or 13",
         ));
     };
     let product: Option<u64> = dimensions
@@ -366,8 +367,8 @@ fn matrix(
     if product != Some(size) || (tag.in_tag.is_some() && size > 4) {
         return Err(FormatError::new(
             format!("array {name}"),
-            format!("{size} bytes of numbers"),
-            format!("{dimensions:?} numbers of {} bytes", stored.width()),
+            format!("{size} bytes of values"),
+            format!("{dimensions:?} values of {} bytes", stored.width()),
         ));
     }
     let mut array = Array {
@@ -383,12 +384,12 @@ fn matrix(
     Ok(array.left == 0)
 }
 
-/// The data of an inner element of at most `most` bytes; `None` where the content has ended.
+/// The data of an inner element of at most `limit` bytes; `None` at the end of the content.
 fn small_element(
     content: &mut dyn Read,
     order: Order,
     code: u32,
-    most: usize,
+    limit: usize,
     what: &str,
     place: &dyn Fn() -> String,
 ) -> Result<Option<Vec<u8>>, FormatError> {
@@ -396,11 +397,11 @@ fn small_element(
         return Ok(None);
     };
     let size = tag.size as usize;
-    if tag.code != code || size > most || (tag.in_tag.is_some() && size > 4) {
+    if tag.code != code || size > limit || (tag.in_tag.is_some() && size > 4) {
         return Err(FormatError::new(
             place(),
             format!("{what} of type {} and {size} bytes", tag.code),
-            format!("type {code} and at most {most} bytes"),
+            format!("type {code} and at most {limit} bytes"),
         ));
     }
     if let Some(bytes) = tag.in_tag {
@@ -427,8 +428,8 @@ fn exact(
     Ok(())
 }
 
-/// Reads what is left of an element.
-fn pass_over(
+/// Skips the rest of an element.
+fn skip_rest(
     rest: &mut io::Take<impl Read>,
     place: &dyn Fn() -> String,
 ) -> Result<(), FormatError> {
@@ -442,7 +443,7 @@ fn pass_over(
     }
 }
 
-/// Reads the end of a compressed element, which may hold padding and nothing else.
+/// Reads the end of a compressed element, which may contain padding only.
 fn finish(unpacked: &mut dyn Read, place: &dyn Fn() -> String) -> Result<(), FormatError> {
     let copied = io::copy(&mut unpacked.take(8), &mut io::sink()).map_err(unreadable(place))?;
     match copied {

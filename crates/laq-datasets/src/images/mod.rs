@@ -1,4 +1,4 @@
-//! Images in memory: what a split is before and after preprocessing, and how a batch is taken from it.
+//! Images in memory: splits before and after preprocessing, and batches.
 //!
 //! [`load`] turns files into splits; the readers of the formats are [`idx`] and its siblings.
 
@@ -14,6 +14,7 @@ mod load_svhn;
 pub mod mat;
 mod preprocessing;
 pub mod svhn;
+#[cfg_attr(not(feature = "whitening"), path = "no_whitening.rs")]
 mod whitening;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use sha2::{Digest, Sha256};
 
 pub use self::error::{FormatError, ImageError};
 pub use self::preprocessing::{Preprocessing, UnknownPreprocessing};
+#[cfg(feature = "whitening")]
 pub use self::whitening::Whitening;
 use crate::Split;
 
@@ -39,8 +41,8 @@ pub struct ImageShape {
 }
 
 impl ImageShape {
-    /// Numbers an image: height · width · channels.
-    pub const fn numbers(&self) -> usize {
+    /// Elements of an image: height · width · channels.
+    pub const fn elements(&self) -> usize {
         self.height * self.width * self.channels
     }
 }
@@ -51,7 +53,7 @@ impl fmt::Display for ImageShape {
     }
 }
 
-/// Bytes that are shared and never change: in memory, or a file that is mapped into it.
+/// Shared immutable bytes: in memory or memory-mapped.
 #[derive(Clone)]
 pub struct Pixels {
     storage: Arc<dyn AsRef<[u8]> + Send + Sync>,
@@ -59,7 +61,7 @@ pub struct Pixels {
 }
 
 impl Pixels {
-    /// All bytes of `storage`, which must give the same bytes every time.
+    /// All bytes of `storage`, which must return the same bytes on every call.
     pub fn new(storage: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
         let range = 0..storage.as_ref().len();
         Self {
@@ -68,11 +70,11 @@ impl Pixels {
         }
     }
 
-    /// A part of these bytes, without copying them.
+    /// A subrange, without a copy.
     ///
     /// # Panics
     ///
-    /// If `range` does not lie within them.
+    /// If `range` is out of bounds.
     pub fn part(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.range.len());
         let start = self.range.start;
@@ -108,7 +110,7 @@ impl fmt::Debug for Pixels {
 pub struct RawImages {
     /// Shape of every image.
     pub shape: ImageShape,
-    /// Images × height × width × channels: pixel by pixel, with the channels innermost.
+    /// N × height × width × channels (NHWC).
     pub pixels: Pixels,
     /// The class of every image, from 0.
     pub labels: Vec<u8>,
@@ -120,21 +122,23 @@ impl RawImages {
         self.labels.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// Images `range`, without copying their pixels.
+    /// The images `range`; their pixels are not copied.
     ///
     /// # Panics
     ///
-    /// If there are not so many images.
+    /// If `range` is out of bounds.
     pub fn part(&self, range: Range<usize>) -> Self {
-        let numbers = self.shape.numbers();
+        let elements = self.shape.elements();
         Self {
             shape: self.shape,
-            pixels: self.pixels.part(range.start * numbers..range.end * numbers),
+            pixels: self
+                .pixels
+                .part(range.start * elements..range.end * elements),
             labels: self.labels[range].to_vec(),
         }
     }
@@ -147,19 +151,19 @@ pub struct Images {
     inputs: Inputs,
 }
 
-/// Where a network's inputs come from.
+/// How the inputs of a network are computed.
 #[derive(Clone, Debug)]
 enum Inputs {
     /// The bytes over 255.
     Scaled,
-    /// The bytes over 255, less a mean.
-    Centred(Arc<[f32]>),
-    /// The bytes, normalized as a whole.
+    /// The bytes over 255, minus a mean image.
+    Centered(Arc<[f32]>),
+    /// The bytes after global contrast normalization.
     GlobalContrast,
-    /// The bytes, normalized as a whole and then around every pixel.
+    /// The bytes after global and local contrast normalization.
     LocalContrast,
-    /// Ready numbers of all images, as little-endian `f32`.
-    Ready(Pixels),
+    /// Precomputed inputs of all images, as little-endian `f32`.
+    Precomputed(Pixels),
 }
 
 impl Images {
@@ -168,7 +172,7 @@ impl Images {
         self.raw.len()
     }
 
-    /// Whether there are none, which no split of an [`ImageSet`] is.
+    /// Whether there are no images; false for every split of an [`ImageSet`].
     pub fn is_empty(&self) -> bool {
         self.raw.is_empty()
     }
@@ -178,35 +182,35 @@ impl Images {
         &self.raw.labels
     }
 
-    /// Writes the preprocessed images `indices` one after the other, each as height × width × channels with the
-    /// channels innermost, and their labels. Nothing is allocated but, with [`Preprocessing::Lcn`], two images.
+    /// Writes the preprocessed images `indices` (NHWC) and their labels. Allocates nothing except, for
+    /// [`Preprocessing::Lcn`], two images.
     ///
     /// # Panics
     ///
-    /// If an index is not below [`len`](Self::len), `inputs` does not hold as many numbers as these images have, or
-    /// `labels` not as many as there are indices.
+    /// If an index is not below [`len`](Self::len), or the length of `inputs` or `labels` is not that of
+    /// the images.
     pub fn fill(&self, indices: &[u32], inputs: &mut [f32], labels: &mut [u8]) {
         let shape = self.raw.shape;
-        let numbers = shape.numbers();
+        let elements = shape.elements();
         assert_eq!(
             inputs.len(),
-            indices.len() * numbers,
-            "inputs hold B images"
+            indices.len() * elements,
+            "inputs have B·H·W·C elements"
         );
-        assert_eq!(labels.len(), indices.len(), "labels hold B labels");
+        assert_eq!(labels.len(), indices.len(), "labels have B elements");
         let mut scratch = match self.inputs {
-            Inputs::LocalContrast => vec![0.0; 2 * numbers],
+            Inputs::LocalContrast => vec![0.0; 2 * elements],
             _ => Vec::new(),
         };
         let pixels: &[u8] = &self.raw.pixels;
-        let chosen = indices.iter().zip(inputs.chunks_exact_mut(numbers));
+        let chosen = indices.iter().zip(inputs.chunks_exact_mut(elements));
         for ((&index, input), label) in chosen.zip(labels) {
             let index = index as usize;
             *label = self.raw.labels[index];
-            let image = &pixels[index * numbers..][..numbers];
+            let image = &pixels[index * elements..][..elements];
             match &self.inputs {
                 Inputs::Scaled => scale(image, input),
-                Inputs::Centred(mean) => {
+                Inputs::Centered(mean) => {
                     scale(image, input);
                     for (input, mean) in input.iter_mut().zip(mean.iter()) {
                         *input -= mean;
@@ -217,8 +221,8 @@ impl Images {
                     normalize(image, input);
                     contrast::local(shape, input, &mut scratch);
                 }
-                Inputs::Ready(bytes) => {
-                    let ready = bytes[4 * index * numbers..].as_chunks().0;
+                Inputs::Precomputed(bytes) => {
+                    let ready = bytes[4 * index * elements..].as_chunks().0;
                     for (input, &bytes) in input.iter_mut().zip(ready) {
                         *input = f32::from_le_bytes(bytes);
                     }
@@ -243,9 +247,9 @@ fn normalize(image: &[u8], input: &mut [f32]) {
 /// A set of images in three splits, preprocessed.
 #[derive(Clone, Debug)]
 pub struct ImageSet {
-    /// The data set's name, or what the caller calls it.
+    /// The name of the data set, or the caller's name for it.
     pub name: String,
-    /// What was done with the pixels.
+    /// The preprocessing of the pixels.
     pub preprocessing: Preprocessing,
     shape: ImageShape,
     classes: usize,
@@ -256,16 +260,17 @@ pub struct ImageSet {
 }
 
 impl ImageSet {
-    /// A set of the caller's own: the splits in the order train, validation, test.
+    /// A set from raw splits in the order train, validation, test.
     ///
-    /// What is fitted to images, as a mean is, is fitted to the training split.
+    /// Statistics of the preprocessing, such as the mean image, are those of the training split.
     ///
     /// # Errors
     ///
-    /// [`ImageError::Mismatch`] if the splits have different shapes, a split's pixels are not as many as its labels
-    /// need, there are no pixels, no classes or more than 256, or images are too large to be whitened;
-    /// [`ImageError::Empty`] for a split without images; [`ImageError::Label`] for a label that is no class;
-    /// [`ImageError::Constant`] for an image without contrast where that is normalized.
+    /// [`ImageError::Mismatch`] if shapes differ, pixels and labels do not match, there are no pixels, the
+    /// number of classes is not 1 to 256, or images are too large to be whitened; [`ImageError::Empty`] for
+    /// a split without images; [`ImageError::Label`] for a label that is not a class;
+    /// [`ImageError::Constant`] for a constant image if contrast is normalized;
+    /// [`ImageError::NoWhitening`] for `zca` without the feature `whitening`.
     pub fn from_raw(
         name: &str,
         classes: usize,
@@ -291,7 +296,7 @@ impl ImageSet {
         ))
     }
 
-    /// The set of splits that have been checked, and whose [`content_digest`] is known.
+    /// The set of checked splits with their [`content_digest`].
     fn assemble(
         name: &str,
         classes: usize,
@@ -317,7 +322,7 @@ impl ImageSet {
             train: images(train, for_train),
             validation: images(validation, for_validation),
             test: images(test, for_test),
-            fingerprint: crate::check::hex(&fingerprint),
+            fingerprint: hex::encode(fingerprint),
         }
     }
 
@@ -340,8 +345,8 @@ impl ImageSet {
         }
     }
 
-    /// What tells one set from another: the SHA-256, in lower-case hexadecimal, of shape, classes, preprocessing, and
-    /// pixels and labels of all splits.
+    /// Identifies the set: SHA-256, in lower-case hexadecimal, of shape, classes, preprocessing, pixels and
+    /// labels of all splits.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
@@ -353,7 +358,7 @@ fn check(name: &str, classes: usize, splits: &[RawImages; 3]) -> Result<(), Imag
         reason,
     };
     if !(1..=256).contains(&classes) {
-        let reason = format!("there are {classes} classes, and 1 to 256 are possible");
+        let reason = format!("found {classes} classes, expected 1 to 256");
         return Err(mismatch(reason));
     }
     let shape = splits[0].shape;
@@ -366,26 +371,26 @@ fn check(name: &str, classes: usize, splits: &[RawImages; 3]) -> Result<(), Imag
         }
         if raw.shape != shape {
             return Err(mismatch(format!(
-                "images of the {split} split are {}, those of the train split {shape}",
+                "images of the {split} split have shape {}, those of the train split {shape}",
                 raw.shape
             )));
         }
-        let numbers = [shape.height, shape.width, shape.channels, raw.len()];
-        let expected: Option<usize> = numbers
+        let factors = [shape.height, shape.width, shape.channels, raw.len()];
+        let expected: Option<usize> = factors
             .into_iter()
             .try_fold(1, |product: usize, factor| product.checked_mul(factor));
         if expected != Some(raw.pixels.len()) || expected == Some(0) {
             return Err(mismatch(format!(
-                "the {split} split has {} bytes of pixels, and {} labels of {shape} images",
+                "the {split} split has {} bytes of pixels for {} labels of {shape} images",
                 raw.pixels.len(),
                 raw.len()
             )));
         }
-        let bad = raw
+        let invalid = raw
             .labels
             .iter()
             .position(|&label| usize::from(label) >= classes);
-        if let Some(record) = bad {
+        if let Some(record) = invalid {
             return Err(ImageError::Label {
                 name: name.to_owned(),
                 split,
@@ -398,7 +403,7 @@ fn check(name: &str, classes: usize, splits: &[RawImages; 3]) -> Result<(), Imag
     Ok(())
 }
 
-/// SHA-256 of the shape, the numbers of images, the labels of all splits and the pixels of all splits.
+/// SHA-256 of the shape, the image counts, the labels and the pixels of all splits.
 fn content_digest(splits: &[RawImages; 3]) -> [u8; 32] {
     let mut digest = Sha256::new();
     let shape = splits[0].shape;

@@ -1,4 +1,4 @@
-//! What is done with the pixels before a network sees them.
+//! Preprocessing of pixels.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,24 +7,24 @@ use std::sync::Arc;
 use super::{ImageError, Inputs, Pixels, RawImages, contrast};
 use crate::Split;
 
-/// What is done with the pixels before a network sees them.
+/// The preprocessing of pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Preprocessing {
-    /// To [0, 1]: x / 255.
+    /// x / 255, in [0, 1].
     None,
-    /// To [0, 1], less the mean of the training images, pixel by pixel.
+    /// x / 255, minus the mean of the training images at each pixel.
     MeanImage,
-    /// Global contrast normalization: 55 (x − mean(x)) / ‖x − mean(x)‖ over all numbers of an image.
+    /// Global contrast normalization: 55 (x − mean(x)) / ‖x − mean(x)‖ over all elements of an image.
     Gcn,
-    /// Global contrast normalization, then ZCA whitening that was fitted to the training images
-    /// ([`Whitening`](super::Whitening)).
+    /// Global contrast normalization, then ZCA whitening fitted to the training images. Needs the feature
+    /// `whitening`.
     Zca,
-    /// Global contrast normalization, then local, over windows of 7 × 7 pixels of one colour.
+    /// Global contrast normalization, then local in windows of 7 × 7 pixels per channel.
     Lcn,
 }
 
 impl Preprocessing {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 5] = [Self::None, Self::MeanImage, Self::Gcn, Self::Zca, Self::Lcn];
 
     /// The name in configurations.
@@ -38,7 +38,7 @@ impl Preprocessing {
         }
     }
 
-    /// The first image, by split and number, that is the same everywhere, if this divides by an image's contrast.
+    /// The split and index of the first constant image, if this preprocessing divides by the contrast.
     pub(super) fn first_constant(self, splits: &[RawImages; 3]) -> Option<(Split, usize)> {
         match self {
             Self::None | Self::MeanImage => None,
@@ -49,7 +49,7 @@ impl Preprocessing {
         }
     }
 
-    /// What the splits' inputs are made from; `whiten` makes the numbers of all splits, one after the other.
+    /// How the inputs of the splits are computed; `whiten` returns the whitened images of all splits.
     pub(super) fn inputs(
         self,
         splits: &[RawImages; 3],
@@ -59,7 +59,7 @@ impl Preprocessing {
             Self::None => [(); 3].map(|()| Inputs::Scaled),
             Self::MeanImage => {
                 let mean = mean_image(&splits[0]);
-                [(); 3].map(|()| Inputs::Centred(Arc::clone(&mean)))
+                [(); 3].map(|()| Inputs::Centered(Arc::clone(&mean)))
             }
             Self::Gcn => [(); 3].map(|()| Inputs::GlobalContrast),
             Self::Lcn => [(); 3].map(|()| Inputs::LocalContrast),
@@ -69,41 +69,30 @@ impl Preprocessing {
                 splits.each_ref().map(|raw| {
                     let bytes = 4 * raw.pixels.len();
                     start += bytes;
-                    Inputs::Ready(whitened.part(start - bytes..start))
+                    Inputs::Precomputed(whitened.part(start - bytes..start))
                 })
             }
         })
     }
 }
 
-/// A name that no preprocessing has.
+/// The name of no preprocessing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "there is no preprocessing called {name:?}; did you mean {nearest}? There are none, mean-image, gcn, zca and lcn"
-)]
+#[error("unknown preprocessing {name:?}, expected none, mean-image, gcn, zca or lcn")]
 pub struct UnknownPreprocessing {
-    /// The name that was asked for.
+    /// The name found.
     pub name: String,
-    /// The most similar name there is.
-    pub nearest: Preprocessing,
 }
 
 impl FromStr for Preprocessing {
     type Err = UnknownPreprocessing;
 
     fn from_str(name: &str) -> Result<Self, UnknownPreprocessing> {
-        let similarity = |known: Self| strsim::jaro_winkler(known.name(), name);
-        let nearest = Self::ALL
-            .into_iter()
-            .max_by(|&a, &b| similarity(a).total_cmp(&similarity(b)))
-            .unwrap_or(Self::None);
-        match nearest.name() == name {
-            true => Ok(nearest),
-            false => Err(UnknownPreprocessing {
+        let mut all = Self::ALL.into_iter();
+        all.find(|known| known.name() == name)
+            .ok_or_else(|| UnknownPreprocessing {
                 name: name.to_owned(),
-                nearest,
-            }),
-        }
+            })
     }
 }
 
@@ -113,9 +102,9 @@ impl fmt::Display for Preprocessing {
     }
 }
 
-/// The mean of the images over 255, pixel by pixel: sums are exact, the quotient is rounded once.
+/// The mean of the images over 255 at each pixel. Sums are exact, the quotient is rounded once.
 fn mean_image(raw: &RawImages) -> Arc<[f32]> {
-    let mut sums = vec![0u64; raw.shape.numbers()];
+    let mut sums = vec![0u64; raw.shape.elements()];
     for image in raw.pixels.chunks_exact(sums.len()) {
         for (sum, &byte) in sums.iter_mut().zip(image) {
             *sum += u64::from(byte);

@@ -1,5 +1,5 @@
 //! The cropped digits of SVHN (Street View House Numbers): a MAT-file with `X`, 32 × 32 × 3 × N bytes, and `y`, N
-//! labels of which 1 to 9 are those digits and 10 is digit 0.
+//! labels from 1 to 10, where 10 is digit 0.
 
 use std::io::Read;
 
@@ -12,14 +12,14 @@ pub const SHAPE: ImageShape = ImageShape {
     width: 32,
     channels: 3,
 };
-const PIXELS: usize = SHAPE.numbers();
+const PIXELS: usize = SHAPE.elements();
 
-/// Reads images and labels into memory; what is allocated is at most twice what was unpacked.
+/// Reads images and labels into memory; allocates at most twice the decompressed size.
 ///
 /// # Errors
 ///
-/// [`FormatError`]: whatever [`mat::read`] finds, `X` or `y` is not there, twice there or of another shape or type,
-/// they have not the same number of images or more than `most`, or a label is not a whole number from 1 to 10.
+/// [`FormatError`]: an error of [`mat::read`]; `X` or `y` is missing, repeated or of another shape or type; their
+/// counts differ or exceed `most`; or a label is not an integer from 1 to 10.
 pub fn read(content: impl Read, most: usize) -> Result<RawImages, FormatError> {
     let (mut pixels, mut labels) = (Vec::new(), None);
     let mut images = None;
@@ -34,9 +34,9 @@ pub fn read(content: impl Read, most: usize) -> Result<RawImages, FormatError> {
         "y" => once("y", labels.replace(digits(array, most)?)),
         _ => Ok(()),
     })?;
-    let (images, labels) = (needed("X", images)?, needed("y", labels)?);
+    let (images, labels) = (required("X", images)?, required("y", labels)?);
     if images != labels.len() {
-        let found = format!("{} numbers", labels.len());
+        let found = format!("{} labels", labels.len());
         let expected = format!("{images}, one for each image of X");
         return Err(FormatError::new("array y", found, expected));
     }
@@ -47,25 +47,25 @@ pub fn read(content: impl Read, most: usize) -> Result<RawImages, FormatError> {
     })
 }
 
-/// Reads the labels alone, and unpacks no image.
+/// Reads the labels only.
 ///
 /// # Errors
 ///
-/// As [`read`], as far as it concerns the labels.
+/// As [`read`], for the labels.
 pub fn read_labels(content: impl Read, most: usize) -> Result<Vec<u8>, FormatError> {
     let mut labels = None;
     mat::read(content, &mut |array| match array.name.as_str() {
         "y" => once("y", labels.replace(digits(array, most)?)),
         _ => Ok(()),
     })?;
-    needed("y", labels)
+    required("y", labels)
 }
 
-/// Calls `each` with every image in turn, and holds one at a time. Returns their number.
+/// Calls `each` with every image, with one image in memory at a time. Returns their number.
 ///
 /// # Errors
 ///
-/// As [`read`], as far as it concerns the images, and whatever `each` returns.
+/// As [`read`], for the images, and any error of `each`.
 pub fn read_images(
     content: impl Read,
     most: usize,
@@ -76,7 +76,7 @@ pub fn read_images(
         "X" => once("X", images.replace(each_image(array, most, each)?)),
         _ => Ok(()),
     })?;
-    needed("X", images)
+    required("X", images)
 }
 
 fn once<T>(name: &str, before: Option<T>) -> Result<(), FormatError> {
@@ -90,9 +90,9 @@ fn once<T>(name: &str, before: Option<T>) -> Result<(), FormatError> {
     }
 }
 
-fn needed<T>(name: &str, found: Option<T>) -> Result<T, FormatError> {
+fn required<T>(name: &str, found: Option<T>) -> Result<T, FormatError> {
     let expected = "an array X of images and an array y of labels";
-    found.ok_or_else(|| FormatError::new("file", format!("no array {name} of numbers"), expected))
+    found.ok_or_else(|| FormatError::new("file", format!("no numeric array {name}"), expected))
 }
 
 /// The labels of `y`, with 10 as 0.
@@ -110,7 +110,7 @@ fn digits(array: &mut Array<'_>, most: usize) -> Result<Vec<u8>, FormatError> {
         let place = || format!("label {record}");
         let label = array.read_number(place)?;
         if !(1.0..=10.0).contains(&label) || label.fract() != 0.0 {
-            let expected = "a whole number from 1 to 10, where 10 is digit 0";
+            let expected = "an integer from 1 to 10, where 10 is digit 0";
             return Err(FormatError::new(place(), label.to_string(), expected));
         }
         labels.push((label as u8) % 10);
@@ -134,13 +134,13 @@ fn each_image(
         }
     };
     if array.stored != Stored::U8 {
-        let found = format!("numbers stored as {:?}", array.stored);
+        let found = format!("values stored as {:?}", array.stored);
         return Err(FormatError::new("array X", found, "bytes (uint8)"));
     }
     let (mut stored, mut image) = ([0; PIXELS], [0; PIXELS]);
     for record in 0..count {
         array.read_bytes(&mut stored, || format!("image {record}"))?;
-        // The first dimension, the rows, is innermost in the file; channels are innermost here.
+        // Column-major (rows innermost) to HWC.
         for channel in 0..3 {
             for column in 0..32 {
                 for row in 0..32 {

@@ -1,4 +1,4 @@
-//! ZCA whitening: a linear map that takes the correlations out of the training images and stays close to the images.
+//! ZCA whitening: the linear map closest to the identity that decorrelates the training images.
 
 use std::io;
 use std::ops::Range;
@@ -11,70 +11,75 @@ use rayon::prelude::*;
 use super::cache::{self, Magic};
 use super::{ImageError, Pixels, RawImages, contrast};
 
-/// Added to every variance before its root divides.
+/// Added to every eigenvalue of the covariance.
 const REGULARIZER: f64 = 0.1;
 
-/// The largest image: the map of a larger one would not fit into the memory of most machines.
-const MOST_NUMBERS: usize = 12_288;
+/// The largest image: the matrix of a larger one exceeds the memory of most machines.
+const MAX_ELEMENTS: usize = 12_288;
 
-/// Images that are taken into memory at once, and those that a thread works on. What a sum is made of depends on them,
-/// and on nothing else: the same bits with any number of threads.
+/// Images per batch, and per task. The order of summation depends on these constants only: the same bits with
+/// any number of threads.
 const BATCH: usize = 1024;
 const IMAGES: usize = 128;
-/// Columns of the covariance that a thread works on.
+/// Columns of the covariance per task.
 const COLUMNS: usize = 256;
 
-/// Global contrast normalization, and then the whitening map that was fitted to training images:
+/// Global contrast normalization, then the whitening map fitted to the training images:
 ///
 /// x ↦ U (Λ + 0.1)^(−1/2) Uᵀ (gcn(x) − mean), where U Λ Uᵀ is the covariance of gcn(x) over the training images.
 ///
 /// The regularizer 0.1 is the paper's (PAPER.md, 5).
 pub struct Whitening {
     mean: Vec<f64>,
-    /// Symmetric, numbers × numbers.
+    /// Symmetric, n × n for images of n elements.
     map: Vec<f64>,
 }
 
 impl Whitening {
-    /// Fits the map to `images`, all of the same shape and none of them constant.
+    /// Fits the map to `images`, none of which is constant.
     ///
-    /// It takes about n³ · 10 operations and three times 8n² bytes, n being the numbers of an image: half a minute and 230 MB
-    /// for 32 × 32 pixels in three colours.
+    /// Takes about 10n³ operations and 24n² bytes for images of n elements: half a minute and 230 MB for
+    /// 32 × 32 × 3.
     ///
     /// # Errors
     ///
-    /// [`ImageError::Mismatch`] for images of more than 12,288 numbers, and where the eigenvalues cannot be found.
+    /// [`ImageError::Mismatch`] for images of more than 12,288 elements, and if the eigendecomposition does
+    /// not converge.
     pub fn fit(images: &RawImages) -> Result<Self, ImageError> {
         let mismatch = |reason| ImageError::Mismatch {
             name: "ZCA whitening".to_owned(),
             reason,
         };
-        let numbers = images.shape.numbers();
-        if numbers > MOST_NUMBERS {
+        let elements = images.shape.elements();
+        if elements > MAX_ELEMENTS {
             return Err(mismatch(format!(
-                "an image of {} has {numbers} numbers, and at most {MOST_NUMBERS} can be whitened; choose another \
-                 preprocessing, or smaller images",
+                "images of {} have {elements} elements, expected at most {MAX_ELEMENTS} for whitening; use another \
+                 preprocessing or smaller images",
                 images.shape
             )));
         }
         let mean = mean(images);
         let covariance = covariance(images, &mean);
-        let eigen = MatRef::from_column_major_slice(&covariance, numbers, numbers)
+        let eigen = MatRef::from_column_major_slice(&covariance, elements, elements)
             .self_adjoint_eigen(Side::Lower)
-            .map_err(|error| mismatch(format!("the covariance has no eigenvalues: {error:?}")))?;
-        // U (Λ + r)^(−1/4): its product with its own transpose is the map.
+            .map_err(|error| {
+                mismatch(format!(
+                    "the eigendecomposition of the covariance failed: {error:?}"
+                ))
+            })?;
+        // U (Λ + r)^(−1/4): its product with its transpose is the map.
         let mut root = eigen.U().to_owned();
         for (column, &variance) in root.col_iter_mut().zip(eigen.S().column_vector().iter()) {
             let factor = (variance.max(0.0) + REGULARIZER).powf(-0.25);
             column.iter_mut().for_each(|value| *value *= factor);
         }
         let mut map = covariance;
-        map.par_chunks_mut(COLUMNS * numbers)
+        map.par_chunks_mut(COLUMNS * elements)
             .enumerate()
             .for_each(|(chunk, map)| {
-                let columns = map.len() / numbers;
+                let columns = map.len() / elements;
                 matmul(
-                    MatMut::from_column_major_slice_mut(map, numbers, columns),
+                    MatMut::from_column_major_slice_mut(map, elements, columns),
                     Accum::Replace,
                     root.as_ref(),
                     root.subrows(chunk * COLUMNS, columns).transpose(),
@@ -85,29 +90,29 @@ impl Whitening {
         Ok(Self { mean, map })
     }
 
-    /// The images `range`, whitened: one after the other, each as height × width × channels with the channels innermost.
+    /// The whitened images `range` (NHWC).
     ///
     /// # Panics
     ///
-    /// If there are not so many images, or they are not of the shape that the map was fitted to.
+    /// If `range` is out of bounds, or the shape is not that of the images of the fit.
     pub fn apply(&self, images: &RawImages, range: Range<usize>) -> Vec<f32> {
-        let numbers = self.mean.len();
-        assert_eq!(numbers, images.shape.numbers());
-        let pixels = &images.pixels[range.start * numbers..range.end * numbers];
+        let elements = self.mean.len();
+        assert_eq!(elements, images.shape.elements());
+        let pixels = &images.pixels[range.start * elements..range.end * elements];
         let mut whitened = vec![0.0; pixels.len()];
-        let map = MatRef::from_column_major_slice(&self.map, numbers, numbers);
+        let map = MatRef::from_column_major_slice(&self.map, elements, elements);
         pixels
-            .par_chunks(IMAGES * numbers)
-            .zip(whitened.par_chunks_mut(IMAGES * numbers))
+            .par_chunks(IMAGES * elements)
+            .zip(whitened.par_chunks_mut(IMAGES * elements))
             .for_each(|(pixels, whitened)| {
-                let count = pixels.len() / numbers;
-                let centred = centred(pixels, &self.mean);
+                let count = pixels.len() / elements;
+                let centered = centered(pixels, &self.mean);
                 let mut product = vec![0.0; pixels.len()];
                 matmul(
-                    MatMut::from_column_major_slice_mut(&mut product, numbers, count),
+                    MatMut::from_column_major_slice_mut(&mut product, elements, count),
                     Accum::Replace,
                     map,
-                    MatRef::from_column_major_slice(&centred, numbers, count),
+                    MatRef::from_column_major_slice(&centered, elements, count),
                     1.0,
                     Par::Seq,
                 );
@@ -121,7 +126,7 @@ impl Whitening {
 
 /// The mean of the normalized images.
 fn mean(images: &RawImages) -> Vec<f64> {
-    let mut mean = vec![0.0; images.shape.numbers()];
+    let mut mean = vec![0.0; images.shape.elements()];
     for image in images.pixels.chunks_exact(mean.len()) {
         for (sum, x) in mean.iter_mut().zip(contrast::global(image)) {
             *sum += x;
@@ -131,26 +136,26 @@ fn mean(images: &RawImages) -> Vec<f64> {
     mean
 }
 
-/// The lower triangle of the normalized images' covariance, column by column.
+/// The lower triangle of the covariance of the normalized images, column-major.
 fn covariance(images: &RawImages, mean: &[f64]) -> Vec<f64> {
-    let numbers = mean.len();
-    let mut covariance = vec![0.0; numbers * numbers];
-    for pixels in images.pixels.chunks(BATCH * numbers) {
-        let count = pixels.len() / numbers;
-        let centred = centred(pixels, mean);
-        let centred = MatRef::from_column_major_slice(&centred, numbers, count);
+    let elements = mean.len();
+    let mut covariance = vec![0.0; elements * elements];
+    for pixels in images.pixels.chunks(BATCH * elements) {
+        let count = pixels.len() / elements;
+        let centered = centered(pixels, mean);
+        let centered = MatRef::from_column_major_slice(&centered, elements, count);
         covariance
-            .par_chunks_mut(COLUMNS * numbers)
+            .par_chunks_mut(COLUMNS * elements)
             .enumerate()
             .for_each(|(chunk, covariance)| {
-                let columns = covariance.len() / numbers;
+                let columns = covariance.len() / elements;
                 let first = chunk * COLUMNS;
-                let covariance = MatMut::from_column_major_slice_mut(covariance, numbers, columns);
+                let covariance = MatMut::from_column_major_slice_mut(covariance, elements, columns);
                 matmul(
-                    covariance.subrows_mut(first, numbers - first),
+                    covariance.subrows_mut(first, elements - first),
                     Accum::Add,
-                    centred.subrows(first, numbers - first),
-                    centred.subrows(first, columns).transpose(),
+                    centered.subrows(first, elements - first),
+                    centered.subrows(first, columns).transpose(),
                     1.0 / images.len() as f64,
                     Par::Seq,
                 );
@@ -159,34 +164,34 @@ fn covariance(images: &RawImages, mean: &[f64]) -> Vec<f64> {
     covariance
 }
 
-/// gcn(x) − mean, image by image.
-fn centred(pixels: &[u8], mean: &[f64]) -> Vec<f64> {
-    let mut centred = vec![0.0; pixels.len()];
+/// gcn(x) − mean for every image.
+fn centered(pixels: &[u8], mean: &[f64]) -> Vec<f64> {
+    let mut centered = vec![0.0; pixels.len()];
     pixels
         .par_chunks_exact(mean.len())
-        .zip(centred.par_chunks_exact_mut(mean.len()))
-        .for_each(|(image, centred)| {
+        .zip(centered.par_chunks_exact_mut(mean.len()))
+        .for_each(|(image, centered)| {
             let pairs = contrast::global(image).zip(mean);
-            for (centred, (x, mean)) in centred.iter_mut().zip(pairs) {
-                *centred = x - mean;
+            for (centered, (x, mean)) in centered.iter_mut().zip(pairs) {
+                *centered = x - mean;
             }
         });
-    centred
+    centered
 }
 
 /// The magic of a [`cache`](super::cache) file of whitened images.
 const MAGIC: Magic = *b"laq-whitened-v1\n";
 
-/// The numbers of all splits, whitened by what is fitted to the first: as little-endian `f32`.
+/// The images of all splits, whitened by the map of the first split, as little-endian `f32`.
 pub(super) fn whiten(splits: &[RawImages; 3]) -> Result<Pixels, ImageError> {
     let mut bytes = Vec::new();
     write_all(splits, |part| bytes.extend_from_slice(part))?;
     Ok(bytes.into())
 }
 
-/// The same from the file `path`, which is made if it is not there or was not made from the same splits, by their
+/// [`whiten`] through the cache file `path`, which is written unless it exists for the same
 /// [`content_digest`](super::content_digest).
-pub(super) fn whiten_once(
+pub(super) fn whiten_cached(
     splits: &[RawImages; 3],
     digest: &[u8; 32],
     path: &Path,
@@ -200,7 +205,7 @@ pub(super) fn whiten_once(
         let images: usize = splits.iter().map(RawImages::len).sum();
         let (train, path) = (splits[0].len(), path.display());
         report(&format!(
-            "fitting ZCA whitening to {train} images and whitening {images} into {path}, once"
+            "fitting ZCA whitening to {train} images; writing {images} whitened images to {path}, once"
         ));
         write_all(splits, |bytes| writer.write(bytes))
     })?;

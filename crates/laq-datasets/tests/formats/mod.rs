@@ -15,7 +15,7 @@ use md5::{Digest, Md5};
 use sha2::Sha256;
 
 /// Writes the files into the folder `small` of `data_dir`, and makes the entry of a catalogue for them; the checksums are
-/// md5 where `md5` says so.
+/// md5 if `md5` is set.
 pub(crate) fn small_set(
     data_dir: &Path,
     files: &[(&'static str, Vec<u8>)],
@@ -48,8 +48,7 @@ pub(crate) fn small_set(
 }
 
 fn hex(bytes: &[u8]) -> &'static str {
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    hex.leak()
+    hex::encode(bytes).leak()
 }
 
 /// An idx file of bytes.

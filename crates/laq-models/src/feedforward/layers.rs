@@ -76,7 +76,7 @@ impl<B: Backend> Operation<B> {
             }
             LayerKind::Dense { units, .. } => Operation::Dense(DenseShape {
                 rows: batch,
-                inputs: input.numbers(),
+                inputs: input.elements(),
                 outputs: units,
             }),
             LayerKind::MaxPool => {

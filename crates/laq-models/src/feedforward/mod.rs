@@ -61,7 +61,7 @@ impl<B: Backend> Feedforward<B> {
     ) -> Result<Self, ModelError> {
         setting(batch > 0, "batch", batch, "at least 1")?;
         let quantized = method.quantizer().is_some();
-        let buffer = |shape: ImageShape| backend.zeros(&[batch, shape.numbers()]);
+        let buffer = |shape: ImageShape| backend.zeros(&[batch, shape.elements()]);
         let mut parameters = Vec::new();
         let mut buffers = vec![buffer(spec.input)?];
         let mut layers = Vec::new();
@@ -147,7 +147,7 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         let Batch::Images { pixels, labels } = batch else {
             return Err(ModelError::Batch("expected images, found text".into()));
         };
-        let (count, numbers) = (labels.len(), self.input.numbers());
+        let (count, numbers) = (labels.len(), self.input.elements());
         let fits = count == self.batch || !whole && (1..self.batch).contains(&count);
         if !fits || pixels.len() != count * numbers {
             let fewer = if whole { "" } else { " or fewer, but not none" };
@@ -177,7 +177,7 @@ impl<B: Backend> Network<B> for Feedforward<B> {
 
     fn upload(&self, backend: &B, examples: Examples<'_>) -> Result<DeviceDataset<B>, ModelError> {
         match &examples {
-            Examples::Images { numbers, .. } if *numbers == self.input.numbers() => {
+            Examples::Images { numbers, .. } if *numbers == self.input.elements() => {
                 DeviceDataset::new(backend, examples, 1, self.index_range())
             }
             _ => Err(wrong_kind("images of its size")),

@@ -259,7 +259,7 @@ impl LayerSpec {
             LayerKind::Convolution { filters, .. } => {
                 Some(vec![filters, 3, 3, self.input.channels])
             }
-            LayerKind::Dense { units, .. } => Some(vec![units, self.input.numbers()]),
+            LayerKind::Dense { units, .. } => Some(vec![units, self.input.elements()]),
             _ => None,
         }
     }
@@ -304,7 +304,7 @@ impl LayerSpec {
             LayerKind::Convolution { filters, bias } => {
                 (9 * self.input.channels, 9 * filters, bias)
             }
-            LayerKind::Dense { units, bias } => (self.input.numbers(), units, bias),
+            LayerKind::Dense { units, bias } => (self.input.elements(), units, bias),
             LayerKind::BatchNorm { .. } => {
                 return vec![vector("norm.scale", 1.0), vector("norm.shift", 0.0)];
             }

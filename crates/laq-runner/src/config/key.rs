@@ -12,12 +12,7 @@ use crate::TRAINING_VERSION;
 pub fn key(experiment: &Experiment) -> String {
     let mut keyed = keyed(experiment);
     keyed["training_version"] = json!(TRAINING_VERSION);
-    let digest = Sha256::digest(canonical(&keyed));
-    digest
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex::encode(&Sha256::digest(canonical(&keyed))[..6])
 }
 
 /// Every keyed value in which two experiments differ, as "name: a here, b there".

@@ -60,7 +60,7 @@ impl Workload {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 (state >> 8) as f32 / (1 << 23) as f32 - 1.0
             };
-            let numbers = spec.input.numbers();
+            let numbers = spec.input.elements();
             let pixels: Vec<f32> = (0..batch * numbers).map(random).collect();
             let mut network = Training::feedforward(backend, &spec, batch, &method, adam, 1)
                 .map_err(RunError::Build)?;

@@ -1,24 +1,24 @@
-//! A web server on this machine that misbehaves as it is told.
+//! A local HTTP server with scripted replies.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// What a client asked for: the path without its slash, and the first byte of its range if it named one.
+/// A request: the path without the leading slash, and the first byte of the range.
 pub(super) type Request = (String, Option<usize>);
 
-/// What the server does with a request.
+/// The reply to a request.
 pub(super) enum Reply {
-    /// Sends a status line, headers and a body as they stand, then closes.
+    /// Sends a status line, headers and a body, then closes.
     Raw {
         status: &'static str,
         headers: String,
         body: Vec<u8>,
     },
-    /// Sends `content` from the range's start, but stops after `bytes` bytes of it.
+    /// Sends at most `bytes` bytes of `content` from the start of the range.
     Part { content: Vec<u8>, bytes: usize },
-    /// Like `Part`, but keeps the connection open and silent until the client goes away.
+    /// As `Part`, then keeps the connection open until the client closes it.
     Stall { content: Vec<u8>, bytes: usize },
 }
 
@@ -39,7 +39,7 @@ impl Reply {
         }
     }
 
-    /// The file from its start, whatever range was asked for.
+    /// The complete file, ignoring the range.
     pub(super) fn ignoring_range(content: &[u8]) -> Self {
         let headers = format!("Content-Length: {}\r\n", content.len());
         Self::Raw {
@@ -56,7 +56,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Answers each request with what `reply` makes of its number (from 0) and the request, until the tests end.
+    /// Answers requests with `reply`, a function of the index of the request and the request.
     pub(super) fn start(mut reply: impl FnMut(usize, &Request) -> Reply + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -69,7 +69,7 @@ impl Server {
                     continue;
                 };
                 seen.lock().unwrap().push(request.clone());
-                // The client may go away at any moment, and that is its right.
+                // The client may close the connection at any time.
                 let _ = answer(&mut stream, reply(number, &request), request.1);
             }
         });
@@ -84,7 +84,7 @@ impl Server {
         self.requests.lock().unwrap().clone()
     }
 
-    /// The first bytes of the ranges that were asked for.
+    /// The first bytes of the requested ranges.
     pub(super) fn ranges(&self) -> Vec<Option<usize>> {
         self.requests()
             .into_iter()

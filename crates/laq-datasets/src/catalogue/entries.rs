@@ -1,240 +1,15 @@
-//! The data sets: what they are called, what files they are, where those come from and how they are split.
-//!
-//! A new data set is one more entry of the table at the end of this page.
+//! The table of data sets. A new data set is one more entry.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
-
-use thiserror::Error;
-
+use super::{DataFile, Dataset, ImageFormat, Kind, SplitRule};
 use crate::images::{cifar, digits, svhn};
-use crate::{Check, Fractions, ImageShape, Preprocessing, count_batches, demo};
+use crate::{Check, Fractions, ImageShape, Preprocessing, demo};
 
-/// One data set of the catalogue.
-#[derive(Clone, Copy, Debug)]
-pub struct Dataset {
-    /// The id, used in configurations, on the command line and as the folder's name.
-    pub name: &'static str,
-    /// The name for people.
-    pub title: &'static str,
-    /// Its files, in the order that [`SplitRule`] or [`ImageFormat`] says. None for a data set that is part of this
-    /// crate.
-    pub files: &'static [DataFile],
-    /// What is in them.
-    pub kind: Kind,
-    /// For data that take another's place: what they stand in for, and how they differ. Figures from a stand-in
-    /// must never be shown as figures of the original.
-    pub stand_in: Option<&'static str>,
-}
-
-/// A text or images.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
-    /// A text, for [`Text`](crate::Text).
-    Text {
-        /// How it is split.
-        split: SplitRule,
-        /// Number of distinct bytes in all splits together.
-        symbols: usize,
-    },
-    /// Images with a class each, for [`ImageSet`](crate::ImageSet).
-    Images {
-        /// Shape of every image.
-        shape: ImageShape,
-        /// Number of classes.
-        classes: usize,
-        /// Images for training, validation and testing.
-        splits: [usize; 3],
-        /// What the files are.
-        format: ImageFormat,
-        /// What is done with the pixels, if the caller does not say otherwise.
-        preprocessing: Preprocessing,
-    },
-}
-
-/// What the files of an image set are, and which images are for validation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImageFormat {
-    /// There are none: the images are drawn by this crate.
-    DemoDigits,
-    /// Four idx files: training images, training labels, test images, test labels. The last of the training images
-    /// are for validation.
-    Idx,
-    /// One archive (`.tar.gz`) of files in CIFAR's binary format, or these files themselves: those of `train`, then
-    /// those of `test`. The last of the training images are for validation.
-    Cifar {
-        /// The bytes before the pixels.
-        labels: cifar::Labels,
-        /// The names of the files of training images, in their order.
-        train: &'static [&'static str],
-        /// The names of the files of test images.
-        test: &'static [&'static str],
-    },
-    /// Three MAT-files: training images, extra training images, test images.
-    Svhn {
-        /// The last so many of every class of the training images, and the last so many of every class of the extra
-        /// ones, are for validation, those of the first file first. What is left of the first file and then of the
-        /// second is for training.
-        validation_per_class: [usize; 2],
-    },
-}
-
-/// One file of a data set.
-#[derive(Clone, Copy, Debug)]
-pub struct DataFile {
-    /// The file's name within the data set's folder.
-    pub name: &'static str,
-    /// Where a mirror that keeps the files of several data sets may hold it, relative to the mirror's root.
-    pub mirror_path: &'static str,
-    /// The canonical address, then further ones, in the order in which they are tried.
-    pub urls: &'static [&'static str],
-    /// Size of the content.
-    pub bytes: u64,
-    /// How the content is checked beside its size.
-    pub check: Check,
-}
-
-/// One of the three parts of a data set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Split {
-    /// What the weights are fitted to.
-    Train,
-    /// What the best epoch is chosen by.
-    Validation,
-    /// What is reported.
-    Test,
-}
-
-impl Split {
-    /// All of them, in the order train, validation, test.
-    pub const ALL: [Self; 3] = [Self::Train, Self::Validation, Self::Test];
-}
-
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Train => "train",
-            Self::Validation => "validation",
-            Self::Test => "test",
-        })
-    }
-}
-
-/// How a text becomes three splits.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum SplitRule {
-    /// One file is cut into three consecutive pieces; see [`Fractions`].
-    Fractions(Fractions),
-    /// The data set has a file for each split.
-    Files,
-}
-
-/// A name that no data set has.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "there is no data set called {name:?}; did you mean {nearest:?}? There are {}",
-    names()
-)]
-pub struct UnknownDataset {
-    /// The name that was asked for.
-    pub name: String,
-    /// The most similar name there is.
-    pub nearest: &'static str,
-}
-
-fn names() -> String {
-    CATALOGUE
-        .iter()
-        .map(|dataset| dataset.name)
-        .collect::<Vec<_>>()
-        .join(", ")
-}
-
-/// All data sets.
-pub fn catalogue() -> &'static [Dataset] {
-    CATALOGUE
-}
-
-/// The data set called `name`.
-///
-/// # Errors
-///
-/// [`UnknownDataset`], which suggests the most similar name.
-pub fn find(name: &str) -> Result<&'static Dataset, UnknownDataset> {
-    CATALOGUE
-        .iter()
-        .find(|dataset| dataset.name == name)
-        .ok_or_else(|| {
-            let similarity = |dataset: &&Dataset| strsim::jaro_winkler(dataset.name, name);
-            let nearest = CATALOGUE
-                .iter()
-                .max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-            UnknownDataset {
-                name: name.to_owned(),
-                nearest: nearest.map_or("demo", |dataset| dataset.name),
-            }
-        })
-}
-
-impl Dataset {
-    /// Where `file` of this data set lies under `data_dir`: `data_dir/<data set>/<file>`.
-    pub fn path(&self, file: &DataFile, data_dir: &Path) -> PathBuf {
-        data_dir.join(self.name).join(file.name)
-    }
-
-    /// Number of distinct bytes of a text; none for images.
-    pub fn symbols(&self) -> Option<usize> {
-        match self.kind {
-            Kind::Text { symbols, .. } => Some(symbols),
-            Kind::Images { .. } => None,
-        }
-    }
-
-    /// Number of images in `split`, known without the data; none for a text.
-    pub fn expected_images(&self, split: Split) -> Option<usize> {
-        match self.kind {
-            Kind::Text { .. } => None,
-            Kind::Images { splits, .. } => Some(splits[split as usize]),
-        }
-    }
-
-    /// Number of symbols in `split`, known without the data; 0 for images.
-    pub fn expected_symbols(&self, split: Split) -> usize {
-        match self.kind {
-            Kind::Images { .. } => 0,
-            Kind::Text {
-                split: SplitRule::Files,
-                ..
-            } => self
-                .files
-                .get(split as usize)
-                .map_or(0, |file| file.bytes as usize),
-            Kind::Text {
-                split: SplitRule::Fractions(fractions),
-                ..
-            } => {
-                let bytes = self
-                    .files
-                    .first()
-                    .map_or(demo::BYTES, |file| file.bytes as usize);
-                fractions.cut(bytes)[split as usize].len()
-            }
-        }
-    }
-
-    /// Number of whole batches of `batch` sequences of `length` symbols in `split`, known without the data; see
-    /// [`count_batches`].
-    pub fn expected_batches(&self, split: Split, length: usize, batch: usize) -> usize {
-        count_batches(self.expected_symbols(split), length, batch)
-    }
-}
-
-/// Paper §5: War and Peace 80/10/10 %.
+/// War and Peace: 80/10/10 % (paper §5).
 const TENTHS: SplitRule = SplitRule::Fractions(Fractions {
     train: 0.8,
     validation: 0.1,
 });
-/// Paper §5: Linux kernel 90/5/5 %.
+/// Linux kernel: 90/5/5 % (paper §5).
 const TWENTIETHS: SplitRule = SplitRule::Fractions(Fractions {
     train: 0.9,
     validation: 0.05,
@@ -248,7 +23,7 @@ const CIFAR_10_TRAIN: &[&str] = &[
     "data_batch_5.bin",
 ];
 
-const CATALOGUE: &[Dataset] = &[
+pub(super) const CATALOGUE: &[Dataset] = &[
     Dataset {
         name: "demo",
         title: "Harbour almanac (part of this crate)",
@@ -365,8 +140,8 @@ const CATALOGUE: &[Dataset] = &[
             symbols: 97,
         },
         stand_in: Some(
-            "stands in for linux-kernel: files of kernel/ of Linux 6.1, dealt in a fixed order and cut at \
-             6,206,996 bytes; the same kind and size of text from another version of the source",
+            "stands in for linux-kernel: files of kernel/ of Linux 6.1 in a fixed pseudorandom order, truncated to \
+             6,206,996 bytes; text of the same kind and size from another version of the source",
         ),
     },
     Dataset {
@@ -550,8 +325,8 @@ const CATALOGUE: &[Dataset] = &[
     Dataset {
         name: "cifar10-jpeg",
         title: "CIFAR-10 after JPEG (stand-in)",
-        // The sums are those of the files as Pillow 13.0 decodes the JPEG images; another decoder may differ in a grey
-        // level here and there.
+        // The checksums are those of the files as Pillow 13.0 decodes the JPEG images; other decoders may differ by one
+        // level in some pixels.
         files: &[
             DataFile {
                 name: "data_batch_1.bin",
@@ -620,8 +395,8 @@ const CATALOGUE: &[Dataset] = &[
             preprocessing: Preprocessing::Zca,
         },
         stand_in: Some(
-            "stands in for cifar10: the 60,000 images of CIFAR-10 after one JPEG compression, in another order and so \
-             with other images for validation",
+            "stands in for cifar10: the 60,000 images of CIFAR-10 after one JPEG compression, in another order, hence \
+             with other validation images",
         ),
     },
 ];

@@ -1,0 +1,267 @@
+//! Resumption of interrupted transfers.
+
+use super::*;
+
+#[test]
+fn an_interrupted_transfer_is_resumed() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let server = Server::start(move |_, _| Reply::Part {
+        content: served.clone(),
+        bytes: 4000,
+    });
+    let fixture = Fixture::new();
+    fixture
+        .download(&dataset(&content, &[server.url("sub.txt")]))
+        .unwrap();
+    assert_eq!(server.ranges(), [None, Some(4000), Some(8000)]);
+    fixture.assert_complete(&content);
+}
+
+#[test]
+fn a_stalled_transfer_is_resumed_after_the_timeout() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let server = Server::start(move |number, _| match number {
+        0 => Reply::Stall {
+            content: served.clone(),
+            bytes: 6000,
+        },
+        _ => Reply::whole(&served),
+    });
+    let mut fixture = Fixture::new();
+    fixture.options.timeout = Duration::from_millis(300);
+    fixture
+        .download(&dataset(&content, &[server.url("sub.txt")]))
+        .unwrap();
+    assert_eq!(server.ranges(), [None, Some(6000)]);
+    fixture.assert_complete(&content);
+}
+
+#[test]
+fn the_next_run_resumes_a_failed_transfer() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let broken = Server::start(move |number, _| match number {
+        0 => Reply::Part {
+            content: served.clone(),
+            bytes: 7000,
+        },
+        _ => Reply::Part {
+            content: served.clone(),
+            bytes: 0,
+        },
+    });
+    let fixture = Fixture::new();
+    let error = fixture.error(&dataset(&content, &[broken.url("sub.txt")]));
+    assert_has(
+        &error,
+        &[
+            "stopped after 7000 of 10000 bytes",
+            "7000 bytes in",
+            "sub.txt.part",
+        ],
+    );
+    assert_eq!(broken.ranges(), [None, Some(7000), Some(7000), Some(7000)]);
+    assert!(fixture.read(".part").unwrap() == content[..7000]);
+    assert_eq!(fixture.read(""), None);
+
+    let served = content.clone();
+    let whole = Server::start(move |_, _| Reply::whole(&served));
+    fixture
+        .download(&dataset(&content, &[whole.url("sub.txt")]))
+        .unwrap();
+    assert_eq!(whole.ranges(), [Some(7000)]);
+    fixture.assert_complete(&content);
+}
+
+#[test]
+fn another_address_resumes_a_failed_transfer() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let server = Server::start(move |number, request| match (number, request.0.as_str()) {
+        (0, "a/sub.txt") => Reply::Part {
+            content: served.clone(),
+            bytes: 3000,
+        },
+        (_, "a/sub.txt") => Reply::status("500 Internal Server Error"),
+        _ => Reply::whole(&served),
+    });
+    let fixture = Fixture::new();
+    let outcome = fixture
+        .download(&dataset(
+            &content,
+            &[server.url("a/sub.txt"), server.url("b/sub.txt")],
+        ))
+        .unwrap();
+    assert_has(&outcome.files[0].failed[0].reason, &["500"]);
+    assert_eq!(
+        server.requests().last().unwrap(),
+        &("b/sub.txt".to_owned(), Some(3000))
+    );
+    fixture.assert_complete(&content);
+}
+
+/// A transfer that moves on is not given up, however often it stops.
+#[test]
+fn attempts_with_progress_are_not_limited() {
+    let content = random_content(700_000);
+    let served = content.clone();
+    let server = Server::start(move |_, _| Reply::Part {
+        content: served.clone(),
+        bytes: 70_000,
+    });
+    let fixture = Fixture::new();
+    fixture
+        .download(&dataset(&content, &[server.url("sub.txt")]))
+        .unwrap();
+    assert_eq!(server.requests().len(), 10);
+    fixture.assert_complete(&content);
+}
+
+#[test]
+fn a_server_without_ranges_starts_over() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let server = Server::start(move |_, _| Reply::ignoring_range(&served));
+    let fixture = Fixture::new();
+    fixture.put(".part", &content[..6000]);
+    fixture
+        .download(&dataset(&content, &[server.url("sub.txt")]))
+        .unwrap();
+    assert_eq!(server.ranges(), [Some(6000)]);
+    fixture.assert_complete(&content);
+}
+
+/// What an earlier run left is gone as soon as a server starts over, so that it cannot end up behind new bytes.
+#[test]
+fn starting_over_truncates_the_partial_file() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let server = Server::start(move |number, _| match number {
+        0 => Reply::Raw {
+            status: "200 OK",
+            headers: "Content-Length: 10000\r\n".into(),
+            body: served[..3000].to_vec(),
+        },
+        _ => Reply::whole(&served),
+    });
+    let fixture = Fixture::new();
+    fixture.put(".part", &[7; 6000]);
+    fixture
+        .download(&dataset(&content, &[server.url("sub.txt")]))
+        .unwrap();
+    assert_eq!(server.ranges(), [Some(6000), Some(3000)]);
+    fixture.assert_complete(&content);
+}
+
+/// Without a length in the answer, the end of the connection may be the end of the file or not.
+#[test]
+fn a_response_without_length_is_resumed() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let server = Server::start(move |number, _| match number {
+        0 => Reply::Raw {
+            status: "200 OK",
+            headers: String::new(),
+            body: served[..3000].to_vec(),
+        },
+        _ => Reply::whole(&served),
+    });
+    let fixture = Fixture::new();
+    fixture
+        .download(&dataset(&content, &[server.url("sub.txt")]))
+        .unwrap();
+    assert_eq!(server.ranges(), [None, Some(3000)]);
+    fixture.assert_complete(&content);
+}
+
+#[test]
+fn another_range_starts_over() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let server = Server::start(move |_, request| match request.1 {
+        None => Reply::whole(&served),
+        Some(_) => Reply::Raw {
+            status: "206 Partial Content",
+            headers: "Content-Range: bytes 0-9999/10000\r\nContent-Length: 10000\r\n".into(),
+            body: served.clone(),
+        },
+    });
+    let fixture = Fixture::new();
+    fixture.put(".part", &content[..6000]);
+    fixture
+        .download(&dataset(&content, &[server.url("sub.txt")]))
+        .unwrap();
+    assert_eq!(server.ranges(), [Some(6000), None]);
+    fixture.assert_complete(&content);
+}
+
+/// A .part file that is whole needs no request; one that is too long is dropped.
+#[test]
+fn complete_and_too_long_partial_files() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let server = Server::start(move |_, _| Reply::whole(&served));
+    let dataset = dataset(&content, &[server.url("sub.txt")]);
+    let fixture = Fixture::new();
+    fixture.put(".part", &content);
+    fixture.download(&dataset).unwrap();
+    assert!(server.requests().is_empty());
+    fixture.assert_complete(&content);
+
+    let fixture = Fixture::new();
+    fixture.put(".part", &vec![1; 20_000]);
+    fixture.download(&dataset).unwrap();
+    assert_eq!(server.ranges(), [None]);
+    fixture.assert_complete(&content);
+}
+
+/// The bytes of an earlier run may be the bad ones, so the address that finished them gets a second chance.
+#[test]
+fn an_invalid_partial_file_is_downloaded_again() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let server = Server::start(move |_, _| Reply::whole(&served));
+    let fixture = Fixture::new();
+    fixture.put(".part", &[7; 6000]);
+    let outcome = fixture
+        .download(&dataset(&content, &[server.url("sub.txt")]))
+        .unwrap();
+    assert!(outcome.files[0].failed.is_empty());
+    assert_eq!(server.ranges(), [Some(6000), None]);
+    fixture.assert_complete(&content);
+}
+
+#[test]
+fn a_busy_server_is_retried() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let server = Server::start(move |number, _| match number {
+        0 => Reply::status("503 Service Unavailable"),
+        1 => Reply::status("429 Too Many Requests"),
+        _ => Reply::whole(&served),
+    });
+    let fixture = Fixture::new();
+    fixture
+        .download(&dataset(&content, &[server.url("sub.txt")]))
+        .unwrap();
+    fixture.assert_complete(&content);
+}
+
+#[test]
+fn a_compressed_transfer_is_resumed() {
+    let content = random_content(10_000);
+    let packed = gzip(&content);
+    let server = Server::start(move |_, _| Reply::Part {
+        content: packed.clone(),
+        bytes: 4000,
+    });
+    let fixture = Fixture::new();
+    fixture.put(".part", &content[..100]);
+    fixture
+        .download(&dataset(&content, &[server.url("sub.txt.gz")]))
+        .unwrap();
+    assert_eq!(server.ranges(), [None, Some(4000), Some(8000)]);
+    fixture.assert_complete(&content);
+}
