@@ -52,7 +52,7 @@ struct Row<'a> {
     median_seconds: f64,
     min_seconds: f64,
     /// Iterations of an alternating solver.
-    turns: Option<u32>,
+    iterations: Option<u32>,
     /// `½ Σ d (w − ŵ)²`
     weighted_error: Option<f64>,
 }
@@ -267,7 +267,7 @@ impl<'a> Candidate<'a> {
             rounds: self.seconds.len(),
             median_seconds: median(&self.seconds),
             min_seconds: self.seconds[0],
-            turns: self
+            iterations: self
                 .solution
                 .filter(|_| alternates)
                 .map(|solution| solution.iterations),

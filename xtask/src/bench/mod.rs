@@ -1,0 +1,265 @@
+//! `cargo xtask bench`: solvers compared in one run, and training steps of several methods, interleaved.
+//!
+//! Cargo builds and runs the timed programs, which are in the package `laq-benches` and in an example of `laq-models`. They
+//! print seconds; this module makes tables of them.
+
+mod solvers;
+mod steps;
+
+use std::env;
+use std::fs;
+use std::io::BufRead;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::builder::RangedI64ValueParser;
+use clap::{Args, Subcommand, ValueEnum};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+#[derive(Subcommand)]
+pub(crate) enum Bench {
+    /// Exact solvers, sorting and alternation on the same weights, in one run
+    Solvers(SolverOptions),
+    /// Training steps of several methods, interleaved
+    Step(StepOptions),
+}
+
+#[derive(Args)]
+pub(crate) struct SolverOptions {
+    /// Numbers of weights; k is 2^10 and M is 2^20 [default: 1k,16k,256k,1M,4M,16M]
+    #[arg(long, value_delimiter = ',', value_name = "N,…", value_parser = count)]
+    sizes: Vec<usize>,
+    /// Exact methods, each compared with sorting and alternation on its codebook
+    #[arg(long, value_delimiter = ',', value_name = "METHOD,…", default_values = METHODS)]
+    methods: Vec<String>,
+    /// Numbers of threads
+    #[arg(long, value_delimiter = ',', value_name = "N,…", default_value = "1,2", value_parser = up_to(1024))]
+    threads: Vec<u32>,
+    /// Rounds; every solver runs in each [default: 7]
+    #[arg(long, value_name = "N", value_parser = up_to(10_000))]
+    rounds: Option<u32>,
+    /// Small sizes and few rounds, unless they are given: a trial run
+    #[arg(long)]
+    quick: bool,
+    /// A Python with torch: also compare lat-e with PyTorch, at 4M and ten million weights
+    #[arg(long, value_name = "PYTHON", conflicts_with = "json")]
+    pytorch: Option<PathBuf>,
+    /// Print a line of JSON for each timing instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Write solvers.csv and solvers.md there
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct StepOptions {
+    /// Networks
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NETWORK,…",
+        default_value = "char-lstm,mnist"
+    )]
+    networks: Vec<Network>,
+    /// Methods; the others are compared with the first
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "METHOD,…",
+        default_value = "lat-a,lat-e"
+    )]
+    methods: Vec<String>,
+    /// Threads [default: every core]
+    #[arg(long, value_name = "N", value_parser = up_to(1024))]
+    threads: Option<u32>,
+    /// Rounds; every method takes a step in each
+    #[arg(long, value_name = "N", default_value = "15", value_parser = up_to(10_000))]
+    rounds: u32,
+}
+
+const METHODS: [&str; 7] = [
+    "lat-e",
+    "lat2-e",
+    "laq-linear-3-e",
+    "laq-linear-4-e",
+    "laq-log-3-e",
+    "laq-log-4-e",
+    "laq-linear-8-e",
+];
+
+const SIZES: [usize; 6] = [1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24];
+
+/// The largest problem: weights, curvature and the memory of sorting are about ten gigabytes.
+const MOST_WEIGHTS: usize = 1 << 28;
+
+/// Sizes and rounds of a quick run.
+const QUICK: (&[usize], u32) = (&[1 << 10, 1 << 16], 3);
+
+/// Untimed rounds of steps: the alternating solvers need some for their warm starts.
+const WARM_UP: u32 = 3;
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Network {
+    /// The paper's character LSTM: 512 cells, 87 symbols, 100 steps, batch 100
+    CharLstm,
+    /// The paper's MLP: 784–2048–2048–2048–10, ten million weights, batch 100
+    Mnist,
+    /// The paper's network for CIFAR-10, batch 50
+    Cifar10,
+}
+
+impl Network {
+    /// Its name for [`STEPS`].
+    fn name(self) -> &'static str {
+        match self {
+            Network::CharLstm => "char-lstm",
+            Network::Mnist => "mnist",
+            Network::Cifar10 => "cifar10",
+        }
+    }
+}
+
+/// The program that takes steps.
+const STEPS: [&str; 4] = ["--package", "laq-models", "--example", "step_server"];
+
+/// The command.
+pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
+    match bench {
+        Bench::Solvers(options) => solvers::solvers(options)?,
+        Bench::Step(options) => steps::step(options)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A number from 1 to `most`.
+fn up_to(most: i64) -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=most)
+}
+
+/// "64k", "16M" or a plain number.
+fn count(text: &str) -> Result<usize, String> {
+    let (digits, unit) = match text.strip_suffix(['k', 'M']) {
+        Some(digits) if text.ends_with('k') => (digits, 1 << 10),
+        Some(digits) => (digits, 1 << 20),
+        None => (text, 1),
+    };
+    let number = digits.parse::<usize>().ok();
+    number
+        .and_then(|number| number.checked_mul(unit))
+        .filter(|&number| (1..=MOST_WEIGHTS).contains(&number))
+        .ok_or_else(|| "expected a number of weights such as 1000, 64k or 16M, up to 256M".into())
+}
+
+/// A table without lines, the columns `right` aligned to the right.
+fn align(lines: &[Vec<String>], right: Range<usize>) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .add_rows(lines);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((if index == 0 { 0 } else { 2 }, 0));
+        if right.contains(&index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// The median of at least one value.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        0.5 * (values[middle - 1] + values[middle])
+    }
+}
+
+/// The processor's name, on Linux.
+fn cpu() -> String {
+    let known = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = known.lines().find(|line| line.starts_with("model name"));
+    name.and_then(|line| line.split_once(':'))
+        .map_or("unknown processor".into(), |(_, name)| name.trim().into())
+}
+
+/// The commit of the working tree, marked if there are uncommitted changes.
+fn commit() -> String {
+    let output = Command::new("git")
+        .args([
+            "describe",
+            "--always",
+            "--dirty",
+            "--abbrev=12",
+            "--exclude=*",
+        ])
+        .current_dir(crate::root())
+        .stderr(Stdio::null())
+        .output();
+    output
+        .ok()
+        .filter(|output| output.status.success())
+        .map_or("unknown".into(), |output| {
+            String::from_utf8_lossy(&output.stdout).trim().to_string()
+        })
+}
+
+/// Builds a program, with cargo's messages on the terminal.
+fn build(program: &[&str]) -> Result<()> {
+    let status = cargo()
+        .args(["build", "--release"])
+        .args(program)
+        .status()
+        .context("cannot start cargo")?;
+    if !status.success() {
+        bail!(
+            "`cargo build --release {}` failed; its messages are above",
+            program.join(" ")
+        );
+    }
+    Ok(())
+}
+
+/// Runs a program that is built, with the arguments that follow and the input and output of this command.
+fn cargo_run(program: &[&str]) -> Command {
+    let mut command = cargo();
+    command
+        .args(["run", "--quiet", "--release"])
+        .args(program)
+        .arg("--");
+    command
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(crate::root());
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_have_units() {
+        for (text, expected) in [
+            ("1000", Some(1000)),
+            ("64k", Some(65_536)),
+            ("16M", Some(16_777_216)),
+            ("256M", Some(MOST_WEIGHTS)),
+            ("257M", None),
+            ("0", None),
+            ("1.5M", None),
+            ("M", None),
+            ("-1", None),
+            ("99999999999999M", None),
+        ] {
+            assert_eq!(count(text).ok(), expected, "{text}");
+        }
+    }
+}
