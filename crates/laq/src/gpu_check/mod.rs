@@ -101,7 +101,7 @@ pub(crate) fn gpu_check(
     // Keeps the context of the device alive across sections.
     let (kept, _) = OpenDevice::open(request.device, None)?;
     let name = kept.to_string();
-    let environment = Environment::found(&name, pool.current_num_threads());
+    let environment = Environment::detect(&name, pool.current_num_threads());
     let made = format!(
         "{}, laq {}, commit {}, {}. Written by `laq gpu-check`.",
         environment.cpu, environment.laq, environment.commit, environment.date
@@ -111,7 +111,7 @@ pub(crate) fn gpu_check(
         request,
         limits: Limits { end, stop },
         on_gpu,
-        findings: Findings::new(name, made, on_gpu && !request.small),
+        findings: Findings::new(name, made),
         text: String::new(),
     };
     // A failing section is reported in the README and does not stop the others.

@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 
-use laq_solvers::Method;
-
 use super::concurrency::{LstmVariant, Throughput, throughput_summary, variant_summary};
 use super::pytorch::Answers;
 use super::{COMPARED_STEPS, LOSS_TOLERANCE, Timed};
@@ -15,13 +13,11 @@ pub(super) struct Findings {
     pub(super) name: String,
     /// The machine and the program.
     pub(super) made: String,
-    /// Whether to judge the times: the paper's networks on a GPU.
-    pub(super) with_targets: bool,
     /// Passed and total comparisons of the conformance suite.
     pub(super) conformance: Option<(usize, usize)>,
     pub(super) compared: Vec<Compared>,
     pub(super) timed: Vec<Timed>,
-    /// The error says why PyTorch was not timed.
+    /// The error is the reason why PyTorch was not timed.
     pub(super) pytorch: Result<Answers, String>,
     /// Of concurrent training.
     pub(super) throughputs: Vec<Throughput>,
@@ -46,60 +42,14 @@ impl Compared {
     }
 }
 
-/// The target time of a training step on a GPU.
-struct Target {
-    network: &'static str,
-    milliseconds: f64,
-    /// The largest ratio to PyTorch's time for the same method.
-    ratio: f64,
-    variant: Variant,
-}
-
-/// The variant of PyTorch that a target refers to.
-enum Variant {
-    /// The fastest; all run cuDNN's LSTM.
-    Best,
-    Compiled,
-}
-
-const TARGETS: [Target; 3] = [
-    Target {
-        network: "char-lstm",
-        milliseconds: 3.0,
-        ratio: 0.8,
-        variant: Variant::Best,
-    },
-    Target {
-        network: "mnist",
-        milliseconds: 0.25,
-        ratio: 0.5,
-        variant: Variant::Compiled,
-    },
-    Target {
-        network: "cifar10",
-        milliseconds: 1.5,
-        ratio: 0.7,
-        variant: Variant::Compiled,
-    },
-];
-/// The methods with targets.
-const TARGET_METHODS: [&str; 3] = ["full", "lat-a", "lat-e"];
 /// The network whose quantization is reported: the one with the most weights.
 const SOLVED: &str = "cifar10";
-/// The target of the exact solver for all its weights, in milliseconds.
-const SOLVING_TARGET: f64 = 0.5;
-
-fn verdict(reached: bool) -> &'static str {
-    if reached { "reached" } else { "MISSED" }
-}
-
 impl Findings {
     /// No results yet.
-    pub(super) fn new(name: String, made: String, with_targets: bool) -> Self {
+    pub(super) fn new(name: String, made: String) -> Self {
         Findings {
             name,
             made,
-            with_targets,
             conformance: None,
             compared: Vec::new(),
             timed: Vec::new(),
@@ -167,26 +117,12 @@ impl Findings {
         )
     }
 
-    /// A cell of the column of targets, which exists on a GPU only.
-    fn target_column(&self, content: &str) -> String {
-        if self.with_targets {
-            format!(" {content} |")
-        } else {
-            String::new()
-        }
-    }
-
     fn steps(&self, text: &mut String) {
         text.push_str(
-            "\n## Training steps\n\nMilliseconds a step. laq: the median of repetitions of 20 steps (of one step above 30 ms). \
+            "\n## Training steps\n\nMilliseconds per step. laq: the median of repetitions of 20 steps (of one step above 30 ms). \
              Ratio: laq's time over PyTorch's best variant for the same method.\n\n",
         );
-        let _ = writeln!(
-            text,
-            "| network | method | laq | quantization | PyTorch best | ratio |{}\n|---|---|---|---|---|---|{}",
-            self.target_column("target"),
-            self.target_column("---").replace(' ', "")
-        );
+        text.push_str("| network | method | laq | quantization | PyTorch best | ratio |\n|---|---|---|---|---|---|\n");
         for step in &self.timed {
             let best = (self.pytorch.as_ref().ok())
                 .and_then(|answers| answers.best(step.network, step.method));
@@ -199,53 +135,20 @@ impl Findings {
             };
             let _ = writeln!(
                 text,
-                "| {} | {} | {:.3} | {:.3} | {best} | {ratio} |{}",
+                "| {} | {} | {:.3} | {:.3} | {best} | {ratio} |",
                 step.network,
                 step.method,
                 1e3 * step.seconds,
-                1e3 * step.quantize_seconds,
-                self.target_column(&self.target(step))
+                1e3 * step.quantize_seconds
             );
         }
-    }
-
-    /// Compares a step with its target.
-    fn target(&self, step: &Timed) -> String {
-        let target = (TARGETS.iter()).find(|target| target.network == step.network);
-        let Some(target) = target.filter(|_| TARGET_METHODS.contains(&step.method)) else {
-            return String::new();
-        };
-        let mut text = format!(
-            "{} ms {}",
-            target.milliseconds,
-            verdict(1e3 * step.seconds <= target.milliseconds)
-        );
-        let (theirs, name) = match (&self.pytorch, &target.variant) {
-            (Ok(answers), Variant::Best) => (answers.best(step.network, step.method), "PyTorch"),
-            (Ok(answers), Variant::Compiled) => (
-                (answers.times(step.network, step.method)).find(|time| time.0 == "compiled"),
-                "PyTorch compiled",
-            ),
-            (Err(_), _) => return text,
-        };
-        let _ = match theirs {
-            Some((_, seconds)) => {
-                let ratio = step.seconds / seconds;
-                let reached = verdict(ratio <= target.ratio);
-                write!(text, "; {} × {name} {reached} ({ratio:.2})", target.ratio)
-            }
-            None => write!(text, "; {} × {name} not measured", target.ratio),
-        };
-        text
     }
 
     fn solving(&self, text: &mut String) {
         let _ = write!(
             text,
             "\n## Quantization\n\nOf all weights of {SOLVED}, by the clock of the device within a step. GB/s: of \
-             one read of w and v.\n\n| method | weights | ms | GB/s |{}\n|---|---|---|---|{}\n",
-            self.target_column("target"),
-            self.target_column("---").replace(' ', "")
+             one read of w and v.\n\n| method | weights | ms | GB/s |\n|---|---|---|---|\n"
         );
         for step in &self.timed {
             if step.network != SOLVED || step.weights == 0 {
@@ -253,23 +156,12 @@ impl Findings {
             }
             let milliseconds = 1e3 * step.quantize_seconds;
             let bytes = (step.weights * 2 * size_of::<f32>()) as f64;
-            let target = if step
-                .method
-                .parse::<Method>()
-                .is_ok_and(|method| method.is_exact())
-            {
-                let reached = verdict(milliseconds <= SOLVING_TARGET);
-                format!("{SOLVING_TARGET} ms {reached}")
-            } else {
-                String::new()
-            };
             let _ = writeln!(
                 text,
-                "| {} | {} | {milliseconds:.3} | {:.1} |{}",
+                "| {} | {} | {milliseconds:.3} | {:.1} |",
                 step.method,
                 step.weights,
-                1e-9 * bytes / step.quantize_seconds,
-                self.target_column(&target)
+                1e-9 * bytes / step.quantize_seconds
             );
         }
     }
@@ -290,7 +182,7 @@ mod tests {
         }
     }
 
-    fn findings(with_targets: bool) -> Findings {
+    fn findings() -> Findings {
         let measured = |network: &str, variant: &str, milliseconds: f64| Measured {
             network: network.into(),
             method: "full".into(),
@@ -321,38 +213,29 @@ mod tests {
                 ],
                 ..Answers::default()
             }),
-            ..Findings::new("a device".into(), "Made here.".into(), with_targets)
+            ..Findings::new("a device".into(), "Made here.".into())
         }
     }
 
     #[test]
-    fn targets_use_their_variants() {
-        let page = findings(true).page();
+    fn ratios_are_to_the_best_variant() {
+        let page = findings().page();
         for line in [
             "| conformance | 9 of 9 comparisons passed |",
-            "| char-lstm | full | 2.000 | 0.400 | 2.200 (eager) | 0.91 | 3 ms reached; 0.8 × PyTorch MISSED (0.91) |",
-            "| mnist | full | 0.300 | 0.400 | 0.500 (eager) | 0.60 | 0.25 ms MISSED; 0.5 × PyTorch compiled reached (0.30) |",
-            "| cifar10 | full | 1.000 | 0.400 |  |  | 1.5 ms reached; 0.7 × PyTorch compiled not measured |",
-            "| cifar10 | laq-log-3 | 9.000 | 0.400 |  |  |  |",
-            "| lat-e | 14000000 | 0.400 | 280.0 | 0.5 ms reached |",
-            "| laq-log-3 | 14000000 | 0.400 | 280.0 |  |",
+            "| char-lstm | full | 2.000 | 0.400 | 2.200 (eager) | 0.91 |",
+            "| mnist | full | 0.300 | 0.400 | 0.500 (eager) | 0.60 |",
+            "| cifar10 | full | 1.000 | 0.400 |  |  |",
+            "| cifar10 | laq-log-3 | 9.000 | 0.400 |  |  |",
+            "| lat-e | 14000000 | 0.400 | 280.0 |",
+            "| laq-log-3 | 14000000 | 0.400 | 280.0 |",
         ] {
             assert!(page.contains(&format!("{line}\n")), "{line}: {page}");
         }
     }
 
     #[test]
-    fn targets_are_omitted_on_the_cpu() {
-        let page = findings(false).page();
-        for word in ["target", "reached", "MISSED"] {
-            assert!(!page.contains(word), "{page}");
-        }
-        assert!(page.contains("| mnist | full | 0.300 | 0.400 | 0.500 (eager) | 0.60 |\n"));
-    }
-
-    #[test]
     fn failures_are_reported() {
-        let mut findings = findings(true);
+        let mut findings = findings();
         assert!(findings.good());
         findings.compared.push(Compared {
             network: "cifar10",
