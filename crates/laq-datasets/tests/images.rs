@@ -239,8 +239,7 @@ fn idx_files_become_splits() {
         "label 5",
         "0 to 4",
     ]);
-    make(&[0, 1, 2, 3, 4], [4, 2, 1])
-        .assert_error(&["3 images in the train split", "expected 4"]);
+    make(&[0, 1, 2, 3, 4], [4, 2, 1]).assert_error(&["3 images in the train split", "expected 4"]);
     make(&[0, 1, 2, 3, 4], [3, 7, 1]).assert_error(&["0 images in the train split"]);
     let mut swapped = files(&[0, 1, 2, 3, 4]);
     swapped[0].1 = swapped[1].1.clone();

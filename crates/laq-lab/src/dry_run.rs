@@ -56,7 +56,7 @@ struct Finished {
 }
 
 impl DryRun {
-    /// Examines the cells of `plan` and the runs of its other presets. `machine` and `on_gpu` say where it would train.
+    /// Examines the cells of `plan` and the runs of its other presets. `machine` and `on_gpu` describe the device of training.
     ///
     /// # Errors
     ///

@@ -222,7 +222,7 @@ impl Cell {
                 }
                 // A finished run is not trained again, so only its removal helps.
                 let reason = format!(
-                    "summary.json says \"finished\", but has no {}; remove the run folder to train the cell again",
+                    "summary.json has the status \"finished\" and no {}; remove the run folder to train the cell again",
                     self.measure.field
                 );
                 State::Failed(Summary {

@@ -170,7 +170,7 @@ fn ending(cell: &Cell, has_written: bool, message: Option<String>) -> Ending {
         _ => Ending::Failed(message.unwrap_or_else(|| {
             let path = cell.folder.join("summary.json");
             format!(
-                "{} does not say \"finished\" with the key {}",
+                "{} has not the status \"finished\" with the key {}",
                 path.display(),
                 cell.key
             )

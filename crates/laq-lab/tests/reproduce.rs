@@ -296,7 +296,7 @@ fn without_pairs_there_is_no_comparison_of_solvers() {
 }
 
 #[test]
-fn stand_ins_are_named() {
+fn stand_ins_are_marked() {
     let dir = TestDir::new();
     let columns = "linux-6.1-kernel demo linux-kernel";
     let report = reported(&dir, Table2, "demo", "full lat-a", columns);
@@ -377,7 +377,7 @@ fn the_files_show_every_cell_that_has_a_run() {
 #[test]
 fn a_dry_run_estimates_from_finished_cells() {
     let dir = TestDir::new();
-    let mut machine = Environment::found("portable", 2);
+    let mut machine = Environment::detect("portable", 2);
     machine.cpu = "Fake CPU".into();
     let dry_run = |plan: &Plan| DryRun::new(plan, &machine, false).expect("a dry run");
     let plan = || dir.plan(Table2, "demo", "full twn ttq lat-a", "");

@@ -58,7 +58,7 @@ pub(crate) trait Network<B: Backend>: Send {
     -> Result<(), ModelError>;
 }
 
-/// The first parameter whose weights are not finite, as [`Network::locate_non_finite`] tells it.
+/// The first parameter whose weights are not finite, of [`Network::locate_non_finite`].
 pub(crate) fn locate_non_finite_weights<B: Backend>(
     backend: &B,
     parameters: &[Parameter<B>],

@@ -455,7 +455,7 @@ impl<B: Backend + 'static> Training<B> {
         Ok(reports)
     }
 
-    /// The weighted error of each quantized matrix as the coming step will use it, beside that of `other` on the same
+    /// The weighted error of each quantized matrix in the next step, and that of the method `other` on the same
     /// weights and curvature; empty for `full`. Training goes on as if it had not been called.
     ///
     /// # Errors

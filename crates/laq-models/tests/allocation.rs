@@ -28,7 +28,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The allocations of ten steps, after so many that each thread has met every kind of work and made its scratch memory.
+/// The allocations of ten steps after a warm-up that fills the scratch memory of every thread.
 fn allocations(mut step: impl FnMut()) -> usize {
     for _ in 0..200 {
         step();

@@ -159,7 +159,7 @@ fn the_same_bits_with_any_number_of_threads() {
 }
 
 #[test]
-fn a_loaded_state_goes_on_with_the_same_bits() {
+fn training_continues_from_a_loaded_state_with_the_same_bits() {
     let (pixels, labels) = images(99, BATCH);
     let batch = Batch::images(&pixels, &labels);
     for (spec, id) in [

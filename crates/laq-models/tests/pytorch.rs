@@ -1,5 +1,5 @@
 //! One training step of feedforward networks against PyTorch's numbers in `pytorch/feedforward.txt` (made by
-//! `pytorch/make_feedforward.py` beside it).
+//! `pytorch/make_feedforward.py`).
 
 use std::collections::HashMap;
 

@@ -120,7 +120,7 @@ fn the_same_bits_with_any_number_of_threads() {
 }
 
 #[test]
-fn a_loaded_state_goes_on_with_the_same_bits() {
+fn training_continues_from_a_loaded_state_with_the_same_bits() {
     for id in METHODS {
         // Saved before the first step, between steps, and after a look at the network.
         for (steps_before, look) in [(0, false), (3, false), (3, true)] {
@@ -178,7 +178,7 @@ fn looking_at_a_network_does_not_change_its_training() {
     }
 }
 
-/// A training with the exact method, on the same weights and moments, says what the comparison says of it.
+/// Training with the exact method on the same weights and moments agrees with the comparison.
 #[test]
 fn a_comparison_is_with_what_the_other_method_does() {
     for (id, exact) in [
@@ -246,7 +246,7 @@ fn layers_report_what_the_method_promises() {
 }
 
 #[test]
-fn what_is_not_finite_is_named_and_changes_nothing() {
+fn values_that_are_not_finite_are_errors_and_change_nothing() {
     for (id, name, expected) in [
         ("lat-a", "lstm.weight_hh", "lstm.weight_hh.input"),
         (

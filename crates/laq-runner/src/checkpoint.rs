@@ -1,12 +1,12 @@
-//! The checkpoint file: all that a run needs to go on with the same bits, and all that an evaluation needs.
+//! The checkpoint file: the state from which a run resumes with the same bits, and which an evaluation loads.
 //!
-//! A safetensors file whose tensors are those of [`laq_models::Training::save`] and whose metadata are
+//! A safetensors file with the tensors of [`laq_models::Training::save`] and the metadata
 //!
 //! | entry | content |
 //! |---|---|
 //! | `format` | `laq-checkpoint` |
 //! | `format_version` | [`FORMAT_VERSION`] |
-//! | `checksum` | SHA-256 of the whole file, in hexadecimal, taken with 64 zeros in the checksum's place |
+//! | `checksum` | SHA-256 of the file in hexadecimal, computed with 64 zeros in place of the checksum |
 //! | `run` | [`RunState`] as JSON |
 
 use std::borrow::Cow;
@@ -25,7 +25,7 @@ use crate::files::{FileError, write_atomically};
 use crate::record::LayerRecord;
 use crate::run_folder::BEST;
 
-/// The version of the file format that this program writes, and the newest that it reads.
+/// The version of the format that is written, and the newest that is read.
 pub const FORMAT_VERSION: u32 = 1;
 
 const FORMAT: &str = "laq-checkpoint";
@@ -35,48 +35,48 @@ const CHECKSUM_LENGTH: usize = 64;
 /// A run between two steps.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// Where the run stands.
+    /// The state of the run.
     pub run: RunState,
     /// The network's and the optimizer's state.
     pub network: Vec<StateTensor>,
 }
 
-/// Everything but the tensors.
+/// The state of a run except its tensors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     /// See [`crate::config::key`].
     pub key: String,
     /// See [`crate::TRAINING_VERSION`].
     pub training_version: u32,
-    /// What is trained, resolved.
+    /// The resolved experiment.
     pub experiment: Experiment,
-    /// The bytes that the symbols stand for; none for images.
+    /// The byte of each symbol; empty for images.
     pub alphabet: Vec<u8>,
     /// SHA-256 of the splits, in hexadecimal.
     pub data_sha256: String,
-    /// The matrix kernel that it is trained with: another rounds differently.
+    /// The kernel of the run; others round differently.
     pub kernel: String,
-    /// How far it is.
+    /// The progress of the run.
     pub progress: Progress,
 }
 
-/// How far a run is, and the sums that go on from there.
+/// The position of a run, and its running sums.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The epoch under way, from 1; one more than there are when all are done.
+    /// The current epoch, from 1; the number of epochs plus one at the end.
     pub epoch: u32,
-    /// Steps done in it.
+    /// Completed steps of the epoch.
     pub step: usize,
-    /// Σ of their losses.
+    /// The sum of their losses.
     pub loss_sum: f64,
-    /// The quantized layers after its last step, once its evaluation has begun. They are kept because the solvers'
-    /// rounds are not known any more when an evaluation goes on.
+    /// The quantized layers after the last step, once evaluation has begun. Stored because the iterations of the
+    /// solvers are not part of the network's state.
     pub layers: Option<Vec<LayerRecord>>,
-    /// Wall-clock seconds in this epoch.
+    /// Wall-clock seconds of this epoch.
     pub epoch_seconds: f64,
-    /// Times of this epoch's steps.
+    /// Times of the steps of this epoch.
     pub epoch_times: StepTimes,
-    /// Wall-clock seconds in the whole run.
+    /// Wall-clock seconds of the run.
     pub seconds: f64,
     /// Times of all steps of the run.
     pub times: StepTimes,
@@ -102,19 +102,19 @@ impl Progress {
     }
 }
 
-/// Steps and the seconds they took.
+/// The number of steps and their durations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepTimes {
     /// Steps.
     pub steps: u64,
-    /// Σ of their seconds.
+    /// The sum of their seconds.
     pub seconds: f64,
-    /// Σ of the seconds of them spent quantizing.
+    /// The sum of their seconds spent quantizing.
     pub quantize_seconds: f64,
 }
 
 impl StepTimes {
-    /// Counts so many more steps.
+    /// Adds `steps` steps.
     pub fn add(&mut self, steps: u64, seconds: f64, quantize_seconds: f64) {
         self.steps += steps;
         self.seconds += seconds;
@@ -131,7 +131,7 @@ impl StepTimes {
         }
     }
 
-    /// The share of the seconds spent quantizing; 0 before the first step.
+    /// The fraction of the seconds spent quantizing; 0 before the first step.
     #[must_use]
     pub fn quantize_share(&self) -> f64 {
         if self.seconds > 0.0 {
@@ -142,59 +142,56 @@ impl StepTimes {
     }
 }
 
-/// What the best epoch reached; see [`crate::record::Summary`].
+/// The results of the best epoch; see [`crate::record::Summary`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// The epoch.
     pub epoch: u32,
-    /// Mean over its steps.
+    /// Mean training loss over its steps.
     pub train_loss: f64,
-    /// After it.
+    /// Validation loss after the epoch.
     pub validation_loss: f64,
-    /// After it.
+    /// Test loss after the epoch.
     pub test_loss: f64,
-    /// After it, for images. Checkpoints of older versions know of texts alone.
+    /// Validation error in percent, for images. Absent from older checkpoints.
     #[serde(default)]
     pub validation_error: Option<f64>,
-    /// After it, for images.
+    /// Test error in percent, for images.
     #[serde(default)]
     pub test_error: Option<f64>,
 }
 
-/// Why a checkpoint cannot be used.
+/// The errors of reading and writing checkpoints.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
     /// The file cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The file is shorter than it says.
+    /// The file is shorter than its header states.
     #[error(
-        "{path} is cut off: it has {found} bytes, its header promises {expected}; {}",
+        "{path} is truncated: found {found} bytes, expected {expected}; {}",
         advice(path)
     )]
-    CutOff {
+    Truncated {
         /// The file.
         path: PathBuf,
-        /// Its bytes.
+        /// The bytes found.
         found: u64,
-        /// The bytes that there should be.
+        /// The bytes expected.
         expected: u64,
     },
-    /// Bytes differ from those that were written.
-    #[error(
-        "{path} was altered or damaged after it was written ({detail}); {}",
-        advice(path)
-    )]
+    /// The content differs from what was written.
+    #[error("{path} was altered or damaged ({detail}); {}", advice(path))]
     Altered {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// What does not match.
         detail: String,
     },
-    /// A file of another program.
+    /// The file is not a checkpoint of this program.
     #[error(
-        "{path} is not a checkpoint of this program ({detail}); give a run folder, or a .safetensors file from one"
+        "{path} is not a checkpoint ({detail}); expected a run folder or one of its .safetensors files"
     )]
     Foreign {
         /// The file.
@@ -202,10 +199,10 @@ pub enum CheckpointError {
         /// What is missing.
         detail: String,
     },
-    /// A file of a later version of this program.
+    /// The file was written by a newer version.
     #[error(
-        "{path} was written by a newer version of this program (checkpoint format {found}, this one knows up to \
-         {FORMAT_VERSION}); update laq to use it"
+        "{path} has checkpoint format {found}, expected at most {FORMAT_VERSION}: it was written by a newer version of \
+         this program; update it"
     )]
     Newer {
         /// The file.
@@ -213,31 +210,31 @@ pub enum CheckpointError {
         /// Its version.
         found: u32,
     },
-    /// A state that the file format cannot hold.
+    /// The state cannot be serialized.
     #[error("a checkpoint cannot be written: {detail}")]
     Unwritable {
-        /// Why.
+        /// The reason.
         detail: String,
     },
 }
 
-/// What to do about a checkpoint that is spoilt.
+/// How to proceed without a damaged checkpoint.
 fn advice(path: &Path) -> &'static str {
     if path.file_name().is_some_and(|name| name == BEST) {
-        "the weights of the best epoch are lost with it: give last.safetensors by name to use the last ones, or train \
-         anew in another --run-dir"
+        "it has the weights of the best epoch: pass last.safetensors to use the last ones, or train from scratch in \
+         another --run-dir"
     } else {
-        "delete it, and `laq train --resume` goes on from the run's other checkpoint, or from the beginning where there \
-         is none"
+        "delete it, and train with --resume to continue from the other checkpoint of the run, or from the beginning if \
+         there is none"
     }
 }
 
 impl Checkpoint {
-    /// The file's bytes.
+    /// Serializes the checkpoint.
     ///
     /// # Errors
     ///
-    /// A tensor whose data do not fit its shape.
+    /// The data of a tensor do not match its shape.
     pub fn to_bytes(&self) -> Result<Vec<u8>, CheckpointError> {
         let error = |detail| CheckpointError::Unwritable { detail };
         let run = serde_json::to_string(&self.run).map_err(|e| error(e.to_string()))?;
@@ -254,17 +251,17 @@ impl Checkpoint {
         let mut bytes =
             safetensors::serialize(tensors, Some(metadata)).map_err(|e| error(e.to_string()))?;
         let place =
-            checksum_place(&bytes).ok_or_else(|| error("no place for the checksum".into()))?;
+            checksum_offset(&bytes).ok_or_else(|| error("no checksum in the header".into()))?;
         let digest = hex::encode(Sha256::digest(&bytes));
         bytes[place..place + CHECKSUM_LENGTH].copy_from_slice(digest.as_bytes());
         Ok(bytes)
     }
 
-    /// Writes the file in one step; what was under `path` stays until the new file is whole and on the disk.
+    /// Writes the file atomically: `path` keeps its content until the new file is complete and synced.
     ///
     /// # Errors
     ///
-    /// What [`Self::to_bytes`] and the system say.
+    /// Those of [`Self::to_bytes`] and of writing.
     pub fn write(&self, path: &Path) -> Result<(), CheckpointError> {
         Ok(write_atomically(path, &self.to_bytes()?)?)
     }
@@ -273,7 +270,7 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, is cut off, altered, foreign or of a newer version.
+    /// The file cannot be read, is truncated, altered, foreign or of a newer version.
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
         Self::from_bytes(fs::read(path).map_err(FileError::on("read", path))?, path)
     }
@@ -287,20 +284,20 @@ impl Checkpoint {
             path: path.into(),
             detail,
         };
-        let cut_off = |found: usize, expected: u64| CheckpointError::CutOff {
+        let truncated = |found: usize, expected: u64| CheckpointError::Truncated {
             path: path.into(),
             found: found as u64,
             expected,
         };
         let (length, _) = bytes
             .split_first_chunk::<8>()
-            .ok_or_else(|| cut_off(bytes.len(), 8))?;
+            .ok_or_else(|| truncated(bytes.len(), 8))?;
         let data_start = u64::from_le_bytes(*length).saturating_add(8);
         if bytes.get(8).is_some_and(|&byte| byte != b'{') {
             return Err(foreign("no safetensors header"));
         }
         if data_start > bytes.len() as u64 {
-            return Err(cut_off(bytes.len(), data_start));
+            return Err(truncated(bytes.len(), data_start));
         }
         let header: Metadata = serde_json::from_slice(&bytes[8..data_start as usize])
             .map_err(|error| altered(format!("its header: {error}")))?;
@@ -318,7 +315,7 @@ impl Checkpoint {
         if entry("format")? != FORMAT {
             return Err(foreign("another format"));
         }
-        // The version comes first: a newer format may well have another checksum.
+        // The version is checked first, since a newer format may have another checksum.
         let version = entry("format_version")?
             .parse()
             .map_err(|_| altered("its version".into()))?;
@@ -329,11 +326,11 @@ impl Checkpoint {
             });
         }
         if expected > bytes.len() as u64 {
-            return Err(cut_off(bytes.len(), expected));
+            return Err(truncated(bytes.len(), expected));
         }
         let run = entry("run")?.to_string();
         let checksum = entry("checksum")?.to_string();
-        let place = checksum_place(&bytes)
+        let place = checksum_offset(&bytes)
             .filter(|place| place + CHECKSUM_LENGTH <= bytes.len())
             .ok_or_else(|| altered("no checksum".into()))?;
         bytes[place..place + CHECKSUM_LENGTH].fill(b'0');
@@ -364,15 +361,15 @@ impl Checkpoint {
     }
 }
 
-fn checksum_place(bytes: &[u8]) -> Option<usize> {
-    // Quotes within the other entries are escaped, so the first mark is the entry itself.
+fn checksum_offset(bytes: &[u8]) -> Option<usize> {
+    // Quotes in other entries are escaped, so the first match is the entry.
     let mark = bytes
         .windows(CHECKSUM_MARK.len())
         .position(|window| window == CHECKSUM_MARK)?;
     Some(mark + CHECKSUM_MARK.len())
 }
 
-/// A tensor as the file holds it: little-endian bytes.
+/// A tensor as little-endian bytes.
 struct Raw {
     dtype: Dtype,
     shape: Vec<usize>,

@@ -1,4 +1,4 @@
-//! The machine and the sources that a run's numbers come from.
+//! The machine and the build of a run.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::TRAINING_VERSION;
 
-/// `environment.json`: of the session that trained last.
+/// `environment.json`: of the last session of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
-    /// The commit that the program was built from, with `-dirty` for uncommitted changes; `unknown` where it was not
-    /// built in a checkout of this project.
+    /// The commit of the build, with `-dirty` for uncommitted changes; `unknown` outside of a checkout of this
+    /// project.
     pub commit: String,
-    /// This crate's version.
+    /// The version of this crate.
     pub laq: String,
     /// See [`TRAINING_VERSION`].
     pub training_version: u32,
@@ -25,18 +25,17 @@ pub struct Environment {
     pub threads: usize,
     /// Operating system and architecture.
     pub os: String,
-    /// When the session began, UTC.
+    /// The start of the session, UTC.
     pub date: String,
-    /// How the device does its work: which algorithms it has chosen, and what it could not do in its best way. Of a processor
-    /// there is nothing to tell.
+    /// Diagnostics of the device: algorithms selected and fallbacks taken. Empty for a processor.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
 impl Environment {
-    /// What is found here and now.
+    /// The environment of this process.
     #[must_use]
-    pub fn found(kernel: &str, threads: usize) -> Self {
+    pub fn detect(kernel: &str, threads: usize) -> Self {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -54,19 +53,19 @@ impl Environment {
     }
 }
 
-/// The processor's name, where Linux tells it.
+/// The name of the processor; Linux only, otherwise `unknown`.
 #[must_use]
 pub fn cpu() -> String {
     field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into())
 }
 
-/// The most resident memory that this process has had, where Linux tells it.
+/// The peak resident memory of this process; Linux only.
 #[must_use]
 pub fn peak_memory_bytes() -> Option<u64> {
     kibibytes(&field("/proc/self/status", "VmHWM")?)
 }
 
-/// The memory of the machine, where Linux tells it.
+/// The memory of the machine; Linux only.
 #[must_use]
 pub fn total_memory_bytes() -> Option<u64> {
     kibibytes(&field("/proc/meminfo", "MemTotal")?)
@@ -137,7 +136,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn linux_tells_memory() {
+    fn linux_reports_memory() {
         let peak = peak_memory_bytes().expect("VmHWM");
         assert!(peak > 100_000 && peak < total_memory_bytes().expect("MemTotal"));
     }

@@ -1,4 +1,4 @@
-//! Everything that can go wrong in a run.
+//! The errors of runs.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,8 @@ use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
 use crate::files::FileError;
 
-/// Why a run, an evaluation or an estimate stopped. Each message is one paragraph: what, where, and what to do.
+/// The errors of a run, an evaluation or an estimate. Messages have one paragraph: what was found, where, and what
+/// to do.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -24,92 +25,90 @@ pub enum RunError {
     /// The images cannot be loaded.
     #[error(transparent)]
     Images(Box<ImageError>),
-    /// A split that does not fill a batch.
+    /// A split is shorter than one batch.
     #[error(
         "the {split} split of {data} is too short for data.length = {length} and data.batch = {batch}: {source}"
     )]
     TooShort {
         /// The split.
         split: Split,
-        /// The data's name.
+        /// The name of the data.
         data: String,
-        /// Characters a sequence.
+        /// Characters per sequence.
         length: usize,
-        /// Sequences a batch.
+        /// Sequences per batch.
         batch: usize,
-        /// What there is and what is needed.
+        /// The sizes found and expected.
         source: SequencesError,
     },
-    /// Fewer images to train on than a batch has.
+    /// Fewer training images than a batch.
     #[error(
-        "the train split of {data} has {found} images, fewer than data.batch = {batch}: lower data.batch"
+        "the train split of {data} has {found} images, expected at least data.batch = {batch}: lower data.batch"
     )]
     TooFewImages {
-        /// The data's name.
+        /// The name of the data.
         data: String,
-        /// Images a batch.
+        /// Images per batch.
         batch: usize,
-        /// Images that there are.
+        /// Images of the split.
         found: usize,
     },
-    /// A text for a network that looks at images.
-    #[error(
-        "{checkpoint} was trained on images, and --text is for language models: give a --split instead"
-    )]
+    /// A text for a network on images.
+    #[error("{checkpoint} was trained on images, and --text is for language models: use --split")]
     NoText {
         /// The checkpoint.
         checkpoint: PathBuf,
     },
-    /// A text for evaluation that is shorter than one sequence.
-    #[error("{path} has {found} bytes, and one sequence needs {needed}: use a longer text")]
+    /// A text that is shorter than one sequence.
+    #[error(
+        "{path} has {found} bytes, expected at least {needed} for one sequence: use a longer text"
+    )]
     ShortText {
         /// The file.
         path: PathBuf,
         /// Its bytes.
         found: usize,
-        /// One sequence and the character after it.
+        /// The length of a sequence plus one.
         needed: usize,
     },
-    /// A text with a byte that the network does not know.
-    #[error("{path} does not fit the alphabet that {checkpoint} was trained with: {source}")]
+    /// A text with a byte that is not in the alphabet.
+    #[error("{path} does not match the alphabet of {checkpoint}: {source}")]
     Symbol {
         /// The text.
         path: PathBuf,
         /// The checkpoint.
         checkpoint: PathBuf,
-        /// The byte and where it stands.
+        /// The byte and its offset.
         source: SymbolError,
     },
-    /// The data are not those that the checkpoint was trained with.
+    /// The data differ from those of the checkpoint.
     #[error(
-        "{data} is not what {checkpoint} was trained with: the content differs; bring the old data back, or use another \
-         --run-dir to train anew on these"
+        "{data} has another content than the data of {checkpoint}; restore the old data, or train from scratch in another \
+         --run-dir"
     )]
     OtherData {
-        /// The data's name.
+        /// The name of the data.
         data: String,
         /// The checkpoint.
         checkpoint: PathBuf,
     },
-    /// A checkpoint that cannot be used.
+    /// The checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// A checkpoint whose tensors are not this network's.
-    #[error(
-        "{checkpoint} does not fit the network that its own experiment describes: {source}; delete it"
-    )]
+    /// The tensors of the checkpoint do not match its network.
+    #[error("{checkpoint} does not match the network of its experiment: {source}; delete it")]
     OtherNetwork {
         /// The checkpoint.
         checkpoint: PathBuf,
-        /// What does not fit.
+        /// What does not match.
         source: ModelError,
     },
     /// A file of the run cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Another process holds the run folder.
+    /// Another process trains in the run folder.
     #[error(
-        "the run folder {folder} is held by {}: wait until it is done, stop it, or use another --run-dir",
+        "the run folder {folder} is locked by {}: wait for it, stop it, or use another --run-dir",
         .pid.map_or("another process".into(), |pid| format!("process {pid}"))
     )]
     Locked {
@@ -118,19 +117,19 @@ pub enum RunError {
         /// The process, if it is known.
         pid: Option<u32>,
     },
-    /// A checkpoint is there, and nobody asked to go on from it.
+    /// The folder has a checkpoint, and `resume` is not set.
     #[error(
-        "the run folder {folder} already has a checkpoint: add --resume to go on from it, or use another --run-dir to \
-         train anew"
+        "the run folder {folder} has a checkpoint: use --resume to continue from it, or train from scratch in another \
+         --run-dir"
     )]
     HasCheckpoint {
         /// The folder.
         folder: PathBuf,
     },
-    /// A file is there that a new run would replace, without a checkpoint to go on from.
+    /// The folder has no checkpoint, but a file that a new run would replace.
     #[error(
-        "{file} is there, and no checkpoint beside it: a new run would replace it; use another --run-dir, or add --resume \
-         if it is left from a run that may begin again in this folder"
+        "{file} exists without a checkpoint, and a new run would replace it: use another --run-dir, or --resume to start \
+         the run again in this folder"
     )]
     HasFiles {
         /// The file.
@@ -138,44 +137,43 @@ pub enum RunError {
     },
     /// The checkpoint was trained with another kernel.
     #[error(
-        "{checkpoint} was trained with the kernel {there}, and {here}, which is in use here, rounds differently: set \
-         LAQ_KERNEL={there} to go on (`laq doctor` tells whether this processor has it), or use another --run-dir to \
-         train anew"
+        "{checkpoint} was trained with the kernel {there}, and the kernel in use, {here}, rounds differently: set \
+         LAQ_KERNEL={there} to continue if this processor supports it, or train from scratch in another --run-dir"
     )]
     OtherKernel {
         /// The checkpoint.
         checkpoint: PathBuf,
         /// The kernel in use.
         here: String,
-        /// The checkpoint's.
+        /// The one of the checkpoint.
         there: String,
     },
     /// A device cannot be used.
-    #[error("{0}; --device cpu computes on the processor")]
+    #[error("{0}; use --device cpu to compute on the processor")]
     Device(#[source] BackendError),
     /// There is no GPU to check.
-    #[error("{reason}; `laq gpu-check --device cpu` rehearses on the processor")]
+    #[error("{reason}; use --device cpu for a rehearsal on the processor")]
     NoGpu {
-        /// Why none can be used.
+        /// Why no GPU can be used.
         reason: String,
     },
-    /// The checkpoint is that of a run on a device of another kind.
+    /// The checkpoint was trained on another kind of device.
     #[error(
-        "{checkpoint} was trained on {there}, and this would go on on {here}, with other bits: give --device (cpu, or \
-         cuda:N) to go on all the same, or use another --run-dir to train anew"
+        "{checkpoint} was trained on {there}, and {here} rounds differently: name the device by --device (cpu or cuda:N) \
+         to continue on it, or train from scratch in another --run-dir"
     )]
     OtherDevice {
         /// The checkpoint.
         checkpoint: PathBuf,
         /// The device in use.
         here: String,
-        /// The checkpoint's.
+        /// The one of the checkpoint.
         there: String,
     },
-    /// The checkpoint is that of another experiment.
+    /// The checkpoint belongs to another experiment.
     #[error(
-        "{checkpoint} belongs to another experiment ({}); restore the old values to go on, or use another --run-dir to \
-         train anew",
+        "{checkpoint} belongs to another experiment ({}); restore the old values to continue, or train from scratch in \
+         another --run-dir",
         differences.join("; ")
     )]
     OtherExperiment {
@@ -184,18 +182,18 @@ pub enum RunError {
         /// "name: value here, value there".
         differences: Vec<String>,
     },
-    /// No checkpoint where one is needed.
+    /// The folder has no checkpoint.
     #[error(
-        "{path} has no checkpoint: give the folder of a run that has been trained, or a .safetensors file from one"
+        "{path} has no checkpoint, expected the folder of a trained run or one of its .safetensors files"
     )]
     NoCheckpoint {
-        /// What was given.
+        /// The path.
         path: PathBuf,
     },
-    /// A run whose best epoch's checkpoint is gone.
+    /// The checkpoint of the best epoch is missing.
     #[error(
-        "the run folder {folder} has had a best epoch, and its best.safetensors is missing: give last.safetensors by name \
-         to use the last weights, or train anew in another --run-dir"
+        "best.safetensors is missing in the run folder {folder}: pass last.safetensors to use the last weights, or train \
+         from scratch in another --run-dir"
     )]
     NoBest {
         /// The folder.
@@ -203,84 +201,84 @@ pub enum RunError {
     },
     /// A data folder for a network that was trained on a file.
     #[error(
-        "{checkpoint} was trained on a file of its own, and --data-dir is for downloaded data: leave it out, or give a \
-         file with --text"
+        "{checkpoint} was trained on a text file, and --data-dir is for downloaded data: omit it, or pass a file by \
+         --text"
     )]
     NoDataDir {
         /// The checkpoint.
         checkpoint: PathBuf,
     },
-    /// The kernels cannot be picked.
+    /// The backend cannot be created.
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The network cannot be built.
-    #[error("this network cannot be built: {0}")]
+    #[error("the network cannot be built: {0}")]
     Build(ModelError),
-    /// A step that was to be timed cannot be done.
-    #[error(
-        "a step of this network cannot be timed, at a learning rate of {learning_rate:?}: {source}"
-    )]
+    /// A timed step failed.
+    #[error("a step of the network failed at the learning rate {learning_rate:?}: {source}")]
     Estimate {
-        /// The experiment's rate.
+        /// The learning rate of the experiment.
         learning_rate: f64,
-        /// What went wrong, and in which layer.
+        /// The error and its layer.
         source: ModelError,
     },
     /// The network does not fit in memory.
     #[error(
-        "{sizes} need at least {needed} MB of memory, and {available} MB are there: lower one of them{}",
-        match fits { 0 => String::new(), fits => format!(" (data.batch to {fits} at most)") }
+        "{sizes} need at least {needed} MB of memory, and {available} MB are available: lower one of them{}",
+        match fits { 0 => String::new(), fits => format!(" (data.batch to at most {fits})") }
     )]
     Memory {
-        /// The settings that decide it, with their values.
+        /// The settings that determine the size, with their values.
         sizes: String,
-        /// What weights and activations take at least.
+        /// A lower bound of the memory of weights and activations in MB.
         needed: u128,
-        /// What there is.
+        /// The available memory in MB.
         available: u64,
-        /// The largest batch that these would not refuse.
+        /// The largest batch that fits; 0 if none does.
         fits: u128,
     },
-    /// A step could not be done; no weight was changed by it.
+    /// A training step failed and changed no weight.
     #[error(
-        "stopped in epoch {epoch} after {step} of its steps, at a learning rate of {learning_rate:?}: {source}; {kept} is \
-         the last good checkpoint and stays as it is, and {}",
+        "stopped in epoch {epoch} after {step} steps, at the learning rate {learning_rate:?}: {source}; {kept} is \
+         the last checkpoint and is kept; {}",
         match source.as_ref() {
-            ModelError::Backend(BackendError::DeviceMemory { .. }) => "another --run-dir is the place for a smaller batch",
-            ModelError::Backend(_) => "--resume goes on from it once the device works again, or elsewhere with another --device",
-            _ => "another --run-dir is the place for another experiment",
+            ModelError::Backend(BackendError::DeviceMemory { .. }) => "use a smaller batch in another --run-dir",
+            ModelError::Backend(_) => "continue with --resume when the device works again, or with another --device",
+            _ => "use another experiment in another --run-dir",
         }
     )]
     Step {
         /// The epoch.
         epoch: u32,
-        /// Steps done in it.
+        /// Completed steps of the epoch.
         step: usize,
-        /// The schedule's rate in this epoch.
+        /// The learning rate of the epoch.
         learning_rate: f64,
         /// The checkpoint.
         kept: PathBuf,
-        /// What went wrong, and in which layer.
+        /// The error and its layer.
         source: Box<ModelError>,
     },
-    /// The network computes something that is not a number.
-    #[error("{checkpoint} cannot be evaluated: {source}; use an earlier checkpoint, or train anew")]
+    /// The network computes values that are not finite.
+    #[error(
+        "{checkpoint} cannot be evaluated: {source}; use an earlier checkpoint, or train from scratch"
+    )]
     Evaluation {
         /// The checkpoint.
         checkpoint: PathBuf,
-        /// What went wrong, and in which layer.
+        /// The error and its layer.
         source: ModelError,
     },
     /// The threads cannot be started.
     #[error("cannot start {threads} threads: {source}; use a smaller --threads")]
     Threads {
-        /// How many.
+        /// The number of threads.
         threads: usize,
-        /// Why not.
+        /// The error of the thread pool.
         source: rayon::ThreadPoolBuildError,
     },
-    /// A mistake in this program.
-    #[error("a mistake in this program, please report it: {0}")]
+    /// A bug in this program.
+    #[error("a bug in this program, please report it: {0}")]
     Internal(String),
 }
 
@@ -291,7 +289,7 @@ impl From<ImageError> for RunError {
 }
 
 impl RunError {
-    /// Why a network could not take over the state of a checkpoint: it is another's, or the device has failed.
+    /// The error of loading a checkpoint into a network: the tensors do not match, or the device failed.
     pub(crate) fn not_loaded(checkpoint: &Path, source: ModelError) -> Self {
         match source {
             ModelError::Backend(

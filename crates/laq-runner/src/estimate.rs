@@ -1,4 +1,4 @@
-//! How long a run will take here: a few real steps of its network on random input, without its data.
+//! Estimates the duration of a run from a few steps of its network on random input, without its data.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -14,27 +14,27 @@ use crate::device::{DeviceOptions, OpenDevice};
 use crate::examples::{Input, sizes};
 use crate::session::{network, thread_pool};
 
-/// The fewest and the most steps that are timed, and the seconds after which a number in between is enough.
+/// The minimal and maximal number of timed steps; between them, timing ends after [`TIMED_SECONDS`].
 const TIMED_STEPS: (u64, u64) = (3, 50);
 const TIMED_SECONDS: f64 = 3.0;
 
-/// What a run takes on this machine.
+/// The estimated duration of a run on this machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Estimate {
     /// See [`key`].
     pub key: String,
     /// Mean wall-clock seconds of a training step.
     pub seconds_per_step: f64,
-    /// The share of them spent quantizing.
+    /// The fraction of them spent quantizing.
     pub quantize_share: f64,
-    /// Mean wall-clock seconds of a batch's evaluation.
+    /// Mean wall-clock seconds of the evaluation of a batch.
     pub seconds_per_evaluation: f64,
-    /// Training steps of the whole run.
+    /// Training steps of the run.
     pub steps: u64,
-    /// Wall-clock seconds of the whole run, evaluation included; as if the test split were evaluated after every
-    /// epoch, so rather too many.
+    /// Wall-clock seconds of the run, including evaluation of the test split after every epoch: an upper
+    /// bound.
     pub seconds: f64,
-    /// Batches an epoch.
+    /// Batches per epoch.
     pub batches: Batches,
     /// Threads used.
     pub threads: usize,
@@ -45,30 +45,30 @@ pub struct Estimate {
 /// Whole batches of each split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Batches {
-    /// Trained on in an epoch.
+    /// Training batches per epoch.
     pub train: usize,
-    /// Evaluated after an epoch.
+    /// Validation batches.
     pub validation: usize,
-    /// Evaluated after an epoch with a lower validation loss than all before.
+    /// Test batches, evaluated after an epoch that is the best so far.
     pub test: usize,
 }
 
-/// Times a few steps of `experiment`, after one that is not counted.
+/// Times a few steps of `experiment` after a warm-up step.
 ///
 /// # Errors
 ///
-/// Splits that do not fill a batch, networks that cannot be built or do not compute; of the data, only a file of the
-/// user's has to be there.
+/// Splits shorter than a batch, and networks that cannot be built or computed. Data are needed only for a text
+/// file.
 pub fn estimate(
     experiment: &Experiment,
     device: DeviceOptions,
     threads: Option<usize>,
 ) -> Result<Estimate, RunError> {
     let (batches, input) = sizes(&experiment.data)?;
-    let most = experiment.train.max_batches.unwrap_or(usize::MAX);
+    let limit = experiment.train.max_batches.unwrap_or(usize::MAX);
     let [train, validation, test] = batches;
     let batches = Batches {
-        train: train.min(most),
+        train: train.min(limit),
         validation,
         test,
     };
@@ -100,28 +100,28 @@ fn time(
 ) -> Result<(StepTimes, StepTimes), RunError> {
     let batch = experiment.data.batch;
     let mut network = network(device, experiment, input, batch)?;
-    // A shuffled pack of numbers, dealt again where a batch is larger.
-    let pack = epoch_order(1 << 16, 0, 0);
+    // Pseudorandom values, repeated if a batch is larger.
+    let random = epoch_order(1 << 16, 0, 0);
     let below = |bound: usize, count: usize| -> Vec<u8> {
-        let dealt = pack.iter().map(|&place| (place as usize % bound) as u8);
-        dealt.cycle().take(count).collect()
+        let values = random.iter().map(|&value| (value as usize % bound) as u8);
+        values.cycle().take(count).collect()
     };
-    let (random, pixels);
+    let (tokens, labels, pixels);
     let batch = match input {
         Input::Symbols(symbols) => {
             let characters = experiment.data.length.unwrap_or_default() * batch;
-            random = below(symbols, characters + 1);
-            Batch::text(&random[..characters], &random[1..])
+            tokens = below(symbols, characters + 1);
+            Batch::text(&tokens[..characters], &tokens[1..])
         }
         Input::Images { shape, classes } => {
-            random = below(classes, batch);
+            labels = below(classes, batch);
             let bytes = below(256, batch * shape.elements());
-            // Of about the size that preprocessed images have.
+            // In the range of preprocessed images.
             pixels = bytes
                 .iter()
                 .map(|&byte| f32::from(byte) / 128.0 - 1.0)
                 .collect::<Vec<_>>();
-            Batch::images(&pixels, &random)
+            Batch::images(&pixels, &labels)
         }
     };
     let rate = experiment.train.learning_rate;

@@ -1,4 +1,4 @@
-//! What a trained network does on a split of its own data, or on any text.
+//! Evaluates a trained network on a split of its data, or on any text.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,17 +16,17 @@ use crate::files::FileError;
 use crate::run_folder::{best_checkpoint, last_checkpoint};
 use crate::session::{network, thread_pool};
 
-/// What a checkpoint is evaluated on.
+/// The data of an evaluation.
 #[derive(Clone, Debug)]
 pub enum Source {
-    /// A split of the data that it was trained on.
+    /// A split of the data of the run.
     Split {
-        /// Which one.
+        /// The split.
         split: Split,
-        /// The folder of downloaded data, where it is not the one of the experiment.
+        /// The folder of downloaded data, if not that of the experiment.
         data_dir: Option<PathBuf>,
     },
-    /// The whole of a text file, in the alphabet of the checkpoint.
+    /// A text file, in the alphabet of the checkpoint.
     File(PathBuf),
 }
 
@@ -35,24 +35,23 @@ pub enum Source {
 pub struct Evaluation {
     /// The checkpoint.
     pub checkpoint: PathBuf,
-    /// Epochs that it had been trained for.
+    /// Its completed epochs.
     pub epochs_done: u32,
     /// The method's id.
     pub method: String,
-    /// The split's name, or the path of the text.
+    /// The name of the split, or the path of the text.
     pub source: String,
-    /// Mean loss: of a text the cross-entropy per character in nats, of images what `model.loss` says.
+    /// Mean loss: the cross-entropy per character in nats for texts, `model.loss` for images.
     pub loss: f64,
-    /// Percent of the images that are put in a wrong class; null for texts.
+    /// Classification error in percent; null for texts.
     pub error: Option<f64>,
-    /// Images, or characters predicted: those of whole batches.
+    /// Number of images, or of predicted characters in whole batches.
     pub examples: usize,
-    /// Characters that do not fill a batch, and were left out.
+    /// Characters at the end that do not fill a batch and were not evaluated.
     pub left_out: usize,
 }
 
-/// The checkpoint that `path` means: itself if it is a file; the best one of a run folder, or the last if there is no
-/// best one.
+/// `path` itself if it is a file; the best checkpoint of a run folder, or the last if there is no best one.
 fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
     [
         path.to_path_buf(),
@@ -64,12 +63,11 @@ fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
     .ok_or_else(|| RunError::NoCheckpoint { path: path.into() })
 }
 
-/// Evaluates the network of `path`, a run folder or a checkpoint, with quantized weights. `progress` hears of every
-/// batch before it is evaluated, and of how many there are.
+/// Evaluates the network of `path`, a run folder or a checkpoint, with quantized weights. `progress` is called before
+/// every batch with its index and the number of batches.
 ///
-/// A run folder stands for its best epoch; while there is none yet, for its last checkpoint. A split is cut into the
-/// batches of its training. A text of its own is cut into sequences of the same length, in batches no larger than the text
-/// fills.
+/// For a run folder, the checkpoint of the best epoch is used, or the last if there is none. The batches of a split are
+/// those of training. A text file has sequences of the same length, in batches of at most its number of sequences.
 ///
 /// # Errors
 ///
@@ -153,7 +151,7 @@ pub fn evaluate(
     let (batch, examples, left_out) = match batches {
         Batches::Text(sequences) => {
             let characters = sequences.count() * sequences.length();
-            // The first character is given, not predicted.
+            // The first character is not predicted.
             (
                 sequences.batch_size(),
                 characters,
@@ -182,7 +180,7 @@ pub fn evaluate(
             })
         });
         score.map_err(|source| match source {
-            // Another checkpoint would not help.
+            // The device failed, not the checkpoint.
             ModelError::Backend(error) => RunError::Device(error),
             source => RunError::Evaluation {
                 checkpoint: checkpoint.clone(),
@@ -190,7 +188,7 @@ pub fn evaluate(
             },
         })
     })?;
-    let score = score.expect("every batch was let through");
+    let score = score.expect("the callback never stops the evaluation");
     Ok(Evaluation {
         epochs_done: found.run.progress.epoch - 1,
         method: experiment.quantize.method.clone(),

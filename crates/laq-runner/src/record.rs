@@ -1,6 +1,6 @@
-//! What a run writes for people and programs to read: a line per epoch, a line per comparison, a summary.
+//! The records of a run: one per epoch, one per comparison, and a summary.
 //!
-//! Files of older versions are read too: a missing field gets its default, an unknown one is ignored.
+//! Files of older versions are readable: a missing field gets its default, an unknown one is ignored.
 
 use laq_models::{LayerComparison, LayerReport};
 use laq_solvers::Scale;
@@ -8,23 +8,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Paper;
 
-/// How a run stands.
+/// The status of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// It is being trained, or was killed.
+    /// In training, or killed.
     #[default]
     Running,
-    /// Every epoch is done.
+    /// All epochs are done.
     Finished,
-    /// It was stopped and saved; it can go on.
+    /// Stopped and saved; can be resumed.
     Interrupted,
-    /// It stopped with an error.
+    /// Stopped with an error.
     Failed,
 }
 
-/// One line of `metrics.jsonl`. Losses are means: of texts the cross-entropy per character in nats, of images what
-/// `model.loss` says.
+/// One line of `metrics.jsonl`. Losses are means: the cross-entropy per character in nats for texts, `model.loss`
+/// for images.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EpochRecord {
@@ -34,21 +34,21 @@ pub struct EpochRecord {
     pub train_loss: f64,
     /// After the epoch, with quantized weights.
     pub validation_loss: f64,
-    /// After the epoch, where it is the best so far; else null.
+    /// After the epoch, if it is the best so far; else null.
     pub test_loss: Option<f64>,
-    /// Percent of the validation images in a wrong class, after the epoch, with quantized weights; null for texts.
+    /// Classification error on the validation images in percent, with quantized weights; null for texts.
     pub validation_error: Option<f64>,
-    /// Percent of the test images in a wrong class, after the epoch, where it is the best so far; else null.
+    /// Classification error on the test images in percent, if the epoch is the best so far; else null.
     pub test_error: Option<f64>,
     /// Adam's step size in this epoch.
     pub learning_rate: f64,
-    /// Wall-clock seconds of the epoch, its evaluation included.
+    /// Wall-clock seconds of the epoch, including evaluation.
     pub seconds: f64,
     /// Mean wall-clock seconds of a training step.
     pub seconds_per_step: f64,
-    /// The share of them spent quantizing.
+    /// The fraction of them spent quantizing.
     pub quantize_share: f64,
-    /// The quantized layers after the epoch; none in full precision.
+    /// The quantized layers after the epoch; empty in full precision.
     pub layers: Vec<LayerRecord>,
 }
 
@@ -58,13 +58,13 @@ pub struct EpochRecord {
 pub struct LayerRecord {
     /// Such as `lstm.weight_hh.forget` or `dense1.weight`.
     pub name: String,
-    /// One, or the positive and the magnitude of the negative one.
+    /// One scale, or those of positive and negative weights.
     pub scale: Vec<f32>,
-    /// The share of weights whose level is 0.
+    /// The fraction of weights whose level is 0.
     pub sparsity: f64,
     /// ½ Σ d (w − ŵ)².
     pub weighted_error: f64,
-    /// Rounds that an alternating solver used.
+    /// Iterations of an alternating solver.
     pub rounds: u32,
 }
 
@@ -84,19 +84,19 @@ impl From<LayerReport> for LayerRecord {
     }
 }
 
-/// One line of `comparison.jsonl`: how near the run's solver was to the optimum in one step.
+/// One line of `comparison.jsonl`: the errors of the run's solver and of the exact solver in one step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ComparisonRecord {
     /// The training step that used the compared weights, counted from 1 over the whole run.
     pub step: u64,
-    /// ½ Σ d (w − ŵ)² over all matrices, of the run's own ŵ.
+    /// ½ Σ d (w − ŵ)² over all matrices, with ŵ of the run's solver.
     pub weighted_error: f64,
-    /// The same with the exact solver's ŵ.
+    /// The same with ŵ of the exact solver.
     pub exact_weighted_error: f64,
-    /// Their ratio, 1 at the optimum; null where the exact error is 0.
+    /// Their ratio, 1 at the optimum; null if the exact error is 0.
     pub ratio: Option<f64>,
-    /// The matrices one by one.
+    /// The errors of each matrix.
     pub layers: Vec<LayerComparisonRecord>,
 }
 
@@ -106,16 +106,16 @@ pub struct ComparisonRecord {
 pub struct LayerComparisonRecord {
     /// Such as `lstm.weight_hh.forget` or `dense1.weight`.
     pub name: String,
-    /// ½ Σ d (w − ŵ)² of the run's own ŵ.
+    /// ½ Σ d (w − ŵ)² with ŵ of the run's solver.
     pub weighted_error: f64,
-    /// The same with the exact solver's ŵ.
+    /// The same with ŵ of the exact solver.
     pub exact_weighted_error: f64,
-    /// Their ratio, likewise.
+    /// Their ratio; null if the exact error is 0.
     pub ratio: Option<f64>,
 }
 
 impl ComparisonRecord {
-    /// The record of a step, from what its matrices have.
+    /// The record of step `step`.
     #[must_use]
     pub fn new(step: u64, layers: Vec<LayerComparison>) -> Self {
         let ratio = |own: f64, exact: f64| (exact > 0.0).then(|| own / exact);
@@ -137,12 +137,12 @@ impl ComparisonRecord {
     }
 }
 
-/// `summary.json`. Losses and errors are those of the best epoch: the one with the lowest validation loss, or error for
-/// images, of equal ones the latest.
+/// `summary.json`. Losses and errors are those of the best epoch: the latest with the lowest validation loss, or
+/// validation error for images.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Summary {
-    /// How the run stands.
+    /// The status of the run.
     pub status: Status,
     /// Why it failed or stopped.
     pub reason: Option<String>,
@@ -150,39 +150,39 @@ pub struct Summary {
     pub key: String,
     /// See [`crate::TRAINING_VERSION`].
     pub training_version: u32,
-    /// What the run is called.
+    /// The title of the run.
     pub title: String,
     /// The method's id.
     pub method: String,
-    /// The data's name.
+    /// The name of the data.
     pub data: String,
-    /// What the data stand in for, if they are not the paper's own.
+    /// For a substitute: which data it replaces.
     pub stand_in: Option<String>,
-    /// Epochs asked for.
+    /// Epochs of the experiment.
     pub epochs: u32,
-    /// Epochs done.
+    /// Completed epochs.
     pub epochs_done: u32,
-    /// The best epoch, once there is one.
+    /// The best epoch; null before the first evaluation.
     pub best_epoch: Option<u32>,
     /// Its training loss; nats per character for texts.
     pub train_loss: Option<f64>,
-    /// Its validation loss, likewise.
+    /// Its validation loss.
     pub validation_loss: Option<f64>,
-    /// Its test loss, likewise.
+    /// Its test loss.
     pub test_loss: Option<f64>,
-    /// Percent of the validation images that it puts in a wrong class; null for texts.
+    /// Its classification error on the validation images in percent; null for texts.
     pub validation_error: Option<f64>,
-    /// Percent of the test images that it puts in a wrong class; null for texts.
+    /// Its classification error on the test images in percent; null for texts.
     pub test_error: Option<f64>,
     /// Wall-clock seconds, over all sessions.
     pub seconds: f64,
     /// Mean wall-clock seconds of a training step.
     pub seconds_per_step: f64,
-    /// The share of them spent quantizing.
+    /// The fraction of them spent quantizing.
     pub quantize_share: f64,
-    /// Training steps done.
+    /// Completed training steps.
     pub steps: u64,
-    /// The most batches an epoch, if the run was cut short so.
+    /// The limit of batches per epoch, if set.
     pub max_batches: Option<usize>,
     /// The published figure.
     pub paper: Option<Paper>,
@@ -194,6 +194,6 @@ pub struct Summary {
     pub threads: usize,
     /// The matrix kernel used.
     pub kernel: String,
-    /// The process's peak resident memory; null where the system does not say.
+    /// The peak resident memory of the process; null if the system does not report it.
     pub peak_memory_bytes: Option<u64>,
 }

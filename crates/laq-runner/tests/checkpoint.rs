@@ -98,7 +98,7 @@ fn error_of(path: &Path, bytes: &[u8]) -> CheckpointError {
 }
 
 #[test]
-fn what_goes_in_comes_out() {
+fn a_written_checkpoint_is_read_back() {
     let (_folder, path, _) = written();
     let (found, expected) = (Checkpoint::read(&path).expect("read"), checkpoint());
     assert_eq!(found.run, expected.run);
@@ -115,28 +115,19 @@ fn what_goes_in_comes_out() {
 }
 
 #[test]
-fn every_shorter_file_is_refused() {
+fn every_truncation_is_an_error() {
     let (_folder, path, bytes) = written();
     for length in 0..bytes.len() {
-        let message = error_of(&path, &bytes[..length]).to_string();
-        assert!(
-            message.contains("last.safetensors is cut off"),
-            "{length} bytes: {message}"
-        );
+        let error = error_of(&path, &bytes[..length]);
+        let CheckpointError::Truncated { found, .. } = error else {
+            panic!("{length} bytes: {error:?}");
+        };
+        assert_eq!(found, length as u64);
     }
-    let message = error_of(&path, &bytes[..bytes.len() / 2]).to_string();
-    assert!(
-        message.contains(&format!("has {} bytes", bytes.len() / 2)),
-        "{message}"
-    );
-    assert!(
-        message.contains("delete it") && message.contains("--resume"),
-        "{message}"
-    );
 }
 
 #[test]
-fn every_altered_byte_is_noticed() {
+fn every_altered_byte_is_an_error() {
     let (_folder, path, bytes) = written();
     for place in 0..bytes.len() {
         let mut altered = bytes.clone();
@@ -145,10 +136,10 @@ fn every_altered_byte_is_noticed() {
     }
     let mut altered = bytes.clone();
     *altered.last_mut().expect("not empty") ^= 0x80;
-    let message = error_of(&path, &altered).to_string();
+    let error = error_of(&path, &altered);
     assert!(
-        message.contains("last.safetensors was altered") && message.contains("checksum"),
-        "{message}"
+        matches!(error, CheckpointError::Altered { .. }),
+        "{error:?}"
     );
     let mut longer = bytes;
     longer.push(0);
@@ -156,7 +147,7 @@ fn every_altered_byte_is_noticed() {
 }
 
 #[test]
-fn a_newer_version_is_named() {
+fn a_newer_version_is_an_error() {
     let (_folder, path, bytes) = written();
     let mark = b"\"format_version\":\"1\"";
     let place = bytes
@@ -169,11 +160,6 @@ fn a_newer_version_is_named() {
     assert!(
         matches!(error, CheckpointError::Newer { found: 7, .. }),
         "{error:?}"
-    );
-    let message = error.to_string();
-    assert!(
-        message.contains("newer version") && message.contains("update laq"),
-        "{message}"
     );
 }
 

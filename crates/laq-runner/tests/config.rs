@@ -1,4 +1,4 @@
-//! Reading experiments: layers, defaults, keys, and everything that a wrong file is told.
+//! Reading experiments: layers, defaults, keys and errors.
 
 use std::collections::HashMap;
 use std::fs;
@@ -213,7 +213,7 @@ fn the_key_is_of_what_changes_the_numbers() {
 }
 
 #[test]
-fn wrong_values_are_told_with_name_value_and_range() {
+fn errors_of_values_have_key_value_and_range() {
     for (more, expected) in [
         ("train.epochs = 0", ["train.epochs = 0", "1 to 1000000"]),
         (
@@ -243,7 +243,7 @@ fn wrong_values_are_told_with_name_value_and_range() {
         ),
         (
             "train.schedule = { kind = \"milestones\", epochs = [5, 5], factor = 0.5 }",
-            ["train.schedule.epochs = [5, 5]", "rising"],
+            ["train.schedule.epochs = [5, 5]", "ascending"],
         ),
         ("model.hidden = 0", ["model.hidden = 0", "1 to 65536"]),
         (
@@ -265,7 +265,7 @@ fn wrong_values_are_told_with_name_value_and_range() {
         ),
         (
             "data.train_fraction = 0.5",
-            ["data.train_fraction = 0.5", "left out unless"],
+            ["data.train_fraction = 0.5", "omitted unless"],
         ),
         (
             "checkpoint.minutes = -1",
@@ -311,7 +311,7 @@ fn only_an_alternating_method_is_compared_with_an_exact_one() {
 }
 
 #[test]
-fn wrong_files_are_told_what_and_where() {
+fn errors_of_files_have_place_and_reason() {
     for (text, expected) in [
         (
             "quantize.method = \"lat-a\"",
@@ -382,7 +382,7 @@ fn wrong_files_are_told_what_and_where() {
 }
 
 #[test]
-fn files_that_are_not_there_are_told() {
+fn missing_files_are_errors() {
     let folder = TempDir::new().expect("a temporary folder");
     let missing = folder.path().join("missing.toml");
     let message = load(&missing, &[], &[]).expect_err("no file").to_string();
@@ -409,7 +409,7 @@ fn files_that_are_not_there_are_told() {
 }
 
 #[test]
-fn circles_are_told() {
+fn cycles_are_errors() {
     let folder = TempDir::new().expect("a temporary folder");
     let one = write(&folder, "one.toml", "extends = \"two.toml\"");
     write(&folder, "two.toml", "extends = \"one.toml\"");
@@ -421,7 +421,7 @@ fn circles_are_told() {
 }
 
 #[test]
-fn wrong_sets_are_told() {
+fn invalid_sets_are_errors() {
     let folder = TempDir::new().expect("a temporary folder");
     let file = write(&folder, "file.toml", SMALL);
     for (set, expected) in [

@@ -1,8 +1,8 @@
-//! Runs on images: the same bits however they are stopped, the epoch with the fewest errors, and what is told of them.
+//! Runs on images: resumption, the best epoch, and summaries.
 
 mod common;
 
-use common::{Lab, run_bits};
+use common::{TestDir, run_bits};
 use laq_datasets::Split;
 use laq_runner::RunError;
 use laq_runner::config::{Loss, Model, Schedule, parse};
@@ -15,11 +15,11 @@ use laq_runner::train::Event;
 
 #[test]
 fn a_run_that_is_stopped_anywhere_has_the_same_bits() {
-    let lab = Lab::new();
+    let dir = TestDir::new();
     for method in ["full", "lat-a", "ttq"] {
-        let experiment = lab.digits(method, "");
+        let experiment = dir.digits(method, "");
         let (whole, parts) = (format!("{method}-whole"), format!("{method}-parts"));
-        let summary = lab.train(&experiment, &whole).expect("a whole run");
+        let summary = dir.train(&experiment, &whole).expect("a whole run");
         assert_eq!((summary.status, summary.steps), (Status::Finished, 15));
         let mut sessions = 0;
         loop {
@@ -29,7 +29,7 @@ fn a_run_that_is_stopped_anywhere_has_the_same_bits() {
                 Event::Evaluating { batch, .. } => *batch == 40 && sessions % 2 == 0,
                 _ => false,
             };
-            let summary = lab
+            let summary = dir
                 .train_until(&experiment, &parts, Some(1 + sessions % 3), stop)
                 .expect("a part of a run");
             if summary.status == Status::Finished {
@@ -37,17 +37,17 @@ fn a_run_that_is_stopped_anywhere_has_the_same_bits() {
             }
         }
         assert!(sessions > 15, "{sessions}");
-        assert_eq!(run_bits(&lab, &whole), run_bits(&lab, &parts), "{method}");
+        assert_eq!(run_bits(&dir, &whole), run_bits(&dir, &parts), "{method}");
     }
 }
 
 #[test]
 fn the_best_epoch_has_the_fewest_errors_and_of_equal_ones_is_the_latest() {
-    let lab = Lab::new();
+    let dir = TestDir::new();
     // Too fast to get better with every epoch.
-    let experiment = lab.digits("lat-a", "train.epochs = 8\ntrain.learning_rate = 0.3");
-    let summary = lab.train(&experiment, "run").expect("a run");
-    let records = lab.metrics("run");
+    let experiment = dir.digits("lat-a", "train.epochs = 8\ntrain.learning_rate = 0.3");
+    let summary = dir.train(&experiment, "run").expect("a run");
+    let records = dir.metrics("run");
     let errors: Vec<f64> = records
         .iter()
         .map(|record| record.validation_error.expect("a share of images"))
@@ -74,12 +74,12 @@ fn the_best_epoch_has_the_fewest_errors_and_of_equal_ones_is_the_latest() {
 
 #[test]
 fn a_network_learns_the_digits() {
-    let lab = Lab::new();
+    let dir = TestDir::new();
     let more = "model = { filters = [8], units = [32] }\n\
                 data.batch = 50\n\
                 train = { epochs = 2, max_batches = 1000, schedule = { kind = \"every\", epochs = 1, factor = 0.3 } }";
     for method in ["full", "lat-e"] {
-        let summary = lab.train(&lab.digits(method, more), method).expect("a run");
+        let summary = dir.train(&dir.digits(method, more), method).expect("a run");
         assert_eq!(summary.steps, 160);
         let error = summary.test_error.expect("a share of images");
         assert!(error < 20.0, "{method}: {error} % of the test images");
@@ -88,16 +88,16 @@ fn a_network_learns_the_digits() {
 
 #[test]
 fn an_evaluation_gives_the_errors_of_the_training() {
-    let lab = Lab::new();
+    let dir = TestDir::new();
     // 1,000 is no multiple of 16: the last batch is not full.
-    let summary = lab.train(&lab.digits("lat2-a", ""), "run").expect("a run");
+    let summary = dir.train(&dir.digits("lat2-a", ""), "run").expect("a run");
     let on = |split| {
         let source = Source::Split {
             split,
             data_dir: None,
         };
         evaluate(
-            &lab.path("run"),
+            &dir.path("run"),
             &source,
             DeviceOptions::CPU,
             Some(1),
@@ -111,9 +111,9 @@ fn an_evaluation_gives_the_errors_of_the_training() {
     assert_eq!((test.examples, test.left_out), (1000, 0));
     assert_eq!(on(Split::Validation).error, summary.validation_error);
     assert_eq!(on(Split::Train).examples, 4000);
-    let text = Source::File(lab.path("text.txt"));
+    let text = Source::File(dir.path("text.txt"));
     let error = evaluate(
-        &lab.path("run"),
+        &dir.path("run"),
         &text,
         DeviceOptions::CPU,
         Some(1),
@@ -236,17 +236,17 @@ fn settings_for_the_other_kind_of_data_are_refused() {
 }
 
 #[test]
-fn networks_that_cannot_be_are_refused() {
-    let lab = Lab::new();
+fn impossible_networks_are_errors() {
+    let dir = TestDir::new();
     for (more, expected) in [
         ("model.filters = [2, 2, 2, 2, 2]", "nothing would be left"),
         (
             "data.batch = 5000",
-            "4000 images, fewer than data.batch = 5000",
+            "4000 images, expected at least data.batch = 5000",
         ),
         ("model.units = [65536, 65536, 65536]", "MB of memory"),
     ] {
-        let found = lab.train(&lab.digits("full", more), "run");
+        let found = dir.train(&dir.digits("full", more), "run");
         let message = found.expect_err(more).to_string();
         assert!(
             message.contains(expected),

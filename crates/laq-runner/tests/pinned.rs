@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::Lab;
+use common::TestDir;
 use laq_runner::TRAINING_VERSION;
 use laq_solvers::Method;
 
@@ -53,7 +53,7 @@ fn same(found: &[f64], recorded: &[f64]) -> bool {
 }
 
 #[test]
-fn the_recorded_numbers_tell_every_method_from_every_other() {
+fn pinned_numbers_differ_between_methods() {
     for (place, (method, numbers)) in RECORDED.iter().enumerate() {
         for (other, others) in &RECORDED[..place] {
             assert!(!same(numbers, others), "{method} and {other}");
@@ -75,14 +75,14 @@ fn the_numbers_of_a_run_are_those_of_its_version() {
             family.id
         );
     }
-    let lab = Lab::new();
+    let dir = TestDir::new();
     let mut differences = String::new();
-    let texts = RECORDED.map(|(method, recorded)| (lab.experiment(method, ""), recorded));
-    let images = RECORDED_IMAGES.map(|(method, recorded)| (lab.digits(method, ""), recorded));
+    let texts = RECORDED.map(|(method, recorded)| (dir.experiment(method, ""), recorded));
+    let images = RECORDED_IMAGES.map(|(method, recorded)| (dir.digits(method, ""), recorded));
     for (experiment, recorded) in texts.into_iter().chain(images) {
         let name = &experiment.title;
-        let summary = lab.train(&experiment, name).expect("a run");
-        let losses = lab
+        let summary = dir.train(&experiment, name).expect("a run");
+        let losses = dir
             .metrics(name)
             .into_iter()
             .map(|record| record.train_loss);
@@ -99,6 +99,6 @@ fn the_numbers_of_a_run_are_those_of_its_version() {
     );
     assert_eq!(
         TRAINING_VERSION, RECORDED_VERSION,
-        "TRAINING_VERSION was raised: record the numbers anew"
+        "TRAINING_VERSION was incremented: record new numbers"
     );
 }

@@ -7,7 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
 
-use common::{Lab, bits};
+use common::{TestDir, bits};
 use laq_runner::RunError;
 use laq_runner::config::key;
 use laq_runner::device::DeviceOptions;
@@ -84,8 +84,8 @@ fn fields(mut message: &[u8]) -> Vec<(u64, u64, &[u8])> {
 type Scalars = BTreeMap<String, f32>;
 
 /// The scalars of each epoch; checks the header and the order of wall times.
-fn events(lab: &Lab, run: &str) -> BTreeMap<u64, Scalars> {
-    let file = fs::read(lab.path(run).join(FILE)).expect("events");
+fn events(dir: &TestDir, run: &str) -> BTreeMap<u64, Scalars> {
+    let file = fs::read(dir.path(run).join(FILE)).expect("events");
     let (mut epochs, mut last) = (BTreeMap::new(), 0.0);
     for (index, record) in records(&file).into_iter().enumerate() {
         let (mut step, mut scalars) = (0, Scalars::new());
@@ -146,53 +146,53 @@ fn expected(record: &EpochRecord) -> Scalars {
     scalars
 }
 
-fn check(lab: &Lab, run: &str) {
-    let metrics = lab.metrics(run);
+fn check(dir: &TestDir, run: &str) {
+    let metrics = dir.metrics(run);
     let metrics = metrics
         .iter()
         .map(|record| (record.epoch.into(), expected(record)));
     let metrics: BTreeMap<u64, Scalars> = metrics.collect();
     assert_eq!(metrics.len(), 3);
-    assert_eq!(events(lab, run), metrics);
+    assert_eq!(events(dir, run), metrics);
 }
 
 #[test]
 fn events_hold_the_metrics_of_each_epoch() {
-    let lab = Lab::new();
+    let dir = TestDir::new();
     for (name, experiment) in [
-        ("text", lab.experiment("lat-a", ENABLED)),
-        ("two-scales", lab.experiment("lat2-a", ENABLED)),
-        ("full", lab.experiment("full", ENABLED)),
-        ("digits", lab.digits("lat-a", ENABLED)),
+        ("text", dir.experiment("lat-a", ENABLED)),
+        ("two-scales", dir.experiment("lat2-a", ENABLED)),
+        ("full", dir.experiment("full", ENABLED)),
+        ("digits", dir.digits("lat-a", ENABLED)),
     ] {
-        lab.train(&experiment, name).expect("a run");
-        check(&lab, name);
+        dir.train(&experiment, name).expect("a run");
+        check(&dir, name);
     }
-    assert!(events(&lab, "digits")[&1].contains_key("error/test"));
-    assert!(!events(&lab, "text")[&1].contains_key("error/test"));
+    assert!(events(&dir, "digits")[&1].contains_key("error/test"));
+    assert!(!events(&dir, "text")[&1].contains_key("error/test"));
 }
 
 #[test]
 fn events_are_off_by_default_and_change_no_numbers() {
-    let lab = Lab::new();
+    let dir = TestDir::new();
     let (off, on) = (
-        lab.experiment("lat-a", ""),
-        lab.experiment("lat-a", ENABLED),
+        dir.experiment("lat-a", ""),
+        dir.experiment("lat-a", ENABLED),
     );
     assert!(!off.log.tensorboard && on.log.tensorboard);
     assert_eq!(key(&off), key(&on));
-    lab.train(&off, "off").expect("a run");
-    lab.train(&on, "on").expect("a run");
-    assert!(!lab.path("off").join(FILE).exists());
-    let last = |run| bits(&lab.path(run).join("last.safetensors"));
+    dir.train(&off, "off").expect("a run");
+    dir.train(&on, "on").expect("a run");
+    assert!(!dir.path("off").join(FILE).exists());
+    let last = |run| bits(&dir.path(run).join("last.safetensors"));
     assert_eq!(last("off"), last("on"));
 }
 
 /// Events after the checkpoint, and a partial record at the end, are removed.
 #[test]
 fn a_resumed_run_writes_no_event_twice() {
-    let lab = Lab::new();
-    let experiment = lab.experiment("lat-a", ENABLED);
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", ENABLED);
     let stop = &mut |event: &Event<'_>| {
         matches!(
             event,
@@ -203,29 +203,29 @@ fn a_resumed_run_writes_no_event_twice() {
             }
         )
     };
-    let summary = lab
+    let summary = dir
         .train_until(&experiment, "run", None, stop)
         .expect("a part");
     assert_eq!(summary.status, Status::Interrupted);
-    let checkpoint = lab.path("run/last.safetensors");
+    let checkpoint = dir.path("run/last.safetensors");
     let bytes = fs::read(&checkpoint).expect("a checkpoint");
-    lab.train(&experiment, "run").expect("the rest");
-    check(&lab, "run");
+    dir.train(&experiment, "run").expect("the rest");
+    check(&dir, "run");
     fs::write(&checkpoint, bytes).expect("a checkpoint");
     let mut file = OpenOptions::new()
         .append(true)
-        .open(lab.path("run").join(FILE))
+        .open(dir.path("run").join(FILE))
         .expect("events");
     file.write_all(&[9, 0, 0]).expect("a partial record");
-    lab.train(&experiment, "run").expect("the rest again");
-    check(&lab, "run");
+    dir.train(&experiment, "run").expect("the rest again");
+    check(&dir, "run");
 }
 
 #[test]
 fn a_new_run_does_not_replace_events() {
-    let lab = Lab::new();
-    let experiment = lab.experiment("lat-a", ENABLED);
-    let run_dir = lab.path("run");
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", ENABLED);
+    let run_dir = dir.path("run");
     fs::create_dir_all(&run_dir).expect("a folder");
     fs::write(run_dir.join(FILE), "events").expect("a file");
     let options = Options {
@@ -245,7 +245,7 @@ fn a_new_run_does_not_replace_events() {
 /// A checkpoint of an older version has no table `log`.
 #[test]
 fn the_table_may_be_missing_in_a_checkpoint() {
-    let experiment = Lab::new().experiment("lat-a", "");
+    let experiment = TestDir::new().experiment("lat-a", "");
     let mut json = serde_json::to_value(&experiment).expect("JSON");
     json.as_object_mut()
         .expect("an object")

@@ -39,7 +39,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
     let shared = (jobs > 1).then(|| (processors / jobs).max(1));
     let threads = args.threads.map(usize::from).or(shared);
     if args.dry_run {
-        let machine = Environment::found("", threads.unwrap_or(processors));
+        let machine = Environment::detect("", threads.unwrap_or(processors));
         let dry_run = DryRun::new(&plan, &machine, on_gpu)?;
         if args.json {
             print_json(&dry_run)?;

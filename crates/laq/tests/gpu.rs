@@ -12,7 +12,7 @@ use std::process::Output;
 
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin;
-use common::{Lab, run_bits};
+use common::{TestDir, run_bits};
 use laq_runner::record::Status;
 use laq_runner::run_folder::read_summary;
 use laq_runner::train::Event;
@@ -21,7 +21,7 @@ use serde_json::Value;
 
 /// A folder for runs, and a machine with a fake GPU.
 struct Machine {
-    lab: Lab,
+    dir: TestDir,
     libraries: PathBuf,
     settings: Vec<(&'static str, &'static str)>,
 }
@@ -34,17 +34,17 @@ struct Ended {
 }
 
 impl Ended {
-    fn said(&self) -> String {
-        let [out, err] = [&self.output.stdout, &self.output.stderr].map(|said| said.clone());
+    fn text(&self) -> String {
+        let [out, err] = [&self.output.stdout, &self.output.stderr].map(|text| text.clone());
         String::from_utf8([out, err].concat()).expect("text")
     }
 
-    /// What it has said, of a command that must have done its work, as NVIDIA's documentation asks for, and have left nothing.
+    /// Asserts success without violations of the CUDA API or leaks, and returns the output.
     fn good(&self) -> String {
-        let said = self.said();
-        assert_eq!(self.output.status.code(), Some(0), "{said}{}", self.report);
+        let text = self.text();
+        assert_eq!(self.output.status.code(), Some(0), "{text}{}", self.report);
         self.is_clean();
-        said
+        text
     }
 
     fn is_clean(&self) {
@@ -52,17 +52,17 @@ impl Ended {
         assert!(!self.report.lines().any(bad), "{}", self.report);
     }
 
-    /// A command that must end with exit code 1 and a message in which all of `parts` are.
+    /// Asserts exit code 1 and a message that contains all of `parts`.
     fn bad(&self, parts: &[&str]) {
-        let said = self.said();
-        assert_eq!(self.output.status.code(), Some(1), "{said}{}", self.report);
-        for word in ["panicked", "a mistake in this program"] {
-            assert!(!said.contains(word), "{said}");
+        let text = self.text();
+        assert_eq!(self.output.status.code(), Some(1), "{text}{}", self.report);
+        for word in ["panicked", "a bug in this program"] {
+            assert!(!text.contains(word), "{text}");
         }
-        let message = said.lines().skip_while(|line| !line.starts_with("error: "));
+        let message = text.lines().skip_while(|line| !line.starts_with("error: "));
         let message: String = message.flat_map(|line| [line, "\n"]).collect();
         for part in parts {
-            assert!(message.contains(part), "{part:?} is not in {said:?}");
+            assert!(message.contains(part), "{part:?} is not in {text:?}");
         }
         self.is_clean();
     }
@@ -82,12 +82,12 @@ impl Machine {
 
     /// One that lacks some of NVIDIA's libraries.
     fn without(missing: &[&str]) -> Option<Self> {
-        let lab = Lab::new();
-        let libraries = lab.path("nvidia");
+        let dir = TestDir::new();
+        let libraries = dir.path("nvidia");
         fs::create_dir(&libraries).expect("a folder");
         install(library()?, &libraries, missing);
         Some(Self {
-            lab,
+            dir,
             libraries,
             settings: Vec::new(),
         })
@@ -100,16 +100,16 @@ impl Machine {
     }
 
     fn laq(&self, arguments: &[&str]) -> Ended {
-        let report = self.lab.path("report");
+        let report = self.dir.path("report");
         let _ = fs::remove_file(&report);
         let output = Command::new(cargo_bin!("laq"))
-            .current_dir(self.lab.folder.path())
+            .current_dir(self.dir.folder.path())
             .env_remove("CUDA_VISIBLE_DEVICES")
             .env_remove("LAQ_CUDNN")
             .env_remove("LAQ_GRAPHS")
             .env_remove("LAQ_LSTM")
             .env("LD_LIBRARY_PATH", &self.libraries)
-            .env("LAQ_CACHE_DIR", self.lab.path("cache"))
+            .env("LAQ_CACHE_DIR", self.dir.path("cache"))
             .env("FAKE_CUDA_REPORT", &report)
             .envs(self.settings.iter().copied())
             .args(arguments)
@@ -132,12 +132,12 @@ fn on(device: &str) -> [&str; 2] {
 }
 
 #[test]
-fn the_doctor_lists_what_there_is() {
+fn doctor_lists_libraries_and_devices() {
     let Some(machine) = Machine::new() else {
         return;
     };
     let machine = machine.with(&[("FAKE_CUDA_DEVICES", "2"), ("FAKE_CUDA_DRIVER", "12040")]);
-    let said = machine.laq(&["doctor"]).good();
+    let text = machine.laq(&["doctor"]).good();
     for line in [
         "CUDA       driver   CUDA 12.4",
         "CUDA       cuBLAS   13.1",
@@ -147,7 +147,7 @@ fn the_doctor_lists_what_there_is() {
         "CUDA       cuda:1   Fake GPU, 2.1 GB, compute capability 9.0",
         "device     cuda:0 (--device takes another)",
     ] {
-        assert!(said.lines().any(|found| found == line), "{line}: {said}");
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
     }
 }
 
@@ -156,22 +156,22 @@ fn runs_are_trained_and_evaluated() {
     let Some(machine) = Machine::new() else {
         return;
     };
-    machine.lab.file("lat-a", "comparison.every = 5");
+    machine.dir.file("lat-a", "comparison.every = 5");
     let first = machine.train("a", &on("cuda:0"));
-    let said = first.good();
-    assert!(said.contains("cuda (Fake GPU, TF32, cuDNN)"), "{said}");
+    let text = first.good();
+    assert!(text.contains("cuda (Fake GPU, TF32, cuDNN)"), "{text}");
     assert!(first.count("compiled") == 1 && first.count("replays") >= 10);
-    let summary = read_summary(&machine.lab.path("a")).expect("a summary");
+    let summary = read_summary(&machine.dir.path("a")).expect("a summary");
     assert_eq!((summary.status, summary.epochs_done), (Status::Finished, 3));
     assert_eq!(summary.kernel, "cuda (Fake GPU, TF32, cuDNN)");
     // The same bits, with the kernels that were kept.
     let second = machine.train("b", &on("auto"));
     assert!(second.good().contains("a GPU is available"));
     assert!(second.count("compiled") == 0 && second.count("replays") >= 10);
-    let bits = |run: &str| run_bits(&machine.lab, run);
+    let bits = |run: &str| run_bits(&machine.dir, run);
     assert_eq!(bits("a"), bits("b"));
     // Kept kernels that are damaged are not taken.
-    for file in fs::read_dir(machine.lab.path("cache")).expect("a folder") {
+    for file in fs::read_dir(machine.dir.path("cache")).expect("a folder") {
         fs::write(file.expect("a file").path(), "no kernels").expect("a file");
     }
     let evaluated = |device: &str| {
@@ -199,7 +199,7 @@ fn images_are_trained_with_and_without_cudnn() {
     let Some(machine) = Machine::new() else {
         return;
     };
-    machine.lab.digits("lat2-a", "train.epochs = 1");
+    machine.dir.digits("lat2-a", "train.epochs = 1");
     let train = |machine: &Machine, run: &str| {
         let arguments = ["train", "digits.toml", "--run-dir", run, "--device", "cuda"];
         machine.laq(&arguments)
@@ -211,28 +211,28 @@ fn images_are_trained_with_and_without_cudnn() {
     assert!(!without.good().contains(", cuDNN)"));
     // What was chosen stays with the run.
     let chosen = |run: &str| {
-        let path = machine.lab.path(run).join("environment.json");
+        let path = machine.dir.path(run).join("environment.json");
         fs::read_to_string(path).expect("an environment")
     };
     assert!(chosen("with").contains(" channels: cuDNN, forward "));
     assert!(!chosen("without").contains("notes"));
-    let loss = |run: &str| machine.lab.metrics(run)[0].train_loss;
+    let loss = |run: &str| machine.dir.metrics(run)[0].train_loss;
     let (a, b) = (loss("with"), loss("without"));
     assert!((a - b).abs() < 0.05 * b, "{a}, {b}");
 }
 
-/// A GPU that goes away in the middle of a run: the last checkpoint is good, on a GPU as on the processor.
+/// The GPU fails during a run: the last checkpoint is valid, on a GPU and on the CPU.
 #[test]
-fn a_gpu_that_goes_away_is_told_and_the_run_goes_on() {
+fn a_run_resumes_after_the_gpu_failed() {
     let Some(machine) = Machine::new() else {
         return;
     };
-    machine.lab.file("ttq", "");
+    machine.dir.file("ttq", "");
     let whole = machine.train("whole", &on("cuda:0"));
     whole.good();
     let operations = whole.count("operations");
     let most = |tenths: u64| -> &'static str { (operations * tenths / 10).to_string().leak() };
-    let bits = |machine: &Machine, run: &str| run_bits(&machine.lab, run);
+    let bits = |machine: &Machine, run: &str| run_bits(&machine.dir, run);
     let mut machine = machine;
     for (tenths, failure, words) in [
         (2, "700", "an illegal memory access"),
@@ -248,13 +248,13 @@ fn a_gpu_that_goes_away_is_told_and_the_run_goes_on() {
         let run = format!("gone-{tenths}");
         machine
             .train(&run, &on("cuda:0"))
-            .bad(&[words, "--resume goes on"]);
-        let summary = read_summary(&machine.lab.path(&run)).expect("a summary");
+            .bad(&[words, "continue with --resume"]);
+        let summary = read_summary(&machine.dir.path(&run)).expect("a summary");
         assert_eq!(summary.status, Status::Failed);
         machine = machine.with(&[]);
         if tenths == 8 {
             machine.train(&run, &["--resume", "--device", "cpu"]).good();
-            let summary = read_summary(&machine.lab.path(&run)).expect("a summary");
+            let summary = read_summary(&machine.dir.path(&run)).expect("a summary");
             assert_eq!(summary.status, Status::Finished);
         } else {
             machine.train(&run, &["--resume"]).good();
@@ -263,36 +263,36 @@ fn a_gpu_that_goes_away_is_told_and_the_run_goes_on() {
     }
 }
 
-/// Examples for which there is no room beside the network come from the host, with the same bits.
+/// Examples that do not fit into device memory are copied per batch, with the same bits.
 #[test]
-fn examples_that_do_not_fit_are_brought() {
+fn examples_that_do_not_fit_are_copied_per_batch() {
     let Some(machine) = Machine::new() else {
         return;
     };
-    machine.lab.digits("lat-a", "train.epochs = 1");
+    machine.dir.digits("lat-a", "train.epochs = 1");
     let arguments = |run| ["train", "digits.toml", "--run-dir", run, "--device", "cuda"];
-    let held = machine.laq(&arguments("held"));
-    held.good();
+    let uploaded = machine.laq(&arguments("uploaded"));
+    uploaded.good();
     // cuBLAS works in 34 MB of it, and the images are more than 3.
     let machine = machine.with(&[("FAKE_CUDA_MEMORY", "35000000")]);
-    let brought = machine.laq(&arguments("brought"));
-    brought.good();
-    for (ended, gathers) in [(held, true), (brought, false)] {
+    let per_batch = machine.laq(&arguments("per-batch"));
+    per_batch.good();
+    for (ended, gathers) in [(uploaded, true), (per_batch, false)] {
         assert_eq!(ended.report.contains("launched gather_images"), gathers);
     }
     assert_eq!(
-        run_bits(&machine.lab, "held"),
-        run_bits(&machine.lab, "brought")
+        run_bits(&machine.dir, "uploaded"),
+        run_bits(&machine.dir, "per-batch")
     );
 }
 
-/// A device that fails while it takes over a checkpoint says nothing against the checkpoint.
+/// A device that fails while it loads a checkpoint is not an error of the checkpoint.
 #[test]
-fn a_checkpoint_is_not_to_blame_for_a_device() {
+fn a_failing_device_is_not_an_error_of_the_checkpoint() {
     let Some(machine) = Machine::new() else {
         return;
     };
-    machine.lab.file("lat-a", "");
+    machine.dir.file("lat-a", "");
     machine.train("run", &on("cuda:0")).good();
     let whole = machine.laq(&["eval", "run", "--device", "cuda:0"]);
     whole.good();
@@ -308,11 +308,11 @@ fn a_checkpoint_is_not_to_blame_for_a_device() {
 }
 
 #[test]
-fn a_run_of_the_processor_goes_on_on_a_gpu_if_that_is_asked_for() {
+fn a_run_of_the_cpu_resumes_on_a_gpu_on_request() {
     let Some(machine) = Machine::new() else {
         return;
     };
-    let experiment = machine.lab.experiment("lat-a", "");
+    let experiment = machine.dir.experiment("lat-a", "");
     for (run, more, because, kernel) in [
         ("a", &["--resume"][..], "started on a CPU", ""),
         (
@@ -323,18 +323,18 @@ fn a_run_of_the_processor_goes_on_on_a_gpu_if_that_is_asked_for() {
         ),
     ] {
         let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { step: 2, .. });
-        let begun = machine.lab.train_until(&experiment, run, None, stop);
+        let begun = machine.dir.train_until(&experiment, run, None, stop);
         begun.expect("a part of a run");
-        let said = machine.train(run, more).good();
-        assert!(said.contains(because), "{said}");
-        let summary = read_summary(&machine.lab.path(run)).expect("a summary");
+        let text = machine.train(run, more).good();
+        assert!(text.contains(because), "{text}");
+        let summary = read_summary(&machine.dir.path(run)).expect("a summary");
         assert_eq!(summary.status, Status::Finished);
         assert!(summary.kernel.starts_with(kernel), "{}", summary.kernel);
     }
 }
 
 #[test]
-fn libraries_that_are_missing_or_refuse_are_told() {
+fn missing_and_failing_libraries_are_errors() {
     for (missing, settings, parts) in [
         (&["cuda"][..], &[][..], &["libcuda not found"][..]),
         (&["cublas"], &[], &["libcublas not found", "pip install"]),
@@ -381,34 +381,34 @@ fn libraries_that_are_missing_or_refuse_are_told() {
             return;
         };
         let machine = machine.with(settings);
-        machine.lab.file("lat-a", "");
+        machine.dir.file("lat-a", "");
         let train = machine.train("a", &on("cuda:0"));
         train.bad(&[parts, &["--device cpu"]].concat());
-        assert!(!machine.lab.path("a/last.safetensors").exists());
+        assert!(!machine.dir.path("a/last.safetensors").exists());
         // The doctor has no error for it.
         machine.laq(&["doctor"]).good();
     }
     let Some(machine) = Machine::without(&["cudnn"]) else {
         return;
     };
-    machine.lab.file("lat-a", "");
-    let said = machine.train("a", &on("cuda:0")).good();
-    assert!(said.contains("cuda (Fake GPU, TF32)"), "{said}");
-    let said = machine.laq(&["doctor"]).good();
-    assert!(said.contains("libcudnn not found"), "{said}");
-    assert!(said.contains("device     cuda:0"), "{said}");
+    machine.dir.file("lat-a", "");
+    let text = machine.train("a", &on("cuda:0")).good();
+    assert!(text.contains("cuda (Fake GPU, TF32)"), "{text}");
+    let text = machine.laq(&["doctor"]).good();
+    assert!(text.contains("libcudnn not found"), "{text}");
+    assert!(text.contains("device     cuda:0"), "{text}");
     let missing = machine.train("b", &on("cuda:3"));
     missing.bad(&["cuda:3", "expected cuda:0 to cuda:0", "laq doctor"]);
     // One that is too old is as good as none.
     let machine = Machine::new().expect("as before");
     let machine = machine.with(&[("FAKE_CUDA_CUDNN", "8907")]);
-    let said = machine.laq(&["doctor"]).good();
-    assert!(said.contains("8907 is too old"), "{said}");
+    let text = machine.laq(&["doctor"]).good();
+    assert!(text.contains("8907 is too old"), "{text}");
 }
 
 /// A library under the right name that has not all that is called.
 #[test]
-fn a_function_that_is_missing_is_told() {
+fn a_missing_function_is_an_error() {
     for (name, says) in [
         ("cuda", "libcuda has no function cu"),
         ("cublas", "libcublas has no function cublas"),
@@ -418,8 +418,8 @@ fn a_function_that_is_missing_is_told() {
         let Some(machine) = Machine::without(&[name]) else {
             return;
         };
-        machine.lab.file("lat-a", "");
-        let source = machine.lab.path("empty.cpp");
+        machine.dir.file("lat-a", "");
+        let source = machine.dir.path("empty.cpp");
         fs::write(&source, "int nothing;").expect("a file");
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_owned());
         let mut command = Command::new(compiler);
@@ -437,12 +437,12 @@ fn a_function_that_is_missing_is_told() {
 }
 
 #[test]
-fn a_network_that_does_not_fit_is_told_with_the_batch_that_would() {
+fn a_network_that_does_not_fit_is_an_error_with_the_largest_batch() {
     let Some(machine) = Machine::new() else {
         return;
     };
     let machine = machine.with(&[("FAKE_CUDA_MEMORY", "36000000")]);
-    machine.lab.file("lat-a", "");
+    machine.dir.file("lat-a", "");
     let bigger = [
         "--device",
         "cuda:0",
@@ -453,12 +453,12 @@ fn a_network_that_does_not_fit_is_told_with_the_batch_that_would() {
     ];
     machine.train("a", &bigger).bad(&[
         "model.hidden = 100, data.length = 10 and data.batch = 200",
-        "MB of memory, and 2 MB are there",
+        "MB of memory, and 2 MB are available",
         "data.batch to ",
     ]);
 }
 
-/// The whole command, with small networks and without data, so that its cells are told as failed.
+/// The complete command with small networks.
 #[test]
 fn gpu_check_passes_on_the_fake_driver() {
     let Some(machine) = Machine::new() else {
@@ -466,7 +466,7 @@ fn gpu_check_passes_on_the_fake_driver() {
     };
     let arguments = "gpu-check --device cuda:0 --small --minutes 5 --python no-such-python";
     let arguments: Vec<&str> = arguments.split(' ').collect();
-    let said = machine.laq(&arguments).good();
+    let text = machine.laq(&arguments).good();
     for part in [
         "# cuda (Fake GPU, TF32, cuDNN)",
         "comparisons passed",
@@ -475,8 +475,8 @@ fn gpu_check_passes_on_the_fake_driver() {
         "| concurrent training | char-lstm ",
         "| cifar10 | laq-log-3-e | ",
     ] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(text.contains(part), "{part}: {text}");
     }
-    let readme = fs::read_to_string(machine.lab.path("gpu-check/README.md")).expect("a page");
+    let readme = fs::read_to_string(machine.dir.path("gpu-check/README.md")).expect("a page");
     assert!(!readme.contains("FAILED"), "{readme}");
 }

@@ -146,7 +146,7 @@ fn the_deadline_ends_child_processes() {
 }
 
 #[test]
-fn a_failing_cell_is_named() {
+fn a_failing_cell_is_reported() {
     let dir = TestDir::new();
     let plan = json(&dir.reproduce("--dry-run --json").out);
     assert_eq!(plan["cells"].as_array().map(Vec::len), Some(2));

@@ -8,7 +8,6 @@ mod steps;
 
 use std::env;
 use std::fs;
-use std::io::BufRead;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};

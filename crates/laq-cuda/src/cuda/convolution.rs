@@ -33,7 +33,7 @@ pub(super) struct Cudnn {
 unsafe impl Send for Cudnn {}
 
 impl Cudnn {
-    /// Opens cuDNN, or says why it cannot be used.
+    /// Opens cuDNN, or returns why it cannot be used.
     pub(super) fn open(stream: &Arc<CudaStream>) -> Result<Self, String> {
         version()?;
         let handle = cudnn::create_handle()
@@ -240,7 +240,7 @@ macro_rules! pick_algorithm {
 }
 
 impl Cudnn {
-    /// Prepares a convolution of this shape; the inner error says why cuDNN cannot compute it.
+    /// Prepares a convolution of this shape; the inner error is the reason of cuDNN.
     ///
     /// # Errors
     /// [`BackendError::DeviceMemory`] when the device is out of memory.

@@ -129,7 +129,7 @@ fn networks_train_as_on_the_cpu() {
     }
 }
 
-/// Where cuDNN fails on the algorithms that it ranked, convolutions use im2col; the diagnostics say which.
+/// Where cuDNN fails on the algorithms that it ranked, convolutions use im2col; which the diagnostics report.
 #[test]
 fn cudnn_may_fail() {
     let settings: [&[_]; 2] = [&[], &[("FAKE_CUDA_CUDNN_REFUSES", "1")]];

@@ -138,7 +138,7 @@ pub(crate) fn steps<B: Backend + 'static>(
     training.report().unwrap().losses.to_vec()
 }
 
-/// Trains on the device and on the CPU and exchanges checkpoints; `backend` opens the device anew.
+/// Trains on the device and on the CPU and exchanges checkpoints; `backend` opens the device again.
 pub(crate) fn as_on_the_cpu<D: Device + 'static>(
     network: &impl Network,
     id: &str,
@@ -559,7 +559,7 @@ fn a_step_that_is_not_finite_stops_later_ones() {
 }
 
 #[test]
-fn a_weight_that_is_not_finite_is_named() {
+fn a_weight_that_is_not_finite_is_an_error() {
     let Some(emulator) = Emulator::get() else {
         return;
     };

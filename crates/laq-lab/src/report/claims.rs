@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(outcome(&[], 0), Outcome::Open);
     }
 
-    /// What the paper's own figures say about its claims, column by column: + holds, - does not hold, ? has no figures.
+    /// The claims by the figures of the paper, per column: + holds, - does not hold, ? no figures.
     #[test]
     fn the_papers_figures_support_most_of_its_claims() {
         for (table, expected) in [

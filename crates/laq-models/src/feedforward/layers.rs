@@ -46,7 +46,7 @@ pub(super) enum Operation<B: Backend> {
     Relu,
 }
 
-/// Batch normalization, with ReLU where its shape says so.
+/// Batch normalization, with optional ReLU.
 pub(super) struct BatchNorm<B: Backend> {
     pub(super) shape: NormShape,
     pub(super) workspace: B::NormWorkspace,

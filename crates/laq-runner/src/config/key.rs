@@ -1,4 +1,4 @@
-//! The key of an experiment: what two runs must share for their numbers to be the same.
+//! The key of an experiment: a digest of everything that determines its numbers.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 use super::schema::Experiment;
 use crate::TRAINING_VERSION;
 
-/// The first 12 hexadecimal digits of the SHA-256 of the canonical JSON (sorted keys, no spaces) of model, data
-/// (without its folder), quantize, train and [`TRAINING_VERSION`].
+/// The first 12 hexadecimal digits of the SHA-256 of the canonical JSON (sorted keys, no spaces) of `model`, `data`
+/// (without `dir`), `quantize`, `train` and [`TRAINING_VERSION`].
 #[must_use]
 pub fn key(experiment: &Experiment) -> String {
     let mut keyed = keyed(experiment);
@@ -15,7 +15,7 @@ pub fn key(experiment: &Experiment) -> String {
     hex::encode(&Sha256::digest(canonical(&keyed))[..6])
 }
 
-/// Every keyed value in which two experiments differ, as "name: a here, b there".
+/// The values of the key in which two experiments differ, as "name: a here, b there".
 #[must_use]
 pub fn differences(here: &Experiment, there: &Experiment) -> Vec<String> {
     let (here, there) = (leaves(&keyed(here)), leaves(&keyed(there)));
@@ -41,8 +41,7 @@ pub fn differences(here: &Experiment, there: &Experiment) -> Vec<String> {
 }
 
 fn keyed(experiment: &Experiment) -> Value {
-    let mut all =
-        serde_json::to_value(experiment).expect("an experiment holds nothing but JSON values");
+    let mut all = serde_json::to_value(experiment).expect("an experiment is representable as JSON");
     let mut keyed = json!({});
     for section in ["model", "data", "quantize", "train"] {
         keyed[section] = all[section].take();

@@ -1,4 +1,4 @@
-//! Reads an experiment: layers of TOML over the defaults, each key known, each value checked.
+//! Reads experiments: merges layers of TOML over the defaults and checks keys and values.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,39 +27,39 @@ const WITHOUT_DEFAULT: [&str; 10] = [
 /// Keys of a [`super::Schedule`] of another kind than the default one.
 const OTHER_KINDS: [&str; 1] = ["train.schedule.epochs"];
 
-/// Why an experiment cannot be read.
+/// The errors of reading an experiment.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A file that cannot be read.
+    /// A file cannot be read.
     #[error("cannot read the configuration {path}: {source}{}", named_by(.from))]
     Read {
         /// The file.
         path: PathBuf,
         /// The file whose `extends` names it.
         from: Option<PathBuf>,
-        /// Why not.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// A file that is not TOML.
+    /// A file is not TOML.
     #[error("{origin} is not valid TOML: {message}")]
     Syntax {
         /// The file.
         origin: String,
-        /// Line, column and what is wrong there.
+        /// Line, column and the error.
         message: String,
     },
-    /// Files that extend each other in a circle.
-    #[error("{path} extends itself, by way of {chain}: take one `extends` out")]
-    Circle {
+    /// Files extend each other in a cycle.
+    #[error("{path} extends itself through {chain}: remove one `extends`")]
+    Cycle {
         /// The file.
         path: PathBuf,
         /// The files in between.
         chain: String,
     },
-    /// A key that the schema does not have.
+    /// A key is not in the schema.
     #[error(
-        "{origin} sets {key:?}, which no experiment has{}; `laq config` without a file prints every key",
+        "{origin} sets the unknown key {key:?}{}; `laq config` without a file prints all keys",
         suggested(.suggestion)
     )]
     UnknownKey {
@@ -67,16 +67,16 @@ pub enum ConfigError {
         origin: String,
         /// The key, dotted.
         key: String,
-        /// The nearest key that there is.
+        /// The most similar key.
         suggestion: Option<String>,
     },
-    /// A `--set` that is not `key=value`.
-    #[error("--set {text:?} is not of the form key=value, such as train.epochs=10")]
+    /// The argument of `--set` is not `key=value`.
+    #[error("found --set {text:?}, expected key=value, such as train.epochs=10")]
     Set {
-        /// What was given.
+        /// The argument.
         text: String,
     },
-    /// A needed key that no layer sets.
+    /// A required key is missing.
     #[error("{key} is missing: {hint}")]
     Missing {
         /// The key.
@@ -84,15 +84,15 @@ pub enum ConfigError {
         /// What to write.
         hint: &'static str,
     },
-    /// A value of the wrong type.
-    #[error("{origin} does not fit the schema: {message}")]
+    /// A value has the wrong type.
+    #[error("{origin} does not match the schema: {message}")]
     Type {
         /// The file or option that set the value.
         origin: String,
         /// What was found and what was expected.
         message: String,
     },
-    /// A value outside of its range.
+    /// A value is out of range.
     #[error("{key} = {value} (set by {origin}) is not allowed: {allowed}")]
     Range {
         /// The key, dotted.
@@ -119,15 +119,15 @@ fn suggested(suggestion: &Option<String>) -> String {
         .unwrap_or_default()
 }
 
-/// Reads the experiment in `path`, under it what it extends, over it each of `overlays` and then each of `sets`
-/// (`key=value`, where a value that is not TOML is a string); later layers win.
+/// Reads the experiment `path` over the files that it extends, then applies `overlays` and `sets` in order
+/// (`key=value`; a value that is not TOML is a string). Later layers take precedence.
 ///
-/// Tables are merged key by key, except that a table of another `kind` replaces the one below it.
+/// Tables are merged key by key, except that a table of another `kind` replaces the lower one.
 ///
 /// # Errors
 ///
-/// Files that cannot be read or parsed, unknown keys, and values of the wrong type or out of range; each error names
-/// the layer that is at fault.
+/// Files that cannot be read or parsed, unknown keys, and values of the wrong type or out of range; the error contains
+/// the layer.
 pub fn load(path: &Path, overlays: &[PathBuf], sets: &[String]) -> Result<Experiment, ConfigError> {
     let mut layers = Layers::new();
     layers.add_file(path, &mut Vec::new())?;
@@ -140,7 +140,7 @@ pub fn load(path: &Path, overlays: &[PathBuf], sets: &[String]) -> Result<Experi
     layers.experiment()
 }
 
-/// The experiment in `text`, which `origin` names in errors. As [`load`], without `extends`.
+/// Parses the experiment `text` as [`load`], without `extends`; `origin` is its name in errors.
 ///
 /// # Errors
 ///
@@ -174,9 +174,9 @@ fn parse_table(text: &str, origin: &str) -> Result<Table, ConfigError> {
 }
 
 struct Layers {
-    /// Lowest first, without the defaults: which those are is known only when all are there.
+    /// Lowest first. The defaults are not included, since they depend on the kind of the merged layers.
     layers: Vec<Table>,
-    /// For every dotted key, the layer that set it last.
+    /// For every dotted key, the last layer that sets it.
     origins: BTreeMap<String, String>,
     known: Vec<String>,
 }
@@ -204,7 +204,7 @@ impl Layers {
         }
     }
 
-    /// All layers over the defaults of the network's kind. An unknown kind is left for the schema to refuse.
+    /// All layers over the defaults of the kind of network. The schema rejects an unknown kind.
     fn merged(&self) -> Table {
         let kind = self.layers.iter().rev().find_map(|layer| {
             let kind = layer.get("model")?.get("kind")?.as_str()?;
@@ -239,7 +239,7 @@ impl Layers {
                     .iter()
                     .map(|path| path.display().to_string())
                     .collect();
-                return Err(ConfigError::Circle {
+                return Err(ConfigError::Cycle {
                     path: base,
                     chain: chain.join(", "),
                 });
@@ -257,7 +257,7 @@ impl Layers {
         if key.is_empty() || key.split('.').any(str::is_empty) {
             return Err(error());
         }
-        // A value that is not TOML is a string, so that a shell needs no quotes within quotes.
+        // A value that is not TOML is a string, to avoid nested quotes in a shell.
         let mut value = match format!("value = {text}").parse::<Table>() {
             Ok(mut table) if table.len() == 1 => table.remove("value").ok_or_else(error)?,
             _ => Value::String(text.into()),
@@ -277,7 +277,7 @@ impl Layers {
         let origins = &mut self.origins;
         let known = &self.known;
         for_each_leaf(&table, "", &mut |key, value| {
-            // A section given as a plain value is known by its name, and refused as a wrong type later on.
+            // A section with a plain value is a known key, and rejected later as a wrong type.
             let section = format!("{key}.");
             let is_section = known.iter().any(|known| known.starts_with(&section));
             let empty_section = is_section && value.as_table().is_some_and(Table::is_empty);
@@ -333,7 +333,7 @@ impl Layers {
         };
         let experiment: Experiment = merged.try_into().map_err(|error: toml::de::Error| {
             let message = one_line(&error.to_string());
-            // The library ends its message with "in `the.key`".
+            // The message ends with "in `the.key`".
             let key = message.rsplit('`').nth(1).unwrap_or_default();
             ConfigError::Type {
                 origin: origin_of(key),
@@ -353,15 +353,14 @@ impl Layers {
 
 fn default_table(kind: &str) -> Table {
     let text = defaults(kind).expect("a kind of KINDS");
-    text.parse()
-        .expect("the defaults are TOML: a test reads them")
+    text.parse().expect("a test parses the defaults")
 }
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Calls `visit` with every value that is not a table, or is an empty one, and its dotted key.
+/// Calls `visit` with the dotted key and value of every leaf: values that are not tables, and empty tables.
 pub(super) fn for_each_leaf(table: &Table, prefix: &str, visit: &mut dyn FnMut(&str, &Value)) {
     for (name, value) in table {
         let key = if prefix.is_empty() {
@@ -376,7 +375,7 @@ pub(super) fn for_each_leaf(table: &Table, prefix: &str, visit: &mut dyn FnMut(&
     }
 }
 
-/// Compares both the whole key and its last part, so that a right name in the wrong section is found too.
+/// The most similar key. A key with the same last component takes precedence: the right name in the wrong section.
 fn suggest(key: &str, known: &[String]) -> Option<String> {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_string();
     if let Some(found) = known.iter().find(|known| last(known) == last(key)) {

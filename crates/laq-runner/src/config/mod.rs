@@ -1,8 +1,7 @@
-//! What an experiment is: the schema of its TOML file, its defaults, its checks and its key.
+//! Experiments: the schema of the TOML file, defaults, checks and the key.
 //!
-//! Reading and layering of files is in [`load`]; what the values mean is left to [`crate::train`].
-//! The defaults are TOML themselves, the lowest layer of every experiment. There is one set for each kind of network;
-//! this is the language model's:
+//! [`load`] reads and merges files. The defaults are TOML too, the lowest layer of every experiment, with one set per
+//! kind of network. Those of language models:
 //!
 //! ```toml
 #![doc = include_str!("defaults/char-lstm.toml")]
@@ -10,7 +9,7 @@
 #![doc = include_str!("defaults/common.toml")]
 //! ```
 //!
-//! and these are the keys in which that of networks on images differs:
+//! Those of networks on images:
 //!
 //! ```toml
 #![doc = include_str!("defaults/feedforward.toml")]
@@ -30,7 +29,7 @@ pub use schema::{
 /// The kinds of networks, the values of `model.kind`; the first is the default.
 pub const KINDS: [&str; 2] = ["char-lstm", "feedforward"];
 
-/// The commented TOML of every default for networks of `kind`, one of [`KINDS`]; none for another.
+/// The commented TOML of the defaults for networks of `kind`; `None` if it is not one of [`KINDS`].
 #[must_use]
 pub fn defaults(kind: &str) -> Option<String> {
     let of_kind = match kind {

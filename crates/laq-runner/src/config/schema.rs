@@ -8,24 +8,24 @@ use serde::{Deserialize, Serialize};
 
 use super::KINDS;
 
-/// The value of [`Data::name`] that stands for a text file of the user's.
+/// The value of [`Data::name`] for a text file, [`Data::path`].
 pub const FILE: &str = "file";
 
 /// One training run, resolved: every default is filled in and every value is within its range.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Experiment {
-    /// What the run is called in reports.
+    /// The title of the run in reports.
     pub title: String,
     /// The network.
     pub model: Model,
-    /// The text and how it is cut.
+    /// The data and their batches.
     pub data: Data,
     /// How the weights are quantized.
     pub quantize: Quantize,
-    /// The optimisation.
+    /// The optimization.
     pub train: Train,
-    /// Whether the solver is compared with an exact one. Checkpoints of older versions do not say.
+    /// The comparison with an exact solver. Absent from older checkpoints.
     #[serde(default)]
     pub comparison: Comparison,
     /// When checkpoints are written.
@@ -33,7 +33,7 @@ pub struct Experiment {
     /// What is logged. Absent from older checkpoints.
     #[serde(default)]
     pub log: Log,
-    /// The published figure that the run is compared with.
+    /// The published figure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paper: Option<Paper>,
 }
@@ -42,9 +42,9 @@ pub struct Experiment {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Model {
-    /// The character language model of the paper's section 4.2.
+    /// The character-level language model of section 4.2 of the paper.
     CharLstm(CharLstm),
-    /// The networks on images of the paper's section 4.1.
+    /// The image classifiers of section 4.1 of the paper.
     Feedforward(Feedforward),
 }
 
@@ -63,15 +63,15 @@ impl Model {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CharLstm {
-    /// Cells.
+    /// Units of the LSTM.
     pub hidden: usize,
-    /// The forget gate's bias at the start.
+    /// The initial bias of the forget gate.
     pub forget_bias: f64,
-    /// The gates' weights start uniform in ± this.
+    /// Gate weights are initialized uniformly in ± this.
     pub init_range: f64,
-    /// The output layer's weights start normal with this standard deviation.
+    /// Output weights are initialized normally with this standard deviation.
     pub output_std: f64,
-    /// The gradients of the gates' pre-activations are clipped to ± this at every time step.
+    /// Gradients of the gate pre-activations are clipped to ± this at every time step.
     pub gate_clip: f64,
 }
 
@@ -81,7 +81,7 @@ pub struct CharLstm {
 pub struct Feedforward {
     /// Filters of the convolutions of each stage.
     pub filters: Vec<usize>,
-    /// Convolutions of a stage.
+    /// Convolutions per stage.
     pub convolutions: usize,
     /// Units of each hidden dense layer.
     pub units: Vec<usize>,
@@ -91,47 +91,46 @@ pub struct Feedforward {
     pub output_batch_norm: bool,
     /// Added to the variance by batch normalization.
     pub norm_epsilon: f64,
-    /// Weight of the newest batch in the running averages.
+    /// Momentum of the running statistics: the weight of the newest batch.
     pub norm_factor: f64,
-    /// What is lowered.
+    /// The loss function.
     pub loss: Loss,
 }
 
-/// What a network on images is trained to lower; see [`laq_models::Loss`].
+/// The loss of an image classifier; see [`laq_models::Loss`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {
     /// mean max(0, 1 − t·y)² over images and classes.
     SquaredHinge,
-    /// Of the softmax, in nats.
+    /// Cross-entropy of the softmax, in nats.
     CrossEntropy,
 }
 
-/// The data and how they are cut.
+/// The data and their batches.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
     /// A name of [`laq_datasets::catalogue`], or [`FILE`].
     pub name: String,
-    /// The text file, where `name` is [`FILE`]; relative to the current folder.
+    /// The text file if `name` is [`FILE`], relative to the current folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// The file's share for training.
+    /// The fraction of the file for training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_fraction: Option<f64>,
-    /// The file's share for validation; what is left is for testing.
+    /// The fraction of the file for validation; the rest is for testing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation_fraction: Option<f64>,
     /// The folder of downloaded data, relative to the current folder.
     pub dir: PathBuf,
-    /// Characters a sequence; for texts alone.
+    /// Characters per sequence; for texts only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<usize>,
-    /// What is done to images before a network sees them, the name of a
-    /// [`Preprocessing`](laq_datasets::Preprocessing); for images alone.
+    /// The name of a [`Preprocessing`](laq_datasets::Preprocessing); for images only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preprocessing: Option<String>,
-    /// Sequences or images a batch.
+    /// Sequences or images per batch.
     pub batch: usize,
 }
 
@@ -143,7 +142,7 @@ pub struct Quantize {
     pub method: String,
 }
 
-/// The optimisation.
+/// The optimization.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
@@ -151,17 +150,17 @@ pub struct Train {
     pub epochs: u32,
     /// Adam's step size before the schedule.
     pub learning_rate: f64,
-    /// Of the initial weights and of the order of the batches.
+    /// The seed of the initial weights and of the order of batches.
     pub seed: u64,
-    /// Adam's decay of the first moment.
+    /// β₁ of Adam.
     pub beta1: f64,
-    /// Adam's decay of the second moment.
+    /// β₂ of Adam.
     pub beta2: f64,
-    /// Adam's ε, added to the root of the second moment.
+    /// ε of Adam, added to √v.
     pub epsilon: f64,
-    /// How the learning rate falls.
+    /// The learning-rate schedule.
     pub schedule: Schedule,
-    /// At most so many batches an epoch; a run that has it is marked as cut short.
+    /// The limit of batches per epoch; its runs are marked as cut short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_batches: Option<usize>,
 }
@@ -174,23 +173,23 @@ pub enum Schedule {
     Constant {},
     /// factor^max(0, e − after).
     Exponential {
-        /// What the rate is multiplied with after each epoch from `after` on.
+        /// The factor per epoch after `after`.
         factor: f64,
-        /// The last epoch at the full rate.
+        /// The last epoch at the initial rate.
         after: u32,
     },
-    /// factor^(how many of `epochs` are below e).
+    /// factor^|{m ∈ epochs : m < e}|.
     Milestones {
-        /// The epochs after which the rate falls, rising.
+        /// The epochs after which the rate decreases, ascending.
         epochs: Vec<u32>,
-        /// What the rate is multiplied with after each of them.
+        /// The factor at each milestone.
         factor: f64,
     },
     /// factor^floor((e − 1) / epochs).
     Every {
         /// Epochs at each rate.
         epochs: u32,
-        /// What the rate is multiplied with after them.
+        /// The factor after them.
         factor: f64,
     },
 }
@@ -212,19 +211,19 @@ impl Schedule {
     }
 }
 
-/// The comparison of an alternating solver with the exact one of the same problem; see [`Method::exact_counterpart`].
+/// The comparison of an alternating solver with its exact counterpart; see [`Method::exact_counterpart`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Comparison {
-    /// Steps from one comparison to the next; 0: there is none.
+    /// Steps between comparisons; 0 disables them.
     pub every: u64,
 }
 
-/// When checkpoints are written besides at the end of each epoch.
+/// When checkpoints are written in addition to the end of each epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoints {
-    /// Minutes between two checkpoints within an epoch; 0 after every step.
+    /// Minutes between checkpoints within an epoch; 0 for every step.
     pub minutes: f64,
 }
 
@@ -236,30 +235,30 @@ pub struct Log {
     pub tensorboard: bool,
 }
 
-/// A published figure; carried to the summary and otherwise unused.
+/// A published figure, copied to the summary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Paper {
     /// The test error as printed.
     pub value: f64,
-    /// How sure the figure is.
+    /// Whether the figure is verified.
     pub status: String,
-    /// The epochs that it was trained for.
+    /// The number of training epochs.
     pub epochs: u32,
 }
 
-/// A value outside of its range: the key, the value, and a clause that says what is allowed.
+/// A value out of range: the key, the value, and a clause with the allowed values.
 pub(crate) type OutOfRange = (&'static str, String, String);
 
-/// The shares of a [`FILE`] where the experiment does not say: those of War and Peace.
+/// The default fractions of a [`FILE`]: those of War and Peace.
 const FILE_FRACTIONS: (f64, f64) = (0.8, 0.1);
 
 impl Experiment {
-    /// Fills in what depends on other values, and brings the method to its canonical id.
+    /// Fills in values that depend on others, and replaces the method by its canonical id.
     ///
     /// # Errors
     ///
-    /// The first value outside of its range.
+    /// The first value out of range.
     pub(crate) fn resolve(mut self) -> Result<Self, OutOfRange> {
         let method = Method::try_from(self.quantize.method.as_str()).map_err(|error| {
             (
@@ -308,8 +307,7 @@ impl Experiment {
     }
 
     fn check(&self) -> Result<(), OutOfRange> {
-        // The upper ends leave a factor of ten and more above anything useful, and keep every product of sizes
-        // that the networks form far inside a machine word.
+        // The upper limits exceed useful values tenfold or more, and exclude overflow in products of sizes.
         match &self.model {
             Model::CharLstm(model) => {
                 whole("model.hidden", model.hidden, 1, 65_536)?;
@@ -370,7 +368,7 @@ impl Experiment {
             return Err(("data.name", format!("{:?}", data.name), allowed));
         }
         let misplaced = |key, value: String, what: &str| {
-            let allowed = format!("it must be left out, because {} is {what}", data.name);
+            let allowed = format!("it must be omitted, because {} is {what}", data.name);
             Err((key, value, allowed))
         };
         match (for_text, data.length, &data.preprocessing) {
@@ -384,7 +382,7 @@ impl Experiment {
             (false, None, _) => {}
         }
         if data.name != FILE {
-            let only = || format!("it must be left out unless data.name = {FILE:?}");
+            let only = || format!("it must be omitted unless data.name = {FILE:?}");
             if let Some(path) = &data.path {
                 return Err(("data.path", path.display().to_string(), only()));
             }
@@ -410,7 +408,7 @@ impl Experiment {
         above_zero("data.validation_fraction", validation, 1.0)?;
         if train + validation >= 1.0 {
             let allowed = format!(
-                "it must be below {} so that a share is left for testing",
+                "it must be below {} to leave a fraction for testing",
                 1.0 - train
             );
             return Err(("data.validation_fraction", validation.to_string(), allowed));
@@ -428,7 +426,7 @@ impl Experiment {
             }
             Schedule::Milestones { factor, epochs } => {
                 if epochs.is_empty() || epochs[0] == 0 || epochs.windows(2).any(|e| e[0] >= e[1]) {
-                    let allowed = "they must be rising epochs from 1 on, such as [15, 25]".into();
+                    let allowed = "they must be ascending epochs from 1, such as [15, 25]".into();
                     return Err(("train.schedule.epochs", format!("{epochs:?}"), allowed));
                 }
                 factor
@@ -438,12 +436,12 @@ impl Experiment {
     }
 }
 
-/// A list of sizes, at most `most` of them.
-fn sizes(name: &'static str, values: &[usize], most: usize) -> Result<(), OutOfRange> {
-    if values.len() <= most && values.iter().all(|value| (1..=65_536).contains(value)) {
+/// Checks a list of at most `limit` sizes.
+fn sizes(name: &'static str, values: &[usize], limit: usize) -> Result<(), OutOfRange> {
+    if values.len() <= limit && values.iter().all(|value| (1..=65_536).contains(value)) {
         return Ok(());
     }
-    let allowed = format!("it must be a list of at most {most} numbers from 1 to 65536");
+    let allowed = format!("it must be a list of at most {limit} integers from 1 to 65536");
     Err((name, format!("{values:?}"), allowed))
 }
 
@@ -470,7 +468,7 @@ fn within(name: &'static str, value: f64, low: f64, high: f64) -> Result<(), Out
 }
 
 fn above_zero(name: &'static str, value: f64, high: f64) -> Result<(), OutOfRange> {
-    // The upper end is that of f32, in which the network computes.
+    // The upper limit is that of f32, the type of the computation.
     let high = high.min(f64::from(f32::MAX));
     if value > 0.0 && value <= high && value as f32 > 0.0 {
         return Ok(());

@@ -203,7 +203,7 @@ fn run(
             found.run.progress
         }
     };
-    let environment = Environment::found(&kernel, rayon::current_num_threads());
+    let environment = Environment::detect(&kernel, rayon::current_num_threads());
     let dataset = Dataset::new(&examples, experiment, on_gpu)?;
     let mut run = Run {
         pending: Pending::new(report_interval),

@@ -32,12 +32,12 @@ pub(crate) fn text() -> String {
     text
 }
 
-/// A folder with `text.txt` and a place for runs.
-pub(crate) struct Lab {
+/// A temporary folder with `text.txt`.
+pub(crate) struct TestDir {
     pub(crate) folder: TempDir,
 }
 
-impl Lab {
+impl TestDir {
     pub(crate) fn new() -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         fs::write(folder.path().join("text.txt"), text()).expect("a temporary file");
@@ -48,8 +48,8 @@ impl Lab {
         self.folder.path().join(name)
     }
 
-    /// Writes the file of a tiny network, 3 epochs of 5 steps of 4 sequences of 10 characters, with `more` laid over
-    /// it, and gives its path.
+    /// Writes the file of a tiny network, 3 epochs of 5 steps of 4 sequences of 10 characters, overridden by `more`;
+    /// returns its path.
     pub(crate) fn file(&self, method: &str, more: &str) -> PathBuf {
         let base = format!(
             "data = {{ name = \"file\", path = '{}', length = 10, batch = 4 }}\n\
@@ -68,7 +68,7 @@ impl Lab {
         load(&self.file(method, more), &[], &[]).expect("a good experiment")
     }
 
-    /// A tiny network on the drawn digits, 3 epochs of 5 steps of 16 images, with `more` laid over it.
+    /// A tiny network on the demo digits, 3 epochs of 5 steps of 16 images, overridden by `more`.
     pub(crate) fn digits(&self, method: &str, more: &str) -> Experiment {
         let base = format!(
             "model = {{ kind = \"feedforward\", filters = [3], convolutions = 1, units = [6] }}\n\
@@ -87,7 +87,7 @@ impl Lab {
         self.train_until(experiment, name, None, &mut |_| false)
     }
 
-    /// As [`Self::train`], and stops as soon as `stop` says so.
+    /// As [`Self::train`], but stops when `stop` returns true.
     pub(crate) fn train_until(
         &self,
         experiment: &Experiment,
@@ -130,7 +130,7 @@ pub(crate) fn bits(path: &Path) -> String {
         )
     });
     let digest = |tensor: &StateTensor| {
-        // The digits that a float is printed with tell every float from every other.
+        // The printed digits of a float identify it.
         let digest = Sha256::digest(format!("{tensor:?}"));
         format!("{} {:x?}", tensor.name, &digest[..8])
     };
@@ -147,9 +147,9 @@ pub(crate) fn bits(path: &Path) -> String {
 }
 
 /// Everything of a run folder that must be the same bits.
-pub(crate) fn run_bits(lab: &Lab, name: &str) -> String {
-    let folder = lab.path(name);
-    let metrics: Vec<_> = lab
+pub(crate) fn run_bits(dir: &TestDir, name: &str) -> String {
+    let folder = dir.path(name);
+    let metrics: Vec<_> = dir
         .metrics(name)
         .iter()
         .map(|record| {

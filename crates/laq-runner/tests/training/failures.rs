@@ -1,0 +1,170 @@
+//! Runs that fail lose nothing.
+
+use super::*;
+
+#[test]
+fn a_value_that_is_not_finite_stops_the_run() {
+    let dir = TestDir::new();
+    let good = dir.experiment("lat-a", "train.epochs = 2");
+    dir.train(&good, "good").expect("a run");
+    // The output layer is not clipped: a step of this size makes its product overflow.
+    let bad = dir.experiment("lat-a", "train.learning_rate = 1e38");
+    let error = dir.train(&bad, "bad").expect_err("an overflow");
+    assert!(matches!(error, RunError::Step { .. }), "{error:?}");
+    let message = error.to_string();
+    for part in [
+        "epoch 1",
+        "layer",
+        "output",
+        "last.safetensors is the last checkpoint",
+        "learning rate 1e38",
+    ] {
+        assert!(message.contains(part), "{part:?} is not in {message:?}");
+    }
+    let summary = read_summary(&dir.path("bad")).expect("a summary");
+    assert_eq!(
+        (summary.status, summary.reason),
+        (Status::Failed, Some(message))
+    );
+    let kept =
+        Checkpoint::read(&dir.path("bad").join("last.safetensors")).expect("the last checkpoint");
+    let finite = |tensor: &laq_models::StateTensor| match &tensor.data {
+        laq_models::StateData::F32(values) => values.iter().all(|value| value.is_finite()),
+        _ => true,
+    };
+    assert!(kept.network.iter().all(finite));
+}
+
+/// The same after epochs that went well: their checkpoints stay as they were.
+#[test]
+fn a_late_overflow_keeps_the_checkpoints() {
+    let dir = TestDir::new();
+    let experiment = dir.experiment("full", "");
+    let stop = &mut |event: &Event<'_>| {
+        matches!(
+            event,
+            Event::Step {
+                epoch: 2,
+                step: 2,
+                ..
+            }
+        )
+    };
+    dir.train_until(&experiment, "run", None, stop)
+        .expect("a part of a run");
+    let (last, best) = (
+        dir.path("run").join("last.safetensors"),
+        dir.path("run").join("best.safetensors"),
+    );
+    let mut poisoned = Checkpoint::read(&last).expect("a checkpoint");
+    let weights = poisoned
+        .network
+        .iter_mut()
+        .find(|tensor| tensor.name.contains("weight_hh"))
+        .expect("weights");
+    let laq_models::StateData::F32(values) = &mut weights.data else {
+        panic!("weights are f32")
+    };
+    values[0] = f32::NAN;
+    poisoned.write(&last).expect("written");
+    let (before_last, before_best) = (
+        fs::read(&last).expect("read"),
+        fs::read(&best).expect("read"),
+    );
+    let message = dir
+        .train(&experiment, "run")
+        .expect_err("a poisoned weight")
+        .to_string();
+    assert!(message.contains("weight_hh"), "{message}");
+    assert_eq!(fs::read(&last).expect("read"), before_last);
+    assert_eq!(fs::read(&best).expect("read"), before_best);
+    // What the message recommends for a bad last checkpoint works.
+    fs::remove_file(&last).expect("removed");
+    assert_eq!(
+        dir.train(&experiment, "run").expect("the rest").status,
+        Status::Finished
+    );
+}
+
+/// `/dev/full` takes no byte, as a full disk does.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_stops_the_run_and_loses_nothing() {
+    use std::os::unix::fs::symlink;
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", "");
+    dir.train(&experiment, "whole").expect("a whole run");
+    for name in [
+        "last.safetensors.tmp",
+        "best.safetensors.tmp",
+        "metrics.jsonl",
+        "summary.json.tmp",
+    ] {
+        let run = format!("run-{name}");
+        let stop = &mut |event: &Event<'_>| {
+            matches!(
+                event,
+                Event::Step {
+                    epoch: 1,
+                    step: 2,
+                    ..
+                }
+            )
+        };
+        dir.train_until(&experiment, &run, None, stop)
+            .expect("a part of a run");
+        let last = dir.path(&run).join("last.safetensors");
+        let before = bits(&last);
+        let full = dir.path(&run).join(name);
+        let fill = &mut |event: &Event<'_>| {
+            if matches!(
+                event,
+                Event::Step {
+                    epoch: 1,
+                    step: 4,
+                    ..
+                }
+            ) {
+                symlink("/dev/full", &full).expect("a link");
+            }
+            false
+        };
+        let message = dir
+            .train_until(&experiment, &run, None, fill)
+            .expect_err("a full disk")
+            .to_string();
+        let file = name.trim_end_matches(".tmp");
+        assert!(
+            message.contains("cannot write") && message.contains(file),
+            "{message}"
+        );
+        assert!(
+            message.contains("No space left") && message.contains("free some space"),
+            "{message}"
+        );
+        // The summary comes after the checkpoint, everything else before it.
+        assert_eq!(bits(&last) == before, name != "summary.json.tmp", "{name}");
+        // With space again it goes on, with the same bits.
+        if full.is_symlink() {
+            fs::remove_file(&full).expect("removed");
+        }
+        dir.train(&experiment, &run).expect("the rest");
+        assert_eq!(run_bits(&dir, "whole"), run_bits(&dir, &run), "{name}");
+    }
+}
+
+#[test]
+fn a_locked_folder_is_an_error_with_the_process() {
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", "");
+    let locked = RunFolder::open(&dir.path("run")).expect("the folder");
+    let error = dir.train(&experiment, "run").expect_err("a locked folder");
+    let RunError::Locked { pid, .. } = &error else {
+        panic!("{error:?}")
+    };
+    if cfg!(unix) {
+        assert_eq!(*pid, Some(std::process::id()));
+    }
+    drop(locked);
+    dir.train(&experiment, "run").expect("a free folder");
+}

@@ -1,0 +1,145 @@
+//! Resumption: a stopped run has the bits of one that was not.
+
+use super::*;
+
+#[test]
+fn a_run_stopped_after_every_step_has_the_same_bits() {
+    let dir = TestDir::new();
+    for method in METHODS {
+        let experiment = dir.experiment(method, "");
+        let (whole, parts) = (format!("{method}-whole"), format!("{method}-parts"));
+        let summary = dir.train(&experiment, &whole).expect("a whole run");
+        assert_eq!((summary.status, summary.steps), (Status::Finished, 15));
+        let mut sessions = 0;
+        loop {
+            sessions += 1;
+            let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { .. });
+            let summary = dir
+                .train_until(&experiment, &parts, None, stop)
+                .expect("a part of a run");
+            assert_eq!(read_summary(&dir.path(&parts)).as_ref(), Some(&summary));
+            if summary.status == Status::Finished {
+                break;
+            }
+            assert_eq!(
+                (summary.status, summary.steps),
+                (Status::Interrupted, sessions)
+            );
+        }
+        // One session a step, and one that evaluates the last epoch.
+        assert_eq!(sessions, 16);
+        assert_eq!(run_bits(&dir, &whole), run_bits(&dir, &parts), "{method}");
+    }
+}
+
+#[test]
+fn a_run_stopped_in_evaluation_has_the_same_bits() {
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", "");
+    dir.train(&experiment, "whole").expect("a whole run");
+    let mut evaluated = 0;
+    for split in [Split::Validation, Split::Test, Split::Validation] {
+        let stop = &mut |event: &Event<'_>| match event {
+            Event::Evaluating {
+                split: found,
+                batch: 1,
+            } if *found == split => true,
+            Event::Evaluating { .. } => {
+                evaluated += 1;
+                false
+            }
+            _ => false,
+        };
+        let summary = dir
+            .train_until(&experiment, "parts", None, stop)
+            .expect("a part of a run");
+        assert_eq!(
+            (summary.status, summary.epochs_done),
+            (Status::Interrupted, 0)
+        );
+    }
+    assert!(evaluated > 0);
+    dir.train(&experiment, "parts").expect("the rest");
+    assert_eq!(run_bits(&dir, "whole"), run_bits(&dir, "parts"));
+}
+
+/// What a killed process leaves behind is the folder as it was at some moment.
+#[test]
+fn a_run_resumes_from_its_folder_at_any_step() {
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", "checkpoint.minutes = 0");
+    let mut moments = 0;
+    let stop = &mut |event: &Event<'_>| {
+        if matches!(
+            event,
+            Event::Saved { .. } | Event::Epoch(_) | Event::Evaluating { batch: 0, .. }
+        ) {
+            copy(&dir.path("whole"), &dir.path(&format!("moment-{moments}")));
+            moments += 1;
+        }
+        false
+    };
+    dir.train_until(&experiment, "whole", None, stop)
+        .expect("a whole run");
+    assert!(moments > 15, "{moments}");
+    for moment in 0..moments {
+        let name = format!("moment-{moment}");
+        dir.train(&experiment, &name).expect("the rest of a run");
+        assert_eq!(run_bits(&dir, "whole"), run_bits(&dir, &name), "{name}");
+    }
+}
+
+#[test]
+fn a_finished_run_is_not_changed() {
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", "");
+    let first = dir.train(&experiment, "run").expect("a run");
+    let before = fs::read(dir.path("run").join("summary.json")).expect("a summary");
+    let mut events = 0;
+    let again = dir
+        .train_until(&experiment, "run", None, &mut |_| {
+            events += 1;
+            false
+        })
+        .expect("the same run");
+    assert_eq!((first, 0), (again, events));
+    assert_eq!(
+        fs::read(dir.path("run").join("summary.json")).expect("a summary"),
+        before
+    );
+}
+
+#[test]
+fn a_run_resumes_from_the_best_checkpoint_without_the_last() {
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", "");
+    dir.train(&experiment, "whole").expect("a whole run");
+    let stop = &mut |event: &Event<'_>| {
+        matches!(
+            event,
+            Event::Step {
+                epoch: 3,
+                step: 2,
+                ..
+            }
+        )
+    };
+    dir.train_until(&experiment, "run", None, stop)
+        .expect("a part of a run");
+    fs::remove_file(dir.path("run").join("last.safetensors")).expect("removed");
+    dir.train(&experiment, "run").expect("the rest");
+    assert_eq!(run_bits(&dir, "whole"), run_bits(&dir, "run"));
+}
+
+#[test]
+fn a_run_does_not_resume_on_another_text() {
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", "");
+    let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { .. });
+    dir.train_until(&experiment, "run", None, stop)
+        .expect("a part of a run");
+    let text = fs::read_to_string(dir.path("text.txt")).expect("the text");
+    fs::write(dir.path("text.txt"), text.replace("gull", "lamp")).expect("another text");
+    let error = dir.train(&experiment, "run").expect_err("another text");
+    assert!(matches!(error, RunError::OtherData { .. }), "{error:?}");
+}

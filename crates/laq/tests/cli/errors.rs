@@ -1,0 +1,283 @@
+//! Errors of command lines, experiments, data and machines.
+
+use super::*;
+
+#[test]
+fn invalid_command_lines_exit_with_2() {
+    let test_dir = TestDir::new();
+    test_dir.file("lat-a", "");
+    for arguments in [
+        &[][..],
+        &["tain"],
+        &["train"],
+        &["train", "tiny.toml", "--threads", "0"],
+        &["train", "tiny.toml", "--progress", "loud"],
+        &["train", "tiny.toml", "--epochs", "3"],
+        &["eval", "runs/tiny", "--split", "tests"],
+        &["eval", "runs/tiny", "--text", "a", "--split", "test"],
+        &["config", "--json"],
+    ] {
+        assert_eq!(
+            laq(&test_dir, arguments).status.code(),
+            Some(2),
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
+fn invalid_experiments_create_no_folder() {
+    let test_dir = TestDir::new();
+    test_dir.file("lat-a", "");
+    let train = |more: &[&'static str]| [&["train", "tiny.toml"], more].concat();
+    for (arguments, expected) in [
+        (vec!["train", "none.toml"], vec!["none.toml", "cannot read"]),
+        (
+            train(&["--overlay", "presets/shrot.toml"]),
+            vec!["presets/shrot.toml", "cannot read"],
+        ),
+        (
+            train(&["--set", "train.epoch=1"]),
+            vec!["train.epoch", "did you mean \"train.epochs\"?"],
+        ),
+        (
+            train(&["--set", "quantize.method=lat-x"]),
+            vec!["lat-x", "did you mean", "lat-a"],
+        ),
+        (
+            train(&["--set", "quantize.method=laq-log-9"]),
+            vec!["laq-log-9", "laq-log-2", "laq-log-8"],
+        ),
+        (
+            train(&["--set", "quantize.method=dorefa-1"]),
+            vec!["dorefa-1", "dorefa-2", "dorefa-8"],
+        ),
+        (
+            train(&["--set", "data.name=war-and-peas"]),
+            vec!["war-and-peas", "did you mean \"war-and-peace\"?"],
+        ),
+        (
+            train(&["--set", "train.epochs=0"]),
+            vec!["train.epochs = 0", "--set train.epochs=0", "1 to 1000000"],
+        ),
+        (
+            train(&["--set", "train.epochs=many"]),
+            vec!["many", "train.epochs"],
+        ),
+    ] {
+        assert_fails(&test_dir, &arguments, &expected);
+    }
+    assert!(
+        !test_dir.path("runs").exists(),
+        "no run folder for what is no experiment"
+    );
+}
+
+#[test]
+fn invalid_data() {
+    let test_dir = TestDir::new();
+    test_dir.file("lat-a", "");
+    let bad_text = |content: Option<&str>, expected: &[&str]| {
+        match content {
+            Some(content) => fs::write(test_dir.path("text.txt"), content).expect("a file"),
+            None => fs::remove_file(test_dir.path("text.txt")).expect("removed"),
+        }
+        assert_fails(&test_dir, &["train", "tiny.toml", "--resume"], expected);
+    };
+    bad_text(
+        Some(""),
+        &["text.txt", "0 bytes", "train split", "use a longer text"],
+    );
+    bad_text(Some("a"), &["text.txt", "1 bytes", "use a longer text"]);
+    bad_text(
+        Some(&"ab ".repeat(30)),
+        &[
+            "the validation split of",
+            "text.txt",
+            "data.batch = 4",
+            "needs at least 41",
+        ],
+    );
+    bad_text(None, &["text.txt", "cannot be read"]);
+    let catalogued = ["train", "tiny.toml", "--resume", "--set", "data={kind=1}"];
+    assert_fails(&test_dir, &catalogued, &["data.kind"]);
+    fs::write(
+        test_dir.path("w.toml"),
+        "data.name = \"war-and-peace\"\nquantize.method = \"full\"\nmodel.hidden = 2",
+    )
+    .expect("a file");
+    let w = |expected: &[&str]| {
+        let always = [
+            "war-and-peace/warpeace_input.txt",
+            "laq download war-and-peace",
+        ];
+        assert_fails(
+            &test_dir,
+            &["train", "w.toml", "--resume"],
+            &[&always[..], expected].concat(),
+        );
+    };
+    w(&["missing"]);
+    fs::create_dir_all(test_dir.path("data/war-and-peace")).expect("a folder");
+    let path = test_dir.path("data/war-and-peace/warpeace_input.txt");
+    fs::write(&path, "").expect("a file");
+    w(&["3258246"]);
+    fs::write(&path, vec![b'a'; 3_258_245]).expect("a file");
+    w(&["3258245", "3258246"]);
+    fs::write(&path, vec![b'a'; 3_258_246]).expect("a file");
+    w(&["sha256", "fb66ba99"]);
+}
+
+#[test]
+fn a_batch_larger_than_the_split() {
+    let test_dir = TestDir::new();
+    test_dir.file("lat-a", "");
+    for command in [&["train"][..], &["estimate"]] {
+        let arguments = [command, &["tiny.toml", "--set", "data.batch=100"]].concat();
+        assert_fails(
+            &test_dir,
+            &arguments,
+            &[
+                "the validation split of",
+                "data.batch = 100",
+                "1001",
+                "smaller batch",
+            ],
+        );
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_network_larger_than_the_memory() {
+    let test_dir = TestDir::new();
+    let huge = "[data]\nname = \"demo\"\nlength = 100\nbatch = 100\n[model]\nhidden = 65536\n[quantize]\nmethod = \"full\"\n";
+    fs::write(test_dir.path("huge.toml"), huge).expect("a file");
+    let expected = ["model.hidden = 65536", "MB of memory", "lower one of them"];
+    assert_fails(
+        &test_dir,
+        &[
+            "estimate",
+            "huge.toml",
+            "--set",
+            "data.length=19",
+            "--set",
+            "data.batch=1000",
+        ],
+        &expected,
+    );
+    // Few characters, and weights that alone are too many.
+    assert_fails(
+        &test_dir,
+        &[
+            "estimate",
+            "huge.toml",
+            "--set",
+            "model.hidden=60000",
+            "--set",
+            "data.length=10",
+            "--set",
+            "data.batch=1",
+        ],
+        &["model.hidden = 60000", "MB of memory"],
+    );
+}
+
+#[test]
+fn an_unknown_kernel() {
+    let test_dir = TestDir::new();
+    test_dir.file("lat-a", "");
+    let mut command = Command::new(cargo_bin!("laq"));
+    command.env("CUDA_VISIBLE_DEVICES", "");
+    let output = command
+        .current_dir(test_dir.folder.path())
+        .env("LAQ_KERNEL", "mmx")
+        .args(["train", "tiny.toml"])
+        .output();
+    let output = output.expect("laq runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("mmx") && stderr(&output).contains("portable"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk() {
+    let test_dir = TestDir::new();
+    test_dir.file("lat-a", "");
+    run(
+        &test_dir,
+        &[
+            "train",
+            "tiny.toml",
+            "--set",
+            "train.epochs=2",
+            "--run-dir",
+            "good",
+        ],
+    );
+    fs::create_dir_all(test_dir.path("runs/tiny")).expect("a folder");
+    // A full disk from the start: found before the first step.
+    std::os::unix::fs::symlink("/dev/full", test_dir.path("runs/tiny/last.safetensors.tmp"))
+        .expect("a link");
+    assert_fails(
+        &test_dir,
+        &["train", "tiny.toml"],
+        &[
+            "cannot write",
+            "last.safetensors",
+            "No space left",
+            "free some space",
+        ],
+    );
+    let summary = read_summary(&test_dir.path("runs/tiny")).expect("a summary");
+    assert_eq!(summary.status, Status::Failed);
+    run(&test_dir, &["train", "tiny.toml", "--resume"]);
+}
+
+#[test]
+fn a_loss_that_is_not_finite() {
+    let test_dir = TestDir::new();
+    test_dir.file("ttq", "");
+    let arguments = ["train", "tiny.toml", "--set", "train.learning_rate=1e38"];
+    assert_fails(
+        &test_dir,
+        &arguments,
+        &[
+            "NaN or infinite",
+            "layer",
+            "last.safetensors",
+            "last checkpoint",
+            "learning rate",
+        ],
+    );
+    let summary = read_summary(&test_dir.path("runs/tiny")).expect("a summary");
+    assert_eq!(summary.status, Status::Failed);
+    assert!(summary.reason.expect("a reason").contains("layer"));
+    let estimate = ["estimate", "tiny.toml", "--set", "train.learning_rate=1e38"];
+    assert_fails(&test_dir, &estimate, &["failed", "1e38", "layer"]);
+}
+
+#[test]
+fn invalid_downloads() {
+    let test_dir = TestDir::new();
+    assert_fails(
+        &test_dir,
+        &["download", "war-and-peas"],
+        &["war-and-peas", "war-and-peace"],
+    );
+    assert_fails(
+        &test_dir,
+        &["download", "linux-6.1-kernel"],
+        &["linux-6.1-kernel", "no canonical address", "--mirror"],
+    );
+    assert_fails(
+        &test_dir,
+        &["download", "war-and-peace", "--mirror", "nowhere"],
+        &["nowhere", "expected an existing folder"],
+    );
+    assert!(run(&test_dir, &["download", "demo"]).contains("generated by the program"));
+}
