@@ -1,6 +1,6 @@
-//! Layers: the product of a dense layer with every instruction set and with matrixmultiply alone, and
-//! the convolutions, batch normalizations with ReLU and max poolings of the CIFAR-10 network, forward
-//! and backward, for a batch of 50 images.
+//! Layers: the product of a dense layer with every instruction set and with matrixmultiply alone,
+//! and the convolutions, batch normalizations with ReLU and max poolings of the CIFAR-10 network,
+//! forward and backward, for a batch of 50 images.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use laq_tensor::cpu::Isa;

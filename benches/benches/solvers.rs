@@ -1,8 +1,8 @@
-//! Every method on a matrix of the paper's LSTM (512 × 512 weights with log-normal curvature), and the
-//! solvers of each codebook on 1024 to 16 million weights.
+//! Every method on a matrix of the paper's LSTM (512 × 512 weights with log-normal curvature), and
+//! the solvers of each codebook on 1024 to 16 million weights.
 //!
-//! `cold` is a cold start; `warm` starts from the solution for slightly different weights, as in training.
-//! `cargo xtask bench solvers` compares the solvers in one run.
+//! `cold` is a cold start; `warm` starts from the solution for slightly different weights, as in
+//! training. `cargo xtask bench solvers` compares the solvers in one run.
 
 use std::time::Duration;
 

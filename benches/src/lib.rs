@@ -55,8 +55,8 @@ pub fn normal(seed: u64, count: usize) -> impl Iterator<Item = f32> {
     StandardNormal.sample_iter(random).take(count)
 }
 
-/// The alternating method whose exact counterpart is `exact`: `lat-a` for `lat-e`, `laq-linear-3` for
-/// `laq-linear-3-e`.
+/// The alternating method whose exact counterpart is `exact`: `lat-a` for `lat-e`, `laq-linear-3`
+/// for `laq-linear-3-e`.
 ///
 /// # Errors
 /// An unknown method, or one that is no exact counterpart.

@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 /// The environment variables of a step.
 type Variables = &'static [(&'static str, &'static str)];
 
-/// Arguments of cargo, and the environment variables of each step. The tests include the dependencies between the crates.
+/// Arguments of cargo, and the environment variables of each step. The tests include the
+/// dependencies between the crates.
 const STEPS: &[(&str, Variables)] = &[
     ("fmt --all --check", &[]),
     (
@@ -31,7 +32,8 @@ const STEPS: &[(&str, Variables)] = &[
         &[("RUSTDOCFLAGS", "-D warnings")],
     ),
     ("test --workspace", &[]),
-    // Again, to print the registers and shared memory of the kernels, or why they are not compiled here.
+    // Again, to print the registers and shared memory of the kernels, or why they are not compiled
+    // here.
     ("test --workspace --test compile -- --nocapture", &[]),
     ("bench --workspace --no-run", &[]),
     (

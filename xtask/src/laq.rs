@@ -36,7 +36,8 @@ fn replace_by(mut command: Command) -> Result<ExitCode> {
     ))
 }
 
-/// Makes the paths among the arguments absolute: they were typed in the folder `here`. An address is left as it is.
+/// Makes the paths among the arguments absolute: they were typed in the folder `here`. An address
+/// is left as it is.
 fn from_here(arguments: &[OsString], here: &Path) -> Vec<OsString> {
     let absolute = |path: &str| match path.contains("://") {
         true => path.into(),

@@ -1,7 +1,7 @@
 //! The project's own commands, run as `cargo xtask …`.
 //!
-//! `bench` and `ci` are modules of their own. The other commands build the release binary `laq` and run its command of the
-//! same name. xtask links none of the project's crates.
+//! `bench` and `ci` are modules of their own. The other commands build the release binary `laq` and
+//! run its command of the same name. xtask links none of the project's crates.
 
 #![forbid(unsafe_code)]
 
@@ -68,8 +68,8 @@ fn main() -> ExitCode {
     })
 }
 
-/// The root of the workspace. Cargo passes the manifest's folder at run time; a binary started by hand uses that of its
-/// build.
+/// The root of the workspace. Cargo passes the manifest's folder at run time; a binary started by
+/// hand uses that of its build.
 fn root() -> PathBuf {
     let manifest = env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);

@@ -1,6 +1,8 @@
-//! The dependencies between the crates, the places of network, GPU and command-line libraries, and those of `unsafe`.
+//! The dependencies between the crates, the places of network, GPU and command-line libraries, and
+//! those of `unsafe`.
 //!
-//! Manifests are read by `cargo metadata`, and transitive dependencies from `Cargo.lock`; nothing is downloaded.
+//! Manifests are read by `cargo metadata`, and transitive dependencies from `Cargo.lock`; nothing
+//! is downloaded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -255,7 +257,8 @@ fn nothing_else_brings_the_network_or_the_gpu() {
     }
 }
 
-/// Files and folders that may contain `unsafe`: kernels, the device, and the mapped cache of images.
+/// Files and folders that may contain `unsafe`: kernels, the device, and the mapped cache of
+/// images.
 const UNSAFE: &[&str] = &[
     "crates/laq-cuda/src",
     "crates/laq-datasets/src/images/cache.rs",

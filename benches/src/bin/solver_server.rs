@@ -1,9 +1,9 @@
 //! Solves one problem per line on standard input, for timing in alternation with another program:
 //! `benches/pytorch/exact_ternary.py` does so with PyTorch.
 //!
-//! Arguments: method, threads. Standard input: a line with the number n of weights; n weights, then n
-//! curvatures, as f32 in native byte order; then one line per solve. Each is answered with the seconds and the
-//! weighted error.
+//! Arguments: method, threads. Standard input: a line with the number n of weights; n weights, then
+//! n curvatures, as f32 in native byte order; then one line per solve. Each is answered with the
+//! seconds and the weighted error.
 
 use std::io::{BufRead, Read, Write};
 use std::process::ExitCode;

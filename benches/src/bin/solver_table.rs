@@ -1,9 +1,10 @@
 //! Times the solvers for `cargo xtask bench solvers`.
 //!
-//! Takes one argument, the JSON of [`Plan`]. Prints a line per size and number of threads, a JSON array of
-//! [`Row`]s. Every round runs all solvers in turn, so that a slow phase of the machine affects all of them. In a
-//! round, small problems are solved repeatedly for about a millisecond; they fit in the cache, as a layer after
-//! its update does. The timing excludes the copy of the levels of a warm start.
+//! Takes one argument, the JSON of [`Plan`]. Prints a line per size and number of threads, a JSON
+//! array of [`Row`]s. Every round runs all solvers in turn, so that a slow phase of the machine
+//! affects all of them. In a round, small problems are solved repeatedly for about a millisecond;
+//! they fit in the cache, as a layer after its update does. The timing excludes the copy of the
+//! levels of a warm start.
 
 use std::hint::black_box;
 use std::io::Write;
@@ -44,7 +45,8 @@ struct Row<'a> {
     threads: usize,
     /// Empty for `read` and `check`.
     method: &'a str,
-    /// `exact`, `sorting`, `cold` or `warm` (alternating), `read` (the lower bound) or `check` (`Problem::new`).
+    /// `exact`, `sorting`, `cold` or `warm` (alternating), `read` (the lower bound) or `check`
+    /// (`Problem::new`).
     solver: &'a str,
     /// Timed rounds of the benchmark.
     rounds: usize,
@@ -145,8 +147,9 @@ fn section(plan: &Plan, data: &Data, threads: usize) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// Keeps all threads of the pool busy, so that each has a core of its own when the clock starts. A system is slow
-/// to migrate a thread that has just woken up, and solvers on one thread let the others sleep.
+/// Keeps all threads of the pool busy, so that each has a core of its own when the clock starts. A
+/// system is slow to migrate a thread that has just woken up, and solvers on one thread let the
+/// others sleep.
 fn awaken() {
     rayon::broadcast(|_| {
         let begin = Instant::now();
@@ -310,9 +313,9 @@ fn median(sorted: &[f64]) -> f64 {
     }
 }
 
-/// `Σ w + Σ d`: reads both once on the threads of the pool, a lower bound of the time of a solver if the data come
-/// from memory. (Compiled for the baseline of the target: in the cache, wider instructions of a solver may read
-/// faster.)
+/// `Σ w + Σ d`: reads both once on the threads of the pool, a lower bound of the time of a solver
+/// if the data come from memory. (Compiled for the baseline of the target: in the cache, wider
+/// instructions of a solver may read faster.)
 fn read(weights: &[f32], curvature: &[f32]) -> f32 {
     const LANES: usize = 32;
     const CHUNK: usize = 1 << 16;

@@ -32,7 +32,8 @@ fn the_kernels_compile_for_every_architecture() {
         let compiled =
             laq_cuda::compile(&source, architecture).unwrap_or_else(|error| panic!("{error}"));
         assert!(compiled.image.len() > 10_000);
-        // ptxas logs the name of every kernel, its stack and spills, and its registers and shared memory.
+        // ptxas logs the name of every kernel, its stack and spills, and its registers and shared
+        // memory.
         let mut name = "";
         let mut compiled_kernels = Vec::new();
         for line in compiled.log.lines() {

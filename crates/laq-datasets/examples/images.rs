@@ -34,7 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
 
-    // The first four images of epoch 1 with seed 1, at half the height, as characters by brightness.
+    // The first four images of epoch 1 with seed 1, at half the height, as characters by
+    // brightness.
     let shape = set.shape();
     let order = epoch_order(set.split(Split::Train).len(), 1, 1);
     let (mut inputs, mut labels) = (vec![0.0; 4 * shape.elements()], [0; 4]);

@@ -4,8 +4,8 @@ use thiserror::Error;
 
 /// The distinct bytes of a text in ascending order; a symbol is the index of its byte.
 ///
-/// Symbols are the bytes of the file, including carriage returns and byte-order mark (paper §5), so there
-/// are at most 256 and a symbol fits into a `u8`.
+/// Symbols are the bytes of the file, including carriage returns and byte-order mark (paper §5), so
+/// there are at most 256 and a symbol fits into a `u8`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alphabet {
     bytes: Vec<u8>,

@@ -1,7 +1,7 @@
 //! Comparison of a file's content with the catalogue.
 //!
-//! Size and checksum are those of the uncompressed content, so a mirror may compress files. Loading and
-//! downloading use the same check.
+//! Size and checksum are those of the uncompressed content, so a mirror may compress files. Loading
+//! and downloading use the same check.
 
 use std::fmt;
 use std::fs::File;
@@ -18,12 +18,12 @@ use crate::DataFile;
 pub enum Check {
     /// The SHA-256 of the content, in lower-case hexadecimal.
     Sha256(&'static str),
-    /// The MD5 of the content, in lower-case hexadecimal, where the authors published no better checksum.
-    /// It detects damage but not forgery.
+    /// The MD5 of the content, in lower-case hexadecimal, where the authors published no better
+    /// checksum. It detects damage but not forgery.
     Md5(&'static str),
-    /// The number of distinct bytes, where no checksum is known because the file was not available when the
-    /// catalogue was written. It distinguishes texts of the same size, but does not detect a changed
-    /// character.
+    /// The number of distinct bytes, where no checksum is known because the file was not available
+    /// when the catalogue was written. It distinguishes texts of the same size, but does not
+    /// detect a changed character.
     Symbols(usize),
 }
 
@@ -84,7 +84,8 @@ impl DataFile {
     ///
     /// # Errors
     ///
-    /// Any error of opening and reading the file except `NotFound`, which is [`FileState::Missing`].
+    /// Any error of opening and reading the file except `NotFound`, which is
+    /// [`FileState::Missing`].
     pub fn inspect(&self, path: &Path) -> io::Result<FileState> {
         match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FileState::Missing),
@@ -108,7 +109,8 @@ impl DataFile {
             .expect("a slice can be read")
     }
 
-    /// Reads `content` to its end and compares it. Calls `progress` with the number of bytes read so far.
+    /// Reads `content` to its end and compares it. Calls `progress` with the number of bytes read
+    /// so far.
     pub(crate) fn examine(
         &self,
         mut content: impl Read,

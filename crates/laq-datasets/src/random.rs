@@ -1,7 +1,7 @@
 //! Named random streams, and the order in which an epoch visits its sequences.
 //!
-//! A stream is a ChaCha8 generator whose key is the SHA-256 of the stream's name and numbers, so that two
-//! streams never share their values and none depends on what was drawn before.
+//! A stream is a ChaCha8 generator whose key is the SHA-256 of the stream's name and numbers, so
+//! that two streams never share their values and none depends on what was drawn before.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -19,14 +19,15 @@ pub(crate) fn stream(name: &str, numbers: &[u64]) -> ChaCha8Rng {
 
 /// A uniform integer in `0..bound`, `bound > 0`: the high half of a product.
 ///
-/// Implemented here because the result must not change with the version of a dependency. The bias is below
-/// `bound` / 2⁶⁴.
+/// Implemented here because the result must not change with the version of a dependency. The bias
+/// is below `bound` / 2⁶⁴.
 pub(crate) fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {
     ((u128::from(rng.next_u64()) * bound as u128) >> 64) as usize
 }
 
-/// The order of the sequences in epoch `epoch`: a uniform permutation of `0..sequences` that depends on
-/// `sequences`, `seed` and `epoch` only, so that a resumed run needs no state of the generator.
+/// The order of the sequences in epoch `epoch`: a uniform permutation of `0..sequences` that
+/// depends on `sequences`, `seed` and `epoch` only, so that a resumed run needs no state of the
+/// generator.
 ///
 /// The stream is `shuffle`; the algorithm is Fisher–Yates from the last index to the second.
 ///

@@ -5,10 +5,10 @@ use thiserror::Error;
 
 /// One split of a text as batches of `batch` sequences of `length` symbols.
 ///
-/// Sequence `s` reads `symbols[s·T .. s·T + T]` and predicts `symbols[s·T + 1 ..= s·T + T]`, `T = length`: the
-/// targets are the inputs shifted by one. Only whole batches are made: `⌊⌊(n − 1) / T⌋ / B⌋` of them,
-/// `n = symbols.len()`, `B = batch`. The remaining symbols at the end, fewer than `B·T`, are not used (paper
-/// §5: whole batches).
+/// Sequence `s` reads `symbols[s·T .. s·T + T]` and predicts `symbols[s·T + 1 ..= s·T + T]`, `T =
+/// length`: the targets are the inputs shifted by one. Only whole batches are made: `⌊⌊(n − 1) / T⌋
+/// / B⌋` of them, `n = symbols.len()`, `B = batch`. The remaining symbols at the end, fewer than
+/// `B·T`, are not used (paper §5: whole batches).
 #[derive(Clone, Copy, Debug)]
 pub struct Sequences<'a> {
     symbols: &'a [u8],
@@ -73,8 +73,8 @@ impl<'a> Sequences<'a> {
     ///
     /// # Errors
     ///
-    /// [`SequencesError`] if `length` or `batch` is 0, `symbols` is shorter than one batch, or there are
-    /// more than `u32::MAX` sequences.
+    /// [`SequencesError`] if `length` or `batch` is 0, `symbols` is shorter than one batch, or
+    /// there are more than `u32::MAX` sequences.
     pub fn new(symbols: &'a [u8], length: usize, batch: usize) -> Result<Self, SequencesError> {
         if length == 0 || batch == 0 {
             return Err(SequencesError::Zero { length, batch });
@@ -128,13 +128,13 @@ impl<'a> Sequences<'a> {
 
     /// Writes batch `index` of an epoch that visits the sequences in `order`.
     ///
-    /// Time-major: `inputs[t·B + b]` and `targets[t·B + b]` are step `t` of sequence `order[index·B + b]`.
-    /// Both slices have T·B elements. Allocates nothing.
+    /// Time-major: `inputs[t·B + b]` and `targets[t·B + b]` are step `t` of sequence `order[index·B
+    /// + b]`. Both slices have T·B elements. Allocates nothing.
     ///
     /// # Panics
     ///
-    /// If a slice has another length, `index` is not below [`batches`](Self::batches), or `order` is shorter than
-    /// [`count`](Self::count) or contains an index out of range.
+    /// If a slice has another length, `index` is not below [`batches`](Self::batches), or `order`
+    /// is shorter than [`count`](Self::count) or contains an index out of range.
     pub fn fill(&self, order: &[u32], index: usize, inputs: &mut [u8], targets: &mut [u8]) {
         let (length, batch) = (self.length, self.batch);
         assert!(index < self.batches, "batch {index} of {}", self.batches);

@@ -28,8 +28,8 @@ pub struct Text {
 
 /// The fractions of a text for training and validation; the rest is for testing.
 ///
-/// Of `n` bytes, the first `⌊n·train⌋` are for training, the next `⌊n·validation⌋` for validation and the rest
-/// for testing; products are computed in `f64`.
+/// Of `n` bytes, the first `⌊n·train⌋` are for training, the next `⌊n·validation⌋` for validation
+/// and the rest for testing; products are computed in `f64`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fractions {
     /// Fraction for training, above 0.
@@ -142,7 +142,8 @@ impl Text {
     ///
     /// # Errors
     ///
-    /// [`TextError::NotText`], [`TextError::Data`], [`TextError::Io`], or [`TextError::Empty`] if a split is empty.
+    /// [`TextError::NotText`], [`TextError::Data`], [`TextError::Io`], or [`TextError::Empty`] if a
+    /// split is empty.
     pub fn load_dataset(dataset: &Dataset, data_dir: &Path) -> Result<Self, TextError> {
         let Kind::Text { split, .. } = dataset.kind else {
             return Err(TextError::not_text(dataset.name));

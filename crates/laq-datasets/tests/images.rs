@@ -1,4 +1,5 @@
-//! Image sets from raw images, from files in the formats of the paper's data sets, and the demo images.
+//! Image sets from raw images, from files in the formats of the paper's data sets, and the demo
+//! images.
 
 mod formats;
 
@@ -155,7 +156,8 @@ struct Small {
 }
 
 impl Small {
-    /// Writes the files and makes the entry of a catalogue for them; the checksums are md5 if `md5` is set.
+    /// Writes the files and makes the entry of a catalogue for them; the checksums are md5 if `md5`
+    /// is set.
     fn new(
         files: &[(&'static str, Vec<u8>)],
         md5: bool,
@@ -390,8 +392,8 @@ fn svhn_is_decoded_once_and_split_by_class() {
     assert_eq!(heard, "");
     assert_eq!(first.fingerprint(), second.fingerprint());
 
-    // A copy that is damaged anywhere is not used, and not needed while the files are there. It gets another name
-    // first, because the sets above are mapped to it.
+    // A copy that is damaged anywhere is not used, and not needed while the files are there. It
+    // gets another name first, because the sets above are mapped to it.
     let good = fs::read(&copy).unwrap();
     for place in [0, 20, 48, 80, 97, 5000, good.len() - 1] {
         let mut damaged = good.clone();

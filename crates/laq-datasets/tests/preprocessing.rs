@@ -1,4 +1,5 @@
-//! Preprocessing against numpy and scipy (golden/make_preprocessed.py), against plain loops, and on the disk.
+//! Preprocessing against numpy and scipy (golden/make_preprocessed.py), against plain loops, and on
+//! the disk.
 
 mod formats;
 
@@ -228,8 +229,8 @@ fn an_unknown_name_is_an_error_with_the_known_names() {
     assert!(Preprocessing::ALL.into_iter().all(named), "{message}");
 }
 
-/// A data set of idx files, 7 training and 2 test images of 4 × 3 pixels, of which the last 3 training images are for
-/// validation.
+/// A data set of idx files, 7 training and 2 test images of 4 × 3 pixels, of which the last 3
+/// training images are for validation.
 fn idx_files(folder: &Path, pixels: &[u8]) -> Dataset {
     let images = |range: std::ops::Range<usize>| {
         let numbers = &pixels[12 * range.start..12 * range.end];

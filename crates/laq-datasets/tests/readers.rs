@@ -1,4 +1,5 @@
-//! The readers of image files: on files that scipy wrote, on files written here, and on damaged ones.
+//! The readers of image files: on files that scipy wrote, on files written here, and on damaged
+//! ones.
 
 mod formats;
 

@@ -1,4 +1,5 @@
-//! Texts, alphabets, splits and batches, compared with the sizes of the paper's data and with brute force.
+//! Texts, alphabets, splits and batches, compared with the sizes of the paper's data and with brute
+//! force.
 
 use std::fs;
 use std::path::Path;
@@ -103,7 +104,8 @@ fn the_catalogue_is_consistent() {
         for file in dataset.files {
             assert!(file.mirror_path.ends_with(file.name));
             for url in file.urls {
-                // One publisher has no encrypted address; what comes from there is checked as everything else.
+                // One publisher has no encrypted address; what comes from there is checked as
+                // everything else.
                 let known = url.starts_with("https://") || url.contains("ufldl.stanford.edu");
                 let name = url.rsplit('/').next().unwrap();
                 assert!(
@@ -229,7 +231,8 @@ fn errors_of_invalid_files_contain_the_download_command() {
     );
 }
 
-/// Without a checksum, the number of symbols distinguishes the paper's text from the stand-in of the same size.
+/// Without a checksum, the number of symbols distinguishes the paper's text from the stand-in of
+/// the same size.
 #[test]
 fn a_text_without_a_checksum_is_checked_by_size_and_symbols() {
     let dir = tempfile::tempdir().unwrap();
@@ -368,8 +371,9 @@ fn a_batch_that_does_not_fit_is_an_error() {
     assert!(Sequences::new(&[], 1, 1).is_err());
 }
 
-/// The order must stay what it is, or a resumed run would go on with other batches. The figures come from a second
-/// implementation, in another language, of ChaCha8 with 64-bit words, SHA-256 keys and the shuffle.
+/// The order must stay what it is, or a resumed run would go on with other batches. The figures
+/// come from a second implementation, in another language, of ChaCha8 with 64-bit words, SHA-256
+/// keys and the shuffle.
 #[test]
 fn the_order_of_an_epoch_is_pinned() {
     assert_eq!(epoch_order(8, 1, 0), [6, 0, 4, 1, 5, 2, 3, 7]);

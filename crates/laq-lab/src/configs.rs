@@ -19,7 +19,8 @@ pub struct Configs {
 }
 
 impl Configs {
-    /// The configurations embedded in this program, extracted to a temporary folder while this value lives.
+    /// The configurations embedded in this program, extracted to a temporary folder while this
+    /// value lives.
     ///
     /// # Errors
     ///

@@ -16,7 +16,8 @@ pub(crate) struct Needed {
     pub(crate) folder: PathBuf,
 }
 
-/// The data sets of the cells that are not finished, each once. A text file of the user's is left to the run.
+/// The data sets of the cells that are not finished, each once. A text file of the user's is left
+/// to the run.
 pub(crate) fn needed(plan: &Plan) -> Vec<Needed> {
     let mut needed = Vec::new();
     for cell in &plan.cells {

@@ -11,7 +11,8 @@ pub(crate) fn differences(ours: &Value, papers: &Value) -> String {
     found.join(", ")
 }
 
-/// Compares one setting, or a table of settings one by one. Tables of different `kind` are compared as a whole.
+/// Compares one setting, or a table of settings one by one. Tables of different `kind` are compared
+/// as a whole.
 fn differ(name: &str, ours: Option<&Value>, papers: Option<&Value>, found: &mut Vec<String>) {
     if let (Some(Value::Object(ours)), Some(Value::Object(papers))) = (ours, papers)
         && ours.get("kind") == papers.get("kind")

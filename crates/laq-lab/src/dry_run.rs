@@ -1,7 +1,9 @@
-//! The dry run: the state of every cell, the data that are missing, and how long training would take.
+//! The dry run: the state of every cell, the data that are missing, and how long training would
+//! take.
 //!
-//! Times come from finished cells with the same network and data on the same kind of machine, of the same row where there
-//! is one. A cell without such a relative has no estimate; `laq estimate` times a single configuration.
+//! Times come from finished cells with the same network and data on the same kind of machine, of
+//! the same row where there is one. A cell without such a relative has no estimate; `laq estimate`
+//! times a single configuration.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,7 +58,8 @@ struct Finished {
 }
 
 impl DryRun {
-    /// Examines the cells of `plan` and the runs of its other presets. `machine` and `on_gpu` describe the device of training.
+    /// Examines the cells of `plan` and the runs of its other presets. `machine` and `on_gpu`
+    /// describe the device of training.
     ///
     /// # Errors
     ///

@@ -37,16 +37,19 @@ pub struct Needs {
 pub enum Change {
     /// The job has started.
     Started(usize),
-    /// The job has ended. Its result is in the run folder; the message is used where the files there explain nothing.
+    /// The job has ended. Its result is in the run folder; the message is used where the files
+    /// there explain nothing.
     Ended(usize, Option<String>),
 }
 
 /// Trains jobs: in processes or threads of this machine ([`crate::local::Local`]), or elsewhere.
 ///
-/// A launcher decides where and when a job is trained, and nothing else. Results are read from the run folders.
+/// A launcher decides where and when a job is trained, and nothing else. Results are read from the
+/// run folders.
 pub trait Launcher {
-    /// Trains `jobs`, and calls `report` when one starts and when it ends. Returns when all have ended. Once `stop` is set,
-    /// it starts no more jobs, has the running ones save and end, and returns.
+    /// Trains `jobs`, and calls `report` when one starts and when it ends. Returns when all have
+    /// ended. Once `stop` is set, it starts no more jobs, has the running ones save and end,
+    /// and returns.
     ///
     /// # Errors
     ///

@@ -28,8 +28,9 @@ pub struct Local {
 
 /// In what a job runs.
 ///
-/// Processes are the default: a crash ends one run, and each run's peak memory is its own. On a GPU, threads of one process
-/// share a context and their kernels overlap, while processes take turns.
+/// Processes are the default: a crash ends one run, and each run's peak memory is its own. On a
+/// GPU, threads of one process share a context and their kernels overlap, while processes take
+/// turns.
 #[derive(Clone, Debug)]
 pub enum Workers {
     /// In threads of this process.
@@ -143,8 +144,8 @@ fn run_child(job: &Job, program: &PathBuf, quiet: bool, stop: &Stop) -> io::Resu
     })
 }
 
-/// Asks the child to save and end. After Ctrl-C in a terminal it has been asked already, and a second request of this kind
-/// changes nothing.
+/// Asks the child to save and end. After Ctrl-C in a terminal it has been asked already, and a
+/// second request of this kind changes nothing.
 fn terminate(child: &mut Child) {
     #[cfg(unix)]
     let _ = rustix::process::kill_process(

@@ -1,5 +1,5 @@
-//! The measures of the tables: name, unit and digits of the figures, where a run has them, and when two of them count as equal.
-//! Nothing else knows which table measures what.
+//! The measures of the tables: name, unit and digits of the figures, where a run has them, and when
+//! two of them count as equal. Nothing else knows which table measures what.
 
 use laq_runner::record::{EpochRecord, Summary};
 
@@ -40,11 +40,12 @@ pub const ERROR: Measure = Measure {
                      40 %",
 };
 
-/// Images in the test splits of MNIST, CIFAR-10 and CIFAR-100; SVHN has 26,032. The paper's exact and approximate solvers
-/// differ by less than the sampling error of that many images.
+/// Images in the test splits of MNIST, CIFAR-10 and CIFAR-100; SVHN has 26,032. The paper's exact
+/// and approximate solvers differ by less than the sampling error of that many images.
 const TEST_IMAGES: f64 = 10_000.0;
 
-/// The cross-entropy of the next character of a text. The paper's exact and approximate solvers differ by up to 0.008.
+/// The cross-entropy of the next character of a text. The paper's exact and approximate solvers
+/// differ by up to 0.008.
 pub const CROSS_ENTROPY: Measure = Measure {
     name: "cross-entropy",
     unit: "nats per character",

@@ -1,7 +1,8 @@
 //! The plan of a table: its cells, their configurations and run folders, and the state of each.
 //!
-//! A cell is one row, one column and one seed. The name of its folder contains the key of the configuration, which covers
-//! the version of the training code too. A finished run is reused exactly if training it again would give the same numbers.
+//! A cell is one row, one column and one seed. The name of its folder contains the key of the
+//! configuration, which covers the version of the training code too. A finished run is reused
+//! exactly if training it again would give the same numbers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -34,7 +35,8 @@ pub struct Plan {
     pub seeds: u32,
     /// Folder of the runs and of the report.
     pub out: PathBuf,
-    /// Seed by seed, so that a whole table is complete before the second seed starts; then column by column.
+    /// Seed by seed, so that a whole table is complete before the second seed starts; then column
+    /// by column.
     pub cells: Vec<Cell>,
 }
 
@@ -104,8 +106,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Adds every other cell of the table and preset that has a run in the plan's folder, with any seed, under the key
-    /// that its configuration has now.
+    /// Adds every other cell of the table and preset that has a run in the plan's folder, with any
+    /// seed, under the key that its configuration has now.
     ///
     /// # Errors
     ///
@@ -210,7 +212,8 @@ impl Cell {
         self.experiment.train.epochs
     }
 
-    /// The state of the run, from the files of its folder. A finished run has the figure that the table shows.
+    /// The state of the run, from the files of its folder. A finished run has the figure that the
+    /// table shows.
     #[must_use]
     pub fn state(&self) -> State {
         let summary = read_summary(&self.folder).filter(|summary| summary.key == self.key);

@@ -154,7 +154,8 @@ enum Ending {
     Failed(String),
 }
 
-/// How a run ended, from its folder. A summary that this run has not written describes an earlier one.
+/// How a run ended, from its folder. A summary that this run has not written describes an earlier
+/// one.
 fn ending(cell: &Cell, has_written: bool, message: Option<String>) -> Ending {
     match cell.state() {
         State::Finished(_) => Ending::Finished,

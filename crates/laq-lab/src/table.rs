@@ -1,8 +1,9 @@
-//! The tables: rows, columns and presets, read from the folder of configurations, and the paper's figures.
+//! The tables: rows, columns and presets, read from the folder of configurations, and the paper's
+//! figures.
 //!
-//! Nothing is listed in code. A column is a subfolder of `<table>/` with one file a row. A preset is a file of
-//! `<table>/presets/`; its changes to a single column are a file of the subfolder of its name. The rows are those of the
-//! paper's table, followed by the other files of the columns.
+//! Nothing is listed in code. A column is a subfolder of `<table>/` with one file a row. A preset
+//! is a file of `<table>/presets/`; its changes to a single column are a file of the subfolder of
+//! its name. The rows are those of the paper's table, followed by the other files of the columns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

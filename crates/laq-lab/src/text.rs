@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-/// A table without lines: columns two spaces apart, those for which `right` holds aligned to the right. A field of several
-/// lines makes a row of several lines.
+/// A table without lines: columns two spaces apart, those for which `right` holds aligned to the
+/// right. A field of several lines makes a row of several lines.
 #[must_use]
 pub fn table<Row>(rows: impl IntoIterator<Item = Row>, right: impl Fn(usize) -> bool) -> String
 where
@@ -27,7 +27,8 @@ where
     table.trim_fmt() + "\n"
 }
 
-/// Two units of time, such as `3h 20m`, `4m 5s` or `12.3s`; whole minutes from an hour on, whole hours from two days on.
+/// Two units of time, such as `3h 20m`, `4m 5s` or `12.3s`; whole minutes from an hour on, whole
+/// hours from two days on.
 #[must_use]
 pub fn duration(seconds: f64) -> String {
     let whole = |unit: f64| Duration::from_secs(((seconds / unit).round() * unit) as u64);

@@ -1,4 +1,5 @@
-//! Every cell of `configs/` resolves, and its figure is that of `configs/paper_tables.toml`; the records of `results/` are read.
+//! Every cell of `configs/` resolves, and its figure is that of `configs/paper_tables.toml`; the
+//! records of `results/` are read.
 
 use std::collections::BTreeSet;
 use std::fs;

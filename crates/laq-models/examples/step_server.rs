@@ -1,7 +1,9 @@
-//! Takes one training step of a network of the paper for each line on standard input, and answers with its seconds, so
-//! that another program can be timed in turn with this one: the scripts in `benches/pytorch` do so with PyTorch.
+//! Takes one training step of a network of the paper for each line on standard input, and answers
+//! with its seconds, so that another program can be timed in turn with this one: the scripts in
+//! `benches/pytorch` do so with PyTorch.
 //!
-//! Arguments: method (default `full`), threads (default: all), network (`char-lstm`, the default, `mnist` or `cifar10`).
+//! Arguments: method (default `full`), threads (default: all), network (`char-lstm`, the default,
+//! `mnist` or `cifar10`).
 
 use std::io::{BufRead, Write};
 

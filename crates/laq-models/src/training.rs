@@ -112,8 +112,8 @@ impl<B: Backend + 'static> Training<B> {
         Self::new(backend, Box::new(network), adam)
     }
 
-    /// A feedforward network of PAPER.md §4 for batches of `batch` images, with fresh weights; equal seeds give equal
-    /// bits.
+    /// A feedforward network of PAPER.md §4 for batches of `batch` images, with fresh weights;
+    /// equal seeds give equal bits.
     ///
     /// # Errors
     /// As [`Training::char_lstm`].
@@ -191,8 +191,8 @@ impl<B: Backend + 'static> Training<B> {
         })
     }
 
-    /// [`Training::step`] without synchronization. The next [`Training::report`] returns the loss, or the
-    /// error of a value that is not finite; steps submitted after it are skipped.
+    /// [`Training::step`] without synchronization. The next [`Training::report`] returns the loss,
+    /// or the error of a value that is not finite; steps submitted after it are skipped.
     ///
     /// # Errors
     /// As [`Training::step`].
@@ -206,8 +206,8 @@ impl<B: Backend + 'static> Training<B> {
     /// [`Training::evaluate_dataset`]. [`Training::set_order`] permutes its examples.
     ///
     /// # Errors
-    /// [`ModelError::Batch`] for examples that the network does not take; [`ModelError::Backend`] when the device has no
-    /// room.
+    /// [`ModelError::Batch`] for examples that the network does not take; [`ModelError::Backend`]
+    /// when the device has no room.
     pub fn upload(&mut self, examples: Examples<'_>) -> Result<DatasetHandle, ModelError> {
         let dataset = self.network.upload(&self.backend, examples)?;
         self.dataset.push(dataset);
@@ -386,8 +386,8 @@ impl<B: Backend + 'static> Training<B> {
         Ok(Evaluation { loss, errors })
     }
 
-    /// [`Training::evaluate`] on batches of a dataset, with one synchronization per log. The last batch of
-    /// images may have fewer.
+    /// [`Training::evaluate`] on batches of a dataset, with one synchronization per log. The last
+    /// batch of images may have fewer.
     ///
     /// # Errors
     /// As [`Training::step`]; [`ModelError::Batch`] for an index out of range.
@@ -423,8 +423,8 @@ impl<B: Backend + 'static> Training<B> {
         Ok((self.network).evaluate(&self.backend, &mut self.evaluation_log)?)
     }
 
-    /// Waits for the submitted evaluations, appends their losses up to the first that is not finite, and
-    /// returns the number of errors.
+    /// Waits for the submitted evaluations, appends their losses up to the first that is not
+    /// finite, and returns the number of errors.
     fn read_evaluations(&mut self, losses: &mut Vec<f64>) -> Result<Option<usize>, ModelError> {
         let found = (self.backend).read_log(&mut self.evaluation_log, losses)?;
         if found.stop.is_some() {
@@ -455,8 +455,9 @@ impl<B: Backend + 'static> Training<B> {
         Ok(reports)
     }
 
-    /// The weighted error of each quantized matrix in the next step, and that of the method `other` on the same
-    /// weights and curvature; empty for `full`. Training goes on as if it had not been called.
+    /// The weighted error of each quantized matrix in the next step, and that of the method `other`
+    /// on the same weights and curvature; empty for `full`. Training goes on as if it had not
+    /// been called.
     ///
     /// # Errors
     /// As [`Training::step`].
@@ -491,7 +492,8 @@ impl<B: Backend + 'static> Training<B> {
     ///
     /// # Errors
     /// [`ModelError::State`] or [`ModelError::Backend`] when the state is of another network, or of
-    /// a method with other levels. The training is then in an unspecified state until a `load` succeeds.
+    /// a method with other levels. The training is then in an unspecified state until a `load`
+    /// succeeds.
     pub fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
         let by_name: BTreeMap<&str, &StateTensor> = state
             .iter()

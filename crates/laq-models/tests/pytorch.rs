@@ -1,5 +1,5 @@
-//! One training step of feedforward networks against PyTorch's numbers in `pytorch/feedforward.txt` (made by
-//! `pytorch/make_feedforward.py`).
+//! One training step of feedforward networks against PyTorch's numbers in `pytorch/feedforward.txt`
+//! (made by `pytorch/make_feedforward.py`).
 
 use std::collections::HashMap;
 
@@ -84,7 +84,8 @@ fn one_step_is_pytorchs(network: &str, spec: &FeedforwardSpec) {
             let gradient = golden[&format!("{name}.gradient")].as_slice();
             // Normalizing few numbers a channel magnifies f32's rounding, more so layer by layer.
             check(&what(name), moment.iter().map(|m| 10.0 * m), gradient, 3e-5);
-            // Adam divides a gradient by its size, so one that rounds to nothing may move either way.
+            // Adam divides a gradient by its size, so one that rounds to nothing may move either
+            // way.
             let after = of(name);
             for ((after, expected), gradient) in after
                 .iter()

@@ -8,7 +8,8 @@ use thiserror::Error;
 use crate::files::FileError;
 use crate::{SelectionError, TensorFileError};
 
-/// An error of quantizing a file. Each message is one paragraph: what was found, where, and the remedy.
+/// An error of quantizing a file. Each message is one paragraph: what was found, where, and the
+/// remedy.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum QuantizeError {

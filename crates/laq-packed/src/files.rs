@@ -39,8 +39,8 @@ impl FileError {
     }
 }
 
-/// Writes `bytes` to `path` atomically: writes a temporary file in the same folder, syncs and renames it. `path` holds
-/// the old content or the new at any time.
+/// Writes `bytes` to `path` atomically: writes a temporary file in the same folder, syncs and
+/// renames it. `path` holds the old content or the new at any time.
 ///
 /// # Errors
 ///
@@ -51,8 +51,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     })
 }
 
-/// Writes `path` atomically with a callback, as [`write_atomically`] does. The temporary file is `path` with `suffix`
-/// appended.
+/// Writes `path` atomically with a callback, as [`write_atomically`] does. The temporary file is
+/// `path` with `suffix` appended.
 ///
 /// # Errors
 ///

@@ -12,11 +12,12 @@ use crate::files::FileError;
 /// The weights that share a scale.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Granularity {
-    /// One problem for each tensor: `NAME.scale` has shape `[1]`, or `[2]` for methods with two scales.
+    /// One problem for each tensor: `NAME.scale` has shape `[1]`, or `[2]` for methods with two
+    /// scales.
     #[default]
     PerTensor,
-    /// One problem for each index of the first dimension: a row of a linear layer, a filter of a convolution.
-    /// `NAME.scale` has shape `[C]`, or `[C, 2]`.
+    /// One problem for each index of the first dimension: a row of a linear layer, a filter of a
+    /// convolution. `NAME.scale` has shape `[C]`, or `[C, 2]`.
     PerChannel,
 }
 
@@ -34,8 +35,8 @@ impl Granularity {
 pub struct Request {
     /// The safetensors file of the weights.
     pub weights: PathBuf,
-    /// The safetensors file of the curvature `d`: a tensor of the same name and shape for each quantized tensor. `None`
-    /// means `d = 1`.
+    /// The safetensors file of the curvature `d`: a tensor of the same name and shape for each
+    /// quantized tensor. `None` means `d = 1`.
     pub curvature: Option<PathBuf>,
     /// The file to write.
     pub out: PathBuf,
@@ -43,7 +44,8 @@ pub struct Request {
     pub method: Method,
     /// The weights that share a scale.
     pub granularity: Granularity,
-    /// Globs of names to quantize; empty for all floating-point tensors with at least two dimensions.
+    /// Globs of names to quantize; empty for all floating-point tensors with at least two
+    /// dimensions.
     pub include: Vec<String>,
     /// Globs of names to copy unchanged.
     pub exclude: Vec<String>,
@@ -51,7 +53,8 @@ pub struct Request {
     pub threads: Option<usize>,
 }
 
-/// The method `id`. With `bits`, the id may omit its number: `laq-linear`, `laq-linear-M` or an alias.
+/// The method `id`. With `bits`, the id may omit its number: `laq-linear`, `laq-linear-M` or an
+/// alias.
 ///
 /// # Errors
 ///

@@ -16,13 +16,14 @@ use crate::request::quantizer;
 use crate::tensor_file::{BLOCK, Float, TensorFile, Writer};
 
 impl Plan {
-    /// Quantizes all tensors and writes the output atomically. Calls `report` after each tensor and checks `stop` between
-    /// tensors.
+    /// Quantizes all tensors and writes the output atomically. Calls `report` after each tensor and
+    /// checks `stop` between tensors.
     ///
     /// # Errors
     ///
-    /// [`QuantizeError::Number`] for a weight or curvature that is not finite, [`QuantizeError::Interrupted`] after `stop`,
-    /// and errors of files and threads. The output path keeps its old content.
+    /// [`QuantizeError::Number`] for a weight or curvature that is not finite,
+    /// [`QuantizeError::Interrupted`] after `stop`, and errors of files and threads. The output
+    /// path keeps its old content.
     pub fn run(
         &self,
         stop: &AtomicBool,
@@ -227,8 +228,8 @@ struct Solver<'a> {
 }
 
 impl Solver<'_> {
-    /// Solves a tensor as `problems` consecutive problems of equal length. Appends their scales in order and returns the sum
-    /// of their errors.
+    /// Solves a tensor as `problems` consecutive problems of equal length. Appends their scales in
+    /// order and returns the sum of their errors.
     fn solve(
         &self,
         problem: Problem<'_>,

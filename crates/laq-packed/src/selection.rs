@@ -78,8 +78,9 @@ pub enum SelectionError {
 
 /// For each of `tensors`, the tensors of the file `path`, whether it is quantized.
 ///
-/// Without `include` these are the floating-point tensors with at least two dimensions, with it the tensors that match
-/// one of its globs, of any shape. Tensors that match a glob of `exclude` are not quantized.
+/// Without `include` these are the floating-point tensors with at least two dimensions, with it the
+/// tensors that match one of its globs, of any shape. Tensors that match a glob of `exclude` are
+/// not quantized.
 pub(crate) fn select(
     path: &Path,
     tensors: &[(String, &TensorInfo)],

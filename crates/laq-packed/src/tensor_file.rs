@@ -114,7 +114,8 @@ impl TensorFile {
             path: path.into(),
             detail,
         };
-        // Any eight bytes are a valid length, so other formats are recognised only where no header follows.
+        // Any eight bytes are a valid length, so other formats are recognised only where no header
+        // follows.
         let Some((length, b"{")) = start.split_first_chunk::<8>() else {
             if let Some(kind) = pytorch_kind(&start) {
                 return Err(TensorFileError::PyTorch {
@@ -185,7 +186,8 @@ impl TensorFile {
         entries.map(|(key, value)| (key.clone(), value.clone()))
     }
 
-    /// Calls `consume` with the bytes of a tensor in blocks of [`BLOCK`] bytes; the last may be shorter.
+    /// Calls `consume` with the bytes of a tensor in blocks of [`BLOCK`] bytes; the last may be
+    /// shorter.
     pub(crate) fn read<E: From<FileError>>(
         &self,
         info: &TensorInfo,
@@ -253,7 +255,8 @@ impl Float {
         }
     }
 
-    /// Appends the values rounded to nearest, ties to even. Finite values beyond the largest finite element saturate.
+    /// Appends the values rounded to nearest, ties to even. Finite values beyond the largest finite
+    /// element saturate.
     pub(crate) fn encode(self, values: &[f32], bytes: &mut Vec<u8>) {
         let saturate = |value: f32, max: f32| value.clamp(-max, max);
         match self {
@@ -286,8 +289,8 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Orders tensors as the `safetensors` crate does, by decreasing element size and then by name, which aligns every
-    /// element. Deterministic in tensors and metadata.
+    /// Orders tensors as the `safetensors` crate does, by decreasing element size and then by name,
+    /// which aligns every element. Deterministic in tensors and metadata.
     pub(crate) fn new(
         path: &Path,
         mut tensors: Vec<NewTensor>,

@@ -1,4 +1,5 @@
-//! The checkpoint file: the state from which a run resumes with the same bits, and which an evaluation loads.
+//! The checkpoint file: the state from which a run resumes with the same bits, and which an
+//! evaluation loads.
 //!
 //! A safetensors file with the tensors of [`laq_models::Training::save`] and the metadata
 //!
@@ -69,8 +70,8 @@ pub struct Progress {
     pub step: usize,
     /// The sum of their losses.
     pub loss_sum: f64,
-    /// The quantized layers after the last step, once evaluation has begun. Stored because the iterations of the
-    /// solvers are not part of the network's state.
+    /// The quantized layers after the last step, once evaluation has begun. Stored because the
+    /// iterations of the solvers are not part of the network's state.
     pub layers: Option<Vec<LayerRecord>>,
     /// Wall-clock seconds of this epoch.
     pub epoch_seconds: f64,
@@ -257,7 +258,8 @@ impl Checkpoint {
         Ok(bytes)
     }
 
-    /// Writes the file atomically: `path` keeps its content until the new file is complete and synced.
+    /// Writes the file atomically: `path` keeps its content until the new file is complete and
+    /// synced.
     ///
     /// # Errors
     ///

@@ -10,8 +10,8 @@ use crate::TRAINING_VERSION;
 /// `environment.json`: of the last session of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Environment {
-    /// The commit of the build, with `-dirty` for uncommitted changes; `unknown` outside of a checkout of this
-    /// project.
+    /// The commit of the build, with `-dirty` for uncommitted changes; `unknown` outside of a
+    /// checkout of this project.
     pub commit: String,
     /// The version of this crate.
     pub laq: String,

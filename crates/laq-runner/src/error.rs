@@ -11,8 +11,8 @@ use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
 use crate::files::FileError;
 
-/// The errors of a run, an evaluation or an estimate. Messages have one paragraph: what was found, where, and what
-/// to do.
+/// The errors of a run, an evaluation or an estimate. Messages have one paragraph: what was found,
+/// where, and what to do.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RunError {
@@ -289,7 +289,8 @@ impl From<ImageError> for RunError {
 }
 
 impl RunError {
-    /// The error of loading a checkpoint into a network: the tensors do not match, or the device failed.
+    /// The error of loading a checkpoint into a network: the tensors do not match, or the device
+    /// failed.
     pub(crate) fn not_loaded(checkpoint: &Path, source: ModelError) -> Self {
         match source {
             ModelError::Backend(

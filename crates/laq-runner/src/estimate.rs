@@ -1,4 +1,5 @@
-//! Estimates the duration of a run from a few steps of its network on random input, without its data.
+//! Estimates the duration of a run from a few steps of its network on random input, without its
+//! data.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -14,7 +15,8 @@ use crate::device::{DeviceOptions, OpenDevice};
 use crate::examples::{Input, sizes};
 use crate::session::{network, thread_pool};
 
-/// The minimal and maximal number of timed steps; between them, timing ends after [`TIMED_SECONDS`].
+/// The minimal and maximal number of timed steps; between them, timing ends after
+/// [`TIMED_SECONDS`].
 const TIMED_STEPS: (u64, u64) = (3, 50);
 const TIMED_SECONDS: f64 = 3.0;
 
@@ -31,8 +33,8 @@ pub struct Estimate {
     pub seconds_per_evaluation: f64,
     /// Training steps of the run.
     pub steps: u64,
-    /// Wall-clock seconds of the run, including evaluation of the test split after every epoch: an upper
-    /// bound.
+    /// Wall-clock seconds of the run, including evaluation of the test split after every epoch: an
+    /// upper bound.
     pub seconds: f64,
     /// Batches per epoch.
     pub batches: Batches,
@@ -57,8 +59,8 @@ pub struct Batches {
 ///
 /// # Errors
 ///
-/// Splits shorter than a batch, and networks that cannot be built or computed. Data are needed only for a text
-/// file.
+/// Splits shorter than a batch, and networks that cannot be built or computed. Data are needed only
+/// for a text file.
 pub fn estimate(
     experiment: &Experiment,
     device: DeviceOptions,

@@ -51,7 +51,8 @@ pub struct Evaluation {
     pub left_out: usize,
 }
 
-/// `path` itself if it is a file; the best checkpoint of a run folder, or the last if there is no best one.
+/// `path` itself if it is a file; the best checkpoint of a run folder, or the last if there is no
+/// best one.
 fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
     [
         path.to_path_buf(),
@@ -63,11 +64,12 @@ fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
     .ok_or_else(|| RunError::NoCheckpoint { path: path.into() })
 }
 
-/// Evaluates the network of `path`, a run folder or a checkpoint, with quantized weights. `progress` is called before
-/// every batch with its index and the number of batches.
+/// Evaluates the network of `path`, a run folder or a checkpoint, with quantized weights.
+/// `progress` is called before every batch with its index and the number of batches.
 ///
-/// For a run folder, the checkpoint of the best epoch is used, or the last if there is none. The batches of a split are
-/// those of training. A text file has sequences of the same length, in batches of at most its number of sequences.
+/// For a run folder, the checkpoint of the best epoch is used, or the last if there is none. The
+/// batches of a split are those of training. A text file has sequences of the same length, in
+/// batches of at most its number of sequences.
 ///
 /// # Errors
 ///

@@ -307,8 +307,8 @@ pub(crate) struct Score {
 /// Batches evaluated on a device between two synchronizations.
 const CHUNK: usize = 32;
 
-/// Evaluates all batches of a split, from device memory if `held`. Calls `go_on` with the index of each batch
-/// or chunk, and returns `None` if it is false.
+/// Evaluates all batches of a split, from device memory if `held`. Calls `go_on` with the index of
+/// each batch or chunk, and returns `None` if it is false.
 pub(crate) fn score(
     network: &mut Network,
     batches: &Batches<'_>,

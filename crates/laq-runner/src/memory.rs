@@ -15,12 +15,13 @@ pub(crate) enum MemorySite {
 
 /// A lower bound of the memory of a network, in elements of four bytes.
 pub(crate) struct MemoryEstimate {
-    /// Independent of the batch. A weight has its value, its gradient and Adam's two moments; on a CPU also the
-    /// copies of three of these in a checkpoint, on a GPU the quantized value.
+    /// Independent of the batch. A weight has its value, its gradient and Adam's two moments; on a
+    /// CPU also the copies of three of these in a checkpoint, on a GPU the quantized value.
     fixed: u128,
-    /// For each image or sequence of a batch. A character has four gates, the cell, the output, its gradient and
-    /// the logits (on a GPU also the one-hot input); a layer of an image has its output and gradient, and with
-    /// im2col the nine neighbours of each pixel of a convolution.
+    /// For each image or sequence of a batch. A character has four gates, the cell, the output,
+    /// its gradient and the logits (on a GPU also the one-hot input); a layer of an image has
+    /// its output and gradient, and with im2col the nine neighbours of each pixel of a
+    /// convolution.
     of_example: u128,
 }
 

@@ -1,6 +1,7 @@
 //! The records of a run: one per epoch, one per comparison, and a summary.
 //!
-//! Files of older versions are readable: a missing field gets its default, an unknown one is ignored.
+//! Files of older versions are readable: a missing field gets its default, an unknown one is
+//! ignored.
 
 use laq_models::{LayerComparison, LayerReport};
 use laq_solvers::Scale;
@@ -23,8 +24,8 @@ pub enum Status {
     Failed,
 }
 
-/// One line of `metrics.jsonl`. Losses are means: the cross-entropy per character in nats for texts, `model.loss`
-/// for images.
+/// One line of `metrics.jsonl`. Losses are means: the cross-entropy per character in nats for
+/// texts, `model.loss` for images.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EpochRecord {
@@ -36,9 +37,11 @@ pub struct EpochRecord {
     pub validation_loss: f64,
     /// After the epoch, if it is the best so far; else null.
     pub test_loss: Option<f64>,
-    /// Classification error on the validation images in percent, with quantized weights; null for texts.
+    /// Classification error on the validation images in percent, with quantized weights; null for
+    /// texts.
     pub validation_error: Option<f64>,
-    /// Classification error on the test images in percent, if the epoch is the best so far; else null.
+    /// Classification error on the test images in percent, if the epoch is the best so far; else
+    /// null.
     pub test_error: Option<f64>,
     /// Adam's step size in this epoch.
     pub learning_rate: f64,
@@ -84,7 +87,8 @@ impl From<LayerReport> for LayerRecord {
     }
 }
 
-/// One line of `comparison.jsonl`: the errors of the run's solver and of the exact solver in one step.
+/// One line of `comparison.jsonl`: the errors of the run's solver and of the exact solver in one
+/// step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ComparisonRecord {
@@ -137,8 +141,8 @@ impl ComparisonRecord {
     }
 }
 
-/// `summary.json`. Losses and errors are those of the best epoch: the latest with the lowest validation loss, or
-/// validation error for images.
+/// `summary.json`. Losses and errors are those of the best epoch: the latest with the lowest
+/// validation loss, or validation error for images.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Summary {

@@ -47,7 +47,8 @@ pub fn read_summary(folder: &Path) -> Option<Summary> {
     serde_json::from_slice(&fs::read(folder.join("summary.json")).ok()?).ok()
 }
 
-/// The epochs of the run in `folder`. Lines that cannot be read are skipped: the last one may be incomplete.
+/// The epochs of the run in `folder`. Lines that cannot be read are skipped: the last one may be
+/// incomplete.
 #[must_use]
 pub fn read_epochs(folder: &Path) -> Vec<EpochRecord> {
     read_lines(&folder.join(METRICS))
@@ -76,8 +77,8 @@ pub struct RunFolder {
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        // Closing the file alone would leave the lock to a child process that was just being started. If this fails, the
-        // end of the process does it.
+        // Closing the file alone would leave the lock to a child process that was just being
+        // started. If this fails, the end of the process does it.
         let _ = self.lock.unlock();
     }
 }
@@ -102,7 +103,8 @@ impl RunFolder {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
-                // Some systems keep others from reading a locked file; then the number stays unknown.
+                // Some systems keep others from reading a locked file; then the number stays
+                // unknown.
                 let _ = lock.read_to_string(&mut pid);
                 return Err(RunError::Locked {
                     folder: path.into(),
@@ -214,9 +216,9 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Removes the metrics after `epochs` epochs, the comparisons after `steps` steps, and partial lines:
-    /// a run that resumes from an older checkpoint writes them again. Rewrites the TensorBoard events
-    /// from the remaining metrics if `with_events`, or if there are any.
+    /// Removes the metrics after `epochs` epochs, the comparisons after `steps` steps, and partial
+    /// lines: a run that resumes from an older checkpoint writes them again. Rewrites the
+    /// TensorBoard events from the remaining metrics if `with_events`, or if there are any.
     pub(crate) fn cut_records(
         &self,
         epochs: u32,

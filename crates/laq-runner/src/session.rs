@@ -26,7 +26,8 @@ pub fn thread_pool(threads: Option<usize>) -> Result<ThreadPool, RunError> {
         .map_err(|source| RunError::Threads { threads, source })
 }
 
-/// The network of `experiment` at its first step on `device`, for batches of `batch` sequences or images.
+/// The network of `experiment` at its first step on `device`, for batches of `batch` sequences or
+/// images.
 pub(crate) fn network(
     device: OpenDevice,
     experiment: &Experiment,

@@ -1,7 +1,8 @@
 //! TensorBoard event files: TFRecords of `Event` messages (protocol buffers), one event an epoch.
 //!
 //! The two messages have few fields, so they are encoded here instead of by a generated library.
-//! A TFRecord is the length of the data (u64), its masked CRC-32C, the data, and their masked CRC-32C.
+//! A TFRecord is the length of the data (u64), its masked CRC-32C, the data, and their masked
+//! CRC-32C.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -72,8 +73,8 @@ fn scalars(record: &EpochRecord) -> Vec<(String, f32)> {
     scalars
 }
 
-/// An `Event`: `wall_time` = 1, `step` = 2, `summary` = 5. A `Summary` repeats `value` = 1, with `tag` = 1
-/// and `simple_value` = 2.
+/// An `Event`: `wall_time` = 1, `step` = 2, `summary` = 5. A `Summary` repeats `value` = 1, with
+/// `tag` = 1 and `simple_value` = 2.
 fn event(record: &EpochRecord, wall_time: f64) -> Vec<u8> {
     let mut summary = Vec::new();
     for (tag, value) in scalars(record) {

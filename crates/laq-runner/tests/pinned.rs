@@ -42,8 +42,8 @@ const RECORDED_IMAGES: [(&str, [f64; 4]); 4] = [
     ("laq-log-3-e", [1.6896422, 1.4051182, 1.2193405, 0.8938058]),
 ];
 
-/// Kernels round differently, and a few steps carry that further, to some 1e-9. An exact and an alternating solver of the
-/// same problem differ by 3e-6 and more.
+/// Kernels round differently, and a few steps carry that further, to some 1e-9. An exact and an
+/// alternating solver of the same problem differ by 3e-6 and more.
 const TOLERANCE: f64 = 5e-7;
 
 fn same(found: &[f64], recorded: &[f64]) -> bool {

@@ -1,5 +1,6 @@
-//! From small files in the true formats of CIFAR-100 and SVHN, through their preprocessing, to networks of their kind
-//! that learn. (`laq train` itself takes files of these sets only with the checksums of the true ones.)
+//! From small files in the true formats of CIFAR-100 and SVHN, through their preprocessing, to
+//! networks of their kind that learn. (`laq train` itself takes files of these sets only with the
+//! checksums of the true ones.)
 
 #[path = "../../laq-datasets/tests/formats/mod.rs"]
 mod formats;

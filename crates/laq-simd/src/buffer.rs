@@ -35,8 +35,8 @@ impl<T> AlignedBuffer<T> {
 }
 
 impl<T: NoUninit + AnyBitPattern> AlignedBuffer<T> {
-    /// The first `length` elements. Grows the buffer if it is shorter, never shrinks it. New elements
-    /// are zero, others keep their value.
+    /// The first `length` elements. Grows the buffer if it is shorter, never shrinks it. New
+    /// elements are zero, others keep their value.
     pub fn resize(&mut self, length: usize) -> &mut [T] {
         let lines = length.div_ceil(LINE / size_of::<T>());
         if self.lines.len() < lines {

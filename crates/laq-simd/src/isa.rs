@@ -77,8 +77,8 @@ impl Isa {
         std::env::var_os(KERNEL_VARIABLE).map_or_else(|| Ok(Isa::fastest()), |name| parse(&name))
     }
 
-    /// As [`from_environment`](Self::from_environment), read once per process. If the variable has an
-    /// unknown value, prints a warning to standard error and selects the fastest.
+    /// As [`from_environment`](Self::from_environment), read once per process. If the variable has
+    /// an unknown value, prints a warning to standard error and selects the fastest.
     pub fn selected() -> Isa {
         static SELECTED: OnceLock<Isa> = OnceLock::new();
         *SELECTED.get_or_init(|| {

@@ -1,5 +1,5 @@
-//! Quantizes a matrix to a custom codebook, the levels of the four-bit float E2M1, with a scale per channel, and
-//! compares it with the sized codebooks of four bits:
+//! Quantizes a matrix to a custom codebook, the levels of the four-bit float E2M1, with a scale per
+//! channel, and compares it with the sized codebooks of four bits:
 //! `cargo run -p laq-solvers --example custom_codebook`.
 
 use laq_solvers::{Codebook, Problem, Scale, SolveError, Workspace, exact};
@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let (scale, custom) = quantize(channel, &e2m1, &mut workspace)?;
         let (_, uniform) = quantize(channel, &linear, &mut workspace)?;
         let (_, powers_of_two) = quantize(channel, &logarithmic, &mut workspace)?;
-        // A level is an E2M1 number divided by 6, so the factor of the E2M1 numbers is a sixth of the scale.
+        // A level is an E2M1 number divided by 6, so the factor of the E2M1 numbers is a sixth of
+        // the scale.
         let stored = scale / 6.0;
         println!("{number:7}  {stored:13.5}  {custom:6.3}  {uniform:6.3}  {powers_of_two:13.3}");
     }

@@ -154,8 +154,8 @@ impl Codebook {
         Bits::new(bits).map(|bits| Codebook::Uniform { bits })
     }
 
-    /// The codebook of up to 128 magnitudes and their negatives. Magnitudes are in [0, 1] and rise; the
-    /// last is positive.
+    /// The codebook of up to 128 magnitudes and their negatives. Magnitudes are in [0, 1] and rise;
+    /// the last is positive.
     ///
     /// The levels of the four-bit float E2M1, divided by the largest:
     ///
@@ -172,8 +172,8 @@ impl Codebook {
     /// ```
     ///
     /// # Errors
-    /// [`SolveError::Magnitudes`] if there are no magnitudes or more than 128, if they do not rise, or if
-    /// one is outside [0, 1].
+    /// [`SolveError::Magnitudes`] if there are no magnitudes or more than 128, if they do not rise,
+    /// or if one is outside [0, 1].
     pub fn custom(magnitudes: impl Into<Arc<[f32]>>) -> Result<Codebook, SolveError> {
         let magnitudes = magnitudes.into();
         let invalid = |reason| Err(SolveError::Magnitudes { reason });
@@ -282,8 +282,8 @@ impl Codebook {
     }
 }
 
-/// A codebook from zero outwards. Magnitude number m has the level `first_positive + m` for weights that are
-/// not negative and `first_negative − m` for negative ones.
+/// A codebook from zero outwards. Magnitude number m has the level `first_positive + m` for weights
+/// that are not negative and `first_negative − m` for negative ones.
 #[derive(Clone, Copy)]
 pub(crate) struct Magnitudes {
     values: [f32; MAX_MAGNITUDES],
@@ -304,8 +304,9 @@ impl Magnitudes {
             .map(|pair| 0.5 * (f64::from(pair[0]) + f64::from(pair[1])))
     }
 
-    /// The thresholds of a scale, `scale · midpoint`. A weight takes magnitude m or a higher one if `|w|` is above
-    /// threshold number m − 1. With scale zero every weight takes the lowest magnitude.
+    /// The thresholds of a scale, `scale · midpoint`. A weight takes magnitude m or a higher one if
+    /// `|w|` is above threshold number m − 1. With scale zero every weight takes the lowest
+    /// magnitude.
     pub(crate) fn thresholds(&self, scale: f64) -> Thresholds {
         self.thresholds_by(|midpoint| {
             if scale > 0.0 {
@@ -342,8 +343,8 @@ impl Thresholds {
     }
 }
 
-/// The largest f32 that is not above `bound ≥ 0`. An f32 is above `bound` if and only if it is above the
-/// result, so passes compare in f32 without loss.
+/// The largest f32 that is not above `bound ≥ 0`. An f32 is above `bound` if and only if it is
+/// above the result, so passes compare in f32 without loss.
 pub(crate) fn floor_f32(bound: f64) -> f32 {
     let rounded = bound as f32;
     if f64::from(rounded) > bound {

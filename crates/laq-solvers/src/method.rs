@@ -11,7 +11,8 @@ use crate::quantizer::{Quantizer, Solver};
 /// A method for any number of bits: one row of the table of methods.
 #[derive(Debug)]
 pub struct Family {
-    /// The id, with M for the number of bits if there is one: `lat-a`, `laq-linear-M`, `laq-linear-M-e`.
+    /// The id, with M for the number of bits if there is one: `lat-a`, `laq-linear-M`,
+    /// `laq-linear-M-e`.
     pub id: &'static str,
     /// Other accepted names, among them those of the authors' code.
     pub aliases: &'static [&'static str],
@@ -236,8 +237,8 @@ impl Family {
     }
 }
 
-/// A method, parsed from its id (`"lat-a".parse()`): a [`Family`] and its number of bits. Methods are equal
-/// if their ids are.
+/// A method, parsed from its id (`"lat-a".parse()`): a [`Family`] and its number of bits. Methods
+/// are equal if their ids are.
 #[derive(Clone)]
 pub struct Method {
     family: &'static Family,
@@ -274,8 +275,8 @@ impl Method {
         families().iter().flat_map(Family::methods)
     }
 
-    /// The method with this id or alias and this number of bits. A name that contains another number of
-    /// bits is an error, as is a method without a choice of bits.
+    /// The method with this id or alias and this number of bits. A name that contains another
+    /// number of bits is an error, as is a method without a choice of bits.
     ///
     /// # Errors
     /// As [`str::parse`]; [`ParseMethodError::OtherBits`] and [`ParseMethodError::FixedBits`].
@@ -343,8 +344,8 @@ impl Method {
         matches!(self.solver(), Some(Solver::Alternating { .. }))
     }
 
-    /// The method that finds the optimum of the problem that this one solves by alternating; `None` for all
-    /// other methods.
+    /// The method that finds the optimum of the problem that this one solves by alternating; `None`
+    /// for all other methods.
     pub fn exact_counterpart(&self) -> Option<Method> {
         let quantizer = self.quantizer()?;
         let Solver::Alternating { two_scales } = quantizer.solver() else {

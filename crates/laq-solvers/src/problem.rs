@@ -6,12 +6,12 @@ use crate::error::SolveError;
 /// Weights `w` and curvature `d` of problem (1) of the paper:
 /// minimise `½ Σ_i d_i (w_i − ŵ_i)²` over the quantized weights `ŵ`.
 ///
-/// Both slices have length n. All weights are finite, all curvatures are finite and not negative. No
-/// curvature means `d_i = 1`, the unweighted problem.
+/// Both slices have length n. All weights are finite, all curvatures are finite and not negative.
+/// No curvature means `d_i = 1`, the unweighted problem.
 ///
-/// Multiplying `d` by a positive constant does not change the solution. If `d` is zero everywhere, every
-/// solution has error zero; the solvers return that of the unweighted problem, the limit of constant
-/// curvatures that go to zero.
+/// Multiplying `d` by a positive constant does not change the solution. If `d` is zero everywhere,
+/// every solution has error zero; the solvers return that of the unweighted problem, the limit of
+/// constant curvatures that go to zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Problem<'a> {
     weights: &'a [f32],
@@ -19,8 +19,8 @@ pub struct Problem<'a> {
     span: Span,
 }
 
-/// Bit patterns of the smallest and largest nonzero `|w|`. If all weights are zero, `smallest` is that of
-/// [`f32::MAX`] and `largest` is 0.
+/// Bit patterns of the smallest and largest nonzero `|w|`. If all weights are zero, `smallest` is
+/// that of [`f32::MAX`] and `largest` is 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Span {
     pub(crate) smallest: u32,

@@ -67,8 +67,8 @@ impl Quantizer {
         self.solver
     }
 
-    /// Whether the gradient of the latent weights differs from that of the quantized weights: TTQ and
-    /// DoReFa. The others use the straight-through estimator.
+    /// Whether the gradient of the latent weights differs from that of the quantized weights: TTQ
+    /// and DoReFa. The others use the straight-through estimator.
     pub fn has_latent_gradient(&self) -> bool {
         matches!(self.solver, Solver::Trained | Solver::Tanh)
     }
@@ -80,9 +80,9 @@ impl Quantizer {
 
     /// Quantizes the weights of `problem`: writes `levels` and returns their scale.
     ///
-    /// `previous` is the scale of the previous training step, and `levels` then holds its levels. The
-    /// alternating solvers start from these levels, TTQ takes the trained scales, and the others use
-    /// neither. `None` is a cold start that ignores `levels`.
+    /// `previous` is the scale of the previous training step, and `levels` then holds its levels.
+    /// The alternating solvers start from these levels, TTQ takes the trained scales, and the
+    /// others use neither. `None` is a cold start that ignores `levels`.
     ///
     /// # Errors
     /// `levels` and the weights differ in length; for TTQ, a trained scale is NaN or infinite.
@@ -114,9 +114,9 @@ impl Quantizer {
         }
     }
 
-    /// [`solve`](Self::solve) within training, with the curvature `√v +` [`CURVATURE_FLOOR`] of Adam's
-    /// second moment v (PAPER.md §1). Returns the same solution up to the order of sums, and writes the
-    /// decoded levels to `quantized`.
+    /// [`solve`](Self::solve) within training, with the curvature `√v +` [`CURVATURE_FLOOR`] of
+    /// Adam's second moment v (PAPER.md §1). Returns the same solution up to the order of sums,
+    /// and writes the decoded levels to `quantized`.
     ///
     /// # Errors
     /// As [`Problem::new`] and [`solve`](Self::solve).
@@ -155,9 +155,10 @@ impl Quantizer {
         Ok(solution)
     }
 
-    /// Turns `∂loss/∂ŵ` into `∂loss/∂w`, in place. All slices have length n; elements behind the shortest
-    /// are unchanged. Only changes the gradient if [`has_latent_gradient`](Self::has_latent_gradient);
-    /// the others are straight-through (PAPER.md §2, last sentence).
+    /// Turns `∂loss/∂ŵ` into `∂loss/∂w`, in place. All slices have length n; elements behind the
+    /// shortest are unchanged. Only changes the gradient if
+    /// [`has_latent_gradient`](Self::has_latent_gradient); the others are straight-through
+    /// (PAPER.md §2, last sentence).
     pub fn latent_gradient(
         &self,
         weights: &[f32],
@@ -172,8 +173,9 @@ impl Quantizer {
         }
     }
 
-    /// `[∂loss/∂W_p, ∂loss/∂W_n]` from `∂loss/∂ŵ`, before [`latent_gradient`](Self::latent_gradient) has
-    /// changed it. `None` if the scales are not trained, that is, for all but TTQ.
+    /// `[∂loss/∂W_p, ∂loss/∂W_n]` from `∂loss/∂ŵ`, before
+    /// [`latent_gradient`](Self::latent_gradient) has changed it. `None` if the scales are not
+    /// trained, that is, for all but TTQ.
     pub fn scale_gradient(&self, levels: &[i8], gradient: &[f32]) -> Option<[f64; 2]> {
         (self.solver == Solver::Trained)
             .then(|| threshold::trained_scale_gradient(levels, gradient))

@@ -5,12 +5,12 @@ use crate::problem::{Problem, Solution};
 use crate::quantizer::Quantizer;
 use crate::solvers::Workspace;
 
-/// Solves each row of a row-major matrix as a separate problem, from a cold start: one scale (or pair of
-/// scales) per row, for instance per output channel.
+/// Solves each row of a row-major matrix as a separate problem, from a cold start: one scale (or
+/// pair of scales) per row, for instance per output channel.
 ///
-/// Writes `levels`, of the length of the weights, and returns one solution per row. Rows are distributed
-/// over the threads of the current rayon pool (feature `rayon`); the results have the same bits for any
-/// number of threads.
+/// Writes `levels`, of the length of the weights, and returns one solution per row. Rows are
+/// distributed over the threads of the current rayon pool (feature `rayon`); the results have the
+/// same bits for any number of threads.
 ///
 /// ```
 /// use laq_solvers::{Method, Problem, solve_rows};
@@ -26,8 +26,8 @@ use crate::solvers::Workspace;
 /// ```
 ///
 /// # Errors
-/// `levels` and the weights differ in length, or `rows` does not divide it; otherwise the error of the first
-/// row that has one, as [`Quantizer::solve`].
+/// `levels` and the weights differ in length, or `rows` does not divide it; otherwise the error of
+/// the first row that has one, as [`Quantizer::solve`].
 pub fn solve_rows(
     quantizer: &Quantizer,
     problem: Problem<'_>,

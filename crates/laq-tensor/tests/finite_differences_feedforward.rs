@@ -1,5 +1,5 @@
-//! Batch normalization, max pooling, ReLU and the squared hinge of the f64 reference: backward passes
-//! against central differences.
+//! Batch normalization, max pooling, ReLU and the squared hinge of the f64 reference: backward
+//! passes against central differences.
 
 mod quotients;
 

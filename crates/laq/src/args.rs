@@ -51,7 +51,8 @@ pub(crate) struct ExperimentArgs {
 /// Changes to an experiment's file.
 #[derive(Debug, clap::Args)]
 pub(crate) struct OverArgs {
-    /// A TOML file whose values override those of CONFIG; repeatable, later ones override earlier ones.
+    /// A TOML file whose values override those of CONFIG; repeatable, later ones override earlier
+    /// ones.
     #[arg(long, value_name = "FILE")]
     pub(crate) overlay: Vec<PathBuf>,
     /// A value that overrides all files, such as train.epochs=10; repeatable.
@@ -62,7 +63,8 @@ pub(crate) struct OverArgs {
 /// The device.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DeviceArgs {
-    /// auto, cpu, or cuda:N for GPU number N; auto is the first usable GPU, and for a resumed run the device of its start.
+    /// auto, cpu, or cuda:N for GPU number N; auto is the first usable GPU, and for a resumed run
+    /// the device of its start.
     #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = DeviceChoice::from_str)]
     device: DeviceChoice,
     /// Precision of products on a GPU.
@@ -107,7 +109,8 @@ impl ThreadsArgs {
 
 /// Train an experiment.
 ///
-/// Ctrl-C finishes the current step, saves, and prints the command that resumes; a second one stops at once.
+/// Ctrl-C finishes the current step, saves, and prints the command that resumes; a second one stops
+/// at once.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TrainArgs {
     #[command(flatten)]
@@ -215,14 +218,17 @@ pub(crate) struct EstimateArgs {
 
 /// Quantize the tensors of a safetensors file, such as a PyTorch state_dict.
 ///
-/// Solves `min ½ Σ d (w − ŵ)²` for each floating-point tensor (F32, F16, BF16) with two or more dimensions. The new file
-/// has the same tensors under the same names: quantized ones as scale · level, rounded to their element type, all others
-/// unchanged. Each quantized NAME also has NAME.levels (I8, indices of levels) and NAME.scale (F32: one, one for each sign,
-/// or those of each channel), which decode to the exact f32 weights; the metadata entry laq.codebook.values lists the values
-/// of the indices from laq.codebook.lowest on. Tensors are read one by one, so files may be larger than the memory.
+/// Solves `min ½ Σ d (w − ŵ)²` for each floating-point tensor (F32, F16, BF16) with two or more
+/// dimensions. The new file has the same tensors under the same names: quantized ones as scale ·
+/// level, rounded to their element type, all others unchanged. Each quantized NAME also has
+/// NAME.levels (I8, indices of levels) and NAME.scale (F32: one, one for each sign, or those of
+/// each channel), which decode to the exact f32 weights; the metadata entry laq.codebook.values
+/// lists the values of the indices from laq.codebook.lowest on. Tensors are read one by one, so
+/// files may be larger than the memory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
-    /// The method: an id of `laq methods`, such as lat-e, laq-linear-4, or laq-linear with --bits 4.
+    /// The method: an id of `laq methods`, such as lat-e, laq-linear-4, or laq-linear with --bits
+    /// 4.
     #[arg(long, value_name = "ID")]
     pub(crate) method: String,
     /// Bits of a level, for methods with bits in their id.
@@ -231,7 +237,8 @@ pub(crate) struct QuantizeArgs {
     /// The file of the weights w.
     #[arg(long, value_name = "F.safetensors")]
     pub(crate) weights: PathBuf,
-    /// A file of curvatures d, one tensor for each quantized one, of the same name and shape [default: d = 1].
+    /// A file of curvatures d, one tensor for each quantized one, of the same name and shape
+    /// [default: d = 1].
     #[arg(long, value_name = "G.safetensors")]
     pub(crate) curvature: Option<PathBuf>,
     /// One scale (or pair of scales) for each tensor; the default.
@@ -240,8 +247,8 @@ pub(crate) struct QuantizeArgs {
     /// One scale (or pair of scales) for each index of the first dimension.
     #[arg(long)]
     pub(crate) per_channel: bool,
-    /// Quantize the floating-point tensors with matching names, of any dimensions, and no others; `*` matches any characters
-    /// including dots. Repeatable.
+    /// Quantize the floating-point tensors with matching names, of any dimensions, and no others;
+    /// `*` matches any characters including dots. Repeatable.
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
     /// Copy the tensors with matching names unchanged; repeatable.
@@ -278,8 +285,8 @@ pub(crate) struct DoctorArgs {
 
 /// Check a GPU: conformance, losses against the CPU, and times, with PyTorch's for comparison.
 ///
-/// Writes one folder, whose README.md starts with a summary. `laq reproduce --device cuda:0 --minutes N`
-/// trains the cells of a table.
+/// Writes one folder, whose README.md starts with a summary. `laq reproduce --device cuda:0
+/// --minutes N` trains the cells of a table.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GpuCheckArgs {
     #[command(flatten)]
@@ -296,8 +303,8 @@ pub(crate) struct GpuCheckArgs {
     /// Use small networks, to test the command in seconds.
     #[arg(long)]
     pub(crate) small: bool,
-    // Hidden: `gpu-check` starts itself with it. Throughput of processes needs processes, and so do the
-    // variants of the recurrence, which an environment variable selects once a process.
+    // Hidden: `gpu-check` starts itself with it. Throughput of processes needs processes, and so
+    // do the variants of the recurrence, which an environment variable selects once a process.
     #[arg(long, value_name = "NETWORK", hide = true)]
     pub(crate) throughput_worker: Option<String>,
 }
@@ -319,7 +326,8 @@ pub(crate) struct ReproduceArgs {
     pub(crate) mirror: MirrorArgs,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
-    /// Cells that are trained at a time: in processes, or on a GPU in threads, whose kernels overlap.
+    /// Cells that are trained at a time: in processes, or on a GPU in threads, whose kernels
+    /// overlap.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: u16,
     /// Threads of each run [default: all processors, divided by --jobs].
@@ -328,8 +336,9 @@ pub(crate) struct ReproduceArgs {
     /// Save and stop after this many minutes; the same command continues.
     #[arg(long, value_name = "N", value_parser = minutes)]
     pub(crate) minutes: Option<f64>,
-    /// For methods with an alternating solver, also run the exact solver every N steps on the same weights, and report both
-    /// weighted errors. The results do not change; finished cells are reused without a comparison.
+    /// For methods with an alternating solver, also run the exact solver every N steps on the same
+    /// weights, and report both weighted errors. The results do not change; finished cells are
+    /// reused without a comparison.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) compare_with_exact: Option<u64>,
     /// Print the cells, or with --dry-run the plan, as JSON.
@@ -337,16 +346,18 @@ pub(crate) struct ReproduceArgs {
     pub(crate) json: bool,
 }
 
-/// Report the cells of a table that are trained, without training; or write one HTML page about single runs.
+/// Report the cells of a table that are trained, without training; or write one HTML page about
+/// single runs.
 ///
-/// `laq report table2` reports a table. `laq report runs/a runs/b` writes one page with the curves of both runs, scale and
-/// sparsity of each layer by epoch, and the levels of the best epoch.
+/// `laq report table2` reports a table. `laq report runs/a runs/b` writes one page with the curves
+/// of both runs, scale and sparsity of each layer by epoch, and the levels of the best epoch.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReportArgs {
     /// table1, table2, or run folders.
     #[arg(required = true, value_name = "TABLE|RUN")]
     pub(crate) subjects: Vec<String>,
-    /// The HTML page of single runs [default: report.html in the run folder; for several runs in the current folder].
+    /// The HTML page of single runs [default: report.html in the run folder; for several runs in
+    /// the current folder].
     #[arg(long, value_name = "FILE", conflicts_with_all = ["preset", "rows", "columns", "seeds", "out", "configs", "json"])]
     pub(crate) page: Option<PathBuf>,
     #[command(flatten)]
@@ -359,7 +370,8 @@ pub(crate) struct ReportArgs {
 /// Which cells of a table, at which size, and where their runs are.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SelectionArgs {
-    /// Size of the runs: demo (embedded data, minutes), short (the paper's networks, few epochs), paper (to the letter).
+    /// Size of the runs: demo (embedded data, minutes), short (the paper's networks, few epochs),
+    /// paper (to the letter).
     #[arg(long, default_value = "demo")]
     preset: String,
     /// Rows, separated by commas [default: all].

@@ -26,7 +26,8 @@ use crate::gpu_check;
 use crate::output::{INTERRUPTED, Output, log, print_json, shell_words, stop_flag};
 use crate::progress::{Progress, Transfer};
 
-/// Refuses a run folder whose `config.toml` is an input of the experiment: the run would overwrite it.
+/// Refuses a run folder whose `config.toml` is an input of the experiment: the run would overwrite
+/// it.
 fn keep_inputs(args: &ExperimentArgs, run_dir: &Path) -> Result<()> {
     let Ok(replaced) = run_dir.join("config.toml").canonicalize() else {
         return Ok(());

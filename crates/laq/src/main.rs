@@ -1,7 +1,8 @@
-//! `laq`: trains, evaluates and quantizes networks with low-bit weights, and reproduces tables of results.
+//! `laq`: trains, evaluates and quantizes networks with low-bit weights, and reproduces tables of
+//! results.
 //!
-//! `args` defines the command line; `commands`, `quantize` and `reproduce` call the libraries and print; `progress` draws
-//! progress; `output` writes to the standard streams and handles signals.
+//! `args` defines the command line; `commands`, `quantize` and `reproduce` call the libraries and
+//! print; `progress` draws progress; `output` writes to the standard streams and handles signals.
 //!
 //! Exit codes: 0 success, 1 an error, 2 a wrong command line, 130 interrupted (and saved).
 

@@ -14,7 +14,8 @@ pub(crate) const INTERRUPTED: u8 = 130;
 
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// The standard output. When the reader closes it early, as `head` does, the command continues, with the same exit code.
+/// The standard output. When the reader closes it early, as `head` does, the command continues,
+/// with the same exit code.
 pub(crate) struct Output;
 
 impl Write for Output {

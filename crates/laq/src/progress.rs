@@ -1,4 +1,5 @@
-//! Progress of training and of downloads on the standard error: a bar with an ETA on a terminal, plain lines elsewhere.
+//! Progress of training and of downloads on the standard error: a bar with an ETA on a terminal,
+//! plain lines elsewhere.
 
 use std::io::{IsTerminal, stderr};
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use laq_runner::train::Event;
 use crate::args::ProgressStyle;
 use crate::output::{is_quiet, log};
 
-/// The time of a training step over that of an evaluated batch: a backward pass takes about two forward passes.
+/// The time of a training step over that of an evaluated batch: a backward pass takes about two
+/// forward passes.
 const STEP_WORK: u64 = 3;
 
 /// Seconds between plain lines within an epoch.

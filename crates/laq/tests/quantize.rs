@@ -48,7 +48,8 @@ impl Quantize {
             .collect()
     }
 
-    /// Runs a command that must fail with exit code 1 and a message with all of `expected`, and leave no file.
+    /// Runs a command that must fail with exit code 1 and a message with all of `expected`, and
+    /// leave no file.
     fn bad(&self, arguments: &str, expected: &[&str]) {
         let before = self.folder.files();
         let output = self.laq(arguments);
@@ -65,7 +66,8 @@ impl Quantize {
     }
 }
 
-/// The levels of the best scale are the nearest ones, so the best of all cuts through the sorted magnitudes is the optimum.
+/// The levels of the best scale are the nearest ones, so the best of all cuts through the sorted
+/// magnitudes is the optimum.
 #[test]
 fn the_exact_method_finds_the_optimum_of_each_channel() {
     let cli = Quantize::new();
@@ -136,7 +138,8 @@ fn half_precision_is_bit_exact() {
     assert_eq!(written.f32s("single"), [1.25, -1.25, 0.0, 0.0]);
 }
 
-/// A scale that f16 does not hold, because the best one for levels in thirds is above the largest weight.
+/// A scale that f16 does not hold, because the best one for levels in thirds is above the largest
+/// weight.
 #[test]
 fn finite_weights_stay_finite() {
     let cli = Quantize::new();

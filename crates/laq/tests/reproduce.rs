@@ -1,4 +1,5 @@
-//! `laq reproduce`, `report` and the other commands around runs, with the binary and a network that trains in a second.
+//! `laq reproduce`, `report` and the other commands around runs, with the binary and a network that
+//! trains in a second.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
-//! `cargo xtask bench`: solvers compared in one run, and training steps of several methods, interleaved.
+//! `cargo xtask bench`: solvers compared in one run, and training steps of several methods,
+//! interleaved.
 //!
-//! Cargo builds and runs the timed programs, which are in the package `laq-benches` and in an example of `laq-models`. They
-//! print seconds; this module makes tables of them.
+//! Cargo builds and runs the timed programs, which are in the package `laq-benches` and in an
+//! example of `laq-models`. They print seconds; this module makes tables of them.
 
 mod solvers;
 mod steps;
@@ -224,7 +225,8 @@ fn build(program: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program that is built, with the arguments that follow and the input and output of this command.
+/// Runs a program that is built, with the arguments that follow and the input and output of this
+/// command.
 fn cargo_run(program: &[&str]) -> Command {
     let mut command = cargo();
     command

@@ -74,7 +74,8 @@ impl StepServer {
 
     fn step(&mut self) -> Result<Step> {
         let mut line = String::new();
-        // If it has ended, the request fails or the answer is empty, and its message is on the terminal.
+        // If it has ended, the request fails or the answer is empty, and its message is on the
+        // terminal.
         let asked = self
             .input
             .write_all(b"\n")

@@ -184,7 +184,8 @@ impl<D: Device> CudaBackend<D> {
             c: c.address().0,
             add,
         };
-        // SAFETY: the operands have the sizes of the product, as asserted; they live as in `submit`.
+        // SAFETY: the operands have the sizes of the product, as asserted; they live as in
+        // `submit`.
         unsafe { self.device.multiply(&product) }
     }
 

@@ -29,7 +29,8 @@ pub(super) struct Cudnn {
     workspaces: Vec<Memory>,
 }
 
-// SAFETY: a cuDNN handle may move between threads; a mutex around it keeps two from using it at once.
+// SAFETY: a cuDNN handle may move between threads; a mutex around it keeps two from using it at
+// once.
 unsafe impl Send for Cudnn {}
 
 impl Cudnn {
@@ -180,8 +181,8 @@ impl Description {
     }
 }
 
-/// The first ranked algorithm that is deterministic and whose workspace is not too large, if any. With
-/// TF32, algorithms on tensor cores come first.
+/// The first ranked algorithm that is deterministic and whose workspace is not too large, if any.
+/// With TF32, algorithms on tensor cores come first.
 macro_rules! pick_algorithm {
     ($ask:path, $ask_workspace:path, $performance:ty, $precision:expr, $handle:expr, $a:expr, $b:expr, $c:expr) => {{
         use sys::cudnnMathType_t::{
@@ -398,8 +399,8 @@ impl Cudnn {
             .last()
             .expect("allocated with the convolution");
         let (workspace, size) = (workspace.address as *mut c_void, workspace.bytes);
-        // SAFETY: descriptors and workspace belong to this convolution, the factors are read before the
-        // calls return, and the caller guarantees the operands.
+        // SAFETY: descriptors and workspace belong to this convolution, the factors are read before
+        // the calls return, and the caller guarantees the operands.
         unsafe {
             match *pass {
                 Pass::Output {

@@ -1,8 +1,8 @@
 //! A GPU through NVIDIA's driver and cuBLAS, which are loaded on first use.
 //!
-//! All work runs on one stream in the order of submission, so that the same seed gives the same bits
-//! on the same device. Every `Cuda` has its own stream: several runs can share a GPU as threads or
-//! as processes.
+//! All work runs on one stream in the order of submission, so that the same seed gives the same
+//! bits on the same device. Every `Cuda` has its own stream: several runs can share a GPU as
+//! threads or as processes.
 
 mod compile;
 mod convolution;
@@ -51,8 +51,8 @@ struct Blas(blas_sys::cublasHandle_t);
 
 // SAFETY: a cuBLAS handle may move between threads.
 unsafe impl Send for Blas {}
-// SAFETY: several threads may use a cuBLAS handle as long as none changes its settings, which happens
-// only while it is opened.
+// SAFETY: several threads may use a cuBLAS handle as long as none changes its settings, which
+// happens only while it is opened.
 unsafe impl Sync for Blas {}
 
 impl Blas {
@@ -66,8 +66,8 @@ impl Blas {
 
 impl Drop for Blas {
     fn drop(&mut self) {
-        // SAFETY: the handle was created by `new` and is not used again. The error of a lost device is
-        // of no consequence.
+        // SAFETY: the handle was created by `new` and is not used again. The error of a lost device
+        // is of no consequence.
         let _ = unsafe { blas::destroy_handle(self.0) };
     }
 }
@@ -110,9 +110,9 @@ impl Drop for Memory {
         if context.bind_to_thread().is_err() {
             return;
         }
-        // SAFETY: the allocation belongs to this stream's device and has no other owner. Work submitted
-        // before completes first: by the order of the stream, or by the synchronization. The error of
-        // a lost device is of no consequence.
+        // SAFETY: the allocation belongs to this stream's device and has no other owner. Work
+        // submitted before completes first: by the order of the stream, or by the
+        // synchronization. The error of a lost device is of no consequence.
         let _ = unsafe {
             if context.has_async_alloc() {
                 result::free_async(self.address, self.stream.cu_stream())
@@ -343,7 +343,8 @@ impl Device for Cuda {
         assert!(offset + bytes.len() <= memory.bytes);
         let address = memory.address + offset as u64;
         self.bind()?;
-        // SAFETY: the allocation is large enough. The driver reads pageable memory before it returns.
+        // SAFETY: the allocation is large enough. The driver reads pageable memory before it
+        // returns.
         let copied = unsafe { result::memcpy_htod_async(address, bytes, self.stream.cu_stream()) };
         self.checked("cannot copy to the device", copied)
     }

@@ -1,7 +1,7 @@
 //! A GPU through cudarc, on the fake driver.
 //!
-//! The loader reads `LD_LIBRARY_PATH` when a process starts, so every test here runs itself again in a
-//! child process.
+//! The loader reads `LD_LIBRARY_PATH` when a process starts, so every test here runs itself again
+//! in a child process.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -42,7 +42,8 @@ impl Ended {
     }
 }
 
-/// Runs `inside` in a child process for each of the settings; `test` is the name of the calling test.
+/// Runs `inside` in a child process for each of the settings; `test` is the name of the calling
+/// test.
 fn on_the_fake_driver(
     test: &str,
     settings: &[&[(&str, &str)]],
@@ -129,7 +130,8 @@ fn networks_train_as_on_the_cpu() {
     }
 }
 
-/// Where cuDNN fails on the algorithms that it ranked, convolutions use im2col; which the diagnostics report.
+/// Where cuDNN fails on the algorithms that it ranked, convolutions use im2col; which the
+/// diagnostics report.
 #[test]
 fn cudnn_may_fail() {
     let settings: [&[_]; 2] = [&[], &[("FAKE_CUDA_CUDNN_REFUSES", "1")]];
@@ -370,7 +372,8 @@ fn the_fake_driver_is_strict() {
         gpu.begin_capture().unwrap();
         launch(address, [1, 1, 1], 2).unwrap();
         let mut graph = gpu.end_capture().unwrap();
-        // Memory is freed after the work submitted before; a later fault is returned by the next wait.
+        // Memory is freed after the work submitted before; a later fault is returned by the next
+        // wait.
         launch(address, [1, 1, 1], 2).unwrap();
         let other = gpu.allocate(16).unwrap();
         gpu.upload(&[1; 16], 0, &other).unwrap();

@@ -1,5 +1,5 @@
-//! The backend on an emulator that runs the kernels on the CPU, one fiber per thread; and the crate's
-//! use of NVIDIA's libraries on a fake driver around the emulator.
+//! The backend on an emulator that runs the kernels on the CPU, one fiber per thread; and the
+//! crate's use of NVIDIA's libraries on a fake driver around the emulator.
 
 mod backend;
 #[cfg(all(feature = "driver", target_os = "linux"))]

@@ -1,5 +1,5 @@
-//! The backend upholds what its launches rely on: graphs own their operands, indices are in range, and
-//! the tables on the host are those of the kernels.
+//! The backend upholds what its launches rely on: graphs own their operands, indices are in range,
+//! and the tables on the host are those of the kernels.
 
 use laq_cuda::kernels::{SIGNATURES, Type};
 use laq_cuda::{CudaBackend, KERNEL_SOURCES, StepGraph};

@@ -147,8 +147,8 @@ pub(crate) fn as_on_the_cpu<D: Device + 'static>(
     let method = Method::try_from(id).unwrap();
     let mut on_device = network.build(backend(), &method);
     let mut on_cpu = network.build(CpuBackend::new().unwrap(), &method);
-    // The first step is eager, the second captures, the others replay. After an evaluation, which solves
-    // for ŵ, a step is another graph.
+    // The first step is eager, the second captures, the others replay. After an evaluation, which
+    // solves for ŵ, a step is another graph.
     let found: Vec<f64> = (0..3)
         .flat_map(|part| {
             let losses = steps(network, &mut on_device, 4 * part..4 * part + 4);

@@ -313,7 +313,8 @@ pub(super) const CATALOGUE: &[Dataset] = &[
         kind: Kind::Images {
             shape: svhn::SHAPE,
             classes: 10,
-            // 73,257 and 531,131 images, of which 400 and 200 of each class are for validation; and 26,032.
+            // 73,257 and 531,131 images, of which 400 and 200 of each class are for validation; and
+            // 26,032.
             splits: [598_388, 6_000, 26_032],
             format: ImageFormat::Svhn {
                 validation_per_class: [400, 200],
@@ -325,8 +326,8 @@ pub(super) const CATALOGUE: &[Dataset] = &[
     Dataset {
         name: "cifar10-jpeg",
         title: "CIFAR-10 after JPEG (stand-in)",
-        // The checksums are those of the files as Pillow 13.0 decodes the JPEG images; other decoders may differ by one
-        // level in some pixels.
+        // The checksums are those of the files as Pillow 13.0 decodes the JPEG images; other
+        // decoders may differ by one level in some pixels.
         files: &[
             DataFile {
                 name: "data_batch_1.bin",

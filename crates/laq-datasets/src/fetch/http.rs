@@ -1,6 +1,7 @@
 //! The resumable transfer of one file over HTTP.
 //!
-//! Independent of data sets: transfers the content of a URL to a file, or returns the reason of a failure.
+//! Independent of data sets: transfers the content of a URL to a file, or returns the reason of a
+//! failure.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,7 +13,8 @@ use ureq::{Agent, Body};
 
 use super::{DownloadOptions, Failure, Phase};
 
-/// The number of attempts that transfer fewer than [`MIN_PROGRESS`] bytes before an address is abandoned.
+/// The number of attempts that transfer fewer than [`MIN_PROGRESS`] bytes before an address is
+/// abandoned.
 const MAX_ATTEMPTS: u32 = 4;
 /// An attempt that transfers this many bytes does not count.
 const MIN_PROGRESS: u64 = 1 << 16;

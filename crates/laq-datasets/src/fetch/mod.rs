@@ -8,12 +8,12 @@
 //! | `NAME.part`, `NAME.gz.part` | the bytes received so far, which the next run resumes from |
 //! | `NAME.new` | a copy from a folder or decompressed content before verification; removed if invalid |
 //!
-//! These names are fixed, not random, because a transfer must be found again and the lock on `NAME.part`
-//! admits one process.
+//! These names are fixed, not random, because a transfer must be found again and the lock on
+//! `NAME.part` admits one process.
 //!
-//! Sources are tried in order: the caller's mirror, the canonical address, alternatives. This module chooses
-//! sources and manages files, [`http`] transfers bytes, [`report`] has the results and errors, and
-//! [`crate::check`] verifies content.
+//! Sources are tried in order: the caller's mirror, the canonical address, alternatives. This
+//! module chooses sources and manages files, [`http`] transfers bytes, [`report`] has the results
+//! and errors, and [`crate::check`] verifies content.
 
 mod http;
 mod report;
@@ -34,10 +34,11 @@ use crate::{DataFile, Dataset, FileState};
 #[derive(Clone, Debug)]
 pub struct DownloadOptions {
     /// A folder, or a URL that begins with `http://` or `https://`, tried first. Files are searched under
-    /// their name, [`DataFile::mirror_path`] and `data set/name`, each also with the suffix `.gz`. Default:
-    /// none.
+    /// their name, [`DataFile::mirror_path`] and `data set/name`, each also with the suffix `.gz`.
+    /// Default: none.
     pub mirror: Option<String>,
-    /// The wait before an interrupted transfer is resumed; the n-th wait is n times as long. Default: 1 s.
+    /// The wait before an interrupted transfer is resumed; the n-th wait is n times as long.
+    /// Default: 1 s.
     pub retry_delay: Duration,
     /// The timeout of connections and reads. Default: 30 s.
     pub timeout: Duration,
@@ -64,8 +65,8 @@ pub struct Progress<'a> {
     pub phase: Phase<'a>,
     /// Bytes of this phase processed; a resumed transfer starts with the existing bytes.
     pub done: u64,
-    /// Total bytes of this phase; the uncompressed size if the server does not send the length of a
-    /// compressed file.
+    /// Total bytes of this phase; the uncompressed size if the server does not send the length of
+    /// a compressed file.
     pub total: u64,
 }
 
@@ -86,8 +87,8 @@ pub enum Phase<'a> {
 
 /// Downloads every file of `dataset` that is missing or invalid to `data_dir/<data set>/<file>`.
 ///
-/// Stops at the first file that cannot be downloaded; earlier files are kept. `progress` is called from this
-/// thread, at least once per phase.
+/// Stops at the first file that cannot be downloaded; earlier files are kept. `progress` is called
+/// from this thread, at least once per phase.
 ///
 /// Proxies are taken from the usual environment variables, except for local addresses.
 ///
@@ -103,7 +104,8 @@ pub enum Phase<'a> {
 /// # Errors
 ///
 /// [`DownloadError`]: no source has the file, the mirror is not a folder, another process downloads the same
-/// file, the disk is full, or a local file cannot be written. Files under their final names are unchanged.
+/// file, the disk is full, or a local file cannot be written. Files under their final names are
+/// unchanged.
 pub fn download(
     dataset: &Dataset,
     data_dir: &Path,
@@ -181,8 +183,8 @@ impl Job<'_> {
         if let Some(folder) = self.target.parent() {
             fs::create_dir_all(folder).map_err(|error| self.local(folder, error))?;
         }
-        // The lock on the .part file excludes other processes. One may have completed the file before the lock
-        // was taken, so the file is inspected again.
+        // The lock on the .part file excludes other processes. One may have completed the file
+        // before the lock was taken, so the file is inspected again.
         let mut part = self.open(&self.sibling(".part"))?;
         match part.try_lock() {
             Ok(()) => {}
@@ -248,8 +250,8 @@ impl Job<'_> {
         mirror.chain(catalogue).collect()
     }
 
-    /// Tries every location of `source`. Returns the path of verified content and its location, or `None` with
-    /// the reasons in `failed`.
+    /// Tries every location of `source`. Returns the path of verified content and its location, or
+    /// `None` with the reasons in `failed`.
     fn try_source(
         &mut self,
         source: &Source,
@@ -352,8 +354,9 @@ impl Job<'_> {
             };
             match content.and_then(|content| self.verify(&content).map(|()| content)) {
                 Err(Failure::Invalid(reason)) => {
-                    // The bytes are invalid. If some of them are from an earlier run, those may be the cause, so
-                    // the address is tried once more from the start.
+                    // The bytes are invalid. If some of them are from an earlier run, those may be
+                    // the cause, so the address is tried once more from the
+                    // start.
                     part.set_len(0).map_err(disk)?;
                     if !resumed {
                         return Err(Failure::Invalid(reason));
@@ -364,14 +367,14 @@ impl Job<'_> {
         }
     }
 
-    /// Whether the file at `location` is compressed, by its name; a file whose own name ends in .gz is not
-    /// decompressed.
+    /// Whether the file at `location` is compressed, by its name; a file whose own name ends in .gz
+    /// is not decompressed.
     fn is_compressed(&self, location: &str) -> bool {
         location.ends_with(".gz") && !self.file.name.ends_with(".gz")
     }
 
-    /// Decompresses `packed` to the .new file. If the HTTP client has already decompressed it (servers may label
-    /// gzip as an encoding), it is copied.
+    /// Decompresses `packed` to the .new file. If the HTTP client has already decompressed it
+    /// (servers may label gzip as an encoding), it is copied.
     fn unpack(&mut self, packed: impl Read) -> Result<PathBuf, Failure> {
         let mut packed = BufReader::new(packed);
         let start = io::BufRead::fill_buf(&mut packed)

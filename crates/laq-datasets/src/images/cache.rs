@@ -7,10 +7,10 @@
 //! 32 bytes    SHA-256 of the content
 //! ```
 //!
-//! A file is streamed to a temporary name in the same folder and renamed when it is complete. The lock admits
-//! one writer, so the temporary name is fixed and an interrupted run leaves at most one such file, which
-//! the next run overwrites: these files have up to 2 GB. A file that is truncated, altered or made from
-//! another source is recomputed.
+//! A file is streamed to a temporary name in the same folder and renamed when it is complete. The
+//! lock admits one writer, so the temporary name is fixed and an interrupted run leaves at most one
+//! such file, which the next run overwrites: these files have up to 2 GB. A file that is truncated,
+//! altered or made from another source is recomputed.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Write};
@@ -63,10 +63,10 @@ pub(super) fn open(path: &Path, magic: &Magic, key: &Key) -> io::Result<Option<F
 /// Maps `file` into memory.
 #[allow(unsafe_code)]
 fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the mapped bytes must not change while they are borrowed. The file got its name when it was
-    // complete, and this crate never writes to a file under that name: a new copy is another file that is
-    // renamed, and existing maps keep the old one. If a user overwrites the file in place, reads may see
-    // other bytes or end the process, as with any mapped file.
+    // SAFETY: the mapped bytes must not change while they are borrowed. The file got its name when
+    // it was complete, and this crate never writes to a file under that name: a new copy is
+    // another file that is renamed, and existing maps keep the old one. If a user overwrites
+    // the file in place, reads may see other bytes or end the process, as with any mapped file.
     unsafe { Mmap::map(file) }
 }
 
@@ -163,7 +163,8 @@ impl Writer {
     }
 }
 
-/// Waits for the exclusive right to write the file `path`; released when the returned file is dropped.
+/// Waits for the exclusive right to write the file `path`; released when the returned file is
+/// dropped.
 fn lock(path: &Path, report: &mut dyn FnMut(&str)) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;

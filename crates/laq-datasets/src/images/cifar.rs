@@ -1,8 +1,8 @@
 //! The binary format of CIFAR-10 and CIFAR-100.
 //!
-//! A file is a sequence of records: one or two bytes of labels, then 3,072 bytes of pixels as red, green and blue
-//! planes of 32 rows of 32. The data sets are distributed as an archive (`.tar.gz`) of such files, which is read
-//! without unpacking it to disk.
+//! A file is a sequence of records: one or two bytes of labels, then 3,072 bytes of pixels as red,
+//! green and blue planes of 32 rows of 32. The data sets are distributed as an archive (`.tar.gz`)
+//! of such files, which is read without unpacking it to disk.
 
 use std::io::{BufRead, Read};
 
@@ -34,8 +34,8 @@ pub enum Labels {
 ///
 /// # Errors
 ///
-/// [`FormatError`] if a record is truncated, a label is not below `classes`, there are more than `most` records, or
-/// reading fails.
+/// [`FormatError`] if a record is truncated, a label is not below `classes`, there are more than
+/// `most` records, or reading fails.
 pub fn read(
     mut content: impl Read,
     labels: Labels,
@@ -85,12 +85,13 @@ pub fn read(
     })
 }
 
-/// Reads the files `names` from a gzip-compressed tar archive, in the order of `names`. Files are matched by the
-/// last component of their path; others are skipped.
+/// Reads the files `names` from a gzip-compressed tar archive, in the order of `names`. Files are
+/// matched by the last component of their path; others are skipped.
 ///
 /// # Errors
 ///
-/// [`FormatError`] if the archive is damaged or a file is missing or repeated, and any error of [`read`].
+/// [`FormatError`] if the archive is damaged or a file is missing or repeated, and any error of
+/// [`read`].
 pub fn read_archive(
     content: impl BufRead,
     names: &[&str],

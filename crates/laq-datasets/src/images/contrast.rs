@@ -33,7 +33,8 @@ pub(super) fn first_constant(images: &RawImages) -> Option<usize> {
         .position(|image| image.iter().all(|&byte| byte == image[0]))
 }
 
-/// Global contrast normalization: x ↦ 55 (x − mean(x)) / ‖x − mean(x)‖, over all channels of the image.
+/// Global contrast normalization: x ↦ 55 (x − mean(x)) / ‖x − mean(x)‖, over all channels of the
+/// image.
 ///
 /// The image must not be [constant](first_constant).
 pub(super) fn global(image: &[u8]) -> impl Iterator<Item = f64> {
@@ -44,12 +45,13 @@ pub(super) fn global(image: &[u8]) -> impl Iterator<Item = f64> {
         .map(move |&byte| (f64::from(byte) - mean) * factor)
 }
 
-/// Local contrast normalization per channel: with G the weighted mean over a Gaussian window of 7 × 7 pixels
-/// (σ = 2, weights of sum one, zero padding) and c = x − G x,
+/// Local contrast normalization per channel: with G the weighted mean over a Gaussian window of 7 ×
+/// 7 pixels (σ = 2, weights of sum one, zero padding) and c = x − G x,
 ///
 /// x ↦ c / max(√(G c²), mean(√(G c²)), 1e-4), where the mean is over the channel.
 ///
-/// Source: Jarrett et al., *What is the best multi-stage architecture for object recognition?* (ICCV 2009).
+/// Source: Jarrett et al., *What is the best multi-stage architecture for object recognition?*
+/// (ICCV 2009).
 ///
 /// `scratch` has twice the elements of the image.
 pub(super) fn local(shape: ImageShape, image: &mut [f32], scratch: &mut [f32]) {

@@ -1,5 +1,5 @@
-//! The decoded copy of SVHN, which is too large to decode in every run or to keep in memory: the content of a
-//! [`cache`] file.
+//! The decoded copy of SVHN, which is too large to decode in every run or to keep in memory: the
+//! content of a [`cache`] file.
 //!
 //! ```text
 //! u64 × 3     height, width, channels; all integers are little-endian
@@ -8,8 +8,8 @@
 //! bytes       pixels of the three splits
 //! ```
 //!
-//! This is the input of [`content_digest`](super::content_digest) in its order, so the checksum of the file is the
-//! digest.
+//! This is the input of [`content_digest`](super::content_digest) in its order, so the checksum of
+//! the file is the digest.
 
 use super::cache::{self, Magic};
 use super::{ImageShape, RawImages};

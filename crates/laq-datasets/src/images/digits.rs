@@ -1,11 +1,11 @@
 //! The demo images: digits rendered from strokes.
 //!
-//! They make the feedforward networks run without files. Each digit is one of a few glyphs under a random
-//! affine map with a bend, drawn with a random pen width and darkness, a stray stroke and noise. All values
-//! come from one seeded stream and from sums, products, quotients and square roots of `f32`, which IEEE 754
-//! defines exactly, so the images are the same on every machine (a test pins their checksum). They are
-//! easier than MNIST: errors on them show whether a network learns and how methods differ, and are not
-//! comparable with the figures of the paper.
+//! They make the feedforward networks run without files. Each digit is one of a few glyphs under a
+//! random affine map with a bend, drawn with a random pen width and darkness, a stray stroke and
+//! noise. All values come from one seeded stream and from sums, products, quotients and square
+//! roots of `f32`, which IEEE 754 defines exactly, so the images are the same on every machine (a
+//! test pins their checksum). They are easier than MNIST: errors on them show whether a network
+//! learns and how methods differ, and are not comparable with the figures of the paper.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore;
@@ -97,7 +97,8 @@ impl Canvas {
         }
     }
 
-    /// Draws a line from `a` to `b` in pixels, antialiased over one pixel; a pixel keeps the larger value.
+    /// Draws a line from `a` to `b` in pixels, antialiased over one pixel; a pixel keeps the larger
+    /// value.
     fn line(&mut self, a: Point, b: Point, half_width: f32, ink: f32) {
         let reach = half_width + 0.5;
         let span = |axis: usize| {
@@ -151,7 +152,8 @@ struct Distortion {
 impl Distortion {
     fn random(rng: &mut ChaCha8Rng) -> Self {
         let size = between(rng, 1.05, 1.5);
-        // With t the tangent of half the angle, (1 − t²) / (1 + t²) is its cosine and 2t / (1 + t²) its sine.
+        // With t the tangent of half the angle, (1 − t²) / (1 + t²) is its cosine and 2t / (1 + t²)
+        // its sine.
         let t = between(rng, -0.15, 0.15);
         Self {
             bend: between(rng, -0.04, 0.04),

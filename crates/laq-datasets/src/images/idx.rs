@@ -35,8 +35,8 @@ pub struct Idx<'a> {
 ///
 /// # Errors
 ///
-/// [`FormatError::Content`] if the magic number is wrong, the rank is not 1 to 4, a dimension is zero, or the header
-/// does not match the size of the file.
+/// [`FormatError::Content`] if the magic number is wrong, the rank is not 1 to 4, a dimension is
+/// zero, or the header does not match the size of the file.
 pub fn parse(content: &[u8]) -> Result<Idx<'_>, FormatError> {
     let Some((magic, rest)) = content.split_first_chunk::<4>() else {
         let found = format!("{} bytes", content.len());
@@ -84,8 +84,8 @@ pub fn parse(content: &[u8]) -> Result<Idx<'_>, FormatError> {
     })
 }
 
-/// Shape, offset of the first pixel and number of the images in `content`, an idx file of rank 3 (N × height ×
-/// width) or 4 (… × channels).
+/// Shape, offset of the first pixel and number of the images in `content`, an idx file of rank 3 (N
+/// × height × width) or 4 (… × channels).
 pub(crate) fn image_file(content: &[u8]) -> Result<(ImageShape, usize, usize), FormatError> {
     let idx = parse(content)?;
     let (shape, count) = match idx.dimensions[..] {

@@ -14,8 +14,8 @@ use crate::{Dataset, FileState, ImageFormat, Kind, Split, catalogue, find};
 impl ImageSet {
     /// The data set `name` from its files under `data_dir`; `demo-digits` needs no files.
     ///
-    /// Verifies size and checksum of every file. `None` stands for the preprocessing of the data set.
-    /// `report` is called with a message before steps that take more than a second.
+    /// Verifies size and checksum of every file. `None` stands for the preprocessing of the data
+    /// set. `report` is called with a message before steps that take more than a second.
     ///
     /// # Errors
     ///

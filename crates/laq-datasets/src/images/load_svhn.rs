@@ -19,8 +19,8 @@ struct Source {
 }
 
 impl Files<'_> {
-    /// The splits, from the decoded copy if it exists. Of every class, the last `per_class[0]` training images
-    /// and the last `per_class[1]` extra images are for validation.
+    /// The splits, from the decoded copy if it exists. Of every class, the last `per_class[0]`
+    /// training images and the last `per_class[1]` extra images are for validation.
     pub(super) fn svhn(
         &mut self,
         classes: usize,

@@ -1,14 +1,16 @@
 //! MATLAB MAT-files of level 5: arrays of real numbers.
 //!
-//! A file has a header of 128 bytes, whose last four give version and byte order, then elements: eight bytes of
-//! type and size, then data, padded to a multiple of eight. An array element contains elements: flags with the
-//! class, dimensions, name, and values in column-major order, possibly in a smaller type than the class. The
-//! data of a compressed (zlib) top-level element are an array element. If the data of an inner element fit
-//! into four bytes, type and size take two bytes each and the data the other four.
+//! A file has a header of 128 bytes, whose last four give version and byte order, then elements:
+//! eight bytes of type and size, then data, padded to a multiple of eight. An array element
+//! contains elements: flags with the class, dimensions, name, and values in column-major order,
+//! possibly in a smaller type than the class. The data of a compressed (zlib) top-level element are
+//! an array element. If the data of an inner element fit into four bytes, type and size take two
+//! bytes each and the data the other four.
 //!
-//! The reader streams: its memory does not depend on the sizes in the file, and arrays that the caller does not
-//! read are skipped. Version 7.3 files are HDF5, another format. The reader is our own because the crates
-//! that read MAT-files load whole arrays, and SVHN's extra file unpacks to 1.6 GB.
+//! The reader streams: its memory does not depend on the sizes in the file, and arrays that the
+//! caller does not read are skipped. Version 7.3 files are HDF5, another format. The reader is our
+//! own because the crates that read MAT-files load whole arrays, and SVHN's extra file unpacks to
+//! 1.6 GB.
 
 use std::io::{self, Read};
 
@@ -147,7 +149,8 @@ impl Array<'_> {
     ///
     /// # Errors
     ///
-    /// [`FormatError`] if the array or the file ends before `buffer` is full, or reading or decompressing fails.
+    /// [`FormatError`] if the array or the file ends before `buffer` is full, or reading or
+    /// decompressing fails.
     pub fn read_bytes(
         &mut self,
         buffer: &mut [u8],
@@ -182,12 +185,14 @@ impl Array<'_> {
     }
 }
 
-/// Calls `visit` with every array of real numbers in `content`, in file order. Values that `visit` does not read
-/// are skipped; if it reads all values of a compressed array, the checksum is verified.
+/// Calls `visit` with every array of real numbers in `content`, in file order. Values that `visit`
+/// does not read are skipped; if it reads all values of a compressed array, the checksum is
+/// verified.
 ///
 /// # Errors
 ///
-/// [`FormatError`] if the file is not a MAT-file of level 5, is damaged or truncated, and any error of `visit`.
+/// [`FormatError`] if the file is not a MAT-file of level 5, is damaged or truncated, and any error
+/// of `visit`.
 pub fn read(
     mut content: impl Read,
     visit: &mut dyn FnMut(&mut Array<'_>) -> Result<(), FormatError>,

@@ -182,13 +182,13 @@ impl Images {
         &self.raw.labels
     }
 
-    /// Writes the preprocessed images `indices` (NHWC) and their labels. Allocates nothing except, for
-    /// [`Preprocessing::Lcn`], two images.
+    /// Writes the preprocessed images `indices` (NHWC) and their labels. Allocates nothing except,
+    /// for [`Preprocessing::Lcn`], two images.
     ///
     /// # Panics
     ///
-    /// If an index is not below [`len`](Self::len), or the length of `inputs` or `labels` is not that of
-    /// the images.
+    /// If an index is not below [`len`](Self::len), or the length of `inputs` or `labels` is not
+    /// that of the images.
     pub fn fill(&self, indices: &[u32], inputs: &mut [f32], labels: &mut [u8]) {
         let shape = self.raw.shape;
         let elements = shape.elements();
@@ -266,10 +266,10 @@ impl ImageSet {
     ///
     /// # Errors
     ///
-    /// [`ImageError::Mismatch`] if shapes differ, pixels and labels do not match, there are no pixels, the
-    /// number of classes is not 1 to 256, or images are too large to be whitened; [`ImageError::Empty`] for
-    /// a split without images; [`ImageError::Label`] for a label that is not a class;
-    /// [`ImageError::Constant`] for a constant image if contrast is normalized;
+    /// [`ImageError::Mismatch`] if shapes differ, pixels and labels do not match, there are no
+    /// pixels, the number of classes is not 1 to 256, or images are too large to be whitened;
+    /// [`ImageError::Empty`] for a split without images; [`ImageError::Label`] for a label that
+    /// is not a class; [`ImageError::Constant`] for a constant image if contrast is normalized;
     /// [`ImageError::NoWhitening`] for `zca` without the feature `whitening`.
     pub fn from_raw(
         name: &str,
@@ -345,8 +345,8 @@ impl ImageSet {
         }
     }
 
-    /// Identifies the set: SHA-256, in lower-case hexadecimal, of shape, classes, preprocessing, pixels and
-    /// labels of all splits.
+    /// Identifies the set: SHA-256, in lower-case hexadecimal, of shape, classes, preprocessing,
+    /// pixels and labels of all splits.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }

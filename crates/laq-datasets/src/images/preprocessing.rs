@@ -14,10 +14,11 @@ pub enum Preprocessing {
     None,
     /// x / 255, minus the mean of the training images at each pixel.
     MeanImage,
-    /// Global contrast normalization: 55 (x − mean(x)) / ‖x − mean(x)‖ over all elements of an image.
+    /// Global contrast normalization: 55 (x − mean(x)) / ‖x − mean(x)‖ over all elements of an
+    /// image.
     Gcn,
-    /// Global contrast normalization, then ZCA whitening fitted to the training images. Needs the feature
-    /// `whitening`.
+    /// Global contrast normalization, then ZCA whitening fitted to the training images. Needs the
+    /// feature `whitening`.
     Zca,
     /// Global contrast normalization, then local in windows of 7 × 7 pixels per channel.
     Lcn,
@@ -38,7 +39,8 @@ impl Preprocessing {
         }
     }
 
-    /// The split and index of the first constant image, if this preprocessing divides by the contrast.
+    /// The split and index of the first constant image, if this preprocessing divides by the
+    /// contrast.
     pub(super) fn first_constant(self, splits: &[RawImages; 3]) -> Option<(Split, usize)> {
         match self {
             Self::None | Self::MeanImage => None,
@@ -49,7 +51,8 @@ impl Preprocessing {
         }
     }
 
-    /// How the inputs of the splits are computed; `whiten` returns the whitened images of all splits.
+    /// How the inputs of the splits are computed; `whiten` returns the whitened images of all
+    /// splits.
     pub(super) fn inputs(
         self,
         splits: &[RawImages; 3],

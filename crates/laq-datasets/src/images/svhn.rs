@@ -1,5 +1,5 @@
-//! The cropped digits of SVHN (Street View House Numbers): a MAT-file with `X`, 32 × 32 × 3 × N bytes, and `y`, N
-//! labels from 1 to 10, where 10 is digit 0.
+//! The cropped digits of SVHN (Street View House Numbers): a MAT-file with `X`, 32 × 32 × 3 × N
+//! bytes, and `y`, N labels from 1 to 10, where 10 is digit 0.
 
 use std::io::Read;
 

@@ -17,8 +17,8 @@ const REGULARIZER: f64 = 0.1;
 /// The largest image: the matrix of a larger one exceeds the memory of most machines.
 const MAX_ELEMENTS: usize = 12_288;
 
-/// Images per batch, and per task. The order of summation depends on these constants only: the same bits with
-/// any number of threads.
+/// Images per batch, and per task. The order of summation depends on these constants only: the same
+/// bits with any number of threads.
 const BATCH: usize = 1024;
 const IMAGES: usize = 128;
 /// Columns of the covariance per task.
@@ -26,7 +26,8 @@ const COLUMNS: usize = 256;
 
 /// Global contrast normalization, then the whitening map fitted to the training images:
 ///
-/// x ↦ U (Λ + 0.1)^(−1/2) Uᵀ (gcn(x) − mean), where U Λ Uᵀ is the covariance of gcn(x) over the training images.
+/// x ↦ U (Λ + 0.1)^(−1/2) Uᵀ (gcn(x) − mean), where U Λ Uᵀ is the covariance of gcn(x) over the
+/// training images.
 ///
 /// The regularizer 0.1 is the paper's (PAPER.md, 5).
 pub struct Whitening {
@@ -38,13 +39,13 @@ pub struct Whitening {
 impl Whitening {
     /// Fits the map to `images`, none of which is constant.
     ///
-    /// Takes about 10n³ operations and 24n² bytes for images of n elements: half a minute and 230 MB for
-    /// 32 × 32 × 3.
+    /// Takes about 10n³ operations and 24n² bytes for images of n elements: half a minute and 230
+    /// MB for 32 × 32 × 3.
     ///
     /// # Errors
     ///
-    /// [`ImageError::Mismatch`] for images of more than 12,288 elements, and if the eigendecomposition does
-    /// not converge.
+    /// [`ImageError::Mismatch`] for images of more than 12,288 elements, and if the
+    /// eigendecomposition does not converge.
     pub fn fit(images: &RawImages) -> Result<Self, ImageError> {
         let mismatch = |reason| ImageError::Mismatch {
             name: "ZCA whitening".to_owned(),

@@ -1,5 +1,5 @@
-//! Writers of the formats that the crate reads, for files that no one else would write: tiny, big-endian, damaged; and a
-//! data set of such files.
+//! Writers of the formats that the crate reads, for files that no one else would write: tiny,
+//! big-endian, damaged; and a data set of such files.
 
 // Each test uses some of them.
 #![allow(dead_code)]
@@ -14,8 +14,8 @@ use laq_datasets::{Check, DataFile, Dataset, Kind};
 use md5::{Digest, Md5};
 use sha2::Sha256;
 
-/// Writes the files into the folder `small` of `data_dir`, and makes the entry of a catalogue for them; the checksums are
-/// md5 if `md5` is set.
+/// Writes the files into the folder `small` of `data_dir`, and makes the entry of a catalogue for
+/// them; the checksums are md5 if `md5` is set.
 pub(crate) fn small_set(
     data_dir: &Path,
     files: &[(&'static str, Vec<u8>)],

@@ -1,8 +1,9 @@
-//! The paper's claims, checked against our figures and against the paper's. One claim is this project's own, about rows that
-//! the paper does not have.
+//! The paper's claims, checked against our figures and against the paper's. One claim is this
+//! project's own, about rows that the paper does not have.
 //!
-//! A claim is a set of comparisons between rows of one column. In a column it holds if every comparison holds, fails if one
-//! fails, and is open while cells are missing. Comparisons with rows that a table does not have are left out.
+//! A claim is a set of comparisons between rows of one column. In a column it holds if every
+//! comparison holds, fails if one fails, and is open while cells are missing. Comparisons with rows
+//! that a table does not have are left out.
 
 use crate::measure::Measure;
 use crate::table::Table;
@@ -103,7 +104,8 @@ const CLAIMS: &[(&str, &[Comparison])] = &[
     ),
 ];
 
-/// Checks every claim in every column of a table. `ours` and `papers` return the figure of a row in a column, if there is one.
+/// Checks every claim in every column of a table. `ours` and `papers` return the figure of a row in
+/// a column, if there is one.
 pub(crate) fn judge(
     table: &Table,
     columns: &[String],
@@ -218,7 +220,8 @@ pub(crate) fn judged_text(judged: &Judged, measure: &Measure) -> String {
     )
 }
 
-/// The verdict by the paper's figures, with the comparisons that fail; a dash where the paper has no figures.
+/// The verdict by the paper's figures, with the comparisons that fail; a dash where the paper has
+/// no figures.
 pub(crate) fn papers_text(verdict: &Verdict, measure: &Measure) -> String {
     let failing: Vec<String> = verdict
         .failing()

@@ -248,8 +248,8 @@ fn provenance(cells: &[Run]) -> String {
     )
 }
 
-/// A message without the folders of this machine: paths below a folder of `known` become relative to it, and other absolute
-/// paths are cut to the name of their file.
+/// A message without the folders of this machine: paths below a folder of `known` become relative
+/// to it, and other absolute paths are cut to the name of their file.
 fn without_folders(message: &str, known: &[&Path]) -> String {
     let mut text = message.to_string();
     for folder in known.iter().filter(|folder| folder.parent().is_some()) {

@@ -143,7 +143,8 @@ pub(super) fn style(run: &Run) -> Style {
     }
 }
 
-/// About five round values that enclose `low..=high`, with their labels, and the first and the last of them.
+/// About five round values that enclose `low..=high`, with their labels, and the first and the last
+/// of them.
 pub(super) fn ticks_between(low: f64, high: f64) -> (Vec<(f64, String)>, f64, f64) {
     let span = (high - low).max(0.004);
     let power = 10f64.powf((span / 4.0).log10().floor());

@@ -1,5 +1,5 @@
-//! The alternating solvers against the exact ones: the accuracy of their networks, and the distance of the alternating solver
-//! from the optimum during training.
+//! The alternating solvers against the exact ones: the accuracy of their networks, and the distance
+//! of the alternating solver from the optimum during training.
 
 use laq_runner::record::ComparisonRecord;
 use maud::Markup;
@@ -11,9 +11,11 @@ use crate::measure::Measure;
 /// Two tables; both may be empty.
 #[derive(Debug)]
 pub(super) struct Solvers {
-    /// The test figures of a row and of its exact counterpart: a line for each column, pair and seed.
+    /// The test figures of a row and of its exact counterpart: a line for each column, pair and
+    /// seed.
     figures: Vec<Vec<String>>,
-    /// The weighted error of a run's solver over the optimum: a line for each run; empty where no run was compared.
+    /// The weighted error of a run's solver over the optimum: a line for each run; empty where no
+    /// run was compared.
     errors: Vec<Vec<String>>,
 }
 

@@ -1,10 +1,11 @@
-//! The report of a table: the figures of the finished cells and the paper's, as terminal text, Markdown, CSV, JSON and HTML.
+//! The report of a table: the figures of the finished cells and the paper's, as terminal text,
+//! Markdown, CSV, JSON and HTML.
 //!
-//! The terminal shows the selected cells. The files show every cell that has a run, so that a table can be trained part by
-//! part. They contain no folder of this machine and can be published.
+//! The terminal shows the selected cells. The files show every cell that has a run, so that a table
+//! can be trained part by part. They contain no folder of this machine and can be published.
 //!
-//! `collect` computes everything; the modules of the formats only render it. [`runs`] is the page of single runs, which
-//! needs no plan.
+//! `collect` computes everything; the modules of the formats only render it. [`runs`] is the page
+//! of single runs, which needs no plan.
 
 mod cells;
 pub(crate) mod claims;
@@ -130,8 +131,8 @@ struct Run {
     curve: Vec<(u32, f64)>,
 }
 
-/// Writes `<out>/report/<table>.{md,csv,html,svg}` with every cell of the table and preset that has a run, and returns the report
-/// of the selected cells.
+/// Writes `<out>/report/<table>.{md,csv,html,svg}` with every cell of the table and preset that has
+/// a run, and returns the report of the selected cells.
 ///
 /// # Errors
 ///

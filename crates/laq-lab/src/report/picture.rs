@@ -1,6 +1,8 @@
-//! The figures of a table as one SVG file: for each column the methods as rows, with our figure and the paper's.
+//! The figures of a table as one SVG file: for each column the methods as rows, with our figure and
+//! the paper's.
 //!
-//! The file is complete in itself, so that a README can show it; its colours follow the light or dark mode of the viewer.
+//! The file is complete in itself, so that a README can show it; its colours follow the light or
+//! dark mode of the viewer.
 
 use maud::{Markup, PreEscaped, html};
 

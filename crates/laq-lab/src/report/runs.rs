@@ -1,4 +1,5 @@
-//! One HTML page about single runs: curves, scale and sparsity of each layer by epoch, and how often each level occurs.
+//! One HTML page about single runs: curves, scale and sparsity of each layer by epoch, and how
+//! often each level occurs.
 //!
 //! Reads run folders alone and needs no plan. The page has no script and loads nothing.
 
@@ -115,7 +116,8 @@ impl Run {
             .unwrap_or_else(|| folder.display().to_string());
         let mut levels = histograms(folder, &summary.method);
         if let Ok(levels) = &mut levels {
-            // In the order of the layers. A parameter holds several layers where each gate has a scale.
+            // In the order of the layers. A parameter holds several layers where each gate has a
+            // scale.
             let layers = epochs.last().map_or(&[][..], |epoch| &epoch.layers);
             levels.sort_by_key(|histogram| {
                 let is_part = |layer: &LayerRecord| layer.name.starts_with(&histogram.parameter);

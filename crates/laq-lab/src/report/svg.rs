@@ -1,7 +1,8 @@
 //! A line chart as inline SVG, in a figure with title and legend.
 //!
-//! Written by hand: the charts take their colours (classes `c0` … `c4`) from the style sheet of the page, for light and dark,
-//! which plotting crates cannot express, and those would bring font libraries along.
+//! Written by hand: the charts take their colours (classes `c0` … `c4`) from the style sheet of the
+//! page, for light and dark, which plotting crates cannot express, and those would bring font
+//! libraries along.
 
 use maud::{Markup, html};
 

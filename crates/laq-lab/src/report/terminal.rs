@@ -1,4 +1,5 @@
-//! The report on the terminal: one wide table where it fits, and one table a column where it does not.
+//! The report on the terminal: one wide table where it fits, and one table a column where it does
+//! not.
 
 use comfy_table::Cell;
 
@@ -41,7 +42,8 @@ pub(super) fn render(report: &Report) -> String {
     text
 }
 
-/// A table of some columns, with a heading of two lines: the column's name, and what its fields are.
+/// A table of some columns, with a heading of two lines: the column's name, and what its fields
+/// are.
 fn table(report: &Report, columns: &[(usize, &Column)]) -> String {
     let mut heading = vec![Cell::new("")];
     let mut right = vec![false];
@@ -86,8 +88,8 @@ fn table(report: &Report, columns: &[(usize, &Column)]) -> String {
     text::table(lines, |index| right[index])
 }
 
-/// A line for each claim and column: the verdict, and the difference of each comparison, marked where it fails. Claims
-/// without any comparison are listed at the end.
+/// A line for each claim and column: the verdict, and the difference of each comparison, marked
+/// where it fails. Claims without any comparison are listed at the end.
 fn claims(claims: &[Claim], measure: &Measure) -> String {
     let columns = claims.iter().flat_map(|claim| &claim.columns);
     let names = columns
@@ -140,7 +142,8 @@ fn margins(verdict: &Verdict, measure: &Measure) -> String {
     judged.chain(missing).collect::<Vec<_>>().join(", ")
 }
 
-/// Such as `; not by the paper's: bwn 1.31 < binary-connect 1.28`, where the paper's own figures do not support the claim.
+/// Such as `; not by the paper's: bwn 1.31 < binary-connect 1.28`, where the paper's own figures do
+/// not support the claim.
 fn papers_fail(verdict: &Verdict, measure: &Measure) -> String {
     let failing = verdict
         .failing()

@@ -109,7 +109,8 @@ impl TestDir {
     }
 }
 
-/// Copies a folder of configurations, and replaces the data of its columns by those embedded in the program.
+/// Copies a folder of configurations, and replaces the data of its columns by those embedded in the
+/// program.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for entry in fs::read_dir(from).expect("a folder") {

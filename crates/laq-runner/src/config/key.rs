@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 use super::schema::Experiment;
 use crate::TRAINING_VERSION;
 
-/// The first 12 hexadecimal digits of the SHA-256 of the canonical JSON (sorted keys, no spaces) of `model`, `data`
-/// (without `dir`), `quantize`, `train` and [`TRAINING_VERSION`].
+/// The first 12 hexadecimal digits of the SHA-256 of the canonical JSON (sorted keys, no spaces) of
+/// `model`, `data` (without `dir`), `quantize`, `train` and [`TRAINING_VERSION`].
 #[must_use]
 pub fn key(experiment: &Experiment) -> String {
     let mut keyed = keyed(experiment);

@@ -119,15 +119,15 @@ fn suggested(suggestion: &Option<String>) -> String {
         .unwrap_or_default()
 }
 
-/// Reads the experiment `path` over the files that it extends, then applies `overlays` and `sets` in order
-/// (`key=value`; a value that is not TOML is a string). Later layers take precedence.
+/// Reads the experiment `path` over the files that it extends, then applies `overlays` and `sets`
+/// in order (`key=value`; a value that is not TOML is a string). Later layers take precedence.
 ///
 /// Tables are merged key by key, except that a table of another `kind` replaces the lower one.
 ///
 /// # Errors
 ///
-/// Files that cannot be read or parsed, unknown keys, and values of the wrong type or out of range; the error contains
-/// the layer.
+/// Files that cannot be read or parsed, unknown keys, and values of the wrong type or out of range;
+/// the error contains the layer.
 pub fn load(path: &Path, overlays: &[PathBuf], sets: &[String]) -> Result<Experiment, ConfigError> {
     let mut layers = Layers::new();
     layers.add_file(path, &mut Vec::new())?;
@@ -174,7 +174,8 @@ fn parse_table(text: &str, origin: &str) -> Result<Table, ConfigError> {
 }
 
 struct Layers {
-    /// Lowest first. The defaults are not included, since they depend on the kind of the merged layers.
+    /// Lowest first. The defaults are not included, since they depend on the kind of the merged
+    /// layers.
     layers: Vec<Table>,
     /// For every dotted key, the last layer that sets it.
     origins: BTreeMap<String, String>,
@@ -360,7 +361,8 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Calls `visit` with the dotted key and value of every leaf: values that are not tables, and empty tables.
+/// Calls `visit` with the dotted key and value of every leaf: values that are not tables, and empty
+/// tables.
 pub(super) fn for_each_leaf(table: &Table, prefix: &str, visit: &mut dyn FnMut(&str, &Value)) {
     for (name, value) in table {
         let key = if prefix.is_empty() {
@@ -375,7 +377,8 @@ pub(super) fn for_each_leaf(table: &Table, prefix: &str, visit: &mut dyn FnMut(&
     }
 }
 
-/// The most similar key. A key with the same last component takes precedence: the right name in the wrong section.
+/// The most similar key. A key with the same last component takes precedence: the right name in the
+/// wrong section.
 fn suggest(key: &str, known: &[String]) -> Option<String> {
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_string();
     if let Some(found) = known.iter().find(|known| last(known) == last(key)) {

@@ -1,7 +1,7 @@
 //! Experiments: the schema of the TOML file, defaults, checks and the key.
 //!
-//! [`load`] reads and merges files. The defaults are TOML too, the lowest layer of every experiment, with one set per
-//! kind of network. Those of language models:
+//! [`load`] reads and merges files. The defaults are TOML too, the lowest layer of every
+//! experiment, with one set per kind of network. Those of language models:
 //!
 //! ```toml
 #![doc = include_str!("defaults/char-lstm.toml")]
@@ -10,7 +10,6 @@
 //! ```
 //!
 //! Those of networks on images:
-//!
 //! ```toml
 #![doc = include_str!("defaults/feedforward.toml")]
 //! ```

@@ -211,7 +211,8 @@ impl Schedule {
     }
 }
 
-/// The comparison of an alternating solver with its exact counterpart; see [`Method::exact_counterpart`].
+/// The comparison of an alternating solver with its exact counterpart; see
+/// [`Method::exact_counterpart`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Comparison {
@@ -307,7 +308,8 @@ impl Experiment {
     }
 
     fn check(&self) -> Result<(), OutOfRange> {
-        // The upper limits exceed useful values tenfold or more, and exclude overflow in products of sizes.
+        // The upper limits exceed useful values tenfold or more, and exclude overflow in products
+        // of sizes.
         match &self.model {
             Model::CharLstm(model) => {
                 whole("model.hidden", model.hidden, 1, 65_536)?;
@@ -480,7 +482,8 @@ fn above_zero(name: &'static str, value: f64, high: f64) -> Result<(), OutOfRang
     ))
 }
 
-/// The candidate with the smallest edit distance to `found`, where that is at most 1 + a third of its length.
+/// The candidate with the smallest edit distance to `found`, where that is at most 1 + a third of
+/// its length.
 pub fn nearest<'a>(found: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |candidate: &str| strsim::damerau_levenshtein(found, candidate);
     let best = candidates.min_by_key(|candidate| distance(candidate))?;

@@ -1,8 +1,8 @@
 //! The training loop: epochs, schedule, evaluation, checkpoints, resuming.
 //!
-//! After each epoch the network is evaluated on the validation split with quantized weights. The best epoch
-//! has the lowest validation loss, or error for images; the latest wins ties. Its test loss or error is the
-//! result of the run (paper, section 4).
+//! After each epoch the network is evaluated on the validation split with quantized weights. The
+//! best epoch has the lowest validation loss, or error for images; the latest wins ties. Its test
+//! loss or error is the result of the run (paper, section 4).
 
 mod dataset;
 mod run;
@@ -99,8 +99,9 @@ pub enum Event<'a> {
 /// A callback that receives the events of a run.
 pub type Observer<'a> = dyn FnMut(Event<'_>) + Send + 'a;
 
-/// Trains `experiment` to the end or until `stop` is set, which saves the run after the current step.
-/// All results but times depend on the experiment alone, not on the number of threads or interruptions.
+/// Trains `experiment` to the end or until `stop` is set, which saves the run after the current
+/// step. All results but times depend on the experiment alone, not on the number of threads or
+/// interruptions.
 ///
 /// Returns the summary of a finished run without changes.
 ///

@@ -60,7 +60,8 @@ impl Pending {
 }
 
 impl Run<'_> {
-    /// Writes a complete folder before the first step, so that a full disk fails now and not after an epoch.
+    /// Writes a complete folder before the first step, so that a full disk fails now and not after
+    /// an epoch.
     pub(super) fn begin(&mut self, resumed: bool) -> Result<(), RunError> {
         let (epochs, steps) = (self.progress.epoch - 1, self.network.steps_taken());
         self.folder
@@ -210,7 +211,8 @@ impl Run<'_> {
             .append_comparison(&ComparisonRecord::new(step, layers))
     }
 
-    /// The record of the epoch, and whether it is the best so far; `None` if the run was interrupted.
+    /// The record of the epoch, and whether it is the best so far; `None` if the run was
+    /// interrupted.
     fn evaluate_epoch(&mut self) -> Result<Option<(EpochRecord, bool)>, RunError> {
         if self.progress.layers.is_none() {
             let layers = self.network.layers().map_err(|error| self.failed(error))?;
@@ -260,8 +262,8 @@ impl Run<'_> {
         found.map_err(|error| self.failed(error))
     }
 
-    /// Writes the record, the best checkpoint, then the last. The last alone marks the epoch as done: a
-    /// crash in between repeats the epoch, with the same bits.
+    /// Writes the record, the best checkpoint, then the last. The last alone marks the epoch as
+    /// done: a crash in between repeats the epoch, with the same bits.
     fn end_epoch(&mut self, record: &EpochRecord, improved: bool) -> Result<(), RunError> {
         self.folder.append_epoch(record)?;
         if self.experiment.log.tensorboard {

@@ -48,8 +48,8 @@ impl TestDir {
         self.folder.path().join(name)
     }
 
-    /// Writes the file of a tiny network, 3 epochs of 5 steps of 4 sequences of 10 characters, overridden by `more`;
-    /// returns its path.
+    /// Writes the file of a tiny network, 3 epochs of 5 steps of 4 sequences of 10 characters,
+    /// overridden by `more`; returns its path.
     pub(crate) fn file(&self, method: &str, more: &str) -> PathBuf {
         let base = format!(
             "data = {{ name = \"file\", path = '{}', length = 10, batch = 4 }}\n\
@@ -118,7 +118,8 @@ impl TestDir {
     }
 }
 
-/// Everything of a checkpoint that must be the same bits: the tensors, and all progress but the times.
+/// Everything of a checkpoint that must be the same bits: the tensors, and all progress but the
+/// times.
 pub(crate) fn bits(path: &Path) -> String {
     let checkpoint = Checkpoint::read(path).expect("a checkpoint");
     let progress = &checkpoint.run.progress;

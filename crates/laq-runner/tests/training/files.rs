@@ -301,7 +301,8 @@ fn comparisons_change_nothing_and_survive_interruptions() {
             }
         }
 
-        // Stopped after every step, and once with the line of a step that no checkpoint knows of, and half a line.
+        // Stopped after every step, and once with the line of a step that no checkpoint knows of,
+        // and half a line.
         let parts = format!("{method}-parts");
         loop {
             let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { .. });

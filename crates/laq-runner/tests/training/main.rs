@@ -1,4 +1,5 @@
-//! The training loop: the same bits however a run is stopped and on however many threads, and what it leaves behind.
+//! The training loop: the same bits however a run is stopped and on however many threads, and what
+//! it leaves behind.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -22,7 +23,8 @@ use laq_runner::record::{ComparisonRecord, Status};
 use laq_runner::run_folder::{RunFolder, read_summary};
 use laq_runner::train::Event;
 
-/// Methods whose state goes from step to step in different ways: none, levels, trained scales, two scales.
+/// Methods whose state goes from step to step in different ways: none, levels, trained scales, two
+/// scales.
 const METHODS: [&str; 6] = [
     "full",
     "binary-connect",

@@ -33,7 +33,8 @@ impl Problem<'_> {
 impl Codebook {
     /// `ŵ_i = scale · value(level_i)`, rounded once to f32: the one decode rule.
     ///
-    /// With two scales, the sign of the level selects the scale. Stops at the end of the shorter slice.
+    /// With two scales, the sign of the level selects the scale. Stops at the end of the shorter
+    /// slice.
     pub fn decode(&self, levels: &[i8], scale: Scale, quantized: &mut [f32]) {
         decode(Isa::selected(), self, levels, scale, quantized);
     }
@@ -42,9 +43,11 @@ impl Codebook {
 /// A rule from weights to levels.
 #[derive(Clone, Copy)]
 pub(crate) enum Assignment<'a> {
-    /// The number of thresholds below `|w|` selects the magnitude; see [`Magnitudes`] for its index.
+    /// The number of thresholds below `|w|` selects the magnitude; see [`Magnitudes`] for its
+    /// index.
     Nearest(&'a Magnitudes, &'a Thresholds),
-    /// Ternary levels: 1 if `w` is above the first threshold, −1 if `−w` is above the second, else 0.
+    /// Ternary levels: 1 if `w` is above the first threshold, −1 if `−w` is above the second, else
+    /// 0.
     Ternary(f32, f32),
 }
 

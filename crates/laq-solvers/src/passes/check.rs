@@ -11,8 +11,8 @@ impl<'a> Problem<'a> {
     /// Checks the values of both slices.
     ///
     /// # Errors
-    /// The lengths differ, a weight is NaN or infinite, or a curvature is NaN, infinite or negative. The
-    /// error contains the first such index.
+    /// The lengths differ, a weight is NaN or infinite, or a curvature is NaN, infinite or
+    /// negative. The error contains the first such index.
     pub fn new(weights: &'a [f32], curvature: Option<&'a [f32]>) -> Result<Self, SolveError> {
         let isa = Isa::selected();
         let span = span(isa, weights);
@@ -42,8 +42,8 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// The bit patterns of the smallest and largest magnitude other than zero. If an element is not finite,
-/// the largest exceeds that of [`f32::MAX`].
+/// The bit patterns of the smallest and largest magnitude other than zero. If an element is not
+/// finite, the largest exceeds that of [`f32::MAX`].
 pub(super) fn span(isa: Isa, values: &[f32]) -> Span {
     let union = |a: Span, b: Span| Span {
         smallest: a.smallest.min(b.smallest),

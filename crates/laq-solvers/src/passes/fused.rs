@@ -1,5 +1,5 @@
-//! One pass over weights, second moments and levels for a solver within training: curvature, sums of two
-//! assignments, error of all zeros, and the weights near the thresholds.
+//! One pass over weights, second moments and levels for a solver within training: curvature, sums
+//! of two assignments, error of all zeros, and the weights near the thresholds.
 
 use std::ops::Add;
 
@@ -56,7 +56,8 @@ impl Add for PassSums {
     }
 }
 
-/// The weights inside one band, packed by [`pack`](super::histogram::pack); elements behind `count` are stale.
+/// The weights inside one band, packed by [`pack`](super::histogram::pack); elements behind `count`
+/// are stale.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Candidates {
     packed: Vec<u64>,
@@ -94,8 +95,8 @@ pub(crate) const MAX_THRESHOLDS: usize = 3;
 /// Lanes of partial sums, few enough for the registers.
 const HALF: usize = LANES / 2;
 
-/// The sums of some weights with the curvature `√second_moment + floor`. Appends the magnitudes inside each
-/// band, from the first border to below the second, to its `candidates`.
+/// The sums of some weights with the curvature `√second_moment + floor`. Appends the magnitudes
+/// inside each band, from the first border to below the second, to its `candidates`.
 pub(crate) fn fused_pass(
     isa: Isa,
     (weights, second_moment, floor): (&[f32], &[f32], f32),
@@ -149,7 +150,8 @@ fn sums(
     (magnitudes, borders): (&Magnitudes, &[[f32; 2]]),
 ) -> PassSums {
     let (lowest, q) = (magnitudes.values()[0], &magnitudes.values()[1..]);
-    // The largest magnitude below the end of each band: as a threshold, it selects the level above the band.
+    // The largest magnitude below the end of each band: as a threshold, it selects the level above
+    // the band.
     let mut ends = [0.0; MAX_THRESHOLDS];
     for (end, [_, high]) in ends.iter_mut().zip(borders) {
         *end = high.next_down();
@@ -206,8 +208,8 @@ multiversion! {
     }
 }
 
-/// Root, sums and gathering for ternary levels in one loop over registers. Products with a level become
-/// masked additions and subtractions, which return the same bits.
+/// Root, sums and gathering for ternary levels in one loop over registers. Products with a level
+/// become masked additions and subtractions, which return the same bits.
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
     use std::arch::x86_64::*;

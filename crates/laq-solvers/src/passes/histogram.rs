@@ -5,8 +5,8 @@ use laq_simd::{Isa, multiversion};
 use super::lanes::{Curvature, LANES, Side, masked, padded, prefetch, with_curvature};
 use crate::problem::Problem;
 
-/// Adds `Σ d x` and `Σ d` of each bucket to `table`. `table[b]` holds the magnitudes whose bits shifted right
-/// are `lowest + b − 1`; `table[0]` holds zeros and weights of the other side.
+/// Adds `Σ d x` and `Σ d` of each bucket to `table`. `table[b]` holds the magnitudes whose bits
+/// shifted right are `lowest + b − 1`; `table[0]` holds zeros and weights of the other side.
 pub(crate) fn fill_buckets(
     isa: Isa,
     problem: Problem<'_>,
@@ -77,9 +77,9 @@ multiversion! {
     }
 }
 
-/// Packs the weights in the buckets whose entry of `marks` is one (indices as in [`fill_buckets`]) into
-/// `packed`, and returns their number; elements behind them are unspecified. `range` is the equivalent range
-/// of magnitudes, if there is one, which is faster.
+/// Packs the weights in the buckets whose entry of `marks` is one (indices as in [`fill_buckets`])
+/// into `packed`, and returns their number; elements behind them are unspecified. `range` is the
+/// equivalent range of magnitudes, if there is one, which is faster.
 pub(crate) fn gather(
     isa: Isa,
     problem: Problem<'_>,
@@ -101,8 +101,8 @@ pub(crate) fn gather(
     with_curvature!(problem, |d| gather_selected(isa, w, d, marked, packed, 0))
 }
 
-/// Packs the magnitudes in `range[0]..range[1]` behind the first `count` elements of `packed`, and returns
-/// the new count.
+/// Packs the magnitudes in `range[0]..range[1]` behind the first `count` elements of `packed`, and
+/// returns the new count.
 pub(crate) fn gather_range(
     isa: Isa,
     problem: Problem<'_>,
@@ -171,8 +171,9 @@ impl Select for Marked<'_> {
     }
 }
 
-/// Packs `x > 0` and `d > 0` of one weight, `x` in the upper half. Positive floats order as their bits do,
-/// so packed weights order by `x`, then by `d`, and sums do not depend on the order of the input.
+/// Packs `x > 0` and `d > 0` of one weight, `x` in the upper half. Positive floats order as their
+/// bits do, so packed weights order by `x`, then by `d`, and sums do not depend on the order of the
+/// input.
 #[inline(always)]
 pub(crate) fn pack(magnitude: f32, curvature: f32) -> u64 {
     u64::from(magnitude.to_bits()) << 32 | u64::from(curvature.to_bits())

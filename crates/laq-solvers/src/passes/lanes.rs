@@ -1,10 +1,11 @@
 //! Chunks of weights and curvature, and the arithmetic on one chunk.
 
-/// Elements per step of a pass. With 64 the compiler keeps the loop over the lanes and vectorises it;
-/// with 16 it unrolls the loop first, and the code is four times slower.
+/// Elements per step of a pass. With 64 the compiler keeps the loop over the lanes and vectorises
+/// it; with 16 it unrolls the loop first, and the code is four times slower.
 pub(crate) const LANES: usize = 64;
 
-/// Elements per block where two passes run in turn. The second pass finds the block in the L1 or L2 cache.
+/// Elements per block where two passes run in turn. The second pass finds the block in the L1 or L2
+/// cache.
 pub(crate) const BLOCK: usize = 4096;
 
 /// The weights that a pass includes, and their magnitude `x ≥ 0`.
@@ -19,8 +20,8 @@ pub(crate) enum Side {
 }
 
 impl Side {
-    /// The bits to flip and the bits to keep that turn a weight of this side into its magnitude. Weights of
-    /// the other side become negative and are below every threshold.
+    /// The bits to flip and the bits to keep that turn a weight of this side into its magnitude.
+    /// Weights of the other side become negative and are below every threshold.
     pub(crate) fn masks(self) -> (u32, u32) {
         match self {
             Side::Both => (0, !0 >> 1),

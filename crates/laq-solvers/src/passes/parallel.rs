@@ -1,7 +1,7 @@
 //! Cuts long slices into parts for several threads.
 //!
-//! The cuts depend on the length alone and the results of the parts are combined in order, so no result
-//! depends on the number of threads.
+//! The cuts depend on the length alone and the results of the parts are combined in order, so no
+//! result depends on the number of threads.
 
 use std::ops::Range;
 
@@ -74,7 +74,8 @@ impl<A: Cut, B: Cut> Cut for (A, B) {
     }
 }
 
-/// Applies `map` to every part and `add` to adjacent results, in an order that depends on the length alone.
+/// Applies `map` to every part and `add` to adjacent results, in an order that depends on the
+/// length alone.
 pub(crate) fn reduce<C: Cut, T: Send>(
     all: C,
     parts: Parts,

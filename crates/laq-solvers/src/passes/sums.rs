@@ -35,7 +35,8 @@ impl Sums {
         self.product > 0.0 && self.square > 0.0
     }
 
-    /// Twice the reduction of the error relative to all zeros, at the best scale: `(Σ d b x)² / Σ d b²`.
+    /// Twice the reduction of the error relative to all zeros, at the best scale: `(Σ d b x)² / Σ d
+    /// b²`.
     pub(crate) fn gain(self) -> f64 {
         self.product * self.product / self.square
     }
@@ -92,8 +93,8 @@ fn sum_of_parts(problem: Problem<'_>, sums: impl Fn(Problem<'_>) -> Sums + Sync)
     parallel::reduce(problem, parts, &sums, &Sums::add)
 }
 
-/// `Σ d x` and `Σ d` over the weights of one side: the sums of the assignment of magnitude one to all of
-/// them. [`Side::Both`] includes zero weights; the other sides do not.
+/// `Σ d x` and `Σ d` over the weights of one side: the sums of the assignment of magnitude one to
+/// all of them. [`Side::Both`] includes zero weights; the other sides do not.
 pub(crate) fn totals(isa: Isa, problem: Problem<'_>, side: Side) -> Sums {
     let below = if side == Side::Both { -1.0 } else { 0.0 };
     sum_of_parts(problem, |part| {
@@ -166,8 +167,9 @@ multiversion! {
     }
 }
 
-/// The sums over the weights of one side for the values `b` of `levels`. With [`Side::Both`], a level of
-/// the opposite sign reduces the product. With one side, only weights whose level is on that side count.
+/// The sums over the weights of one side for the values `b` of `levels`. With [`Side::Both`], a
+/// level of the opposite sign reduces the product. With one side, only weights whose level is on
+/// that side count.
 pub(crate) fn sums_of_levels(
     isa: Isa,
     problem: Problem<'_>,
@@ -227,8 +229,8 @@ fn values_of<R: LevelValue>(
     b
 }
 
-/// The problem of one side and its totals. Without the curvature if that is zero for all weights of the
-/// side; `None` if these weights are all zero, so that the best scale is zero.
+/// The problem of one side and its totals. Without the curvature if that is zero for all weights of
+/// the side; `None` if these weights are all zero, so that the best scale is zero.
 pub(crate) fn drop_zero_curvature<'a>(
     isa: Isa,
     problem: Problem<'a>,

@@ -1,8 +1,9 @@
-//! The approximate solver: alternates between the best levels for a scale and the best scale for the levels.
+//! The approximate solver: alternates between the best levels for a scale and the best scale for
+//! the levels.
 //!
-//! Neither half of an iteration increases the error. It usually converges in a few iterations, to a fixed
-//! point that need not be the optimum. A warm start from the levels of the previous training step is
-//! faster and better than a cold one.
+//! Neither half of an iteration increases the error. It usually converges in a few iterations, to a
+//! fixed point that need not be the optimum. A warm start from the levels of the previous training
+//! step is faster and better than a cold one.
 
 use laq_simd::Isa;
 
@@ -21,12 +22,13 @@ pub const SCALE_TOLERANCE: f64 = 1e-6;
 pub const MAX_ITERATIONS: u32 = 10;
 
 /// Approximates a solution of problem (1): repeats `b_i` = the level nearest to `w_i / α`, then
-/// `α = Σ d b w / Σ d b²`, until `|Δα| ≤` [`SCALE_TOLERANCE`] or for [`MAX_ITERATIONS`]. The error never
-/// exceeds that of the start.
+/// `α = Σ d b w / Σ d b²`, until `|Δα| ≤` [`SCALE_TOLERANCE`] or for [`MAX_ITERATIONS`]. The error
+/// never exceeds that of the start.
 ///
-/// With `warm`, `levels` holds the previous solution, and the first scale is the best one for it. Without
-/// `warm`, or if those levels allow no positive scale, the start is the sign of each weight at the top
-/// level, `α = Σ d |w| / Σ d`. The returned levels are the nearest ones for the returned scale.
+/// With `warm`, `levels` holds the previous solution, and the first scale is the best one for it.
+/// Without `warm`, or if those levels allow no positive scale, the start is the sign of each weight
+/// at the top level, `α = Σ d |w| / Σ d`. The returned levels are the nearest ones for the returned
+/// scale.
 ///
 /// `levels` has the length of the weights and is overwritten. Source: PAPER.md §2, *alternating*.
 ///
@@ -44,8 +46,8 @@ pub fn alternating(
     })
 }
 
-/// [`alternating`] for levels {−β, 0, α}: positive and negative weights are separate problems. Returns the
-/// iterations of the slower side. Source: PAPER.md §2 (the paper's Algorithm 5).
+/// [`alternating`] for levels {−β, 0, α}: positive and negative weights are separate problems.
+/// Returns the iterations of the slower side. Source: PAPER.md §2 (the paper's Algorithm 5).
 pub(crate) fn two_scales(
     problem: Problem<'_>,
     warm: bool,

@@ -7,8 +7,8 @@ use crate::error::SolveError;
 use crate::passes::assign::{Assignment, assign_with_error};
 use crate::problem::{Problem, Solution};
 
-/// A solver with one scale: `solve` returns the scale and the iterations, from the previous levels if it
-/// uses them. The levels become the nearest ones for the scale.
+/// A solver with one scale: `solve` returns the scale and the iterations, from the previous levels
+/// if it uses them. The levels become the nearest ones for the scale.
 pub(super) fn with_scale(
     problem: Problem<'_>,
     codebook: &Codebook,

@@ -21,8 +21,8 @@ pub(crate) fn mean_signs(problem: Problem<'_>, levels: &mut [i8]) -> Result<Solu
     })
 }
 
-/// LAB: `α = Σ d |w| / Σ d`. The nearest of the levels ±1 is the sign for every scale, so this is the exact
-/// solution of problem (1).
+/// LAB: `α = Σ d |w| / Σ d`. The nearest of the levels ±1 is the sign for every scale, so this is
+/// the exact solution of problem (1).
 pub(crate) fn weighted_signs(
     problem: Problem<'_>,
     levels: &mut [i8],

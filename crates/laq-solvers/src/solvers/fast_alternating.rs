@@ -1,14 +1,15 @@
 //! The alternating solver within training, starting near the previous scale.
 //!
 //! An iteration needs `Σ d b w` and `Σ d b²` for the levels of a scale.
-//! [`alternating`](super::alternating::alternating) reads all weights for it. Between training steps the scale
-//! changes little, so one pass sums up all weights whose level is the same at every scale within [`WIDTH`]
-//! of the previous one and collects the few others, and each iteration then reads only these. The pass also takes
-//! the square root of Adam's second moment, checks the values, and computes the error of all zeros, which with
-//! the sums of the last levels gives the returned error.
+//! [`alternating`](super::alternating::alternating) reads all weights for it. Between training
+//! steps the scale changes little, so one pass sums up all weights whose level is the same at every
+//! scale within [`WIDTH`] of the previous one and collects the few others, and each iteration then
+//! reads only these. The pass also takes the square root of Adam's second moment, checks the
+//! values, and computes the error of all zeros, which with the sums of the last levels gives the
+//! returned error.
 //!
-//! Scales equal those of the general solver up to the order of sums. The general solver takes over if there is
-//! no previous scale or an iteration leaves the width.
+//! Scales equal those of the general solver up to the order of sums. The general solver takes over
+//! if there is no previous scale or an iteration leaves the width.
 
 use std::ops::Add;
 
@@ -38,10 +39,10 @@ type Part<'a> = (
     OnePerPart<'a, [Candidates; MAX_THRESHOLDS]>,
 );
 
-/// The solution of [`alternating`](super::alternating::alternating) from `levels` with the scale `previous`, for the curvature
-/// `√second_moment +` [`CURVATURE_FLOOR`]. Writes the decoded levels to `quantized`. Returns `None`, with
-/// `levels` and `quantized` unchanged, if the general solver has to be used; values that are not finite
-/// are such a case.
+/// The solution of [`alternating`](super::alternating::alternating) from `levels` with the scale
+/// `previous`, for the curvature `√second_moment +` [`CURVATURE_FLOOR`]. Writes the decoded levels
+/// to `quantized`. Returns `None`, with `levels` and `quantized` unchanged, if the general solver
+/// has to be used; values that are not finite are such a case.
 pub(crate) fn alternating(
     (weights, second_moment): (&[f32], &[f32]),
     codebook: &Codebook,
@@ -83,8 +84,8 @@ pub(crate) fn alternating(
     })
 }
 
-/// The iterations from the sums of the previous levels; `None` if `sums` has none for a scale or there is
-/// no positive scale.
+/// The iterations from the sums of the previous levels; `None` if `sums` has none for a scale or
+/// there is no positive scale.
 fn fixed_point(start: Sums, sums: impl Fn(f64) -> Option<Sums>) -> Option<(f64, u32)> {
     let mut scale = Some(start).filter(Sums::has_scale)?.scale();
     for iteration in 1..=MAX_ITERATIONS {
@@ -98,8 +99,8 @@ fn fixed_point(start: Sums, sums: impl Fn(f64) -> Option<Sums>) -> Option<(f64, 
     Some((scale, MAX_ITERATIONS))
 }
 
-/// A band around each threshold, from its first border to below the second. Only magnitudes inside a band
-/// can change their level within [`WIDTH`].
+/// A band around each threshold, from its first border to below the second. Only magnitudes inside
+/// a band can change their level within [`WIDTH`].
 struct ThresholdBands<'a> {
     magnitudes: &'a Magnitudes,
     borders: [[f32; 2]; MAX_THRESHOLDS],
@@ -183,7 +184,8 @@ mod tests {
     use laq_test_support::Random;
     use proptest::prelude::*;
 
-    /// Weights and second moments that change a little per step, some of them by more than the width.
+    /// Weights and second moments that change a little per step, some of them by more than the
+    /// width.
     fn values(count: usize, seed: u64, step: u64) -> (Vec<f32>, Vec<f32>) {
         let mut random = Random(seed);
         let mut next = || random.uniform() as f32 - 0.5;

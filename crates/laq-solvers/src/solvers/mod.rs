@@ -13,8 +13,8 @@ use self::exact::ExactWorkspace;
 use self::fast_alternating::FastWorkspace;
 use self::sweep::SweepQueue;
 
-/// Buffers of the solvers. They grow with the first problem of a size and are reused, so a training step
-/// allocates nothing. Use one per thread.
+/// Buffers of the solvers. They grow with the first problem of a size and are reused, so a training
+/// step allocates nothing. Use one per thread.
 #[derive(Clone, Debug, Default)]
 pub struct Workspace {
     sorted: Vec<u64>,

@@ -2,20 +2,20 @@
 //!
 //! # Why it is the global optimum
 //!
-//! At a fixed scale `α` the best level of each weight is the one nearest to `w_i / α`. As `α` falls from
-//! infinity to zero, weight `i` moves from magnitude `j − 1` to magnitude `j` at the breakpoint
-//! `α = |w_i| / mid_j`, where `mid_j` is the midpoint between the two. Between breakpoints no level changes. So the
-//! best levels for *some* scale are among at most n·k + 1 assignments, and the optimum, whose levels are
-//! the best for its own scale, is one of them. For fixed levels the best scale is `S/D` with `S = Σ d b w`,
-//! `D = Σ d b²`, and reduces twice the error of all zeros by `S²/D`: the assignment with the largest `S²/D`
-//! is optimal.
+//! At a fixed scale `α` the best level of each weight is the one nearest to `w_i / α`. As `α` falls
+//! from infinity to zero, weight `i` moves from magnitude `j − 1` to magnitude `j` at the
+//! breakpoint `α = |w_i| / mid_j`, where `mid_j` is the midpoint between the two. Between
+//! breakpoints no level changes. So the best levels for *some* scale are among at most n·k + 1
+//! assignments, and the optimum, whose levels are the best for its own scale, is one of them. For
+//! fixed levels the best scale is `S/D` with `S = Σ d b w`, `D = Σ d b²`, and reduces twice the
+//! error of all zeros by `S²/D`: the assignment with the largest `S²/D` is optimal.
 //!
 //! Breakpoints at the same scale are taken together. An assignment between two of them need not be
-//! evaluated: each of them adds to `S` and `D` in the proportion `α/2`, so `(S, D)` moves on a line, and the
-//! convex function `S²/D` is largest at an end.
+//! evaluated: each of them adds to `S` and `D` in the proportion `α/2`, so `(S, D)` moves on a
+//! line, and the convex function `S²/D` is largest at an end.
 //!
-//! The breakpoints of each magnitude have the order of falling `|w|`, so the weights are sorted once and k
-//! streams are merged. Memory is that of the sorted weights.
+//! The breakpoints of each magnitude have the order of falling `|w|`, so the weights are sorted
+//! once and k streams are merged. Memory is that of the sorted weights.
 
 use laq_simd::Isa;
 
@@ -28,13 +28,13 @@ use crate::passes::lanes::Side;
 use crate::passes::sums::{Sums, drop_zero_curvature};
 use crate::problem::{Problem, Solution};
 
-/// Solves problem (1) to the global optimum over all scales that fit an f32 and all assignments of levels,
-/// for any codebook.
+/// Solves problem (1) to the global optimum over all scales that fit an f32 and all assignments of
+/// levels, for any codebook.
 ///
-/// Takes O(n log n + n·k log k) time for k levels above zero, and 8 bytes of workspace per weight. Rounding
-/// decides between equal optima. The scale is the best one in f64, rounded to f32. The levels are the
-/// nearest ones for the rounded scale, so no other levels have a lower error with it. A weight half way
-/// between two levels takes the one nearer to zero.
+/// Takes O(n log n + n·k log k) time for k levels above zero, and 8 bytes of workspace per weight.
+/// Rounding decides between equal optima. The scale is the best one in f64, rounded to f32. The
+/// levels are the nearest ones for the rounded scale, so no other levels have a lower error with
+/// it. A weight half way between two levels takes the one nearer to zero.
 ///
 /// `levels` has the length of the weights and is overwritten. Source: PAPER.md §1 (the argument for
 /// every codebook) and §2, *exact* (the paper's proposition for ternary levels with one scale).

@@ -1,7 +1,7 @@
 //! The sweep over breakpoints in which both exact solvers end.
 //!
-//! As the scale falls, each weight moves up one magnitude at each of its breakpoints. The sweep visits the
-//! breakpoints by falling scale and evaluates the assignment between every two of them.
+//! As the scale falls, each weight moves up one magnitude at each of its breakpoints. The sweep
+//! visits the breakpoints by falling scale and evaluates the assignment between every two of them.
 
 use std::collections::BinaryHeap;
 use std::ops::Range;
@@ -10,8 +10,8 @@ use crate::codebook::{MAX_MAGNITUDES, Magnitudes};
 use crate::passes::histogram::unpack;
 use crate::passes::sums::Sums;
 
-/// The largest scale that is returned. The best scale can be up to k times the largest weight and overflow
-/// f32; the best representable scale is then the largest f32.
+/// The largest scale that is returned. The best scale can be up to k times the largest weight and
+/// overflow f32; the best representable scale is then the largest f32.
 pub(crate) const LARGEST_SCALE: f64 = f32::MAX as f64;
 
 /// The best assignment so far.
@@ -40,8 +40,8 @@ impl Best {
     }
 }
 
-/// Weights of one magnitude `x`, with `Σ d x` and `Σ d` over them. They reach magnitude j of the codebook at
-/// the scale `x / mid_j`.
+/// Weights of one magnitude `x`, with `Σ d x` and `Σ d` over them. They reach magnitude j of the
+/// codebook at the scale `x / mid_j`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Breakpoint {
     pub(crate) magnitude: f64,
@@ -63,12 +63,13 @@ impl Breakpoint {
     }
 }
 
-/// A heap with the next breakpoint of each magnitude, largest scale first: the bits of the scale, which
-/// order as the scales do, and the number of the magnitude.
+/// A heap with the next breakpoint of each magnitude, largest scale first: the bits of the scale,
+/// which order as the scales do, and the number of the magnitude.
 pub(crate) type SweepQueue = BinaryHeap<(u64, u8)>;
 
-/// Evaluates the assignment with the sums `state` and every assignment that follows as the scale falls.
-/// The breakpoints in `range(j)`, in order of falling magnitude, move up to magnitude j of the codebook.
+/// Evaluates the assignment with the sums `state` and every assignment that follows as the scale
+/// falls. The breakpoints in `range(j)`, in order of falling magnitude, move up to magnitude j of
+/// the codebook.
 pub(crate) fn sweep(
     magnitudes: &Magnitudes,
     mut state: Sums,

@@ -1,5 +1,5 @@
-//! Methods whose thresholds follow from a statistic of the weights, not from problem (1): TWN, TTQ and
-//! DoReFa, with the gradients of the latter two.
+//! Methods whose thresholds follow from a statistic of the weights, not from problem (1): TWN, TTQ
+//! and DoReFa, with the gradients of the latter two.
 
 use laq_simd::Isa;
 
@@ -16,8 +16,8 @@ const TWN_THRESHOLD: f64 = 0.7;
 /// The threshold of TTQ, relative to the largest magnitude. Source: PAPER.md §2.
 const TTQ_THRESHOLD: f64 = 0.05;
 
-/// TWN: ternary levels with `|w| > Δ = 0.7 · mean |w|`, `α` the mean magnitude above `Δ`. Ignores the
-/// curvature.
+/// TWN: ternary levels with `|w| > Δ = 0.7 · mean |w|`, `α` the mean magnitude above `Δ`. Ignores
+/// the curvature.
 pub(crate) fn mean_threshold(
     problem: Problem<'_>,
     levels: &mut [i8],
@@ -43,7 +43,8 @@ fn mean_threshold_and_scale(isa: Isa, problem: Problem<'_>) -> (f32, f32) {
     (threshold, to_f32(above.scale()))
 }
 
-/// TTQ: levels {−W_n, 0, W_p} with trained scales, `Δ = 0.05 · max |w|`. The scales start at that of TWN.
+/// TTQ: levels {−W_n, 0, W_p} with trained scales, `Δ = 0.05 · max |w|`. The scales start at that
+/// of TWN.
 pub(crate) fn trained(
     problem: Problem<'_>,
     previous: Option<Scale>,
@@ -78,7 +79,8 @@ pub(crate) fn trained_latent_gradient(scale: Scale, levels: &[i8], gradient: &mu
     }
 }
 
-/// TTQ: `∂W_p = Σ g` over the levels 1 and `∂W_n = −Σ g` over the levels −1, because `ŵ = −W_n` there.
+/// TTQ: `∂W_p = Σ g` over the levels 1 and `∂W_n = −Σ g` over the levels −1, because `ŵ = −W_n`
+/// there.
 pub(crate) fn trained_scale_gradient(levels: &[i8], gradient: &[f32]) -> [f64; 2] {
     let mut sums = [0.0; 2];
     for (&gradient, &level) in gradient.iter().zip(levels) {
@@ -94,8 +96,8 @@ pub(crate) fn trained_scale_gradient(levels: &[i8], gradient: &[f32]) -> [f64; 2
 
 /// DoReFa: the level nearest to `tanh w / M`, `M = max |tanh w|`, with scale 1.
 ///
-/// tanh rises, so the border between two levels is the weight `|w| = artanh(M · midpoint)`, computed once
-/// per slice instead of a tanh per weight.
+/// tanh rises, so the border between two levels is the weight `|w| = artanh(M · midpoint)`,
+/// computed once per slice instead of a tanh per weight.
 pub(crate) fn tanh(
     problem: Problem<'_>,
     codebook: &Codebook,
@@ -112,8 +114,8 @@ pub(crate) fn tanh(
     ))
 }
 
-/// DoReFa with straight-through rounding: `ŵ_i = t_i / M`, `t = tanh w`, and `M = |t_m|` for the first index m
-/// with the largest magnitude, so
+/// DoReFa with straight-through rounding: `ŵ_i = t_i / M`, `t = tanh w`, and `M = |t_m|` for the
+/// first index m with the largest magnitude, so
 /// `∂loss/∂w_i = (1 − t_i²) / M · (g_i − [i = m] · Σ_j g_j t_j / t_m)`.
 pub(crate) fn tanh_latent_gradient(weights: &[f32], gradient: &mut [f32]) {
     let length = weights.len().min(gradient.len());

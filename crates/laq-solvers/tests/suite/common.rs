@@ -1,4 +1,5 @@
-//! References in plain f64 loops, independent of the code of the crate, and strategies for problems.
+//! References in plain f64 loops, independent of the code of the crate, and strategies for
+//! problems.
 
 use laq_solvers::{Codebook, Method, Problem, Scale, Solution, Workspace};
 use laq_test_support::Random;

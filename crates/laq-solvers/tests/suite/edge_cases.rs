@@ -140,8 +140,8 @@ fn ties() {
     );
 }
 
-/// Ties between breakpoints of different levels: 1 and 3 reach the midpoints 1/6 and 1/2 of the 3-bit linear
-/// codebook at the same `α` = 6.
+/// Ties between breakpoints of different levels: 1 and 3 reach the midpoints 1/6 and 1/2 of the
+/// 3-bit linear codebook at the same `α` = 6.
 #[test]
 fn ties_between_levels() {
     for count in 1..6 {
@@ -242,8 +242,8 @@ fn the_largest_weights() {
     );
 }
 
-/// The best scale, 4.9e38 with levels 1/3 and 1, is above every f32. The largest f32 is returned if it is better than
-/// every assignment whose best scale fits.
+/// The best scale, 4.9e38 with levels 1/3 and 1, is above every f32. The largest f32 is returned if
+/// it is better than every assignment whose best scale fits.
 #[test]
 fn a_best_scale_that_does_not_fit() {
     let weights = [-1.4332734e38, -3.368913e38];

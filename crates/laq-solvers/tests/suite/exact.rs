@@ -12,8 +12,8 @@ fn exact(weights: &[f32], curvature: Option<&[f32]>, codebook: &Codebook) -> (Ve
     (levels, solution)
 }
 
-/// The effect of rounding the scale and its products with the levels to f32, relative to the error of all zeros.
-/// Products with levels of magnitude one are exact.
+/// The effect of rounding the scale and its products with the levels to f32, relative to the error
+/// of all zeros. Products with levels of magnitude one are exact.
 fn rounding(codebook: &Codebook) -> f64 {
     match codebook {
         Codebook::Binary | Codebook::Ternary => 1e-13,

@@ -5,8 +5,8 @@ use crate::{BackendError, Memory};
 /// Copies the examples of a batch.
 pub trait Gather: Memory {
     /// Gathers a batch of images: for r < `rows`, row r of `pixels` is row
-    /// `permutation[first + r]` of `images`, and likewise `targets` of `labels`. Rows from `rows` on
-    /// are unchanged.
+    /// `permutation[first + r]` of `images`, and likewise `targets` of `labels`. Rows from `rows`
+    /// on are unchanged.
     ///
     /// # Errors
     /// [`BackendError::Device`] when the device fails.

@@ -12,8 +12,8 @@
 //! - An operand of the wrong size is a bug in the caller and panics: sizes come from `laq-models`,
 //!   never from a file. So does an index buffer whose [bound](Memory::indices) exceeds the number
 //!   of rows, classes or tokens that it indexes.
-//! - A call may return before the device has executed it. Calls execute in the order of
-//!   submission. What the host learns from a step passes through its [`StepLog`](Steps::StepLog).
+//! - A call may return before the device has executed it. Calls execute in the order of submission.
+//!   What the host learns from a step passes through its [`StepLog`](Steps::StepLog).
 //! - Every call may return [`BackendError::Device`] when the device fails, now or in an earlier
 //!   call. Calls that allocate may return [`BackendError::DeviceMemory`].
 

@@ -63,8 +63,8 @@ pub trait Optimizer: Steps {
         log: &mut Self::StepLog,
     ) -> Result<(), BackendError>;
 
-    /// One step of Adam for each job: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², w ← w − step·m/(√v + ε),
-    /// then w clipped to [−clip, clip] if set, with the step size of
+    /// One step of Adam for each job: m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², w ← w − step·m/(√v +
+    /// ε), then w clipped to [−clip, clip] if set, with the step size of
     /// [`Steps::set_step_size`]. No effect if the log is stopped.
     ///
     /// # Errors

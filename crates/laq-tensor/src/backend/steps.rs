@@ -31,7 +31,8 @@ pub struct StepStatus {
     pub stop: Option<Stop>,
     /// Total seconds between [`Steps::start_clock`] and [`Steps::stop_clock`].
     pub seconds: f64,
-    /// Misclassified examples counted by [`Losses::evaluate_outputs`](crate::Losses::evaluate_outputs).
+    /// Misclassified examples counted by
+    /// [`Losses::evaluate_outputs`](crate::Losses::evaluate_outputs).
     pub errors: u64,
 }
 

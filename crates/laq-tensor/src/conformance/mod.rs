@@ -1,5 +1,6 @@
-//! The conformance suite of backends: all operations, on sizes that are multiples of tiles and sizes
-//! that are not, compared with [`reference`](crate::reference) and with the solvers of `laq-solvers`.
+//! The conformance suite of backends: all operations, on sizes that are multiples of tiles and
+//! sizes that are not, compared with [`reference`](crate::reference) and with the solvers of
+//! `laq-solvers`.
 
 mod convolution;
 mod dense;
@@ -146,8 +147,8 @@ pub fn run<B: Backend>(backend: &B) -> Result<Vec<Check>, BackendError> {
     Ok(suite.checks)
 }
 
-/// The comparisons of one LSTM shape, with gradients clipped to ± `clip`: for shapes that are not in
-/// [`run`], such as those for which a backend has special kernels.
+/// The comparisons of one LSTM shape, with gradients clipped to ± `clip`: for shapes that are not
+/// in [`run`], such as those for which a backend has special kernels.
 ///
 /// # Errors
 /// As [`run`].

@@ -43,7 +43,8 @@ impl<B: Backend> Suite<'_, B> {
                 shape.relu
             )
         };
-        // Twice, because workspaces are reused from step to step, and running statistics accumulate.
+        // Twice, because workspaces are reused from step to step, and running statistics
+        // accumulate.
         for _ in 0..2 {
             gradient = self.tensor(&output_gradient)?;
             backend.batch_norm_forward(
@@ -77,7 +78,8 @@ impl<B: Backend> Suite<'_, B> {
                 running_variance[c] += 0.125 * (unbiased * variance[c] - running_variance[c]);
             }
         }
-        // One row has no variance, and 1/√ε amplifies rounding; the gradients of two rows cancel up to ε.
+        // One row has no variance, and 1/√ε amplifies rounding; the gradients of two rows cancel up
+        // to ε.
         let tolerance = if rows <= 2 { 1e-3 } else { 1e-5 };
         self.compare(name("output"), &found, &output, tolerance)?;
         self.compare(name("∂input"), &gradient, &expected[0], tolerance)?;

@@ -20,8 +20,8 @@ struct Matrix<B: Backend> {
 }
 
 impl<B: Backend> Matrix<B> {
-    /// The quantized weights, the gradient of the latent weights and the next state, computed by the
-    /// solver itself.
+    /// The quantized weights, the gradient of the latent weights and the next state, computed by
+    /// the solver itself.
     fn expect(
         &mut self,
         solver: &Quantizer,

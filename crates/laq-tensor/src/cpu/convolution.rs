@@ -83,8 +83,8 @@ impl Convolution for CpuBackend {
     }
 }
 
-/// One row per pixel, one column per tap and channel: column t·C + c holds channel c of the pixel at
-/// (i + p − 1, j + q − 1) for tap t = 3p + q, or zero outside of the image.
+/// One row per pixel, one column per tap and channel: column t·C + c holds channel c of the pixel
+/// at (i + p − 1, j + q − 1) for tap t = 3p + q, or zero outside of the image.
 #[derive(Clone, Copy)]
 struct Patches<'a> {
     height: usize,

@@ -36,7 +36,8 @@ pub struct CpuBackend {
 }
 
 impl CpuBackend {
-    /// The backend with the fastest instruction set of this processor, or the one that `LAQ_KERNEL` names.
+    /// The backend with the fastest instruction set of this processor, or the one that `LAQ_KERNEL`
+    /// names.
     ///
     /// # Errors
     /// [`BackendError::Isa`] if `LAQ_KERNEL` names none of [`Isa::available`].

@@ -1,8 +1,8 @@
 //! Batch normalization, fused with ReLU.
 //!
-//! Both passes are memory-bound: forward reads the input twice and writes the output, backward reads
-//! input and gradient twice and writes the gradient. Sums are in f64, by chunks of rows that depend
-//! on the sizes alone, combined in order.
+//! Both passes are memory-bound: forward reads the input twice and writes the output, backward
+//! reads input and gradient twice and writes the gradient. Sums are in f64, by chunks of rows that
+//! depend on the sizes alone, combined in order.
 
 use rayon::prelude::*;
 
@@ -120,7 +120,8 @@ impl Norm for CpuBackend {
                 let isa = self.isa;
                 gradient_sums(isa, shape.relu, input, gradient, factor, offset, sums);
             });
-        // With x̂ = (x − μ)·r, r = 1/√(σ² + ε): ∂γ = Σ ∂y x̂, ∂β = Σ ∂y, ∂x = γ r (∂y − ∂β/R − x̂ ∂γ/R).
+        // With x̂ = (x − μ)·r, r = 1/√(σ² + ε): ∂γ = Σ ∂y x̂, ∂β = Σ ∂y, ∂x = γ r (∂y − ∂β/R − x̂
+        // ∂γ/R).
         for c in 0..channels {
             let [sum, with_input] = total(partial, channels, c);
             let r = 1.0 / (variance[c] + f64::from(shape.epsilon)).sqrt();

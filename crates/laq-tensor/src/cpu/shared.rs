@@ -38,7 +38,8 @@ impl<'a, T> Shared<'a, T> {
         }
     }
 
-    /// The address of element `index` or one past the end, for kernels that address rows by a stride.
+    /// The address of element `index` or one past the end, for kernels that address rows by a
+    /// stride.
     pub(crate) fn address(&self, index: usize) -> *mut T {
         assert!(index <= self.length);
         // SAFETY: within the slice or one past its end.

@@ -44,7 +44,8 @@ pub fn convolution_forward(
     output
 }
 
-/// [`Convolution::convolution_backward`](crate::Convolution::convolution_backward): gradients of input, weight, bias.
+/// [`Convolution::convolution_backward`](crate::Convolution::convolution_backward): gradients of
+/// input, weight, bias.
 pub fn convolution_backward(
     shape: ConvolutionShape,
     input: &[f64],

@@ -48,8 +48,8 @@ fn squared_hinge(targets: &[u8], outputs: &[f64]) -> (f64, Vec<f64>) {
     (loss, gradient)
 }
 
-/// [`Losses::evaluate_outputs`](crate::Losses::evaluate_outputs) of one row per target: mean loss and
-/// misclassified rows.
+/// [`Losses::evaluate_outputs`](crate::Losses::evaluate_outputs) of one row per target: mean loss
+/// and misclassified rows.
 pub fn evaluate_outputs(loss: Loss, targets: &[u8], outputs: &[f64], classes: usize) -> (f64, u64) {
     let outputs = &outputs[..targets.len() * classes];
     let (mean, _) = loss_and_gradient(loss, targets, outputs);

@@ -16,8 +16,8 @@ pub fn batch_statistics(shape: NormShape, input: &[f64]) -> [Vec<f64>; 2] {
     [mean, variance]
 }
 
-/// [`Norm::batch_norm_inference`](crate::Norm::batch_norm_inference); with the [`batch_statistics`] of
-/// the input, [`Norm::batch_norm_forward`](crate::Norm::batch_norm_forward).
+/// [`Norm::batch_norm_inference`](crate::Norm::batch_norm_inference); with the [`batch_statistics`]
+/// of the input, [`Norm::batch_norm_forward`](crate::Norm::batch_norm_forward).
 pub fn batch_norm_forward(
     shape: NormShape,
     input: &[f64],
@@ -36,7 +36,8 @@ pub fn batch_norm_forward(
     output
 }
 
-/// [`Norm::batch_norm_backward`](crate::Norm::batch_norm_backward): gradients of input, scale, shift.
+/// [`Norm::batch_norm_backward`](crate::Norm::batch_norm_backward): gradients of input, scale,
+/// shift.
 pub fn batch_norm_backward(
     shape: NormShape,
     input: &[f64],

@@ -2,8 +2,8 @@
 
 use crate::PoolShape;
 
-/// [`Pool::max_pool_forward`](crate::Pool::max_pool_forward): the outputs, and the index of each in the
-/// input.
+/// [`Pool::max_pool_forward`](crate::Pool::max_pool_forward): the outputs, and the index of each in
+/// the input.
 pub fn max_pool_forward(shape: PoolShape, input: &[f64]) -> (Vec<f64>, Vec<usize>) {
     let PoolShape {
         batch,
@@ -31,7 +31,8 @@ pub fn max_pool_forward(shape: PoolShape, input: &[f64]) -> (Vec<f64>, Vec<usize
     (argmax.iter().map(|&at| input[at]).collect(), argmax)
 }
 
-/// [`Pool::max_pool_backward`](crate::Pool::max_pool_backward), with the indices of [`max_pool_forward`].
+/// [`Pool::max_pool_backward`](crate::Pool::max_pool_backward), with the indices of
+/// [`max_pool_forward`].
 pub fn max_pool_backward(inputs: usize, argmax: &[usize], output_gradient: &[f64]) -> Vec<f64> {
     let mut of_input = vec![0.0; inputs];
     for (&at, gradient) in argmax.iter().zip(output_gradient) {

@@ -40,8 +40,8 @@ pub(super) struct Throughput {
     processes: Option<f64>,
 }
 
-/// Trains one network in a process of its own. Prints `ready`, the loss and the diagnostics; waits for
-/// a line; prints the number of steps and their seconds.
+/// Trains one network in a process of its own. Prints `ready`, the loss and the diagnostics; waits
+/// for a line; prints the number of steps and their seconds.
 pub(crate) fn throughput_worker(
     request: &Request,
     network: &str,

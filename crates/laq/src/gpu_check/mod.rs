@@ -2,11 +2,12 @@
 //!
 //! 1. The conformance suite of the backend.
 //! 2. A few steps of the paper's networks on the CPU and on the device.
-//! 3. The time of training steps and of quantization, with PyTorch's steps where PyTorch is installed.
+//! 3. The time of training steps and of quantization, with PyTorch's steps where PyTorch is
+//!    installed.
 //! 4. The variants of the LSTM's recurrence, and the throughput of concurrent training.
 //!
-//! The README.md of the folder starts with a summary. `--device cpu` runs everything but the variants
-//! on the CPU.
+//! The README.md of the folder starts with a summary. `--device cpu` runs everything but the
+//! variants on the CPU.
 
 mod concurrency;
 mod pytorch;

@@ -59,7 +59,8 @@ fn run(dir: &TestDir, arguments: &[&str]) -> String {
     stdout(&output)
 }
 
-/// Asserts that a command fails with exit code 1 and a one-line error that contains all of `expected`.
+/// Asserts that a command fails with exit code 1 and a one-line error that contains all of
+/// `expected`.
 fn assert_fails(dir: &TestDir, arguments: &[&str], expected: &[&str]) {
     let output = laq(dir, arguments);
     let message = stderr(&output);

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// SIGINT, SIGTERM and SIGHUP save, exit with 130, and do not change the numbers of the resumed run.
+/// SIGINT, SIGTERM and SIGHUP save, exit with 130, and do not change the numbers of the resumed
+/// run.
 #[test]
 #[cfg(unix)]
 fn a_signal_saves_and_the_run_resumes() {
@@ -87,7 +88,8 @@ impl Drop for Session {
 
 #[cfg(unix)]
 impl Session {
-    /// Starts or resumes the run, with `prefix` before the command. It has more epochs than any test needs.
+    /// Starts or resumes the run, with `prefix` before the command. It has more epochs than any
+    /// test needs.
     fn start(test_dir: &TestDir, prefix: &[&str]) -> Self {
         let laq = cargo_bin!("laq").to_str().expect("a path");
         let train = "train tiny.toml --run-dir parts --resume --set train.epochs=5000";

@@ -1,5 +1,5 @@
-//! The library that replaces NVIDIA's: `cuda_on_cpu.h`, all kernels, and `driver.cpp`, compiled by the
-//! installed C++ compiler.
+//! The library that replaces NVIDIA's: `cuda_on_cpu.h`, all kernels, and `driver.cpp`, compiled by
+//! the installed C++ compiler.
 
 // Several test programs include this file; none uses all of it.
 #![allow(dead_code)]
@@ -16,8 +16,8 @@ use laq_test_support::{Capability, skip};
 /// The names of NVIDIA's libraries in their file names.
 pub(crate) const LIBRARIES: [&str; 4] = ["cuda", "cublas", "nvrtc", "cudnn"];
 
-/// The compiled library, cached under a hash of its sources; `None`, reported as a skip, without a C++
-/// compiler.
+/// The compiled library, cached under a hash of its sources; `None`, reported as a skip, without a
+/// C++ compiler.
 pub(crate) fn library() -> Option<&'static Path> {
     static ONE: OnceLock<Option<PathBuf>> = OnceLock::new();
     ONE.get_or_init(build).as_deref()
@@ -97,8 +97,8 @@ fn build() -> Option<PathBuf> {
     Some(library)
 }
 
-/// Fills a folder for `LD_LIBRARY_PATH` with NVIDIA's libraries. Those in `without` become files that
-/// are not libraries and hide those of the system.
+/// Fills a folder for `LD_LIBRARY_PATH` with NVIDIA's libraries. Those in `without` become files
+/// that are not libraries and hide those of the system.
 #[cfg(target_os = "linux")]
 pub(crate) fn install(library: &Path, folder: &Path, without: &[&str]) {
     for name in LIBRARIES {

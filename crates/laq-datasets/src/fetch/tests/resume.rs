@@ -133,7 +133,8 @@ fn a_server_without_ranges_starts_over() {
     fixture.assert_complete(&content);
 }
 
-/// What an earlier run left is gone as soon as a server starts over, so that it cannot end up behind new bytes.
+/// What an earlier run left is gone as soon as a server starts over, so that it cannot end up
+/// behind new bytes.
 #[test]
 fn starting_over_truncates_the_partial_file() {
     let content = random_content(10_000);
@@ -217,7 +218,8 @@ fn complete_and_too_long_partial_files() {
     fixture.assert_complete(&content);
 }
 
-/// The bytes of an earlier run may be the bad ones, so the address that finished them gets a second chance.
+/// The bytes of an earlier run may be the bad ones, so the address that finished them gets a second
+/// chance.
 #[test]
 fn an_invalid_partial_file_is_downloaded_again() {
     let content = random_content(10_000);

@@ -24,7 +24,8 @@ pub(super) struct Buckets {
     pub(super) marks: Vec<u8>,
     /// Leading bits of the first coarse bucket.
     lowest: u32,
-    /// For each coarse bucket, the index of its first bucket and the shift of the lower bits to an index in it.
+    /// For each coarse bucket, the index of its first bucket and the shift of the lower bits to an
+    /// index in it.
     coarse: Vec<(u32, u32)>,
 }
 
@@ -125,8 +126,8 @@ impl Buckets {
         }
     }
 
-    /// An upper bound of `T(threshold)` before rounding, an upper bound of `Σ d x` over the magnitudes above the
-    /// threshold, and the sums over the magnitudes above the next edge.
+    /// An upper bound of `T(threshold)` before rounding, an upper bound of `Σ d x` over the
+    /// magnitudes above the threshold, and the sums over the magnitudes above the next edge.
     #[inline]
     pub(super) fn surplus_at(&self, threshold: f64) -> (f64, f64, Sums) {
         match self.of_threshold(threshold) {

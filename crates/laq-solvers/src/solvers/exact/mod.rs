@@ -2,43 +2,50 @@
 //!
 //! # The function of the scale
 //!
-//! With the nearest levels for a scale `α`, twice the reduction of the error relative to all zeros is
+//! With the nearest levels for a scale `α`, twice the reduction of the error relative to all zeros
+//! is
 //!
-//! > `G(α) = 2α · H(α)`, `H(α) = q₀ Σ d x − ½ α q₀² Σ d + Σ_j (q_j − q_{j−1}) · T(α mid_j)`, `T(θ) = Σ d (x − θ)₊`
+//! > `G(α) = 2α · H(α)`, `H(α) = q₀ Σ d x − ½ α q₀² Σ d + Σ_j (q_j − q_{j−1}) · T(α mid_j)`, `T(θ)
+//! > = Σ d (x − θ)₊`
 //!
-//! for magnitudes `x = |w|`, the magnitudes `q₀ < q₁ < …` of the codebook and the midpoints `mid_j` between them:
-//! moving up to magnitude j gains `2α (q_j − q_{j−1}) (x − α mid_j)`, and a weight moves up where that is positive.
-//! The solver maximises `G`. `T` is convex, so `H` is. Therefore
+//! for magnitudes `x = |w|`, the magnitudes `q₀ < q₁ < …` of the codebook and the midpoints `mid_j`
+//! between them: moving up to magnitude j gains `2α (q_j − q_{j−1}) (x − α mid_j)`, and a weight
+//! moves up where that is positive. The solver maximises `G`. `T` is convex, so `H` is. Therefore
 //!
-//! - a chord of `T` is an upper bound of it, and a chord of an upper bound of `H` is an upper bound of `H`;
+//! - a chord of `T` is an upper bound of it, and a chord of an upper bound of `H` is an upper bound
+//!   of `H`;
 //! - the assignment of any thresholds, with its own best scale, is a lower bound of the optimum.
 //!
 //! # Search
 //!
-//! 1. One pass over the weights adds `d x` and `d` to buckets of `x`, cut by the leading bits of the float, with a
-//!    relative width of 1/256. This gives `T` at the edges of the buckets, and chords between them.
-//! 2. `α` is cut into cells of the same width, from the scale at which the first weight leaves the lowest level
-//!    down to `G*/(2 q_k Σ d x)`, below which `G(α) ≤ 2α q_k Σ d x` is too small. Each cell has an upper bound of `G`
-//!    and each edge a lower bound of the optimum. Bounds are off by the square of the widths, so only a few
-//!    cells around the optimum remain, those whose upper bound is not below the best lower bound.
-//! 3. A second pass collects the weights that change their level in those cells, usually 0.1 to 3 per cent. If
-//!    they are many, steps 1 to 3 are repeated on them with narrower buckets and cells.
+//! 1. One pass over the weights adds `d x` and `d` to buckets of `x`, cut by the leading bits of
+//!    the float, with a relative width of 1/256. This gives `T` at the edges of the buckets, and
+//!    chords between them.
+//! 2. `α` is cut into cells of the same width, from the scale at which the first weight leaves the
+//!    lowest level down to `G*/(2 q_k Σ d x)`, below which `G(α) ≤ 2α q_k Σ d x` is too small. Each
+//!    cell has an upper bound of `G` and each edge a lower bound of the optimum. Bounds are off by
+//!    the square of the widths, so only a few cells around the optimum remain, those whose upper
+//!    bound is not below the best lower bound.
+//! 3. A second pass collects the weights that change their level in those cells, usually 0.1 to 3
+//!    per cent. If they are many, steps 1 to 3 are repeated on them with narrower buckets and
+//!    cells.
 //! 4. The remaining weights are sorted, and a sweep compares their assignments as in
 //!    [`exact_by_sorting`](crate::exact_by_sorting), starting from the assignment above the cell.
 //!
 //! # Rounding
 //!
-//! Bounds are computed from sums of positive f64; m terms are exact to m·2⁻⁵³ relatively. A cell is dropped only if
-//! its bound is lower by more than the rounding error of all sums together, so the cell of the optimum is never
-//! dropped. The gains compared at the end are rounded likewise, as those of sorting are: sums of at most n·k
-//! terms. Of two assignments whose errors differ by less than about 1e-13 of the error of all zeros either may win,
-//! and rounding decides between equal optima. The scale is then rounded to f32, which is coarse if it is denormal.
+//! Bounds are computed from sums of positive f64; m terms are exact to m·2⁻⁵³ relatively. A cell is
+//! dropped only if its bound is lower by more than the rounding error of all sums together, so the
+//! cell of the optimum is never dropped. The gains compared at the end are rounded likewise, as
+//! those of sorting are: sums of at most n·k terms. Of two assignments whose errors differ by less
+//! than about 1e-13 of the error of all zeros either may win, and rounding decides between equal
+//! optima. The scale is then rounded to f32, which is coarse if it is denormal.
 //!
 //! # Cost
 //!
-//! Two passes over the weights (three if the codebook has no zero), and one that writes the levels. All weights are
-//! sorted instead if they are no more than the buckets, or if the bounds drop no cell, which takes a `G` that is
-//! nearly constant over many cells.
+//! Two passes over the weights (three if the codebook has no zero), and one that writes the levels.
+//! All weights are sorted instead if they are no more than the buckets, or if the bounds drop no
+//! cell, which takes a `G` that is nearly constant over many cells.
 
 mod buckets;
 mod search;
@@ -61,17 +68,19 @@ use crate::passes::parallel::{self, OnePerPart, Parts};
 use crate::passes::sums::{Sums, drop_zero_curvature};
 use crate::problem::{Problem, Solution};
 
-/// Solves problem (1) to the global optimum over all scales that fit an f32 and all assignments of levels,
-/// for any codebook, as [`exact_by_sorting`](crate::exact_by_sorting) does.
+/// Solves problem (1) to the global optimum over all scales that fit an f32 and all assignments of
+/// levels, for any codebook, as [`exact_by_sorting`](crate::exact_by_sorting) does.
 ///
-/// Takes three or four passes over many weights and sorts few; the [crate](crate#why-the-exact-solvers-are-exact)
-/// documentation has the proof. The passes use the threads of the current rayon pool (feature `rayon`, on by
-/// default) and return the same bits for any number of them. `workspace` grows with the first problem of a
-/// size. The scale is the best one in f64, rounded to f32. The levels are the nearest ones for the rounded
-/// scale, so no other levels have a lower error with it. A weight half way between two levels takes the one
+/// Takes three or four passes over many weights and sorts few; the
+/// [crate](crate#why-the-exact-solvers-are-exact) documentation has the proof. The passes use the
+/// threads of the current rayon pool (feature `rayon`, on by default) and return the same bits for
+/// any number of them. `workspace` grows with the first problem of a size. The scale is the best
+/// one in f64, rounded to f32. The levels are the nearest ones for the rounded scale, so no other
+/// levels have a lower error with it. A weight half way between two levels takes the one
 /// nearer to zero.
 ///
-/// `levels` has the length of the weights and is overwritten. Source: this project; PAPER.md §1, "Beyond the paper".
+/// `levels` has the length of the weights and is overwritten. Source: this project; PAPER.md §1,
+/// "Beyond the paper".
 ///
 /// # Errors
 /// `levels` and the weights differ in length.
@@ -87,8 +96,9 @@ pub fn exact(
     })
 }
 
-/// Solves `½ Σ d (w − ŵ)²` for levels {−β, 0, α} to the global optimum. Positive and negative weights are
-/// separate ternary problems; the scale of a side without weights is zero. Source: PAPER.md §2 (the paper's Algorithm 4).
+/// Solves `½ Σ d (w − ŵ)²` for levels {−β, 0, α} to the global optimum. Positive and negative
+/// weights are separate ternary problems; the scale of a side without weights is zero. Source:
+/// PAPER.md §2 (the paper's Algorithm 4).
 pub(crate) fn two_scales(
     problem: Problem<'_>,
     levels: &mut [i8],
@@ -135,7 +145,8 @@ fn coarse_keys(problem: Problem<'_>) -> Range<u32> {
     span.smallest >> COARSE_SHIFT..(span.largest >> COARSE_SHIFT) + 1
 }
 
-/// [`best_state`] by buckets, with bounds at no more than `work` thresholds; by sorting if that is too few.
+/// [`best_state`] by buckets, with bounds at no more than `work` thresholds; by sorting if that is
+/// too few.
 fn by_buckets(
     isa: Isa,
     problem: Problem<'_>,
@@ -175,8 +186,8 @@ fn by_buckets(
     let cells = search.initial_bracket(problem, magnitudes);
     intervals.kept.clear();
     intervals.kept.push(cells);
-    // The finest cells whose bounds cost little compared with a sweep over all weights, or else the coarsest
-    // ones if they cost less than that sweep.
+    // The finest cells whose bounds cost little compared with a sweep over all weights, or else the
+    // coarsest ones if they cost less than that sweep.
     let all_breakpoints = work.saturating_mul(magnitudes.values().len());
     let bits = search
         .affordable_bits(COARSE_BITS, intervals, work.max(all_breakpoints / 8))

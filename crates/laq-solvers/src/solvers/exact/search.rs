@@ -105,7 +105,8 @@ impl Search {
         }
     }
 
-    /// From the scale at which the first weight step_count to one that is too low for the best gain so far.
+    /// From the scale at which the first weight step_count to one that is too low for the best gain
+    /// so far.
     pub(super) fn initial_bracket(
         &self,
         problem: Problem<'_>,
@@ -121,8 +122,8 @@ impl Search {
         (high, (low * (1.0 - 8.0 * self.rounding)).min(0.5 * high))
     }
 
-    /// The most mantissa bits of a cell's scale, [`MIN_BITS`] to `most`, with which all cells together have at
-    /// most `budget` thresholds.
+    /// The most mantissa bits of a cell's scale, [`MIN_BITS`] to `most`, with which all cells
+    /// together have at most `budget` thresholds.
     pub(super) fn affordable_bits(
         &self,
         most: u32,
@@ -169,12 +170,13 @@ impl Search {
         }
     }
 
-    /// An upper bound of `H(scale)`. Also updates the best gain with the assignment of nearby edges.
+    /// An upper bound of `H(scale)`. Also updates the best gain with the assignment of nearby
+    /// edges.
     fn bound(&mut self, buckets: &Buckets, scale: f64) -> f64 {
         let mut state = self.base_state();
         let mut bound = state.product - 0.5 * scale * state.square;
-        // `T = Σ d x − θ Σ d` over magnitudes not below θ/2: the relative error of both terms is at most
-        // `rounding`, and the second is at most twice the first.
+        // `T = Σ d x − θ Σ d` over magnitudes not below θ/2: the relative error of both terms is at
+        // most `rounding`, and the second is at most twice the first.
         let mut terms = state.product + scale * state.square;
         for &(step, midpoint) in self.steps() {
             let (surplus, product, above) = buckets.surplus_at(scale * midpoint);
@@ -241,7 +243,8 @@ impl Search {
     }
 }
 
-/// An upper bound of `G` between two scales from bounds of `H` at both: the maximum of `2α` times the chord.
+/// An upper bound of `G` between two scales from bounds of `H` at both: the maximum of `2α` times
+/// the chord.
 fn cell_bound((high, at_high): (f64, f64), (low, at_low): (f64, f64)) -> f64 {
     let slope = (at_low - at_high) / (high - low);
     let scale = if slope > 0.0 {

@@ -53,8 +53,8 @@ fn all_codebooks() -> Vec<Codebook> {
         .collect()
 }
 
-/// Buckets, for any number of weights, against sorting: twice the error to 1e-9, plus the rounding of the sums in
-/// f64, which matters if the error is close to zero.
+/// Buckets, for any number of weights, against sorting: twice the error to 1e-9, plus the rounding
+/// of the sums in f64, which matters if the error is close to zero.
 fn check(
     weights: &[f32],
     curvature: Option<&[f32]>,

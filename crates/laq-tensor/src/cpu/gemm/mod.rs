@@ -1,9 +1,9 @@
 //! C = A·B in f32, packed and tiled, over all threads of the current rayon pool.
 //!
 //! The product is split along its depth into slices of [`DEPTH`]. For each slice, B is packed once,
-//! and blocks of C are distributed to the threads, which pack their rows of A. Every element of C is
-//! summed in the order of the depth on any thread: the same bits for any number of threads. Scratch
-//! memory is thread-local and reused.
+//! and blocks of C are distributed to the threads, which pack their rows of A. Every element of C
+//! is summed in the order of the depth on any thread: the same bits for any number of threads.
+//! Scratch memory is thread-local and reused.
 //!
 //! This is not delegated to a crate because convolutions pack images without im2col and the LSTM
 //! writes its state in packed order. The portable tile is a product of matrixmultiply.
@@ -174,8 +174,8 @@ const NO_RUN: Run = Run {
     steps: 0,
 };
 
-/// Finds the runs of the tile whose first row is `first`, and returns their number; rows from `last`
-/// on are zeros.
+/// Finds the runs of the tile whose first row is `first`, and returns their number; rows from
+/// `last` on are zeros.
 fn find_runs(
     a: &impl Operand,
     first: usize,
@@ -229,8 +229,8 @@ pub(crate) unsafe fn multiply_panel(
 /// [`multiply_panel`] for rows that are packed or in place.
 ///
 /// # Safety
-/// As [`multiply_panel`]; runs come from [`find_runs`] for an operand that is still borrowed, and the
-/// instruction set reads in place.
+/// As [`multiply_panel`]; runs come from [`find_runs`] for an operand that is still borrowed, and
+/// the instruction set reads in place.
 unsafe fn multiply_rows(
     isa: Isa,
     steps: usize,
@@ -251,9 +251,9 @@ unsafe fn multiply_rows(
     let mut edge = [0.0f32; LARGEST_TILE];
     for (number, first) in (0..rows).step_by(mr).enumerate() {
         let present = mr.min(rows - first);
-        // SAFETY: the lengths of the operands are asserted or promised; the elements of the tile in C
-        // belong to this call, and an edge tile is computed in a buffer of its own, from which only
-        // existing elements are copied.
+        // SAFETY: the lengths of the operands are asserted or promised; the elements of the tile in
+        // C belong to this call, and an edge tile is computed in a buffer of its own, from
+        // which only existing elements are copied.
         unsafe {
             let c = c.add(first * stride);
             let in_place = tile::writes_in_place(isa, present, columns);
@@ -393,7 +393,8 @@ mod tests {
 
     const MAX_SIZE: usize = if cfg!(miri) { 8 } else { 70 };
 
-    /// A product that starts while another holds the scratch of the thread gets a buffer of its own.
+    /// A product that starts while another holds the scratch of the thread gets a buffer of its
+    /// own.
     #[test]
     fn nested_scratch_does_not_alias() {
         with_scratch(&PACKED_A, 3, |outer| {

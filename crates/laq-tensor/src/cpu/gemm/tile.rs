@@ -2,11 +2,11 @@
 //!
 //! # Data contract
 //!
-//! A tile has MR rows and NR columns. The operands are packed: `a` holds, for each of `depth` steps,
-//! MR elements (one per row); `b` holds, for each step, NR elements (one per column). Element (r, j)
-//! is the sum over the steps in order, with one rounding per step where the instruction set fuses;
-//! its bits do not depend on the position of the tile in the matrix, nor on the distribution of
-//! tiles to threads.
+//! A tile has MR rows and NR columns. The operands are packed: `a` holds, for each of `depth`
+//! steps, MR elements (one per row); `b` holds, for each step, NR elements (one per column).
+//! Element (r, j) is the sum over the steps in order, with one rounding per step where the
+//! instruction set fuses; its bits do not depend on the position of the tile in the matrix, nor on
+//! the distribution of tiles to threads.
 //!
 //! The portable tile is a product of the crate matrixmultiply, whose kernels (NEON on Arm) are
 //! selected from the features of the processor. It allocates a packing buffer per call.
@@ -101,7 +101,8 @@ pub(crate) struct Run {
 /// [`tile`] with A in place: its steps are those of all `runs` in order. The bits are the same.
 ///
 /// # Safety
-/// The instruction set [`reads_in_place`]; every row of a run is readable for its `steps`; otherwise as [`tile`].
+/// The instruction set [`reads_in_place`]; every row of a run is readable for its `steps`;
+/// otherwise as [`tile`].
 #[cfg_attr(
     not(target_arch = "x86_64"),
     allow(unused_variables, reason = "only x86 has such a tile")
@@ -254,7 +255,8 @@ mod x86 {
         for run in runs {
             let rows = run.rows;
             for step in 0..run.steps {
-                // SAFETY: step is below that of the run, so all reads are within its rows and the packed panel.
+                // SAFETY: step is below that of the run, so all reads are within its rows and the
+                // packed panel.
                 unsafe {
                     let b0 = _mm512_loadu_ps(b);
                     let b1 = _mm512_loadu_ps(b.add(16));
