@@ -142,7 +142,10 @@ mod tests {
             ),
             (
                 Capability::Avx512,
-                is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq"),
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl"),
             ),
         ];
         for (set, available) in sets {

@@ -8,13 +8,11 @@ use cudarc::cudnn::{CudnnError, result as cudnn, sys};
 use cudarc::driver::CudaStream;
 use laq_tensor::{BackendError, ConvolutionShape};
 
-use super::probe::{CUDNN, first_missing, incomplete};
+use super::probe::cudnn_version;
 use super::{Memory, allocate};
 use crate::Precision;
 use crate::device::Pass;
 
-/// The oldest supported version: 9.0.
-const MIN_VERSION: usize = 90_000;
 /// The largest accepted workspace of an algorithm.
 const MAX_WORKSPACE: usize = 512 << 20;
 /// The number of algorithms that cuDNN ranks.
@@ -36,7 +34,7 @@ unsafe impl Send for Cudnn {}
 impl Cudnn {
     /// Opens cuDNN, or returns why it cannot be used.
     pub(super) fn open(stream: &Arc<CudaStream>) -> Result<Self, String> {
-        version()?;
+        cudnn_version()?;
         let handle = cudnn::create_handle()
             .map_err(|error| format!("cannot initialize cuDNN: {error:?}"))?;
         let cudnn = Cudnn {
@@ -55,30 +53,6 @@ impl Drop for Cudnn {
         // SAFETY: the handle was created by `open` and is not used again.
         let _ = unsafe { cudnn::destroy_handle(self.handle) };
     }
-}
-
-/// The version of cuDNN, or why it cannot be used.
-pub(super) fn version() -> Result<String, String> {
-    // SAFETY: loading the library has no other effect.
-    if !unsafe { sys::is_culib_present() } {
-        return Err(
-            "libcudnn not found, so convolutions use cuBLAS; install it from NVIDIA or with `pip install \
-             nvidia-cudnn-cu13` and add its folder to LD_LIBRARY_PATH"
-                .to_owned(),
-        );
-    }
-    if let Some(missing) = first_missing!(sys::culib, CUDNN) {
-        return Err(incomplete("libcudnn", missing));
-    }
-    let version = cudnn::get_version();
-    if version < MIN_VERSION {
-        return Err(format!(
-            "cuDNN version {version} is too old, expected {MIN_VERSION} (9.0) or later, so convolutions use \
-             cuBLAS"
-        ));
-    }
-    let (major, minor, patch) = (version / 10_000, version / 100 % 100, version % 100);
-    Ok(format!("{major}.{minor}.{patch}"))
 }
 
 /// A convolution of one shape: descriptors and algorithms.

@@ -1,5 +1,6 @@
 //! Detection of NVIDIA's software and hardware; nothing panics where it is missing.
 
+use cudarc::cudnn;
 use cudarc::driver::{result, sys};
 
 use crate::{DeviceInfo, LibraryInfo, Probe};
@@ -69,7 +70,7 @@ const NVRTC: [&str; 8] = [
     "nvrtcVersion",
 ];
 /// The functions of cuDNN that are called.
-pub(super) const CUDNN: [&str; 23] = [
+const CUDNN: [&str; 23] = [
     "cudnnConvolutionBackwardData",
     "cudnnConvolutionBackwardFilter",
     "cudnnConvolutionForward",
@@ -105,12 +106,14 @@ macro_rules! first_missing {
         $names.iter().copied().find(lacks)
     }};
 }
-pub(super) use first_missing;
 
 /// The error of a library that lacks a function.
-pub(super) fn incomplete(library: &str, missing: &str) -> String {
+fn incomplete(library: &str, missing: &str) -> String {
     format!("{library} has no function {missing}; it is too old or another library: update it")
 }
+
+/// The oldest supported version of cuDNN: 9.0.
+const MIN_CUDNN: usize = 90_000;
 
 /// Detects driver, libraries and GPUs.
 pub fn probe() -> Probe {
@@ -123,9 +126,33 @@ pub fn probe() -> Probe {
             library("cuBLAS", cublas()),
             library("NVRTC", nvrtc()),
         ],
-        cudnn: super::convolution::version(),
+        cudnn: cudnn_version(),
         devices,
     }
+}
+
+/// The version of cuDNN, or why it cannot be used.
+pub(super) fn cudnn_version() -> Result<String, String> {
+    // SAFETY: loading the library has no other effect.
+    if !unsafe { cudnn::sys::is_culib_present() } {
+        return Err(
+            "libcudnn not found, so convolutions use cuBLAS; install it from NVIDIA or with `pip install \
+             nvidia-cudnn-cu13` and add its folder to LD_LIBRARY_PATH"
+                .to_owned(),
+        );
+    }
+    if let Some(missing) = first_missing!(cudnn::sys::culib, CUDNN) {
+        return Err(incomplete("libcudnn", missing));
+    }
+    let version = cudnn::result::get_version();
+    if version < MIN_CUDNN {
+        return Err(format!(
+            "cuDNN version {version} is too old, expected {MIN_CUDNN} (9.0) or later, so convolutions use \
+             cuBLAS"
+        ));
+    }
+    let (major, minor, patch) = (version / 10_000, version / 100 % 100, version % 100);
+    Ok(format!("{major}.{minor}.{patch}"))
 }
 
 /// The driver's version; appends its devices.
