@@ -48,7 +48,7 @@ pub struct LayerReport {
     /// ½ Σ d (w − ŵ)².
     pub weighted_error: f64,
     /// Iterations of the alternating solver.
-    pub rounds: u32,
+    pub iterations: u32,
 }
 
 /// The only block of a parameter that is quantized as one; it has no name of its own.
@@ -278,7 +278,7 @@ impl<B: Backend> Parameter<B> {
                 scale: report.scale,
                 sparsity: report.sparsity,
                 weighted_error: report.weighted_error,
-                rounds: report.iterations,
+                iterations: report.iterations,
             })
             .collect())
     }

@@ -341,11 +341,11 @@ fn settings_out_of_their_range_are_refused() {
         ),
         (
             FeedforwardSpec {
-                norm_factor: f32::NAN,
+                norm_momentum: f32::NAN,
                 ..vgg()
             },
             BATCH,
-            "norm_factor is NaN",
+            "norm_momentum is NaN",
         ),
         (vgg(), 0, "batch is 0"),
     ] {

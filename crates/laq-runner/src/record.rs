@@ -68,7 +68,8 @@ pub struct LayerRecord {
     /// ½ Σ d (w − ŵ)².
     pub weighted_error: f64,
     /// Iterations of an alternating solver.
-    pub rounds: u32,
+    #[serde(alias = "rounds")]
+    pub iterations: u32,
 }
 
 impl From<LayerReport> for LayerRecord {
@@ -82,7 +83,7 @@ impl From<LayerReport> for LayerRecord {
             scale,
             sparsity: layer.sparsity,
             weighted_error: layer.weighted_error,
-            rounds: layer.rounds,
+            iterations: layer.iterations,
         }
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn spec(model: &Model, input: Input) -> Result<Spec, RunError> {
                 batch_norm: model.batch_norm,
                 output_batch_norm: model.output_batch_norm,
                 norm_epsilon: model.norm_epsilon as f32,
-                norm_factor: model.norm_factor as f32,
+                norm_momentum: model.norm_factor as f32,
                 loss: match model.loss {
                     config::Loss::SquaredHinge => Loss::SquaredHinge,
                     config::Loss::CrossEntropy => Loss::CrossEntropy,

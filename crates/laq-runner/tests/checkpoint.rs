@@ -37,7 +37,7 @@ fn checkpoint() -> Checkpoint {
                     scale: vec![0.1, f32::MIN_POSITIVE],
                     sparsity: 1.0 / 3.0,
                     weighted_error: 1e-12,
-                    rounds: 3,
+                    iterations: 3,
                 }]),
                 epoch_seconds: 1.0 / 3.0,
                 epoch_times: StepTimes {

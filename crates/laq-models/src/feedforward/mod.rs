@@ -111,7 +111,7 @@ impl<B: Backend> Feedforward<B> {
             input: spec.input,
             batch,
             classes: spec.classes,
-            momentum: spec.norm_factor,
+            momentum: spec.norm_momentum,
             loss: spec.loss,
             targets: backend.indices(batch, spec.classes)?,
             batch_rows: 0,

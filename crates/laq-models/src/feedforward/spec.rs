@@ -36,7 +36,7 @@ pub struct FeedforwardSpec {
     /// ε of batch normalization. Default 1e-4.
     pub norm_epsilon: f32,
     /// Momentum of the running averages: the weight of the newest batch. Default 0.1.
-    pub norm_factor: f32,
+    pub norm_momentum: f32,
     /// The loss. Default: squared hinge.
     pub loss: Loss,
 }
@@ -57,7 +57,7 @@ impl FeedforwardSpec {
             batch_norm: true,
             output_batch_norm: true,
             norm_epsilon: 1e-4,
-            norm_factor: 0.1,
+            norm_momentum: 0.1,
             loss: Loss::SquaredHinge,
         }
     }
@@ -146,9 +146,9 @@ impl FeedforwardSpec {
             "a number above 0",
         )?;
         setting(
-            self.norm_factor > 0.0 && self.norm_factor <= 1.0,
-            "norm_factor",
-            self.norm_factor,
+            self.norm_momentum > 0.0 && self.norm_momentum <= 1.0,
+            "norm_momentum",
+            self.norm_momentum,
             "above 0, and at most 1",
         )
     }
