@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use common::{TestDir, bits};
@@ -13,6 +14,7 @@ use laq_runner::config::key;
 use laq_runner::device::DeviceOptions;
 use laq_runner::record::{EpochRecord, Status};
 use laq_runner::train::{Event, Options, train};
+use laq_test_support::{Capability, skip};
 
 const FILE: &str = "events.out.tfevents.laq";
 const ENABLED: &str = "log.tensorboard = true";
@@ -170,6 +172,31 @@ fn events_hold_the_metrics_of_each_epoch() {
     }
     assert!(events(&dir, "digits")[&1].contains_key("error/test"));
     assert!(!events(&dir, "text")[&1].contains_key("error/test"));
+}
+
+/// TensorBoard's own reader finds the numbers of `metrics.jsonl`.
+#[test]
+fn tensorboard_reads_the_events() {
+    let python = |arguments: &[&str]| {
+        let mut command = Command::new("python3");
+        command.args(arguments).output()
+    };
+    let found = python(&["-c", "import tensorboard"]);
+    if !found.is_ok_and(|output| output.status.success()) {
+        return skip(Capability::TensorBoard, "python3 cannot import tensorboard");
+    }
+    let dir = TestDir::new();
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/read_events.py");
+    for (name, experiment) in [
+        ("two-scales", dir.experiment("lat2-a", ENABLED)),
+        ("digits", dir.digits("lat-a", ENABLED)),
+    ] {
+        dir.train(&experiment, name).expect("a run");
+        let run = dir.path(name);
+        let output = python(&[script, run.to_str().expect("a path")]).expect("python3 starts");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{errors}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! and fails instead where `LAQ_TEST_REQUIRE` lists the capability:
 //!
 //! ```text
-//! LAQ_TEST_REQUIRE=cxx,nvrtc,avx2,avx512 cargo test --workspace
+//! LAQ_TEST_REQUIRE=cxx,nvrtc,avx2,avx512,tensorboard cargo test --workspace
 //! ```
 //!
 //! ```
@@ -35,15 +35,18 @@ pub enum Capability {
     Avx2,
     /// `avx512`: a processor with AVX-512.
     Avx512,
+    /// `tensorboard`: Python with the package tensorboard.
+    TensorBoard,
 }
 
 impl Capability {
     /// All capabilities.
-    pub const ALL: [Capability; 4] = [
+    pub const ALL: [Capability; 5] = [
         Capability::Cxx,
         Capability::Nvrtc,
         Capability::Avx2,
         Capability::Avx512,
+        Capability::TensorBoard,
     ];
 
     /// The name in `LAQ_TEST_REQUIRE`.
@@ -53,6 +56,7 @@ impl Capability {
             Capability::Nvrtc => "nvrtc",
             Capability::Avx2 => "avx2",
             Capability::Avx512 => "avx512",
+            Capability::TensorBoard => "tensorboard",
         }
     }
 
