@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+mod codes;
 mod error;
 pub mod files;
 mod plan;
@@ -10,6 +11,7 @@ mod run;
 mod selection;
 mod tensor_file;
 
+pub use codes::{CodeBits, PackError, Packing};
 pub use error::QuantizeError;
 pub use plan::Plan;
 pub use record::{Scales, TensorRecord, Totals};

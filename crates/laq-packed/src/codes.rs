@@ -1,0 +1,352 @@
+//! Packed codes of levels: one to four bits per weight, or five trits per byte.
+//!
+//! The code of a level is its rank in the codebook, from 0 for the lowest. Rows are packed
+//! separately and padded to bytes with zeros, so that a row starts at a byte:
+//!
+//! | packing | bytes of a row of n codes | code i |
+//! |---|---|---|
+//! | [`Packing::Bits`] with b bits | ⌈n·b / 8⌉ | bits i·b to i·b + b − 1, least significant bit first |
+//! | [`Packing::Trits`] | ⌈n / 5⌉ | digit i mod 5 of byte i / 5 to base 3, least significant digit first |
+//!
+//! The bit order is that of ONNX and compressed-tensors, and of
+//! `numpy.unpackbits(bitorder="little")`.
+
+use laq_solvers::Codebook;
+
+/// The layout of the codes of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Packing {
+    /// Bits per code, 1 to 4; made by [`Packing::bits`].
+    Bits(CodeBits),
+    /// Five codes from 0 to 2 per byte: 1.6 bits per weight.
+    Trits,
+}
+
+/// Bits per code, 1 to 4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CodeBits(u8);
+
+impl CodeBits {
+    /// The number of bits.
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+/// Errors of packing and unpacking.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackError {
+    /// The number of bits is not supported.
+    #[error("found {bits} bits per code, expected 1 to 4")]
+    Bits {
+        /// The number found.
+        bits: u8,
+    },
+    /// The codebook has more levels than codes.
+    #[error("the codebook has {levels} levels, expected at most {codes} for this packing")]
+    Codebook {
+        /// Levels of the codebook.
+        levels: usize,
+        /// Codes of the packing.
+        codes: usize,
+    },
+    /// A buffer has the wrong length, or the size of the matrix overflows.
+    #[error("found {found} {what}, expected {rows} rows of {columns} columns")]
+    Length {
+        /// What the buffer contains: `levels` or `packed bytes`.
+        what: &'static str,
+        /// Its length.
+        found: usize,
+        /// Rows of the matrix.
+        rows: usize,
+        /// Columns of the matrix.
+        columns: usize,
+    },
+    /// A level is not in the codebook.
+    #[error("found level {level} in row {row}, column {column}, which is not in the codebook")]
+    Level {
+        /// The level.
+        level: i8,
+        /// Its row.
+        row: usize,
+        /// Its column.
+        column: usize,
+    },
+    /// A code is not that of a level.
+    #[error("found code {code} in row {row}, column {column}, expected a code below {levels}")]
+    Code {
+        /// The code.
+        code: u8,
+        /// Its row.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// Levels of the codebook.
+        levels: usize,
+    },
+    /// The padding of a row is not zero, or a byte is not five trits.
+    #[error("found byte {byte} in row {row}, byte {column}, which is not a valid end of the row")]
+    Byte {
+        /// The byte.
+        byte: u8,
+        /// Its row.
+        row: usize,
+        /// Its index in the row.
+        column: usize,
+    },
+}
+
+/// 3^0 to 3^4.
+const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
+/// The number of values of five trits.
+const TRIT_BYTES: usize = 243;
+
+/// The five trits of each byte.
+const TRITS: [[u8; 5]; TRIT_BYTES] = {
+    let mut table = [[0; 5]; TRIT_BYTES];
+    let mut byte = 0;
+    while byte < TRIT_BYTES {
+        let mut digit = 0;
+        while digit < 5 {
+            table[byte][digit] = (byte / POWERS[digit] as usize % 3) as u8;
+            digit += 1;
+        }
+        byte += 1;
+    }
+    table
+};
+
+impl Packing {
+    /// `bits` bits per code.
+    ///
+    /// # Errors
+    /// [`PackError::Bits`] if `bits` is not 1 to 4.
+    pub fn bits(bits: u8) -> Result<Packing, PackError> {
+        match bits {
+            1..=4 => Ok(Packing::Bits(CodeBits(bits))),
+            _ => Err(PackError::Bits { bits }),
+        }
+    }
+
+    /// The packing with the fewest bits that fits the levels of `codebook`, with codes of whole
+    /// bits.
+    ///
+    /// # Errors
+    /// [`PackError::Bits`] if the codebook has more than 16 levels.
+    pub fn of(codebook: &Codebook) -> Result<Packing, PackError> {
+        Packing::bits(codebook.storage_bits().max(1))
+    }
+
+    /// The number of codes.
+    pub fn codes(self) -> usize {
+        match self {
+            Packing::Bits(bits) => 1 << bits.0,
+            Packing::Trits => 3,
+        }
+    }
+
+    /// Bytes of a row of `columns` codes; `None` if the size overflows.
+    pub fn row_bytes(self, columns: usize) -> Option<usize> {
+        match self {
+            Packing::Bits(bits) => Some(columns.checked_mul(bits.0.into())?.div_ceil(8)),
+            Packing::Trits => Some(columns.div_ceil(5)),
+        }
+    }
+
+    /// Packs `rows` rows of `columns` levels, row-major.
+    ///
+    /// ```
+    /// use laq_packed::Packing;
+    /// use laq_solvers::Codebook;
+    ///
+    /// let levels = [1, 0, -1, 1, 0, 0];
+    /// let packed = Packing::bits(2)?.pack(&levels, 2, 3, &Codebook::Ternary)?;
+    /// assert_eq!(packed, [0b00_01_10, 0b01_01_10]); // codes 2, 1, 0 and 2, 1, 1
+    /// let trits = Packing::Trits.pack(&levels, 2, 3, &Codebook::Ternary)?;
+    /// assert_eq!(trits, [2 + 3, 2 + 3 + 9]);
+    /// # Ok::<(), laq_packed::PackError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PackError`] if the codebook has too many levels, the length is not rows × columns, or a
+    /// level is not in the codebook.
+    pub fn pack(
+        self,
+        levels: &[i8],
+        rows: usize,
+        columns: usize,
+        codebook: &Codebook,
+    ) -> Result<Vec<u8>, PackError> {
+        let ranks = Ranks::new(self, codebook)?;
+        let row_bytes = self.check(levels.len(), "levels", rows, columns, |columns| {
+            Some(columns)
+        })?;
+        let mut packed = vec![0; rows * row_bytes];
+        if packed.is_empty() {
+            return Ok(packed);
+        }
+        let pairs = packed.chunks_exact_mut(row_bytes);
+        for (row, (packed, levels)) in pairs.zip(levels.chunks_exact(columns)).enumerate() {
+            let code = |column: usize| {
+                let level = levels[column];
+                ranks
+                    .code(level)
+                    .ok_or(PackError::Level { level, row, column })
+            };
+            match self {
+                Packing::Bits(bits) => {
+                    let (mut word, mut filled, mut next) = (0u32, 0, 0);
+                    for column in 0..columns {
+                        word |= u32::from(code(column)?) << filled;
+                        filled += u32::from(bits.0);
+                        if filled >= 8 {
+                            packed[next] = word as u8;
+                            (word, filled, next) = (word >> 8, filled - 8, next + 1);
+                        }
+                    }
+                    if filled > 0 {
+                        packed[next] = word as u8;
+                    }
+                }
+                Packing::Trits => {
+                    for column in 0..columns {
+                        packed[column / 5] += code(column)? * POWERS[column % 5];
+                    }
+                }
+            }
+        }
+        Ok(packed)
+    }
+
+    /// Unpacks `rows` rows of `columns` levels, row-major.
+    ///
+    /// # Errors
+    /// [`PackError`] if the codebook has too many levels, a length does not match, a code is not
+    /// that of a level, or the padding of a row is not zero.
+    pub fn unpack(
+        self,
+        packed: &[u8],
+        rows: usize,
+        columns: usize,
+        codebook: &Codebook,
+        levels: &mut [i8],
+    ) -> Result<(), PackError> {
+        let ranks = Ranks::new(self, codebook)?;
+        self.check(levels.len(), "levels", rows, columns, |columns| {
+            Some(columns)
+        })?;
+        let row_bytes = self.check(packed.len(), "packed bytes", rows, columns, |columns| {
+            self.row_bytes(columns)
+        })?;
+        if levels.is_empty() {
+            return Ok(());
+        }
+        let pairs = packed.chunks_exact(row_bytes);
+        for (row, (packed, levels)) in pairs.zip(levels.chunks_exact_mut(columns)).enumerate() {
+            let level = |code: u8, column: usize| {
+                ranks.level(code).ok_or(PackError::Code {
+                    code,
+                    row,
+                    column,
+                    levels: ranks.count,
+                })
+            };
+            let invalid = |column: usize| PackError::Byte {
+                byte: packed[column],
+                row,
+                column,
+            };
+            match self {
+                Packing::Bits(bits) => {
+                    let mask = (1u32 << bits.0) - 1;
+                    let (mut word, mut filled, mut next) = (0u32, 0, 0);
+                    for (column, target) in levels.iter_mut().enumerate() {
+                        if filled < u32::from(bits.0) {
+                            word |= u32::from(packed[next]) << filled;
+                            (filled, next) = (filled + 8, next + 1);
+                        }
+                        *target = level((word & mask) as u8, column)?;
+                        (word, filled) = (word >> bits.0, filled - u32::from(bits.0));
+                    }
+                    if word != 0 {
+                        return Err(invalid(row_bytes - 1));
+                    }
+                }
+                Packing::Trits => {
+                    for (index, (levels, &byte)) in levels.chunks_mut(5).zip(packed).enumerate() {
+                        let trits = TRITS.get(usize::from(byte)).ok_or_else(|| invalid(index))?;
+                        if trits[levels.len()..].iter().any(|&trit| trit != 0) {
+                            return Err(invalid(index));
+                        }
+                        for (digit, (target, &code)) in levels.iter_mut().zip(trits).enumerate() {
+                            *target = level(code, 5 * index + digit)?;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that `found` is rows × `per_row(columns)`; returns the packed bytes of a row.
+    fn check(
+        self,
+        found: usize,
+        what: &'static str,
+        rows: usize,
+        columns: usize,
+        per_row: impl Fn(usize) -> Option<usize>,
+    ) -> Result<usize, PackError> {
+        let expected = per_row(columns).and_then(|per_row| per_row.checked_mul(rows));
+        match (expected == Some(found), self.row_bytes(columns)) {
+            (true, Some(row_bytes)) => Ok(row_bytes),
+            _ => Err(PackError::Length {
+                what,
+                found,
+                rows,
+                columns,
+            }),
+        }
+    }
+}
+
+/// The codes of the levels of a codebook.
+struct Ranks {
+    /// The levels in rising order; only the first `count`.
+    levels: [i8; 16],
+    count: usize,
+    /// The code of level i at i + 128; 255 if there is none.
+    codes: [u8; 256],
+}
+
+impl Ranks {
+    fn new(packing: Packing, codebook: &Codebook) -> Result<Ranks, PackError> {
+        let (count, codes) = (codebook.levels().count(), packing.codes());
+        if count > codes {
+            return Err(PackError::Codebook {
+                levels: count,
+                codes,
+            });
+        }
+        let mut ranks = Ranks {
+            levels: [0; 16],
+            count,
+            codes: [u8::MAX; 256],
+        };
+        for (code, level) in codebook.levels().enumerate() {
+            ranks.levels[code] = level;
+            ranks.codes[usize::from(level.cast_unsigned() ^ 128)] = code as u8;
+        }
+        Ok(ranks)
+    }
+
+    fn code(&self, level: i8) -> Option<u8> {
+        let code = self.codes[usize::from(level.cast_unsigned() ^ 128)];
+        (code != u8::MAX).then_some(code)
+    }
+
+    fn level(&self, code: u8) -> Option<i8> {
+        self.levels[..self.count].get(usize::from(code)).copied()
+    }
+}
