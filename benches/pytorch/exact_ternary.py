@@ -1,12 +1,12 @@
-"""The exact ternary solver beside PyTorch: minimise 1/2 sum d (w - a b)^2 over a > 0, b in {-1, 0, 1}^n,
-ours and PyTorch's in turn, in one run, on the same cores and the same numbers.
+"""The exact ternary solver compared with PyTorch: minimise 1/2 sum d (w - a b)^2 over a > 0, b in {-1, 0, 1}^n,
+both in turn, in one run, on the same cores and the same numbers.
 
-    python3 benches/pytorch/exact_ternary.py [--sizes 4194304,10000000] [--rounds 7] [--threads 2]
+    python3 benches/pytorch/exact_ternary.py [--sizes 4194304,10000000] [--repetitions 7] [--threads 2]
 
 PyTorch sorts the magnitudes, sums d|w| and d in that order in float64, takes the prefix with the largest
-S^2/D, and rounds to the levels. That is all that is timed of it; our time also has the check of the
-input for numbers that are not finite, and the weighted error. Both must have found the same error, or
-the script fails.
+S^2/D, and rounds to the levels; nothing else of it is timed. The time of lat-e includes the check of
+the input for values that are not finite, and the weighted error. The script fails if the two errors
+differ.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import ternary
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--sizes", default="4194304,10000000")
-parser.add_argument("--rounds", type=int, default=7)
+parser.add_argument("--repetitions", type=int, default=7)
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument(
     "--server", help="the program to compare with",
@@ -53,18 +53,18 @@ class Server:
         self.process.wait()
 
 
-print(f"PyTorch {torch.__version__}, {options.threads} threads, {options.rounds} rounds in turn; medians (min)")
+print(f"PyTorch {torch.__version__}, {options.threads} threads, {options.repetitions} repetitions in turn; medians (min)")
 for size in map(int, options.sizes.split(",")):
     w, d = 0.1 * torch.randn(size), torch.randn(size).exp()
     server = Server(w, d)
     theirs, ours = [], []
-    for round in range(options.rounds + 1):
+    for repetition in range(options.repetitions + 1):
         start = time.perf_counter()
         scale, levels = ternary.exact(w, d)
         seconds = time.perf_counter() - start
         our_seconds, our_error = server.solve()
-        # The first round brings memory into place.
-        if round > 0:
+        # The first repetition allocates memory.
+        if repetition > 0:
             theirs.append(seconds)
             ours.append(our_seconds)
     server.end()

@@ -1,9 +1,9 @@
-"""What the scripts `*_step.py` share: training steps of several candidates, taken in turn, in one run.
+"""Shared by the scripts `*_step.py`: training steps of several candidates, interleaved in one run.
 
 A candidate is a function that takes one step and returns its seconds and, of these, those of
-quantization. Every round, each candidate takes one step, in an order that turns round from round to
-round, so that a slow spell of the machine touches all of them, and nobody is always behind the same
-neighbour.
+quantization. In every repetition each candidate takes one step. The order is reversed from one
+repetition to the next, so that a slow phase of the machine affects all candidates, and none always
+follows the same other one.
 """
 
 import argparse
@@ -24,14 +24,14 @@ PAUSE_SECONDS = 0.02
 
 
 def parser(docstring, methods):
-    """The options that every script has; `methods` are those of ours that take part unless told otherwise."""
+    """The options of every script; `methods` is the default of `--methods`."""
     options = argparse.ArgumentParser(
         description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--rounds", type=positive, default=15, help="rounds that count (default: 15)")
+    options.add_argument("--repetitions", type=positive, default=15, help="timed repetitions (default: 15)")
     options.add_argument(
-        "--warm-up", type=positive, default=3, metavar="ROUNDS",
-        help="rounds before them, which bring memory into place, and alternating solvers to their warm starts: these take "
-             "many turns while a training begins, and few in its course (default: 3)")
+        "--warm-up", type=positive, default=3, metavar="REPETITIONS",
+        help="untimed repetitions before them, which allocate memory and give the alternating solvers their warm starts: "
+             "these need many iterations when a training begins, and few later (default: 3)")
     options.add_argument("--threads", type=positive, default=2, help="of PyTorch and of ours (default: 2)")
     options.add_argument("--methods", default=methods, help=f"of ours (default: {methods})")
     options.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
@@ -49,7 +49,7 @@ def positive(text):
 
 
 def prepare(options):
-    """Before the first tensor: threads and seed. A file that cannot be written is told now, not after the run."""
+    """Before the first tensor: threads and seed. A file that cannot be written fails here, not after the run."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(1)
     if options.json:
@@ -98,20 +98,20 @@ def server(options, method, network):
 def run(options, title, candidates, pairs):
     """Takes the steps and prints a table of them, and one of the ratios of `pairs` of candidates where both take part."""
     steps = {name: [] for name in candidates}
-    for round in range(options.warm_up + options.rounds):
+    for repetition in range(options.warm_up + options.repetitions):
         order = list(candidates.items())
-        for name, step in order if round % 2 == 0 else reversed(order):
+        for name, step in order if repetition % 2 == 0 else reversed(order):
             time.sleep(PAUSE_SECONDS)
             taken = step()
-            if round >= options.warm_up:
+            if repetition >= options.warm_up:
                 steps[name].append(taken)
     machine = {
         "processor": processor(), "threads": options.threads,
-        "rounds": options.rounds, "warm_up": options.warm_up,
+        "repetitions": options.repetitions, "warm_up": options.warm_up,
         "torch": torch.__version__, "python": sys.version.split()[0], "commit": commit(),
     }
     print(f"{title}\nPyTorch {machine['torch']}, Python {machine['python']}, laq {machine['commit']}, "
-          f"{machine['processor']}, {options.threads} threads, {options.rounds} rounds in turn "
+          f"{machine['processor']}, {options.threads} threads, {options.repetitions} repetitions in turn "
           f"after {options.warm_up}; milliseconds\n")
     width = max(len(f"{a} / {b}") for a, b in [*pairs, (max(candidates, key=len), "")])
     print(f"{'':{width}} {'median':>9} {'min':>9} {'quantize':>9}")
@@ -122,10 +122,10 @@ def run(options, title, candidates, pairs):
               + (f"{quantize:9.2f}" if quantize >= 0.01 else f"{'–':>9}"))
     ratios = {f"{a} / {b}": compare(seconds[a], seconds[b])
               for a, b in pairs if a in seconds and b in seconds}
-    print(f"\n{'':{width}} {'medians':>9} {'minima':>9} {'rounds':>9}")
+    print(f"\n{'':{width}} {'medians':>9} {'minima':>9} {'paired':>9}")
     for name, ratio in ratios.items():
-        print(f"{name:{width}} " + " ".join(f"{ratio[part]:9.3f}" for part in ("medians", "minima", "rounds")))
-    print("\nrounds: the median of the ratios round by round.", flush=True)
+        print(f"{name:{width}} " + " ".join(f"{ratio[part]:9.3f}" for part in ("medians", "minima", "paired")))
+    print("\npaired: the median of the ratios of each repetition.", flush=True)
     if options.json:
         figures = {
             name: {"seconds": seconds[name], "quantize_seconds": [quantize for _, quantize in values]}
@@ -138,12 +138,12 @@ def compare(a, b):
     median = statistics.median
     return {
         "medians": median(a) / median(b), "minima": min(a) / min(b),
-        "rounds": median(x / y for x, y in zip(a, b)),
+        "paired": median(x / y for x, y in zip(a, b)),
     }
 
 
 def processor():
-    """Its name, where Linux tells it."""
+    """Its name, on Linux."""
     known = Path("/proc/cpuinfo")
     lines = known.read_text().splitlines() if known.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -151,7 +151,7 @@ def processor():
 
 
 def commit():
-    """That of the working tree, marked if there are changes beside it."""
+    """The commit of the working tree, marked if there are uncommitted changes."""
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
         cwd=ROOT, capture_output=True, text=True)

@@ -1,7 +1,7 @@
 """One training step of the paper's character LSTM (512 cells, 87 symbols, 100 steps, batch 100):
 forward, backward and Adam, ours and PyTorch's in turn, in one run, on the same cores.
 
-    python3 benches/pytorch/lstm_step.py [--rounds 15] [--threads 2] [--json FILE]
+    python3 benches/pytorch/lstm_step.py [--repetitions 15] [--threads 2] [--json FILE]
 
 PyTorch runs twice: with torch.nn.LSTM (its fused CPU kernel, which cannot clip the gates'
 gradients and takes its one-hot input as a dense product, about a tenth of its arithmetic), and with

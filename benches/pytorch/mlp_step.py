@@ -1,7 +1,7 @@
 """One training step of the paper's MNIST network (784-2048-2048-2048-10 with batch normalization, squared hinge
 loss, batch 100): forward, backward and Adam, ours and PyTorch's in turn, in one run, on the same cores.
 
-    python3 benches/pytorch/mlp_step.py [--rounds 15] [--threads 2] [--compile] [--json FILE]
+    python3 benches/pytorch/mlp_step.py [--repetitions 15] [--threads 2] [--compile] [--json FILE]
 
 PyTorch takes part in full precision with its fused Adam and with its plain one, and with ternary weights
 (all with the fused Adam): alternating as the formulas stand (`elements`), alternating with dot products,

@@ -3,12 +3,12 @@
 `exact(w, d)` solves it once. The others are for training: each makes the solver of one weight, a
 function (w, v) -> a b with Adam's second moment v, d = sqrt(v) + 1e-8, that starts from its levels of the
 step before; at first from the sign of every weight. They stop by the rule of our alternating solver:
-when the scale moves by at most 1e-6, or after ten rounds.
+when the scale moves by at most 1e-6, or after ten iterations.
 """
 
 import torch
 
-FLOOR, TOLERANCE, MOST_ROUNDS = 1e-8, 1e-6, 10
+FLOOR, TOLERANCE, MAX_ITERATIONS = 1e-8, 1e-6, 10
 
 
 def exact(w, d):
@@ -41,7 +41,7 @@ def by_elements(weight):
             return (d * b.abs() * w.abs()).sum() / (d * b.square()).sum()
 
         scale = best_scale()
-        for _ in range(MOST_ROUNDS):
+        for _ in range(MAX_ITERATIONS):
             b = (w.abs() > scale / 2) * w.sign()
             before, scale = scale, best_scale()
             if (scale - before).abs() <= TOLERANCE:
@@ -66,7 +66,7 @@ def by_dots(weight):
             return (torch.dot(mask, product) / torch.dot(mask, d)).item()
 
         scale = best_scale()
-        for _ in range(MOST_ROUNDS):
+        for _ in range(MAX_ITERATIONS):
             torch.gt(magnitude, scale / 2, out=mask)
             before, scale = scale, best_scale()
             if abs(scale - before) <= TOLERANCE:
@@ -91,7 +91,7 @@ def levels(w, scale):
 
 
 def by_compiling(weight):
-    """Alternating, with loops that torch.compile fuses: a round reads w and d once and writes nothing."""
+    """Alternating, with loops that torch.compile fuses: an iteration reads w and d once and writes nothing."""
     fused_sums, fused_round, fused_levels = (
         torch.compile(function, dynamic=True) for function in (sums, one_round, levels))
     b = weight.view(-1).sign()
@@ -100,7 +100,7 @@ def by_compiling(weight):
         nonlocal b
         w, d = w.view(-1), v.view(-1).sqrt() + FLOOR
         scale = fused_sums(w, d, b)
-        for _ in range(MOST_ROUNDS):
+        for _ in range(MAX_ITERATIONS):
             before, scale = scale, fused_round(w, d, scale)
             if (scale - before).abs() <= TOLERANCE:
                 break

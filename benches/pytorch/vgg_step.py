@@ -2,7 +2,7 @@
 batch normalization, squared hinge loss, batch 50): forward, backward and Adam, ours and PyTorch's in turn, in one
 run, on the same cores.
 
-    python3 benches/pytorch/vgg_step.py [--rounds 15] [--threads 2] [--json FILE]
+    python3 benches/pytorch/vgg_step.py [--repetitions 15] [--threads 2] [--json FILE]
 
 PyTorch takes part twice, in full precision with its fused Adam: with its images channels first, as it stores
 them by default, and channels last, as this project stores them.

@@ -1,10 +1,10 @@
 //! Times the solvers for `cargo xtask bench solvers`.
 //!
 //! Takes one argument, the JSON of [`Plan`]. Prints a line per size and number of threads, a JSON
-//! array of [`Row`]s. Every round runs all solvers in turn, so that a slow phase of the machine
-//! affects all of them. In a round, small problems are solved repeatedly for about a millisecond;
-//! they fit in the cache, as a layer after its update does. The timing excludes the copy of the
-//! levels of a warm start.
+//! array of [`Row`]s. Every repetition runs all solvers in turn, so that a slow phase of the machine
+//! affects all of them. Within a repetition, a small problem is solved for about a millisecond; it
+//! fits in the cache, as a layer after its update does. The timing excludes the copy of the levels
+//! of a warm start.
 
 use std::hint::black_box;
 use std::io::Write;
@@ -17,8 +17,8 @@ use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// Time per round of repeated calls for small problems.
-const ROUND_SECONDS: f64 = 1e-3;
+/// Time of the calls within a repetition, for small problems.
+const REPETITION_SECONDS: f64 = 1e-3;
 
 /// Slower calls are timed once.
 const ONCE_SECONDS: f64 = 1.0;
@@ -35,7 +35,7 @@ struct Plan {
     /// Exact methods; the other solvers of their problems are included.
     methods: Vec<String>,
     threads: Vec<usize>,
-    rounds: usize,
+    repetitions: usize,
 }
 
 /// One result.
@@ -48,9 +48,9 @@ struct Row<'a> {
     /// `exact`, `sorting`, `cold` or `warm` (alternating), `read` (the lower bound) or `check`
     /// (`Problem::new`).
     solver: &'a str,
-    /// Timed rounds of the benchmark.
-    rounds: usize,
-    /// Per call, over the rounds.
+    /// Timed repetitions.
+    repetitions: usize,
+    /// Per call, over the repetitions.
     median_seconds: f64,
     min_seconds: f64,
     /// Iterations of an alternating solver.
@@ -68,8 +68,8 @@ struct Candidate<'a> {
     /// The levels of a warm start.
     start: Option<Vec<i8>>,
     call: Call<'a>,
-    calls_a_round: usize,
-    /// Seconds per call, one entry per round.
+    calls_per_repetition: usize,
+    /// Seconds per call, one entry per repetition.
     seconds: Vec<f64>,
     solution: Option<Solution>,
 }
@@ -115,15 +115,15 @@ fn section(plan: &Plan, data: &Data, threads: usize) -> Result<(), Failure> {
     // A first call of each allocates its memory and measures its time.
     for candidate in &mut candidates {
         let seconds = candidate.time(&mut levels, &mut workspace)?;
-        candidate.calls_a_round = (ROUND_SECONDS / seconds).clamp(1.0, 1000.0) as usize;
+        candidate.calls_per_repetition = (REPETITION_SECONDS / seconds).clamp(1.0, 1000.0) as usize;
         if seconds > ONCE_SECONDS {
-            candidate.calls_a_round = 0;
+            candidate.calls_per_repetition = 0;
             candidate.seconds.push(seconds);
         }
     }
-    for _ in 0..plan.rounds {
+    for _ in 0..plan.repetitions {
         for candidate in &mut candidates {
-            let calls = candidate.calls_a_round;
+            let calls = candidate.calls_per_repetition;
             if calls == 0 {
                 continue;
             }
@@ -243,7 +243,7 @@ impl<'a> Candidate<'a> {
             solver,
             start,
             call: Box::new(call),
-            calls_a_round: 1,
+            calls_per_repetition: 1,
             seconds: Vec::new(),
             solution: None,
         }
@@ -267,7 +267,7 @@ impl<'a> Candidate<'a> {
             threads,
             method: self.method,
             solver: self.solver,
-            rounds: self.seconds.len(),
+            repetitions: self.seconds.len(),
             median_seconds: median(&self.seconds),
             min_seconds: self.seconds[0],
             iterations: self

@@ -37,10 +37,10 @@ pub(crate) struct SolverOptions {
     /// Numbers of threads
     #[arg(long, value_delimiter = ',', value_name = "N,…", default_value = "1,2", value_parser = up_to(1024))]
     threads: Vec<u32>,
-    /// Rounds; every solver runs in each [default: 7]
+    /// Repetitions; each runs every solver [default: 7]
     #[arg(long, value_name = "N", value_parser = up_to(10_000))]
-    rounds: Option<u32>,
-    /// Small sizes and few rounds, unless they are given: a trial run
+    repetitions: Option<u32>,
+    /// Small sizes and few repetitions by default: a trial run
     #[arg(long)]
     quick: bool,
     /// A Python with torch: also compare lat-e with PyTorch, at 4M and ten million weights
@@ -75,9 +75,9 @@ pub(crate) struct StepOptions {
     /// Threads [default: every core]
     #[arg(long, value_name = "N", value_parser = up_to(1024))]
     threads: Option<u32>,
-    /// Rounds; every method takes a step in each
+    /// Repetitions; in each, every method takes a step
     #[arg(long, value_name = "N", default_value = "15", value_parser = up_to(10_000))]
-    rounds: u32,
+    repetitions: u32,
 }
 
 const METHODS: [&str; 7] = [
@@ -95,10 +95,10 @@ const SIZES: [usize; 6] = [1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24]
 /// The largest problem: weights, curvature and the memory of sorting are about ten gigabytes.
 const MOST_WEIGHTS: usize = 1 << 28;
 
-/// Sizes and rounds of a quick run.
+/// Sizes and repetitions of a quick run.
 const QUICK: (&[usize], u32) = (&[1 << 10, 1 << 16], 3);
 
-/// Untimed rounds of steps: the alternating solvers need some for their warm starts.
+/// Untimed repetitions of steps: the alternating solvers need some for their warm starts.
 const WARM_UP: u32 = 3;
 
 #[derive(Clone, Copy, ValueEnum)]

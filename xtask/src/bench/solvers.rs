@@ -18,7 +18,7 @@ struct Timed {
     threads: usize,
     method: String,
     solver: String,
-    rounds: usize,
+    repetitions: usize,
     median_seconds: f64,
     min_seconds: f64,
     iterations: Option<u32>,
@@ -63,7 +63,7 @@ fn compared(section: &[Timed]) -> Vec<Row> {
 }
 
 pub(super) fn solvers(options: &SolverOptions) -> Result<()> {
-    let (sizes, rounds) = if options.quick {
+    let (sizes, repetitions) = if options.quick {
         QUICK
     } else {
         (&SIZES[..], 7)
@@ -73,12 +73,12 @@ pub(super) fn solvers(options: &SolverOptions) -> Result<()> {
     } else {
         &options.sizes
     };
-    let rounds = options.rounds.unwrap_or(rounds);
+    let repetitions = options.repetitions.unwrap_or(repetitions);
     let plan = json!({
         "sizes": sizes,
         "methods": options.methods,
         "threads": options.threads,
-        "rounds": rounds,
+        "repetitions": repetitions,
     });
     // A folder that cannot be created fails here, before minutes of timing.
     let out = options.out.as_deref().map(crate::from_here).transpose()?;
@@ -115,7 +115,7 @@ pub(super) fn solvers(options: &SolverOptions) -> Result<()> {
         "solver_table failed; its message is above"
     );
     if let Some(python) = &options.pytorch {
-        let pytorch = with_pytorch(python, options, rounds)?;
+        let pytorch = with_pytorch(python, options, repetitions)?;
         save(out.as_deref(), &rows, &pytorch)?;
     }
     if !options.json {
@@ -124,8 +124,8 @@ pub(super) fn solvers(options: &SolverOptions) -> Result<()> {
     Ok(())
 }
 
-/// Runs the script for each number of threads and reiterations what it printed.
-fn with_pytorch(python: &Path, options: &SolverOptions, rounds: u32) -> Result<String> {
+/// Runs the script for each number of threads and returns what it printed.
+fn with_pytorch(python: &Path, options: &SolverOptions, repetitions: u32) -> Result<String> {
     // A name without a folder is looked up in the search path.
     let python = if python.components().count() > 1 {
         crate::from_here(python)?
@@ -140,7 +140,7 @@ fn with_pytorch(python: &Path, options: &SolverOptions, rounds: u32) -> Result<S
             .current_dir(crate::root())
             .arg("benches/pytorch/exact_ternary.py")
             .args(["--threads", &threads.to_string()])
-            .args(["--rounds", &rounds.to_string()])
+            .args(["--repetitions", &repetitions.to_string()])
             .stderr(Stdio::inherit());
         if options.quick {
             command.args(["--sizes", "65536"]);
@@ -165,7 +165,7 @@ const HEADINGS: [&str; 10] = [
     "solver",
     "median",
     "min",
-    "rounds",
+    "repetitions",
     "ns/weight",
     "/exact",
     "/read",
@@ -174,7 +174,7 @@ const HEADINGS: [&str; 10] = [
 ];
 
 const TABLE_EXPLAINED: &str = "\
-Seconds of one call: median and minimum over the rounds, in each of which every solver took part; one round
+Seconds of one call: median and minimum over the repetitions, each of which ran every solver; one repetition
 where a call takes over a second. `/exact` and `/read`: the median by that of the exact solver of the method,
 and by that of one read of weights and curvature. `iterations`: of an alternating solver, at most 10.
 `excess %`: how far its weighted error is above the exact one.";
@@ -201,7 +201,7 @@ fn fields(row: &Row) -> Vec<String> {
         solver.into(),
         duration(timed.median_seconds),
         duration(timed.min_seconds),
-        timed.rounds.to_string(),
+        timed.repetitions.to_string(),
         three_digits(1e9 * timed.median_seconds / timed.weights as f64),
         ratio(over_exact),
         ratio(over_read),
@@ -266,7 +266,7 @@ fn save(out: Option<&Path>, rows: &[Row], pytorch: &str) -> Result<()> {
 
 /// A line for each row, in full precision. No field needs quotes.
 fn csv(rows: &[Row]) -> String {
-    let mut text = "weights,threads,method,solver,rounds,median_seconds,min_seconds,over_exact,over_read,iterations,\
+    let mut text = "weights,threads,method,solver,repetitions,median_seconds,min_seconds,over_exact,over_read,iterations,\
                     weighted_error,excess_percent\n"
         .to_string();
     let or_empty = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
@@ -277,7 +277,7 @@ fn csv(rows: &[Row]) -> String {
             timed.threads.to_string(),
             timed.method.clone(),
             timed.solver.clone(),
-            timed.rounds.to_string(),
+            timed.repetitions.to_string(),
             timed.median_seconds.to_string(),
             timed.min_seconds.to_string(),
             or_empty(row.over_exact),
@@ -331,7 +331,7 @@ mod tests {
             threads: 1,
             method: method.into(),
             solver: solver.into(),
-            rounds: 3,
+            repetitions: 3,
             median_seconds: seconds,
             min_seconds: 0.5 * seconds,
             iterations: (solver == "warm").then_some(4),

@@ -13,17 +13,17 @@ pub(super) fn step(options: &StepOptions) -> Result<()> {
         Some(threads) => threads as usize,
         None => available_parallelism()?.get(),
     };
-    let rounds = options.rounds;
+    let repetitions = options.repetitions;
     build(&STEPS)?;
     for network in &options.networks {
         let start = |method: &String| StepServer::start(*network, method, threads);
         let mut servers: Vec<StepServer> =
             options.methods.iter().map(start).collect::<Result<_>>()?;
         let mut steps = vec![Vec::new(); servers.len()];
-        for round in 0..WARM_UP + rounds {
+        for repetition in 0..WARM_UP + repetitions {
             for (server, steps) in servers.iter_mut().zip(&mut steps) {
                 let step = server.step()?;
-                if round >= WARM_UP {
+                if repetition >= WARM_UP {
                     steps.push(step);
                 }
             }
@@ -32,7 +32,7 @@ pub(super) fn step(options: &StepOptions) -> Result<()> {
             server.end()?;
         }
         println!(
-            "{}: {threads} threads, {rounds} rounds in turn, milliseconds\n",
+            "{}: {threads} threads, {repetitions} repetitions in turn, milliseconds\n",
             network.name()
         );
         println!("{}", steps_text(&options.methods, &steps));
