@@ -53,12 +53,12 @@ fuzz_target!(|input: &[u8]| {
     // Every number of every array, and the first of every array.
     for all in [true, false] {
         let _ = mat::read(file, &mut |array| {
-            let numbers = if all {
-                array.numbers()
+            let elements = if all {
+                array.elements()
             } else {
-                array.numbers().min(1)
+                array.elements().min(1)
             };
-            for _ in 0..numbers {
+            for _ in 0..elements {
                 array.read_number(|| "number".into())?;
             }
             Ok(())
