@@ -57,6 +57,9 @@ const MIRI_FLAGS: (&str, &str) = (
 /// The step for Arm.
 const ARM: &str = "check -p laq-tensor -p laq-models --target aarch64-unknown-linux-gnu";
 
+/// Compiles the fuzz targets; libFuzzer needs a C++ compiler.
+const FUZZ: &str = "check --manifest-path fuzz/Cargo.toml --target-dir target/fuzz";
+
 /// Builds the book. Its code blocks are among the tests.
 const BOOK: &str = "build docs";
 
@@ -101,9 +104,12 @@ pub(crate) fn run() -> Result<ExitCode> {
     );
     let mdbook = vec![OsString::from("mdbook")];
     let has_mdbook = output(&mdbook, &["--version"]).is_some();
-    let optional: [(Option<Vec<OsString>>, &str, Variables); 3] = [
+    let compiler = env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let has_compiler = output(&[compiler], &["--version"]).is_some();
+    let optional: [(Option<Vec<OsString>>, &str, Variables); 4] = [
         (miri(&cargo), MIRI, &[MIRI_FLAGS]),
-        (has_arm().then_some(here), ARM, &[]),
+        (has_arm().then(|| here.clone()), ARM, &[]),
+        (has_compiler.then_some(here), FUZZ, &[]),
         (has_mdbook.then_some(mdbook), BOOK, &[]),
     ];
     for (program, step, variables) in optional {
