@@ -83,7 +83,7 @@ pub enum RunError {
     },
     /// The data differ from those of the checkpoint.
     #[error(
-        "{data} has another content than the data of {checkpoint}; restore the old data, or train from scratch in another \
+        "{data} differs from the data of {checkpoint}; restore the old data, or train from scratch in another \
          --run-dir"
     )]
     OtherData {

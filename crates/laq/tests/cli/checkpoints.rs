@@ -145,6 +145,6 @@ fn invalid_evaluations() {
     assert_fails(
         &test_dir,
         &["eval", "runs/tiny"],
-        &["text.txt", "another content"],
+        &["text.txt", "differs from"],
     );
 }
