@@ -1,5 +1,5 @@
-//! Tells the program which commit it was built from, as `LAQ_COMMIT`: `git describe`, with `-dirty`
-//! for changes that were not committed; `unknown` outside of a checkout of this project.
+//! Sets `LAQ_COMMIT`, the commit of the build: `git describe`, with `-dirty` for uncommitted changes;
+//! `unknown` outside of a checkout of this project.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! Files and archives in CIFAR's binary format. The first byte says what the others are: records of either kind, an
-//! archive, or what is in an archive before it is compressed, which no fuzzer would write otherwise.
+//! Files and archives in CIFAR's binary format. The first byte selects what the rest is read as: records of either
+//! kind, an archive, or the content of an archive, which the target compresses (a fuzzer cannot).
 
 #![no_main]
 

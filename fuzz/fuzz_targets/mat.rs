@@ -1,5 +1,5 @@
-//! MAT-files of level 5. The first byte says whether the others are a file, or an element that is compressed first,
-//! which no fuzzer would write otherwise.
+//! MAT-files of level 5. The first byte selects whether the rest is a file, or an element that the target compresses
+//! (a fuzzer cannot).
 
 #![no_main]
 

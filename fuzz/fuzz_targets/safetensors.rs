@@ -1,5 +1,5 @@
-//! What reads safetensors files: `laq quantize`, and checkpoints. A checkpoint's checksum is made to fit, as no fuzzer
-//! would find it, unless the first byte is odd.
+//! The readers of safetensors files: `laq quantize` and checkpoints. The target corrects a checkpoint's checksum,
+//! which a fuzzer cannot find, unless the first byte is odd.
 
 #![no_main]
 

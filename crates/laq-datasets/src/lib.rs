@@ -26,7 +26,7 @@ pub use fetch::{
 #[cfg(feature = "whitening")]
 pub use images::Whitening;
 pub use images::{
-    FormatError, ImageError, ImageSet, ImageShape, Images, Pixels, Preprocessing, RawImages,
+    FormatError, ImageError, ImageSet, ImageSize, Images, Pixels, Preprocessing, RawImages,
     UnknownPreprocessing,
 };
 pub use images::{cifar, idx, mat, svhn};

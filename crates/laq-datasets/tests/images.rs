@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use laq_datasets::cifar::Labels;
 use laq_datasets::{
-    Dataset, ImageError, ImageFormat, ImageSet, ImageShape, Kind, Preprocessing, RawImages, Split,
+    Dataset, ImageError, ImageFormat, ImageSet, ImageSize, Kind, Preprocessing, RawImages, Split,
     catalogue, find,
 };
 
@@ -42,7 +42,7 @@ fn the_demo_digits_need_no_files() {
 fn raw(shape: [usize; 3], pixels: &[u8], labels: &[u8]) -> RawImages {
     let [height, width, channels] = shape;
     RawImages {
-        shape: ImageShape {
+        shape: ImageSize {
             height,
             width,
             channels,
@@ -167,7 +167,7 @@ impl Small {
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let kind = Kind::Images {
-            shape: ImageShape {
+            shape: ImageSize {
                 height: 32,
                 width: 32,
                 channels: 3,

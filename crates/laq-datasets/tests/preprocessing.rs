@@ -7,14 +7,14 @@ use std::fs;
 use std::path::Path;
 
 use laq_datasets::{
-    Dataset, ImageError, ImageFormat, ImageSet, ImageShape, Kind, Preprocessing, RawImages, Split,
+    Dataset, ImageError, ImageFormat, ImageSet, ImageSize, Kind, Preprocessing, RawImages, Split,
     Whitening,
 };
 use proptest::prelude::*;
 
 fn raw(shape: [usize; 3], pixels: &[u8]) -> RawImages {
     let [height, width, channels] = shape;
-    let shape = ImageShape {
+    let shape = ImageSize {
         height,
         width,
         channels,
@@ -244,7 +244,7 @@ fn idx_files(folder: &Path, pixels: &[u8]) -> Dataset {
         ("test-labels", labels(2)),
     ];
     let kind = Kind::Images {
-        shape: ImageShape {
+        shape: ImageSize {
             height: 4,
             width: 3,
             channels: 1,

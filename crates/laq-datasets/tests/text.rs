@@ -25,8 +25,21 @@ fn put(data_dir: &Path, dataset: &str, file: &str, content: &[u8]) {
     fs::write(data_dir.join(dataset).join(file), content).unwrap();
 }
 
-fn load_error(name: &str, data_dir: &Path) -> String {
-    Text::load(name, data_dir).unwrap_err().to_string()
+/// The file, its state and the advice of a data set that cannot be loaded.
+fn invalid_file(name: &str, data_dir: &Path) -> (String, FileState, String) {
+    match Text::load(name, data_dir) {
+        Err(TextError::Data {
+            path,
+            state,
+            advice,
+            ..
+        }) => (
+            path.file_name().unwrap().to_str().unwrap().to_owned(),
+            state,
+            advice,
+        ),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -165,11 +178,16 @@ fn a_data_set_of_three_files_has_them_as_splits() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "three", "a", b"abba");
     put(dir.path(), "three", "b", b"cb");
-    let error = Text::load_dataset(&three, dir.path())
-        .unwrap_err()
-        .to_string();
+    let error = Text::load_dataset(&three, dir.path()).unwrap_err();
     assert!(
-        error.contains("three needs") && error.contains("missing"),
+        matches!(
+            error,
+            TextError::Data {
+                dataset: "three",
+                state: FileState::Missing,
+                ..
+            }
+        ),
         "{error}"
     );
     put(dir.path(), "three", "c", b"dad");
@@ -196,39 +214,53 @@ fn a_data_set_of_three_files_has_them_as_splits() {
 #[test]
 fn errors_of_invalid_files_contain_the_download_command() {
     let dir = tempfile::tempdir().unwrap();
-    let file = "warpeace_input.txt";
-    let check = |content: Option<&[u8]>, words: &str| {
+    let check = |content: Option<&[u8]>| {
         if let Some(content) = content {
-            put(dir.path(), "war-and-peace", file, content);
+            put(dir.path(), "war-and-peace", "warpeace_input.txt", content);
         }
-        let error = load_error("war-and-peace", dir.path());
-        assert!(error.contains(file) && error.contains(words), "{error}");
+        let (file, state, advice) = invalid_file("war-and-peace", dir.path());
+        assert_eq!(file, "warpeace_input.txt");
         assert!(
-            error.contains("`laq download war-and-peace --data-dir"),
-            "{error}"
+            advice.contains("`laq download war-and-peace --data-dir"),
+            "{advice}"
         );
+        state
     };
-    check(None, "missing");
-    check(Some(b""), "empty");
-    check(
-        Some(&synthetic(1000, 87)),
-        "truncated (1000 bytes, expected 3258246)",
-    );
-    check(Some(&synthetic(3_258_247, 87)), "too long");
-    check(Some(&synthetic(3_258_246, 87)), "altered (sha256 ");
-    assert!(load_error("linux-6.1-kernel", dir.path()).contains("--mirror DIR"));
-    assert!(!load_error("war-and-peace", Path::new("data")).contains("--data-dir"));
+    let wrong_size = |found| FileState::WrongSize {
+        found,
+        expected: 3_258_246,
+    };
+    assert_eq!(check(None), FileState::Missing);
+    assert_eq!(check(Some(b"")), wrong_size(0));
+    assert_eq!(check(Some(&synthetic(1000, 87))), wrong_size(1000));
+    let long = synthetic(3_258_247, 87);
+    assert_eq!(check(Some(&long)), wrong_size(3_258_247));
+    let altered = check(Some(&synthetic(3_258_246, 87)));
+    assert!(matches!(altered, FileState::Altered { .. }), "{altered}");
+    let (_, _, advice) = invalid_file("linux-6.1-kernel", dir.path());
+    assert!(advice.contains("--mirror DIR"), "{advice}");
+    let (_, _, advice) = invalid_file("war-and-peace", Path::new("data"));
+    assert!(!advice.contains("--data-dir"), "{advice}");
     assert!(matches!(
         Text::load("tolstoy", dir.path()),
         Err(TextError::Unknown(_))
     ));
 
-    fs::create_dir_all(dir.path().join("linux-kernel/linux_input.txt")).unwrap();
-    let error = load_error("linux-kernel", dir.path());
+    let folder = dir.path().join("linux-kernel/linux_input.txt");
+    fs::create_dir_all(&folder).unwrap();
+    let error = Text::load("linux-kernel", dir.path()).unwrap_err();
     assert!(
-        error.contains("linux_input.txt") && error.contains("cannot be read"),
+        matches!(&error, TextError::Io { path, .. } if *path == folder),
         "{error}"
     );
+}
+
+#[test]
+fn the_states_of_a_file_have_sizes() {
+    let state = |found| FileState::WrongSize { found, expected: 9 }.to_string();
+    assert_eq!(state(0), "empty (expected 9 bytes)");
+    assert_eq!(state(8), "truncated (8 bytes, expected 9)");
+    assert_eq!(state(10), "too long (10 bytes, expected 9)");
 }
 
 /// Without a checksum, the number of symbols distinguishes the paper's text from the stand-in of
@@ -242,8 +274,11 @@ fn a_text_without_a_checksum_is_checked_by_size_and_symbols() {
         "linux_input.txt",
         &synthetic(6_206_996, 97),
     );
-    let error = load_error("linux-kernel", dir.path());
-    assert!(error.contains("97 distinct bytes, expected 101"), "{error}");
+    let (_, state, _) = invalid_file("linux-kernel", dir.path());
+    let FileState::Altered { what } = state else {
+        panic!("{state}");
+    };
+    assert_eq!(what, "97 distinct bytes, expected 101");
     put(
         dir.path(),
         "linux-kernel",
@@ -283,18 +318,23 @@ fn a_file_of_the_users_is_any_bytes() {
     assert_eq!(text.test, all[192..]);
 
     fs::write(&path, b"").unwrap();
-    let error = Text::from_file(&path, halves).unwrap_err().to_string();
+    let error = Text::from_file(&path, halves).unwrap_err();
+    let TextError::Empty { bytes, split, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!((bytes, split), (0, Split::Train));
+    fs::write(&path, b"abc").unwrap();
+    let error = Text::from_file(&path, halves).unwrap_err();
+    let TextError::Empty { bytes, split, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!((bytes, split), (3, Split::Validation));
+    let none = dir.path().join("none");
+    let error = Text::from_file(&none, halves).unwrap_err();
     assert!(
-        error.contains("own.bin has 0 bytes") && error.contains("train"),
+        matches!(&error, TextError::Io { path, .. } if *path == none),
         "{error}"
     );
-    fs::write(&path, b"abc").unwrap();
-    let error = Text::from_file(&path, halves).unwrap_err().to_string();
-    assert!(error.contains("validation"), "{error}");
-    let error = Text::from_file(&dir.path().join("none"), halves)
-        .unwrap_err()
-        .to_string();
-    assert!(error.contains("none cannot be read"), "{error}");
 
     for (train, validation) in [
         (0.0, 0.1),
@@ -352,10 +392,10 @@ fn the_error_of_an_unknown_byte_has_its_offset() {
 fn a_batch_that_does_not_fit_is_an_error() {
     let symbols = vec![0; 10_000];
     let error = Sequences::new(&symbols, 100, 100).unwrap_err();
-    assert!(
-        error.to_string().contains("needs at least 10001"),
-        "{error}"
-    );
+    let SequencesError::TooShort { needed, .. } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(needed, 10_001);
     assert_eq!(Sequences::new(&[0; 10_001], 100, 100).unwrap().batches(), 1);
     for (length, batch) in [(0, 1), (1, 0), (0, 0)] {
         assert_eq!(

@@ -42,7 +42,7 @@ pub enum ModelError {
     /// NaN or infinity appeared; the weights are those of the last completed step.
     #[error(
         "{what} of layer {layer} became NaN or infinite at training step {step}; \
-         the weights are still those of the step before: lower the learning rate, or look at that layer"
+         the weights are still those of the step before: lower the learning rate, or inspect that layer"
     )]
     NotFinite {
         /// "the weights", "the gradient", "the output".

@@ -374,7 +374,7 @@ fn a_state_of_another_network_is_refused() {
     assert!(error.contains("output.weight does not hold f32"), "{error}");
 }
 
-/// The weights start as PAPER.md §4 says.
+/// Initial weights follow PAPER.md §4.
 #[test]
 fn weights_start_in_the_papers_range() {
     for (id, spread) in [("full", 6.0f64), ("lat-a", 1.5)] {

@@ -154,27 +154,23 @@ fn training_continues_from_a_loaded_state_with_the_same_bits() {
 }
 
 #[test]
-fn looking_at_a_network_does_not_change_its_training() {
+fn evaluation_and_comparison_do_not_change_training() {
     for id in METHODS {
-        let (mut looked_at, mut left_alone) = (training(id, 2), training(id, 2));
+        let (mut evaluated, mut plain) = (training(id, 2), training(id, 2));
         let (inputs, targets) = batch(77);
         for step in 0..4 {
-            looked_at.evaluate(Batch::text(&inputs, &targets)).unwrap();
-            looked_at.layers().unwrap();
-            looked_at
+            evaluated.evaluate(Batch::text(&inputs, &targets)).unwrap();
+            evaluated.layers().unwrap();
+            evaluated
                 .compare(&Method::try_from("lat-e").unwrap())
                 .unwrap();
             let (a, b) = (
-                steps(&mut looked_at, step, step + 1),
-                steps(&mut left_alone, step, step + 1),
+                steps(&mut evaluated, step, step + 1),
+                steps(&mut plain, step, step + 1),
             );
             assert_eq!(a, b, "{id}");
         }
-        assert_eq!(
-            looked_at.save().unwrap(),
-            left_alone.save().unwrap(),
-            "{id}"
-        );
+        assert_eq!(evaluated.save().unwrap(), plain.save().unwrap(), "{id}");
     }
 }
 

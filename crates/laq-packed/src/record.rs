@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::request::Granularity;
 
-/// The result for one tensor; one line of `laq quantize --json`.
+/// The result for one tensor.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TensorRecord {
     /// Name of the tensor.

@@ -41,7 +41,7 @@ pub enum RunError {
         /// The sizes found and expected.
         source: SequencesError,
     },
-    /// Fewer training images than a batch.
+    /// The training split has fewer images than a batch.
     #[error(
         "the train split of {data} has {found} images, expected at least data.batch = {batch}: lower data.batch"
     )]
@@ -53,13 +53,13 @@ pub enum RunError {
         /// Images of the split.
         found: usize,
     },
-    /// A text for a network on images.
+    /// A text was given to a network that was trained on images.
     #[error("{checkpoint} was trained on images, and --text is for language models: use --split")]
     NoText {
         /// The checkpoint.
         checkpoint: PathBuf,
     },
-    /// A text that is shorter than one sequence.
+    /// The text is shorter than one sequence.
     #[error(
         "{path} has {found} bytes, expected at least {needed} for one sequence: use a longer text"
     )]
@@ -71,7 +71,7 @@ pub enum RunError {
         /// The length of a sequence plus one.
         needed: usize,
     },
-    /// A text with a byte that is not in the alphabet.
+    /// A byte of the text is not in the alphabet.
     #[error("{path} does not match the alphabet of {checkpoint}: {source}")]
     Symbol {
         /// The text.
@@ -143,9 +143,9 @@ pub enum RunError {
     OtherKernel {
         /// The checkpoint.
         checkpoint: PathBuf,
-        /// The kernel in use.
+        /// The kernel of this process.
         here: String,
-        /// The one of the checkpoint.
+        /// That of the checkpoint.
         there: String,
     },
     /// A device cannot be used.
@@ -165,9 +165,9 @@ pub enum RunError {
     OtherDevice {
         /// The checkpoint.
         checkpoint: PathBuf,
-        /// The device in use.
+        /// The device of this process.
         here: String,
-        /// The one of the checkpoint.
+        /// That of the checkpoint.
         there: String,
     },
     /// The checkpoint belongs to another experiment.
@@ -199,7 +199,7 @@ pub enum RunError {
         /// The folder.
         folder: PathBuf,
     },
-    /// A data folder for a network that was trained on a file.
+    /// A data folder was given to a network that was trained on a text file.
     #[error(
         "{checkpoint} was trained on a text file, and --data-dir is for downloaded data: omit it, or pass a file by \
          --text"

@@ -27,8 +27,8 @@ impl Input {
         }
     }
 
-    pub(crate) fn images(shape: laq_datasets::ImageShape, classes: usize) -> Self {
-        let laq_datasets::ImageShape {
+    pub(crate) fn images(shape: laq_datasets::ImageSize, classes: usize) -> Self {
+        let laq_datasets::ImageSize {
             height,
             width,
             channels,

@@ -54,7 +54,8 @@ pub fn read_epochs(folder: &Path) -> Vec<EpochRecord> {
     read_lines(&folder.join(METRICS))
 }
 
-/// The comparisons with the exact solver of the run in `folder`, likewise.
+/// The comparisons with the exact solver of the run in `folder`. Lines that cannot be read are
+/// skipped.
 #[must_use]
 pub fn read_comparisons(folder: &Path) -> Vec<ComparisonRecord> {
     read_lines(&folder.join(COMPARISON))
@@ -77,8 +78,8 @@ pub struct RunFolder {
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
-        // Closing the file alone would leave the lock to a child process that was just being
-        // started. If this fails, the end of the process does it.
+        // A child process that is being started may hold a copy of the descriptor, so closing the
+        // file alone could leave the lock held. If this fails, the lock ends with the process.
         let _ = self.lock.unlock();
     }
 }
@@ -129,7 +130,7 @@ impl RunFolder {
         })
     }
 
-    /// Where it is.
+    /// The path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -143,7 +144,7 @@ impl RunFolder {
             .find(|path| path.exists())
     }
 
-    /// One of the files that a new run would replace, if there is one.
+    /// The first existing file that a new run would replace.
     pub(crate) fn file_of_a_run(&self) -> Option<PathBuf> {
         let names = [
             "config.toml",

@@ -1,4 +1,4 @@
-//! What a network consists of, and what its weights take in memory: `laq summary`.
+//! The layers of a network, and the memory of its weights.
 
 use serde::Serialize;
 

@@ -6,7 +6,7 @@
 mod formats;
 
 use laq_datasets::cifar::Labels;
-use laq_datasets::{ImageFormat, ImageSet, ImageShape, Kind, Preprocessing, Split};
+use laq_datasets::{ImageFormat, ImageSet, ImageSize, Kind, Preprocessing, Split};
 use laq_models::{AdamSettings, Batch, FeedforwardSpec, Training};
 use laq_solvers::Method;
 use laq_tensor::CpuBackend;
@@ -20,7 +20,7 @@ fn learn(
 ) {
     let dir = tempfile::tempdir().unwrap();
     let kind = Kind::Images {
-        shape: ImageShape {
+        shape: ImageSize {
             height: 32,
             width: 32,
             channels: 3,

@@ -75,7 +75,7 @@ impl Ended {
 }
 
 impl Machine {
-    /// `None`, with a word about it, where there is no C++ compiler.
+    /// `None` where there is no C++ compiler; a message on stderr says so.
     fn new() -> Option<Self> {
         Self::without(&[])
     }
@@ -406,10 +406,10 @@ fn missing_and_failing_libraries_are_errors() {
     assert!(text.contains("8907 is too old"), "{text}");
 }
 
-/// A library under the right name that has not all that is called.
+/// A library without the functions that are called.
 #[test]
 fn a_missing_function_is_an_error() {
-    for (name, says) in [
+    for (name, message) in [
         ("cuda", "libcuda has no function cu"),
         ("cublas", "libcublas has no function cublas"),
         ("nvrtc", "libnvrtc has no function nvrtc"),
@@ -426,12 +426,15 @@ fn a_missing_function_is_an_error() {
         command.args(["-shared", "-fPIC", "-o"]);
         command.arg(machine.libraries.join(format!("lib{name}.so")));
         command.arg(&source).unwrap();
-        assert!(machine.laq(&["doctor"]).good().contains(says), "{says}");
+        assert!(
+            machine.laq(&["doctor"]).good().contains(message),
+            "{message}"
+        );
         let train = machine.train("a", &on("cuda:0"));
         if name == "cudnn" {
             train.good();
         } else {
-            train.bad(&[says, "--device cpu"]);
+            train.bad(&[message, "--device cpu"]);
         }
     }
 }

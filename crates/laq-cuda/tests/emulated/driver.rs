@@ -27,8 +27,8 @@ struct Ended {
 impl Ended {
     /// Asserts success, no violation of NVIDIA's documentation, and no leaks.
     fn is_clean(&self) -> &str {
-        let said = String::from_utf8_lossy(&self.output.stderr);
-        assert!(self.output.status.success(), "{said}\n{}", self.report);
+        let stderr = String::from_utf8_lossy(&self.output.stderr);
+        assert!(self.output.status.success(), "{stderr}\n{}", self.report);
         let bad = |line: &&str| line.starts_with("mistake ") || line.starts_with("left ");
         let bad: Vec<_> = self.report.lines().filter(bad).collect();
         assert!(bad.is_empty() && !self.report.is_empty(), "{bad:#?}");
@@ -388,8 +388,8 @@ fn the_fake_driver_is_strict() {
         assert!(gpu.allocate(16).is_err());
     });
     for ended in ended.into_iter().flatten() {
-        let said = String::from_utf8_lossy(&ended.output.stderr);
-        assert!(ended.output.status.success(), "{said}");
+        let stderr = String::from_utf8_lossy(&ended.output.stderr);
+        assert!(ended.output.status.success(), "{stderr}");
         let mistakes = (ended.report.lines()).filter_map(|line| line.strip_prefix("mistake "));
         assert_eq!(
             mistakes.collect::<Vec<_>>(),

@@ -2,7 +2,7 @@
 
 use super::{DataFile, Dataset, ImageFormat, Kind, SplitRule};
 use crate::images::{cifar, digits, svhn};
-use crate::{Check, Fractions, ImageShape, Preprocessing, demo};
+use crate::{Check, Fractions, ImageSize, Preprocessing, demo};
 
 /// War and Peace: 80/10/10 % (paper §5).
 const TENTHS: SplitRule = SplitRule::Fractions(Fractions {
@@ -211,7 +211,7 @@ pub(super) const CATALOGUE: &[Dataset] = &[
             },
         ],
         kind: Kind::Images {
-            shape: ImageShape {
+            shape: ImageSize {
                 height: 28,
                 width: 28,
                 channels: 1,

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use self::entries::CATALOGUE;
 use crate::images::cifar;
-use crate::{Check, Fractions, ImageShape, Preprocessing, count_batches, demo};
+use crate::{Check, Fractions, ImageSize, Preprocessing, count_batches, demo};
 
 /// One data set of the catalogue.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,7 @@ pub enum Kind {
     /// Labelled images, for [`ImageSet`](crate::ImageSet).
     Images {
         /// Shape of every image.
-        shape: ImageShape,
+        shape: ImageSize,
         /// Number of classes.
         classes: usize,
         /// Number of training, validation and test images.

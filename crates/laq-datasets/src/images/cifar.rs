@@ -9,10 +9,10 @@ use std::io::{BufRead, Read};
 use flate2::bufread::GzDecoder;
 
 use super::error::{fill, unreadable};
-use super::{FormatError, ImageShape, RawImages};
+use super::{FormatError, ImageSize, RawImages};
 
 /// Shape of every image.
-pub const SHAPE: ImageShape = ImageShape {
+pub const SHAPE: ImageSize = ImageSize {
     height: 32,
     width: 32,
     channels: 3,

@@ -1,6 +1,6 @@
 //! Contrast normalization of single images: global and local.
 
-use super::{ImageShape, RawImages};
+use super::{ImageSize, RawImages};
 
 /// The Euclidean norm of an image after [`global`].
 const NORM: f64 = 55.0;
@@ -54,7 +54,7 @@ pub(super) fn global(image: &[u8]) -> impl Iterator<Item = f64> {
 /// (ICCV 2009).
 ///
 /// `scratch` has twice the elements of the image.
-pub(super) fn local(shape: ImageShape, image: &mut [f32], scratch: &mut [f32]) {
+pub(super) fn local(shape: ImageSize, image: &mut [f32], scratch: &mut [f32]) {
     let (around, rows) = scratch.split_at_mut(image.len());
     let window = window();
     around.copy_from_slice(image);
@@ -93,7 +93,7 @@ fn window() -> Window {
 }
 
 /// Replaces every pixel by the weighted mean of its window; `rows` is scratch.
-fn smooth(shape: ImageShape, window: &Window, values: &mut [f32], rows: &mut [f32]) {
+fn smooth(shape: ImageSize, window: &Window, values: &mut [f32], rows: &mut [f32]) {
     let row = shape.width * shape.channels;
     for (values, means) in values.chunks_exact(row).zip(rows.chunks_exact_mut(row)) {
         add_shifted(window, shape.channels, values, means);

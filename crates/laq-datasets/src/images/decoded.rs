@@ -12,12 +12,12 @@
 //! the file is the digest.
 
 use super::cache::{self, Magic};
-use super::{ImageShape, RawImages};
+use super::{ImageSize, RawImages};
 
 pub(super) const MAGIC: Magic = *b"laq-images-v1\n\0\0";
 
 /// Writes everything before the pixels.
-pub(super) fn write_header(writer: &mut cache::Writer, shape: ImageShape, labels: &[Vec<u8>; 3]) {
+pub(super) fn write_header(writer: &mut cache::Writer, shape: ImageSize, labels: &[Vec<u8>; 3]) {
     let counts = labels.each_ref().map(Vec::len);
     let fields = [shape.height, shape.width, shape.channels];
     for field in fields.into_iter().chain(counts) {
@@ -44,7 +44,7 @@ pub(super) fn splits(found: &cache::Found) -> Option<[RawImages; 3]> {
     if expected != content.len() as u128 {
         return None;
     }
-    let shape = ImageShape {
+    let shape = ImageSize {
         height,
         width,
         channels,

@@ -10,13 +10,13 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore;
 
-use super::{ImageShape, RawImages};
+use super::{ImageSize, RawImages};
 use crate::random::{below, stream};
 
 /// The data set's name.
 pub(crate) const NAME: &str = "demo-digits";
 /// One grey value a pixel.
-pub(crate) const SHAPE: ImageShape = ImageShape {
+pub(crate) const SHAPE: ImageSize = ImageSize {
     height: 28,
     width: 28,
     channels: 1,

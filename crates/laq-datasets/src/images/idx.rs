@@ -12,7 +12,7 @@
 //!
 //! The elements are borrowed from the content of the file.
 
-use super::ImageShape;
+use super::ImageSize;
 use crate::FormatError;
 
 /// Dimensions and elements of an idx file.
@@ -86,7 +86,7 @@ pub fn parse(content: &[u8]) -> Result<Idx<'_>, FormatError> {
 
 /// Shape, offset of the first pixel and number of the images in `content`, an idx file of rank 3 (N
 /// × height × width) or 4 (… × channels).
-pub(crate) fn image_file(content: &[u8]) -> Result<(ImageShape, usize, usize), FormatError> {
+pub(crate) fn image_file(content: &[u8]) -> Result<(ImageSize, usize, usize), FormatError> {
     let idx = parse(content)?;
     let (shape, count) = match idx.dimensions[..] {
         [count, height, width] => (shape(height, width, 1), count),
@@ -101,8 +101,8 @@ pub(crate) fn image_file(content: &[u8]) -> Result<(ImageShape, usize, usize), F
     Ok((shape, content.len() - idx.elements.len(), count))
 }
 
-fn shape(height: usize, width: usize, channels: usize) -> ImageShape {
-    ImageShape {
+fn shape(height: usize, width: usize, channels: usize) -> ImageSize {
+    ImageSize {
         height,
         width,
         channels,

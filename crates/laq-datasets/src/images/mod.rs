@@ -31,7 +31,7 @@ use crate::Split;
 
 /// Height, width and channels of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ImageShape {
+pub struct ImageSize {
     /// Rows.
     pub height: usize,
     /// Columns.
@@ -40,14 +40,14 @@ pub struct ImageShape {
     pub channels: usize,
 }
 
-impl ImageShape {
+impl ImageSize {
     /// Elements of an image: height · width · channels.
     pub const fn elements(&self) -> usize {
         self.height * self.width * self.channels
     }
 }
 
-impl fmt::Display for ImageShape {
+impl fmt::Display for ImageSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}x{}", self.height, self.width, self.channels)
     }
@@ -109,7 +109,7 @@ impl fmt::Debug for Pixels {
 #[derive(Clone, Debug)]
 pub struct RawImages {
     /// Shape of every image.
-    pub shape: ImageShape,
+    pub shape: ImageSize,
     /// N × height × width × channels (NHWC).
     pub pixels: Pixels,
     /// The class of every image, from 0.
@@ -251,7 +251,7 @@ pub struct ImageSet {
     pub name: String,
     /// The preprocessing of the pixels.
     pub preprocessing: Preprocessing,
-    shape: ImageShape,
+    shape: ImageSize,
     classes: usize,
     train: Images,
     validation: Images,
@@ -327,7 +327,7 @@ impl ImageSet {
     }
 
     /// Shape of every image.
-    pub fn shape(&self) -> ImageShape {
+    pub fn shape(&self) -> ImageSize {
         self.shape
     }
 

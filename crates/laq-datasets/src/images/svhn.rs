@@ -4,10 +4,10 @@
 use std::io::Read;
 
 use super::mat::{self, Array, Stored};
-use super::{FormatError, ImageShape, RawImages};
+use super::{FormatError, ImageSize, RawImages};
 
 /// Shape of every image.
-pub const SHAPE: ImageShape = ImageShape {
+pub const SHAPE: ImageSize = ImageSize {
     height: 32,
     width: 32,
     channels: 3,

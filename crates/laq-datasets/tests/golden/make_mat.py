@@ -1,4 +1,4 @@
-"""Writes the MAT-files beside this script with scipy: `python3 make_mat.py`.
+"""Writes the MAT-files of this folder with scipy: `python3 make_mat.py`.
 
 Every X is X[row, column, channel, image] = (7 row + 13 column + 101 channel + 31 image) mod 251. The labels are
 1 to 10 over and over. The tests know both formulas.

@@ -1,4 +1,4 @@
-"""Writes `preprocessed.bin` beside this script with numpy and scipy: `python3 make_preprocessed.py`.
+"""Writes `preprocessed.bin` into this folder with numpy and scipy: `python3 make_preprocessed.py`.
 
 It has 24 training, 2 validation and 4 test images of 8 x 9 pixels in 3 colours, as bytes; then the same 30 images after
 global contrast normalization, after ZCA whitening, and after local contrast normalization, as little-endian f32.

@@ -198,7 +198,7 @@ impl Check<'_> {
             });
         }
         let (end, mut lines) = (Instant::now() + TIME_LIMIT, vec![Vec::new(); count]);
-        let have = |lines: &[Vec<String>], least| lines.iter().all(|said| said.len() >= least);
+        let have = |lines: &[Vec<String>], least| lines.iter().all(|lines| lines.len() >= least);
         while !have(&lines, 2) {
             match receiver.recv_timeout(Duration::from_millis(20)) {
                 Ok((index, line)) => {

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--device", type=torch.device, default=torch.device("cuda:0"))
 parser.add_argument("--precision", choices=("tf32", "float32"), default="tf32", help="of products on a GPU")
-parser.add_argument("--rounds", type=int, default=7, help="the median of so many rounds is told")
+parser.add_argument("--rounds", type=int, default=7, help="the median of these rounds is reported")
 parser.add_argument("--steps", type=int, default=20, help="training steps in a round")
 parser.add_argument("--seconds", type=float, default=150, help="after which nothing more is measured")
 parser.add_argument("--small", action="store_true", help="small networks, for a rehearsal")
@@ -220,7 +220,7 @@ def seconds(step, rounds, steps, wait):
     return statistics.median(times)
 
 
-def tell(**line):
+def report(**line):
     print(json.dumps(line), flush=True)
 
 
@@ -229,7 +229,7 @@ def main():
     end = time.monotonic() + options.seconds
 
     def time_is_over(*_):
-        raise TimeoutError("the time was over")
+        raise TimeoutError("the time limit was reached")
 
     signal.signal(signal.SIGALRM, time_is_over)
     on_gpu = options.device.type == "cuda"
@@ -239,9 +239,9 @@ def main():
         torch.backends.cudnn.benchmark = True
     torch.manual_seed(1)
     name = torch.cuda.get_device_name() if on_gpu else "cpu"
-    tell(torch=torch.__version__, device=name, cudnn=torch.backends.cudnn.version())
+    report(torch=torch.__version__, device=name, cudnn=torch.backends.cudnn.version())
     networks = cases(options.device, options.small)
-    # What takes longest comes last.
+    # Compiled variants take longest and come last.
     found = [
         (network, method, variant)
         for compiling in (False, True)
@@ -262,16 +262,16 @@ def main():
             step = networks[network].stepper(method, variant)
             wait = torch.cuda.synchronize if on_gpu else lambda: None
             median = seconds(step, options.rounds, options.steps, wait)
-            tell(**line, seconds=median, measured_in=round(time.monotonic() - start, 1))
+            report(**line, seconds=median, measured_in=round(time.monotonic() - start, 1))
         except TimeoutError:
             left_out.append(" ".join(line.values()))
-        except Exception as error:  # One variant that PyTorch cannot do keeps the others from nothing.
-            said = str(error).splitlines() or [type(error).__name__]
-            tell(**line, error=said[0][:300])
+        except Exception as error:  # A failing variant is reported and does not stop the others.
+            message = str(error).splitlines() or [type(error).__name__]
+            report(**line, error=message[0][:300])
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     if left_out:
-        tell(left_out=left_out)
+        report(left_out=left_out)
 
 
 if __name__ == "__main__":

@@ -81,15 +81,11 @@ impl Answers {
     }
 
     /// The timed variants of a step, with their seconds.
-    pub(super) fn times(&self, network: &str, method: &str) -> impl Iterator<Item = (&str, f64)> {
-        (self.measured.iter())
-            .filter(move |step| step.network == network && step.method == method)
-            .filter_map(|step| Some((step.variant.as_str(), *step.seconds.as_ref().ok()?)))
-    }
-
-    /// The fastest variant.
+    /// The fastest variant, with its seconds per step.
     pub(super) fn best(&self, network: &str, method: &str) -> Option<(&str, f64)> {
-        self.times(network, method)
+        (self.measured.iter())
+            .filter(|step| step.network == network && step.method == method)
+            .filter_map(|step| Some((step.variant.as_str(), *step.seconds.as_ref().ok()?)))
             .min_by(|a, b| a.1.total_cmp(&b.1))
     }
 

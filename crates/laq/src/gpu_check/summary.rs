@@ -44,6 +44,7 @@ impl Compared {
 
 /// The network whose quantization is reported: the one with the most weights.
 const SOLVED: &str = "cifar10";
+
 impl Findings {
     /// No results yet.
     pub(super) fn new(name: String, made: String) -> Self {

@@ -133,7 +133,7 @@ fn a_run_resumes_only_on_its_device() {
     checkpoint.run.kernel = "cuda (NVIDIA H100, TF32)".into();
     checkpoint.write(&path).expect("a checkpoint");
     let before = last_checkpoint(&dir);
-    // The GPU is looked for, as the run was begun on one.
+    // A run that began on a GPU is continued on a GPU.
     let output = laq(&dir, &["train", "tiny.toml", "--resume"]);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(

@@ -91,8 +91,8 @@ fn build() -> Option<PathBuf> {
         .args([&so, &cpp])
         .output()
         .expect("the compiler runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
     fs::rename(so, &library).expect("the library");
     Some(library)
 }

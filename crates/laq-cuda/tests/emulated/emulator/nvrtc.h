@@ -31,8 +31,8 @@ API int nvrtcCompileProgram(void* handle, int count, const char* const* options)
                 throw Fault{5, "an unknown option"};
             }
         }
-        if (const char* said = std::getenv("FAKE_CUDA_NVRTC_FAILS")) {
-            program.log = said;
+        if (const char* message = std::getenv("FAKE_CUDA_NVRTC_FAILS")) {
+            program.log = message;
             throw Fault{6, ""};
         }
         // There are no headers.

@@ -164,8 +164,8 @@ fn a_file_without_checksum_is_reported() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
-    /// However often a server stops, ignores ranges or errs, and whatever an earlier run left: either the file is
-    /// whole or there is none, and a good server then always brings it.
+    /// Whatever a server does (it stops, ignores ranges, returns errors) and whatever an earlier run left, the file
+    /// is either complete or absent, and the next download from a good server completes it.
     #[test]
     fn no_server_behaviour_leaves_an_invalid_file(
         behaviour in proptest::collection::vec((0usize..6, 0usize..3000), 1..12),
