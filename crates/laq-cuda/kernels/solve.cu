@@ -26,7 +26,7 @@ extern "C" __global__ void solve_begin(const Group* groups, GroupWorkspace* work
         const bool negative = sides == 2 && w < 0.0f;
         double terms[6] = {double(d) * double(x), double(d), double(x), 1.0, 0.0, 0.0};
         if (warm) {
-            float b = codebook->value[int(group.levels[i]) + 128];
+            float b = codebook->multiplier[int(group.levels[i]) + 128] / codebook->divisor;
             const float with = negative ? -w : w;
             if (negative) b = -b;
             if (sides == 2 && b < 0.0f) b = 0.0f;
@@ -165,6 +165,8 @@ extern "C" __global__ void solve_end(const Group* groups, GroupWorkspace* worksp
     GroupState* state = group.state;
     SHARED(float, thresholds, [2][MAX_MAGNITUDES]);
     SHARED(float, scales, [2]);
+    // The step of each scale; see Codebook::step of laq-solvers.
+    SHARED(float, scale_steps, [2]);
     const unsigned steps = codebook->magnitudes - 1;
     const bool trained = codebook->solver == TTQ;
     const bool two = codebook->sides == 2;
@@ -172,7 +174,13 @@ extern "C" __global__ void solve_end(const Group* groups, GroupWorkspace* worksp
         const unsigned of = two ? side : 0;
         // TTQ starts from the scale of TWN on both sides.
         const float scale = trained && state->solved ? state->scale[side] : to_float(workspace->scale[of]);
-        if (threadIdx.x == 0) scales[side] = scale;
+        if (threadIdx.x == 0) {
+            scales[side] = scale;
+            const float step = scale / codebook->divisor;
+            // The scale is finite.
+            const bool overflows = !(fabsf(step * codebook->divisor) <= float(LARGEST_FLOAT));
+            scale_steps[side] = overflows ? __uint_as_float(__float_as_uint(step) - 1u) : step;
+        }
         for (unsigned m = threadIdx.x; m < steps; m += blockDim.x) {
             float threshold;
             if (codebook->solver == TWN) {
@@ -194,7 +202,7 @@ extern "C" __global__ void solve_end(const Group* groups, GroupWorkspace* worksp
         const bool negative = w < 0.0f;
         const int number = int(above(thresholds[negative], steps, fabsf(w)));
         const int level = negative ? codebook->first_negative - number : codebook->first_positive + number;
-        const float quantized = codebook->value[level + 128] * scales[level < 0];
+        const float quantized = codebook->multiplier[level + 128] * scale_steps[level < 0];
         const double gap = double(w) - double(quantized);
         sums[0] += double(curvature(v)) * (gap * gap);
         sums[1] += codebook->has_zero && level == 0 ? 1.0 : 0.0;

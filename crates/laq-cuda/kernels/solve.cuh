@@ -7,15 +7,17 @@ constexpr double LARGEST_FLOAT = 3.4028234663852886e38;
 // A codebook by increasing magnitude, and its solver.
 struct Codebook {
     double midpoint[MAX_MAGNITUDES];
-    // The value of a level, from -128 on.
-    float value[256];
+    // The multiplier of a level, from -128 on. Its value is multiplier / divisor.
+    float multiplier[256];
     float magnitude[MAX_MAGNITUDES];
+    float divisor;
     unsigned magnitudes;
     int first_positive, first_negative;
     unsigned has_zero;
     unsigned solver;
     // 1: one scale. 2: one for the positive weights and one for the negative ones.
     unsigned sides;
+    unsigned reserved;
 };
 
 // The state of a group between steps.

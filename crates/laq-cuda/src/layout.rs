@@ -158,16 +158,19 @@ structs! {
         first_block: u32,
     }
     /// A codebook by magnitude, and its solver.
-    Codebook (2584 bytes) {
+    Codebook (2592 bytes) {
         midpoint: [f64; MAX_MAGNITUDES],
-        value: [f32; 256],
+        multiplier: [f32; 256],
         magnitude: [f32; MAX_MAGNITUDES],
+        divisor: f32,
         magnitudes: u32,
         first_positive: i32,
         first_negative: i32,
         has_zero: u32,
         solver: u32,
         sides: u32,
+        /// Explicit padding.
+        reserved: u32,
     }
     /// The state of a group of rows between steps.
     GroupState (72 bytes) {

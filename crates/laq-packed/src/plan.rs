@@ -205,7 +205,7 @@ fn metadata(
     };
     // Indices without a level, such as 0 of binary codebooks, have an entry too.
     let values: Vec<f64> = (lowest..=highest)
-        .map(|level| f64::from(codebook.value(level)))
+        .map(|level| f64::from(codebook.multiplier(level)))
         .collect();
     let values: serde_json::Value = values.into();
     let mut metadata: BTreeMap<String, String> = weights.metadata().collect();

@@ -1,6 +1,6 @@
 //! What quantizing reports: a record for each tensor, and totals.
 
-use laq_solvers::Scale;
+use laq_solvers::{Codebook, Scale};
 use serde::Serialize;
 
 use crate::request::Granularity;
@@ -89,9 +89,9 @@ pub(crate) fn relative(error: f64, energy: f64) -> Option<f64> {
     }
 }
 
-/// The scales of a record.
-pub(crate) fn printed(scales: &[Scale], granularity: Granularity) -> Scales {
-    let pair = |scale: &Scale| scale.pair().map(f64::from);
+/// The scales of a record, as steps of the multipliers.
+pub(crate) fn printed(scales: &[Scale], granularity: Granularity, codebook: &Codebook) -> Scales {
+    let pair = |scale: &Scale| scale.pair().map(|scale| f64::from(codebook.step(scale)));
     match (granularity, scales.first()) {
         (Granularity::PerTensor, Some(scale @ Scale::Two { .. })) => {
             Scales::Flat(pair(scale).to_vec())

@@ -5,7 +5,7 @@ use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use laq_solvers::{Problem, Quantizer, Scale, SolveError, solve_rows};
+use laq_solvers::{Codebook, Problem, Quantizer, Scale, SolveError, solve_rows};
 use safetensors::tensor::TensorInfo;
 
 use crate::QuantizeError;
@@ -54,8 +54,12 @@ impl Plan {
                 let solved = self.solve(tensor, how, &solver, &mut buffers)?;
                 buffers.write(&tensor.name, how.float, solver.quantizer, &mut writer)?;
                 let record = self.record(tensor, &solved, solver.quantizer, &buffers);
-                let scales = buffers.scales.iter();
-                let scale_bits = scales.map(|&scale| 8 * scale_bytes(scale).len()).sum();
+                let scales_per_problem = if solver.quantizer.has_two_scales() {
+                    2
+                } else {
+                    1
+                };
+                let scale_bits = 32 * scales_per_problem * buffers.scales.len();
                 totals.add(
                     &record,
                     solved.energy,
@@ -129,7 +133,7 @@ impl Plan {
             name: tensor.name.clone(),
             n,
             method: self.request.method.id(),
-            scale: printed(&buffers.scales, self.request.granularity),
+            scale: printed(&buffers.scales, self.request.granularity, codebook),
             weighted_error: solved.weighted_error,
             relative_error: relative(solved.weighted_error, solved.energy),
             sparsity: if has_zero {
@@ -208,7 +212,7 @@ impl Buffers {
         }
         writer.begin(&scale_name(name))?;
         for &scale in &self.scales {
-            writer.write(&scale_bytes(scale))?;
+            writer.write(&step_bytes(scale, codebook))?;
         }
         Ok(())
     }
@@ -274,12 +278,12 @@ fn channel_length(weights: usize, problems: usize) -> usize {
     weights.checked_div(problems).unwrap_or_default()
 }
 
-fn scale_bytes(scale: Scale) -> Vec<u8> {
+/// The steps of a scale, as `NAME.scale` stores them.
+fn step_bytes(scale: Scale, codebook: &Codebook) -> Vec<u8> {
+    let bytes = |scale| codebook.step(scale).to_le_bytes();
     match scale {
-        Scale::One(scale) => scale.to_le_bytes().to_vec(),
-        Scale::Two { positive, negative } => {
-            [positive.to_le_bytes(), negative.to_le_bytes()].concat()
-        }
+        Scale::One(scale) => bytes(scale).to_vec(),
+        Scale::Two { positive, negative } => [bytes(positive), bytes(negative)].concat(),
     }
 }
 

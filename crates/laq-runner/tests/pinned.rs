@@ -7,7 +7,7 @@ use laq_runner::TRAINING_VERSION;
 use laq_solvers::Method;
 
 /// The version that the numbers below were recorded with.
-const RECORDED_VERSION: u32 = 2;
+const RECORDED_VERSION: u32 = 3;
 
 /// Training losses of the three epochs and the test loss, of the tiny experiment with each method.
 const RECORDED: [(&str, [f64; 4]); 15] = [

@@ -196,14 +196,33 @@ impl Codebook {
         Ok(Codebook::Custom(Custom { magnitudes }))
     }
 
-    /// The value of a level, within [−1, 1].
+    /// The value of a level, within [−1, 1]: `multiplier(level) / divisor()`.
     pub fn value(&self, level: i8) -> f32 {
+        self.multiplier(level) / self.divisor()
+    }
+
+    /// The multiplier of a level in `ŵ = step(scale) · multiplier(level)`: an integer in the
+    /// codebooks `Binary`, `Ternary`, `Linear` and `Uniform`, the value itself in the others.
+    pub fn multiplier(&self, level: i8) -> f32 {
         match self.rule() {
-            Rule::Sign(rule) => rule.value(level),
-            Rule::Affine(rule) => rule.value(level),
-            Rule::PowerOfTwo(rule) => rule.value(level),
-            Rule::Custom(rule) => rule.value(level),
+            Rule::Sign(rule) => rule.multiplier(level),
+            Rule::Affine(rule) => rule.multiplier(level),
+            Rule::PowerOfTwo(rule) => rule.multiplier(level),
+            Rule::Custom(rule) => rule.multiplier(level),
         }
+    }
+
+    /// The multiplier of the value 1: k of `Linear`, `2^bits − 1` of `Uniform`, otherwise 1.
+    pub fn divisor(&self) -> f32 {
+        self.rule().divisor()
+    }
+
+    /// The step of a scale, `scale / divisor()` in f32: what integer formats store as their scale.
+    ///
+    /// The step of a finite scale times the largest multiplier is finite: where rounding up would
+    /// overflow, the step is the next f32 towards zero.
+    pub fn step(&self, scale: f32) -> f32 {
+        step(scale, self.divisor())
     }
 
     /// The level indices, in rising order.
@@ -359,9 +378,28 @@ pub(crate) fn to_f32(scale: f64) -> f32 {
     (scale as f32).clamp(f32::MIN, f32::MAX)
 }
 
-/// From a level index to its value, in a form that the compiler vectorises.
+/// See [`Codebook::step`].
+pub(crate) fn step(scale: f32, divisor: f32) -> f32 {
+    let step = scale / divisor;
+    if (step * divisor).is_infinite() && scale.is_finite() {
+        f32::from_bits(step.to_bits() - 1)
+    } else {
+        step
+    }
+}
+
+/// From a level index to its multiplier and its value, in a form that the compiler vectorises.
 pub(crate) trait LevelValue: Copy {
-    fn value(self, level: i8) -> f32;
+    fn multiplier(self, level: i8) -> f32;
+
+    fn divisor(self) -> f32 {
+        1.0
+    }
+
+    #[inline(always)]
+    fn value(self, level: i8) -> f32 {
+        self.multiplier(level) / self.divisor()
+    }
 }
 
 pub(crate) enum Rule<'a> {
@@ -371,18 +409,29 @@ pub(crate) enum Rule<'a> {
     Custom(CustomRule<'a>),
 }
 
+impl Rule<'_> {
+    fn divisor(self) -> f32 {
+        match self {
+            Rule::Sign(rule) => rule.divisor(),
+            Rule::Affine(rule) => rule.divisor(),
+            Rule::PowerOfTwo(rule) => rule.divisor(),
+            Rule::Custom(rule) => rule.divisor(),
+        }
+    }
+}
+
 /// The level itself, −1, 0 or 1.
 #[derive(Clone, Copy)]
 pub(crate) struct Sign;
 
 impl LevelValue for Sign {
     #[inline(always)]
-    fn value(self, level: i8) -> f32 {
+    fn multiplier(self, level: i8) -> f32 {
         f32::from(level.clamp(-1, 1))
     }
 }
 
-/// `(slope · i + offset) / divisor`
+/// `slope · i + offset`, divided by `divisor`
 #[derive(Clone, Copy)]
 pub(crate) struct Affine {
     low: i8,
@@ -394,9 +443,14 @@ pub(crate) struct Affine {
 
 impl LevelValue for Affine {
     #[inline(always)]
-    fn value(self, level: i8) -> f32 {
+    fn multiplier(self, level: i8) -> f32 {
         let level = i32::from(level.clamp(self.low, self.high));
-        (self.slope * level + self.offset) as f32 / self.divisor
+        (self.slope * level + self.offset) as f32
+    }
+
+    #[inline(always)]
+    fn divisor(self) -> f32 {
+        self.divisor
     }
 }
 
@@ -408,7 +462,7 @@ pub(crate) struct PowerOfTwo {
 
 impl LevelValue for PowerOfTwo {
     #[inline(always)]
-    fn value(self, level: i8) -> f32 {
+    fn multiplier(self, level: i8) -> f32 {
         let level = i32::from(level.clamp(-self.top, self.top));
         let exponent = (127 - i32::from(self.top) + level.abs()) as u32;
         let sign = (level as u32) & 0x8000_0000;
@@ -447,7 +501,7 @@ impl CustomRule<'_> {
 
 impl LevelValue for CustomRule<'_> {
     #[inline(always)]
-    fn value(self, level: i8) -> f32 {
+    fn multiplier(self, level: i8) -> f32 {
         let (low, high) = self.range();
         let level = level.clamp(low, high);
         let mirrored = if self.has_zero() {
@@ -487,5 +541,25 @@ mod tests {
             assert!(f64::from(found.next_up()) > bound, "{found} {bound}");
         }
         assert_eq!(floor_f32(f64::INFINITY), f32::INFINITY);
+    }
+
+    #[test]
+    fn a_step_is_the_quotient_and_never_overflows() {
+        for bits in 2..=8 {
+            for codebook in [Codebook::linear(bits), Codebook::uniform(bits)] {
+                let codebook = codebook.unwrap();
+                let divisor = codebook.divisor();
+                for scale in [0.0, 1e-45, 0.1, 1.0, -3.7, 1e30] {
+                    assert_eq!(codebook.step(scale), scale / divisor);
+                }
+                for scale in [f32::MAX, -f32::MAX, f32::MAX.next_down()] {
+                    let step = codebook.step(scale);
+                    assert!((step * divisor).is_finite(), "{codebook:?}");
+                    assert!((step - scale / divisor).abs() <= scale.abs() / divisor * 1.2e-7);
+                }
+                assert!(codebook.step(f32::INFINITY).is_infinite());
+                assert!(codebook.step(f32::NAN).is_nan());
+            }
+        }
     }
 }

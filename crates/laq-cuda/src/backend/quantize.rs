@@ -93,9 +93,9 @@ fn device_codebook(codebook: &Codebook, solver: Solver) -> layout::Codebook {
     for (midpoint, pair) in midpoint.iter_mut().zip(magnitudes.windows(2)) {
         *midpoint = 0.5 * (f64::from(pair[0]) + f64::from(pair[1]));
     }
-    let mut value = [f32::NAN; 256];
+    let mut multiplier = [f32::NAN; 256];
     for &level in &levels {
-        value[(i16::from(level) + 128) as usize] = codebook.value(level);
+        multiplier[(i16::from(level) + 128) as usize] = codebook.multiplier(level);
     }
     let mut magnitude = [f32::NAN; MAX_MAGNITUDES];
     magnitude[..magnitudes.len()].copy_from_slice(&magnitudes);
@@ -112,14 +112,16 @@ fn device_codebook(codebook: &Codebook, solver: Solver) -> layout::Codebook {
     let has_zero = magnitudes[0] == 0.0;
     layout::Codebook {
         midpoint,
-        value,
+        multiplier,
         magnitude,
+        divisor: codebook.divisor(),
         magnitudes: magnitudes.len() as u32,
         first_positive: positive[0].into(),
         first_negative: if has_zero { 0 } else { -1 },
         has_zero: has_zero.into(),
         solver: code as u32,
         sides,
+        reserved: 0,
     }
 }
 

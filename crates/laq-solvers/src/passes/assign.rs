@@ -4,7 +4,7 @@ use laq_simd::{Isa, multiversion};
 
 use super::lanes::{BLOCK, Curvature, LANES, Table, padded, sum, with_curvature, with_rule};
 use super::parallel::{self, Parts};
-use crate::codebook::{Codebook, LevelValue, Magnitudes, Scale, Thresholds};
+use crate::codebook::{Codebook, LevelValue, Magnitudes, Scale, Thresholds, step};
 use crate::error::SolveError;
 use crate::problem::Problem;
 
@@ -31,7 +31,8 @@ impl Problem<'_> {
 }
 
 impl Codebook {
-    /// `ŵ_i = scale · value(level_i)`, rounded once to f32: the one decode rule.
+    /// `ŵ_i = step(scale) · multiplier(level_i)` in f32, the one decode rule; see
+    /// [`Codebook::step`]. Integer formats compute the same product from the stored step.
     ///
     /// With two scales, the sign of the level selects the scale. Stops at the end of the shorter
     /// slice.
@@ -203,17 +204,18 @@ multiversion! {
         scales: [f32; 2],
         levels: &mut [i8],
     ) -> f64 {
+        let steps = scales.map(|scale| step(scale, rule.divisor()));
         let (chunks, tail) = weights.as_chunks::<LANES>();
         let (level_chunks, level_tail) = levels.as_chunks_mut::<LANES>();
         let mut error = [0.0_f64; LANES];
         for (index, (chunk, levels)) in chunks.iter().zip(level_chunks).enumerate() {
             *levels = assign.levels(chunk);
-            let quantized = levels.map(|level| decoded(rule, level, scales));
+            let quantized = levels.map(|level| decoded(rule, level, steps));
             add_errors(&mut error, chunk, quantized, curvature.chunk(index));
         }
         let levels = assign.levels(&padded(tail));
         level_tail.copy_from_slice(&levels[..tail.len()]);
-        let quantized = levels.map(|level| decoded(rule, level, scales));
+        let quantized = levels.map(|level| decoded(rule, level, steps));
         add_errors(&mut error, &padded(tail), quantized, curvature.tail());
         0.5 * sum(error)
     }
@@ -238,10 +240,10 @@ pub(crate) fn weighted_error(
     parallel::reduce((problem, levels), parts, &of_part, &|a: f64, b: f64| a + b)
 }
 
-/// The one decode rule.
+/// The one decode rule, with the steps of positive and negative levels.
 #[inline(always)]
 fn decoded<R: LevelValue>(rule: R, level: i8, [positive, negative]: [f32; 2]) -> f32 {
-    rule.value(level) * if level < 0 { negative } else { positive }
+    rule.multiplier(level) * if level < 0 { negative } else { positive }
 }
 
 multiversion! {
@@ -252,14 +254,15 @@ multiversion! {
         scales: [f32; 2],
         levels: &[i8],
     ) -> f64 {
+        let steps = scales.map(|scale| step(scale, rule.divisor()));
         let (chunks, tail) = weights.as_chunks::<LANES>();
         let (level_chunks, level_tail) = levels.as_chunks::<LANES>();
         let mut error = [0.0_f64; LANES];
         for (index, (chunk, levels)) in chunks.iter().zip(level_chunks).enumerate() {
-            let quantized = levels.map(|level| decoded(rule, level, scales));
+            let quantized = levels.map(|level| decoded(rule, level, steps));
             add_errors(&mut error, chunk, quantized, curvature.chunk(index));
         }
-        let quantized = padded(level_tail).map(|level| decoded(rule, level, scales));
+        let quantized = padded(level_tail).map(|level| decoded(rule, level, steps));
         add_errors(&mut error, &padded(tail), quantized, curvature.tail());
         0.5 * sum(error)
     }
@@ -304,8 +307,9 @@ multiversion! {
         scales: [f32; 2],
         quantized: &mut [f32],
     ) {
+        let steps = scales.map(|scale| step(scale, rule.divisor()));
         for (quantized, &level) in quantized.iter_mut().zip(levels) {
-            *quantized = decoded(rule, level, scales);
+            *quantized = decoded(rule, level, steps);
         }
     }
 }

@@ -79,7 +79,7 @@ pub(crate) fn error_of(
             Scale::Two { positive, .. } if level >= 0 => positive,
             Scale::Two { negative, .. } => negative,
         };
-        let quantized = factor * codebook.value(level);
+        let quantized = codebook.step(factor) * codebook.multiplier(level);
         let gap = f64::from(w) - f64::from(quantized);
         error += 0.5 * curvature_at(curvature, index) * gap * gap;
     }
