@@ -2,6 +2,7 @@
 
 mod buffer;
 mod isa;
+pub mod math;
 
 pub use buffer::AlignedBuffer;
 pub use isa::{Isa, KERNEL_VARIABLE, Set, UnknownIsa};

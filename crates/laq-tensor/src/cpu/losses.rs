@@ -3,11 +3,11 @@
 use rayon::prelude::*;
 
 use super::CpuBackend;
-use super::math;
+
 use super::memory::Buffer;
 use super::steps::StepLog;
 use crate::{BackendError, Loss, Losses};
-use laq_simd::{Isa, multiversion};
+use laq_simd::{Isa, math, multiversion};
 
 impl Losses for CpuBackend {
     fn loss_and_gradient(

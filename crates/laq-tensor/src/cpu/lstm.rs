@@ -11,11 +11,11 @@ use rayon::prelude::*;
 
 use super::CpuBackend;
 use super::gemm::{Matrix, gemm, multiply_panel, pack_panel, tile_columns, tile_rows};
-use super::math;
+
 use super::memory::Buffer;
 use super::shared::Shared;
 use crate::{BackendError, Lstm, LstmGradients, LstmParameters, LstmShape};
-use laq_simd::{Isa, multiversion};
+use laq_simd::{Isa, math, multiversion};
 
 /// Activations kept from forward to backward, and scratch. Sizes in the letters of [`LstmShape`].
 #[derive(Debug)]

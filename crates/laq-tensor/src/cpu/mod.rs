@@ -11,7 +11,6 @@ mod gather;
 mod gemm;
 mod losses;
 mod lstm;
-mod math;
 mod memory;
 mod norm;
 mod optimizer;
