@@ -34,7 +34,7 @@ impl CodeBits {
 }
 
 /// Errors of packing and unpacking.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackError {
     /// The number of bits is not supported.
@@ -84,6 +84,51 @@ pub enum PackError {
         column: usize,
         /// Levels of the codebook.
         levels: usize,
+    },
+    /// The multipliers are not a table of codes.
+    #[error(
+        "found the multipliers {multipliers:?}, expected 1 to 16 finite numbers in rising order"
+    )]
+    Table {
+        /// The multipliers.
+        multipliers: Vec<f32>,
+    },
+    /// The number of steps does not match.
+    #[error(
+        "found {found} steps, expected {per_group} for each group of rows, and groups that divide the {rows} rows"
+    )]
+    Steps {
+        /// The number found.
+        found: usize,
+        /// Steps of a group.
+        per_group: usize,
+        /// Rows of the matrix.
+        rows: usize,
+    },
+    /// A step is not finite.
+    #[error("step {index} is {value}, expected a finite number")]
+    Step {
+        /// Its index.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// The multipliers are not integers that fit the product with activations of 8 bits.
+    #[error(
+        "the multipliers {multipliers:?} are not integers up to 64 times a power of two, or have two steps; \
+         multiply in f32"
+    )]
+    NotIntegers {
+        /// The multipliers.
+        multipliers: Vec<f32>,
+    },
+    /// An activation is not finite.
+    #[error("element {index} of the vector is {value}, expected a finite number")]
+    Activation {
+        /// Its index.
+        index: usize,
+        /// Its value.
+        value: f32,
     },
     /// The padding of a row is not zero, or a byte is not five trits.
     #[error("found byte {byte} in row {row}, byte {column}, which is not a valid end of the row")]
@@ -179,9 +224,7 @@ impl Packing {
         codebook: &Codebook,
     ) -> Result<Vec<u8>, PackError> {
         let ranks = Ranks::new(self, codebook)?;
-        let row_bytes = self.check(levels.len(), "levels", rows, columns, |columns| {
-            Some(columns)
-        })?;
+        let row_bytes = self.check(levels.len(), "levels", rows, columns, Some)?;
         let mut packed = vec![0; rows * row_bytes];
         if packed.is_empty() {
             return Ok(packed);
@@ -233,24 +276,43 @@ impl Packing {
         levels: &mut [i8],
     ) -> Result<(), PackError> {
         let ranks = Ranks::new(self, codebook)?;
-        self.check(levels.len(), "levels", rows, columns, |columns| {
-            Some(columns)
-        })?;
-        let row_bytes = self.check(packed.len(), "packed bytes", rows, columns, |columns| {
-            self.row_bytes(columns)
-        })?;
-        if levels.is_empty() {
+        self.check(levels.len(), "levels", rows, columns, Some)?;
+        self.unpack_with(packed, rows, columns, ranks.count, |index, code| {
+            levels[index] = ranks.levels[usize::from(code)];
+        })
+    }
+
+    /// Calls `put` with the index and the code of each of `rows` × `columns` weights, row-major.
+    /// All codes are below `count`.
+    ///
+    /// # Errors
+    /// [`PackError`] if the length does not match, a code is not below `count`, or the padding of a
+    /// row is not zero. The codes before the invalid one have been passed on.
+    pub(crate) fn unpack_with(
+        self,
+        packed: &[u8],
+        rows: usize,
+        columns: usize,
+        count: usize,
+        mut put: impl FnMut(usize, u8),
+    ) -> Result<(), PackError> {
+        let row_bytes = self.check_packed(packed, rows, columns)?;
+        if packed.is_empty() {
             return Ok(());
         }
-        let pairs = packed.chunks_exact(row_bytes);
-        for (row, (packed, levels)) in pairs.zip(levels.chunks_exact_mut(columns)).enumerate() {
-            let level = |code: u8, column: usize| {
-                ranks.level(code).ok_or(PackError::Code {
-                    code,
-                    row,
-                    column,
-                    levels: ranks.count,
-                })
+        for (row, packed) in packed.chunks_exact(row_bytes).enumerate() {
+            let mut put = |column: usize, code: u8| {
+                if usize::from(code) < count {
+                    put(row * columns + column, code);
+                    Ok(())
+                } else {
+                    Err(PackError::Code {
+                        code,
+                        row,
+                        column,
+                        levels: count,
+                    })
+                }
             };
             let invalid = |column: usize| PackError::Byte {
                 byte: packed[column],
@@ -261,12 +323,12 @@ impl Packing {
                 Packing::Bits(bits) => {
                     let mask = (1u32 << bits.0) - 1;
                     let (mut word, mut filled, mut next) = (0u32, 0, 0);
-                    for (column, target) in levels.iter_mut().enumerate() {
+                    for column in 0..columns {
                         if filled < u32::from(bits.0) {
                             word |= u32::from(packed[next]) << filled;
                             (filled, next) = (filled + 8, next + 1);
                         }
-                        *target = level((word & mask) as u8, column)?;
+                        put(column, (word & mask) as u8)?;
                         (word, filled) = (word >> bits.0, filled - u32::from(bits.0));
                     }
                     if word != 0 {
@@ -274,19 +336,32 @@ impl Packing {
                     }
                 }
                 Packing::Trits => {
-                    for (index, (levels, &byte)) in levels.chunks_mut(5).zip(packed).enumerate() {
+                    for (index, &byte) in packed.iter().enumerate() {
                         let trits = TRITS.get(usize::from(byte)).ok_or_else(|| invalid(index))?;
-                        if trits[levels.len()..].iter().any(|&trit| trit != 0) {
+                        let present = (columns - 5 * index).min(5);
+                        if trits[present..].iter().any(|&trit| trit != 0) {
                             return Err(invalid(index));
                         }
-                        for (digit, (target, &code)) in levels.iter_mut().zip(trits).enumerate() {
-                            *target = level(code, 5 * index + digit)?;
+                        for (digit, &code) in trits[..present].iter().enumerate() {
+                            put(5 * index + digit, code)?;
                         }
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Checks the length of packed rows.
+    pub(crate) fn check_packed(
+        self,
+        packed: &[u8],
+        rows: usize,
+        columns: usize,
+    ) -> Result<usize, PackError> {
+        self.check(packed.len(), "packed bytes", rows, columns, |columns| {
+            self.row_bytes(columns)
+        })
     }
 
     /// Checks that `found` is rows × `per_row(columns)`; returns the packed bytes of a row.
@@ -344,9 +419,5 @@ impl Ranks {
     fn code(&self, level: i8) -> Option<u8> {
         let code = self.codes[usize::from(level.cast_unsigned() ^ 128)];
         (code != u8::MAX).then_some(code)
-    }
-
-    fn level(&self, code: u8) -> Option<i8> {
-        self.levels[..self.count].get(usize::from(code)).copied()
     }
 }

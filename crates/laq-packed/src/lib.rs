@@ -1,9 +1,13 @@
 #![doc = include_str!("../README.md")]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod codes;
 mod error;
 pub mod files;
+mod int8;
+#[allow(unsafe_code)] // Intrinsics, and the product of matrixmultiply.
+mod kernels;
+mod matrix;
 mod plan;
 mod record;
 mod request;
@@ -13,6 +17,7 @@ mod tensor_file;
 
 pub use codes::{CodeBits, PackError, Packing};
 pub use error::QuantizeError;
+pub use matrix::{CodeTable, DENSE_DEPTH, PackedMatrix};
 pub use plan::Plan;
 pub use record::{Scales, TensorRecord, Totals};
 pub use request::{Granularity, Request, method};

@@ -1,0 +1,291 @@
+//! Products with activations of 8 bits.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use laq_simd::{AlignedBuffer, Isa, multiversion};
+use rayon::prelude::*;
+
+use crate::codes::PackError;
+use crate::kernels::{self, INT8_BLOCK, IntegerSums, Integers, PANEL_ROWS};
+use crate::matrix::{CodeTable, PackedMatrix, Run, with_scratch};
+
+/// Products up to which one thread is faster: waking another takes some microseconds.
+const ONE_THREAD: usize = 1 << 24;
+
+/// The multipliers that have two steps.
+const TERNARY: [f32; 3] = [-1.0, 0.0, 1.0];
+
+thread_local! {
+    static BYTES: Cell<AlignedBuffer<i32>> = const { Cell::new(AlignedBuffer::new()) };
+}
+
+/// Multipliers as integers: `multiplier = unit · (factor · table[code] + offset)`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IntegerTable {
+    integers: Integers,
+    factor: f64,
+    offset: f64,
+    /// A power of two.
+    unit: f64,
+}
+
+impl IntegerTable {
+    /// `None` unless the multipliers are integers up to 64 times a power of two.
+    pub(crate) fn of(table: &CodeTable) -> Option<Self> {
+        let multipliers = table.multipliers();
+        let magnitudes = multipliers.iter().map(|multiplier| multiplier.abs());
+        let smallest = magnitudes
+            .filter(|&magnitude| magnitude > 0.0)
+            .fold(f32::INFINITY, f32::min);
+        let whole = multipliers
+            .iter()
+            .all(|multiplier| multiplier.fract() == 0.0);
+        // Integers of uniform levels, or powers of two.
+        let unit = if whole { 1.0 } else { smallest };
+        let is_power_of_two = unit.is_normal() && unit.to_bits().trailing_zeros() >= 23;
+        let integer = |&multiplier: &f32| {
+            let integer = multiplier / unit;
+            (integer.fract() == 0.0 && integer.abs() <= 64.0).then_some(integer as i32)
+        };
+        let integers: Option<Vec<i32>> = multipliers.iter().map(integer).collect();
+        let integers = integers.filter(|_| is_power_of_two)?;
+        let lowest = *integers.first()?;
+        let step = integers.get(1).map_or(1, |next| next - lowest);
+        let is_arithmetic =
+            (integers.iter().enumerate()).all(|(code, &m)| m == lowest + code as i32 * step);
+        let (factor, offset) = if is_arithmetic {
+            (step, lowest)
+        } else {
+            (1, -64)
+        };
+        let mut table = [0; 16];
+        for (entry, integer) in table.iter_mut().zip(&integers) {
+            *entry = u8::try_from((integer - offset) / factor).ok()?;
+        }
+        Some(Self {
+            integers: Integers {
+                table,
+                identity: is_arithmetic,
+            },
+            factor: factor.into(),
+            offset: offset.into(),
+            unit: unit.into(),
+        })
+    }
+
+    /// The outputs of a panel from its sums; `x` has the scale and the sum of the activations.
+    fn scale_rows<T: Sum>(
+        &self,
+        isa: Isa,
+        (scale, total): (f64, f64),
+        two_steps: bool,
+        sums: &[[T; PANEL_ROWS]; 2],
+        steps: &[[f32; PANEL_ROWS]; 2],
+        y: &mut [f32; PANEL_ROWS],
+    ) {
+        if two_steps {
+            scale_two(isa, scale, self.unit, total, sums, steps, y);
+        } else {
+            let (factor, offset) = (self.factor, self.offset * total);
+            scale_one(
+                isa, scale, self.unit, factor, offset, &sums[0], &steps[0], y,
+            );
+        }
+    }
+}
+
+/// An integer sum: of one block, or in f64, which is exact up to 2⁵³.
+trait Sum: Copy + Into<f64> {}
+impl Sum for i32 {}
+impl Sum for f64 {}
+
+multiversion! {
+    /// y = scale·(unit·step·(factor·sum + offset))
+    fn scale_one<T: Sum>(
+        scale: f64, unit: f64, factor: f64, offset: f64,
+        sums: &[T; PANEL_ROWS], steps: &[f32; PANEL_ROWS], y: &mut [f32; PANEL_ROWS],
+    ) {
+        for lane in 0..PANEL_ROWS {
+            let sum: f64 = sums[lane].into();
+            y[lane] = (scale * (unit * f64::from(steps[lane]) * (factor * sum + offset))) as f32;
+        }
+    }
+}
+
+multiversion! {
+    /// With codes 0, 1, 2 for −β, 0, α: Σ code·q = Z + 2P and Σ q = N + Z + P, and y = scale·(α·P − β·N).
+    fn scale_two<T: Sum>(
+        scale: f64, unit: f64, total: f64,
+        sums: &[[T; PANEL_ROWS]; 2], steps: &[[f32; PANEL_ROWS]; 2], y: &mut [f32; PANEL_ROWS],
+    ) {
+        for lane in 0..PANEL_ROWS {
+            let above: f64 = sums[1][lane].into();
+            let of_codes: f64 = sums[0][lane].into();
+            let below = total + above - of_codes;
+            let value = unit * f64::from(steps[0][lane]) * above
+                - unit * f64::from(steps[1][lane]) * below;
+            y[lane] = (scale * value) as f32;
+        }
+    }
+}
+
+impl PackedMatrix {
+    /// Whether [`multiply_int8`](Self::multiply_int8) can multiply: the multipliers are integers up to
+    /// 64 times a power of two, and two steps come with ternary codes.
+    pub fn has_integers(&self) -> bool {
+        self.integers.is_some() && (!self.has_two_steps() || self.table().multipliers() == TERNARY)
+    }
+
+    /// `y = W·x` with x rounded to 8 bits: `x ≈ s·q` with `s = max|x| / 127` and q rounded half to
+    /// even.
+    ///
+    /// The products and sums of q and the codes are exact; y is computed from them in f64 and rounded
+    /// to f32.
+    ///
+    /// # Errors
+    /// [`PackError::NotIntegers`] without [`has_integers`](Self::has_integers), and
+    /// [`PackError::Activation`] if an element of x is not finite.
+    ///
+    /// # Panics
+    /// If `x` does not have one element per column, or `y` one per row.
+    pub fn multiply_int8(&self, x: &[f32], y: &mut [f32]) -> Result<(), PackError> {
+        self.product_int8(Isa::selected(), x, y)
+    }
+
+    /// [`multiply_int8`](Self::multiply_int8) with a chosen instruction set.
+    ///
+    /// # Errors
+    /// As [`multiply_int8`](Self::multiply_int8).
+    ///
+    /// # Panics
+    /// As [`multiply_int8`](Self::multiply_int8).
+    pub fn product_int8(&self, isa: Isa, x: &[f32], y: &mut [f32]) -> Result<(), PackError> {
+        assert_eq!(x.len(), self.columns(), "one element per column");
+        assert_eq!(y.len(), self.rows(), "one element per row");
+        let Some(integers) = self.integers.filter(|_| self.has_integers()) else {
+            return Err(PackError::NotIntegers {
+                multipliers: self.table().multipliers().to_vec(),
+            });
+        };
+        let panels = self.panels();
+        let padded = panels.words_per_panel * panels.columns_per_word();
+        with_scratch(&BYTES, padded / 4, |bytes| {
+            let x = quantize(isa, x, bytes)?;
+            let bytes = &*bytes;
+            let multiply =
+                |(run, y): (&Run, &mut [f32])| self.run_int8(isa, &integers, run, (bytes, x), y);
+            let mut rest = y;
+            let tasks = self.runs.iter().map(|run| {
+                let length = rest.len().min(run.panels.len() * PANEL_ROWS);
+                let (own, others) = std::mem::take(&mut rest).split_at_mut(length);
+                rest = others;
+                (run, own)
+            });
+            if self.runs.len() > 1 && self.rows() * self.columns() > ONE_THREAD {
+                tasks.collect::<Vec<_>>().into_par_iter().for_each(multiply);
+            } else {
+                tasks.for_each(multiply);
+            }
+            Ok(())
+        })
+    }
+
+    /// The outputs of the panels of a run, two at a time.
+    fn run_int8(
+        &self,
+        isa: Isa,
+        integers: &IntegerTable,
+        run: &Run,
+        (bytes, x): (&[i32], (f64, f64)),
+        y: &mut [f32],
+    ) {
+        let panels = self.panels();
+        let two_steps = self.has_two_steps();
+        let shared = (run.values.is_some()).then(|| self.steps_by_lane(run.panels.start));
+        let per_word = panels.columns_per_word() / 4;
+        let mut block = IntegerSums::default();
+        for (panel, y) in (run.panels.clone().step_by(2)).zip(y.chunks_mut(2 * PANEL_ROWS)) {
+            let pair = [panel, (panel + 1).min(run.panels.end - 1)];
+            let multiply = |words: Range<usize>, block: &mut IntegerSums| {
+                let x = &bytes[words.start * per_word..words.end * per_word];
+                let table = &integers.integers;
+                kernels::multiply_int8(isa, panels, pair, words, table, two_steps, x, block);
+            };
+            let mut wide = [[[0.0f64; PANEL_ROWS]; 2]; 2];
+            let one_block = panels.words_per_panel <= INT8_BLOCK;
+            if one_block {
+                multiply(0..panels.words_per_panel, &mut block);
+            } else {
+                for start in (0..panels.words_per_panel).step_by(INT8_BLOCK) {
+                    let end = panels.words_per_panel.min(start + INT8_BLOCK);
+                    multiply(start..end, &mut block);
+                    let sums = wide.as_flattened_mut().as_flattened_mut().iter_mut();
+                    for (sum, block) in sums.zip(block.as_flattened().as_flattened()) {
+                        *sum += f64::from(*block);
+                    }
+                }
+            }
+            for (p, y) in y.chunks_mut(PANEL_ROWS).enumerate() {
+                let steps = shared.unwrap_or_else(|| self.steps_by_lane(panel + p));
+                let out = &mut [0.0; PANEL_ROWS];
+                if one_block {
+                    integers.scale_rows(isa, x, two_steps, &block[p], &steps, out);
+                } else {
+                    integers.scale_rows(isa, x, two_steps, &wide[p], &steps, out);
+                }
+                y.copy_from_slice(&out[..y.len()]);
+            }
+        }
+    }
+}
+
+/// Rounds x to `scale · q` with 8 bits, four to an element of `bytes`; returns the scale and Σ q.
+fn quantize(isa: Isa, x: &[f32], bytes: &mut [i32]) -> Result<(f64, f64), PackError> {
+    let largest = largest_magnitude(isa, x);
+    if !largest.is_finite() {
+        let index = x.iter().position(|x| !x.is_finite()).unwrap_or_default();
+        return Err(PackError::Activation {
+            index,
+            value: x[index],
+        });
+    }
+    let inverse = if largest > 0.0 {
+        127.0 / f64::from(largest)
+    } else {
+        0.0
+    };
+    let bytes: &mut [i8] = bytemuck::cast_slice_mut(bytes);
+    let (elements, padding) = bytes.split_at_mut(x.len());
+    padding.fill(0);
+    let total = round_to_bytes(isa, x, inverse, elements);
+    Ok((f64::from(largest) / 127.0, total))
+}
+
+multiversion! {
+    /// max |x|; infinity if an element is NaN.
+    fn largest_magnitude(x: &[f32]) -> f32 {
+        // The bits of magnitudes are ordered as the magnitudes, and those of NaN are above infinity.
+        let bits = x.iter().fold(0, |largest, x| x.abs().to_bits().max(largest));
+        f32::from_bits(bits.min(f32::INFINITY.to_bits()))
+    }
+}
+
+multiversion! {
+    /// q = x·inverse, rounded half to even; returns Σ q.
+    fn round_to_bytes(x: &[f32], inverse: f64, bytes: &mut [i8]) -> f64 {
+        // Adding 1.5·2⁵² leaves the rounded integer in the low bits.
+        const SHIFT: f64 = 6_755_399_441_055_744.0;
+        let mut total = 0.0;
+        for (x, bytes) in x.chunks(1 << 16).zip(bytes.chunks_mut(1 << 16)) {
+            let mut sum = 0;
+            for (&x, byte) in x.iter().zip(bytes) {
+                let q = (f64::from(x) * inverse + SHIFT).to_bits() as i32;
+                *byte = q as i8;
+                sum += q;
+            }
+            total += f64::from(sum);
+        }
+        total
+    }
+}

@@ -1,0 +1,505 @@
+//! A matrix of packed weights that multiplies vectors.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use laq_simd::{AlignedBuffer, Isa};
+use laq_solvers::Codebook;
+use rayon::prelude::*;
+
+use crate::codes::{PackError, Packing};
+use crate::int8::IntegerTable;
+use crate::kernels::{self, Lookup, MAX_BATCH, MAX_PANELS, PANEL_ROWS, Panels, Values, Word};
+
+/// Depth of a slice of the dense product in training: sums of a slice are rounded together.
+pub const DENSE_DEPTH: usize = 512;
+
+/// Weights of a task, approximately.
+const TASK: usize = 1 << 19;
+/// Products up to which one thread is faster: waking another takes some microseconds.
+const ONE_THREAD: usize = 1 << 22;
+
+thread_local! {
+    static VECTORS: Cell<AlignedBuffer<f32>> = const { Cell::new(AlignedBuffer::new()) };
+    static SUMS: Cell<AlignedBuffer<f32>> = const { Cell::new(AlignedBuffer::new()) };
+}
+
+/// The multipliers of the codes of a matrix: code c stands for the weight `step · multiplier[c]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CodeTable {
+    multipliers: Vec<f32>,
+}
+
+impl CodeTable {
+    /// A table of at most 16 finite multipliers in rising order.
+    ///
+    /// # Errors
+    /// [`PackError::Table`] otherwise.
+    pub fn new(multipliers: Vec<f32>) -> Result<Self, PackError> {
+        let rises = multipliers.windows(2).all(|pair| pair[0] < pair[1]);
+        let finite = multipliers.iter().all(|multiplier| multiplier.is_finite());
+        if (1..=16).contains(&multipliers.len()) && rises && finite {
+            Ok(Self { multipliers })
+        } else {
+            Err(PackError::Table { multipliers })
+        }
+    }
+
+    /// The multipliers of a codebook, by rising level.
+    ///
+    /// # Errors
+    /// [`PackError::Table`] if the codebook has more than 16 levels.
+    pub fn of(codebook: &Codebook) -> Result<Self, PackError> {
+        let levels = codebook.levels();
+        Self::new(levels.map(|level| codebook.multiplier(level)).collect())
+    }
+
+    /// The multipliers in rising order.
+    pub fn multipliers(&self) -> &[f32] {
+        &self.multipliers
+    }
+
+    /// The table of one pair of steps. The sign of the multiplier selects the step.
+    fn values(&self, steps: [f32; 2]) -> [f32; 16] {
+        let mut values = [0.0; 16];
+        for (value, &multiplier) in values.iter_mut().zip(&self.multipliers) {
+            *value = multiplier * steps[usize::from(multiplier < 0.0)];
+        }
+        values
+    }
+
+    /// The multipliers that are not negative, and the negative ones; zero elsewhere.
+    fn by_sign(&self) -> [[f32; 16]; 2] {
+        [self.values([1.0, 0.0]), self.values([0.0, 1.0])]
+    }
+}
+
+/// Consecutive panels of a task whose rows have the same steps.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) panels: Range<usize>,
+    /// The value of each code; `None` where rows of a panel have different steps.
+    pub(crate) values: Option<Lookup>,
+}
+
+/// A matrix of packed weights, re-tiled for products.
+///
+/// Row r belongs to group `r · groups / rows`, and a group has one step, or one for multipliers that
+/// are not negative and one for negative ones. The weight of code c is `step · multiplier[c]`, rounded
+/// once to f32.
+#[derive(Clone, Debug)]
+pub struct PackedMatrix {
+    rows: usize,
+    columns: usize,
+    table: CodeTable,
+    /// Steps of each group: of multipliers that are not negative, and of negative ones.
+    steps: Vec<[f32; 2]>,
+    words: Vec<Word>,
+    words_per_panel: usize,
+    bits: usize,
+    pub(crate) runs: Vec<Run>,
+    pub(crate) integers: Option<IntegerTable>,
+}
+
+impl PackedMatrix {
+    /// A matrix of `rows` × `columns` weights from packed codes.
+    ///
+    /// `steps` has one element for each group of consecutive rows, or two with `two_steps`, and the
+    /// number of groups divides `rows`.
+    ///
+    /// ```
+    /// use laq_packed::{CodeTable, PackedMatrix, Packing};
+    /// use laq_solvers::Codebook;
+    ///
+    /// // ŵ = 0.5·[[1, 0, −1], [1, 0, 0]]
+    /// let packing = Packing::bits(2)?;
+    /// let packed = packing.pack(&[1, 0, -1, 1, 0, 0], 2, 3, &Codebook::Ternary)?;
+    /// let table = CodeTable::of(&Codebook::Ternary)?;
+    /// let matrix = PackedMatrix::new(2, 3, packing, &packed, table, &[0.5], false)?;
+    /// let mut y = [0.0; 2];
+    /// matrix.multiply(&[1.0, 2.0, 4.0], &mut y);
+    /// assert_eq!(y, [-1.5, 0.5]);
+    /// # Ok::<(), laq_packed::PackError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`PackError`] if a length does not match, a code has no multiplier, or a step is not finite.
+    pub fn new(
+        rows: usize,
+        columns: usize,
+        packing: Packing,
+        packed: &[u8],
+        table: CodeTable,
+        steps: &[f32],
+        two_steps: bool,
+    ) -> Result<Self, PackError> {
+        let per_group = if two_steps { 2 } else { 1 };
+        let groups = steps.len() / per_group;
+        let whole = groups > 0 && steps.len() == groups * per_group && rows.is_multiple_of(groups);
+        if !whole {
+            return Err(PackError::Steps {
+                found: steps.len(),
+                per_group,
+                rows,
+            });
+        }
+        if let Some(index) = steps.iter().position(|step| !step.is_finite()) {
+            return Err(PackError::Step {
+                index,
+                value: steps[index],
+            });
+        }
+        let steps: Vec<[f32; 2]> = (steps.chunks_exact(per_group))
+            .map(|steps| [steps[0], steps[per_group - 1]])
+            .collect();
+        let count = table.multipliers.len();
+        let bits = match count {
+            ..=2 => 1,
+            3..=4 => 2,
+            _ => 4,
+        };
+        let per_word = 32 / bits;
+        let words_per_panel = columns.div_ceil(per_word);
+        // The packed codes have at least a bit of each column of each row.
+        packing.check_packed(packed, rows, columns)?;
+        // One word more: see `Panels`.
+        let count_of_words = rows.div_ceil(PANEL_ROWS) * words_per_panel + 1;
+        let mut words = vec![Word([0; PANEL_ROWS]); count_of_words];
+        packing.unpack_with(packed, rows, columns, count, |index, code| {
+            let (row, column) = (index / columns, index % columns);
+            let word = row / PANEL_ROWS * words_per_panel + column / per_word;
+            let k = column % per_word;
+            words[word].0[row % PANEL_ROWS] |= u32::from(code) << (8 * (k % 4) + bits * (k / 4));
+        })?;
+        let mut matrix = Self {
+            rows,
+            columns,
+            integers: IntegerTable::of(&table),
+            table,
+            steps,
+            words,
+            words_per_panel,
+            bits,
+            runs: Vec::new(),
+        };
+        matrix.runs = matrix.find_runs();
+        Ok(matrix)
+    }
+
+    /// The number of outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The number of inputs.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The multipliers of the codes.
+    pub fn table(&self) -> &CodeTable {
+        &self.table
+    }
+
+    /// Bytes in memory: codes of 1, 2 or 4 bits, with rows padded to a multiple of 16.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&self.words[..]) + self.steps.len() * 8
+    }
+
+    /// Whether positive and negative multipliers have different steps.
+    pub(crate) fn has_two_steps(&self) -> bool {
+        self.steps.iter().any(|[above, below]| above != below)
+    }
+
+    /// The steps of a row.
+    fn steps_of(&self, row: usize) -> [f32; 2] {
+        match self.steps[..] {
+            [steps] => steps,
+            _ => self.steps[row / (self.rows / self.steps.len()).max(1)],
+        }
+    }
+
+    /// Splits the panels where their steps change, and into tasks.
+    fn find_runs(&self) -> Vec<Run> {
+        let per_panel = PANEL_ROWS * self.columns.max(1);
+        let panels_per_task = (TASK / per_panel)
+            .next_multiple_of(MAX_PANELS)
+            .max(MAX_PANELS);
+        let mut runs: Vec<Run> = Vec::new();
+        if self.columns == 0 {
+            return runs;
+        }
+        for panel in 0..self.rows.div_ceil(PANEL_ROWS) {
+            let rows = panel * PANEL_ROWS..self.rows.min((panel + 1) * PANEL_ROWS);
+            let first = self.steps_of(rows.start);
+            let equal = rows.clone().all(|row| self.steps_of(row) == first);
+            let values = equal.then(|| Lookup::new(self.bits, self.table.values(first)));
+            match runs.last_mut() {
+                Some(run) if run.values == values && run.panels.len() < panels_per_task => {
+                    run.panels.end += 1;
+                }
+                _ => runs.push(Run {
+                    panels: panel..panel + 1,
+                    values,
+                }),
+            }
+        }
+        runs
+    }
+
+    pub(crate) fn panels(&self) -> Panels<'_> {
+        Panels {
+            words: &self.words,
+            words_per_panel: self.words_per_panel,
+            bits: self.bits,
+        }
+    }
+
+    /// Writes the decoded weights, row-major.
+    ///
+    /// # Panics
+    /// If `weights` does not have rows × columns elements.
+    pub fn decode(&self, weights: &mut [f32]) {
+        assert_eq!(weights.len(), self.rows * self.columns);
+        let (per_word, mask) = (32 / self.bits, (1 << self.bits) - 1);
+        for (row, weights) in weights.chunks_exact_mut(self.columns.max(1)).enumerate() {
+            let values = self.table.values(self.steps_of(row));
+            let panel = row / PANEL_ROWS * self.words_per_panel;
+            for (column, weight) in weights.iter_mut().enumerate() {
+                let lane = self.words[panel + column / per_word].0[row % PANEL_ROWS];
+                let k = column % per_word;
+                *weight = values[(lane >> (8 * (k % 4) + self.bits * (k / 4))) as usize & mask];
+            }
+        }
+    }
+
+    /// `y = W·x` in f32.
+    ///
+    /// The sums are those of the dense product of the decoded weights in training, with the same
+    /// instruction set: in the order of the columns, in slices of [`DENSE_DEPTH`].
+    ///
+    /// # Panics
+    /// If `x` does not have one element per column, or `y` one per row.
+    pub fn multiply(&self, x: &[f32], y: &mut [f32]) {
+        self.multiply_batch(x, 1, y);
+    }
+
+    /// [`multiply`](Self::multiply) of `batch` vectors: `x` is batch × columns and `y` batch × rows,
+    /// row-major.
+    ///
+    /// # Panics
+    /// If a length does not match.
+    pub fn multiply_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
+        self.product(Isa::selected(), x, batch, DENSE_DEPTH, false, y);
+    }
+
+    /// Y ← X·Wᵀ, or Y ← Y + X·Wᵀ with `accumulate`, with sums rounded per slice of `depth` columns.
+    ///
+    /// # Panics
+    /// If a length does not match, or `depth` is less than the columns and not a multiple of 32.
+    pub fn product(
+        &self,
+        isa: Isa,
+        x: &[f32],
+        batch: usize,
+        depth: usize,
+        accumulate: bool,
+        y: &mut [f32],
+    ) {
+        assert_eq!(
+            x.len(),
+            batch * self.columns,
+            "one element per column and vector"
+        );
+        assert_eq!(y.len(), batch * self.rows, "one element per row and vector");
+        if batch == 0 || self.rows == 0 {
+            return;
+        }
+        if self.columns == 0 {
+            if !accumulate {
+                y.fill(0.0);
+            }
+            return;
+        }
+        let per_word = 32 / self.bits;
+        // Slices end at words, except the last.
+        let depth = if depth < self.columns {
+            depth
+        } else {
+            self.columns.next_multiple_of(per_word)
+        };
+        assert!(depth > 0 && depth.is_multiple_of(per_word), "whole words");
+        let padded = self.words_per_panel * per_word;
+        with_scratch(&VECTORS, batch * padded, |vectors| {
+            interleave(x, self.columns, padded, vectors);
+            let vectors = &*vectors;
+            let rows = self.rows.next_multiple_of(PANEL_ROWS);
+            with_scratch(&SUMS, batch * rows, |sums| {
+                let multiply = |(run, sums): (&Run, &mut [f32])| {
+                    self.multiply_run(isa, run, (vectors, batch, depth), accumulate, sums);
+                };
+                if accumulate {
+                    for (panel, sums) in sums.chunks_exact_mut(batch * PANEL_ROWS).enumerate() {
+                        let first = panel * PANEL_ROWS;
+                        let present = PANEL_ROWS.min(self.rows - first);
+                        let sources = y.chunks_exact(self.rows);
+                        for (y, sums) in sources.zip(sums.chunks_exact_mut(PANEL_ROWS)) {
+                            sums[..present].copy_from_slice(&y[first..first + present]);
+                        }
+                    }
+                }
+                let tasks = self.runs.iter().zip(split(sums, &self.runs, batch));
+                if self.runs.len() > 1 && batch * self.rows * self.columns > ONE_THREAD {
+                    tasks.collect::<Vec<_>>().into_par_iter().for_each(multiply);
+                } else {
+                    tasks.for_each(multiply);
+                }
+                for (panel, sums) in sums.chunks_exact(batch * PANEL_ROWS).enumerate() {
+                    let first = panel * PANEL_ROWS;
+                    let present = PANEL_ROWS.min(self.rows - first);
+                    let targets = y.chunks_exact_mut(self.rows);
+                    for (y, sums) in targets.zip(sums.chunks_exact(PANEL_ROWS)) {
+                        y[first..first + present].copy_from_slice(&sums[..present]);
+                    }
+                }
+            });
+        });
+    }
+
+    /// The sums of the panels of a run, for each panel and vector 16 rows.
+    fn multiply_run(
+        &self,
+        isa: Isa,
+        run: &Run,
+        (vectors, batch, depth): (&[f32], usize, usize),
+        accumulate: bool,
+        sums: &mut [f32],
+    ) {
+        let panels = self.panels();
+        let per_word = panels.columns_per_word();
+        let padded = self.words_per_panel * per_word;
+        let (sums, _) = sums.as_chunks_mut::<PANEL_ROWS>();
+        let multipliers = self
+            .table
+            .by_sign()
+            .map(|values| Lookup::new(self.bits, values));
+        for (start, size) in batch_blocks(batch) {
+            let vectors = &vectors[start * padded..][..size * padded];
+            let mut panel = run.panels.start;
+            while panel < run.panels.end {
+                // Rows of different steps have a panel of their own.
+                let together = if run.values.is_some() { MAX_PANELS } else { 1 };
+                let count = together.min(run.panels.end - panel);
+                let steps;
+                let values = match &run.values {
+                    Some(values) => Values::Shared(values),
+                    None => {
+                        steps = self.steps_by_lane(panel);
+                        Values::PerRow {
+                            multipliers: &multipliers,
+                            steps: &steps,
+                        }
+                    }
+                };
+                let mut first_column = 0;
+                while first_column < padded {
+                    let last_column = padded.min(first_column + depth);
+                    let words = first_column / per_word..last_column / per_word;
+                    let x = &vectors[first_column * size..last_column * size];
+                    let add = accumulate || first_column > 0;
+                    let row = |place: usize| {
+                        let (p, b) = (place / size, place % size);
+                        (panel - run.panels.start + p) * batch + start + b
+                    };
+                    let mut slice = [[0.0; PANEL_ROWS]; MAX_PANELS * MAX_BATCH];
+                    let slice = &mut slice[..count * size];
+                    if add {
+                        for (place, slice) in slice.iter_mut().enumerate() {
+                            *slice = sums[row(place)];
+                        }
+                    }
+                    let panel = (panel, count);
+                    kernels::multiply(isa, panels, panel, words, values, (x, size), add, slice);
+                    for (place, slice) in slice.iter().enumerate() {
+                        sums[row(place)] = *slice;
+                    }
+                    first_column = last_column;
+                }
+                panel += count;
+            }
+        }
+    }
+
+    /// The steps of the rows of a panel, by sign; rows from the end of the matrix on have those of
+    /// the last row.
+    pub(crate) fn steps_by_lane(&self, panel: usize) -> [[f32; PANEL_ROWS]; 2] {
+        let mut steps = [[0.0; PANEL_ROWS]; 2];
+        for lane in 0..PANEL_ROWS {
+            let row = (panel * PANEL_ROWS + lane).min(self.rows - 1);
+            [steps[0][lane], steps[1][lane]] = self.steps_of(row);
+        }
+        steps
+    }
+}
+
+/// Runs `work` with a thread-local scratch buffer; its contents are unspecified.
+pub(crate) fn with_scratch<T, R>(
+    cell: &'static std::thread::LocalKey<Cell<AlignedBuffer<T>>>,
+    length: usize,
+    work: impl FnOnce(&mut [T]) -> R,
+) -> R
+where
+    AlignedBuffer<T>: Default,
+    T: bytemuck::Pod,
+{
+    // Taken out meanwhile: if rayon runs another product on this thread, that one allocates its own.
+    let mut scratch = cell.take();
+    let result = work(scratch.resize(length));
+    cell.set(scratch);
+    result
+}
+
+/// The parts of `sums` of the runs, in order.
+fn split<'a>(
+    mut sums: &'a mut [f32],
+    runs: &'a [Run],
+    batch: usize,
+) -> impl Iterator<Item = &'a mut [f32]> {
+    runs.iter().map(move |run| {
+        let length = run.panels.len() * PANEL_ROWS * batch;
+        let (own, others) = std::mem::take(&mut sums).split_at_mut(length);
+        sums = others;
+        own
+    })
+}
+
+/// The first vector and the size of each block of a batch.
+fn batch_blocks(batch: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let size = [8, 4, 2, 1]
+            .into_iter()
+            .find(|size| start + size <= batch)?;
+        start += size;
+        Some((start - size, size))
+    })
+}
+
+/// Interleaves the vectors of each block of [`batch_blocks`], padded with zeros to `padded` elements.
+fn interleave(x: &[f32], columns: usize, padded: usize, vectors: &mut [f32]) {
+    for (start, size) in batch_blocks(x.len() / columns) {
+        let block = &mut vectors[start * padded..][..size * padded];
+        let (elements, padding) = block.split_at_mut(columns * size);
+        padding.fill(0.0);
+        let x = &x[start * columns..][..size * columns];
+        if size == 1 {
+            elements.copy_from_slice(x);
+            continue;
+        }
+        for (b, x) in x.chunks_exact(columns).enumerate() {
+            for (target, &x) in elements.chunks_exact_mut(size).zip(x) {
+                target[b] = x;
+            }
+        }
+    }
+}
