@@ -1,0 +1,236 @@
+//! Times the products of packed matrices for `cargo xtask bench packed`.
+//!
+//! Takes the number of repetitions and the numbers of rows and columns of square matrices. Prints a
+//! JSON array of [`Row`]s. Every repetition runs all products in turn, so that a slow phase of the
+//! machine affects all of them; within a repetition a product runs for about a millisecond, on one
+//! thread.
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use laq_benches::{Failure, end};
+use laq_packed::{CodeTable, DENSE_DEPTH, PackedMatrix, Packing};
+use laq_simd::{Isa, multiversion};
+use laq_solvers::Codebook;
+use rayon::ThreadPoolBuilder;
+use serde::Serialize;
+
+/// Time of the calls within a repetition.
+const REPETITION_SECONDS: f64 = 1e-3;
+
+/// Bytes of the buffer whose reading gives the bandwidth of memory.
+const READ_BYTES: usize = 1 << 28;
+
+/// One result.
+#[derive(Serialize)]
+struct Row {
+    /// Rows and columns of the matrix; 0 for `read`.
+    size: usize,
+    /// `dense` (f32), `f32` or `int8` of packed codes, `read` (GB/s of memory).
+    product: &'static str,
+    codebook: &'static str,
+    isa: &'static str,
+    /// Bytes of the codes in memory.
+    bytes: usize,
+    /// Per call, over the repetitions.
+    median_seconds: f64,
+    min_seconds: f64,
+}
+
+struct Candidate<'a> {
+    row: Row,
+    call: Box<dyn FnMut() + 'a>,
+    calls: usize,
+    seconds: Vec<f64>,
+}
+
+fn main() -> ExitCode {
+    end(run())
+}
+
+fn run() -> Result<(), Failure> {
+    let mut arguments = std::env::args().skip(1);
+    let mut number = || -> Result<Option<usize>, Failure> {
+        Ok(arguments
+            .next()
+            .map(|argument| argument.parse())
+            .transpose()?)
+    };
+    let repetitions = number()?.ok_or("expected the number of repetitions")?;
+    let mut sizes = Vec::new();
+    while let Some(size) = number()? {
+        sizes.push(size);
+    }
+    let pool = ThreadPoolBuilder::new().num_threads(1).build()?;
+    let mut rows = Vec::new();
+    for size in sizes {
+        rows.extend(pool.install(|| of_size(size, repetitions))?);
+    }
+    println!("{}", serde_json::to_string(&rows)?);
+    Ok(())
+}
+
+/// All products of a square matrix.
+fn of_size(size: usize, repetitions: usize) -> Result<Vec<Row>, Failure> {
+    let codebooks = [
+        ("binary", Codebook::Binary),
+        ("ternary", Codebook::Ternary),
+        ("linear-3", Codebook::linear(3)?),
+        ("linear-4", Codebook::linear(4)?),
+        ("log-4", Codebook::logarithmic(4)?),
+    ];
+    let draws = uniform(size * size);
+    let matrices = codebooks
+        .iter()
+        .map(|(name, codebook)| Ok((*name, matrix(codebook, size, &draws)?)))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let x: Vec<f32> = draws[..size].to_vec();
+    let buffer = vec![1u64; READ_BYTES / 8];
+    let mut candidates = Vec::new();
+    let row = |product, codebook, isa: Isa, bytes| Row {
+        size,
+        product,
+        codebook,
+        isa: isa.name(),
+        bytes,
+        median_seconds: 0.0,
+        min_seconds: 0.0,
+    };
+    let weights = &draws;
+    let x = &x;
+    for isa in Isa::available().filter(|isa| *isa != Isa::PORTABLE) {
+        let mut y = vec![0.0; size];
+        candidates.push(Candidate::new(
+            row("dense", "f32", isa, 4 * size * size),
+            move || dense(isa, weights, x, black_box(&mut y)),
+        ));
+        for (name, matrix) in &matrices {
+            let mut y = vec![0.0; size];
+            candidates.push(Candidate::new(
+                row("f32", name, isa, matrix.bytes()),
+                move || matrix.product(isa, x, 1, DENSE_DEPTH, false, black_box(&mut y)),
+            ));
+            let mut y = vec![0.0; size];
+            candidates.push(Candidate::new(
+                row("int8", name, isa, matrix.bytes()),
+                move || {
+                    matrix
+                        .product_int8(isa, x, black_box(&mut y))
+                        .expect("integers");
+                },
+            ));
+        }
+    }
+    let buffer = &buffer;
+    candidates.push(Candidate::new(
+        row("read", "", Isa::fastest(), READ_BYTES),
+        move || {
+            black_box(read(Isa::fastest(), buffer));
+        },
+    ));
+    for _ in 0..repetitions {
+        for candidate in &mut candidates {
+            candidate.time();
+        }
+    }
+    Ok(candidates.into_iter().map(Candidate::finish).collect())
+}
+
+/// Reproducible draws from [0, 1).
+fn uniform(count: usize) -> Vec<f32> {
+    let mut state = 12_345u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// A matrix of random codes.
+fn matrix(codebook: &Codebook, size: usize, draws: &[f32]) -> Result<PackedMatrix, Failure> {
+    let all: Vec<i8> = codebook.levels().collect();
+    let level = |draw: &f32| all[(draw * all.len() as f32) as usize % all.len()];
+    let levels: Vec<i8> = draws.iter().map(level).collect();
+    let packing = Packing::of(codebook)?;
+    let packed = packing.pack(&levels, size, size, codebook)?;
+    let table = CodeTable::of(codebook)?;
+    Ok(PackedMatrix::new(
+        size,
+        size,
+        packing,
+        &packed,
+        table,
+        &[0.01],
+        false,
+    )?)
+}
+
+impl<'a> Candidate<'a> {
+    /// Calls once, and then finds the number of calls of a repetition.
+    fn new(row: Row, mut call: impl FnMut() + 'a) -> Self {
+        call();
+        let start = Instant::now();
+        call();
+        let once = start.elapsed().as_secs_f64();
+        Candidate {
+            row,
+            call: Box::new(call),
+            calls: (REPETITION_SECONDS / once).clamp(1.0, 1e6) as usize,
+            seconds: Vec::new(),
+        }
+    }
+
+    fn time(&mut self) {
+        // The other products have taken the caches.
+        (self.call)();
+        let start = Instant::now();
+        for _ in 0..self.calls {
+            (self.call)();
+        }
+        self.seconds
+            .push(start.elapsed().as_secs_f64() / self.calls as f64);
+    }
+
+    fn finish(mut self) -> Row {
+        self.seconds.sort_by(f64::total_cmp);
+        Row {
+            median_seconds: self.seconds[self.seconds.len() / 2],
+            min_seconds: self.seconds[0],
+            ..self.row
+        }
+    }
+}
+
+multiversion! {
+    /// y = W·x in f32, with eight independent sums of 16 lanes per row.
+    fn dense(weights: &[f32], x: &[f32], y: &mut [f32]) {
+        const LANES: usize = 64;
+        for (y, row) in y.iter_mut().zip(weights.chunks_exact(x.len())) {
+            let mut sums = [0.0f32; LANES];
+            let (rows, row_tail) = row.as_chunks::<LANES>();
+            let (xs, x_tail) = x.as_chunks::<LANES>();
+            for (row, x) in rows.iter().zip(xs) {
+                for lane in 0..LANES {
+                    sums[lane] += row[lane] * x[lane];
+                }
+            }
+            let tail: f32 = row_tail.iter().zip(x_tail).map(|(w, x)| w * x).sum();
+            *y = sums.iter().sum::<f32>() + tail;
+        }
+    }
+}
+
+multiversion! {
+    /// The sum of a buffer in memory.
+    fn read(buffer: &[u64]) -> u64 {
+        let (chunks, _) = buffer.as_chunks::<32>();
+        let mut sums = [0u64; 32];
+        for chunk in chunks {
+            for lane in 0..32 {
+                sums[lane] = sums[lane].wrapping_add(chunk[lane]);
+            }
+        }
+        sums.iter().fold(0, |a, b| a.wrapping_add(*b))
+    }
+}
