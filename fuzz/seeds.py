@@ -67,3 +67,17 @@ for folder in sys.argv[1:]:
     for path in pathlib.Path(folder).glob("*.safetensors"):
         for kind in range(2):
             put("safetensors", f"{path.stem}-{kind}", bytes([kind]) + path.read_bytes())
+
+
+def packed(packing, columns, row, values, scale, groups=1, two=False):
+    entry = {"shape": [2, columns], "packing": packing, "values": values, "groups": groups, "two_scales": two}
+    metadata = {"laq.format_version": "1", "laq.tensors": json.dumps({"w": entry})}
+    scale = struct.pack(f"<{len(scale)}f", *scale)
+    return safetensors(
+        {"w.scale": ("F32", [len(scale) // 4], scale), "w.packed": ("U8", [2, len(row)], row * 2)}, metadata
+    )
+
+
+put("packed", "ternary", packed("bits2", 5, bytes([0b10010010, 1]), [-1, 0, 1], [0.5]))
+put("packed", "trits", packed("trits5", 7, bytes([200, 4]), [-1, 0, 1], [0.5, 0.25], two=True))
+put("packed", "linear", packed("bits3", 3, bytes([0b01010110, 0]), [-3, -2, -1, 0, 1, 2, 3], [0.1, 0.2], groups=2))

@@ -39,6 +39,8 @@ fuzz_target!(|input: &[u8]| {
             0 | 1 => Granularity::PerTensor,
             _ => Granularity::PerChannel,
         },
+        packing: None,
+        dequantized: kind % 16 >= 8,
         include: Vec::new(),
         exclude: Vec::new(),
         threads: Some(1),

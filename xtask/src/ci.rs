@@ -55,7 +55,8 @@ const MIRI_FLAGS: (&str, &str) = (
 );
 
 /// The step for Arm.
-const ARM: &str = "check -p laq-tensor -p laq-models --target aarch64-unknown-linux-gnu";
+const ARM: &str =
+    "check -p laq-tensor -p laq-models -p laq-packed --target aarch64-unknown-linux-gnu";
 
 /// Compiles the fuzz targets; libFuzzer needs a C++ compiler.
 const FUZZ: &str = "check --manifest-path fuzz/Cargo.toml --target-dir target/fuzz";

@@ -1,4 +1,4 @@
-//! Packed codes of levels: one to four bits per weight, or five trits per byte.
+//! Packed codes of levels: one to eight bits per weight, or five trits per byte.
 //!
 //! The code of a level is its rank in the codebook, from 0 for the lowest. Rows are packed
 //! separately and padded to bytes with zeros, so that a row starts at a byte:
@@ -11,18 +11,61 @@
 //! The bit order is that of ONNX and compressed-tensors, and of
 //! `numpy.unpackbits(bitorder="little")`.
 
-use laq_solvers::Codebook;
+use std::fmt;
+use std::str::FromStr;
 
-/// The layout of the codes of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+use laq_solvers::Codebook;
+use serde::{Deserialize, Serialize};
+
+/// The layout of the codes of a row. Its name in a file is `bits1` to `bits8`, or `trits5`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Packing {
-    /// Bits per code, 1 to 4; made by [`Packing::bits`].
+    /// Bits per code, 1 to 8; made by [`Packing::bits`].
     Bits(CodeBits),
     /// Five codes from 0 to 2 per byte: 1.6 bits per weight.
     Trits,
 }
 
-/// Bits per code, 1 to 4.
+impl fmt::Display for Packing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Packing::Bits(bits) => write!(formatter, "bits{}", bits.0),
+            Packing::Trits => formatter.write_str("trits5"),
+        }
+    }
+}
+
+impl FromStr for Packing {
+    type Err = PackError;
+
+    fn from_str(name: &str) -> Result<Self, PackError> {
+        let unknown = || PackError::Name {
+            name: name.to_owned(),
+        };
+        match name.strip_prefix("bits") {
+            Some(bits) => Packing::bits(bits.parse().map_err(|_| unknown())?),
+            None if name == "trits5" => Ok(Packing::Trits),
+            None => Err(unknown()),
+        }
+    }
+}
+
+impl From<Packing> for String {
+    fn from(packing: Packing) -> String {
+        packing.to_string()
+    }
+}
+
+impl TryFrom<String> for Packing {
+    type Error = PackError;
+
+    fn try_from(name: String) -> Result<Self, PackError> {
+        name.parse()
+    }
+}
+
+/// Bits per code, 1 to 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CodeBits(u8);
 
@@ -38,10 +81,16 @@ impl CodeBits {
 #[non_exhaustive]
 pub enum PackError {
     /// The number of bits is not supported.
-    #[error("found {bits} bits per code, expected 1 to 4")]
+    #[error("found {bits} bits per code, expected 1 to 8")]
     Bits {
         /// The number found.
         bits: u8,
+    },
+    /// The name of a packing is unknown.
+    #[error("found the packing {name:?}, expected bits1 to bits8 or trits5")]
+    Name {
+        /// The name.
+        name: String,
     },
     /// The codebook has more levels than codes.
     #[error("the codebook has {levels} levels, expected at most {codes} for this packing")]
@@ -87,11 +136,27 @@ pub enum PackError {
     },
     /// The multipliers are not a table of codes.
     #[error(
-        "found the multipliers {multipliers:?}, expected 1 to 16 finite numbers in rising order"
+        "found the multipliers {multipliers:?}, expected 1 to 256 finite numbers in rising order"
     )]
     Table {
         /// The multipliers.
         multipliers: Vec<f32>,
+    },
+    /// The rows do not divide the elements of the shape, or their number overflows.
+    #[error("found the shape {shape:?} in {rows} rows, expected rows that divide its elements")]
+    Shape {
+        /// The shape.
+        shape: Vec<usize>,
+        /// Rows of the codes.
+        rows: usize,
+    },
+    /// There are too many codes for a product.
+    #[error(
+        "found {found} multipliers, expected at most 16 for a product; decode the weights instead"
+    )]
+    TooManyCodes {
+        /// The number found.
+        found: usize,
     },
     /// The number of steps does not match.
     #[error(
@@ -166,10 +231,10 @@ impl Packing {
     /// `bits` bits per code.
     ///
     /// # Errors
-    /// [`PackError::Bits`] if `bits` is not 1 to 4.
+    /// [`PackError::Bits`] if `bits` is not 1 to 8.
     pub fn bits(bits: u8) -> Result<Packing, PackError> {
         match bits {
-            1..=4 => Ok(Packing::Bits(CodeBits(bits))),
+            1..=8 => Ok(Packing::Bits(CodeBits(bits))),
             _ => Err(PackError::Bits { bits }),
         }
     }
@@ -178,7 +243,7 @@ impl Packing {
     /// bits.
     ///
     /// # Errors
-    /// [`PackError::Bits`] if the codebook has more than 16 levels.
+    /// None for the codebooks of [`laq_solvers`], which have at most 8 bits.
     pub fn of(codebook: &Codebook) -> Result<Packing, PackError> {
         Packing::bits(codebook.storage_bits().max(1))
     }
@@ -191,12 +256,25 @@ impl Packing {
         }
     }
 
+    /// Bits of a code: 1 to 8, or 1.6.
+    pub fn bits_per_code(self) -> f64 {
+        match self {
+            Packing::Bits(bits) => bits.0.into(),
+            Packing::Trits => 1.6,
+        }
+    }
+
     /// Bytes of a row of `columns` codes; `None` if the size overflows.
     pub fn row_bytes(self, columns: usize) -> Option<usize> {
         match self {
             Packing::Bits(bits) => Some(columns.checked_mul(bits.0.into())?.div_ceil(8)),
             Packing::Trits => Some(columns.div_ceil(5)),
         }
+    }
+
+    /// Whether every level of `codebook` has a code.
+    pub(crate) fn check_codebook(self, codebook: &Codebook) -> Result<(), PackError> {
+        Ranks::new(self, codebook).map(drop)
     }
 
     /// Packs `rows` rows of `columns` levels, row-major.
@@ -389,10 +467,10 @@ impl Packing {
 /// The codes of the levels of a codebook.
 struct Ranks {
     /// The levels in rising order; only the first `count`.
-    levels: [i8; 16],
+    levels: [i8; 256],
     count: usize,
-    /// The code of level i at i + 128; 255 if there is none.
-    codes: [u8; 256],
+    /// The code of level i at i + 128.
+    codes: [Option<u8>; 256],
 }
 
 impl Ranks {
@@ -405,19 +483,18 @@ impl Ranks {
             });
         }
         let mut ranks = Ranks {
-            levels: [0; 16],
+            levels: [0; 256],
             count,
-            codes: [u8::MAX; 256],
+            codes: [None; 256],
         };
         for (code, level) in codebook.levels().enumerate() {
             ranks.levels[code] = level;
-            ranks.codes[usize::from(level.cast_unsigned() ^ 128)] = code as u8;
+            ranks.codes[usize::from(level.cast_unsigned() ^ 128)] = Some(code as u8);
         }
         Ok(ranks)
     }
 
     fn code(&self, level: i8) -> Option<u8> {
-        let code = self.codes[usize::from(level.cast_unsigned() ^ 128)];
-        (code != u8::MAX).then_some(code)
+        self.codes[usize::from(level.cast_unsigned() ^ 128)]
     }
 }

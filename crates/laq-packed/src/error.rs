@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use laq_solvers::{ParseMethodError, SolveError};
 use thiserror::Error;
 
+use crate::codes::PackError;
 use crate::files::FileError;
 use crate::{SelectionError, TensorFileError};
 
@@ -35,7 +36,7 @@ pub enum QuantizeError {
         bits: u8,
     },
     /// A method without quantization.
-    #[error("{method} does not quantize: choose another method of `laq methods`")]
+    #[error("{method} does not quantize: choose another method")]
     FullPrecision {
         /// The method.
         method: String,
@@ -74,6 +75,9 @@ pub enum QuantizeError {
         /// The existing tensor.
         taken: String,
     },
+    /// The packing does not fit the codebook.
+    #[error("{0}")]
+    Packing(#[from] PackError),
     /// A tensor without dimensions has no channels.
     #[error(
         "{name} has no dimensions and therefore no channels: exclude it with --exclude or quantize per tensor"

@@ -8,18 +8,22 @@ mod int8;
 #[allow(unsafe_code)] // Intrinsics, and the product of matrixmultiply.
 mod kernels;
 mod matrix;
+mod packed_file;
 mod plan;
 mod record;
 mod request;
 mod run;
 mod selection;
+mod tensor;
 mod tensor_file;
 
 pub use codes::{CodeBits, PackError, Packing};
 pub use error::QuantizeError;
 pub use matrix::{CodeTable, DENSE_DEPTH, PackedMatrix};
+pub use packed_file::{PACKED_FORMAT_VERSION, PackedFile, PackedFileError, Tensor};
 pub use plan::Plan;
 pub use record::{Scales, TensorRecord, Totals};
 pub use request::{Granularity, Request, method};
 pub use selection::SelectionError;
+pub use tensor::PackedTensor;
 pub use tensor_file::TensorFileError;

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use crate::codes::{PackError, Packing};
 use crate::int8::IntegerTable;
 use crate::kernels::{self, Lookup, MAX_BATCH, MAX_PANELS, PANEL_ROWS, Panels, Values, Word};
+use crate::tensor::check_steps;
 
 /// Depth of a slice of the dense product in training: sums of a slice are rounded together.
 pub const DENSE_DEPTH: usize = 512;
@@ -31,14 +32,14 @@ pub struct CodeTable {
 }
 
 impl CodeTable {
-    /// A table of at most 16 finite multipliers in rising order.
+    /// A table of at most 256 finite multipliers in rising order.
     ///
     /// # Errors
     /// [`PackError::Table`] otherwise.
     pub fn new(multipliers: Vec<f32>) -> Result<Self, PackError> {
         let rises = multipliers.windows(2).all(|pair| pair[0] < pair[1]);
         let finite = multipliers.iter().all(|multiplier| multiplier.is_finite());
-        if (1..=16).contains(&multipliers.len()) && rises && finite {
+        if (1..=256).contains(&multipliers.len()) && rises && finite {
             Ok(Self { multipliers })
         } else {
             Err(PackError::Table { multipliers })
@@ -48,7 +49,7 @@ impl CodeTable {
     /// The multipliers of a codebook, by rising level.
     ///
     /// # Errors
-    /// [`PackError::Table`] if the codebook has more than 16 levels.
+    /// None for the codebooks of [`laq_solvers`], which have at most 256 levels.
     pub fn of(codebook: &Codebook) -> Result<Self, PackError> {
         let levels = codebook.levels();
         Self::new(levels.map(|level| codebook.multiplier(level)).collect())
@@ -133,26 +134,15 @@ impl PackedMatrix {
         steps: &[f32],
         two_steps: bool,
     ) -> Result<Self, PackError> {
+        check_steps(steps, two_steps, rows)?;
         let per_group = if two_steps { 2 } else { 1 };
-        let groups = steps.len() / per_group;
-        let whole = groups > 0 && steps.len() == groups * per_group && rows.is_multiple_of(groups);
-        if !whole {
-            return Err(PackError::Steps {
-                found: steps.len(),
-                per_group,
-                rows,
-            });
-        }
-        if let Some(index) = steps.iter().position(|step| !step.is_finite()) {
-            return Err(PackError::Step {
-                index,
-                value: steps[index],
-            });
-        }
         let steps: Vec<[f32; 2]> = (steps.chunks_exact(per_group))
             .map(|steps| [steps[0], steps[per_group - 1]])
             .collect();
         let count = table.multipliers.len();
+        if count > 16 {
+            return Err(PackError::TooManyCodes { found: count });
+        }
         let bits = match count {
             ..=2 => 1,
             3..=4 => 2,

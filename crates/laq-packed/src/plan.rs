@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use laq_solvers::Quantizer;
 use safetensors::tensor::{Dtype, TensorInfo};
 
 use crate::QuantizeError;
+use crate::codes::Packing;
+use crate::matrix::CodeTable;
+use crate::packed_file::{TensorEntry, packed_name, scale_name, with_entries};
 use crate::request::{Granularity, Request, check_out, quantizer};
 use crate::selection::select;
-use crate::tensor_file::{Float, Layout, NewTensor, TensorFile};
+use crate::tensor::matrix_shape;
+use crate::tensor_file::{Float, Layout, NewTensor, TensorFile, TensorFileError};
 
 /// A request whose headers have been checked.
 #[derive(Debug)]
@@ -18,6 +21,7 @@ pub struct Plan {
     pub(crate) curvature: Option<TensorFile>,
     /// All tensors in file order.
     pub(crate) tensors: Vec<Planned>,
+    pub(crate) packing: Packing,
     pub(crate) layout: Layout,
 }
 
@@ -78,16 +82,42 @@ impl Plan {
         }
         let taken: HashSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
         let two_scales = quantizer.has_two_scales();
+        let codebook = quantizer.codebook();
+        let packing = match request.packing {
+            Some(packing) => packing,
+            None => Packing::of(codebook)?,
+        };
+        packing.check_codebook(codebook)?;
+        let table = CodeTable::of(codebook)?;
         let mut new = Vec::new();
+        let mut entries = BTreeMap::new();
         for tensor in &tensors {
-            new.push(NewTensor {
+            let copied = NewTensor {
                 name: tensor.name.clone(),
                 dtype: tensor.info.dtype,
                 shape: tensor.info.shape.clone(),
-            });
+            };
             let Some(Quantized { problems, .. }) = tensor.quantized else {
+                new.push(copied);
                 continue;
             };
+            if request.dequantized {
+                new.push(copied);
+            }
+            let (rows, columns) = matrix_shape(&tensor.info.shape, problems);
+            let row_bytes = packing
+                .row_bytes(columns)
+                .ok_or_else(|| TensorFileError::Huge {
+                    path: request.out.clone(),
+                })?;
+            let entry = TensorEntry {
+                shape: tensor.info.shape.clone(),
+                packing,
+                values: table.multipliers().to_vec(),
+                groups: problems,
+                two_scales,
+            };
+            entries.insert(tensor.name.clone(), entry);
             let scale_shape = match (request.granularity, two_scales) {
                 (Granularity::PerTensor, false) => vec![1],
                 (Granularity::PerTensor, true) => vec![2],
@@ -95,11 +125,7 @@ impl Plan {
                 (Granularity::PerChannel, true) => vec![problems, 2],
             };
             for (name, dtype, shape) in [
-                (
-                    levels_name(&tensor.name),
-                    Dtype::I8,
-                    tensor.info.shape.clone(),
-                ),
+                (packed_name(&tensor.name), Dtype::U8, vec![rows, row_bytes]),
                 (scale_name(&tensor.name), Dtype::F32, scale_shape),
             ] {
                 if taken.contains(name.as_str()) {
@@ -112,13 +138,14 @@ impl Plan {
                 new.push(NewTensor { name, dtype, shape });
             }
         }
-        let metadata = metadata(&weights, &request, quantizer);
+        let metadata = with_entries(metadata(&weights, &request), &entries);
         let layout = Layout::new(&request.out, new, &metadata)?;
         Ok(Self {
             request,
             weights,
             curvature,
             tensors,
+            packing,
             layout,
         })
     }
@@ -131,14 +158,6 @@ impl Plan {
             .filter(quantized)
             .map(|tensor| tensor.name.as_str())
     }
-}
-
-pub(crate) fn levels_name(name: &str) -> String {
-    format!("{name}.levels")
-}
-
-pub(crate) fn scale_name(name: &str) -> String {
-    format!("{name}.scale")
 }
 
 /// Number of problems of a tensor.
@@ -191,31 +210,14 @@ fn find_curvature(curvature: &TensorFile, tensors: &mut [Planned]) -> Result<(),
     }
 }
 
-/// The metadata of the input file and the entries listed in the crate documentation.
-fn metadata(
-    weights: &TensorFile,
-    request: &Request,
-    quantizer: &Quantizer,
-) -> BTreeMap<String, String> {
-    let codebook = quantizer.codebook();
-    let levels: Vec<i8> = codebook.levels().collect();
-    let (lowest, highest) = match (levels.first(), levels.last()) {
-        (Some(&lowest), Some(&highest)) => (lowest, highest),
-        _ => (0, 0),
-    };
-    // Indices without a level, such as 0 of binary codebooks, have an entry too.
-    let values: Vec<f64> = (lowest..=highest)
-        .map(|level| f64::from(codebook.multiplier(level)))
-        .collect();
-    let values: serde_json::Value = values.into();
+/// The metadata of the input file, and what describes the request.
+fn metadata(weights: &TensorFile, request: &Request) -> BTreeMap<String, String> {
     let mut metadata: BTreeMap<String, String> = weights.metadata().collect();
     for (key, value) in [
         ("laq.version", env!("CARGO_PKG_VERSION").to_string()),
         ("laq.method", request.method.id()),
         ("laq.granularity", request.granularity.name().into()),
         ("laq.codebook", request.method.family().codebook.into()),
-        ("laq.codebook.lowest", lowest.to_string()),
-        ("laq.codebook.values", values.to_string()),
     ] {
         metadata.insert(key.into(), value);
     }

@@ -22,8 +22,8 @@ pub struct TensorRecord {
     pub relative_error: Option<f64>,
     /// Share of weights whose level is zero.
     pub sparsity: f64,
-    /// Bits of a packed level.
-    pub bits: u8,
+    /// Bits of a packed code; 1.6 for trits.
+    pub bits: f64,
     /// Wall-clock milliseconds of the solver, without input and output.
     pub milliseconds: f64,
 }
@@ -49,7 +49,7 @@ pub struct Totals {
     pub weights: usize,
     /// Their bits in the input file.
     pub bits_before: f64,
-    /// Their bits as packed levels with scales.
+    /// Their bits as packed codes with scales.
     pub bits_after: f64,
     /// `½ Σ d (w − ŵ)²` over all quantized tensors.
     pub weighted_error: f64,
@@ -63,13 +63,13 @@ impl Totals {
         record: &TensorRecord,
         energy: f64,
         bits_per_weight: usize,
-        scale_bits: usize,
+        bits_after: usize,
     ) {
         let weights = record.n as f64;
         self.tensors += 1;
         self.weights += record.n;
         self.bits_before += weights * bits_per_weight as f64;
-        self.bits_after += weights * f64::from(record.bits) + scale_bits as f64;
+        self.bits_after += bits_after as f64;
         self.weighted_error += record.weighted_error;
         self.energy += energy;
     }

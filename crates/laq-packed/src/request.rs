@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use laq_solvers::{Method, ParseMethodError, Quantizer};
 
 use crate::QuantizeError;
+use crate::codes::Packing;
 use crate::files::FileError;
 
 /// The weights that share a scale.
@@ -44,6 +45,10 @@ pub struct Request {
     pub method: Method,
     /// The weights that share a scale.
     pub granularity: Granularity,
+    /// How codes are packed; `None` for the fewest whole bits that fit the codebook.
+    pub packing: Option<Packing>,
+    /// Also write the weights under their names, as scale · level in their element type.
+    pub dequantized: bool,
     /// Globs of names to quantize; empty for all floating-point tensors with at least two
     /// dimensions.
     pub include: Vec<String>,

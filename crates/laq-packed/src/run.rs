@@ -5,14 +5,17 @@ use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use laq_solvers::{Codebook, Problem, Quantizer, Scale, SolveError, solve_rows};
+use laq_solvers::{Problem, Quantizer, Scale, SolveError, solve_rows};
 use safetensors::tensor::TensorInfo;
 
 use crate::QuantizeError;
-use crate::files::{FileError, replace};
-use crate::plan::{Plan, Planned, Quantized, levels_name, scale_name};
+use crate::codes::Packing;
+use crate::files::replace;
+use crate::packed_file::write_packed;
+use crate::plan::{Plan, Planned, Quantized};
 use crate::record::{TensorRecord, Totals, printed, relative};
 use crate::request::quantizer;
+use crate::tensor::PackedTensor;
 use crate::tensor_file::{BLOCK, Float, TensorFile, Writer};
 
 impl Plan {
@@ -52,19 +55,14 @@ impl Plan {
                     continue;
                 };
                 let solved = self.solve(tensor, how, &solver, &mut buffers)?;
-                buffers.write(&tensor.name, how.float, solver.quantizer, &mut writer)?;
+                let how_written = (solver.quantizer, self.packing, self.request.dequantized);
+                let bytes = buffers.write(tensor, how.float, how_written, &mut writer)?;
                 let record = self.record(tensor, &solved, solver.quantizer, &buffers);
-                let scales_per_problem = if solver.quantizer.has_two_scales() {
-                    2
-                } else {
-                    1
-                };
-                let scale_bits = 32 * scales_per_problem * buffers.scales.len();
                 totals.add(
                     &record,
                     solved.energy,
                     tensor.info.dtype.bitsize(),
-                    scale_bits,
+                    8 * bytes,
                 );
                 report(&record);
             }
@@ -141,7 +139,7 @@ impl Plan {
             } else {
                 0.0
             },
-            bits: codebook.storage_bits(),
+            bits: self.packing.bits_per_code(),
             milliseconds: solved.milliseconds,
         }
     }
@@ -182,25 +180,31 @@ struct Buffers {
 }
 
 impl Buffers {
-    /// Writes levels, quantized weights and scales.
+    /// Writes the packed codes and steps and, with `dequantized`, the decoded weights. Returns the
+    /// bytes of codes and steps.
     fn write(
         &self,
-        name: &str,
+        tensor: &Planned,
         float: Float,
-        quantizer: &Quantizer,
+        (quantizer, packing, dequantized): (&Quantizer, Packing, bool),
         writer: &mut Writer<'_>,
-    ) -> Result<(), FileError> {
-        let mut bytes = Vec::new();
-        writer.begin(&levels_name(name))?;
-        for levels in self.levels.chunks(BLOCK) {
-            bytes.clear();
-            bytes.extend(levels.iter().map(|level| level.cast_unsigned()));
-            writer.write(&bytes)?;
-        }
-        writer.begin(name)?;
+    ) -> Result<usize, QuantizeError> {
         let codebook = quantizer.codebook();
-        let mut quantized = vec![0.0; BLOCK.min(self.levels.len())];
+        let packed = PackedTensor::from_levels(
+            &tensor.info.shape,
+            &self.levels,
+            codebook,
+            &self.scales,
+            packing,
+        )?;
+        write_packed(writer, &tensor.name, &packed)?;
+        if !dequantized {
+            return Ok(packed.bytes());
+        }
+        writer.begin(&tensor.name)?;
         let length = channel_length(self.levels.len(), self.scales.len());
+        let mut bytes = Vec::new();
+        let mut quantized = vec![0.0; BLOCK.min(length)];
         for (levels, scale) in self.levels.chunks(length.max(1)).zip(&self.scales) {
             for levels in levels.chunks(BLOCK) {
                 let quantized = &mut quantized[..levels.len()];
@@ -210,11 +214,7 @@ impl Buffers {
                 writer.write(&bytes)?;
             }
         }
-        writer.begin(&scale_name(name))?;
-        for &scale in &self.scales {
-            writer.write(&step_bytes(scale, codebook))?;
-        }
-        Ok(())
+        Ok(packed.bytes())
     }
 }
 
@@ -276,15 +276,6 @@ fn reserve<T>(name: &str, length: usize, buffer: &mut Vec<T>) -> Result<(), Quan
 /// Weights of one problem.
 fn channel_length(weights: usize, problems: usize) -> usize {
     weights.checked_div(problems).unwrap_or_default()
-}
-
-/// The steps of a scale, as `NAME.scale` stores them.
-fn step_bytes(scale: Scale, codebook: &Codebook) -> Vec<u8> {
-    let bytes = |scale| codebook.step(scale).to_le_bytes();
-    match scale {
-        Scale::One(scale) => bytes(scale).to_vec(),
-        Scale::Two { positive, negative } => [bytes(positive), bytes(negative)].concat(),
-    }
 }
 
 /// `name[3, 7]` for an index into the flat tensor.

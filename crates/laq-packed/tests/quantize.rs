@@ -5,8 +5,8 @@ mod fixtures;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fixtures::*;
-use laq_packed::{Granularity, Plan, QuantizeError, Request, method};
-use laq_solvers::Method;
+use laq_packed::{Granularity, PackedFile, Packing, Plan, QuantizeError, Request, Tensor, method};
+use laq_solvers::{Codebook, Method};
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 
@@ -19,11 +19,13 @@ fn the_file_alone_restores_the_weights_of_every_method() {
     let folder = TestDir::new();
     let never = AtomicBool::new(false);
     for method in Method::all().filter(|method| method.quantizer().is_some()) {
+        let ternary = *method.quantizer().expect("checked").codebook() == Codebook::Ternary;
         for granularity in [Granularity::PerTensor, Granularity::PerChannel] {
             for weighted in [false, true] {
                 let request = Request {
                     curvature: weighted.then(|| folder.path("d.safetensors")),
                     granularity,
+                    packing: (ternary && weighted).then_some(Packing::Trits),
                     ..folder.request(method.clone())
                 };
                 let plan = Plan::new(request).expect("a plan");
@@ -32,11 +34,18 @@ fn the_file_alone_restores_the_weights_of_every_method() {
                     .run(&never, &mut |record| records.push(record.clone()))
                     .expect("a file");
                 let written = Written::read(&folder.path("q.safetensors"));
+                let file = PackedFile::open(&folder.path("q.safetensors")).expect("a file");
                 let mut errors = 0.0;
                 for record in &records {
                     let name = record.name.as_str();
                     let old = find(&model(), name);
                     let decoded = written.decode(name);
+                    let read = file.tensor(name).expect("a tensor");
+                    assert!(matches!(read, Tensor::Packed(_)), "{method} {name}");
+                    assert_eq!(
+                        (read.to_f32(), read.shape()),
+                        (decoded.clone(), &old.shape[..])
+                    );
                     let (dtype, shape, bytes) = &written.tensors[name];
                     assert_eq!((*dtype, shape), (old.dtype, &old.shape), "{method} {name}");
                     let rounded: Vec<u8> = match old.dtype {
@@ -67,16 +76,10 @@ fn the_file_alone_restores_the_weights_of_every_method() {
                         close(record.relative_error.expect("a number"), relative, 1.0),
                         "{method} {name}"
                     );
-                    let table: Vec<f64> =
-                        serde_json::from_str(&written.metadata["laq.codebook.values"])
-                            .expect("values");
-                    let lowest: i64 = written.metadata["laq.codebook.lowest"]
-                        .parse()
-                        .expect("a number");
-                    let zeros = written.levels(name);
+                    let zeros = written.multipliers(name);
                     let zeros = zeros
                         .iter()
-                        .filter(|&&level| table[(i64::from(level) - lowest) as usize] == 0.0)
+                        .filter(|&&multiplier| multiplier == 0.0)
                         .count();
                     let share = zeros as f64 / w.len().max(1) as f64;
                     assert_eq!((record.n, record.sparsity), (w.len(), share));
@@ -193,8 +196,7 @@ proptest! {
             Ok(names) => {
                 let written = Written::read(&folder.path("q.safetensors"));
                 for name in names {
-                    let shape = &written.tensors[&name].1;
-                    prop_assert_eq!(&written.tensors[&format!("{name}.levels")].1, shape);
+                    prop_assert_eq!(&written.tensors[&name].1, &written.shape(&name));
                 }
             }
             Err(error) => prop_assert!(!error.to_string().is_empty()),

@@ -216,15 +216,28 @@ pub(crate) struct EstimateArgs {
     pub(crate) json: bool,
 }
 
+/// How codes are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PackingChoice {
+    /// The fewest whole bits per weight.
+    Bits,
+    /// Five ternary weights per byte, 1.6 bits each.
+    Trits,
+}
+
+impl PackingChoice {
+    pub(crate) fn packing(self) -> Option<laq_packed::Packing> {
+        (self == Self::Trits).then_some(laq_packed::Packing::Trits)
+    }
+}
+
 /// Quantize the tensors of a safetensors file, such as a PyTorch state_dict.
 ///
 /// Solves `min ½ Σ d (w − ŵ)²` for each floating-point tensor (F32, F16, BF16) with two or more
-/// dimensions. The new file has the same tensors under the same names: quantized ones as scale ·
-/// level, rounded to their element type, all others unchanged. Each quantized NAME also has
-/// NAME.levels (I8, indices of levels) and NAME.scale (F32: one, one for each sign, or those of
-/// each channel), which decode to the exact f32 weights; the metadata entry laq.codebook.values
-/// lists the values of the indices from laq.codebook.lowest on. Tensors are read one by one, so
-/// files may be larger than the memory.
+/// dimensions. In the new file each quantized NAME is NAME.packed (U8, codes of 1 to 8 bits) and
+/// NAME.scale (F32: one, one for each sign, or those of each channel), which decode to the exact
+/// f32 weights; the metadata entry laq.tensors describes them. All other tensors are copied. Tensors
+/// are read one by one, so files may be larger than the memory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
     /// The method: an id of `laq methods`, such as lat-e, laq-linear-4, or laq-linear with --bits
@@ -247,6 +260,12 @@ pub(crate) struct QuantizeArgs {
     /// One scale (or pair of scales) for each index of the first dimension.
     #[arg(long)]
     pub(crate) per_channel: bool,
+    /// How codes are packed: in the fewest whole bits, or ternary ones five to a byte.
+    #[arg(long, value_enum, default_value_t = PackingChoice::Bits)]
+    pub(crate) packing: PackingChoice,
+    /// Also write each quantized tensor under its name, as scale · level in its element type.
+    #[arg(long)]
+    pub(crate) dequantized: bool,
     /// Quantize the floating-point tensors with matching names, of any dimensions, and no others;
     /// `*` matches any characters including dots. Repeatable.
     #[arg(long, value_name = "GLOB")]

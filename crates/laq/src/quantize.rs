@@ -25,6 +25,8 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
         } else {
             Granularity::PerTensor
         },
+        packing: args.packing.packing(),
+        dequantized: args.dequantized,
         include: args.include.clone(),
         exclude: args.exclude.clone(),
         threads: args.threads.count(),
@@ -70,8 +72,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
         let weights = totals.weights.max(1) as f64;
         writeln!(
             Output,
-            "{} tensors quantized, {} copied; {} weights, {:.2} bits each before, {:.2} as packed levels with their \
-             scales; relative error {}; {}",
+            "{} tensors quantized, {} copied; {} weights, {:.2} bits each before, {:.2} packed with their scales; relative error {}; {}",
             totals.tensors,
             totals.copied,
             totals.weights,

@@ -122,14 +122,16 @@ fn half_precision_is_bit_exact() {
         ]),
     );
     // α = (1 + 1.5) / 2 for the levels 1, −1, 0, 0; the error is ½ (0.25² + 0.25² + 0.25²).
-    for record in cli.records("--method lat-e --weights w.safetensors --out q.safetensors") {
+    for record in
+        cli.records("--method lat-e --weights w.safetensors --out q.safetensors --dequantized")
+    {
         assert_eq!(record["scale"], json!([1.25]), "{record}");
         assert_eq!(record["weighted_error"], json!(0.09375), "{record}");
         assert_eq!(record["sparsity"], json!(0.5), "{record}");
     }
     let written = Written::read(&cli.folder.path("q.safetensors"));
     for name in ["half", "brain", "single"] {
-        assert_eq!(written.levels(name), [1, -1, 0, 0], "{name}");
+        assert_eq!(written.multipliers(name), [1.0, -1.0, 0.0, 0.0], "{name}");
         assert_eq!(written.f32s(&format!("{name}.scale")), [1.25]);
     }
     let bytes = |name: &str| written.tensors[name].2.clone();
@@ -148,10 +150,11 @@ fn finite_weights_stay_finite() {
         "w.safetensors",
         &file_bytes(&[f16s("w", &[1, 6], &weights)]),
     );
-    let records =
-        cli.records("--method laq-linear-e --bits 3 --weights w.safetensors --out q.safetensors");
+    let records = cli.records(
+        "--method laq-linear-e --bits 3 --weights w.safetensors --out q.safetensors --dequantized",
+    );
     assert!(
-        records[0]["scale"][0].as_f64() > Some(65520.0),
+        records[0]["scale"][0].as_f64() > Some(65520.0 / 3.0),
         "{records:?}"
     );
     let written = Written::read(&cli.folder.path("q.safetensors"));
@@ -173,22 +176,35 @@ fn other_tensors_are_copied() {
             assert_eq!(&new.tensors[name], tensor, "{name}");
         }
     }
-    let added = MATRICES.iter().flat_map(|name| {
-        [
-            (*name).to_string(),
-            format!("{name}.levels"),
-            format!("{name}.scale"),
-        ]
-    });
-    let mut expected: Vec<String> = old.tensors.keys().cloned().chain(added).collect();
-    expected.sort();
-    expected.dedup();
-    assert_eq!(new.tensors.keys().cloned().collect::<Vec<_>>(), expected);
+    let names = |dequantized: bool| {
+        let copied = old
+            .tensors
+            .keys()
+            .filter(|name| dequantized || !MATRICES.contains(&name.as_str()));
+        let packed = MATRICES.iter();
+        let packed = packed.flat_map(|name| [format!("{name}.packed"), format!("{name}.scale")]);
+        let mut names: Vec<String> = copied.cloned().chain(packed).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(
+        new.tensors.keys().cloned().collect::<Vec<_>>(),
+        names(false)
+    );
     for (key, value) in &old.metadata {
         assert_eq!(&new.metadata[key], value);
     }
     assert_eq!(new.metadata["laq.method"], "lat-e");
-    assert_eq!(new.metadata["laq.codebook.values"], "[-1.0,0.0,1.0]");
+    let entries: Value = serde_json::from_str(&new.metadata["laq.tensors"]).expect("JSON");
+    assert_eq!(
+        entries["linear.weight"],
+        json!({"shape": [7, 11], "packing": "bits2", "values": [-1.0, 0.0, 1.0], "groups": 1, "two_scales": false})
+    );
+
+    cli.good("--method lat-e --weights w.safetensors --out q.safetensors --dequantized");
+    let new = Written::read(&cli.folder.path("q.safetensors"));
+    assert_eq!(new.tensors.keys().cloned().collect::<Vec<_>>(), names(true));
+    assert_eq!(new.f32s("linear.weight"), new.decode("linear.weight"));
 }
 
 #[test]
@@ -246,12 +262,13 @@ fn without_json_a_table_is_printed() {
     assert_eq!(lines.len(), 6, "{printed}");
     assert!(lines[0].starts_with("tensor") && lines[0].ends_with("ms"));
     assert!(lines[1..5].iter().all(|line| line.len() == lines[0].len()));
-    // 77 weights of F32 and 114 of F16 or BF16; then 191 levels of 2 bits, and 4 pairs of scales.
+    // 77 weights of F32 and 114 of F16 or BF16; then rows of 11, 18 and 4 codes of 2 bits, and 4
+    // pairs of scales.
     let before = (77.0 * 32.0 + 114.0 * 16.0) / 191.0;
-    let after = (191.0 * 2.0 + 8.0 * 32.0) / 191.0;
+    let after = 8.0 * (7.0 * 3.0 + 5.0 * 5.0 + 6.0 + 8.0 * 4.0) / 191.0;
     for part in [
         "4 tensors quantized, 4 copied; 191 weights",
-        &format!("{before:.2} bits each before, {after:.2} as packed"),
+        &format!("{before:.2} bits each before, {after:.2} packed"),
         "q.safetensors",
     ] {
         assert!(lines[5].contains(part), "{part:?} in {printed}");
@@ -283,7 +300,7 @@ fn records_are_complete() {
         ]
     );
     assert_eq!(record["relative_error"], Value::Null);
-    assert_eq!(record["scale"], json!([1.0]));
+    assert_eq!(record["scale"], json!([f64::from(1.0f32 / 3.0)]));
     let record = &cli
         .records("--method lat2-e --per-channel --weights w.safetensors --out q.safetensors")[0];
     assert_eq!(record["relative_error"], json!(0.0));
@@ -351,6 +368,14 @@ fn invalid_requests_are_errors() {
                 "I64",
                 "F32, F16 or BF16",
             ],
+        ),
+        (
+            "--method lab --packing trits --weights w.safetensors --out q.safetensors --bits 1",
+            &["lab has a fixed number of bits"],
+        ),
+        (
+            "--method laq-linear-3 --packing trits --weights w.safetensors --out q.safetensors",
+            &["7 levels", "at most 3"],
         ),
         (
             &format!("{quantize} --exclude *"),
@@ -425,9 +450,9 @@ fn invalid_tensors_are_errors_and_keep_the_old_file() {
             &["w in w.safetensors has F64 elements", "--exclude 'w'"],
         ),
         (
-            vec![good.clone(), f32s("w.levels", &[1], &[1.0])],
+            vec![good.clone(), f32s("w.packed", &[1], &[1.0])],
             None,
-            &["already has a tensor w.levels", "--exclude"],
+            &["already has a tensor w.packed", "--exclude"],
         ),
         (
             vec![good, raw("w.scale", Dtype::I8, &[1], &[1])],

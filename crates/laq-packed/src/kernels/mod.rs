@@ -161,6 +161,7 @@ pub(crate) struct Integers {
     /// `table[code] = integer + offset`, from 0 to 128.
     pub(crate) table: [u8; 16],
     /// Whether `table[code] = code`.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(crate) identity: bool,
 }
 
