@@ -21,7 +21,7 @@ pub use comparison::LayerComparison;
 pub use dataset::{DatasetHandle, Examples};
 pub use feedforward::FeedforwardSpec;
 pub use laq_tensor::{AdamSettings, Loss};
-pub use parameter::{LayerReport, StateData, StateTensor};
+pub use parameter::{LayerReport, LayerWeights, StateData, StateTensor, WeightData};
 pub use summary::LayerSummary;
 pub use training::{Report, StepReport, Training};
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use laq_solvers::{Method, Problem, Scale, SolveError};
+use laq_solvers::{Codebook, Method, Problem, Scale, SolveError};
 use laq_tensor::{
     AdamSettings, Backend, BackendError, QuantizeJob, QuantizerSnapshot, Tensor, UpdateJob,
 };
@@ -32,6 +32,33 @@ pub enum StateData {
     I8(Vec<i8>),
     /// Counters.
     U64(Vec<u64>),
+}
+
+/// A tensor that a network computes with, in host memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerWeights {
+    /// Parameter name: `lstm.weight_hh`, `dense1.norm.scale`.
+    pub name: String,
+    /// Sizes, row-major.
+    pub shape: Vec<usize>,
+    /// The weights.
+    pub data: WeightData,
+}
+
+/// The weights of a [`LayerWeights`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum WeightData {
+    /// Full precision.
+    F32(Vec<f32>),
+    /// Quantized: `Codebook::decode` of each equal block of rows gives ŵ.
+    Quantized {
+        /// Level indices, row-major.
+        levels: Vec<i8>,
+        /// The scale of each block.
+        scales: Vec<Scale>,
+        /// The codebook.
+        codebook: Codebook,
+    },
 }
 
 /// Statistics of the last quantization of one matrix.
@@ -196,16 +223,10 @@ impl<B: Backend> Parameter<B> {
             return Ok(Vec::new());
         };
         let state = backend.quantizer_save(&quantized.quantizer)?;
-        let scales: Vec<Scale> = match state.scales.len() / self.spec.blocks.len() {
-            0 => return Ok(Vec::new()),
-            1 => state.scales.iter().copied().map(Scale::One).collect(),
-            _ => (state.scales.chunks_exact(2))
-                .map(|pair| Scale::Two {
-                    positive: pair[0],
-                    negative: pair[1],
-                })
-                .collect(),
-        };
+        let scales = self.scales(&state);
+        if scales.is_empty() {
+            return Ok(Vec::new());
+        }
         let latent = numbers(backend, &self.latent)?;
         let second_moment = numbers(backend, &self.second_moment)?;
         let methods = (&quantized.method, other);
@@ -221,6 +242,43 @@ impl<B: Backend> Parameter<B> {
                 },
             )
             .collect())
+    }
+
+    /// The scale of each block; empty before the first solve.
+    fn scales(&self, state: &QuantizerSnapshot) -> Vec<Scale> {
+        match state.scales.len() / self.spec.blocks.len() {
+            1 => state.scales.iter().copied().map(Scale::One).collect(),
+            _ => (state.scales.chunks_exact(2))
+                .map(|pair| Scale::Two {
+                    positive: pair[0],
+                    negative: pair[1],
+                })
+                .collect(),
+        }
+    }
+
+    /// What the network computes with, in host memory.
+    pub(crate) fn weights(&self, backend: &B) -> Result<LayerWeights, BackendError> {
+        let data = match &self.quantized {
+            None => WeightData::F32(numbers(backend, &self.latent)?),
+            Some(quantized) => {
+                let state = backend.quantizer_save(&quantized.quantizer)?;
+                let quantizer = quantized.method.quantizer();
+                WeightData::Quantized {
+                    scales: self.scales(&state),
+                    levels: state.levels,
+                    codebook: quantizer
+                        .expect("of a quantized parameter")
+                        .codebook()
+                        .clone(),
+                }
+            }
+        };
+        Ok(LayerWeights {
+            name: self.spec.name.clone(),
+            shape: self.spec.shape.clone(),
+            data,
+        })
     }
 
     /// Whether [`Parameter::quantizer_backward`] changes the gradient (PAPER.md §2).

@@ -14,7 +14,7 @@ use crate::comparison::LayerComparison;
 use crate::dataset::{DatasetHandle, DeviceDataset, Examples};
 use crate::feedforward::{Feedforward, FeedforwardSpec};
 use crate::network::{Network, setting};
-use crate::parameter::{LayerReport, Parameter, StateData, StateTensor};
+use crate::parameter::{LayerReport, LayerWeights, Parameter, StateData, StateTensor, WeightData};
 
 fn check(adam: AdamSettings) -> Result<(), ModelError> {
     for (name, value, ok, expected) in [
@@ -468,6 +468,25 @@ impl<B: Backend + 'static> Training<B> {
             comparisons.extend(parameter.compare(&self.backend, other, self.steps + 1)?);
         }
         Ok(comparisons)
+    }
+
+    /// The weights that an evaluation computes with, and the running averages of batch
+    /// normalization: quantized weights as levels and scales.
+    ///
+    /// # Errors
+    /// As [`Training::step`].
+    pub fn weights(&mut self) -> Result<Vec<LayerWeights>, ModelError> {
+        self.ensure_quantized()?;
+        let parameters = self.network.parameters().iter();
+        let weights = parameters.map(|parameter| parameter.weights(&self.backend));
+        let mut weights = weights.collect::<Result<Vec<_>, _>>()?;
+        for StateTensor { name, shape, data } in self.network.save(&self.backend)? {
+            if let StateData::F32(values) = data {
+                let data = WeightData::F32(values);
+                weights.push(LayerWeights { name, shape, data });
+            }
+        }
+        Ok(weights)
     }
 
     /// The complete state for bit-exact resumption: weights, moments, levels, scales and counters.

@@ -2,12 +2,14 @@
 #![deny(unsafe_code)]
 
 mod codes;
+mod dense;
 mod error;
 pub mod files;
 mod int8;
 #[allow(unsafe_code)] // Intrinsics, and the product of matrixmultiply.
 mod kernels;
 mod matrix;
+pub mod network;
 mod packed_file;
 mod plan;
 mod record;
@@ -18,12 +20,16 @@ mod tensor;
 mod tensor_file;
 
 pub use codes::{CodeBits, PackError, Packing};
+pub use dense::{Activations, DenseMatrix, Matrix};
 pub use error::QuantizeError;
 pub use matrix::{CodeTable, DENSE_DEPTH, PackedMatrix};
-pub use packed_file::{PACKED_FORMAT_VERSION, PackedFile, PackedFileError, Tensor};
+pub use network::{Network, NetworkError};
+pub use packed_file::{
+    PACKED_FORMAT_KEY, PACKED_FORMAT_VERSION, PackedFile, PackedFileError, Tensor,
+};
 pub use plan::Plan;
 pub use record::{Scales, TensorRecord, Totals};
 pub use request::{Granularity, Request, method};
 pub use selection::SelectionError;
 pub use tensor::PackedTensor;
-pub use tensor_file::TensorFileError;
+pub use tensor_file::{ListedTensor, TensorFileError, list_tensors};

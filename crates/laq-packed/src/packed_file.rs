@@ -16,8 +16,8 @@ use crate::tensor_file::{Float, Layout, NewTensor, TensorFile, TensorFileError, 
 /// The version of the format that is written, and the newest that is read.
 pub const PACKED_FORMAT_VERSION: u32 = 1;
 
-/// The metadata entry with the version.
-const VERSION: &str = "laq.format_version";
+/// The metadata entry with the version of the format.
+pub const PACKED_FORMAT_KEY: &str = "laq.format_version";
 /// The metadata entry that describes the packed tensors: a JSON object of [`TensorEntry`].
 const TENSORS: &str = "laq.tensors";
 
@@ -168,7 +168,7 @@ impl PackedFile {
                 entry,
             })
         };
-        let version = entry(VERSION)?;
+        let version = entry(PACKED_FORMAT_KEY)?;
         if !version
             .parse()
             .is_ok_and(|version: u32| version <= PACKED_FORMAT_VERSION)
@@ -198,7 +198,7 @@ impl PackedFile {
 
     /// The entries of the metadata that do not describe tensors.
     pub fn metadata(&self) -> impl Iterator<Item = (String, String)> {
-        let own = |key: &str| key == VERSION || key == TENSORS;
+        let own = |key: &str| key == PACKED_FORMAT_KEY || key == TENSORS;
         self.file.metadata().filter(move |(key, _)| !own(key))
     }
 
@@ -365,7 +365,7 @@ pub(crate) fn with_entries(
     mut metadata: BTreeMap<String, String>,
     entries: &BTreeMap<String, TensorEntry>,
 ) -> BTreeMap<String, String> {
-    metadata.insert(VERSION.into(), PACKED_FORMAT_VERSION.to_string());
+    metadata.insert(PACKED_FORMAT_KEY.into(), PACKED_FORMAT_VERSION.to_string());
     let entries = serde_json::to_string(entries).expect("plain numbers and strings");
     metadata.insert(TENSORS.into(), entries);
     metadata

@@ -10,7 +10,7 @@ pub use laq_cuda::Precision;
 use laq_cuda::{Cuda, CudaBackend, probe};
 use laq_models::{
     Batch, DatasetHandle, Evaluation, Evaluations, Examples, LayerComparison, LayerReport,
-    ModelError, Report, StateTensor, StepReport, Training,
+    LayerWeights, ModelError, Report, StateTensor, StepReport, Training,
 };
 use laq_solvers::Method;
 use laq_tensor::{Backend, CpuBackend, Memory};
@@ -196,6 +196,7 @@ pub trait Trainer: Send {
     ) -> Result<Evaluations, ModelError>;
     fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError>;
     fn compare(&mut self, other: &Method) -> Result<Vec<LayerComparison>, ModelError>;
+    fn weights(&mut self) -> Result<Vec<LayerWeights>, ModelError>;
     fn save(&mut self) -> Result<Vec<StateTensor>, ModelError>;
     fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError>;
 }
@@ -256,6 +257,10 @@ impl<B: Backend + 'static> Trainer for Training<B> {
 
     fn compare(&mut self, other: &Method) -> Result<Vec<LayerComparison>, ModelError> {
         self.compare(other)
+    }
+
+    fn weights(&mut self) -> Result<Vec<LayerWeights>, ModelError> {
+        self.weights()
     }
 
     fn save(&mut self) -> Result<Vec<StateTensor>, ModelError> {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use laq_datasets::{ImageError, SequencesError, Split, SymbolError, TextError};
 use laq_models::ModelError;
+use laq_packed::{NetworkError, PackedFileError};
 use laq_tensor::BackendError;
 use thiserror::Error;
 
@@ -103,6 +104,25 @@ pub enum RunError {
         /// What does not match.
         source: ModelError,
     },
+    /// A file of packed weights cannot be read or written.
+    #[error(transparent)]
+    Packed(#[from] PackedFileError),
+    /// A network of packed weights cannot be run.
+    #[error(transparent)]
+    PackedNetwork(#[from] NetworkError),
+    /// A network of packed weights has no record of the run that it comes from.
+    #[error(
+        "{path} does not say which run it comes from (no metadata entry {entry}); evaluate a file of `laq export`"
+    )]
+    NoRun {
+        /// The file.
+        path: PathBuf,
+        /// The entry.
+        entry: &'static str,
+    },
+    /// The options do not fit the network.
+    #[error("{0}")]
+    Export(String),
     /// A file of the run cannot be read or written.
     #[error(transparent)]
     File(#[from] FileError),

@@ -4,15 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use laq_datasets::{Alphabet, Sequences, Split};
-use laq_models::ModelError;
+use laq_models::{ModelError, StateTensor};
 use serde::Serialize;
 
 use crate::RunError;
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::config::{FILE, Model};
-use crate::device::{DeviceOptions, OpenDevice};
+use crate::config::{Experiment, FILE, Model};
+use crate::device::{DeviceOptions, Network, OpenDevice};
 use crate::examples::{self, Batches, Examples, Input, score};
 use crate::files::FileError;
+use crate::packed::{PackedEvaluator, run_of};
 use crate::run_folder::{best_checkpoint, last_checkpoint};
 use crate::session::{network, thread_pool};
 
@@ -53,7 +54,7 @@ pub struct Evaluation {
 
 /// `path` itself if it is a file; the best checkpoint of a run folder, or the last if there is no
 /// best one.
-fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
+pub(crate) fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
     [
         path.to_path_buf(),
         best_checkpoint(path),
@@ -64,7 +65,26 @@ fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
     .ok_or_else(|| RunError::NoCheckpoint { path: path.into() })
 }
 
-/// Evaluates the network of `path`, a run folder or a checkpoint, with quantized weights.
+/// The network of a checkpoint on a device, and whether that is a GPU.
+pub(crate) fn load_network(
+    device: DeviceOptions,
+    experiment: &Experiment,
+    input: Input,
+    batch: usize,
+    state: &[StateTensor],
+    checkpoint: &Path,
+) -> Result<(Network, bool), RunError> {
+    let (device, _) = OpenDevice::open(device, None)?;
+    let on_gpu = device.is_cuda();
+    let mut network = network(device, experiment, input, batch)?;
+    network
+        .load(state)
+        .map_err(|source| RunError::not_loaded(checkpoint, source))?;
+    Ok((network, on_gpu))
+}
+
+/// Evaluates the network of `path`, a run folder, a checkpoint or a file of
+/// [`crate::export::export_packed`], with quantized weights.
 /// `progress` is called before every batch with its index and the number of batches.
 ///
 /// For a run folder, the checkpoint of the best epoch is used, or the last if there is none. The
@@ -82,16 +102,19 @@ pub fn evaluate(
     progress: &mut (dyn FnMut(usize, usize) + Send),
 ) -> Result<Evaluation, RunError> {
     let checkpoint = find_checkpoint(path)?;
-    let found = Checkpoint::read(&checkpoint)?;
-    if checkpoint != path
-        && checkpoint != best_checkpoint(path)
-        && found.run.progress.best.is_some()
-    {
+    let (run, state) = match run_of(&checkpoint)? {
+        Some(run) => (run, None),
+        None => {
+            let found = Checkpoint::read(&checkpoint)?;
+            (found.run, Some(found.network))
+        }
+    };
+    if checkpoint != path && checkpoint != best_checkpoint(path) && run.progress.best.is_some() {
         return Err(RunError::NoBest {
             folder: path.into(),
         });
     }
-    let experiment = &found.run.experiment;
+    let experiment = &run.experiment;
     let mut data = experiment.data.clone();
     let length = data.length.unwrap_or_default();
     let (examples, symbols);
@@ -104,7 +127,7 @@ pub fn evaluate(
                 data.dir.clone_from(dir);
             }
             examples = examples::load(&data, &mut |_| {})?;
-            if examples.fingerprint() != found.run.data_sha256 {
+            if examples.fingerprint() != run.data_sha256 {
                 return Err(RunError::OtherData {
                     data: examples.name().into(),
                     checkpoint,
@@ -121,7 +144,7 @@ pub fn evaluate(
             let Model::CharLstm(_) = experiment.model else {
                 return Err(RunError::NoText { checkpoint });
             };
-            let alphabet = Alphabet::from_bytes(found.run.alphabet.clone()).map_err(|error| {
+            let alphabet = Alphabet::from_bytes(run.alphabet.clone()).map_err(|error| {
                 CheckpointError::Altered {
                     path: checkpoint.clone(),
                     detail: error.to_string(),
@@ -162,37 +185,35 @@ pub fn evaluate(
         }
         Batches::Images { batch, .. } => (batch, available, 0),
     };
+    let all = batches.evaluated();
+    let mut go_on = |batch| {
+        progress(batch, all);
+        true
+    };
+    let failed = |source| match source {
+        // The device failed, not the checkpoint.
+        ModelError::Backend(error) => RunError::Device(error),
+        source => RunError::Evaluation {
+            checkpoint: checkpoint.clone(),
+            source,
+        },
+    };
     let score = thread_pool(threads)?.install(|| {
-        let (device, _) = OpenDevice::open(device, None)?;
-        let on_gpu = device.is_cuda();
-        let mut network = network(device, experiment, input, batch)?;
-        network
-            .load(&found.network)
-            .map_err(|source| RunError::not_loaded(&checkpoint, source))?;
-        let all = batches.evaluated();
-        let held = if on_gpu {
-            batches.upload(&mut network)
-        } else {
-            Ok(None)
+        let Some(state) = state else {
+            let mut network = PackedEvaluator::open(&checkpoint, batch)?;
+            return score(&mut network, &batches, None, &mut go_on).map_err(failed);
         };
-        let score = held.and_then(|held| {
-            score(&mut network, &batches, held, &mut |batch| {
-                progress(batch, all);
-                true
-            })
-        });
-        score.map_err(|source| match source {
-            // The device failed, not the checkpoint.
-            ModelError::Backend(error) => RunError::Device(error),
-            source => RunError::Evaluation {
-                checkpoint: checkpoint.clone(),
-                source,
-            },
-        })
+        let (mut network, on_gpu) =
+            load_network(device, experiment, input, batch, &state, &checkpoint)?;
+        let held = match on_gpu {
+            true => batches.upload(&mut network).map_err(failed)?,
+            false => None,
+        };
+        score(&mut network, &batches, held, &mut go_on).map_err(failed)
     })?;
     let score = score.expect("the callback never stops the evaluation");
     Ok(Evaluation {
-        epochs_done: found.run.progress.epoch - 1,
+        epochs_done: run.progress.epoch - 1,
         method: experiment.quantize.method.clone(),
         source: name,
         loss: score.loss,

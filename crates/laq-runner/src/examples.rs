@@ -1,9 +1,11 @@
 //! The data of a run, texts or images, in batches.
 
+use std::ops::Range;
+
 use laq_datasets::{
     Fractions, ImageSet, Images, Kind, Sequences, Split, Text, TextError, identity_order,
 };
-use laq_models::{Batch, DatasetHandle, Evaluation, ImageShape, ModelError};
+use laq_models::{Batch, DatasetHandle, Evaluation, Evaluations, ImageShape, ModelError};
 use laq_tensor::BackendError;
 use sha2::{Digest, Sha256};
 
@@ -304,13 +306,37 @@ pub(crate) struct Score {
     pub(crate) error: Option<f64>,
 }
 
+/// A network that evaluates batches; the methods are those of [`laq_models::Training`].
+pub(crate) trait Evaluator {
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError>;
+    fn evaluate_dataset(
+        &mut self,
+        set: DatasetHandle,
+        batches: Range<usize>,
+    ) -> Result<Evaluations, ModelError>;
+}
+
+impl Evaluator for Network {
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError> {
+        self.as_mut().evaluate(batch)
+    }
+
+    fn evaluate_dataset(
+        &mut self,
+        set: DatasetHandle,
+        batches: Range<usize>,
+    ) -> Result<Evaluations, ModelError> {
+        self.as_mut().evaluate_dataset(set, batches)
+    }
+}
+
 /// Batches evaluated on a device between two synchronizations.
 const CHUNK: usize = 32;
 
 /// Evaluates all batches of a split, from device memory if `held`. Calls `go_on` with the index of
 /// each batch or chunk, and returns `None` if it is false.
 pub(crate) fn score(
-    network: &mut Network,
+    network: &mut dyn Evaluator,
     batches: &Batches<'_>,
     held: Option<DatasetHandle>,
     go_on: &mut dyn FnMut(usize) -> bool,

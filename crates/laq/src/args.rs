@@ -25,6 +25,10 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     Train(TrainArgs),
     Eval(EvalArgs),
+    Export(ExportArgs),
+    Sample(SampleArgs),
+    Classify(ClassifyArgs),
+    Inspect(InspectArgs),
     Config(ConfigArgs),
     Summary(SummaryArgs),
     Estimate(EstimateArgs),
@@ -146,8 +150,8 @@ pub(crate) enum ProgressStyle {
 /// Evaluate a trained network, with quantized weights.
 #[derive(Debug, clap::Args)]
 pub(crate) struct EvalArgs {
-    /// A run folder (for its best epoch), or a checkpoint.
-    #[arg(value_name = "RUN_DIR|CHECKPOINT")]
+    /// A run folder (for its best epoch), a checkpoint, or a file of `laq export --to packed`.
+    #[arg(value_name = "RUN_DIR|FILE")]
     pub(crate) path: PathBuf,
     /// A split of its own data.
     #[arg(long, value_enum, default_value = "test")]
@@ -172,6 +176,99 @@ pub(crate) enum SplitName {
     Train,
     Validation,
     Test,
+}
+
+/// Export a trained network, to run it without the trainer.
+///
+/// Reads back what it wrote and compares every weight, then prints the bytes of each tensor.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    /// A run folder (for its best epoch), or a checkpoint.
+    #[arg(value_name = "RUN_DIR|CHECKPOINT")]
+    pub(crate) path: PathBuf,
+    /// The format.
+    #[arg(long, value_enum)]
+    pub(crate) to: ExportFormat,
+    /// The file to write; an existing one is replaced when the new one is complete.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// How codes are packed: in the fewest whole bits, or ternary ones five to a byte.
+    #[arg(long, value_enum, default_value_t = PackingChoice::Bits)]
+    pub(crate) packing: PackingChoice,
+    /// Also quantize the output layer of a language model: uniform levels of 2 to 8 bits with a
+    /// scale for each character. Changes the loss.
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(2..=8))]
+    pub(crate) output_bits: Option<u8>,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// Packed safetensors, which `laq sample`, `laq classify` and `laq eval` run.
+    Packed,
+}
+
+/// Write text with a trained language model; characters appear as they are drawn.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SampleArgs {
+    /// A run folder (for its best epoch), a checkpoint, or a file of `laq export --to packed`.
+    #[arg(value_name = "RUN_DIR|FILE")]
+    pub(crate) path: PathBuf,
+    /// The text to continue.
+    #[arg(long, default_value = "The ")]
+    pub(crate) prompt: String,
+    /// Characters to write after the prompt.
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub(crate) length: usize,
+    /// Below 1 prefers likely characters, above 1 unlikely ones; 0 takes the likeliest.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(crate) temperature: f64,
+    /// The same seed gives the same text.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Round activations to 8 bits: faster, and slightly less accurate.
+    #[arg(long)]
+    pub(crate) int8: bool,
+    /// Print the speed on the standard error.
+    #[arg(long)]
+    pub(crate) speed: bool,
+}
+
+/// Classify images with a trained network.
+///
+/// Images are PNG or PNM files of the network's size, or idx files of many. The preprocessing is
+/// that of the training.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ClassifyArgs {
+    /// A run folder (for its best epoch), a checkpoint, or a file of `laq export --to packed`.
+    #[arg(value_name = "RUN_DIR|FILE")]
+    pub(crate) path: PathBuf,
+    /// PNG, PNM (PGM, PPM) or idx files.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<PathBuf>,
+    /// Classes to print for each image.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) top: usize,
+    /// Round activations to 8 bits: faster, and slightly less accurate.
+    #[arg(long)]
+    pub(crate) int8: bool,
+    /// Print a line of JSON for each image.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Print the tensors of a file: bits, sizes, scales, sparsity, shares of the levels.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// A file of packed weights, or any safetensors file.
+    pub(crate) file: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Print an experiment with every default filled in; without CONFIG, print the commented defaults.

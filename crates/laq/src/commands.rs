@@ -244,7 +244,7 @@ pub(crate) fn summary(args: &SummaryArgs) -> Result<ExitCode> {
 }
 
 /// Bytes in a readable unit.
-fn bytes(count: usize) -> String {
+pub(crate) fn bytes(count: usize) -> String {
     match count {
         0..10_000 => format!("{count} B"),
         10_000..10_000_000 => format!("{:.1} kB", count as f64 / 1e3),

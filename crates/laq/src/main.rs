@@ -1,7 +1,7 @@
 //! `laq`: trains, evaluates and quantizes networks with low-bit weights, and reproduces tables of
 //! results.
 //!
-//! `args` defines the command line; `commands`, `quantize` and `reproduce` call the libraries and
+//! `args` defines the command line; `commands`, `packed`, `quantize` and `reproduce` call the libraries and
 //! print; `progress` draws progress; `output` writes to the standard streams and handles signals.
 //!
 //! Exit codes: 0 success, 1 an error, 2 a wrong command line, 130 interrupted (and saved).
@@ -14,6 +14,7 @@ mod book;
 mod commands;
 mod gpu_check;
 mod output;
+mod packed;
 mod progress;
 mod quantize;
 mod reproduce;
@@ -36,6 +37,10 @@ fn main() -> ExitCode {
     let done = match args.command {
         Command::Train(args) => commands::train(&args, quiet),
         Command::Eval(args) => commands::eval(&args),
+        Command::Export(args) => packed::export(&args),
+        Command::Sample(args) => packed::sample(&args),
+        Command::Classify(args) => packed::classify(&args),
+        Command::Inspect(args) => packed::inspect(&args),
         Command::Config(args) => commands::config(&args),
         Command::Summary(args) => commands::summary(&args),
         Command::Estimate(args) => commands::estimate(&args),

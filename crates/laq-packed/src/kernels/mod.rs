@@ -12,12 +12,14 @@
 //! - with activations of 8 bits, a mask leaves four codes of a lane in place, as the unsigned operand of
 //!   a dot product of bytes.
 
+mod dense;
 mod portable;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use dense::multiply_dense;
 use laq_simd::{Isa, Set};
 
 /// Rows of a panel.

@@ -7,6 +7,7 @@ mod checkpoints;
 mod commands;
 mod device;
 mod errors;
+mod packed;
 mod run_folder;
 mod signals;
 

@@ -1,0 +1,348 @@
+//! Exports a trained network to a file of packed weights.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use laq_datasets::Kind;
+use laq_models::{LayerWeights, WeightData};
+use laq_packed::network::{LayerSpec, LossSpec, NETWORK, NetworkSpec};
+use laq_packed::{Network, PackedFile, PackedTensor, Packing, Tensor};
+use laq_solvers::{Codebook, Method, Problem, Scale, solve_rows};
+use serde::Serialize;
+
+use crate::RunError;
+use crate::checkpoint::{Checkpoint, RunState};
+use crate::config::{Feedforward, Loss, Model};
+use crate::device::DeviceOptions;
+use crate::evaluate::{find_checkpoint, load_network};
+use crate::examples::Input;
+use crate::packed::run_of;
+use crate::session::thread_pool;
+
+/// The metadata entry with the state of the run, [`RunState`] as JSON.
+pub(crate) const RUN: &str = "laq.run";
+
+/// Options of an export.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExportOptions {
+    /// How quantized weights are packed; `None` for the fewest whole bits.
+    pub packing: Option<Packing>,
+    /// Also quantize the output layer of a language model, to uniform levels with a scale per row.
+    pub output_bits: Option<u8>,
+    /// The number of threads; by default one for each processor.
+    pub threads: Option<usize>,
+}
+
+/// An exported tensor.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExportedTensor {
+    /// Its name.
+    pub name: String,
+    /// Sizes.
+    pub shape: Vec<usize>,
+    /// Bits of a weight: 32 in full precision.
+    pub bits: f64,
+    /// Bytes of weights and scales in the file.
+    pub bytes: usize,
+    /// Bytes in f32.
+    pub f32_bytes: usize,
+}
+
+/// The result of an export.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Exported {
+    /// The checkpoint.
+    pub checkpoint: PathBuf,
+    /// The method's id.
+    pub method: String,
+    /// The tensors.
+    pub tensors: Vec<ExportedTensor>,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+}
+
+/// Writes the network of `path`, a run folder or a checkpoint, as a file of packed weights, reads it
+/// back and compares every weight. For a run folder, the checkpoint of the best epoch is used.
+///
+/// # Errors
+///
+/// See [`RunError`].
+pub fn export_packed(
+    path: &Path,
+    out: &Path,
+    options: ExportOptions,
+) -> Result<Exported, RunError> {
+    let checkpoint = find_checkpoint(path)?;
+    let Trained {
+        run,
+        spec,
+        mut tensors,
+    } = read_trained(&checkpoint, &options)?;
+    if let Some(bits) = options.output_bits {
+        quantize_output(&mut tensors, bits)?;
+    }
+    let metadata = BTreeMap::from([
+        (
+            "laq.version".to_owned(),
+            env!("CARGO_PKG_VERSION").to_owned(),
+        ),
+        (
+            "laq.method".to_owned(),
+            run.experiment.quantize.method.clone(),
+        ),
+        ("laq.config_key".to_owned(), run.key.clone()),
+        (NETWORK.to_owned(), json(&spec)?),
+        (RUN.to_owned(), json(&run)?),
+    ]);
+    PackedFile::write(out, &tensors, metadata)?;
+    verify(out, &tensors)?;
+    let exported = tensors.iter().map(|(name, tensor)| {
+        let elements: usize = tensor.shape().iter().product();
+        ExportedTensor {
+            name: name.clone(),
+            shape: tensor.shape().to_vec(),
+            bits: match tensor {
+                Tensor::Packed(tensor) => tensor.packing().bits_per_code(),
+                Tensor::F32 { .. } => 32.0,
+            },
+            bytes: tensor.bytes(),
+            f32_bytes: 4 * elements,
+        }
+    });
+    let file_bytes = std::fs::metadata(out).map_err(crate::files::FileError::on("read", out))?;
+    Ok(Exported {
+        tensors: exported.collect(),
+        method: run.experiment.quantize.method.clone(),
+        file_bytes: file_bytes.len(),
+        checkpoint,
+    })
+}
+
+/// A trained network, as tensors of a file.
+struct Trained {
+    run: RunState,
+    spec: NetworkSpec,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+fn read_trained(checkpoint: &Path, options: &ExportOptions) -> Result<Trained, RunError> {
+    let Checkpoint { run, network } = Checkpoint::read(checkpoint)?;
+    let input = input(&run)?;
+    let experiment = &run.experiment;
+    let weights = thread_pool(options.threads)?.install(|| {
+        let device = DeviceOptions::CPU;
+        let (mut trained, _) = load_network(device, experiment, input, 1, &network, checkpoint)?;
+        trained.weights().map_err(|source| RunError::Evaluation {
+            checkpoint: checkpoint.into(),
+            source,
+        })
+    })?;
+    let mut tensors = BTreeMap::new();
+    for layer in &weights {
+        tensors.insert(layer.name.clone(), tensor(layer, options)?);
+    }
+    Ok(Trained {
+        spec: network_spec(&run, input),
+        run,
+        tensors,
+    })
+}
+
+/// The network of `path`: a file of [`export_packed`], a run folder or a checkpoint.
+///
+/// # Errors
+///
+/// See [`RunError`].
+pub fn open_network(path: &Path) -> Result<Network, RunError> {
+    let path = find_checkpoint(path)?;
+    if run_of(&path)?.is_some() {
+        return Ok(Network::open(&path)?);
+    }
+    let trained = read_trained(&path, &ExportOptions::default())?;
+    Ok(Network::from_tensors(
+        &path,
+        trained.spec,
+        &trained.tensors,
+    )?)
+}
+
+/// The input of the network of a run, without its data.
+fn input(run: &RunState) -> Result<Input, RunError> {
+    if let Model::CharLstm(_) = run.experiment.model {
+        return Ok(Input::Symbols(run.alphabet.len()));
+    }
+    match laq_datasets::find(&run.experiment.data.name).map(|dataset| &dataset.kind) {
+        Ok(Kind::Images { shape, classes, .. }) => Ok(Input::images(*shape, *classes)),
+        _ => Err(RunError::Internal(format!(
+            "{} is not a set of images",
+            run.experiment.data.name
+        ))),
+    }
+}
+
+/// The tensor of a layer.
+fn tensor(layer: &LayerWeights, options: &ExportOptions) -> Result<Tensor, RunError> {
+    let shape = &layer.shape;
+    let (levels, scales, codebook) = match &layer.data {
+        WeightData::F32(values) => {
+            return Ok(Tensor::F32 {
+                shape: shape.clone(),
+                values: values.clone(),
+            });
+        }
+        WeightData::Quantized {
+            levels,
+            scales,
+            codebook,
+        } => (levels, scales, codebook),
+    };
+    let fewest = Packing::of(codebook).map_err(|error| RunError::Export(error.to_string()))?;
+    let packing = options.packing.unwrap_or(fewest);
+    let packed = PackedTensor::from_levels(shape, levels, codebook, scales, packing)
+        .map_err(|error| RunError::Export(format!("{}: {error}", layer.name)))?;
+    // The file has the weights of training.
+    let mut decoded = vec![0.0; levels.len()];
+    let length = levels.len() / scales.len().max(1);
+    let blocks = levels
+        .chunks(length.max(1))
+        .zip(decoded.chunks_mut(length.max(1)));
+    for ((levels, decoded), scale) in blocks.zip(scales) {
+        codebook.decode(levels, *scale, decoded);
+    }
+    if !equal(&packed.decode(), &decoded) {
+        return Err(RunError::Internal(format!(
+            "{} decodes to other weights than those of training",
+            layer.name
+        )));
+    }
+    Ok(Tensor::Packed(packed))
+}
+
+/// Quantizes `output.weight` of a language model, exactly for d = 1.
+fn quantize_output(tensors: &mut BTreeMap<String, Tensor>, bits: u8) -> Result<(), RunError> {
+    let name = "output.weight";
+    let Some(Tensor::F32 { shape, values }) = tensors.get(name) else {
+        return Err(RunError::Export(format!(
+            "--output-bits {bits}: the output layer is quantized in training; omit the option"
+        )));
+    };
+    let invalid = |error: String| RunError::Export(format!("--output-bits {bits}: {error}"));
+    let id = format!("laq-linear-{bits}-e");
+    let method: Method = (id.as_str().try_into())
+        .map_err(|error: laq_solvers::ParseMethodError| invalid(error.to_string()))?;
+    let codebook = Codebook::linear(bits).map_err(|error| invalid(error.to_string()))?;
+    let quantizer = method.quantizer().ok_or_else(|| invalid(id.clone()))?;
+    let mut levels = vec![0; values.len()];
+    let problem = Problem::new(values, None).map_err(|error| invalid(error.to_string()))?;
+    let rows = solve_rows(quantizer, problem, shape[0], &mut levels)
+        .map_err(|error| invalid(error.to_string()))?;
+    let scales: Vec<Scale> = rows.iter().map(|row| row.scale).collect();
+    let packing = Packing::of(&codebook).map_err(|error| invalid(error.to_string()))?;
+    let packed = PackedTensor::from_levels(shape, &levels, &codebook, &scales, packing)
+        .map_err(|error| invalid(error.to_string()))?;
+    tensors.insert(name.to_owned(), Tensor::Packed(packed));
+    Ok(())
+}
+
+/// Compares the file with what was to be written, bit for bit, and opens its network.
+fn verify(out: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), RunError> {
+    let file = PackedFile::open(out)?;
+    for (name, expected) in tensors {
+        let found = file.tensor(name)?;
+        let same = found.shape() == expected.shape() && equal(&found.to_f32(), &expected.to_f32());
+        if !same {
+            return Err(RunError::Internal(format!(
+                "{name} in {} is not what was written",
+                out.display()
+            )));
+        }
+    }
+    Network::open(out)?;
+    Ok(())
+}
+
+fn json(value: &impl Serialize) -> Result<String, RunError> {
+    serde_json::to_string(value).map_err(|error| RunError::Internal(error.to_string()))
+}
+
+fn equal(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
+}
+
+/// The description of the network of a run.
+fn network_spec(run: &RunState, input: Input) -> NetworkSpec {
+    match (&run.experiment.model, input) {
+        (Model::Feedforward(model), Input::Images { shape, classes }) => NetworkSpec::Feedforward {
+            input: [shape.height, shape.width, shape.channels],
+            classes,
+            loss: match model.loss {
+                Loss::SquaredHinge => LossSpec::SquaredHinge,
+                Loss::CrossEntropy => LossSpec::CrossEntropy,
+            },
+            preprocessing: run
+                .experiment
+                .data
+                .preprocessing
+                .clone()
+                .unwrap_or_default(),
+            layers: layers(model, classes),
+        },
+        (model, _) => NetworkSpec::CharLstm {
+            alphabet: run.alphabet.clone(),
+            hidden: match model {
+                Model::CharLstm(model) => model.hidden,
+                Model::Feedforward(_) => 0,
+            },
+        },
+    }
+}
+
+/// The layers of a network on images, named as its parameters.
+fn layers(model: &Feedforward, classes: usize) -> Vec<LayerSpec> {
+    let epsilon = model.norm_epsilon as f32;
+    let norm = |name: &str, relu| LayerSpec::BatchNorm {
+        name: name.to_owned(),
+        epsilon,
+        relu,
+    };
+    let activation = |name: &str| match model.batch_norm {
+        true => norm(name, true),
+        false => LayerSpec::Relu,
+    };
+    let bias = !model.batch_norm;
+    let mut layers = Vec::new();
+    let mut convolutions = 0;
+    for &filters in &model.filters {
+        for in_stage in 1..=model.convolutions {
+            convolutions += 1;
+            let name = format!("conv{convolutions}");
+            layers.push(LayerSpec::Convolution {
+                name: name.clone(),
+                filters,
+                bias,
+            });
+            if in_stage == model.convolutions {
+                layers.push(LayerSpec::MaxPool);
+            }
+            layers.push(activation(&name));
+        }
+    }
+    for (index, &units) in model.units.iter().enumerate() {
+        let name = format!("dense{}", index + 1);
+        layers.push(LayerSpec::Dense {
+            name: name.clone(),
+            units,
+            bias,
+        });
+        layers.push(activation(&name));
+    }
+    layers.push(LayerSpec::Dense {
+        name: "output".to_owned(),
+        units: classes,
+        bias: !model.output_batch_norm,
+    });
+    if model.output_batch_norm {
+        layers.push(norm("output", false));
+    }
+    layers
+}

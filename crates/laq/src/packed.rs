@@ -1,0 +1,348 @@
+//! `laq export`, `sample`, `classify` and `inspect`: networks of packed weights.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use laq_datasets::{ImageSet, Images, Preprocessing, RawImages, idx};
+use laq_lab::text::table;
+use laq_packed::network::Feedforward;
+use laq_packed::{Activations, Network, PackedFile, PackedFileError, Tensor};
+use laq_runner::export::{ExportOptions, export_packed, open_network};
+use serde_json::json;
+
+use crate::args::{ClassifyArgs, ExportArgs, ExportFormat, InspectArgs, SampleArgs};
+use crate::commands::bytes;
+use crate::output::{INTERRUPTED, Output, log_error, print_json, stop_flag};
+
+pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
+    let options = ExportOptions {
+        packing: args.packing.packing(),
+        output_bits: args.output_bits,
+        threads: args.threads.count(),
+    };
+    let exported = match args.to {
+        ExportFormat::Packed => export_packed(&args.path, &args.out, options)?,
+    };
+    if args.json {
+        print_json(&exported)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows = vec![["tensor", "shape", "bits", "bytes", "f32"].map(String::from)];
+    let (mut packed, mut f32_bytes) = (0, 0);
+    for tensor in &exported.tensors {
+        rows.push([
+            tensor.name.clone(),
+            shape(&tensor.shape),
+            tensor.bits.to_string(),
+            bytes(tensor.bytes),
+            bytes(tensor.f32_bytes),
+        ]);
+        packed += tensor.bytes;
+        f32_bytes += tensor.f32_bytes;
+    }
+    let total = [
+        "total".to_owned(),
+        String::new(),
+        String::new(),
+        bytes(packed),
+        bytes(f32_bytes),
+    ];
+    rows.push(total);
+    write!(Output, "{}", table(rows, |column| column >= 2))?;
+    writeln!(
+        Output,
+        "{} ({}), {:.1} times smaller than f32; read back, every weight is that of training",
+        args.out.display(),
+        bytes(exported.file_bytes as usize),
+        f32_bytes as f64 / exported.file_bytes as f64,
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `4 × 3`, as a table prints it.
+fn shape(sizes: &[usize]) -> String {
+    let sizes: Vec<_> = sizes.iter().map(ToString::to_string).collect();
+    sizes.join("×")
+}
+
+fn open(path: &Path, int8: bool) -> Result<Network> {
+    let mut network = open_network(path)?;
+    if int8 {
+        network.set_activations(Activations::Int8);
+    }
+    Ok(network)
+}
+
+pub(crate) fn sample(args: &SampleArgs) -> Result<ExitCode> {
+    let Network::CharLstm(network) = open(&args.path, args.int8)? else {
+        bail!(
+            "{} classifies images, expected a language model: use laq classify",
+            args.path.display()
+        );
+    };
+    let stop = stop_flag().context("cannot listen for Ctrl-C")?;
+    let mut sampler = network.sample(args.prompt.as_bytes(), args.temperature, args.seed)?;
+    Output.write_all(args.prompt.as_bytes())?;
+    let start = Instant::now();
+    let mut drawing = 0.0;
+    for _ in 0..args.length {
+        if stop.load(Ordering::Relaxed) {
+            writeln!(Output)?;
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        let before = Instant::now();
+        let byte = sampler.draw()?;
+        drawing += before.elapsed().as_secs_f64();
+        Output.write_all(&[byte])?;
+        Output.flush()?;
+    }
+    writeln!(Output)?;
+    if args.speed {
+        let count = args.length.max(1) as f64;
+        log_error(&format!(
+            "{:.1} us per character ({:.1} us with output), {} activations",
+            1e6 * drawing / count,
+            1e6 * start.elapsed().as_secs_f64() / count,
+            if args.int8 { "8-bit" } else { "f32" },
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn classify(args: &ClassifyArgs) -> Result<ExitCode> {
+    let Network::Feedforward(network) = open(&args.path, args.int8)? else {
+        bail!(
+            "{} is a language model, expected a network on images: use laq sample",
+            args.path.display()
+        );
+    };
+    for path in &args.images {
+        let pixels = read_images(path, network.input())?;
+        let inputs = preprocess(&network, pixels)
+            .with_context(|| format!("cannot preprocess {}", path.display()))?;
+        let several = inputs.len() > network.input().iter().product();
+        let elements: usize = network.input().iter().product();
+        for (index, image) in inputs.chunks_exact(elements).enumerate() {
+            let predictions = network.classify(image)?;
+            let top = &predictions[0][..args.top.clamp(1, network.classes())];
+            let name = match several {
+                true => format!("{}[{index}]", path.display()),
+                false => path.display().to_string(),
+            };
+            if args.json {
+                let classes: Vec<_> = (top.iter())
+                    .map(|found| {
+                        json!({
+                            "class": found.class,
+                            "output": found.output,
+                            "probability": found.probability,
+                        })
+                    })
+                    .collect();
+                let line = json!({"image": path, "index": index, "classes": classes});
+                writeln!(Output, "{line}")?;
+                continue;
+            }
+            let classes: Vec<_> = (top.iter())
+                .map(|found| match found.probability {
+                    Some(probability) => format!("{} ({:.1} %)", found.class, 100.0 * probability),
+                    None => format!("{} ({:+.3})", found.class, found.output),
+                })
+                .collect();
+            writeln!(Output, "{name}: {}", classes.join(", "))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The pixels of the images of a file.
+fn read_images(path: &Path, [height, width, channels]: [usize; 3]) -> Result<Vec<u8>> {
+    let content = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let other = |found: String| {
+        anyhow::anyhow!(
+            "{} has {found}, expected {height} × {width} pixels of {channels} channels: resize or convert it",
+            path.display()
+        )
+    };
+    if let Ok(found) = idx::parse(&content) {
+        let sizes = &found.dimensions;
+        let fits = match sizes[..] {
+            [_, h, w] => [h, w, 1] == [height, width, channels],
+            [_, h, w, c] => [h, w, c] == [height, width, channels],
+            _ => false,
+        };
+        if !fits {
+            return Err(other(format!("the idx dimensions {sizes:?}")));
+        }
+        return Ok(found.elements.to_vec());
+    }
+    let image = image::load_from_memory(&content)
+        .with_context(|| format!("{} is no PNG, PNM or idx file", path.display()))?;
+    if (image.height() as usize, image.width() as usize) != (height, width) {
+        return Err(other(format!(
+            "{} × {} pixels",
+            image.height(),
+            image.width()
+        )));
+    }
+    let (depth, has_colour) = (image.color(), image.color().has_color());
+    match channels {
+        1 if has_colour => Err(other(format!("colours ({depth:?})"))),
+        1 => Ok(image.into_luma8().into_raw()),
+        3 => Ok(image.into_rgb8().into_raw()),
+        _ => Err(other(format!("pixels of {depth:?}"))),
+    }
+}
+
+/// From pixels to the inputs of the network.
+fn preprocess(network: &Feedforward, pixels: Vec<u8>) -> Result<Vec<f32>> {
+    let preprocessing: Preprocessing = network.preprocessing().parse()?;
+    if matches!(preprocessing, Preprocessing::MeanImage | Preprocessing::Zca) {
+        bail!(
+            "the network was trained with the preprocessing {preprocessing}, which needs the training images: evaluate \
+             it with laq eval"
+        );
+    }
+    let [height, width, channels] = network.input();
+    let shape = laq_datasets::ImageSize {
+        height,
+        width,
+        channels,
+    };
+    let count = pixels.len() / shape.elements();
+    let images = RawImages {
+        shape,
+        pixels: pixels.into(),
+        labels: vec![0; count],
+    };
+    let splits = [images.clone(), images.clone(), images];
+    let set = ImageSet::from_raw("the images", network.classes(), splits, preprocessing)?;
+    let images: &Images = set.split(laq_datasets::Split::Test);
+    let order: Vec<u32> = (0..count as u32).collect();
+    let (mut inputs, mut labels) = (vec![0.0; count * shape.elements()], vec![0; count]);
+    images.fill(&order, &mut inputs, &mut labels);
+    Ok(inputs)
+}
+
+pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
+    let file = match PackedFile::open(&args.file) {
+        Ok(file) => file,
+        Err(PackedFileError::NotPacked { .. }) => return inspect_plain(args),
+        Err(error) => return Err(error.into()),
+    };
+    let mut tensors = Vec::new();
+    for name in file.names() {
+        let (tensor, elements) = match file.tensor(&name) {
+            Ok(tensor) => {
+                let elements: usize = tensor.shape().iter().product();
+                (tensor, elements)
+            }
+            // Copied tensors may have any element type.
+            Err(_) if !file.is_packed(&name) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let share = |count: u64| count as f64 / elements.max(1) as f64;
+        let Tensor::Packed(packed) = &tensor else {
+            tensors.push(json!({
+                "name": name, "shape": tensor.shape(), "bits": 32, "bytes": tensor.bytes(),
+            }));
+            continue;
+        };
+        let multipliers = packed.table().multipliers();
+        let levels: Vec<_> = (multipliers.iter().zip(packed.counts()))
+            .map(|(multiplier, count)| json!({"multiplier": multiplier, "share": share(count)}))
+            .collect();
+        let zeros = multipliers.iter().position(|multiplier| *multiplier == 0.0);
+        tensors.push(json!({
+            "name": name,
+            "shape": packed.shape(),
+            "bits": packed.packing().bits_per_code(),
+            "bytes": packed.bytes(),
+            "groups": packed.groups(),
+            "scales": packed.steps(),
+            "sparsity": zeros.map_or(0.0, |zero| share(packed.counts()[zero])),
+            "levels": levels,
+        }));
+    }
+    let method = file.metadata().find(|(key, _)| key == "laq.method");
+    let bytes_of_file = fs::metadata(&args.file)
+        .with_context(|| format!("cannot read {}", args.file.display()))?
+        .len();
+    if args.json {
+        print_json(&json!({
+            "file": args.file, "bytes": bytes_of_file, "method": method.map(|(_, method)| method),
+            "tensors": tensors,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let header = [
+        "tensor", "shape", "bits", "bytes", "zeros", "scales", "levels",
+    ];
+    let mut rows = vec![header.map(String::from)];
+    for tensor in &tensors {
+        let text = |key: &str| tensor[key].as_str().unwrap_or_default().to_owned();
+        let sizes: Vec<usize> = serde_json::from_value(tensor["shape"].clone())?;
+        let scales: Vec<f32> = serde_json::from_value(tensor["scales"].clone()).unwrap_or_default();
+        let levels: Vec<_> = (tensor["levels"].as_array().into_iter().flatten())
+            .map(|level| {
+                let percent = 100.0 * level["share"].as_f64().unwrap_or_default();
+                format!("{}: {percent:.1} %", level["multiplier"])
+            })
+            .collect();
+        let shown: Vec<_> = scales
+            .iter()
+            .take(4)
+            .map(|scale| format!("{scale:.4}"))
+            .collect();
+        let more = if scales.len() > 4 {
+            format!(" … ({})", scales.len())
+        } else {
+            String::new()
+        };
+        let sparsity = tensor["sparsity"].as_f64();
+        rows.push([
+            text("name"),
+            shape(&sizes),
+            tensor["bits"].to_string(),
+            bytes(tensor["bytes"].as_u64().unwrap_or_default() as usize),
+            sparsity.map_or(String::new(), |sparsity| {
+                format!("{:.1} %", 100.0 * sparsity)
+            }),
+            shown.join(" ") + &more,
+            levels.join(", "),
+        ]);
+    }
+    write!(Output, "{}", table(rows, |column| (2..5).contains(&column)))?;
+    writeln!(
+        Output,
+        "{} ({})",
+        args.file.display(),
+        bytes(bytes_of_file as usize)
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A safetensors file without packed weights.
+fn inspect_plain(args: &InspectArgs) -> Result<ExitCode> {
+    let tensors = laq_packed::list_tensors(&args.file)?;
+    if args.json {
+        print_json(&json!({"file": args.file, "tensors": tensors}))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut rows = vec![["tensor", "shape", "elements", "bytes"].map(String::from)];
+    for tensor in &tensors {
+        rows.push([
+            tensor.name.clone(),
+            shape(&tensor.shape),
+            tensor.dtype.clone(),
+            bytes(tensor.bytes),
+        ]);
+    }
+    write!(Output, "{}", table(rows, |column| column == 3))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,275 @@
+//! `laq export`, `sample`, `classify`, `inspect`, and `eval` of exported files.
+
+use super::*;
+
+/// A folder with an exported language model `text.safetensors` and its run.
+fn language_model(method: &str) -> TestDir {
+    let dir = TestDir::new();
+    dir.file(method, "");
+    run(&dir, &["train", "tiny.toml", "--progress", "none"]);
+    run(
+        &dir,
+        &[
+            "export",
+            "runs/tiny",
+            "--to",
+            "packed",
+            "--out",
+            "text.safetensors",
+        ],
+    );
+    dir
+}
+
+#[test]
+fn an_exported_file_is_evaluated_and_sampled_as_its_run() {
+    let dir = language_model("lat-a");
+    let printed = run(
+        &dir,
+        &[
+            "export",
+            "runs/tiny",
+            "--to",
+            "packed",
+            "--out",
+            "text.safetensors",
+        ],
+    );
+    assert!(
+        printed.contains("lstm.weight_hh") && printed.contains("total"),
+        "{printed}"
+    );
+    assert!(printed.contains("times smaller than f32"), "{printed}");
+    let (of_run, of_file) = (
+        json(&dir, &["eval", "runs/tiny", "--json"]),
+        json(&dir, &["eval", "text.safetensors", "--json"]),
+    );
+    for key in ["loss", "method", "examples", "left_out", "epochs_done"] {
+        assert_eq!(of_run[key], of_file[key], "{key}");
+    }
+    for path in ["runs/tiny", "text.safetensors"] {
+        let sample = |seed: &str| {
+            let options = ["--prompt", "tide ", "--length", "30", "--seed", seed];
+            run(&dir, &[&["sample", path][..], &options].concat())
+        };
+        assert_eq!(sample("3").len(), 5 + 30 + 1);
+        assert!(sample("3").starts_with("tide "));
+        assert_eq!(sample("3"), sample("3"));
+        assert_ne!(sample("3"), sample("4"));
+    }
+    let from = |path: &str| {
+        run(
+            &dir,
+            &["sample", path, "--prompt", "tide ", "--length", "60"],
+        )
+    };
+    assert_eq!(from("runs/tiny"), from("text.safetensors"));
+    run(
+        &dir,
+        &[
+            "sample",
+            "text.safetensors",
+            "--prompt",
+            "t",
+            "--int8",
+            "--length",
+            "5",
+        ],
+    );
+}
+
+#[test]
+fn inspect_prints_bits_scales_and_levels() {
+    let dir = language_model("lat-a");
+    let found = json(&dir, &["inspect", "text.safetensors", "--json"]);
+    let tensors = found["tensors"].as_array().expect("a list");
+    let tensor = tensors
+        .iter()
+        .find(|tensor| tensor["name"] == "lstm.weight_hh");
+    let tensor = tensor.expect("the tensor");
+    assert_eq!(
+        (&tensor["bits"], &tensor["groups"]),
+        (&2.0.into(), &4.into())
+    );
+    assert_eq!(tensor["shape"], serde_json::json!([24, 6]));
+    let shares: f64 = (tensor["levels"].as_array().expect("levels").iter())
+        .map(|level| level["share"].as_f64().expect("a share"))
+        .sum();
+    assert!((shares - 1.0).abs() < 1e-12);
+    let printed = run(&dir, &["inspect", "text.safetensors"]);
+    assert!(
+        printed.contains("output.weight") && printed.contains("0.0: "),
+        "{printed}"
+    );
+    // A checkpoint has no packed weights.
+    let printed = run(&dir, &["inspect", "runs/tiny/best.safetensors"]);
+    assert!(printed.contains("lstm.weight_hh.levels"), "{printed}");
+    assert_fails(
+        &dir,
+        &["inspect", "text.txt"],
+        &["text.txt is not a safetensors file"],
+    );
+}
+
+/// An idx file of images.
+fn idx(dimensions: &[u32], pixels: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0, 0, 8, dimensions.len() as u8];
+    bytes.extend(dimensions.iter().flat_map(|size| size.to_be_bytes()));
+    bytes.extend(pixels);
+    bytes
+}
+
+#[test]
+fn images_are_classified_alike_from_every_format() {
+    let dir = TestDir::new();
+    let experiment = dir.digits(
+        "lat-e",
+        "model.loss = \"cross-entropy\"\ndata.preprocessing = \"none\"",
+    );
+    dir.train(&experiment, "run").expect("a run");
+    run(
+        &dir,
+        &[
+            "export",
+            "run",
+            "--to",
+            "packed",
+            "--out",
+            "digits.safetensors",
+        ],
+    );
+    let spec = laq_packed::Network::open(&dir.path("digits.safetensors")).expect("a network");
+    let laq_packed::Network::Feedforward(network) = spec else {
+        panic!("not a classifier");
+    };
+    let [height, width, _] = network.input();
+    let pixels: Vec<u8> = (0..height * width)
+        .map(|place| (place * 37 % 256) as u8)
+        .collect();
+    fs::write(
+        dir.path("one.pgm"),
+        [format!("P5 {width} {height} 255\n").as_bytes(), &pixels].concat(),
+    )
+    .expect("write");
+    let two = [&pixels[..], &pixels].concat();
+    fs::write(
+        dir.path("two.idx"),
+        idx(&[2, height as u32, width as u32], &two),
+    )
+    .expect("write");
+    let classes = |image: &str, path: &str| -> Vec<Value> {
+        let printed = run(&dir, &["classify", path, image, "--json", "--top", "10"]);
+        let lines = printed
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"));
+        lines.map(|line: Value| line["classes"].clone()).collect()
+    };
+    let one = classes("one.pgm", "digits.safetensors");
+    assert_eq!(one.len(), 1);
+    assert_eq!(one[0].as_array().expect("classes").len(), 10);
+    let probabilities: f64 = (one[0].as_array().expect("classes").iter())
+        .map(|class| class["probability"].as_f64().expect("a probability"))
+        .sum();
+    assert!((probabilities - 1.0).abs() < 1e-9);
+    assert_eq!(
+        classes("two.idx", "digits.safetensors"),
+        [one[0].clone(), one[0].clone()]
+    );
+    assert_eq!(classes("one.pgm", "run"), one);
+    let printed = run(
+        &dir,
+        &["classify", "digits.safetensors", "one.pgm", "--int8"],
+    );
+    assert!(
+        printed.starts_with("one.pgm: ") && printed.contains(" %)"),
+        "{printed}"
+    );
+
+    fs::write(dir.path("small.pgm"), b"P5 2 2 255\n\0\0\0\0").expect("write");
+    fs::write(dir.path("colour.ppm"), {
+        let pixels = vec![7; height * width * 3];
+        [format!("P6 {width} {height} 255\n").as_bytes(), &pixels].concat()
+    })
+    .expect("write");
+    let experiment = dir.digits("lat-e", "data.preprocessing = \"mean-image\"");
+    dir.train(&experiment, "mean").expect("a run");
+    assert_fails(
+        &dir,
+        &["classify", "mean", "one.pgm"],
+        &["mean-image", "needs the training images", "laq eval"],
+    );
+
+    let size = format!("expected {height} × {width} pixels");
+    for (image, expected) in [
+        ("small.pgm", ["2 × 2 pixels", &size]),
+        ("colour.ppm", ["colours", &size]),
+        ("text.txt", ["no PNG, PNM or idx file", "text.txt"]),
+        ("none.png", ["cannot read", "none.png"]),
+    ] {
+        assert_fails(&dir, &["classify", "digits.safetensors", image], &expected);
+    }
+    assert_fails(
+        &dir,
+        &["sample", "digits.safetensors"],
+        &["classifies images", "laq classify"],
+    );
+}
+
+#[test]
+fn files_and_options_that_do_not_fit_are_errors() {
+    let dir = language_model("laq-linear-3");
+    let export = [
+        "export",
+        "runs/tiny",
+        "--to",
+        "packed",
+        "--out",
+        "new.safetensors",
+    ];
+    assert_fails(
+        &dir,
+        &[&export[..], &["--packing", "trits"]].concat(),
+        &["lstm.weight_ih", "7 levels", "at most 3"],
+    );
+    assert!(!dir.path("new.safetensors").exists());
+    assert_fails(
+        &dir,
+        &["export", "text.txt", "--to", "packed", "--out", "x"],
+        &["text.txt"],
+    );
+    assert_fails(
+        &dir,
+        &["classify", "text.safetensors", "text.txt"],
+        &["is a language model", "laq sample"],
+    );
+    for (arguments, expected) in [
+        (&["--prompt", "tide\u{e9}"][..], ["byte 0xc3", "alphabet"]),
+        (&["--prompt", ""], ["an empty prompt", "at least one"]),
+        (&["--temperature=-1"], ["temperature -1", "positive"]),
+    ] {
+        let arguments = [&["sample", "text.safetensors"][..], arguments].concat();
+        assert_fails(&dir, &arguments, &expected);
+    }
+    // Damaged: cut short, and a code that does not exist.
+    let good = fs::read(dir.path("text.safetensors")).expect("read");
+    fs::write(dir.path("cut.safetensors"), &good[..good.len() - 7]).expect("write");
+    assert_fails(
+        &dir,
+        &["eval", "cut.safetensors"],
+        &["cut.safetensors is truncated"],
+    );
+    assert_fails(
+        &dir,
+        &["sample", "cut.safetensors"],
+        &["cut.safetensors is truncated"],
+    );
+    let mut damaged = good.clone();
+    let last = damaged.len() - 40;
+    damaged[last..].fill(0xff);
+    fs::write(dir.path("bad.safetensors"), damaged).expect("write");
+    assert_fails(
+        &dir,
+        &["sample", "bad.safetensors", "--prompt", "t"],
+        &["bad.safetensors", "code 7"],
+    );
+}
