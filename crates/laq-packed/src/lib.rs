@@ -10,6 +10,7 @@ mod int8;
 mod kernels;
 mod matrix;
 pub mod network;
+pub mod onnx;
 mod packed_file;
 mod plan;
 mod record;

@@ -147,6 +147,38 @@ impl PackedTensor {
         counts
     }
 
+    /// The code of each weight, row-major.
+    pub(crate) fn codes(&self) -> Vec<u8> {
+        let mut codes = vec![0; self.elements()];
+        self.for_each_code(|index, code| codes[index] = code);
+        codes
+    }
+
+    /// The group of a weight.
+    pub(crate) fn group_of(&self, index: usize) -> usize {
+        index
+            / self
+                .elements()
+                .checked_div(self.groups())
+                .unwrap_or(0)
+                .max(1)
+    }
+
+    /// The value of each code, group by group.
+    pub(crate) fn values(&self) -> Vec<f32> {
+        let steps = self.steps.chunks_exact(steps_per_group(self.two_steps));
+        let of_group = |steps: &[f32]| {
+            let (first, last) = (steps[0], steps[steps.len() - 1]);
+            let value = move |m: &f32| m * if *m < 0.0 { last } else { first };
+            self.table
+                .multipliers()
+                .iter()
+                .map(value)
+                .collect::<Vec<_>>()
+        };
+        steps.flat_map(of_group).collect()
+    }
+
     /// The weights in f32, row-major.
     pub fn decode(&self) -> Vec<f32> {
         let per_group = steps_per_group(self.two_steps);

@@ -1,4 +1,4 @@
-//! Exports a trained network to a file of packed weights.
+//! Exports a trained network: to a file of packed weights, or to ONNX.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use laq_datasets::Kind;
 use laq_models::{LayerWeights, WeightData};
 use laq_packed::network::{LayerSpec, LossSpec, NETWORK, NetworkSpec};
+use laq_packed::onnx::{OnnxOptions, to_onnx};
 use laq_packed::{Network, PackedFile, PackedTensor, Packing, Tensor};
 use laq_solvers::{Codebook, Method, Problem, Scale, solve_rows};
 use serde::Serialize;
@@ -16,6 +17,7 @@ use crate::config::{Feedforward, Loss, Model};
 use crate::device::DeviceOptions;
 use crate::evaluate::{find_checkpoint, load_network};
 use crate::examples::Input;
+use crate::files::write_atomically;
 use crate::packed::run_of;
 use crate::session::thread_pool;
 
@@ -72,15 +74,43 @@ pub fn export_packed(
     out: &Path,
     options: ExportOptions,
 ) -> Result<Exported, RunError> {
+    export(path, out, options, |trained, metadata| {
+        PackedFile::write(out, &trained.tensors, metadata)?;
+        verify(out, &trained.tensors)
+    })
+}
+
+/// Writes the network of `path` as an ONNX model. Every integer and scale is decoded and compared
+/// with the weight of training before the file is written.
+///
+/// # Errors
+///
+/// See [`RunError`].
+pub fn export_onnx(
+    path: &Path,
+    out: &Path,
+    options: ExportOptions,
+    onnx: OnnxOptions,
+) -> Result<Exported, RunError> {
+    export(path, out, options, |trained, metadata| {
+        let model = to_onnx(&trained.spec, &trained.tensors, onnx, &metadata)
+            .map_err(|error| RunError::Export(error.to_string()))?;
+        Ok(write_atomically(out, &model)?)
+    })
+}
+
+fn export(
+    path: &Path,
+    out: &Path,
+    options: ExportOptions,
+    write: impl FnOnce(&Trained, BTreeMap<String, String>) -> Result<(), RunError>,
+) -> Result<Exported, RunError> {
     let checkpoint = find_checkpoint(path)?;
-    let Trained {
-        run,
-        spec,
-        mut tensors,
-    } = read_trained(&checkpoint, &options)?;
+    let mut trained = read_trained(&checkpoint, &options)?;
     if let Some(bits) = options.output_bits {
-        quantize_output(&mut tensors, bits)?;
+        quantize_output(&mut trained.tensors, bits)?;
     }
+    let Trained { run, spec, .. } = &trained;
     let metadata = BTreeMap::from([
         (
             "laq.version".to_owned(),
@@ -91,12 +121,11 @@ pub fn export_packed(
             run.experiment.quantize.method.clone(),
         ),
         ("laq.config_key".to_owned(), run.key.clone()),
-        (NETWORK.to_owned(), json(&spec)?),
-        (RUN.to_owned(), json(&run)?),
+        (NETWORK.to_owned(), json(spec)?),
+        (RUN.to_owned(), json(run)?),
     ]);
-    PackedFile::write(out, &tensors, metadata)?;
-    verify(out, &tensors)?;
-    let exported = tensors.iter().map(|(name, tensor)| {
+    write(&trained, metadata)?;
+    let exported = trained.tensors.iter().map(|(name, tensor)| {
         let elements: usize = tensor.shape().iter().product();
         ExportedTensor {
             name: name.clone(),
@@ -112,7 +141,7 @@ pub fn export_packed(
     let file_bytes = std::fs::metadata(out).map_err(crate::files::FileError::on("read", out))?;
     Ok(Exported {
         tensors: exported.collect(),
-        method: run.experiment.quantize.method.clone(),
+        method: trained.run.experiment.quantize.method.clone(),
         file_bytes: file_bytes.len(),
         checkpoint,
     })

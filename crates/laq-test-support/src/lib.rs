@@ -4,7 +4,7 @@
 //! and fails instead where `LAQ_TEST_REQUIRE` lists the capability:
 //!
 //! ```text
-//! LAQ_TEST_REQUIRE=cxx,nvrtc,avx2,avx512,tensorboard cargo test --workspace
+//! LAQ_TEST_REQUIRE=cxx,nvrtc,avx2,avx512,tensorboard,onnx cargo test --workspace
 //! ```
 //!
 //! ```
@@ -37,16 +37,19 @@ pub enum Capability {
     Avx512,
     /// `tensorboard`: Python with the package tensorboard.
     TensorBoard,
+    /// `onnx`: Python with the packages numpy, onnx and onnxruntime.
+    Onnx,
 }
 
 impl Capability {
     /// All capabilities.
-    pub const ALL: [Capability; 5] = [
+    pub const ALL: [Capability; 6] = [
         Capability::Cxx,
         Capability::Nvrtc,
         Capability::Avx2,
         Capability::Avx512,
         Capability::TensorBoard,
+        Capability::Onnx,
     ];
 
     /// The name in `LAQ_TEST_REQUIRE`.
@@ -57,6 +60,7 @@ impl Capability {
             Capability::Avx2 => "avx2",
             Capability::Avx512 => "avx512",
             Capability::TensorBoard => "tensorboard",
+            Capability::Onnx => "onnx",
         }
     }
 

@@ -195,6 +195,14 @@ pub(crate) struct ExportArgs {
     /// How codes are packed: in the fewest whole bits, or ternary ones five to a byte.
     #[arg(long, value_enum, default_value_t = PackingChoice::Bits)]
     pub(crate) packing: PackingChoice,
+    /// With `--to onnx`: the operator set. 21 has INT4; 25 also has INT2, for weights of at most two
+    /// bits.
+    #[arg(long, value_name = "N", default_value = "21", value_parser = ["21", "25"])]
+    pub(crate) opset: String,
+    /// With `--to onnx`, for a language model: a graph of one step, with the states as inputs and
+    /// outputs, to draw characters one at a time.
+    #[arg(long)]
+    pub(crate) step: bool,
     /// Also quantize the output layer of a language model: uniform levels of 2 to 8 bits with a
     /// scale for each character. Changes the loss.
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(2..=8))]
@@ -210,6 +218,8 @@ pub(crate) struct ExportArgs {
 pub(crate) enum ExportFormat {
     /// Packed safetensors, which `laq sample`, `laq classify` and `laq eval` run.
     Packed,
+    /// ONNX with standard operators; weights as INT2, INT4 or INT8 with DequantizeLinear.
+    Onnx,
 }
 
 /// Write text with a trained language model; characters appear as they are drawn.

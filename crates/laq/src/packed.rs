@@ -11,8 +11,9 @@ use anyhow::{Context, Result, bail};
 use laq_datasets::{ImageSet, Images, Preprocessing, RawImages, idx};
 use laq_lab::text::table;
 use laq_packed::network::Feedforward;
+use laq_packed::onnx::OnnxOptions;
 use laq_packed::{Activations, Network, PackedFile, PackedFileError, Tensor};
-use laq_runner::export::{ExportOptions, export_packed, open_network};
+use laq_runner::export::{ExportOptions, export_onnx, export_packed, open_network};
 use serde_json::json;
 
 use crate::args::{ClassifyArgs, ExportArgs, ExportFormat, InspectArgs, SampleArgs};
@@ -26,7 +27,17 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
         threads: args.threads.count(),
     };
     let exported = match args.to {
+        ExportFormat::Packed if args.step => {
+            bail!("--step is for --to onnx: a packed file runs by the step anyway")
+        }
         ExportFormat::Packed => export_packed(&args.path, &args.out, options)?,
+        ExportFormat::Onnx => {
+            let onnx = OnnxOptions {
+                opset: args.opset.parse().context("the opset is a number")?,
+                step: args.step,
+            };
+            export_onnx(&args.path, &args.out, options, onnx)?
+        }
     };
     if args.json {
         print_json(&exported)?;
@@ -53,7 +64,10 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
         bytes(f32_bytes),
     ];
     rows.push(total);
-    write!(Output, "{}", table(rows, |column| column >= 2))?;
+    // The layouts of ONNX differ from those of the packed file.
+    if args.to == ExportFormat::Packed {
+        write!(Output, "{}", table(rows, |column| column >= 2))?;
+    }
     writeln!(
         Output,
         "{} ({}), {:.1} times smaller than f32; read back, every weight is that of training",
@@ -61,6 +75,13 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
         bytes(exported.file_bytes as usize),
         f32_bytes as f64 / exported.file_bytes as f64,
     )?;
+    if args.to == ExportFormat::Onnx {
+        writeln!(
+            Output,
+            "onnxruntime may round activations to 8 bits where it fuses DequantizeLinear and MatMul: set its session \
+             option session.qdq_matmulnbits_accuracy_level to 1 for f32"
+        )?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,0 +1,603 @@
+//! Exports a network to ONNX, with standard operators only.
+//!
+//! A quantized weight is an initializer of integers (INT2, INT4 or INT8) and a `DequantizeLinear` with
+//! the scales of the packed file, which computes the same product of scale and integer. Weights with a
+//! scale for each sign are a `Gather` of their three values. Images come as N × height × width ×
+//! channels, as in training; convolutions are transposed to the layout of ONNX. The gates of the LSTM
+//! are reordered from i, f, g, o to i, o, f, c.
+
+mod proto;
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use thiserror::Error;
+
+use self::proto::{
+    Attribute, Dimension, DimensionValue, Entry, Graph, Model, Node, OperatorSet, Shape,
+    TensorProto, TensorType, TypeProto, ValueInfo, attribute_type, data_type,
+};
+use crate::network::{LayerSpec, NetworkSpec};
+use crate::packed_file::Tensor;
+use crate::tensor::PackedTensor;
+
+/// The operator set that has INT4, and the one that also has INT2.
+pub const OPSETS: [u32; 2] = [21, 25];
+
+/// The version of the file format for each of [`OPSETS`].
+const IR_VERSIONS: [i64; 2] = [10, 13];
+
+/// Options of an ONNX export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnnxOptions {
+    /// One of [`OPSETS`]. With 25, weights of at most two bits are INT2; with 21 they are INT4.
+    pub opset: u32,
+    /// For a language model: one step, with the states as inputs and outputs, instead of a sequence.
+    pub step: bool,
+}
+
+/// The errors of an ONNX export.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OnnxError {
+    /// The operator set is not supported.
+    #[error("found opset {found}, expected 21 or 25")]
+    Opset {
+        /// The operator set.
+        found: u32,
+    },
+    /// A network on images has no steps.
+    #[error("a network on images has no steps: export it without --step")]
+    Step,
+    /// A tensor is missing.
+    #[error("{name} is missing")]
+    Missing {
+        /// The tensor.
+        name: String,
+    },
+    /// The model does not have the weights of the network.
+    #[error("{name} of the model is not the weight of the network; please report this as a bug")]
+    Differs {
+        /// The tensor.
+        name: String,
+    },
+}
+
+/// A graph in the making.
+struct Builder<'a> {
+    tensors: &'a BTreeMap<String, Tensor>,
+    opset: u32,
+    graph: Graph,
+}
+
+/// The model of a network as the bytes of an ONNX file; every weight is decoded again and compared.
+///
+/// # Errors
+/// [`OnnxError`] if an option does not fit the network or a tensor is missing.
+pub fn to_onnx(
+    spec: &NetworkSpec,
+    tensors: &BTreeMap<String, Tensor>,
+    options: OnnxOptions,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Vec<u8>, OnnxError> {
+    let Some(version) = OPSETS.iter().position(|opset| *opset == options.opset) else {
+        return Err(OnnxError::Opset {
+            found: options.opset,
+        });
+    };
+    let mut builder = Builder {
+        tensors,
+        opset: options.opset,
+        graph: Graph {
+            name: "network".into(),
+            ..Graph::default()
+        },
+    };
+    match spec {
+        NetworkSpec::CharLstm { alphabet, hidden } => {
+            builder.char_lstm(alphabet.len(), *hidden, options.step)?;
+        }
+        NetworkSpec::Feedforward { .. } if options.step => return Err(OnnxError::Step),
+        NetworkSpec::Feedforward {
+            input,
+            classes,
+            layers,
+            ..
+        } => builder.feedforward(*input, *classes, layers)?,
+    }
+    let model = Model {
+        ir_version: IR_VERSIONS[version],
+        producer_name: "laq".into(),
+        producer_version: env!("CARGO_PKG_VERSION").into(),
+        graph: Some(builder.graph),
+        opset_import: vec![OperatorSet {
+            domain: String::new(),
+            version: options.opset.into(),
+        }],
+        metadata_props: (metadata.iter())
+            .map(|(key, value)| Entry {
+                key: key.clone(),
+                value: value.clone(),
+            })
+            .collect(),
+    };
+    Ok(model.encode_to_vec())
+}
+
+impl Builder<'_> {
+    fn tensor(&self, name: &str) -> Result<&Tensor, OnnxError> {
+        let missing = || OnnxError::Missing { name: name.into() };
+        self.tensors.get(name).ok_or_else(missing)
+    }
+
+    fn node(
+        &mut self,
+        op_type: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attribute: Vec<Attribute>,
+    ) {
+        let strings = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        self.graph.node.push(Node {
+            input: strings(inputs),
+            output: strings(outputs),
+            name: outputs[0].to_owned(),
+            op_type: op_type.to_owned(),
+            attribute,
+        });
+    }
+
+    fn initializer(&mut self, name: &str, kind: i32, dims: &[usize], raw_data: Vec<u8>) {
+        self.graph.initializer.push(TensorProto {
+            dims: dims.iter().map(|size| *size as i64).collect(),
+            data_type: kind,
+            name: name.to_owned(),
+            raw_data,
+        });
+    }
+
+    fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+        self.initializer(name, data_type::FLOAT, dims, bytes.collect());
+    }
+
+    fn int64s(&mut self, name: &str, values: &[i64]) {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+        self.initializer(name, data_type::INT64, &[values.len()], bytes.collect());
+    }
+
+    /// A tensor as the value `name` of the graph, of shape `dims` whose first is the rows. Element
+    /// `at` is element `order(at)` of the tensor; rows stay whole.
+    fn weight(
+        &mut self,
+        name: &str,
+        dims: &[usize],
+        order: &dyn Fn(usize) -> usize,
+    ) -> Result<(), OnnxError> {
+        let tensor = self.tensor(name)?;
+        let expected = permuted(&tensor.to_f32(), order);
+        let Tensor::Packed(packed) = tensor else {
+            self.floats(name, dims, &expected);
+            return Ok(());
+        };
+        let packed = packed.clone();
+        let codes = permuted(&packed.codes(), order);
+        let row = codes.len().checked_div(dims[0]).unwrap_or(0).max(1);
+        let group = |at: usize| packed.group_of(order(at / row * row));
+        let found: Vec<f32> = if let Some(integers) = Integers::of(&packed) {
+            let values: Vec<i8> = codes
+                .iter()
+                .map(|c| integers.values[usize::from(*c)])
+                .collect();
+            let scale = |at: usize| packed.steps()[group(at)] * integers.unit;
+            let scales: Vec<f32> = match packed.groups() {
+                1 => vec![scale(0)],
+                _ => (0..dims[0]).map(|r| scale(r * row)).collect(),
+            };
+            let decoded = values.iter().enumerate();
+            let decoded = decoded
+                .map(|(at, value)| f32::from(*value) * scale(at))
+                .collect();
+            self.dequantized(name, dims, &values, integers.bits, &scales);
+            decoded
+        } else {
+            let count = packed.table().multipliers().len();
+            let table = packed.values();
+            let indices: Vec<usize> = (codes.iter().enumerate())
+                .map(|(at, code)| group(at) * count + usize::from(*code))
+                .collect();
+            self.gathered(name, dims, &indices, &table);
+            indices.iter().map(|index| table[*index]).collect()
+        };
+        if found.iter().zip(&expected).all(|(a, b)| a == b) {
+            return Ok(());
+        }
+        Err(OnnxError::Differs { name: name.into() })
+    }
+
+    /// Integers of `bits` bits and their scales: one, or one for each row.
+    fn dequantized(
+        &mut self,
+        name: &str,
+        dims: &[usize],
+        values: &[i8],
+        bits: u32,
+        scales: &[f32],
+    ) {
+        let (bits, kind) = match bits {
+            2 if self.opset >= OPSETS[1] => (2, data_type::INT2),
+            2 | 4 => (4, data_type::INT4),
+            _ => (8, data_type::INT8),
+        };
+        let values: Vec<u8> = values.iter().map(|value| value.cast_unsigned()).collect();
+        let (codes, scale) = (format!("{name}.integers"), format!("{name}.scale"));
+        self.initializer(&codes, kind, dims, packed_flat(&values, bits));
+        let shape: &[usize] = if scales.len() == 1 {
+            &[]
+        } else {
+            &[scales.len()]
+        };
+        self.floats(&scale, shape, scales);
+        let axis = if scales.len() == 1 {
+            vec![]
+        } else {
+            vec![int("axis", 0)]
+        };
+        self.node("DequantizeLinear", &[&codes, &scale], &[name], axis);
+    }
+
+    /// Values of a table.
+    fn gathered(&mut self, name: &str, dims: &[usize], indices: &[usize], table: &[f32]) {
+        let (codes, values) = (format!("{name}.codes"), format!("{name}.values"));
+        self.floats(&values, &[table.len()], table);
+        if table.len() <= 16 {
+            let (bits, kind) = match table.len() {
+                ..=4 if self.opset >= OPSETS[1] => (2, data_type::UINT2),
+                _ => (4, data_type::UINT4),
+            };
+            let bytes: Vec<u8> = indices.iter().map(|index| *index as u8).collect();
+            let packed = format!("{name}.packed");
+            self.initializer(&packed, kind, dims, packed_flat(&bytes, bits));
+            let to = int("to", data_type::INT32.into());
+            self.node("Cast", &[&packed], &[&codes], vec![to]);
+        } else {
+            let bytes = indices
+                .iter()
+                .flat_map(|index| (*index as i32).to_le_bytes());
+            self.initializer(&codes, data_type::INT32, dims, bytes.collect());
+        }
+        self.node("Gather", &[&values, &codes], &[name], vec![int("axis", 0)]);
+    }
+
+    /// The vectors of a layer.
+    fn vector(&mut self, name: &str) -> Result<(), OnnxError> {
+        let values = self.tensor(name)?.to_f32();
+        self.floats(name, &[values.len()], &values);
+        Ok(())
+    }
+
+    fn value(name: &str, elem_type: i32, sizes: &[Size<'_>]) -> ValueInfo {
+        let dim = sizes.iter().map(|size| Dimension {
+            value: Some(match size {
+                Size::Fixed(size) => DimensionValue::Size(*size as i64),
+                Size::Named(name) => DimensionValue::Name((*name).to_owned()),
+            }),
+        });
+        ValueInfo {
+            name: name.to_owned(),
+            kind: Some(TypeProto {
+                tensor: Some(TensorType {
+                    elem_type,
+                    shape: Some(Shape { dim: dim.collect() }),
+                }),
+            }),
+        }
+    }
+
+    /// tokens (T × B, int64) to logits (T × B × V); with `step` T = 1, and the states are inputs and
+    /// outputs (1 × B × H).
+    fn char_lstm(&mut self, symbols: usize, hidden: usize, step: bool) -> Result<(), OnnxError> {
+        use Size::{Fixed, Named};
+        let time = if step { Fixed(1) } else { Named("time") };
+        let batch = Named("batch");
+        self.graph
+            .input
+            .push(Self::value("tokens", data_type::INT64, &[time, batch]));
+        let logits = [time, batch, Fixed(symbols)];
+        self.graph
+            .output
+            .push(Self::value("logits", data_type::FLOAT, &logits));
+        let state = [Fixed(1), batch, Fixed(hidden)];
+        for name in ["hidden", "cell"].into_iter().filter(|_| step) {
+            self.graph
+                .input
+                .push(Self::value(name, data_type::FLOAT, &state));
+            let next = format!("next_{name}");
+            self.graph
+                .output
+                .push(Self::value(&next, data_type::FLOAT, &state));
+        }
+        // The gates of ONNX are i, o, f, c.
+        let gate = move |at: usize, columns: usize| {
+            let (row, column) = (at / columns, at % columns);
+            let of = [0, 3, 1, 2][row / hidden];
+            (of * hidden + row % hidden) * columns + column
+        };
+        let rows = 4 * hidden;
+        for (name, columns) in [("lstm.weight_ih", symbols), ("lstm.weight_hh", hidden)] {
+            self.weight(name, &[rows, columns], &|at| gate(at, columns))?;
+            self.int64s(&format!("{name}.shape"), &[1, rows as i64, columns as i64]);
+            let (shape, three) = (format!("{name}.shape"), format!("{name}.direction"));
+            self.node("Reshape", &[name, &shape], &[&three], vec![]);
+        }
+        let bias = self.tensor("lstm.bias")?.to_f32();
+        let mut both = permuted(&bias, &|at| gate(at, 1));
+        both.resize(2 * rows, 0.0);
+        self.floats("lstm.bias", &[1, 2 * rows], &both);
+        self.int64s("depth", &[symbols as i64]);
+        self.floats("off_on", &[2], &[0.0, 1.0]);
+        self.node(
+            "OneHot",
+            &["tokens", "depth", "off_on"],
+            &["one_hot"],
+            vec![],
+        );
+        let operands = [
+            "one_hot",
+            "lstm.weight_ih.direction",
+            "lstm.weight_hh.direction",
+            "lstm.bias",
+        ];
+        let mut inputs = operands.to_vec();
+        let mut outputs = vec!["states"];
+        if step {
+            inputs.extend(["", "hidden", "cell"]);
+            outputs.extend(["next_hidden", "next_cell"]);
+        }
+        self.node(
+            "LSTM",
+            &inputs,
+            &outputs,
+            vec![int("hidden_size", hidden as i64)],
+        );
+        self.int64s("direction", &[1]);
+        self.node(
+            "Squeeze",
+            &["states", "direction"],
+            &["hidden_states"],
+            vec![],
+        );
+        self.weight("output.weight", &[symbols, hidden], &|at| at)?;
+        self.node(
+            "Transpose",
+            &["output.weight"],
+            &["output.transposed"],
+            vec![ints("perm", &[1, 0])],
+        );
+        self.node(
+            "MatMul",
+            &["hidden_states", "output.transposed"],
+            &["scores"],
+            vec![],
+        );
+        self.vector("output.bias")?;
+        self.node("Add", &["scores", "output.bias"], &["logits"], vec![]);
+        Ok(())
+    }
+
+    /// images (N × height × width × channels) to outputs (N × classes).
+    fn feedforward(
+        &mut self,
+        input: [usize; 3],
+        classes: usize,
+        layers: &[LayerSpec],
+    ) -> Result<(), OnnxError> {
+        use Size::{Fixed, Named};
+        let [height, width, channels] = input.map(Fixed);
+        let images = [Named("batch"), height, width, channels];
+        self.graph
+            .input
+            .push(Self::value("images", data_type::FLOAT, &images));
+        let outputs = [Named("batch"), Fixed(classes)];
+        self.graph
+            .output
+            .push(Self::value("outputs", data_type::FLOAT, &outputs));
+        let mut shape = input;
+        // The last value, and whether its channels come first.
+        let (mut value, mut channels_first) = ("images".to_owned(), false);
+        for (index, layer) in layers.iter().enumerate() {
+            let next = match index + 1 == layers.len() {
+                true => "outputs".to_owned(),
+                false => format!("layer{index}"),
+            };
+            let spatial = matches!(layer, LayerSpec::Convolution { .. } | LayerSpec::MaxPool);
+            if spatial && !channels_first {
+                let first = format!("{value}.channels_first");
+                self.node(
+                    "Transpose",
+                    &[&value],
+                    &[&first],
+                    vec![ints("perm", &[0, 3, 1, 2])],
+                );
+                (value, channels_first) = (first, true);
+            }
+            match layer {
+                LayerSpec::Convolution {
+                    name,
+                    filters,
+                    bias,
+                } => {
+                    let channels = shape[2];
+                    let weight = format!("{name}.weight");
+                    // From filters × 3 × 3 × channels to filters × channels × 3 × 3.
+                    self.weight(&weight, &[*filters, channels, 3, 3], &|at| {
+                        let (filter, rest) = (at / (9 * channels), at % (9 * channels));
+                        (filter * 9 + rest % 9) * channels + rest / 9
+                    })?;
+                    let bias_name = format!("{name}.bias");
+                    let mut inputs = vec![value.as_str(), &weight];
+                    if *bias {
+                        self.vector(&bias_name)?;
+                        inputs.push(&bias_name);
+                    }
+                    let pads = ints("pads", &[1, 1, 1, 1]);
+                    self.node(
+                        "Conv",
+                        &inputs,
+                        &[&next],
+                        vec![ints("kernel_shape", &[3, 3]), pads],
+                    );
+                    shape[2] = *filters;
+                }
+                LayerSpec::Dense { name, units, bias } => {
+                    let inputs: usize = shape.iter().product();
+                    if channels_first {
+                        let last = format!("{value}.channels_last");
+                        self.node(
+                            "Transpose",
+                            &[&value],
+                            &[&last],
+                            vec![ints("perm", &[0, 2, 3, 1])],
+                        );
+                        (value, channels_first) = (last, false);
+                    }
+                    let (flat, flat_shape) = (format!("{value}.flat"), format!("{name}.inputs"));
+                    self.int64s(&flat_shape, &[-1, inputs as i64]);
+                    self.node("Reshape", &[&value, &flat_shape], &[&flat], vec![]);
+                    let weight = format!("{name}.weight");
+                    self.weight(&weight, &[*units, inputs], &|at| at)?;
+                    let bias_name = format!("{name}.bias");
+                    let mut operands = vec![flat.as_str(), &weight];
+                    if *bias {
+                        self.vector(&bias_name)?;
+                        operands.push(&bias_name);
+                    }
+                    self.node("Gemm", &operands, &[&next], vec![int("transB", 1)]);
+                    shape = [1, 1, *units];
+                }
+                LayerSpec::MaxPool => {
+                    let sizes = vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])];
+                    self.node("MaxPool", &[&value], &[&next], sizes);
+                    shape = [shape[0] / 2, shape[1] / 2, shape[2]];
+                }
+                LayerSpec::BatchNorm {
+                    name,
+                    epsilon,
+                    relu,
+                } => {
+                    let parts = ["scale", "shift", "mean", "variance"];
+                    let parts = parts.map(|part| format!("{name}.norm.{part}"));
+                    for part in &parts {
+                        self.vector(part)?;
+                    }
+                    let normed = if *relu {
+                        format!("{next}.norm")
+                    } else {
+                        next.clone()
+                    };
+                    let inputs = [value.as_str(), &parts[0], &parts[1], &parts[2], &parts[3]];
+                    let attribute = vec![float("epsilon", *epsilon)];
+                    self.node("BatchNormalization", &inputs, &[&normed], attribute);
+                    if *relu {
+                        self.node("Relu", &[&normed], &[&next], vec![]);
+                    }
+                }
+                LayerSpec::Relu => self.node("Relu", &[&value], &[&next], vec![]),
+            }
+            value = next;
+        }
+        Ok(())
+    }
+}
+
+/// A size of a value: fixed, or named and known when the model runs.
+#[derive(Clone, Copy)]
+enum Size<'a> {
+    Fixed(usize),
+    Named(&'a str),
+}
+
+fn permuted<T: Copy>(values: &[T], order: &dyn Fn(usize) -> usize) -> Vec<T> {
+    (0..values.len()).map(|at| values[order(at)]).collect()
+}
+
+/// The lowest `bits` bits of each value, first value lowest, as ONNX packs flat tensors.
+fn packed_flat(values: &[u8], bits: usize) -> Vec<u8> {
+    let mask = ((1u16 << bits) - 1) as u8;
+    let of_byte = |values: &[u8]| {
+        let fields = values.iter().enumerate();
+        fields.fold(0, |byte, (place, value)| {
+            byte | (value & mask) << (place * bits)
+        })
+    };
+    values.chunks(8 / bits).map(of_byte).collect()
+}
+
+/// The multipliers of a tensor with one step per group, as integers times a power of two.
+struct Integers {
+    values: Vec<i8>,
+    unit: f32,
+    /// 2, 4 or 8.
+    bits: u32,
+}
+
+impl Integers {
+    fn of(packed: &PackedTensor) -> Option<Self> {
+        if packed.has_two_steps() {
+            return None;
+        }
+        let multipliers = packed.table().multipliers();
+        let magnitudes = multipliers.iter().map(|multiplier| multiplier.abs());
+        let smallest = magnitudes
+            .filter(|m| *m > 0.0)
+            .fold(f32::INFINITY, f32::min);
+        let whole = multipliers
+            .iter()
+            .all(|multiplier| multiplier.fract() == 0.0);
+        let unit = if whole { 1.0 } else { smallest };
+        let integer = |multiplier: &f32| {
+            let integer = multiplier / unit;
+            let fits = integer.fract() == 0.0 && (-128.0..=127.0).contains(&integer);
+            (fits && integer * unit == *multiplier).then_some(integer as i8)
+        };
+        let values: Vec<i8> = multipliers.iter().map(integer).collect::<Option<_>>()?;
+        let within = |bits: u32| {
+            let range = -(1 << (bits - 1))..1 << (bits - 1);
+            values
+                .iter()
+                .all(|value| range.contains(&i32::from(*value)))
+        };
+        Some(Self {
+            bits: [2, 4].into_iter().find(|bits| within(*bits)).unwrap_or(8),
+            values,
+            unit,
+        })
+    }
+}
+
+fn int(name: &str, value: i64) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        i: Some(value),
+        kind: attribute_type::INT,
+        ..Attribute::default()
+    }
+}
+
+fn float(name: &str, value: f32) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        f: Some(value),
+        kind: attribute_type::FLOAT,
+        ..Attribute::default()
+    }
+}
+
+fn ints(name: &str, values: &[i64]) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        ints: values.to_vec(),
+        kind: attribute_type::INTS,
+        ..Attribute::default()
+    }
+}

@@ -1,0 +1,121 @@
+"""Compares exported networks with this project's results, in onnxruntime and numpy.
+
+    python3 check_exports.py FOLDER
+
+`FOLDER/cases.json` is a list of cases: the names of the exported files of one network, and of raw
+little-endian files with its inputs and with the outputs that this project computed.
+"""
+import json
+import pathlib
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+
+TOLERANCE = 1e-5
+
+
+def session(path):
+    options = onnxruntime.SessionOptions()
+    # No rounding of activations to 8 bits.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def read_packed(path):
+    """The weights of a packed file, with numpy alone."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+
+    def tensor(name, dtype):
+        start, end = header[name]["data_offsets"]
+        data = np.frombuffer(content[8 + length + start : 8 + length + end], dtype)
+        return data.reshape(header[name]["shape"])
+
+    for name, t in json.loads(header["__metadata__"]["laq.tensors"]).items():
+        packed, scale = tensor(name + ".packed", np.uint8), tensor(name + ".scale", np.float32)
+        rows, columns = len(packed), int(np.prod(t["shape"])) // len(packed)
+        if t["packing"] == "trits5":
+            codes = packed[:, :, None] // 3 ** np.arange(5) % 3
+        else:
+            bits = np.unpackbits(packed, axis=1, bitorder="little")
+            width = int(t["packing"][4:])
+            codes = bits[:, : columns * width].reshape(rows, columns, width) @ (1 << np.arange(width))
+        codes = codes.reshape(rows, -1)[:, :columns]
+        values = np.array(t["values"], np.float32)[codes]
+        scale = scale.reshape(t["groups"], -1).repeat(rows // t["groups"], axis=0)
+        weights = values * np.where(values < 0, scale[:, -1:], scale[:, :1])
+        yield name, weights.reshape(t["shape"])
+
+
+def onnx_weights(path):
+    """The weights that `DequantizeLinear` and `Gather` give, computed by onnxruntime."""
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert {domain.domain for domain in model.opset_import} == {""}, "standard operators only"
+    named = [node.output[0] for node in model.graph.node if node.op_type in ("DequantizeLinear", "Gather")]
+    for name in named:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    run = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {}
+    for value in run.get_inputs():
+        shape = [size if isinstance(size, int) else 1 for size in value.shape]
+        feeds[value.name] = np.zeros(shape, np.int64 if "int64" in value.type else np.float32)
+    found = dict(zip(named, run.run(named, feeds)))
+    for initializer in model.graph.initializer:
+        found.setdefault(initializer.name, None)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+# Rows of ONNX's gates i, o, f, c among those of training, i, f, g, o.
+def gates(weights):
+    i, f, g, o = np.split(weights, 4)
+    return np.concatenate([i, o, f, g])
+
+
+def check_weights(packed, found):
+    for name, weights in packed.items():
+        if name not in found:
+            continue
+        if name.startswith("lstm."):
+            weights = gates(weights)
+        elif weights.ndim == 4:
+            weights = weights.transpose(0, 3, 1, 2)
+        assert np.array_equal(weights, found[name]), f"{name}: other weights"
+
+
+def close(found, expected, what):
+    error = np.abs(found - expected).max() / np.abs(expected).max()
+    assert error < TOLERANCE, f"{what}: relative error {error}"
+
+
+def check(folder, case):
+    packed = dict(read_packed(folder / case["packed"]))
+    expected = np.fromfile(folder / case["outputs"], np.float32).reshape(case["output_shape"])
+    if case["kind"] == "text":
+        inputs = {"tokens": np.fromfile(folder / case["inputs"], np.uint8).reshape(case["input_shape"]).astype(np.int64)}
+    else:
+        inputs = {"images": np.fromfile(folder / case["inputs"], np.float32).reshape(case["input_shape"])}
+    for model in case["onnx"]:
+        check_weights(packed, onnx_weights(folder / model))
+        (found,) = session(folder / model).run(None, inputs)
+        close(found, expected, model)
+    if "step" in case:
+        step = session(folder / case["step"])
+        tokens = inputs["tokens"]
+        shape = step.get_inputs()[1].shape
+        hidden = cell = np.zeros((1, tokens.shape[1], shape[2]), np.float32)
+        for time in range(len(tokens)):
+            feeds = {"tokens": tokens[time : time + 1], "hidden": hidden, "cell": cell}
+            logits, hidden, cell = step.run(None, feeds)
+            close(logits[0], expected[time], f"{case['step']} at step {time}")
+    return len(packed)
+
+
+folder = pathlib.Path(sys.argv[1])
+cases = json.loads((folder / "cases.json").read_text())
+count = sum(check(folder, case) for case in cases)
+print(f"{len(cases)} networks, {count} packed tensors: equal")
