@@ -4,6 +4,7 @@
 //! Cargo builds and runs the timed programs, which are in the package `laq-benches` and in an
 //! example of `laq-models`. They print seconds; this module makes tables of them.
 
+mod packed;
 mod solvers;
 mod steps;
 
@@ -24,6 +25,27 @@ pub(crate) enum Bench {
     Solvers(SolverOptions),
     /// Training steps of several methods, interleaved
     Step(StepOptions),
+    /// Products of packed matrices and a vector, on one thread
+    Packed(PackedOptions),
+}
+
+#[derive(Args)]
+pub(crate) struct PackedOptions {
+    /// Rows and columns of the matrices
+    #[arg(long, value_delimiter = ',', value_name = "N,…", default_value = "2048,4096", value_parser = up_to(16_384))]
+    sizes: Vec<u32>,
+    /// Repetitions of a round; each runs every product
+    #[arg(long, value_name = "N", default_value = "15", value_parser = up_to(10_000))]
+    repetitions: u32,
+    /// Rounds; in each, every program runs once
+    #[arg(long, value_name = "N", default_value = "5", value_parser = up_to(1000))]
+    rounds: u32,
+    /// A Python with onnx and onnxruntime: also time its MatMulNBits
+    #[arg(long, value_name = "PYTHON")]
+    onnxruntime: Option<PathBuf>,
+    /// Write packed.md and packed.json there
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -130,6 +152,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     match bench {
         Bench::Solvers(options) => solvers::solvers(options)?,
         Bench::Step(options) => steps::step(options)?,
+        Bench::Packed(options) => packed::packed(options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,127 @@
+//! Products of packed matrices and a vector.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{PackedOptions, align, build, cargo_run, commit, cpu, median};
+
+/// The program that times this project's products.
+const PRODUCTS: [&str; 4] = ["--package", "laq-benches", "--bin", "packed_table"];
+
+/// A timing of `packed_table` or of `benches/onnxruntime/matvec.py`.
+#[derive(Clone, Deserialize, Serialize)]
+struct Timed {
+    size: usize,
+    product: String,
+    codebook: String,
+    isa: String,
+    bytes: usize,
+    median_seconds: f64,
+}
+
+impl Timed {
+    fn is_same(&self, other: &Self) -> bool {
+        (self.size, &self.product, &self.codebook, &self.isa)
+            == (other.size, &other.product, &other.codebook, &other.isa)
+    }
+}
+
+pub(super) fn packed(options: &PackedOptions) -> Result<()> {
+    build(&PRODUCTS)?;
+    let mut arguments = vec![options.repetitions.to_string()];
+    arguments.extend(options.sizes.iter().map(ToString::to_string));
+    let script = crate::root().join("benches/onnxruntime/matvec.py");
+    let mut rounds: Vec<Vec<Timed>> = Vec::new();
+    // The programs take turns.
+    for _ in 0..options.rounds {
+        let mut round = timed(cargo_run(&PRODUCTS).args(&arguments))?;
+        if let Some(python) = &options.onnxruntime {
+            round.extend(timed(Command::new(python).arg(&script).args(&arguments))?);
+        }
+        rounds.push(round);
+    }
+    let first = rounds.first().context("at least one round")?;
+    let rows: Vec<Timed> = (first.iter())
+        .map(|row| {
+            let same = rounds.iter().flatten().filter(|other| other.is_same(row));
+            Timed {
+                median_seconds: median(same.map(|row| row.median_seconds).collect()),
+                ..row.clone()
+            }
+        })
+        .collect();
+    let text = table(&rows, options);
+    print!("{text}");
+    if let Some(out) = &options.out {
+        fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+        for (name, content) in [
+            ("packed.md", text),
+            ("packed.json", serde_json::to_string_pretty(&rows)? + "\n"),
+        ] {
+            let path = out.join(name);
+            fs::write(&path, content)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a program that prints timings.
+fn timed(command: &mut Command) -> Result<Vec<Timed>> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start a benchmark")?;
+    ensure!(
+        output.status.success(),
+        "the benchmark failed; its messages are above"
+    );
+    serde_json::from_slice(&output.stdout).context("the benchmark printed no timings")
+}
+
+fn table(rows: &[Timed], options: &PackedOptions) -> String {
+    let header = [
+        "size",
+        "product",
+        "weights",
+        "kernel",
+        "µs",
+        "Gweights/s",
+        "GB/s",
+        "× dense",
+    ];
+    let mut lines = vec![header.map(str::to_owned).to_vec()];
+    for row in rows {
+        let weights = (row.size * row.size) as f64;
+        let dense = rows.iter().find(|other| {
+            other.product == "dense" && other.size == row.size && other.isa == row.isa
+        });
+        let is_read = row.product == "read";
+        let or_empty = |text: String| if is_read { String::new() } else { text };
+        lines.push(vec![
+            or_empty(format!("{0}²", row.size)),
+            row.product.clone(),
+            row.codebook.clone(),
+            row.isa.clone(),
+            format!("{:.1}", 1e6 * row.median_seconds),
+            or_empty(format!("{:.1}", 1e-9 * weights / row.median_seconds)),
+            format!("{:.1}", 1e-9 * row.bytes as f64 / row.median_seconds),
+            dense.map_or(String::new(), |dense| {
+                format!("{:.1}", dense.median_seconds / row.median_seconds)
+            }),
+        ]);
+    }
+    format!(
+        "A matrix of packed weights times a vector on one thread of {}; commit {}; medians of {} rounds of {} \
+         repetitions\n\n```text\n{}```\n",
+        cpu(),
+        commit(),
+        options.rounds,
+        options.repetitions,
+        align(&lines, 4..8)
+    )
+}
