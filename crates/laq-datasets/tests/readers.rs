@@ -28,12 +28,17 @@ const MATS: [Mat; 4] = [
     },
 ];
 
-/// Asserts that the error contains all of `words`.
+/// Asserts that the fields of the error contain all of `words`.
 fn assert_error_contains<T>(result: Result<T, FormatError>, words: &[&str]) {
-    let Err(error) = result else {
-        panic!("found no error, expected one with {words:?}");
+    let error = match result {
+        Ok(_) => panic!("found no error, expected one with {words:?}"),
+        Err(FormatError::Content {
+            place,
+            found,
+            expected,
+        }) => format!("{place}: found {found}, expected {expected}"),
+        Err(FormatError::Read { place, source }) => format!("{place}; {source}"),
     };
-    let error = error.to_string();
     for word in words {
         assert!(error.contains(word), "{word:?} in {error:?}");
     }
