@@ -10,6 +10,7 @@ mod int8;
 mod kernels;
 mod matrix;
 pub mod network;
+mod npz;
 pub mod onnx;
 mod packed_file;
 mod plan;
@@ -25,6 +26,7 @@ pub use dense::{Activations, DenseMatrix, Matrix};
 pub use error::QuantizeError;
 pub use matrix::{CodeTable, DENSE_DEPTH, PackedMatrix};
 pub use network::{Network, NetworkError};
+pub use npz::to_npz;
 pub use packed_file::{
     PACKED_FORMAT_KEY, PACKED_FORMAT_VERSION, PackedFile, PackedFileError, Tensor,
 };

@@ -1,4 +1,4 @@
-//! Exports a trained network: to a file of packed weights, or to ONNX.
+//! Exports a trained network: to a file of packed weights, to ONNX, or to arrays of numpy.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use laq_datasets::Kind;
 use laq_models::{LayerWeights, WeightData};
 use laq_packed::network::{LayerSpec, LossSpec, NETWORK, NetworkSpec};
 use laq_packed::onnx::{OnnxOptions, to_onnx};
-use laq_packed::{Network, PackedFile, PackedTensor, Packing, Tensor};
+use laq_packed::{Network, PackedFile, PackedTensor, Packing, Tensor, to_npz};
 use laq_solvers::{Codebook, Method, Problem, Scale, solve_rows};
 use serde::Serialize;
 
@@ -31,6 +31,8 @@ pub struct ExportOptions {
     pub packing: Option<Packing>,
     /// Also quantize the output layer of a language model, to uniform levels with a scale per row.
     pub output_bits: Option<u8>,
+    /// Write quantized weights in f32 instead.
+    pub decoded: bool,
     /// The number of threads; by default one for each processor.
     pub threads: Option<usize>,
 }
@@ -99,6 +101,19 @@ pub fn export_onnx(
     })
 }
 
+/// Writes the tensors of the network of `path` as numpy's archive of arrays.
+///
+/// # Errors
+///
+/// See [`RunError`].
+pub fn export_npz(path: &Path, out: &Path, options: ExportOptions) -> Result<Exported, RunError> {
+    export(path, out, options, |trained, metadata| {
+        let archive = to_npz(&trained.tensors, &metadata)
+            .map_err(|error| RunError::Export(error.to_string()))?;
+        Ok(write_atomically(out, &archive)?)
+    })
+}
+
 fn export(
     path: &Path,
     out: &Path,
@@ -109,6 +124,14 @@ fn export(
     let mut trained = read_trained(&checkpoint, &options)?;
     if let Some(bits) = options.output_bits {
         quantize_output(&mut trained.tensors, bits)?;
+    }
+    if options.decoded {
+        for tensor in trained.tensors.values_mut() {
+            *tensor = Tensor::F32 {
+                shape: tensor.shape().to_vec(),
+                values: tensor.to_f32(),
+            };
+        }
     }
     let Trained { run, spec, .. } = &trained;
     let metadata = BTreeMap::from([

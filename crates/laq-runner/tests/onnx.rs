@@ -12,7 +12,7 @@ use laq_packed::Network;
 use laq_packed::onnx::OnnxOptions;
 use laq_runner::RunError;
 use laq_runner::config::Experiment;
-use laq_runner::export::{ExportOptions, export_onnx, export_packed};
+use laq_runner::export::{ExportOptions, export_npz, export_onnx, export_packed};
 use laq_test_support::{Capability, skip};
 use serde_json::{Value, json};
 
@@ -37,8 +37,20 @@ fn case(dir: &TestDir, experiment: &Experiment, name: &str) -> Value {
         export_onnx(&run, &dir.path(&model), options, onnx).expect("a model");
         models.push(model);
     }
+    let float = ExportOptions {
+        decoded: true,
+        ..options
+    };
+    let onnx = OnnxOptions {
+        opset: 21,
+        step: false,
+    };
+    export_onnx(&run, &dir.path(&file("f32.onnx")), float, onnx).expect("a model");
+    models.push(file("f32.onnx"));
+    export_npz(&run, &dir.path(&file("npz")), options).expect("arrays");
+    export_npz(&run, &dir.path(&file("f32.npz")), float).expect("arrays");
     let mut case = json!({
-        "packed": file("safetensors"), "onnx": models, "inputs": file("in"), "outputs": file("out"),
+        "packed": file("safetensors"), "npz": file("npz"), "npz_f32": file("f32.npz"), "onnx": models, "inputs": file("in"), "outputs": file("out"),
     });
     let step = OnnxOptions {
         opset: 21,

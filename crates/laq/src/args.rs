@@ -220,6 +220,14 @@ pub(crate) enum ExportFormat {
     Packed,
     /// ONNX with standard operators; weights as INT2, INT4 or INT8 with DequantizeLinear.
     Onnx,
+    /// ONNX with weights in f32.
+    OnnxF32,
+    /// Packed codes, scales and a description as arrays of numpy.
+    Npz,
+    /// All weights in f32 as arrays of numpy.
+    NpzF32,
+    /// All weights in f32 as safetensors, which run as packed ones do.
+    SafetensorsF32,
 }
 
 /// Write text with a trained language model; characters appear as they are drawn.

@@ -13,7 +13,7 @@ use laq_lab::text::table;
 use laq_packed::network::Feedforward;
 use laq_packed::onnx::OnnxOptions;
 use laq_packed::{Activations, Network, PackedFile, PackedFileError, Tensor};
-use laq_runner::export::{ExportOptions, export_onnx, export_packed, open_network};
+use laq_runner::export::{ExportOptions, export_npz, export_onnx, export_packed, open_network};
 use serde_json::json;
 
 use crate::args::{ClassifyArgs, ExportArgs, ExportFormat, InspectArgs, SampleArgs};
@@ -21,17 +21,25 @@ use crate::commands::bytes;
 use crate::output::{INTERRUPTED, Output, log_error, print_json, stop_flag};
 
 pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
+    let is_onnx = matches!(args.to, ExportFormat::Onnx | ExportFormat::OnnxF32);
+    if args.step && !is_onnx {
+        bail!("--step is for --to onnx: other formats have no graph");
+    }
     let options = ExportOptions {
         packing: args.packing.packing(),
         output_bits: args.output_bits,
+        decoded: matches!(
+            args.to,
+            ExportFormat::OnnxF32 | ExportFormat::NpzF32 | ExportFormat::SafetensorsF32
+        ),
         threads: args.threads.count(),
     };
     let exported = match args.to {
-        ExportFormat::Packed if args.step => {
-            bail!("--step is for --to onnx: a packed file runs by the step anyway")
+        ExportFormat::Packed | ExportFormat::SafetensorsF32 => {
+            export_packed(&args.path, &args.out, options)?
         }
-        ExportFormat::Packed => export_packed(&args.path, &args.out, options)?,
-        ExportFormat::Onnx => {
+        ExportFormat::Npz | ExportFormat::NpzF32 => export_npz(&args.path, &args.out, options)?,
+        ExportFormat::Onnx | ExportFormat::OnnxF32 => {
             let onnx = OnnxOptions {
                 opset: args.opset.parse().context("the opset is a number")?,
                 step: args.step,
@@ -65,12 +73,12 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
     ];
     rows.push(total);
     // The layouts of ONNX differ from those of the packed file.
-    if args.to == ExportFormat::Packed {
+    if !is_onnx {
         write!(Output, "{}", table(rows, |column| column >= 2))?;
     }
     writeln!(
         Output,
-        "{} ({}), {:.1} times smaller than f32; read back, every weight is that of training",
+        "{} ({}), {:.1} times smaller than f32; every weight is that of training",
         args.out.display(),
         bytes(exported.file_bytes as usize),
         f32_bytes as f64 / exported.file_bytes as f64,

@@ -24,6 +24,13 @@ def session(path):
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def read_npz(path):
+    """The weights of an archive of arrays."""
+    arrays = np.load(path)
+    described = json.loads(arrays["laq.json"].tobytes())
+    yield from decode(described["tensors"], lambda name, _: arrays[name])
+
+
 def read_packed(path):
     """The weights of a packed file, with numpy alone."""
     content = path.read_bytes()
@@ -35,7 +42,11 @@ def read_packed(path):
         data = np.frombuffer(content[8 + length + start : 8 + length + end], dtype)
         return data.reshape(header[name]["shape"])
 
-    for name, t in json.loads(header["__metadata__"]["laq.tensors"]).items():
+    yield from decode(json.loads(header["__metadata__"]["laq.tensors"]), tensor)
+
+
+def decode(described, tensor):
+    for name, t in described.items():
         packed, scale = tensor(name + ".packed", np.uint8), tensor(name + ".scale", np.float32)
         rows, columns = len(packed), int(np.prod(t["shape"])) // len(packed)
         if t["packing"] == "trits5":
@@ -99,6 +110,10 @@ def check(folder, case):
         inputs = {"tokens": np.fromfile(folder / case["inputs"], np.uint8).reshape(case["input_shape"]).astype(np.int64)}
     else:
         inputs = {"images": np.fromfile(folder / case["inputs"], np.float32).reshape(case["input_shape"])}
+    unpacked, floats = dict(read_npz(folder / case["npz"])), np.load(folder / case["npz_f32"])
+    assert unpacked.keys() == packed.keys()
+    for name, weights in packed.items():
+        assert np.array_equal(weights, unpacked[name]) and np.array_equal(weights, floats[name]), name
     for model in case["onnx"]:
         check_weights(packed, onnx_weights(folder / model))
         (found,) = session(folder / model).run(None, inputs)
