@@ -590,3 +590,117 @@ bytes!(
     _mm256_shuffle_epi8,
     _mm256_broadcastsi128_si256
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::portable;
+
+    /// A panel of codes below `count`, and its activations.
+    fn panel(bits: usize, count: u32, words: usize, seed: u32) -> (Vec<Word>, Vec<i32>) {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        let mut word = || {
+            let code = |next: &mut dyn FnMut() -> u32| next() % count;
+            let mut lanes = [0u32; PANEL_ROWS];
+            for lane in &mut lanes {
+                for place in 0..32 / bits {
+                    *lane |= code(&mut next) << (place * bits);
+                }
+            }
+            Word(lanes)
+        };
+        let panel = (0..words).map(|_| word()).collect();
+        let mut byte = || (next() % 255) as i32 - 127;
+        let four = |byte: &mut dyn FnMut() -> i32| {
+            i32::from_le_bytes(std::array::from_fn(|_| (byte() as i8).cast_unsigned()))
+        };
+        let x = (0..words * 8 / bits).map(|_| four(&mut byte)).collect();
+        (panel, x)
+    }
+
+    /// Every kernel that this processor can run, not only the fastest, on the largest activations and
+    /// tables that are allowed.
+    #[test]
+    fn all_integer_kernels_equal_the_portable_one() {
+        let identity: [u8; 16] = std::array::from_fn(|code| code as u8);
+        let mut powers = identity.map(|code| 8 * code);
+        powers[15] = 128;
+        macro_rules! check {
+            ($bits:literal, $count:literal, $positive:literal, $table:literal) => {
+                let integers = Integers {
+                    table: if $table { powers } else { identity },
+                    identity: !$table,
+                };
+                for (words, seed) in [(1, 1), (7, 2), (300, 3)] {
+                    let (first, mut x) = panel($bits, $count, words, seed);
+                    let (second, _) = panel($bits, $count, words, seed + 9);
+                    if seed == 3 {
+                        x.fill(i32::from_le_bytes([127u8; 4]));
+                    }
+                    let expected = [&first, &second].map(|words| {
+                        let mut sums = [[0; PANEL_ROWS]; 2];
+                        portable::multiply_int8($bits, words, &integers, $positive, &x, &mut sums);
+                        sums
+                    });
+                    let panels = [&first[..], &second];
+                    let check = |name: &str, run: &dyn Fn(&mut IntegerSums)| {
+                        let mut sums = [[[7; PANEL_ROWS]; 2]; 2];
+                        run(&mut sums);
+                        for (sums, expected) in sums.iter().zip(&expected) {
+                            assert_eq!(sums[0], expected[0], "{name}, {} bits", $bits);
+                            if $positive {
+                                assert_eq!(sums[1], expected[1], "{name}");
+                            }
+                        }
+                    };
+                    // SAFETY: both panels have `words` words, `x` has 8/bits elements for each, and
+                    // the features are detected.
+                    if is_x86_feature_detected!("avx512vnni")
+                        && is_x86_feature_detected!("avx512bw")
+                    {
+                        check("avx512vnni", &|sums| unsafe {
+                            dot_products512::<$bits, $positive, $table>(
+                                panels, &integers, &x, sums,
+                            );
+                        });
+                    }
+                    if is_x86_feature_detected!("avxvnni") {
+                        check("avxvnni", &|sums| unsafe {
+                            dot_products256::<$bits, $positive, $table>(
+                                panels, &integers, &x, sums,
+                            );
+                        });
+                    }
+                    if is_x86_feature_detected!("avx512bw") {
+                        check("avx512bw", &|sums| {
+                            for (words, sums) in panels.iter().zip(sums) {
+                                unsafe {
+                                    bytes512::<$bits, $positive, $table>(words, &integers, &x, sums)
+                                };
+                            }
+                        });
+                    }
+                    if is_x86_feature_detected!("avx2") {
+                        check("avx2", &|sums| {
+                            for (words, sums) in panels.iter().zip(sums) {
+                                unsafe {
+                                    bytes256::<$bits, $positive, $table>(words, &integers, &x, sums)
+                                };
+                            }
+                        });
+                    }
+                }
+            };
+        }
+        check!(1, 2, false, false);
+        check!(2, 3, false, false);
+        check!(2, 4, false, false);
+        check!(2, 3, true, false);
+        check!(4, 16, false, false);
+        check!(4, 16, false, true);
+    }
+}
