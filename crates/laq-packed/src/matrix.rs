@@ -98,6 +98,8 @@ pub struct PackedMatrix {
     words: Vec<Word>,
     words_per_panel: usize,
     bits: usize,
+    /// The multipliers that are not negative, and the negative ones; zero elsewhere.
+    by_sign: Box<[Lookup; 2]>,
     pub(crate) runs: Vec<Run>,
     pub(crate) integers: Option<IntegerTable>,
 }
@@ -165,6 +167,7 @@ impl PackedMatrix {
             rows,
             columns,
             integers: IntegerTable::of(&table),
+            by_sign: Box::new(table.by_sign().map(|values| Lookup::new(bits, values))),
             table,
             steps,
             words,
@@ -369,10 +372,7 @@ impl PackedMatrix {
         let per_word = panels.columns_per_word();
         let padded = self.words_per_panel * per_word;
         let (sums, _) = sums.as_chunks_mut::<PANEL_ROWS>();
-        let multipliers = self
-            .table
-            .by_sign()
-            .map(|values| Lookup::new(self.bits, values));
+        let mut slice = [[0.0; PANEL_ROWS]; MAX_PANELS * MAX_BATCH];
         for (start, size) in batch_blocks(batch) {
             let vectors = &vectors[start * padded..][..size * padded];
             let mut panel = run.panels.start;
@@ -386,7 +386,7 @@ impl PackedMatrix {
                     None => {
                         steps = self.steps_by_lane(panel);
                         Values::PerRow {
-                            multipliers: &multipliers,
+                            multipliers: &self.by_sign,
                             steps: &steps,
                         }
                     }
@@ -401,7 +401,6 @@ impl PackedMatrix {
                         let (p, b) = (place / size, place % size);
                         (panel - run.panels.start + p) * batch + start + b
                     };
-                    let mut slice = [[0.0; PANEL_ROWS]; MAX_PANELS * MAX_BATCH];
                     let slice = &mut slice[..count * size];
                     if add {
                         for (place, slice) in slice.iter_mut().enumerate() {
