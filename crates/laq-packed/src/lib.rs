@@ -2,10 +2,12 @@
 #![deny(unsafe_code)]
 
 mod codes;
+mod compressed_tensors;
 mod dense;
 mod error;
 pub mod files;
 mod int8;
+mod integers;
 #[allow(unsafe_code)] // Intrinsics, and the product of matrixmultiply.
 mod kernels;
 mod matrix;
@@ -22,6 +24,7 @@ mod tensor;
 mod tensor_file;
 
 pub use codes::{CodeBits, PackError, Packing};
+pub use compressed_tensors::write_compressed_tensors;
 pub use dense::{Activations, DenseMatrix, Matrix};
 pub use error::QuantizeError;
 pub use matrix::{CodeTable, DENSE_DEPTH, PackedMatrix};

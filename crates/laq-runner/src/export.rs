@@ -1,4 +1,4 @@
-//! Exports a trained network: to a file of packed weights, to ONNX, or to arrays of numpy.
+//! Exports a trained network: to a file of packed weights, to ONNX, to compressed-tensors, or to arrays of numpy.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,9 @@ use laq_datasets::Kind;
 use laq_models::{LayerWeights, WeightData};
 use laq_packed::network::{LayerSpec, LossSpec, NETWORK, NetworkSpec};
 use laq_packed::onnx::{OnnxOptions, to_onnx};
-use laq_packed::{Network, PackedFile, PackedTensor, Packing, Tensor, to_npz};
+use laq_packed::{
+    Network, PackedFile, PackedTensor, Packing, Tensor, to_npz, write_compressed_tensors,
+};
 use laq_solvers::{Codebook, Method, Problem, Scale, solve_rows};
 use serde::Serialize;
 
@@ -101,6 +103,21 @@ pub fn export_onnx(
     })
 }
 
+/// Writes the network of `path` as a folder of compressed-tensors.
+///
+/// # Errors
+///
+/// See [`RunError`].
+pub fn export_compressed_tensors(
+    path: &Path,
+    out: &Path,
+    options: ExportOptions,
+) -> Result<Exported, RunError> {
+    export(path, out, options, |trained, metadata| {
+        Ok(write_compressed_tensors(out, &trained.tensors, &metadata)?)
+    })
+}
+
 /// Writes the tensors of the network of `path` as numpy's archive of arrays.
 ///
 /// # Errors
@@ -161,7 +178,12 @@ fn export(
             f32_bytes: 4 * elements,
         }
     });
-    let file_bytes = std::fs::metadata(out).map_err(crate::files::FileError::on("read", out))?;
+    let file = if out.is_dir() {
+        &out.join("model.safetensors")
+    } else {
+        out
+    };
+    let file_bytes = std::fs::metadata(file).map_err(crate::files::FileError::on("read", file))?;
     Ok(Exported {
         tensors: exported.collect(),
         method: trained.run.experiment.quantize.method.clone(),

@@ -12,7 +12,9 @@ use laq_packed::Network;
 use laq_packed::onnx::OnnxOptions;
 use laq_runner::RunError;
 use laq_runner::config::Experiment;
-use laq_runner::export::{ExportOptions, export_npz, export_onnx, export_packed};
+use laq_runner::export::{
+    ExportOptions, export_compressed_tensors, export_npz, export_onnx, export_packed,
+};
 use laq_test_support::{Capability, skip};
 use serde_json::{Value, json};
 
@@ -49,8 +51,10 @@ fn case(dir: &TestDir, experiment: &Experiment, name: &str) -> Value {
     models.push(file("f32.onnx"));
     export_npz(&run, &dir.path(&file("npz")), options).expect("arrays");
     export_npz(&run, &dir.path(&file("f32.npz")), float).expect("arrays");
+    let folder = dir.path(&file("compressed"));
+    export_compressed_tensors(&run, &folder, options).expect("a folder");
     let mut case = json!({
-        "packed": file("safetensors"), "npz": file("npz"), "npz_f32": file("f32.npz"), "onnx": models, "inputs": file("in"), "outputs": file("out"),
+        "compressed": file("compressed"), "packed": file("safetensors"), "npz": file("npz"), "npz_f32": file("f32.npz"), "onnx": models, "inputs": file("in"), "outputs": file("out"),
     });
     let step = OnnxOptions {
         opset: 21,

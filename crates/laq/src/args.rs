@@ -222,6 +222,8 @@ pub(crate) enum ExportFormat {
     Onnx,
     /// ONNX with weights in f32.
     OnnxF32,
+    /// A folder for vLLM and transformers: matrices as packed integers, the rest in f32.
+    CompressedTensors,
     /// Packed codes, scales and a description as arrays of numpy.
     Npz,
     /// All weights in f32 as arrays of numpy.

@@ -13,7 +13,9 @@ use laq_lab::text::table;
 use laq_packed::network::Feedforward;
 use laq_packed::onnx::OnnxOptions;
 use laq_packed::{Activations, Network, PackedFile, PackedFileError, Tensor};
-use laq_runner::export::{ExportOptions, export_npz, export_onnx, export_packed, open_network};
+use laq_runner::export::{
+    ExportOptions, export_compressed_tensors, export_npz, export_onnx, export_packed, open_network,
+};
 use serde_json::json;
 
 use crate::args::{ClassifyArgs, ExportArgs, ExportFormat, InspectArgs, SampleArgs};
@@ -37,6 +39,9 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
     let exported = match args.to {
         ExportFormat::Packed | ExportFormat::SafetensorsF32 => {
             export_packed(&args.path, &args.out, options)?
+        }
+        ExportFormat::CompressedTensors => {
+            export_compressed_tensors(&args.path, &args.out, options)?
         }
         ExportFormat::Npz | ExportFormat::NpzF32 => export_npz(&args.path, &args.out, options)?,
         ExportFormat::Onnx | ExportFormat::OnnxF32 => {

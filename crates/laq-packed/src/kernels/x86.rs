@@ -657,39 +657,33 @@ mod tests {
                             }
                         }
                     };
-                    // SAFETY: both panels have `words` words, `x` has 8/bits elements for each, and
-                    // the features are detected.
                     if is_x86_feature_detected!("avx512vnni")
                         && is_x86_feature_detected!("avx512bw")
                     {
-                        check("avx512vnni", &|sums| unsafe {
-                            dot_products512::<$bits, $positive, $table>(
-                                panels, &integers, &x, sums,
-                            );
+                        check("avx512vnni", &|sums| {
+                            // SAFETY: the panels have the words that `x` is for; the features are detected.
+                            unsafe { dot_products512::<$bits, $positive, $table>(panels, &integers, &x, sums) };
                         });
                     }
                     if is_x86_feature_detected!("avxvnni") {
-                        check("avxvnni", &|sums| unsafe {
-                            dot_products256::<$bits, $positive, $table>(
-                                panels, &integers, &x, sums,
-                            );
+                        check("avxvnni", &|sums| {
+                            // SAFETY: the panels have the words that `x` is for; the features are detected.
+                            unsafe { dot_products256::<$bits, $positive, $table>(panels, &integers, &x, sums) };
                         });
                     }
                     if is_x86_feature_detected!("avx512bw") {
                         check("avx512bw", &|sums| {
                             for (words, sums) in panels.iter().zip(sums) {
-                                unsafe {
-                                    bytes512::<$bits, $positive, $table>(words, &integers, &x, sums)
-                                };
+                                // SAFETY: the panels have the words that `x` is for; the features are detected.
+                                unsafe { bytes512::<$bits, $positive, $table>(words, &integers, &x, sums) };
                             }
                         });
                     }
                     if is_x86_feature_detected!("avx2") {
                         check("avx2", &|sums| {
                             for (words, sums) in panels.iter().zip(sums) {
-                                unsafe {
-                                    bytes256::<$bits, $positive, $table>(words, &integers, &x, sums)
-                                };
+                                // SAFETY: the panels have the words that `x` is for; the features are detected.
+                                unsafe { bytes256::<$bits, $positive, $table>(words, &integers, &x, sums) };
                             }
                         });
                     }

@@ -17,9 +17,9 @@ use self::proto::{
     Attribute, Dimension, DimensionValue, Entry, Graph, Model, Node, OperatorSet, Shape,
     TensorProto, TensorType, TypeProto, ValueInfo, attribute_type, data_type,
 };
+use crate::integers::Integers;
 use crate::network::{LayerSpec, NetworkSpec};
 use crate::packed_file::Tensor;
-use crate::tensor::PackedTensor;
 
 /// The operator set that has INT4, and the one that also has INT2.
 pub const OPSETS: [u32; 2] = [21, 25];
@@ -198,7 +198,7 @@ impl Builder<'_> {
             let decoded = decoded
                 .map(|(at, value)| f32::from(*value) * scale(at))
                 .collect();
-            self.dequantized(name, dims, &values, integers.bits, &scales);
+            self.dequantized(name, dims, &values, integers.fewest_bits(), &scales);
             decoded
         } else {
             let count = packed.table().multipliers().len();
@@ -226,7 +226,7 @@ impl Builder<'_> {
     ) {
         let (bits, kind) = match bits {
             2 if self.opset >= OPSETS[1] => (2, data_type::INT2),
-            2 | 4 => (4, data_type::INT4),
+            ..=4 => (4, data_type::INT4),
             _ => (8, data_type::INT8),
         };
         let values: Vec<u8> = values.iter().map(|value| value.cast_unsigned()).collect();
@@ -531,48 +531,6 @@ fn packed_flat(values: &[u8], bits: usize) -> Vec<u8> {
         })
     };
     values.chunks(8 / bits).map(of_byte).collect()
-}
-
-/// The multipliers of a tensor with one step per group, as integers times a power of two.
-struct Integers {
-    values: Vec<i8>,
-    unit: f32,
-    /// 2, 4 or 8.
-    bits: u32,
-}
-
-impl Integers {
-    fn of(packed: &PackedTensor) -> Option<Self> {
-        if packed.has_two_steps() {
-            return None;
-        }
-        let multipliers = packed.table().multipliers();
-        let magnitudes = multipliers.iter().map(|multiplier| multiplier.abs());
-        let smallest = magnitudes
-            .filter(|m| *m > 0.0)
-            .fold(f32::INFINITY, f32::min);
-        let whole = multipliers
-            .iter()
-            .all(|multiplier| multiplier.fract() == 0.0);
-        let unit = if whole { 1.0 } else { smallest };
-        let integer = |multiplier: &f32| {
-            let integer = multiplier / unit;
-            let fits = integer.fract() == 0.0 && (-128.0..=127.0).contains(&integer);
-            (fits && integer * unit == *multiplier).then_some(integer as i8)
-        };
-        let values: Vec<i8> = multipliers.iter().map(integer).collect::<Option<_>>()?;
-        let within = |bits: u32| {
-            let range = -(1 << (bits - 1))..1 << (bits - 1);
-            values
-                .iter()
-                .all(|value| range.contains(&i32::from(*value)))
-        };
-        Some(Self {
-            bits: [2, 4].into_iter().find(|bits| within(*bits)).unwrap_or(8),
-            values,
-            unit,
-        })
-    }
 }
 
 fn int(name: &str, value: i64) -> Attribute {

@@ -12,7 +12,13 @@ import sys
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import numpy_helper
+
+try:
+    import compressed_tensors.compressors.pack_quantized.helpers
+    import compressed_tensors.quantization
+    import torch
+except ImportError:
+    compressed_tensors = None
 
 TOLERANCE = 1e-5
 
@@ -31,8 +37,8 @@ def read_npz(path):
     yield from decode(described["tensors"], lambda name, _: arrays[name])
 
 
-def read_packed(path):
-    """The weights of a packed file, with numpy alone."""
+def safetensors(path):
+    """The header of a safetensors file, and a function that reads a tensor."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
@@ -42,6 +48,37 @@ def read_packed(path):
         data = np.frombuffer(content[8 + length + start : 8 + length + end], dtype)
         return data.reshape(header[name]["shape"])
 
+    return header, tensor
+
+
+def check_compressed(folder, packed):
+    """Matrices as compressed-tensors packs them; by its own functions where it is installed."""
+    header, tensor = safetensors(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())["quantization_config"]
+    groups = config["config_groups"].values()
+    bits_of = {target: group["weights"]["num_bits"] for group in groups for target in group["targets"]}
+    if compressed_tensors:
+        compressed_tensors.quantization.QuantizationConfig.model_validate(config)
+    for name, weights in packed.items():
+        if name + "_packed" not in header:
+            assert np.array_equal(tensor(name, np.float32), weights), name
+            continue
+        bits = bits_of[name.removesuffix(".weight")]
+        words, scale = tensor(name + "_packed", np.int32), tensor(name + "_scale", np.float32)
+        rows, columns = tensor(name + "_shape", np.int64)
+        fields = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
+        fields = fields[:, : columns * bits].reshape(rows, columns, bits)
+        integers = (fields @ (1 << np.arange(bits))) - 2 ** (bits - 1)
+        if compressed_tensors:
+            unpack = compressed_tensors.compressors.pack_quantized.helpers.unpack_from_int32
+            theirs = unpack(torch.from_numpy(words.copy()), bits, torch.Size([rows, columns]))
+            assert np.array_equal(theirs.numpy(), integers), name
+        assert np.array_equal(integers.astype(np.float32) * scale, weights), name
+
+
+def read_packed(path):
+    """The weights of a packed file, with numpy alone."""
+    header, tensor = safetensors(path)
     yield from decode(json.loads(header["__metadata__"]["laq.tensors"]), tensor)
 
 
@@ -114,6 +151,7 @@ def check(folder, case):
     assert unpacked.keys() == packed.keys()
     for name, weights in packed.items():
         assert np.array_equal(weights, unpacked[name]) and np.array_equal(weights, floats[name]), name
+    check_compressed(folder / case["compressed"], packed)
     for model in case["onnx"]:
         check_weights(packed, onnx_weights(folder / model))
         (found,) = session(folder / model).run(None, inputs)
@@ -133,4 +171,5 @@ def check(folder, case):
 folder = pathlib.Path(sys.argv[1])
 cases = json.loads((folder / "cases.json").read_text())
 count = sum(check(folder, case) for case in cases)
-print(f"{len(cases)} networks, {count} packed tensors: equal")
+checked = " and compressed-tensors" if compressed_tensors else ""
+print(f"{len(cases)} networks, {count} packed tensors: equal in onnxruntime, numpy{checked}")
