@@ -17,7 +17,11 @@ impl Integers {
         if packed.has_two_steps() {
             return None;
         }
-        let multipliers = packed.table().multipliers();
+        Self::of_multipliers(packed.table().multipliers())
+    }
+
+    /// The same of multipliers alone.
+    pub(crate) fn of_multipliers(multipliers: &[f32]) -> Option<Self> {
         let magnitudes = multipliers.iter().map(|multiplier| multiplier.abs());
         let smallest = magnitudes
             .filter(|m| *m > 0.0)

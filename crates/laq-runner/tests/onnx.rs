@@ -35,7 +35,11 @@ fn case(dir: &TestDir, experiment: &Experiment, name: &str) -> Value {
     let mut models = Vec::new();
     for opset in [21, 25] {
         let model = file(&format!("{opset}.onnx"));
-        let onnx = OnnxOptions { opset, step: false };
+        let onnx = OnnxOptions {
+            opset,
+            step: false,
+            qonnx: false,
+        };
         export_onnx(&run, &dir.path(&model), options, onnx).expect("a model");
         models.push(model);
     }
@@ -46,19 +50,26 @@ fn case(dir: &TestDir, experiment: &Experiment, name: &str) -> Value {
     let onnx = OnnxOptions {
         opset: 21,
         step: false,
+        qonnx: false,
     };
     export_onnx(&run, &dir.path(&file("f32.onnx")), float, onnx).expect("a model");
     models.push(file("f32.onnx"));
+    let qonnx = OnnxOptions {
+        qonnx: true,
+        ..onnx
+    };
+    export_onnx(&run, &dir.path(&file("qonnx")), options, qonnx).expect("a model");
     export_npz(&run, &dir.path(&file("npz")), options).expect("arrays");
     export_npz(&run, &dir.path(&file("f32.npz")), float).expect("arrays");
     let folder = dir.path(&file("compressed"));
     export_compressed_tensors(&run, &folder, options).expect("a folder");
     let mut case = json!({
-        "compressed": file("compressed"), "packed": file("safetensors"), "npz": file("npz"), "npz_f32": file("f32.npz"), "onnx": models, "inputs": file("in"), "outputs": file("out"),
+        "compressed": file("compressed"), "qonnx": file("qonnx"), "packed": file("safetensors"), "npz": file("npz"), "npz_f32": file("f32.npz"), "onnx": models, "inputs": file("in"), "outputs": file("out"),
     });
     let step = OnnxOptions {
         opset: 21,
         step: true,
+        qonnx: false,
     };
     let stepped = export_onnx(&run, &dir.path(&file("step.onnx")), options, step);
     let (inputs, outputs) = match Network::open(&dir.path(&file("safetensors"))).expect("a network")

@@ -222,6 +222,8 @@ pub(crate) enum ExportFormat {
     Onnx,
     /// ONNX with weights in f32.
     OnnxF32,
+    /// QONNX, for FINN and hls4ml: weights in f32 with nodes that quantize them.
+    Qonnx,
     /// A folder for vLLM and transformers: matrices as packed integers, the rest in f32.
     CompressedTensors,
     /// Packed codes, scales and a description as arrays of numpy.

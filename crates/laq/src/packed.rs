@@ -23,7 +23,10 @@ use crate::commands::bytes;
 use crate::output::{INTERRUPTED, Output, log_error, print_json, stop_flag};
 
 pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
-    let is_onnx = matches!(args.to, ExportFormat::Onnx | ExportFormat::OnnxF32);
+    let is_onnx = matches!(
+        args.to,
+        ExportFormat::Onnx | ExportFormat::OnnxF32 | ExportFormat::Qonnx
+    );
     if args.step && !is_onnx {
         bail!("--step is for --to onnx: other formats have no graph");
     }
@@ -44,10 +47,11 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
             export_compressed_tensors(&args.path, &args.out, options)?
         }
         ExportFormat::Npz | ExportFormat::NpzF32 => export_npz(&args.path, &args.out, options)?,
-        ExportFormat::Onnx | ExportFormat::OnnxF32 => {
+        ExportFormat::Onnx | ExportFormat::OnnxF32 | ExportFormat::Qonnx => {
             let onnx = OnnxOptions {
                 opset: args.opset.parse().context("the opset is a number")?,
                 step: args.step,
+                qonnx: args.to == ExportFormat::Qonnx,
             };
             export_onnx(&args.path, &args.out, options, onnx)?
         }

@@ -20,6 +20,7 @@ use self::proto::{
 use crate::integers::Integers;
 use crate::network::{LayerSpec, NetworkSpec};
 use crate::packed_file::Tensor;
+use crate::tensor::PackedTensor;
 
 /// The operator set that has INT4, and the one that also has INT2.
 pub const OPSETS: [u32; 2] = [21, 25];
@@ -34,7 +35,12 @@ pub struct OnnxOptions {
     pub opset: u32,
     /// For a language model: one step, with the states as inputs and outputs, instead of a sequence.
     pub step: bool,
+    /// QONNX: weights in f32 with a node `IntQuant` or `BipolarQuant`, as FINN and hls4ml read them.
+    pub qonnx: bool,
 }
+
+/// The domain of the operators of QONNX.
+const QONNX: &str = "qonnx.custom_op.general";
 
 /// The errors of an ONNX export.
 #[derive(Debug, Error)]
@@ -67,6 +73,7 @@ pub enum OnnxError {
 struct Builder<'a> {
     tensors: &'a BTreeMap<String, Tensor>,
     opset: u32,
+    qonnx: bool,
     graph: Graph,
 }
 
@@ -88,6 +95,7 @@ pub fn to_onnx(
     let mut builder = Builder {
         tensors,
         opset: options.opset,
+        qonnx: options.qonnx,
         graph: Graph {
             name: "network".into(),
             ..Graph::default()
@@ -110,10 +118,14 @@ pub fn to_onnx(
         producer_name: "laq".into(),
         producer_version: env!("CARGO_PKG_VERSION").into(),
         graph: Some(builder.graph),
-        opset_import: vec![OperatorSet {
-            domain: String::new(),
-            version: options.opset.into(),
-        }],
+        opset_import: [("", options.opset), (QONNX, 1)]
+            .into_iter()
+            .take(if options.qonnx { 2 } else { 1 })
+            .map(|(domain, version)| OperatorSet {
+                domain: domain.to_owned(),
+                version: version.into(),
+            })
+            .collect(),
         metadata_props: (metadata.iter())
             .map(|(key, value)| Entry {
                 key: key.clone(),
@@ -144,6 +156,7 @@ impl Builder<'_> {
             name: outputs[0].to_owned(),
             op_type: op_type.to_owned(),
             attribute,
+            domain: String::new(),
         });
     }
 
@@ -184,7 +197,10 @@ impl Builder<'_> {
         let codes = permuted(&packed.codes(), order);
         let row = codes.len().checked_div(dims[0]).unwrap_or(0).max(1);
         let group = |at: usize| packed.group_of(order(at / row * row));
-        let found: Vec<f32> = if let Some(integers) = Integers::of(&packed) {
+        let found: Vec<f32> = if self.qonnx {
+            let weights = (&codes[..], &expected[..]);
+            return self.quantized(name, dims, weights, &packed, &|r| group(r * row));
+        } else if let Some(integers) = Integers::of(&packed) {
             let values: Vec<i8> = codes
                 .iter()
                 .map(|c| integers.values[usize::from(*c)])
@@ -213,6 +229,91 @@ impl Builder<'_> {
             return Ok(());
         }
         Err(OnnxError::Differs { name: name.into() })
+    }
+
+    /// Weights in f32 that QONNX quantizes: their integers and scales are those of training. Weights
+    /// with a scale for each sign are the sum of two such values, and weights that are not integers
+    /// stay as they are.
+    fn quantized(
+        &mut self,
+        name: &str,
+        dims: &[usize],
+        (codes, weights): (&[u8], &[f32]),
+        packed: &PackedTensor,
+        group_of_row: &dyn Fn(usize) -> usize,
+    ) -> Result<(), OnnxError> {
+        let multipliers = packed.table().multipliers();
+        let Some(integers) = Integers::of_multipliers(multipliers) else {
+            self.floats(name, dims, weights);
+            return Ok(());
+        };
+        let per_group = if packed.has_two_steps() { 2 } else { 1 };
+        let parts = ["above", "below"].map(|part| format!("{name}.{part}"));
+        for side in 0..per_group {
+            let scale =
+                |r: usize| packed.steps()[group_of_row(r) * per_group + side] * integers.unit;
+            let scales: Vec<f32> = match packed.groups() {
+                1 => vec![scale(0)],
+                _ => (0..dims[0]).map(scale).collect(),
+            };
+            // A trained scale may be negative: the multiplier has the sign.
+            let of_side = |(code, weight): (&u8, &f32)| {
+                let below = multipliers[usize::from(*code)] < 0.0;
+                if per_group == 1 || below == (side == 1) {
+                    *weight
+                } else {
+                    0.0
+                }
+            };
+            let values: Vec<f32> = codes.iter().zip(weights).map(of_side).collect();
+            let output = if per_group == 1 { name } else { &parts[side] };
+            self.int_quant(output, dims, &values, &scales, multipliers, &integers);
+        }
+        if per_group == 2 {
+            self.node("Add", &[&parts[0], &parts[1]], &[name], vec![]);
+        }
+        Ok(())
+    }
+
+    /// A node of QONNX that quantizes a constant.
+    fn int_quant(
+        &mut self,
+        name: &str,
+        dims: &[usize],
+        values: &[f32],
+        scales: &[f32],
+        multipliers: &[f32],
+        integers: &Integers,
+    ) {
+        let input = |part: &str| format!("{name}.{part}");
+        let (float, scale) = (input("float"), input("scale"));
+        self.floats(&float, dims, values);
+        // One scale for each row, for the broadcast of numpy.
+        let mut shape = vec![1; dims.len()];
+        shape[0] = scales.len();
+        self.floats(&scale, if scales.len() == 1 { &[] } else { &shape }, scales);
+        let is_binary = multipliers == [-1.0, 1.0];
+        if is_binary {
+            self.node("BipolarQuant", &[&float, &scale], &[name], vec![]);
+        } else {
+            let (zero, bits) = (input("zero"), input("bits"));
+            self.floats(&zero, &[], &[0.0]);
+            self.floats(&bits, &[], &[integers.fewest_bits() as f32]);
+            let attributes = vec![
+                int("signed", 1),
+                int("narrow", 0),
+                string("rounding_mode", "ROUND"),
+            ];
+            self.node(
+                "IntQuant",
+                &[&float, &scale, &zero, &bits],
+                &[name],
+                attributes,
+            );
+        }
+        if let Some(node) = self.graph.node.last_mut() {
+            QONNX.clone_into(&mut node.domain);
+        }
     }
 
     /// Integers of `bits` bits and their scales: one, or one for each row.
@@ -538,6 +639,15 @@ fn int(name: &str, value: i64) -> Attribute {
         name: name.to_owned(),
         i: Some(value),
         kind: attribute_type::INT,
+        ..Attribute::default()
+    }
+}
+
+fn string(name: &str, value: &str) -> Attribute {
+    Attribute {
+        name: name.to_owned(),
+        s: Some(value.into()),
+        kind: attribute_type::STRING,
         ..Attribute::default()
     }
 }

@@ -18,6 +18,7 @@ pub(super) mod data_type {
 pub(super) mod attribute_type {
     pub(crate) const INT: i32 = 2;
     pub(crate) const FLOAT: i32 = 1;
+    pub(crate) const STRING: i32 = 3;
     pub(crate) const INTS: i32 = 7;
 }
 
@@ -79,6 +80,8 @@ pub(super) struct Node {
     pub(super) op_type: String,
     #[prost(message, repeated, tag = "5")]
     pub(super) attribute: Vec<Attribute>,
+    #[prost(string, tag = "7")]
+    pub(super) domain: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -89,6 +92,8 @@ pub(super) struct Attribute {
     pub(super) f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub(super) i: Option<i64>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub(super) s: Option<Vec<u8>>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub(super) ints: Vec<i64>,
     #[prost(int32, tag = "20")]

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnxruntime
 
 try:
@@ -19,6 +20,12 @@ try:
     import torch
 except ImportError:
     compressed_tensors = None
+try:
+    import qonnx.core.modelwrapper
+    import qonnx.core.onnx_exec
+    import qonnx.transformation.infer_shapes
+except ImportError:
+    qonnx = None
 
 TOLERANCE = 1e-5
 
@@ -74,6 +81,33 @@ def check_compressed(folder, packed):
             theirs = unpack(torch.from_numpy(words.copy()), bits, torch.Size([rows, columns]))
             assert np.array_equal(theirs.numpy(), integers), name
         assert np.array_equal(integers.astype(np.float32) * scale, weights), name
+
+
+def check_qonnx(path, packed, inputs, expected):
+    """The quantizing nodes of QONNX, and the outputs by its own interpreter where it is installed."""
+    model = onnx.load(path)
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    values = dict(constants)
+    for node in model.graph.node:
+        if node.op_type == "BipolarQuant":
+            x, scale = (values[name] for name in node.input)
+            values[node.output[0]] = np.where(x >= 0, scale, -scale)
+        elif node.op_type == "IntQuant":
+            x, scale, zero, bits = (values[name] for name in node.input)
+            integers = np.round(x / scale + zero)
+            assert integers.min() >= -(2 ** (bits - 1)) and integers.max() < 2 ** (bits - 1), node.output
+            values[node.output[0]] = integers * scale
+        elif node.op_type == "Add" and all(name in values for name in node.input):
+            values[node.output[0]] = sum(values[name] for name in node.input)
+    check_weights(packed, values)
+    if qonnx:
+        wrapped = qonnx.core.modelwrapper.ModelWrapper(model)
+        (name,) = [value.name for value in model.graph.output]
+        # Its interpreter needs fixed shapes.
+        for value, array in [*inputs.items(), (name, expected)]:
+            wrapped.set_tensor_shape(value, list(array.shape))
+        wrapped = wrapped.transform(qonnx.transformation.infer_shapes.InferShapes())
+        close(qonnx.core.onnx_exec.execute_onnx(wrapped, inputs)[name], expected, path.name)
 
 
 def read_packed(path):
@@ -132,7 +166,8 @@ def check_weights(packed, found):
             weights = gates(weights)
         elif weights.ndim == 4:
             weights = weights.transpose(0, 3, 1, 2)
-        assert np.array_equal(weights, found[name]), f"{name}: other weights"
+        differ = weights != found[name]
+        assert not differ.any(), f"{name}: {weights[differ][:4]}, found {found[name][differ][:4]}"
 
 
 def close(found, expected, what):
@@ -152,6 +187,7 @@ def check(folder, case):
     for name, weights in packed.items():
         assert np.array_equal(weights, unpacked[name]) and np.array_equal(weights, floats[name]), name
     check_compressed(folder / case["compressed"], packed)
+    check_qonnx(folder / case["qonnx"], packed, inputs, expected)
     for model in case["onnx"]:
         check_weights(packed, onnx_weights(folder / model))
         (found,) = session(folder / model).run(None, inputs)
@@ -171,5 +207,5 @@ def check(folder, case):
 folder = pathlib.Path(sys.argv[1])
 cases = json.loads((folder / "cases.json").read_text())
 count = sum(check(folder, case) for case in cases)
-checked = " and compressed-tensors" if compressed_tensors else ""
+checked = (", compressed-tensors" if compressed_tensors else "") + (", qonnx" if qonnx else "")
 print(f"{len(cases)} networks, {count} packed tensors: equal in onnxruntime, numpy{checked}")
