@@ -142,8 +142,10 @@ pub enum PackError {
         /// The multipliers.
         multipliers: Vec<f32>,
     },
-    /// The rows do not divide the elements of the shape, or their number overflows.
-    #[error("found the shape {shape:?} in {rows} rows, expected rows that divide its elements")]
+    /// The rows are not the first dimension of the shape, or the number of elements overflows.
+    #[error(
+        "found the shape {shape:?} in {rows} rows, expected one row for each index of the first dimension"
+    )]
     Shape {
         /// The shape.
         shape: Vec<usize>,

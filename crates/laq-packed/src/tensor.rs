@@ -61,20 +61,10 @@ impl PackedTensor {
         steps: Vec<f32>,
         two_steps: bool,
     ) -> Result<Self, PackError> {
-        let elements = shape
-            .iter()
-            .try_fold(1usize, |n, size| n.checked_mul(*size));
-        let columns = match elements {
-            Some(0) => Some(0),
-            Some(elements) => (rows > 0 && elements.is_multiple_of(rows)).then(|| elements / rows),
-            None => None,
-        };
-        let Some(columns) = columns else {
-            return Err(PackError::Shape {
-                shape: shape.to_vec(),
-                rows,
-            });
-        };
+        let columns = columns_of(shape, rows).ok_or_else(|| PackError::Shape {
+            shape: shape.to_vec(),
+            rows,
+        })?;
         check_steps(&steps, two_steps, rows)?;
         let count = table.multipliers().len();
         packing.unpack_with(&packed, rows, columns, count, |_, _| {})?;
@@ -220,6 +210,18 @@ impl PackedTensor {
             .unpack_with(&self.packed, self.rows, self.columns, count, put)
             .expect("checked when the tensor was made");
     }
+}
+
+/// The columns of a tensor in `rows` rows, which are those of [`matrix_shape`]; `None` for others, and
+/// if the number of elements overflows.
+fn columns_of(shape: &[usize], rows: usize) -> Option<usize> {
+    let elements = (shape.iter()).try_fold(1usize, |n, size| n.checked_mul(*size))?;
+    let fits = match shape {
+        [] => rows == 1,
+        [length] => rows == 1 || rows == *length,
+        [first, ..] => rows == *first,
+    };
+    fits.then(|| elements.checked_div(rows).unwrap_or(0))
 }
 
 /// Rows and columns of a tensor with `groups` groups: a vector is one row unless it has several
