@@ -107,17 +107,8 @@ fn matrix(name: &str, packed: &PackedTensor, integers: &Integers) -> [Part; 3] {
             bytes[start + 1] |= (shifted >> 8) as u8;
         }
     }
-    let scales: Vec<f32> = match packed.groups() {
-        1 => vec![packed.steps()[0] * integers.unit],
-        groups => (0..rows)
-            .map(|row| packed.steps()[row * groups / rows] * integers.unit)
-            .collect(),
-    };
-    let shape = if packed.groups() == 1 {
-        vec![1]
-    } else {
-        vec![rows, 1]
-    };
+    let scales = integers.scales(packed, 0, &|row| packed.group_of(row * columns));
+    let shape: &[usize] = if scales.len() == 1 { &[1] } else { &[rows, 1] };
     let sizes = [rows, columns].map(|size| size as i64);
     [
         Part {
@@ -126,7 +117,7 @@ fn matrix(name: &str, packed: &PackedTensor, integers: &Integers) -> [Part; 3] {
             shape: vec![rows, words],
             bytes,
         },
-        f32s(&format!("{name}_scale"), &shape, &scales),
+        f32s(&format!("{name}_scale"), shape, &scales),
         Part {
             name: format!("{name}_shape"),
             dtype: Dtype::I64,

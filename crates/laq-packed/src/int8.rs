@@ -7,7 +7,8 @@ use laq_simd::{AlignedBuffer, Isa, multiversion};
 use rayon::prelude::*;
 
 use crate::codes::PackError;
-use crate::kernels::{self, INT8_BLOCK, IntegerSums, Integers, PANEL_ROWS};
+use crate::integers::Integers;
+use crate::kernels::{self, INT8_BLOCK, IntegerCodes, IntegerSums, PANEL_ROWS};
 use crate::matrix::{CodeTable, PackedMatrix, Run, with_scratch};
 
 /// Products up to which one thread is faster: waking another takes some microseconds.
@@ -23,7 +24,7 @@ thread_local! {
 /// Multipliers as integers: `multiplier = unit · (factor · table[code] + offset)`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct IntegerTable {
-    integers: Integers,
+    integers: IntegerCodes,
     factor: f64,
     offset: f64,
     /// A power of two.
@@ -33,23 +34,11 @@ pub(crate) struct IntegerTable {
 impl IntegerTable {
     /// `None` unless the multipliers are integers up to 64 times a power of two.
     pub(crate) fn of(table: &CodeTable) -> Option<Self> {
-        let multipliers = table.multipliers();
-        let magnitudes = multipliers.iter().map(|multiplier| multiplier.abs());
-        let smallest = magnitudes
-            .filter(|&magnitude| magnitude > 0.0)
-            .fold(f32::INFINITY, f32::min);
-        let whole = multipliers
-            .iter()
-            .all(|multiplier| multiplier.fract() == 0.0);
-        // Integers of uniform levels, or powers of two.
-        let unit = if whole { 1.0 } else { smallest };
-        let is_power_of_two = unit.is_normal() && unit.to_bits().trailing_zeros() >= 23;
-        let integer = |&multiplier: &f32| {
-            let integer = multiplier / unit;
-            (integer.fract() == 0.0 && integer.abs() <= 64.0).then_some(integer as i32)
-        };
-        let integers: Option<Vec<i32>> = multipliers.iter().map(integer).collect();
-        let integers = integers.filter(|_| is_power_of_two)?;
+        let Integers { values, unit } = Integers::of_multipliers(table.multipliers())?;
+        let integers: Vec<i32> = values.into_iter().map(i32::from).collect();
+        if integers.iter().any(|integer| integer.abs() > 64) {
+            return None;
+        }
         let lowest = *integers.first()?;
         let step = integers.get(1).map_or(1, |next| next - lowest);
         let is_arithmetic =
@@ -64,7 +53,7 @@ impl IntegerTable {
             *entry = u8::try_from((integer - offset) / factor).ok()?;
         }
         Some(Self {
-            integers: Integers {
+            integers: IntegerCodes {
                 table,
                 identity: is_arithmetic,
             },

@@ -29,14 +29,35 @@ impl Integers {
         let whole = multipliers
             .iter()
             .all(|multiplier| multiplier.fract() == 0.0);
+        // Integers of uniform levels, or powers of two.
         let unit = if whole { 1.0 } else { smallest };
+        let is_power_of_two = unit.is_normal() && unit.to_bits().trailing_zeros() >= 23;
+        if !is_power_of_two {
+            return None;
+        }
         let integer = |multiplier: &f32| {
             let integer = multiplier / unit;
             let fits = integer.fract() == 0.0 && (-128.0..=127.0).contains(&integer);
-            (fits && integer * unit == *multiplier).then_some(integer as i8)
+            fits.then_some(integer as i8)
         };
         let values = multipliers.iter().map(integer).collect::<Option<_>>()?;
         Some(Self { values, unit })
+    }
+
+    /// The scales of the integers of `packed`: one, or one for each row, whose group `group_of_row` is.
+    /// `side` selects the step of a group.
+    pub(crate) fn scales(
+        &self,
+        packed: &PackedTensor,
+        side: usize,
+        group_of_row: &dyn Fn(usize) -> usize,
+    ) -> Vec<f32> {
+        let per_group = if packed.has_two_steps() { 2 } else { 1 };
+        let scale = |row| packed.steps()[group_of_row(row) * per_group + side] * self.unit;
+        match packed.groups() {
+            1 => vec![scale(0)],
+            _ => (0..packed.rows()).map(scale).collect(),
+        }
     }
 
     /// The fewest bits of a two's complement that fit: 2 to 8.

@@ -159,7 +159,7 @@ pub(crate) fn multiply(
 
 /// How the codes of a matrix are integers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Integers {
+pub(crate) struct IntegerCodes {
     /// `table[code] = integer + offset`, from 0 to 128.
     pub(crate) table: [u8; 16],
     /// Whether `table[code] = code`.
@@ -183,7 +183,7 @@ pub(crate) fn multiply_int8(
     panels: Panels<'_>,
     pair: [usize; 2],
     words: std::ops::Range<usize>,
-    integers: &Integers,
+    integers: &IntegerCodes,
     positive: bool,
     x: &[i32],
     sums: &mut IntegerSums,

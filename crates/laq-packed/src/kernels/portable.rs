@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Integers, PANEL_ROWS, Panels, Values, Word};
+use super::{IntegerCodes, PANEL_ROWS, Panels, Values, Word};
 
 /// Calls `put(column, row, code)` for all columns of `words`.
 fn for_each_code(bits: usize, words: &[Word], mut put: impl FnMut(usize, usize, usize)) {
@@ -63,7 +63,7 @@ pub(super) fn multiply(
 pub(super) fn multiply_int8(
     bits: usize,
     words: &[Word],
-    integers: &Integers,
+    integers: &IntegerCodes,
     positive: bool,
     x: &[i32],
     sums: &mut [[i32; PANEL_ROWS]; 2],

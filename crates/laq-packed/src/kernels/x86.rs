@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use laq_simd::{Isa, Set};
 
 use super::{
-    IntegerSums, Integers, Lookup, MAX_BATCH, MAX_PANELS, PANEL_ROWS, Panels, Values, Word,
+    IntegerCodes, IntegerSums, Lookup, MAX_BATCH, MAX_PANELS, PANEL_ROWS, Panels, Values, Word,
 };
 
 /// The operands of a kernel; see [`super::multiply`].
@@ -321,7 +321,7 @@ pub(super) fn multiply_int8(
     isa: Isa,
     bits: usize,
     panels: [&[Word]; 2],
-    integers: &Integers,
+    integers: &IntegerCodes,
     positive: bool,
     x: &[i32],
     sums: &mut IntegerSums,
@@ -378,7 +378,7 @@ macro_rules! dot_products {
         #[target_feature(enable = $features)]
         unsafe fn $name<const BITS: usize, const POSITIVE: bool, const TABLE: bool>(
             panels: [&[Word]; 2],
-            integers: &Integers,
+            integers: &IntegerCodes,
             x: &[i32],
             result: &mut IntegerSums,
         ) {
@@ -493,7 +493,7 @@ macro_rules! bytes {
         #[target_feature(enable = $features)]
         unsafe fn $name<const BITS: usize, const POSITIVE: bool, const TABLE: bool>(
             words: &[Word],
-            integers: &Integers,
+            integers: &IntegerCodes,
             x: &[i32],
             total: &mut [[i32; PANEL_ROWS]; 2],
         ) {
@@ -631,7 +631,7 @@ mod tests {
         powers[15] = 128;
         macro_rules! check {
             ($bits:literal, $count:literal, $positive:literal, $table:literal) => {
-                let integers = Integers {
+                let integers = IntegerCodes {
                     table: if $table { powers } else { identity },
                     identity: !$table,
                 };

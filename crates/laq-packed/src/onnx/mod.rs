@@ -196,20 +196,17 @@ impl Builder<'_> {
         let packed = packed.clone();
         let codes = permuted(&packed.codes(), order);
         let row = codes.len().checked_div(dims[0]).unwrap_or(0).max(1);
-        let group = |at: usize| packed.group_of(order(at / row * row));
+        let group = |r: usize| packed.group_of(order(r * row));
         let found: Vec<f32> = if self.qonnx {
             let weights = (&codes[..], &expected[..]);
-            return self.quantized(name, dims, weights, &packed, &|r| group(r * row));
+            return self.quantized(name, dims, weights, &packed, &group);
         } else if let Some(integers) = Integers::of(&packed) {
             let values: Vec<i8> = codes
                 .iter()
                 .map(|c| integers.values[usize::from(*c)])
                 .collect();
-            let scale = |at: usize| packed.steps()[group(at)] * integers.unit;
-            let scales: Vec<f32> = match packed.groups() {
-                1 => vec![scale(0)],
-                _ => (0..dims[0]).map(|r| scale(r * row)).collect(),
-            };
+            let scales = integers.scales(&packed, 0, &group);
+            let scale = |at: usize| scales[if scales.len() == 1 { 0 } else { at / row }];
             let decoded = values.iter().enumerate();
             let decoded = decoded
                 .map(|(at, value)| f32::from(*value) * scale(at))
@@ -220,7 +217,7 @@ impl Builder<'_> {
             let count = packed.table().multipliers().len();
             let table = packed.values();
             let indices: Vec<usize> = (codes.iter().enumerate())
-                .map(|(at, code)| group(at) * count + usize::from(*code))
+                .map(|(at, code)| group(at / row) * count + usize::from(*code))
                 .collect();
             self.gathered(name, dims, &indices, &table);
             indices.iter().map(|index| table[*index]).collect()
@@ -250,12 +247,7 @@ impl Builder<'_> {
         let per_group = if packed.has_two_steps() { 2 } else { 1 };
         let parts = ["above", "below"].map(|part| format!("{name}.{part}"));
         for side in 0..per_group {
-            let scale =
-                |r: usize| packed.steps()[group_of_row(r) * per_group + side] * integers.unit;
-            let scales: Vec<f32> = match packed.groups() {
-                1 => vec![scale(0)],
-                _ => (0..dims[0]).map(scale).collect(),
-            };
+            let scales = integers.scales(packed, side, group_of_row);
             // A trained scale may be negative: the multiplier has the sign.
             let of_side = |(code, weight): (&u8, &f32)| {
                 let below = multipliers[usize::from(*code)] < 0.0;
