@@ -4,7 +4,7 @@ use laq_simd::Isa;
 
 use crate::codes::PackError;
 use crate::kernels::{PANEL_ROWS, multiply_dense};
-use crate::matrix::{DENSE_DEPTH, PackedMatrix};
+use crate::matrix::{DENSE_DEPTH, PackedMatrix, has_products};
 use crate::packed_file::Tensor;
 
 /// A matrix of f32, whose products have the bits of the dense product of training.
@@ -50,19 +50,7 @@ impl DenseMatrix {
         accumulate: bool,
         y: &mut [f32],
     ) {
-        assert_eq!(
-            x.len(),
-            batch * self.columns,
-            "one element per column and vector"
-        );
-        assert_eq!(y.len(), batch * self.rows, "one element per row and vector");
-        if self.rows == 0 || batch == 0 {
-            return;
-        }
-        if self.columns == 0 {
-            if !accumulate {
-                y.fill(0.0);
-            }
+        if !has_products((self.rows, self.columns), x, batch, accumulate, y) {
             return;
         }
         let four = 4 * PANEL_ROWS;

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::ops::Range;
 
 use laq_simd::{AlignedBuffer, Isa, multiversion};
-use rayon::prelude::*;
 
 use crate::codes::PackError;
 use crate::integers::Integers;
@@ -123,7 +122,7 @@ impl PackedMatrix {
     /// Whether [`multiply_int8`](Self::multiply_int8) can multiply: the multipliers are integers up to
     /// 64 times a power of two, and two steps come with ternary codes.
     pub fn has_integers(&self) -> bool {
-        self.integers.is_some() && (!self.has_two_steps() || self.table().multipliers() == TERNARY)
+        self.integers.is_some() && (!self.two_steps || self.table().multipliers() == TERNARY)
     }
 
     /// `y = W·x` with x rounded to 8 bits: `x ≈ s·q` with `s = max|x| / 127` and q rounded half to
@@ -162,20 +161,10 @@ impl PackedMatrix {
         with_scratch(&BYTES, padded / 4, |bytes| {
             let x = quantize(isa, x, bytes)?;
             let bytes = &*bytes;
-            let multiply =
-                |(run, y): (&Run, &mut [f32])| self.run_int8(isa, &integers, run, (bytes, x), y);
-            let mut rest = y;
-            let tasks = self.runs.iter().map(|run| {
-                let length = rest.len().min(run.panels.len() * PANEL_ROWS);
-                let (own, others) = std::mem::take(&mut rest).split_at_mut(length);
-                rest = others;
-                (run, own)
+            let products = self.rows() * self.columns();
+            self.for_each_run(y, 1, products > ONE_THREAD, |run, y| {
+                self.run_int8(isa, &integers, run, (bytes, x), y);
             });
-            if self.runs.len() > 1 && self.rows() * self.columns() > ONE_THREAD {
-                tasks.collect::<Vec<_>>().into_par_iter().for_each(multiply);
-            } else {
-                tasks.for_each(multiply);
-            }
             Ok(())
         })
     }
@@ -190,7 +179,6 @@ impl PackedMatrix {
         y: &mut [f32],
     ) {
         let panels = self.panels();
-        let two_steps = self.has_two_steps();
         let shared = (run.values.is_some()).then(|| self.steps_by_lane(run.panels.start));
         let per_word = panels.columns_per_word() / 4;
         let mut block = IntegerSums::default();
@@ -199,7 +187,7 @@ impl PackedMatrix {
             let multiply = |words: Range<usize>, block: &mut IntegerSums| {
                 let x = &bytes[words.start * per_word..words.end * per_word];
                 let table = &integers.integers;
-                kernels::multiply_int8(isa, panels, pair, words, table, two_steps, x, block);
+                kernels::multiply_int8(isa, panels, pair, words, table, self.two_steps, x, block);
             };
             let mut wide = [[[0.0f64; PANEL_ROWS]; 2]; 2];
             let one_block = panels.words_per_panel <= INT8_BLOCK;
@@ -219,9 +207,9 @@ impl PackedMatrix {
                 let steps = shared.unwrap_or_else(|| self.steps_by_lane(panel + p));
                 let out = &mut [0.0; PANEL_ROWS];
                 if one_block {
-                    integers.scale_rows(isa, x, two_steps, &block[p], &steps, out);
+                    integers.scale_rows(isa, x, self.two_steps, &block[p], &steps, out);
                 } else {
-                    integers.scale_rows(isa, x, two_steps, &wide[p], &steps, out);
+                    integers.scale_rows(isa, x, self.two_steps, &wide[p], &steps, out);
                 }
                 y.copy_from_slice(&out[..y.len()]);
             }

@@ -100,7 +100,9 @@ pub struct PackedMatrix {
     bits: usize,
     /// The multipliers that are not negative, and the negative ones; zero elsewhere.
     by_sign: Box<[Lookup; 2]>,
-    pub(crate) runs: Vec<Run>,
+    runs: Vec<Run>,
+    /// Whether positive and negative multipliers have different steps.
+    pub(crate) two_steps: bool,
     pub(crate) integers: Option<IntegerTable>,
 }
 
@@ -169,6 +171,7 @@ impl PackedMatrix {
             integers: IntegerTable::of(&table),
             by_sign: Box::new(table.by_sign().map(|values| Lookup::new(bits, values))),
             table,
+            two_steps: steps.iter().any(|[above, below]| above != below),
             steps,
             words,
             words_per_panel,
@@ -197,11 +200,6 @@ impl PackedMatrix {
     /// Bytes in memory: codes of 1, 2 or 4 bits, with rows padded to a multiple of 16.
     pub fn bytes(&self) -> usize {
         size_of_val(&self.words[..]) + self.steps.len() * 8
-    }
-
-    /// Whether positive and negative multipliers have different steps.
-    pub(crate) fn has_two_steps(&self) -> bool {
-        self.steps.iter().any(|[above, below]| above != below)
     }
 
     /// The steps of a row.
@@ -299,19 +297,7 @@ impl PackedMatrix {
         accumulate: bool,
         y: &mut [f32],
     ) {
-        assert_eq!(
-            x.len(),
-            batch * self.columns,
-            "one element per column and vector"
-        );
-        assert_eq!(y.len(), batch * self.rows, "one element per row and vector");
-        if batch == 0 || self.rows == 0 {
-            return;
-        }
-        if self.columns == 0 {
-            if !accumulate {
-                y.fill(0.0);
-            }
+        if !has_products((self.rows, self.columns), x, batch, accumulate, y) {
             return;
         }
         let per_word = 32 / self.bits;
@@ -328,35 +314,43 @@ impl PackedMatrix {
             let vectors = &*vectors;
             let rows = self.rows.next_multiple_of(PANEL_ROWS);
             with_scratch(&SUMS, batch * rows, |sums| {
-                let multiply = |(run, sums): (&Run, &mut [f32])| {
-                    self.multiply_run(isa, run, (vectors, batch, depth), accumulate, sums);
-                };
                 if accumulate {
-                    for (panel, sums) in sums.chunks_exact_mut(batch * PANEL_ROWS).enumerate() {
-                        let first = panel * PANEL_ROWS;
-                        let present = PANEL_ROWS.min(self.rows - first);
-                        let sources = y.chunks_exact(self.rows);
-                        for (y, sums) in sources.zip(sums.chunks_exact_mut(PANEL_ROWS)) {
-                            sums[..present].copy_from_slice(&y[first..first + present]);
-                        }
+                    for (of_y, of_sums) in parts(self.rows, batch) {
+                        sums[of_sums].copy_from_slice(&y[of_y]);
                     }
                 }
-                let tasks = self.runs.iter().zip(split(sums, &self.runs, batch));
-                if self.runs.len() > 1 && batch * self.rows * self.columns > ONE_THREAD {
-                    tasks.collect::<Vec<_>>().into_par_iter().for_each(multiply);
-                } else {
-                    tasks.for_each(multiply);
-                }
-                for (panel, sums) in sums.chunks_exact(batch * PANEL_ROWS).enumerate() {
-                    let first = panel * PANEL_ROWS;
-                    let present = PANEL_ROWS.min(self.rows - first);
-                    let targets = y.chunks_exact_mut(self.rows);
-                    for (y, sums) in targets.zip(sums.chunks_exact(PANEL_ROWS)) {
-                        y[first..first + present].copy_from_slice(&sums[..present]);
-                    }
+                let products = batch * self.rows * self.columns;
+                self.for_each_run(sums, batch, products > ONE_THREAD, |run, sums| {
+                    self.multiply_run(isa, run, (vectors, batch, depth), accumulate, sums);
+                });
+                for (of_y, of_sums) in parts(self.rows, batch) {
+                    y[of_y].copy_from_slice(&sums[of_sums]);
                 }
             });
         });
+    }
+
+    /// Calls `work` with each run and its part of `values`, which has 16 · `batch` elements for each
+    /// panel; the last panel may have fewer.
+    pub(crate) fn for_each_run(
+        &self,
+        mut values: &mut [f32],
+        batch: usize,
+        parallel: bool,
+        work: impl Fn(&Run, &mut [f32]) + Sync,
+    ) {
+        let tasks = self.runs.iter().map(|run| {
+            let length = values.len().min(run.panels.len() * PANEL_ROWS * batch);
+            let (own, others) = std::mem::take(&mut values).split_at_mut(length);
+            values = others;
+            (run, own)
+        });
+        if parallel && self.runs.len() > 1 {
+            let tasks: Vec<_> = tasks.collect();
+            tasks.into_par_iter().for_each(|(run, own)| work(run, own));
+        } else {
+            tasks.for_each(|(run, own)| work(run, own));
+        }
     }
 
     /// The sums of the panels of a run, for each panel and vector 16 rows.
@@ -448,17 +442,40 @@ where
     result
 }
 
-/// The parts of `sums` of the runs, in order.
-fn split<'a>(
-    mut sums: &'a mut [f32],
-    runs: &'a [Run],
+/// Whether a product of a matrix of `rows` × `columns` has anything to sum; if not, y is finished.
+///
+/// # Panics
+/// If a length does not match.
+pub(crate) fn has_products(
+    (rows, columns): (usize, usize),
+    x: &[f32],
     batch: usize,
-) -> impl Iterator<Item = &'a mut [f32]> {
-    runs.iter().map(move |run| {
-        let length = run.panels.len() * PANEL_ROWS * batch;
-        let (own, others) = std::mem::take(&mut sums).split_at_mut(length);
-        sums = others;
-        own
+    accumulate: bool,
+    y: &mut [f32],
+) -> bool {
+    assert_eq!(
+        x.len(),
+        batch * columns,
+        "one element per column and vector"
+    );
+    assert_eq!(y.len(), batch * rows, "one element per row and vector");
+    if columns == 0 && !accumulate {
+        y.fill(0.0);
+    }
+    batch > 0 && rows > 0 && columns > 0
+}
+
+/// For each panel of a matrix and each vector of a batch, the rows of y (batch × rows), and as many
+/// elements of the sums (panels × batch × 16).
+fn parts(rows: usize, batch: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    (0..rows.div_ceil(PANEL_ROWS)).flat_map(move |panel| {
+        let first = panel * PANEL_ROWS;
+        let present = PANEL_ROWS.min(rows - first);
+        (0..batch).map(move |vector| {
+            let of_y = vector * rows + first;
+            let of_sums = (panel * batch + vector) * PANEL_ROWS;
+            (of_y..of_y + present, of_sums..of_sums + present)
+        })
     })
 }
 
