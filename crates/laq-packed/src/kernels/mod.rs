@@ -13,12 +13,22 @@
 //!   a dot product of bytes.
 
 mod dense;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+mod neon;
+#[cfg_attr(
+    target_arch = "aarch64",
+    allow(dead_code, reason = "NEON has its own f32 product")
+)]
 mod portable;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+use self::neon as baseline;
+#[cfg(not(all(target_arch = "aarch64", target_feature = "neon")))]
+use self::portable as baseline;
 pub(crate) use dense::multiply_dense;
 use laq_simd::{Isa, Set};
 
@@ -103,19 +113,6 @@ pub(crate) enum Values<'a> {
     },
 }
 
-impl Values<'_> {
-    /// The decoded weight of a code in a row.
-    fn of(&self, code: usize, row: usize) -> f32 {
-        match self {
-            Values::Shared(lookup) => lookup.values[code],
-            Values::PerRow { multipliers, steps } => {
-                let sign = usize::from(multipliers[1].values[code] < 0.0);
-                multipliers[sign].values[code] * steps[sign][row]
-            }
-        }
-    }
-}
-
 /// Sums of products in f32: for each of `count` panels from `first` and each of `batch` vectors, 16
 /// rows of `sums`, which `add` adds to.
 ///
@@ -139,7 +136,7 @@ pub(crate) fn multiply(
     assert_eq!(sums.len(), count * batch, "16 rows per panel and vector");
     match isa.set() {
         Set::Portable => {
-            portable::multiply(panels, (first, count), words, values, (x, batch), add, sums)
+            baseline::multiply(panels, (first, count), words, values, (x, batch), add, sums)
         }
         #[cfg(target_arch = "x86_64")]
         Set::Avx2 | Set::Avx512 => {
@@ -198,7 +195,7 @@ pub(crate) fn multiply_int8(
     match isa.set() {
         Set::Portable => {
             for (words, sums) in words.iter().zip(sums) {
-                portable::multiply_int8(panels.bits, words, integers, positive, x, sums);
+                baseline::multiply_int8(panels.bits, words, integers, positive, x, sums);
             }
         }
         #[cfg(target_arch = "x86_64")]

@@ -18,6 +18,17 @@ fn for_each_code(bits: usize, words: &[Word], mut put: impl FnMut(usize, usize, 
     }
 }
 
+/// The decoded weight of a code in a row.
+fn weight(values: &Values<'_>, code: usize, row: usize) -> f32 {
+    match values {
+        Values::Shared(lookup) => lookup.values[code],
+        Values::PerRow { multipliers, steps } => {
+            let sign = usize::from(multipliers[1].values[code] < 0.0);
+            multipliers[sign].values[code] * steps[sign][row]
+        }
+    }
+}
+
 /// See [`super::multiply`].
 pub(super) fn multiply(
     panels: Panels<'_>,
@@ -34,7 +45,7 @@ pub(super) fn multiply(
         for_each_code(
             panels.bits,
             panels.of(first + panel, words.clone()),
-            |column, row, code| decoded[column * PANEL_ROWS + row] = values.of(code, row),
+            |column, row, code| decoded[column * PANEL_ROWS + row] = weight(&values, code, row),
         );
         let sums = sums[panel * batch..(panel + 1) * batch].as_flattened_mut();
         // SAFETY: `x` is columns × batch, `decoded` columns × 16, and `sums` batch × 16 elements.

@@ -3,6 +3,7 @@
 use laq_solvers::{Codebook, Scale};
 use proptest::prelude::*;
 
+use super::{IntegerCodes, IntegerSums, PANEL_ROWS, Word, portable};
 use crate::matrix::DENSE_DEPTH;
 use crate::{CodeTable, PackError, PackedMatrix, Packing};
 use laq_simd::Isa;
@@ -258,4 +259,61 @@ fn invalid_matrices_are_errors() {
     let (matrix, ..) = matrix(&Codebook::Ternary, [3, 5, 1], false, 1);
     let error = matrix.multiply_int8(&[0.0, 1.0, f32::INFINITY, 0.0, 0.0], &mut [0.0; 3]);
     assert!(matches!(error, Err(PackError::Activation { index: 2, .. })));
+}
+
+/// A panel of codes below `count`, and activations of 8 bits.
+fn panel((bits, count): (usize, u32), words: usize, seed: u32) -> (Vec<Word>, Vec<i32>) {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 8
+    };
+    let mut panel = vec![Word([0; PANEL_ROWS]); words];
+    for lane in panel.iter_mut().flat_map(|word| &mut word.0) {
+        for place in 0..32 / bits {
+            *lane |= (next() % count) << (place * bits);
+        }
+    }
+    let mut byte = || (next() % 255).to_le_bytes()[0].wrapping_sub(127);
+    let x = (0..words * 8 / bits).map(|_| i32::from_le_bytes(std::array::from_fn(|_| byte())));
+    let x = x.collect();
+    (panel, x)
+}
+
+/// A kernel of integer products of two panels.
+pub(super) type IntegerKernel<'a> =
+    dyn Fn([&[Word]; 2], &IntegerCodes, &[i32], &mut IntegerSums) + 'a;
+
+/// Compares the sums of a kernel with those of the portable one, also for the largest activations and
+/// tables. `code` has the bits of a code and the number of codes; with `table` the codes are looked up.
+pub(super) fn check_integers(
+    name: &str,
+    code: (usize, u32),
+    positive: bool,
+    table: bool,
+    kernel: &IntegerKernel<'_>,
+) {
+    let identity: [u8; 16] = std::array::from_fn(|code| code as u8);
+    let mut powers = identity.map(|code| 8 * code);
+    powers[15] = 128;
+    let integers = IntegerCodes {
+        table: if table { powers } else { identity },
+        identity: !table,
+    };
+    for (words, seed) in [(1, 1), (7, 2), (300, 3)] {
+        let (first, mut x) = panel(code, words, seed);
+        let (second, _) = panel(code, words, seed + 9);
+        if seed == 3 {
+            x.fill(i32::from_le_bytes([127; 4]));
+        }
+        let panels = [&first[..], &second];
+        let mut found = [[[7; PANEL_ROWS]; 2]; 2];
+        kernel(panels, &integers, &x, &mut found);
+        for (words, found) in panels.into_iter().zip(&found) {
+            let mut expected = [[0; PANEL_ROWS]; 2];
+            portable::multiply_int8(code.0, words, &integers, positive, &x, &mut expected);
+            let sums = 1 + usize::from(positive);
+            assert_eq!(found[..sums], expected[..sums], "{name}, {} bits", code.0);
+        }
+    }
 }

@@ -81,6 +81,7 @@ impl Candidates {
     }
 
     /// Makes space for `more` further weights.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     fn reserve(&mut self, more: usize) {
         if self.packed.len() < self.count + more {
             let capacity = (self.count + more).next_power_of_two().max(1 << 12);
