@@ -43,6 +43,9 @@ pub(crate) struct PackedOptions {
     /// A Python with onnx and onnxruntime: also time its MatMulNBits
     #[arg(long, value_name = "PYTHON")]
     onnxruntime: Option<PathBuf>,
+    /// The program of benches/ggml/matvec.c: also time ggml's products
+    #[arg(long, value_name = "PROGRAM")]
+    ggml: Option<PathBuf>,
     /// Write packed.md and packed.json there
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,

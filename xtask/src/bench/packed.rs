@@ -11,7 +11,7 @@ use super::{PackedOptions, align, build, cargo_run, commit, cpu, median};
 /// The program that times this project's products.
 const PRODUCTS: [&str; 4] = ["--package", "laq-benches", "--bin", "packed_table"];
 
-/// A timing of `packed_table` or of `benches/onnxruntime/matvec.py`.
+/// A timing of `packed_table`, or of a program in `benches/onnxruntime` or `benches/ggml`.
 #[derive(Clone, Deserialize, Serialize)]
 struct Timed {
     size: usize,
@@ -40,6 +40,9 @@ pub(super) fn packed(options: &PackedOptions) -> Result<()> {
         let mut round = timed(cargo_run(&PRODUCTS).args(&arguments))?;
         if let Some(python) = &options.onnxruntime {
             round.extend(timed(Command::new(python).arg(&script).args(&arguments))?);
+        }
+        if let Some(program) = &options.ggml {
+            round.extend(timed(Command::new(program).args(&arguments))?);
         }
         rounds.push(round);
     }
