@@ -171,10 +171,22 @@ fn kernel_cache() -> Option<PathBuf> {
 /// A network in training.
 pub type Network = Box<dyn Trainer>;
 
+/// A network that evaluates batches; the methods are those of [`Training`].
+#[expect(missing_docs, reason = "documented at `Training`")]
+#[expect(clippy::missing_errors_doc, reason = "documented at `Training`")]
+pub trait Evaluator {
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError>;
+    fn evaluate_dataset(
+        &mut self,
+        set: DatasetHandle,
+        batches: Range<usize>,
+    ) -> Result<Evaluations, ModelError>;
+}
+
 /// [`Training`] without its backend as a parameter; the methods are those of the same names.
 #[expect(missing_docs, reason = "documented at `Training`")]
 #[expect(clippy::missing_errors_doc, reason = "documented at `Training`")]
-pub trait Trainer: Send {
+pub trait Trainer: Evaluator + Send {
     fn steps_taken(&self) -> u64;
     fn diagnostics(&self) -> Vec<String>;
     fn begin_step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<(), ModelError>;
@@ -188,17 +200,25 @@ pub trait Trainer: Send {
     ) -> Result<(), ModelError>;
     fn report(&mut self) -> Result<Report<'_>, ModelError>;
     fn step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<StepReport, ModelError>;
-    fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError>;
-    fn evaluate_dataset(
-        &mut self,
-        set: DatasetHandle,
-        batches: Range<usize>,
-    ) -> Result<Evaluations, ModelError>;
     fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError>;
     fn compare(&mut self, other: &Method) -> Result<Vec<LayerComparison>, ModelError>;
     fn weights(&mut self) -> Result<Vec<LayerWeights>, ModelError>;
     fn save(&mut self) -> Result<Vec<StateTensor>, ModelError>;
     fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError>;
+}
+
+impl<B: Backend + 'static> Evaluator for Training<B> {
+    fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError> {
+        self.evaluate(batch)
+    }
+
+    fn evaluate_dataset(
+        &mut self,
+        set: DatasetHandle,
+        batches: Range<usize>,
+    ) -> Result<Evaluations, ModelError> {
+        self.evaluate_dataset(set, batches)
+    }
 }
 
 impl<B: Backend + 'static> Trainer for Training<B> {
@@ -237,18 +257,6 @@ impl<B: Backend + 'static> Trainer for Training<B> {
 
     fn step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<StepReport, ModelError> {
         self.step(batch, learning_rate)
-    }
-
-    fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError> {
-        self.evaluate(batch)
-    }
-
-    fn evaluate_dataset(
-        &mut self,
-        set: DatasetHandle,
-        batches: Range<usize>,
-    ) -> Result<Evaluations, ModelError> {
-        self.evaluate_dataset(set, batches)
     }
 
     fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError> {

@@ -209,7 +209,7 @@ pub fn evaluate(
             true => batches.upload(&mut network).map_err(failed)?,
             false => None,
         };
-        score(&mut network, &batches, held, &mut go_on).map_err(failed)
+        score(&mut *network, &batches, held, &mut go_on).map_err(failed)
     })?;
     let score = score.expect("the callback never stops the evaluation");
     Ok(Evaluation {

@@ -1,17 +1,15 @@
 //! The data of a run, texts or images, in batches.
 
-use std::ops::Range;
-
 use laq_datasets::{
     Fractions, ImageSet, Images, Kind, Sequences, Split, Text, TextError, identity_order,
 };
-use laq_models::{Batch, DatasetHandle, Evaluation, Evaluations, ImageShape, ModelError};
+use laq_models::{Batch, DatasetHandle, Evaluation, ImageShape, ModelError};
 use laq_tensor::BackendError;
 use sha2::{Digest, Sha256};
 
 use crate::RunError;
 use crate::config::{Data, FILE};
-use crate::device::Network;
+use crate::device::{Evaluator, Network};
 
 /// The input of a network, which sets the sizes of the first and the last layer.
 #[derive(Clone, Copy, Debug)]
@@ -306,30 +304,6 @@ pub(crate) struct Score {
     pub(crate) error: Option<f64>,
 }
 
-/// A network that evaluates batches; the methods are those of [`laq_models::Training`].
-pub(crate) trait Evaluator {
-    fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError>;
-    fn evaluate_dataset(
-        &mut self,
-        set: DatasetHandle,
-        batches: Range<usize>,
-    ) -> Result<Evaluations, ModelError>;
-}
-
-impl Evaluator for Network {
-    fn evaluate(&mut self, batch: Batch<'_>) -> Result<Evaluation, ModelError> {
-        self.as_mut().evaluate(batch)
-    }
-
-    fn evaluate_dataset(
-        &mut self,
-        set: DatasetHandle,
-        batches: Range<usize>,
-    ) -> Result<Evaluations, ModelError> {
-        self.as_mut().evaluate_dataset(set, batches)
-    }
-}
-
 /// Batches evaluated on a device between two synchronizations.
 const CHUNK: usize = 32;
 
@@ -430,7 +404,7 @@ mod tests {
                     .expect("batches");
                 let set = held.then(|| test.upload(&mut network).expect("room"));
                 let mut reported = Vec::new();
-                let found = score(&mut network, &test, set.flatten(), &mut |batch| {
+                let found = score(&mut *network, &test, set.flatten(), &mut |batch| {
                     reported.push(batch);
                     true
                 });

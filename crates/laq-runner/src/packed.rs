@@ -12,7 +12,7 @@ use laq_tensor::{CpuBackend, Losses, Memory, Steps};
 
 use crate::RunError;
 use crate::checkpoint::RunState;
-use crate::examples::Evaluator;
+use crate::device::Evaluator;
 use crate::export::RUN;
 
 /// The state of the run that a file of packed weights comes from; `None` if the file is another.

@@ -126,6 +126,6 @@ impl<'a> Dataset<'a> {
             Split::Validation => (&self.validation, self.uploaded.validation),
             Split::Test => (&self.test, self.uploaded.test),
         };
-        score(network, batches, uploaded, go_on)
+        score(&mut **network, batches, uploaded, go_on)
     }
 }
