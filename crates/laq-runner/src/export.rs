@@ -20,7 +20,7 @@ use crate::device::DeviceOptions;
 use crate::evaluate::{find_checkpoint, load_network};
 use crate::examples::Input;
 use crate::files::write_atomically;
-use crate::packed::run_of;
+use crate::packed::open_packed;
 use crate::session::thread_pool;
 
 /// The metadata entry with the state of the run, [`RunState`] as JSON.
@@ -229,7 +229,7 @@ fn read_trained(checkpoint: &Path, options: &ExportOptions) -> Result<Trained, R
 /// See [`RunError`].
 pub fn open_network(path: &Path) -> Result<Network, RunError> {
     let path = find_checkpoint(path)?;
-    if run_of(&path)?.is_some() {
+    if open_packed(&path)?.is_some() {
         return Ok(Network::open(&path)?);
     }
     let trained = read_trained(&path, &ExportOptions::default())?;

@@ -15,18 +15,24 @@ use crate::checkpoint::RunState;
 use crate::device::Evaluator;
 use crate::export::RUN;
 
+/// A file of packed weights; `None` if the file is another.
+pub(crate) fn open_packed(path: &Path) -> Result<Option<PackedFile>, RunError> {
+    match PackedFile::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(PackedFileError::NotPacked { .. }) => Ok(None),
+        // A damaged file is what its header begins as.
+        Err(error) if begins_as_packed(path) => Err(error.into()),
+        Err(_) => Ok(None),
+    }
+}
+
 /// The state of the run that a file of packed weights comes from; `None` if the file is another.
 pub(crate) fn run_of(path: &Path) -> Result<Option<RunState>, RunError> {
-    let file = match PackedFile::open(path) {
-        Ok(file) => file,
-        Err(PackedFileError::NotPacked { .. }) => return Ok(None),
-        // A damaged file is what its header begins as.
-        Err(error) if begins_as_packed(path) => return Err(error.into()),
-        Err(_) => return Ok(None),
+    let Some(file) = open_packed(path)? else {
+        return Ok(None);
     };
     let entry = file.metadata().find(|(key, _)| key == RUN);
-    let run = entry.and_then(|(_, run)| serde_json::from_str(&run).ok());
-    match run {
+    match entry.and_then(|(_, run)| serde_json::from_str(&run).ok()) {
         Some(run) => Ok(Some(run)),
         None => Err(RunError::NoRun {
             path: path.into(),

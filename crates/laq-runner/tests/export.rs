@@ -13,7 +13,7 @@ use laq_runner::RunError;
 use laq_runner::config::Experiment;
 use laq_runner::device::DeviceOptions;
 use laq_runner::evaluate::{Evaluation, Source, evaluate};
-use laq_runner::export::{ExportOptions, Exported, export_packed};
+use laq_runner::export::{ExportOptions, Exported, export_packed, open_network};
 
 fn score(path: &Path) -> Result<Evaluation, RunError> {
     let split = Source::Split {
@@ -211,6 +211,18 @@ fn files_that_are_no_network_are_errors() {
         metadata.insert(NETWORK.into(), spec);
     });
     assert!(matches!(error, NetworkError::Spec { .. }), "{error}");
+
+    // As `laq quantize` writes it: weights without a network or a run.
+    let weights = dir.path("weights.safetensors");
+    PackedFile::write(&weights, &tensors, BTreeMap::new()).expect("a file");
+    let error = open_network(&weights).unwrap_err();
+    let has_no_network = matches!(
+        error,
+        RunError::PackedNetwork(NetworkError::NoNetwork { .. })
+    );
+    assert!(has_no_network, "{error}");
+    let error = score(&weights).unwrap_err();
+    assert!(matches!(error, RunError::NoRun { .. }), "{error}");
 
     let Ok(Network::Feedforward(network)) = Network::open(&path) else {
         panic!("not a classifier");
