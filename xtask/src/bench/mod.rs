@@ -4,6 +4,7 @@
 //! Cargo builds and runs the timed programs, which are in the package `laq-benches` and in an
 //! example of `laq-models`. They print seconds; this module makes tables of them.
 
+mod networks;
 mod packed;
 mod solvers;
 mod steps;
@@ -11,13 +12,15 @@ mod steps;
 use std::env;
 use std::fs;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::builder::RangedI64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
@@ -27,6 +30,27 @@ pub(crate) enum Bench {
     Step(StepOptions),
     /// Products of packed matrices and a vector, on one thread
     Packed(PackedOptions),
+    /// Exported networks, one character or one image at a time, on one thread
+    Networks(NetworkOptions),
+}
+
+#[derive(Args)]
+pub(crate) struct NetworkOptions {
+    /// Files of `laq export`: packed, safetensors-f32, or ONNX
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// A Python with onnxruntime, for the ONNX files; with torch it also times an LSTM of the same size
+    #[arg(long, value_name = "PYTHON")]
+    python: Option<PathBuf>,
+    /// Repetitions of a round; each runs every network
+    #[arg(long, value_name = "N", default_value = "15", value_parser = up_to(10_000))]
+    repetitions: u32,
+    /// Rounds; in each, every program runs once
+    #[arg(long, value_name = "N", default_value = "5", value_parser = up_to(1000))]
+    rounds: u32,
+    /// Write networks.md and networks.json there
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -156,6 +180,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
         Bench::Solvers(options) => solvers::solvers(options)?,
         Bench::Step(options) => steps::step(options)?,
         Bench::Packed(options) => packed::packed(options)?,
+        Bench::Networks(options) => networks::networks(options)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -233,6 +258,53 @@ fn commit() -> String {
         .map_or("unknown".into(), |output| {
             String::from_utf8_lossy(&output.stdout).trim().to_string()
         })
+}
+
+/// A timing that a program prints, as an element of a JSON array.
+trait Timing: Clone + Serialize + DeserializeOwned {
+    /// Whether both are of the same thing.
+    fn is_same(&self, other: &Self) -> bool;
+    fn median_seconds(&mut self) -> &mut f64;
+}
+
+/// The timings of a program.
+fn timings<T: Timing>(command: &mut Command) -> Result<Vec<T>> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start a benchmark")?;
+    ensure!(
+        output.status.success(),
+        "the benchmark failed; its messages are above"
+    );
+    serde_json::from_slice(&output.stdout).context("the benchmark printed no timings")
+}
+
+/// The medians over rounds, of the timings of the first round.
+fn medians<T: Timing>(rounds: &[Vec<T>]) -> Vec<T> {
+    let first = rounds.first().into_iter().flatten();
+    let mut rows: Vec<T> = first.cloned().collect();
+    for row in &mut rows {
+        let same = rounds.iter().flatten().filter(|other| row.is_same(other));
+        *row.median_seconds() = median(same.map(|same| *same.clone().median_seconds()).collect());
+    }
+    rows
+}
+
+/// Prints a table, and with `out` writes it there with its rows as JSON.
+fn publish<T: Serialize>(name: &str, text: &str, rows: &[T], out: Option<&Path>) -> Result<()> {
+    print!("{text}");
+    let Some(out) = out else {
+        return Ok(());
+    };
+    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let json = serde_json::to_string_pretty(rows)? + "\n";
+    for (ending, content) in [("md", text), ("json", &json)] {
+        let path = out.join(format!("{name}.{ending}"));
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Builds a program, with cargo's messages on the terminal.

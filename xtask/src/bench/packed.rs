@@ -1,12 +1,13 @@
 //! Products of packed matrices and a vector.
 
-use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{PackedOptions, align, build, cargo_run, commit, cpu, median};
+use super::{
+    PackedOptions, Timing, align, build, cargo_run, commit, cpu, medians, publish, timings,
+};
 
 /// The program that times this project's products.
 const PRODUCTS: [&str; 4] = ["--package", "laq-benches", "--bin", "packed_table"];
@@ -22,10 +23,14 @@ struct Timed {
     median_seconds: f64,
 }
 
-impl Timed {
+impl Timing for Timed {
     fn is_same(&self, other: &Self) -> bool {
         (self.size, &self.product, &self.codebook, &self.isa)
             == (other.size, &other.product, &other.codebook, &other.isa)
+    }
+
+    fn median_seconds(&mut self) -> &mut f64 {
+        &mut self.median_seconds
     }
 }
 
@@ -37,53 +42,22 @@ pub(super) fn packed(options: &PackedOptions) -> Result<()> {
     let mut rounds: Vec<Vec<Timed>> = Vec::new();
     // The programs take turns.
     for _ in 0..options.rounds {
-        let mut round = timed(cargo_run(&PRODUCTS).args(&arguments))?;
+        let mut round = timings(cargo_run(&PRODUCTS).args(&arguments))?;
         if let Some(python) = &options.onnxruntime {
-            round.extend(timed(Command::new(python).arg(&script).args(&arguments))?);
+            round.extend(timings(Command::new(python).arg(&script).args(&arguments))?);
         }
         if let Some(program) = &options.ggml {
-            round.extend(timed(Command::new(program).args(&arguments))?);
+            round.extend(timings(Command::new(program).args(&arguments))?);
         }
         rounds.push(round);
     }
-    let first = rounds.first().context("at least one round")?;
-    let rows: Vec<Timed> = (first.iter())
-        .map(|row| {
-            let same = rounds.iter().flatten().filter(|other| other.is_same(row));
-            Timed {
-                median_seconds: median(same.map(|row| row.median_seconds).collect()),
-                ..row.clone()
-            }
-        })
-        .collect();
-    let text = table(&rows, options);
-    print!("{text}");
-    if let Some(out) = &options.out {
-        fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-        for (name, content) in [
-            ("packed.md", text),
-            ("packed.json", serde_json::to_string_pretty(&rows)? + "\n"),
-        ] {
-            let path = out.join(name);
-            fs::write(&path, content)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-    }
-    Ok(())
-}
-
-/// Runs a program that prints timings.
-fn timed(command: &mut Command) -> Result<Vec<Timed>> {
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start a benchmark")?;
-    ensure!(
-        output.status.success(),
-        "the benchmark failed; its messages are above"
-    );
-    serde_json::from_slice(&output.stdout).context("the benchmark printed no timings")
+    let rows = medians(&rounds);
+    publish(
+        "packed",
+        &table(&rows, options),
+        &rows,
+        options.out.as_deref(),
+    )
 }
 
 fn table(rows: &[Timed], options: &PackedOptions) -> String {
