@@ -9,6 +9,7 @@ use std::process::Command;
 
 use common::TestDir;
 use laq_packed::Network;
+use laq_packed::network::LossSpec;
 use laq_packed::onnx::OnnxOptions;
 use laq_runner::RunError;
 use laq_runner::config::Experiment;
@@ -85,6 +86,7 @@ fn case(dir: &TestDir, experiment: &Experiment, name: &str) -> Value {
                 .sequence_logits(&tokens, batch, &mut logits)
                 .expect("logits");
             case["kind"] = "text".into();
+            case["loss"] = "cross-entropy".into();
             case["step"] = file("step.onnx").into();
             case["input_shape"] = json!([length, batch]);
             case["output_shape"] = json!([length, batch, symbols]);
@@ -98,6 +100,10 @@ fn case(dir: &TestDir, experiment: &Experiment, name: &str) -> Value {
             let pixels: Vec<f32> = pixels.collect();
             let outputs = network.outputs(&pixels).expect("outputs");
             case["kind"] = "images".into();
+            case["loss"] = match network.loss() {
+                LossSpec::SquaredHinge => "squared-hinge".into(),
+                LossSpec::CrossEntropy => "cross-entropy".into(),
+            };
             case["input_shape"] = json!([count, height, width, channels]);
             case["output_shape"] = json!([count, network.classes()]);
             (f32_bytes(&pixels), outputs)

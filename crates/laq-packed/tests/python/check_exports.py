@@ -27,7 +27,9 @@ try:
 except ImportError:
     qonnx = None
 
+# Of an output, relative to the largest, and of the mean loss.
 TOLERANCE = 1e-5
+LOSS_TOLERANCE = 1e-6
 
 
 def session(path):
@@ -175,6 +177,23 @@ def close(found, expected, what):
     assert error < TOLERANCE, f"{what}: relative error {error}"
 
 
+def loss(outputs, kind):
+    """The mean loss for arbitrary targets: the losses of training, in f64."""
+    outputs = outputs.reshape(-1, outputs.shape[-1]).astype(np.float64)
+    classes = outputs.shape[1]
+    targets = np.arange(len(outputs)) % classes
+    if kind == "squared-hinge":
+        signs = np.where(np.arange(classes) == targets[:, None], 1, -1)
+        return np.mean(np.maximum(0, 1 - signs * outputs) ** 2)
+    largest = outputs.max(axis=1, keepdims=True)
+    return np.mean(np.log(np.exp(outputs - largest).sum(axis=1)) + (largest[:, 0] - outputs[np.arange(len(outputs)), targets]))
+
+
+def close_losses(found, expected, kind, what):
+    found, expected = loss(found, kind), loss(expected, kind)
+    assert abs(found - expected) < LOSS_TOLERANCE * max(1, expected), f"{what}: loss {found}, expected {expected}"
+
+
 def check(folder, case):
     packed = dict(read_packed(folder / case["packed"]))
     expected = np.fromfile(folder / case["outputs"], np.float32).reshape(case["output_shape"])
@@ -192,6 +211,7 @@ def check(folder, case):
         check_weights(packed, onnx_weights(folder / model))
         (found,) = session(folder / model).run(None, inputs)
         close(found, expected, model)
+        close_losses(found, expected, case["loss"], model)
     if "step" in case:
         step = session(folder / case["step"])
         tokens = inputs["tokens"]
