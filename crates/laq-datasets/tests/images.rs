@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use laq_datasets::cifar::Labels;
 use laq_datasets::{
-    Dataset, ImageError, ImageFormat, ImageSet, ImageSize, Kind, Preprocessing, RawImages, Split,
-    catalogue, find,
+    Dataset, ImageError, ImageFormat, ImageSet, ImageSize, Images, Kind, Preprocessing, RawImages,
+    Split, catalogue, find,
 };
 
 use formats::{Mat, interleaved};
@@ -79,6 +79,24 @@ fn a_batch_is_the_images_asked_for_less_the_training_mean() {
         .split(Split::Test)
         .fill(&[0], &mut inputs[..2], &mut labels[..1]);
     assert_eq!(inputs[..2], [1.0 - mean[0], -mean[1]]);
+    // Also outside of the set.
+    let found = centred.split(Split::Validation).mean().unwrap();
+    let alone = Images::preprocessed("own", other.clone(), Preprocessing::MeanImage, Some(found));
+    alone
+        .unwrap()
+        .fill(&[0], &mut inputs[..2], &mut labels[..1]);
+    assert_eq!(inputs[..2], [1.0 - mean[0], -mean[1]]);
+    for (preprocessing, mean) in [
+        (Preprocessing::MeanImage, None),
+        (Preprocessing::MeanImage, Some(&mean[..1])),
+        (Preprocessing::Zca, None),
+    ] {
+        let error = Images::preprocessed("own", other.clone(), preprocessing, mean).unwrap_err();
+        assert!(matches!(error, ImageError::Unfitted { .. }), "{error}");
+    }
+    let grey = raw([1, 2, 1], &[7, 7], &[0]);
+    let error = Images::preprocessed("own", grey, Preprocessing::Gcn, None).unwrap_err();
+    assert!(matches!(error, ImageError::Constant { .. }), "{error}");
 
     assert_ne!(plain.fingerprint(), centred.fingerprint());
     assert_eq!(plain.fingerprint().len(), 64);

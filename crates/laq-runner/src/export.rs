@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use laq_datasets::Kind;
+use laq_datasets::{Kind, Preprocessing, Split};
 use laq_models::{LayerWeights, WeightData};
-use laq_packed::network::{LayerSpec, LossSpec, NETWORK, NetworkSpec};
+use laq_packed::network::{LayerSpec, LossSpec, MEAN_IMAGE, NETWORK, NetworkSpec};
 use laq_packed::onnx::{OnnxOptions, to_onnx};
 use laq_packed::{
     Network, PackedFile, PackedTensor, Packing, Tensor, to_npz, write_compressed_tensors,
@@ -18,7 +18,7 @@ use crate::checkpoint::{Checkpoint, RunState};
 use crate::config::{Feedforward, Loss, Model};
 use crate::device::DeviceOptions;
 use crate::evaluate::{find_checkpoint, load_network};
-use crate::examples::Input;
+use crate::examples::{Examples, Input, load};
 use crate::files::write_atomically;
 use crate::packed::open_packed;
 use crate::session::thread_pool;
@@ -215,10 +215,36 @@ fn read_trained(checkpoint: &Path, options: &ExportOptions) -> Result<Trained, R
     for layer in &weights {
         tensors.insert(layer.name.clone(), tensor(layer, options)?);
     }
+    if let Some(mean) = mean_image(&run) {
+        tensors.insert(MEAN_IMAGE.to_owned(), mean);
+    }
     Ok(Trained {
         spec: network_spec(&run, input),
         run,
         tensors,
+    })
+}
+
+/// The mean image of the training split, where the preprocessing subtracts it and the data of the run
+/// is at hand.
+fn mean_image(run: &RunState) -> Option<Tensor> {
+    let data = &run.experiment.data;
+    if data.preprocessing.as_deref() != Some(Preprocessing::MeanImage.name()) {
+        return None;
+    }
+    let examples = load(data, &mut |_| {}).ok()?;
+    let Examples::Images(images) = &examples else {
+        return None;
+    };
+    let mean = images.split(Split::Train).mean()?;
+    let laq_datasets::ImageSize {
+        height,
+        width,
+        channels,
+    } = images.shape();
+    (examples.fingerprint() == run.data_sha256).then(|| Tensor::F32 {
+        shape: vec![height, width, channels],
+        values: mean.to_vec(),
     })
 }
 

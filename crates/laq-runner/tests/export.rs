@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::TestDir;
-use laq_datasets::Split;
+use laq_datasets::{ImageSet, Preprocessing, Split};
 use laq_packed::network::NETWORK;
 use laq_packed::{Network, NetworkError, PackedFile, Packing, Tensor};
 use laq_runner::RunError;
@@ -97,6 +97,29 @@ fn exported_classifiers_have_the_losses_of_training() {
     ] {
         let experiment = dir.digits(method, more);
         check(&dir, &experiment, method, ExportOptions::default());
+    }
+}
+
+#[test]
+fn the_mean_image_is_exported() {
+    let dir = TestDir::new();
+    let experiment = dir.digits("lat-a", "data.preprocessing = \"mean-image\"");
+    check(&dir, &experiment, "centred", ExportOptions::default());
+    let data = &experiment.data;
+    let set = ImageSet::load(
+        &data.name,
+        &data.dir,
+        Some(Preprocessing::MeanImage),
+        &mut |_| {},
+    )
+    .expect("the embedded images");
+    let expected = set.split(Split::Train).mean().expect("a mean");
+    // From the file and from the run.
+    for path in ["centred.safetensors", "centred"] {
+        let Ok(Network::Feedforward(network)) = open_network(&dir.path(path)) else {
+            panic!("not a classifier");
+        };
+        assert_eq!(network.mean_image(), Some(expected), "{path}");
     }
 }
 

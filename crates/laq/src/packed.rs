@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use laq_datasets::{ImageSet, Images, Preprocessing, RawImages, idx};
+use laq_datasets::{ImageError, Images, Preprocessing, RawImages, idx};
 use laq_lab::text::table;
 use laq_packed::network::Feedforward;
 use laq_packed::onnx::OnnxOptions;
@@ -240,12 +240,6 @@ fn read_images(path: &Path, [height, width, channels]: [usize; 3]) -> Result<Vec
 /// From pixels to the inputs of the network.
 fn preprocess(network: &Feedforward, pixels: Vec<u8>) -> Result<Vec<f32>> {
     let preprocessing: Preprocessing = network.preprocessing().parse()?;
-    if matches!(preprocessing, Preprocessing::MeanImage | Preprocessing::Zca) {
-        bail!(
-            "the network was trained with the preprocessing {preprocessing}, which needs the training images: evaluate \
-             it with laq eval"
-        );
-    }
     let [height, width, channels] = network.input();
     let shape = laq_datasets::ImageSize {
         height,
@@ -253,14 +247,19 @@ fn preprocess(network: &Feedforward, pixels: Vec<u8>) -> Result<Vec<f32>> {
         channels,
     };
     let count = pixels.len() / shape.elements();
-    let images = RawImages {
+    let raw = RawImages {
         shape,
         pixels: pixels.into(),
         labels: vec![0; count],
     };
-    let splits = [images.clone(), images.clone(), images];
-    let set = ImageSet::from_raw("the images", network.classes(), splits, preprocessing)?;
-    let images: &Images = set.split(laq_datasets::Split::Test);
+    let images = Images::preprocessed("the images", raw, preprocessing, network.mean_image())
+        .map_err(|error| match error {
+            ImageError::Unfitted { preprocessing } => anyhow::anyhow!(
+                "the network was trained with the preprocessing {preprocessing}, and the file has nothing of the \
+                 training images: for mean-image, export it where the data set is; otherwise evaluate it with laq eval"
+            ),
+            error => error.into(),
+        })?;
     let order: Vec<u32> = (0..count as u32).collect();
     let (mut inputs, mut labels) = (vec![0.0; count * shape.elements()], vec![0; count]);
     images.fill(&order, &mut inputs, &mut labels);

@@ -168,4 +168,10 @@ pub enum ImageError {
          it, or use another preprocessing"
     )]
     NoWhitening,
+    /// The preprocessing was fitted to training images that are not there.
+    #[error("the preprocessing {preprocessing} needs the training images that it was fitted to")]
+    Unfitted {
+        /// The preprocessing.
+        preprocessing: Preprocessing,
+    },
 }

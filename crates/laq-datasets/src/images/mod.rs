@@ -167,6 +167,51 @@ enum Inputs {
 }
 
 impl Images {
+    /// Images outside of an [`ImageSet`], such as those that a trained network classifies.
+    ///
+    /// `mean` is the mean image of the training split, [`Images::mean`], for
+    /// [`Preprocessing::MeanImage`].
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError::Constant`] for a constant image if contrast is normalized;
+    /// [`ImageError::Unfitted`] if the preprocessing needs the training images: `zca`, or
+    /// `mean-image` without a mean of the images' shape.
+    pub fn preprocessed(
+        name: &str,
+        raw: RawImages,
+        preprocessing: Preprocessing,
+        mean: Option<&[f32]>,
+    ) -> Result<Self, ImageError> {
+        if preprocessing.normalizes_contrast()
+            && let Some(record) = contrast::first_constant(&raw)
+        {
+            return Err(ImageError::Constant {
+                place: format!("image {record} of {name}"),
+                preprocessing,
+            });
+        }
+        let mean = mean.filter(|mean| mean.len() == raw.shape.elements());
+        let inputs = match (preprocessing, mean) {
+            (Preprocessing::None, _) => Inputs::Scaled,
+            (Preprocessing::MeanImage, Some(mean)) => Inputs::Centered(mean.into()),
+            (Preprocessing::Gcn, _) => Inputs::GlobalContrast,
+            (Preprocessing::Lcn, _) => Inputs::LocalContrast,
+            (Preprocessing::MeanImage | Preprocessing::Zca, _) => {
+                return Err(ImageError::Unfitted { preprocessing });
+            }
+        };
+        Ok(Self { raw, inputs })
+    }
+
+    /// The mean of the training images over 255 at each pixel, with [`Preprocessing::MeanImage`].
+    pub fn mean(&self) -> Option<&[f32]> {
+        match &self.inputs {
+            Inputs::Centered(mean) => Some(mean),
+            _ => None,
+        }
+    }
+
     /// Number of images.
     pub fn len(&self) -> usize {
         self.raw.len()

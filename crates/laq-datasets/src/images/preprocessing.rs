@@ -39,16 +39,18 @@ impl Preprocessing {
         }
     }
 
+    /// Whether an image is divided by its contrast, which must not be zero.
+    pub(super) fn normalizes_contrast(self) -> bool {
+        matches!(self, Self::Gcn | Self::Zca | Self::Lcn)
+    }
+
     /// The split and index of the first constant image, if this preprocessing divides by the
     /// contrast.
     pub(super) fn first_constant(self, splits: &[RawImages; 3]) -> Option<(Split, usize)> {
-        match self {
-            Self::None | Self::MeanImage => None,
-            Self::Gcn | Self::Zca | Self::Lcn => Split::ALL
-                .into_iter()
-                .zip(splits)
-                .find_map(|(split, raw)| Some((split, contrast::first_constant(raw)?))),
-        }
+        let mut splits = Split::ALL.into_iter().zip(splits);
+        self.normalizes_contrast().then(|| {
+            splits.find_map(|(split, raw)| Some((split, contrast::first_constant(raw)?)))
+        })?
     }
 
     /// How the inputs of the splits are computed; `whiten` returns the whitened images of all

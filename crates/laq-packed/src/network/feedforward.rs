@@ -15,6 +15,7 @@ pub struct Feedforward {
     classes: usize,
     loss: LossSpec,
     preprocessing: String,
+    mean_image: Option<Vec<f32>>,
     layers: Vec<Layer>,
 }
 
@@ -41,6 +42,10 @@ enum Layer {
     },
     Relu,
 }
+
+/// The tensor of the mean of the training images, height × width × channels; see
+/// [`Feedforward::mean_image`].
+pub const MEAN_IMAGE: &str = "preprocessing.mean";
 
 /// A class and its score.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -139,8 +144,13 @@ impl Feedforward {
                 "its last layer has outputs of shape {shape:?}, expected {classes} classes"
             )));
         }
+        let mean_image = match tensors.has(MEAN_IMAGE) {
+            true => Some(tensors.read(MEAN_IMAGE, &input)?.to_f32()),
+            false => None,
+        };
         Ok(Self {
             compute: (Isa::selected(), Activations::F32),
+            mean_image,
             input,
             classes,
             loss,
@@ -167,6 +177,12 @@ impl Feedforward {
     /// The preprocessing of the images that the network was trained on.
     pub fn preprocessing(&self) -> &str {
         &self.preprocessing
+    }
+
+    /// The mean of the training images, height × width × channels, which the preprocessing
+    /// `mean-image` subtracts; if the file has it.
+    pub fn mean_image(&self) -> Option<&[f32]> {
+        self.mean_image.as_deref()
     }
 
     /// The outputs of preprocessed images, N × classes; an image is height × width × channels. The

@@ -15,7 +15,7 @@ use crate::dense::Activations;
 use crate::packed_file::{PackedFile, PackedFileError, Tensor};
 
 pub use char_lstm::{CharLstm, CharLstmState, Sampler};
-pub use feedforward::{Feedforward, Prediction};
+pub use feedforward::{Feedforward, MEAN_IMAGE, Prediction};
 
 /// The metadata entry that describes a network: [`NetworkSpec`] as JSON.
 pub const NETWORK: &str = "laq.network";
@@ -182,8 +182,13 @@ impl Network {
                 path: path.into(),
                 detail: error.to_string(),
             })?;
-        let read = |name: &str| Ok(file.tensor(name)?);
-        Self::build(spec, &Tensors { path, read: &read })
+        let names = file.names();
+        let tensors = Tensors {
+            path,
+            has: &|name| names.iter().any(|found| found == name),
+            read: &|name| Ok(file.tensor(name)?),
+        };
+        Self::build(spec, &tensors)
     }
 
     /// A network of tensors in memory; errors name `path`.
@@ -204,7 +209,12 @@ impl Network {
                     detail: format!("{name} is missing"),
                 })
         };
-        Self::build(spec, &Tensors { path, read: &read })
+        let tensors = Tensors {
+            path,
+            has: &|name| tensors.contains_key(name),
+            read: &read,
+        };
+        Self::build(spec, &tensors)
     }
 
     fn build(spec: NetworkSpec, tensors: &Tensors<'_>) -> Result<Self, NetworkError> {
@@ -245,10 +255,15 @@ impl Network {
 /// The tensors of a network.
 struct Tensors<'a> {
     path: &'a Path,
+    has: &'a dyn Fn(&str) -> bool,
     read: &'a dyn Fn(&str) -> Result<Tensor, NetworkError>,
 }
 
 impl Tensors<'_> {
+    fn has(&self, name: &str) -> bool {
+        (self.has)(name)
+    }
+
     /// A tensor of this shape.
     fn read(&self, name: &str, expected: &[usize]) -> Result<Tensor, NetworkError> {
         let tensor = (self.read)(name)?;
