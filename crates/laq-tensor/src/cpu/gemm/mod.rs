@@ -10,6 +10,7 @@
 
 mod pack;
 mod tile;
+mod transpose;
 
 use std::cell::Cell;
 use std::ops::Range;

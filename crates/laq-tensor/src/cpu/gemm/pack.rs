@@ -2,6 +2,10 @@
 
 use std::ops::Range;
 
+use laq_simd::Isa;
+
+use super::transpose::transpose;
+
 /// A matrix view: element (i, j) is at `i·row_stride + j·column_stride`. It is row-major or the
 /// transpose of a row-major matrix, so one of the strides is 1.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +106,11 @@ pub(crate) fn pack_panel(
         // Sixteen columns of a row are one cache line: read it once, scatter it within the panel.
         const LINE: usize = 16;
         let mut done = 0;
+        if present == width && !columns.is_empty() {
+            let source = &matrix.data[at(first, columns.start)..];
+            let size = [width, columns.len()];
+            done = transpose(Isa::selected(), source, matrix.row_stride, size, panel);
+        }
         while done < columns.len() {
             let line = LINE.min(columns.len() - done);
             let target = &mut panel[done * width..(done + line) * width];

@@ -211,6 +211,20 @@ mod x86 {
         }
     }
 
+    /// Steps ahead of the current one whose elements of B are fetched into the first-level cache: a
+    /// panel of 64 kB is larger than that cache.
+    const PREFETCH_DISTANCE: usize = 8;
+
+    #[inline(always)]
+    fn prefetch(b: *const f32) {
+        let ahead = b.wrapping_add(PREFETCH_DISTANCE * AVX512_COLUMNS);
+        // SAFETY: a prefetch may be of any address.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(16).cast());
+        }
+    }
+
     /// # Safety
     /// As [`super::tile`]; the processor has AVX-512F.
     #[target_feature(enable = "avx512f")]
@@ -226,8 +240,9 @@ mod x86 {
         for step in 0..depth {
             // SAFETY: step < depth, so both reads are within the packed operands.
             unsafe {
-                let b0 = _mm512_loadu_ps(b.add(step * AVX512_COLUMNS));
-                let b1 = _mm512_loadu_ps(b.add(step * AVX512_COLUMNS + 16));
+                let b = b.add(step * AVX512_COLUMNS);
+                let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
+                prefetch(b);
                 for r in 0..AVX512_ROWS {
                     let x = _mm512_set1_ps(*a.add(step * AVX512_ROWS + r));
                     sums[r][0] = _mm512_fmadd_ps(x, b0, sums[r][0]);
@@ -258,8 +273,8 @@ mod x86 {
                 // SAFETY: step is below that of the run, so all reads are within its rows and the
                 // packed panel.
                 unsafe {
-                    let b0 = _mm512_loadu_ps(b);
-                    let b1 = _mm512_loadu_ps(b.add(16));
+                    let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
+                    prefetch(b);
                     b = b.add(AVX512_COLUMNS);
                     for r in 0..AVX512_ROWS {
                         let x = _mm512_set1_ps(*rows[r].add(step));
