@@ -96,12 +96,68 @@ pub(crate) fn product(
     };
     let column_blocks = panels.div_ceil(block_panels);
     let in_place = tile::reads_in_place(isa) && a.in_place(0, 0..depth).is_some();
+    let slices = (0..depth)
+        .step_by(DEPTH)
+        .map(|start| start..depth.min(start + DEPTH));
     let c = Shared::new(c);
+    // Runs `work` with the rows of A of a block.
+    let with_a = |rows: &Range<usize>, slice: &Range<usize>, work: &dyn Fn(BlockOfA<'_>)| {
+        let tiles = rows.len().div_ceil(mr);
+        let first_rows = rows.clone().step_by(mr);
+        if in_place {
+            let mut runs = [[NO_RUN; MAX_RUNS]; MAX_TILES];
+            let mut count = 0;
+            for (runs, first) in runs.iter_mut().zip(first_rows) {
+                count = find_runs(&a, first, rows.end, slice.clone(), runs);
+            }
+            work(BlockOfA::InPlace(&runs[..tiles], count));
+        } else {
+            let size = mr * slice.len();
+            with_scratch(&PACKED_A, tiles * size, |packed_a| {
+                for (first, target) in first_rows.zip(packed_a.chunks_exact_mut(size)) {
+                    a.pack(first, rows.end, mr, slice.clone(), target);
+                }
+                work(BlockOfA::Packed(packed_a));
+            });
+        }
+    };
+    // One panel of B and the rows of a block.
+    let multiply =
+        |block: BlockOfA<'_>, rows: &Range<usize>, (panel, packed_b): (usize, &[f32]), add| {
+            let steps = packed_b.len() / nr;
+            let first_column = panel * nr;
+            let width = nr.min(columns - first_column);
+            let target = c.address(rows.start * columns + first_column);
+            let rows = rows.len();
+            // SAFETY: this block of C belongs to the calling task only.
+            unsafe {
+                multiply_rows(
+                    isa, steps, block, rows, packed_b, width, target, columns, add,
+                )
+            };
+        };
+    if row_blocks == 1 {
+        // No other rows need a panel of B: each task packs its panels, one at a time, and they are read
+        // while they are in the cache.
+        (0..column_blocks).into_par_iter().for_each(|block| {
+            let first_panel = block * block_panels;
+            for slice in slices.clone() {
+                let (steps, add) = (slice.len(), accumulate || slice.start > 0);
+                with_a(&(0..rows), &slice, &|block| {
+                    with_scratch(&PACKED_B, nr * steps, |packed_b| {
+                        for panel in first_panel..panels.min(first_panel + block_panels) {
+                            b_transposed.pack(panel * nr, columns, nr, slice.clone(), packed_b);
+                            multiply(block, &(0..rows), (panel, packed_b), add);
+                        }
+                    });
+                });
+            }
+        });
+        return;
+    }
     with_scratch(&PACKED_B, panels * nr * DEPTH.min(depth), |packed_b| {
-        let mut start = 0;
-        while start < depth {
-            let slice = start..depth.min(start + DEPTH);
-            let steps = slice.len();
+        for slice in slices {
+            let (steps, add) = (slice.len(), accumulate || slice.start > 0);
             let packed_b = &mut packed_b[..panels * nr * steps];
             packed_b
                 .par_chunks_exact_mut(nr * steps)
@@ -110,54 +166,19 @@ pub(crate) fn product(
                     b_transposed.pack(panel * nr, columns, nr, slice.clone(), target);
                 });
             let packed_b = &*packed_b;
-            let add = accumulate || start > 0;
             (0..row_blocks * column_blocks)
                 .into_par_iter()
                 .for_each(|block| {
                     let first_row = block / column_blocks * block_rows;
-                    let last_row = rows.min(first_row + block_rows);
+                    let rows = first_row..rows.min(first_row + block_rows);
                     let first_panel = block % column_blocks * block_panels;
-                    let last_panel = panels.min(first_panel + block_panels);
-                    let tiles = (last_row - first_row).div_ceil(mr);
-                    let multiply = |block: BlockOfA<'_>| {
-                        for panel in first_panel..last_panel {
-                            let first_column = panel * nr;
-                            // SAFETY: this block of C belongs to this task only.
-                            unsafe {
-                                multiply_rows(
-                                    isa,
-                                    steps,
-                                    block,
-                                    last_row - first_row,
-                                    &packed_b[panel * nr * steps..][..nr * steps],
-                                    nr.min(columns - first_column),
-                                    c.address(first_row * columns + first_column),
-                                    columns,
-                                    add,
-                                );
-                            }
+                    with_a(&rows, &slice, &|block| {
+                        for panel in first_panel..panels.min(first_panel + block_panels) {
+                            let packed_b = &packed_b[panel * nr * steps..][..nr * steps];
+                            multiply(block, &rows, (panel, packed_b), add);
                         }
-                    };
-                    if in_place {
-                        let mut runs = [[NO_RUN; MAX_RUNS]; MAX_TILES];
-                        let mut count = 0;
-                        for (tile, runs) in runs[..tiles].iter_mut().enumerate() {
-                            count =
-                                find_runs(&a, first_row + tile * mr, last_row, slice.clone(), runs);
-                        }
-                        multiply(BlockOfA::InPlace(&runs[..tiles], count));
-                    } else {
-                        with_scratch(&PACKED_A, tiles * mr * steps, |packed_a| {
-                            for (tile, target) in packed_a.chunks_exact_mut(mr * steps).enumerate()
-                            {
-                                let first = first_row + tile * mr;
-                                a.pack(first, last_row, mr, slice.clone(), target);
-                            }
-                            multiply(BlockOfA::Packed(packed_a));
-                        });
-                    }
+                    });
                 });
-            start += DEPTH;
         }
     });
 }

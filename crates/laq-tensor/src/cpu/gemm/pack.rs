@@ -97,10 +97,16 @@ pub(crate) fn pack_panel(
     let present = width.min(last.saturating_sub(first));
     let at = |row: usize, column: usize| row * matrix.row_stride + column * matrix.column_stride;
     if matrix.row_stride == 1 {
-        for (column, target) in columns.zip(panel.chunks_exact_mut(width)) {
-            let start = at(first, column);
-            target[..present].copy_from_slice(&matrix.data[start..start + present]);
-            target[present..].fill(0.0);
+        let sources = columns.map(|column| &matrix.data[at(first, column)..][..present]);
+        match (present == width).then_some(width) {
+            Some(32) => copy_rows::<32>(sources, panel),
+            Some(16) => copy_rows::<16>(sources, panel),
+            _ => {
+                for (source, target) in sources.zip(panel.chunks_exact_mut(width)) {
+                    target[..present].copy_from_slice(source);
+                    target[present..].fill(0.0);
+                }
+            }
         }
     } else {
         // Sixteen columns of a row are one cache line: read it once, scatter it within the panel.
@@ -128,5 +134,12 @@ pub(crate) fn pack_panel(
             }
             done += line;
         }
+    }
+}
+
+/// Copies rows of N elements; a constant number is copied without a call.
+fn copy_rows<'a, const N: usize>(sources: impl Iterator<Item = &'a [f32]>, panel: &mut [f32]) {
+    for (source, target) in sources.zip(panel.as_chunks_mut::<N>().0) {
+        target.copy_from_slice(source);
     }
 }
