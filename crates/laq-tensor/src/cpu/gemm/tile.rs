@@ -225,6 +225,19 @@ mod x86 {
         }
     }
 
+    /// Fetches the lines of a tile of C, which are written at its end.
+    #[inline(always)]
+    fn prefetch_tile(c: *const f32, stride: usize) {
+        for row in 0..AVX512_ROWS {
+            let row = c.wrapping_add(row * stride);
+            // SAFETY: a prefetch may be of any address.
+            unsafe {
+                _mm_prefetch::<_MM_HINT_ET0>(row.cast());
+                _mm_prefetch::<_MM_HINT_ET0>(row.wrapping_add(16).cast());
+            }
+        }
+    }
+
     /// # Safety
     /// As [`super::tile`]; the processor has AVX-512F.
     #[target_feature(enable = "avx512f")]
@@ -236,6 +249,7 @@ mod x86 {
         stride: usize,
         accumulate: bool,
     ) {
+        prefetch_tile(c, stride);
         let mut sums = [[_mm512_setzero_ps(); 2]; AVX512_ROWS];
         for step in 0..depth {
             // SAFETY: step < depth, so both reads are within the packed operands.
@@ -266,6 +280,7 @@ mod x86 {
         stride: usize,
         accumulate: bool,
     ) {
+        prefetch_tile(c, stride);
         let mut sums = [[_mm512_setzero_ps(); 2]; AVX512_ROWS];
         for run in runs {
             let rows = run.rows;
