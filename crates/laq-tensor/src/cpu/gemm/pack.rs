@@ -101,6 +101,8 @@ pub(crate) fn pack_panel(
         match (present == width).then_some(width) {
             Some(32) => copy_rows::<32>(sources, panel),
             Some(16) => copy_rows::<16>(sources, panel),
+            Some(10) => copy_rows::<10>(sources, panel),
+            Some(6) => copy_rows::<6>(sources, panel),
             _ => {
                 for (source, target) in sources.zip(panel.chunks_exact_mut(width)) {
                     target[..present].copy_from_slice(source);
