@@ -38,6 +38,11 @@ const MAX_TILES: usize = BLOCK_ROWS / RUN_ROWS;
 pub(crate) static ZEROS: [f32; DEPTH] = [0.0; DEPTH];
 /// Columns of a block of C, approximately, where rows alone make too few blocks for the threads.
 const BLOCK_COLUMNS: usize = 256;
+/// Rows that a task packs for all of its panels of B, at most: a slice of them is half of the
+/// second-level cache.
+const MAX_PACKED_ROWS: usize = 512;
+/// Tasks for each thread where every task packs the same rows of A.
+const TASKS_PER_THREAD: usize = 3;
 /// The number of blocks that keeps the threads busy.
 const MIN_BLOCKS: usize = 16;
 
@@ -136,16 +141,24 @@ pub(crate) fn product(
                 )
             };
         };
-    if row_blocks == 1 {
-        // No other rows need a panel of B: each task packs its panels, one at a time, and they are read
-        // while they are in the cache.
+    let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
+    let packs_few_rows = !in_place && rows <= MAX_PACKED_ROWS && panels >= tasks;
+    if row_blocks == 1 || packs_few_rows {
+        // One task for all rows of some panels: it packs each panel of B itself, and reads it while it
+        // is in the cache. The tasks do not wait for each other between the slices.
+        let block_panels = match packs_few_rows {
+            true => panels.div_ceil(tasks),
+            false => block_panels,
+        };
+        let column_blocks = panels.div_ceil(block_panels);
         (0..column_blocks).into_par_iter().for_each(|block| {
-            let first_panel = block * block_panels;
+            let first = block * block_panels;
+            let last = panels.min(first + block_panels);
             for slice in slices.clone() {
-                let (steps, add) = (slice.len(), accumulate || slice.start > 0);
+                let (size, add) = (nr * slice.len(), accumulate || slice.start > 0);
                 with_a(&(0..rows), &slice, &|block| {
-                    with_scratch(&PACKED_B, nr * steps, |packed_b| {
-                        for panel in first_panel..panels.min(first_panel + block_panels) {
+                    with_scratch(&PACKED_B, size, |packed_b| {
+                        for panel in first..last {
                             b_transposed.pack(panel * nr, columns, nr, slice.clone(), packed_b);
                             multiply(block, &(0..rows), (panel, packed_b), add);
                         }
