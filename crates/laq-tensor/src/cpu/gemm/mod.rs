@@ -1,8 +1,9 @@
 //! C = A·B in f32, packed and tiled, over all threads of the current rayon pool.
 //!
-//! The product is split along its depth into slices of [`DEPTH`]. For each slice, B is packed once,
-//! and blocks of C are distributed to the threads, which pack their rows of A. Every element of C
-//! is summed in the order of the depth on any thread: the same bits for any number of threads.
+//! The product is split along its depth into slices of [`DEPTH`]. B is packed once, for as many slices
+//! as fit, and blocks of C are distributed to the threads, which pack their rows of A; with few rows,
+//! a task has all of them and packs its panels of B as well. Every element of C is summed in the order
+//! of the depth on any thread: the same bits for any number of threads.
 //! Scratch memory is thread-local and reused.
 //!
 //! This is not delegated to a crate because convolutions pack images without im2col and the LSTM
@@ -38,6 +39,8 @@ const MAX_TILES: usize = BLOCK_ROWS / RUN_ROWS;
 pub(crate) static ZEROS: [f32; DEPTH] = [0.0; DEPTH];
 /// Columns of a block of C, approximately, where rows alone make too few blocks for the threads.
 const BLOCK_COLUMNS: usize = 256;
+/// Elements of B that are packed at a time, unless a slice has more.
+const MAX_PACKED_B: usize = 1 << 22;
 /// Rows that a task packs for all of its panels of B, at most: a slice of them is half of the
 /// second-level cache.
 const MAX_PACKED_ROWS: usize = 512;
@@ -168,15 +171,22 @@ pub(crate) fn product(
         });
         return;
     }
-    with_scratch(&PACKED_B, panels * nr * DEPTH.min(depth), |packed_b| {
-        for slice in slices {
-            let (steps, add) = (slice.len(), accumulate || slice.start > 0);
-            let packed_b = &mut packed_b[..panels * nr * steps];
+    // As many slices at a time as fit: a block of C stays in the cache of its task for all of them.
+    let panel_size = nr * DEPTH.min(depth);
+    let slice_size = panels * panel_size;
+    let at_once = (MAX_PACKED_B / slice_size).clamp(1, depth.div_ceil(DEPTH));
+    with_scratch(&PACKED_B, at_once * slice_size, |packed_b| {
+        for first_slice in (0..depth.div_ceil(DEPTH)).step_by(at_once) {
+            let group = slices.clone().skip(first_slice).take(at_once);
+            let packed_b = &mut packed_b[..group.len() * slice_size];
             packed_b
-                .par_chunks_exact_mut(nr * steps)
+                .par_chunks_exact_mut(panel_size)
                 .enumerate()
-                .for_each(|(panel, target)| {
-                    b_transposed.pack(panel * nr, columns, nr, slice.clone(), target);
+                .for_each(|(index, target)| {
+                    let start = (first_slice + index / panels) * DEPTH;
+                    let slice = start..depth.min(start + DEPTH);
+                    let target = &mut target[..nr * slice.len()];
+                    b_transposed.pack(index % panels * nr, columns, nr, slice, target);
                 });
             let packed_b = &*packed_b;
             (0..row_blocks * column_blocks)
@@ -185,12 +195,17 @@ pub(crate) fn product(
                     let first_row = block / column_blocks * block_rows;
                     let rows = first_row..rows.min(first_row + block_rows);
                     let first_panel = block % column_blocks * block_panels;
-                    with_a(&rows, &slice, &|block| {
-                        for panel in first_panel..panels.min(first_panel + block_panels) {
-                            let packed_b = &packed_b[panel * nr * steps..][..nr * steps];
-                            multiply(block, &rows, (panel, packed_b), add);
-                        }
-                    });
+                    let last_panel = panels.min(first_panel + block_panels);
+                    let of_slices = packed_b.chunks_exact(slice_size);
+                    for (slice, packed_b) in group.clone().zip(of_slices) {
+                        let (size, add) = (nr * slice.len(), accumulate || slice.start > 0);
+                        with_a(&rows, &slice, &|block| {
+                            for panel in first_panel..last_panel {
+                                let packed_b = &packed_b[panel * panel_size..][..size];
+                                multiply(block, &rows, (panel, packed_b), add);
+                            }
+                        });
+                    }
                 });
         }
     });
