@@ -1,6 +1,6 @@
 //! The file of packed weights: safetensors, with an entry of metadata for every packed tensor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::Dtype;
@@ -204,16 +204,14 @@ impl PackedFile {
 
     /// The names of all tensors, packed or not, without those of codes and steps.
     pub fn names(&self) -> Vec<String> {
-        let parts: Vec<String> = (self.entries.keys())
+        let parts: BTreeSet<String> = (self.entries.keys())
             .flat_map(|name| [packed_name(name), scale_name(name)])
             .collect();
         let plain = self.file.tensors().into_iter().map(|(name, _)| name);
-        let mut names: Vec<String> = plain.filter(|name| !parts.contains(name)).collect();
+        let plain = plain.filter(|name| !parts.contains(name));
         // A dequantized copy has the name of the packed tensor.
-        names.extend(self.entries.keys().cloned());
-        names.sort();
-        names.dedup();
-        names
+        let names: BTreeSet<String> = plain.chain(self.entries.keys().cloned()).collect();
+        names.into_iter().collect()
     }
 
     /// Whether a tensor is packed.
