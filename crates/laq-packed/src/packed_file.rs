@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::Dtype;
+use safetensors::tensor::{Dtype, TensorInfo};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -214,9 +214,9 @@ impl PackedFile {
         names.into_iter().collect()
     }
 
-    /// Whether a tensor is packed.
-    pub fn is_packed(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
+    /// The header entry of a tensor, or of the dequantized copy of a packed one.
+    pub(crate) fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.file.info(name)
     }
 
     /// Checks the types and shapes of the codes and steps of a packed tensor.
@@ -258,9 +258,17 @@ impl PackedFile {
     /// [`PackedFileError`] if the tensor is missing or of another type, or its codes or steps are
     /// invalid.
     pub fn tensor(&self, name: &str) -> Result<Tensor, PackedFileError> {
+        if let Some(packed) = self.packed(name)? {
+            return Ok(Tensor::Packed(packed));
+        }
+        let (shape, values) = self.f32s(name)?;
+        Ok(Tensor::F32 { shape, values })
+    }
+
+    /// Reads a packed tensor; `None` if the tensor is not packed.
+    pub(crate) fn packed(&self, name: &str) -> Result<Option<PackedTensor>, PackedFileError> {
         let Some(entry) = self.entries.get(name) else {
-            let (shape, values) = self.f32s(name)?;
-            return Ok(Tensor::F32 { shape, values });
+            return Ok(None);
         };
         let part = packed_name(name);
         let info = self.file.info(&part).expect("checked");
@@ -278,9 +286,8 @@ impl PackedFile {
         };
         let table = CodeTable::new(entry.values.clone()).map_err(codes)?;
         let (shape, packing, two) = (&entry.shape, entry.packing, entry.two_scales);
-        let tensor =
-            PackedTensor::new(shape, rows, packing, packed, table, steps, two).map_err(codes)?;
-        Ok(Tensor::Packed(tensor))
+        let tensor = PackedTensor::new(shape, rows, packing, packed, table, steps, two);
+        tensor.map(Some).map_err(codes)
     }
 
     /// The shape and the elements of a tensor in full precision.

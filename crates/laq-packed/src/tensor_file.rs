@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde::Serialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -209,35 +208,6 @@ impl TensorFile {
         }
         Ok(())
     }
-}
-
-/// A tensor of a safetensors file.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ListedTensor {
-    /// Its name.
-    pub name: String,
-    /// Element type.
-    pub dtype: String,
-    /// Sizes.
-    pub shape: Vec<usize>,
-    /// Bytes of its elements.
-    pub bytes: usize,
-}
-
-/// The tensors of a safetensors file, in file order.
-///
-/// # Errors
-///
-/// Any defect of the header; see [`TensorFileError`].
-pub fn list_tensors(path: &Path) -> Result<Vec<ListedTensor>, TensorFileError> {
-    let file = TensorFile::open(path)?;
-    let listed = file.tensors().into_iter().map(|(name, info)| ListedTensor {
-        name,
-        dtype: info.dtype.to_string(),
-        shape: info.shape.clone(),
-        bytes: info.data_offsets.1 - info.data_offsets.0,
-    });
-    Ok(listed.collect())
 }
 
 /// The format of `torch.save` that begins with these bytes.

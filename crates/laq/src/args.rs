@@ -286,7 +286,7 @@ pub(crate) struct ClassifyArgs {
 /// Print the tensors of a file: bits, sizes, scales, sparsity, shares of the levels.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
-    /// A file of packed weights, or any safetensors file.
+    /// A file of packed weights, any safetensors file, or an ONNX model.
     pub(crate) file: PathBuf,
     /// Print JSON.
     #[arg(long)]

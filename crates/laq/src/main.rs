@@ -1,8 +1,8 @@
 //! `laq`: trains, evaluates and quantizes networks with low-bit weights, and reproduces tables of
 //! results.
 //!
-//! `args` defines the command line; `commands`, `packed`, `quantize` and `reproduce` call the libraries and
-//! print; `progress` draws progress; `output` writes to the standard streams and handles signals.
+//! `args` defines the command line; `commands`, `inspect`, `packed`, `quantize` and `reproduce` call the
+//! libraries and print; `progress` draws progress; `output` writes to the standard streams and handles signals.
 //!
 //! Exit codes: 0 success, 1 an error, 2 a wrong command line, 130 interrupted (and saved).
 
@@ -13,6 +13,7 @@ mod args;
 mod book;
 mod commands;
 mod gpu_check;
+mod inspect;
 mod output;
 mod packed;
 mod progress;
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         Command::Export(args) => packed::export(&args),
         Command::Sample(args) => packed::sample(&args),
         Command::Classify(args) => packed::classify(&args),
-        Command::Inspect(args) => packed::inspect(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
         Command::Config(args) => commands::config(&args),
         Command::Summary(args) => commands::summary(&args),
         Command::Estimate(args) => commands::estimate(&args),

@@ -1,4 +1,4 @@
-//! `laq export`, `sample`, `classify` and `inspect`: networks of packed weights.
+//! `laq export`, `sample` and `classify`: networks of packed weights.
 
 use std::fs;
 use std::io::Write;
@@ -12,13 +12,13 @@ use laq_datasets::{ImageError, Images, Preprocessing, RawImages, idx};
 use laq_lab::text::table;
 use laq_packed::network::Feedforward;
 use laq_packed::onnx::OnnxOptions;
-use laq_packed::{Activations, Network, PackedFile, PackedFileError, Tensor};
+use laq_packed::{Activations, Network};
 use laq_runner::export::{
     ExportOptions, export_compressed_tensors, export_npz, export_onnx, export_packed, open_network,
 };
 use serde_json::json;
 
-use crate::args::{ClassifyArgs, ExportArgs, ExportFormat, InspectArgs, SampleArgs};
+use crate::args::{ClassifyArgs, ExportArgs, ExportFormat, SampleArgs};
 use crate::commands::bytes;
 use crate::output::{INTERRUPTED, Output, log_error, print_json, stop_flag};
 
@@ -103,7 +103,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
 }
 
 /// `4 × 3`, as a table prints it.
-fn shape(sizes: &[usize]) -> String {
+pub(crate) fn shape(sizes: &[usize]) -> String {
     let sizes: Vec<_> = sizes.iter().map(ToString::to_string).collect();
     sizes.join("×")
 }
@@ -264,122 +264,4 @@ fn preprocess(network: &Feedforward, pixels: Vec<u8>) -> Result<Vec<f32>> {
     let (mut inputs, mut labels) = (vec![0.0; count * shape.elements()], vec![0; count]);
     images.fill(&order, &mut inputs, &mut labels);
     Ok(inputs)
-}
-
-pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
-    let file = match PackedFile::open(&args.file) {
-        Ok(file) => file,
-        Err(PackedFileError::NotPacked { .. }) => return inspect_plain(args),
-        Err(error) => return Err(error.into()),
-    };
-    let mut tensors = Vec::new();
-    for name in file.names() {
-        let (tensor, elements) = match file.tensor(&name) {
-            Ok(tensor) => {
-                let elements: usize = tensor.shape().iter().product();
-                (tensor, elements)
-            }
-            // Copied tensors may have any element type.
-            Err(_) if !file.is_packed(&name) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let share = |count: u64| count as f64 / elements.max(1) as f64;
-        let Tensor::Packed(packed) = &tensor else {
-            tensors.push(json!({
-                "name": name, "shape": tensor.shape(), "bits": 32, "bytes": tensor.bytes(),
-            }));
-            continue;
-        };
-        let multipliers = packed.table().multipliers();
-        let levels: Vec<_> = (multipliers.iter().zip(packed.counts()))
-            .map(|(multiplier, count)| json!({"multiplier": multiplier, "share": share(count)}))
-            .collect();
-        let zeros = multipliers.iter().position(|multiplier| *multiplier == 0.0);
-        tensors.push(json!({
-            "name": name,
-            "shape": packed.shape(),
-            "bits": packed.packing().bits_per_code(),
-            "bytes": packed.bytes(),
-            "groups": packed.groups(),
-            "scales": packed.steps(),
-            "sparsity": zeros.map_or(0.0, |zero| share(packed.counts()[zero])),
-            "levels": levels,
-        }));
-    }
-    let method = file.metadata().find(|(key, _)| key == "laq.method");
-    let bytes_of_file = fs::metadata(&args.file)
-        .with_context(|| format!("cannot read {}", args.file.display()))?
-        .len();
-    if args.json {
-        print_json(&json!({
-            "file": args.file, "bytes": bytes_of_file, "method": method.map(|(_, method)| method),
-            "tensors": tensors,
-        }))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let header = [
-        "tensor", "shape", "bits", "bytes", "zeros", "scales", "levels",
-    ];
-    let mut rows = vec![header.map(String::from)];
-    for tensor in &tensors {
-        let text = |key: &str| tensor[key].as_str().unwrap_or_default().to_owned();
-        let sizes: Vec<usize> = serde_json::from_value(tensor["shape"].clone())?;
-        let scales: Vec<f32> = serde_json::from_value(tensor["scales"].clone()).unwrap_or_default();
-        let levels: Vec<_> = (tensor["levels"].as_array().into_iter().flatten())
-            .map(|level| {
-                let percent = 100.0 * level["share"].as_f64().unwrap_or_default();
-                format!("{}: {percent:.1} %", level["multiplier"])
-            })
-            .collect();
-        let shown: Vec<_> = scales
-            .iter()
-            .take(4)
-            .map(|scale| format!("{scale:.4}"))
-            .collect();
-        let more = if scales.len() > 4 {
-            format!(" … ({})", scales.len())
-        } else {
-            String::new()
-        };
-        let sparsity = tensor["sparsity"].as_f64();
-        rows.push([
-            text("name"),
-            shape(&sizes),
-            tensor["bits"].to_string(),
-            bytes(tensor["bytes"].as_u64().unwrap_or_default() as usize),
-            sparsity.map_or(String::new(), |sparsity| {
-                format!("{:.1} %", 100.0 * sparsity)
-            }),
-            shown.join(" ") + &more,
-            levels.join(", "),
-        ]);
-    }
-    write!(Output, "{}", table(rows, |column| (2..5).contains(&column)))?;
-    writeln!(
-        Output,
-        "{} ({})",
-        args.file.display(),
-        bytes(bytes_of_file as usize)
-    )?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A safetensors file without packed weights.
-fn inspect_plain(args: &InspectArgs) -> Result<ExitCode> {
-    let tensors = laq_packed::list_tensors(&args.file)?;
-    if args.json {
-        print_json(&json!({"file": args.file, "tensors": tensors}))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let mut rows = vec![["tensor", "shape", "elements", "bytes"].map(String::from)];
-    for tensor in &tensors {
-        rows.push([
-            tensor.name.clone(),
-            shape(&tensor.shape),
-            tensor.dtype.clone(),
-            bytes(tensor.bytes),
-        ]);
-    }
-    write!(Output, "{}", table(rows, |column| column == 3))?;
-    Ok(ExitCode::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! Exports a network to ONNX, with standard operators only.
+//! Exports a network to ONNX, with standard operators only, and reads what a model of any producer has.
 //!
 //! A quantized weight is an initializer of integers (INT2, INT4 or INT8) and a `DequantizeLinear` with
 //! the scales of the packed file, which computes the same product of scale and integer. Weights with a
@@ -6,7 +6,12 @@
 //! channels, as in training; convolutions are transposed to the layout of ONNX. The gates of the LSTM
 //! are reordered from i, f, g, o to i, o, f, c.
 
+mod constant;
 mod proto;
+mod quantized;
+mod read;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -18,6 +23,8 @@ use self::proto::{
     Attribute, Dimension, DimensionValue, Entry, Graph, Model, Node, OperatorSet, Shape,
     TensorType, TypeProto, ValueInfo, attribute_type, data_type,
 };
+pub(crate) use self::read::read_onnx;
+pub use self::read::{OnnxHeader, OnnxReadError};
 use self::weights::{QONNX, permuted};
 use crate::network::{LayerSpec, NetworkSpec};
 use crate::packed_file::Tensor;

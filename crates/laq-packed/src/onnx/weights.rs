@@ -15,7 +15,8 @@ impl Builder<'_> {
             dims: dims.iter().map(|size| *size as i64).collect(),
             data_type: kind,
             name: name.to_owned(),
-            raw_data,
+            raw_data: raw_data.into(),
+            ..TensorProto::default()
         });
     }
 

@@ -107,7 +107,49 @@ fn inspect_prints_bits_scales_and_levels() {
     assert_fails(
         &dir,
         &["inspect", "text.txt"],
-        &["text.txt is not a safetensors file"],
+        &["text.txt is neither a safetensors file nor an ONNX model"],
+    );
+}
+
+#[test]
+fn inspect_prints_the_levels_of_onnx_models() {
+    let dir = language_model("lat-a");
+    let tensor = |file: &str, name: &str| {
+        let found = json(&dir, &["inspect", file, "--json"]);
+        let mut tensors = found["tensors"].as_array().expect("a list").iter();
+        let tensor = tensors.find(|tensor| tensor["name"] == name);
+        (found["onnx"].clone(), tensor.expect("the tensor").clone())
+    };
+    let (_, packed) = tensor("text.safetensors", "lstm.weight_hh");
+    for (format, part) in [("onnx", "integers"), ("qonnx", "float")] {
+        let export = ["export", "runs/tiny", "--to", format, "--out", "text.onnx"];
+        run(&dir, &export);
+        let (onnx, found) = tensor("text.onnx", &format!("lstm.weight_hh.{part}"));
+        assert_eq!(onnx["opsets"]["ai.onnx"], 21);
+        assert_eq!(onnx["metadata"]["laq.method"], "lat-a");
+        for key in ["shape", "levels", "sparsity"] {
+            assert_eq!(found[key], packed[key], "{format}, {key}");
+        }
+    }
+    let (_, packed) = tensor("text.onnx", "lstm.bias");
+    assert_eq!(
+        (&packed["dtype"], &packed["bits"]),
+        (&"FLOAT".into(), &32.0.into())
+    );
+    run(
+        &dir,
+        &["export", "runs/tiny", "--to", "onnx", "--out", "text.onnx"],
+    );
+    let printed = run(&dir, &["inspect", "text.onnx"]);
+    for text in ["operators: ai.onnx 21", "producer: laq ", "INT4", "0.0: "] {
+        assert!(printed.contains(text), "{text} in {printed}");
+    }
+    let model = fs::read(dir.path("text.onnx")).expect("read");
+    fs::write(dir.path("cut.onnx"), &model[..model.len() / 2]).expect("write");
+    assert_fails(
+        &dir,
+        &["inspect", "cut.onnx"],
+        &["cut.onnx is no valid ONNX model", "download it again"],
     );
 }
 
