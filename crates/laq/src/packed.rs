@@ -10,13 +10,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use laq_datasets::{ImageError, Images, Preprocessing, RawImages, idx};
 use laq_lab::text::table;
-use laq_packed::network::Feedforward;
+use laq_packed::network::{Feedforward, Prediction};
 use laq_packed::onnx::OnnxOptions;
 use laq_packed::{Activations, Network};
 use laq_runner::export::{
     ExportOptions, export_compressed_tensors, export_npz, export_onnx, export_packed, open_network,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{ClassifyArgs, ExportArgs, ExportFormat, SampleArgs};
 use crate::commands::bytes;
@@ -152,6 +152,9 @@ pub(crate) fn sample(args: &SampleArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Images that are classified at a time.
+const BATCH: usize = 64;
+
 pub(crate) fn classify(args: &ClassifyArgs) -> Result<ExitCode> {
     let Network::Feedforward(network) = open(&args.path, args.int8)? else {
         bail!(
@@ -163,39 +166,45 @@ pub(crate) fn classify(args: &ClassifyArgs) -> Result<ExitCode> {
         let pixels = read_images(path, network.input())?;
         let inputs = preprocess(&network, pixels)
             .with_context(|| format!("cannot preprocess {}", path.display()))?;
-        let several = inputs.len() > network.input().iter().product();
         let elements: usize = network.input().iter().product();
-        for (index, image) in inputs.chunks_exact(elements).enumerate() {
-            let predictions = network.classify(image)?;
-            let top = &predictions[0][..args.top.clamp(1, network.classes())];
-            let name = match several {
-                true => format!("{}[{index}]", path.display()),
-                false => path.display().to_string(),
-            };
-            if args.json {
-                let classes: Vec<_> = (top.iter())
-                    .map(|found| {
-                        json!({
-                            "class": found.class,
-                            "output": found.output,
-                            "probability": found.probability,
-                        })
-                    })
-                    .collect();
-                let line = json!({"image": path, "index": index, "classes": classes});
-                writeln!(Output, "{line}")?;
-                continue;
+        let several = inputs.len() > elements;
+        for (batch, images) in inputs.chunks(BATCH * elements).enumerate() {
+            for (place, predictions) in network.classify(images)?.iter().enumerate() {
+                let index = BATCH * batch + place;
+                let top = &predictions[..args.top.clamp(1, network.classes())];
+                if args.json {
+                    let line = json!({"image": path, "index": index, "classes": classes(top)});
+                    writeln!(Output, "{line}")?;
+                    continue;
+                }
+                let name = match several {
+                    true => format!("{}[{index}]", path.display()),
+                    false => path.display().to_string(),
+                };
+                writeln!(Output, "{name}: {}", described(top))?;
             }
-            let classes: Vec<_> = (top.iter())
-                .map(|found| match found.probability {
-                    Some(probability) => format!("{} ({:.1} %)", found.class, 100.0 * probability),
-                    None => format!("{} ({:+.3})", found.class, found.output),
-                })
-                .collect();
-            writeln!(Output, "{name}: {}", classes.join(", "))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn classes(predictions: &[Prediction]) -> Value {
+    let class = |found: &Prediction| {
+        json!({
+            "class": found.class,
+            "output": found.output,
+            "probability": found.probability,
+        })
+    };
+    predictions.iter().map(class).collect()
+}
+
+fn described(predictions: &[Prediction]) -> String {
+    let class = |found: &Prediction| match found.probability {
+        Some(probability) => format!("{} ({:.1} %)", found.class, 100.0 * probability),
+        None => format!("{} ({:+.3})", found.class, found.output),
+    };
+    predictions.iter().map(class).collect::<Vec<_>>().join(", ")
 }
 
 /// The pixels of the images of a file.

@@ -193,10 +193,10 @@ fn images_are_classified_alike_from_every_format() {
         [format!("P5 {width} {height} 255\n").as_bytes(), &pixels].concat(),
     )
     .expect("write");
-    let two = [&pixels[..], &pixels].concat();
+    // More than are classified at a time.
     fs::write(
-        dir.path("two.idx"),
-        idx(&[2, height as u32, width as u32], &two),
+        dir.path("many.idx"),
+        idx(&[70, height as u32, width as u32], &pixels.repeat(70)),
     )
     .expect("write");
     let classes = |image: &str, path: &str| -> Vec<Value> {
@@ -214,9 +214,12 @@ fn images_are_classified_alike_from_every_format() {
         .sum();
     assert!((probabilities - 1.0).abs() < 1e-9);
     assert_eq!(
-        classes("two.idx", "digits.safetensors"),
-        [one[0].clone(), one[0].clone()]
+        classes("many.idx", "digits.safetensors"),
+        vec![one[0].clone(); 70]
     );
+    let printed = run(&dir, &["classify", "digits.safetensors", "many.idx"]);
+    let last = printed.lines().last().expect("a line");
+    assert!(last.starts_with("many.idx[69]: "), "{last}");
     assert_eq!(classes("one.pgm", "run"), one);
     let printed = run(
         &dir,
