@@ -81,3 +81,52 @@ def packed(packing, columns, row, values, scale, groups=1, two=False):
 put("packed", "ternary", packed("bits2", 5, bytes([0b10010010, 1]), [-1, 0, 1], [0.5]))
 put("packed", "trits", packed("trits5", 7, bytes([200, 4]), [-1, 0, 1], [0.5, 0.25], two=True))
 put("packed", "linear", packed("bits3", 3, bytes([0b01010110, 0]), [-3, -2, -1, 0, 1, 2, 3], [0.1, 0.2], groups=2))
+
+
+def field(number, value):
+    """A field of a protobuf: an integer, or bytes, or a text."""
+    def varint(n):
+        return bytes([n]) if n < 128 else bytes([n % 128 + 128]) + varint(n // 128)
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    value = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def tensor(name, kind, dims, data, number=9):
+    return b"".join(field(1, size) for size in dims) + field(2, kind) + field(8, name) + field(number, data)
+
+
+def onnx(op, tensors, attributes=b""):
+    inputs = b"".join(field(1, name) for name, *_ in tensors)
+    node = field(1, inputs + field(2, "y") + field(4, op) + attributes)
+    graph = node + b"".join(field(5, tensor(*t)) for t in tensors)
+    model = field(1, 10) + field(2, "other") + field(7, graph) + field(8, field(1, "") + field(2, 21))
+    return model + field(14, field(1, "laq.method") + field(2, "lat-a"))
+
+
+def attribute(name, value):
+    return field(5, field(1, name) + field(3, value) + field(20, 2))
+
+
+def floats(*values):
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+FLOAT, UINT8, INT8, UINT4, INT4, INT2 = 1, 2, 3, 21, 22, 26
+put("onnx", "tensor", onnx("DequantizeLinear", [("w", INT4, [3, 5], bytes(range(8))), ("s", FLOAT, [], floats(0.5))]))
+rows = [("w", UINT8, [2, 3], bytes(range(6))), ("s", FLOAT, [2], floats(0.5, 2)), ("z", UINT8, [2], bytes([128, 3]))]
+put("onnx", "rows", onnx("DequantizeLinear", rows, attribute("axis", 0)))
+blocks = [("w", INT2, [2, 6], bytes(range(3))), ("s", FLOAT, [2, 3], floats(1, 2, 3, 4, 5, 6))]
+put("onnx", "blocks", onnx("DequantizeLinear", blocks, attribute("axis", 1) + attribute("block_size", 2)))
+typed = [("w", INT8, [4], bytes(range(4)), 5), ("s", FLOAT, [1], floats(0.5), 4)]
+put("onnx", "typed", onnx("DequantizeLinear", typed))
+put("onnx", "gather", onnx("Gather", [("t", FLOAT, [3], floats(-1, 0, 2)), ("w", UINT4, [2, 2], bytes([0x10, 0x22]))]))
+weights = ("w", FLOAT, [2, 2], floats(-0.5, 0, 0.5, 1))
+put("onnx", "bipolar", onnx("BipolarQuant", [weights, ("s", FLOAT, [2, 1], floats(0.5, 1))]))
+scalars = [(name, FLOAT, [], floats(value)) for name, value in [("s", 0.5), ("z", 0), ("b", 3)]]
+put("onnx", "int", onnx("IntQuant", [weights, *scalars], attribute("signed", 1) + attribute("narrow", 1)))
+constant = field(5, field(1, "value") + field(5, tensor("", FLOAT, [2], floats(1, 2))) + field(20, 4))
+put("onnx", "constant", onnx("Constant", [], constant))
+external = field(1, 9) + field(2, INT4) + field(8, "w") + field(13, field(1, "location") + field(2, "w.bin")) + field(14, 1)
+put("onnx", "external", field(1, 10) + field(7, field(5, external)))
