@@ -238,10 +238,14 @@ fn images_are_classified_alike_from_every_format() {
     .expect("write");
     let experiment = dir.digits("lat-e", "data.preprocessing = \"mean-image\"");
     dir.train(&experiment, "mean").expect("a run");
+    let printed = run(&dir, &["classify", "mean", "one.pgm"]);
+    assert!(printed.starts_with("one.pgm: "), "{printed}");
+    let experiment = dir.digits("lat-e", "data.preprocessing = \"zca\"");
+    dir.train(&experiment, "whitened").expect("a run");
     assert_fails(
         &dir,
-        &["classify", "mean", "one.pgm"],
-        &["mean-image", "needs the training images", "laq eval"],
+        &["classify", "whitened", "one.pgm"],
+        &["zca", "training images", "laq eval"],
     );
 
     let size = format!("expected {height} × {width} pixels");
