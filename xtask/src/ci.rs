@@ -23,7 +23,7 @@ const STEPS: &[(&str, Variables)] = &[
     // One by one: in a workspace another crate would enable the feature.
     ("test -p laq-datasets --no-default-features", &[]),
     (
-        "check -p laq-solvers --no-default-features --all-targets",
+        "check -p laq-solvers --no-default-features --features std --all-targets",
         &[],
     ),
     ("check -p laq-cuda --no-default-features --all-targets", &[]),

@@ -1,6 +1,7 @@
 //! Buffers aligned to a cache line.
 
-use std::marker::PhantomData;
+use alloc::vec::Vec;
+use core::marker::PhantomData;
 
 use bytemuck::{AnyBitPattern, NoUninit, Pod, Zeroable};
 

@@ -1,11 +1,18 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
 
 mod buffer;
+#[cfg_attr(not(feature = "std"), path = "baseline.rs")]
+mod detect;
 mod isa;
 pub mod math;
 
 pub use buffer::AlignedBuffer;
-pub use isa::{Isa, KERNEL_VARIABLE, Set, UnknownIsa};
+#[cfg(feature = "std")]
+pub use detect::{KERNEL_VARIABLE, UnknownIsa};
+pub use isa::{Isa, Set};
 
 /// Compiles a function once per instruction set; the first argument of the result is an [`Isa`] and
 /// selects the version.

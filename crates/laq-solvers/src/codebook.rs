@@ -1,8 +1,11 @@
 //! Codebooks, scales, and the rule that decodes a level. Training, export and inference all use it.
 
-use std::cmp::Ordering;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+use core::hash::{Hash, Hasher};
 
 use crate::error::SolveError;
 

@@ -1,5 +1,7 @@
 //! Errors of the solvers.
 
+use alloc::string::String;
+
 /// An invalid problem, codebook or argument of a solver.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -99,30 +99,47 @@
 //!
 //! # Features
 //!
-//! `rayon` (default): passes over long slices, and [`solve_rows`], use the threads of the current
-//! rayon pool. Results have the same bits without it.
+//! - `rayon` (default): passes over long slices, and [`solve_rows`], use the threads of the current
+//!   rayon pool. Results have the same bits without it.
+//! - `std` (default): the solvers. Without it the crate needs `core` and `alloc` alone, and has
+//!   [`Codebook`], [`Scale`] and [`SolveError`].
+
+#![cfg_attr(not(feature = "std"), no_std)]
+// Parts of the codebooks serve the solvers alone; the build with `std` finds dead code.
+#![cfg_attr(not(feature = "std"), allow(dead_code))]
+
+extern crate alloc;
 
 // Layers, lowest first; a module imports from the layers below it.
 mod codebook;
 mod error;
+#[cfg(feature = "std")]
 mod problem;
 
+#[cfg(feature = "std")]
 mod passes;
 
+#[cfg(feature = "std")]
 mod solvers;
 
+#[cfg(feature = "std")]
 mod method;
+#[cfg(feature = "std")]
 mod quantizer;
+#[cfg(feature = "std")]
 mod rows;
 
 pub use codebook::{Bits, Codebook, Custom, Scale};
 pub use error::SolveError;
-pub use method::{Family, Method, ParseMethodError, families};
-pub use passes::curvature::CURVATURE_FLOOR;
-pub use problem::{Problem, Solution};
-pub use quantizer::{Quantizer, Solver};
-pub use rows::solve_rows;
-pub use solvers::Workspace;
-pub use solvers::alternating::{MAX_ITERATIONS, SCALE_TOLERANCE, alternating};
-pub use solvers::exact::exact;
-pub use solvers::sorting::exact_by_sorting;
+#[cfg(feature = "std")]
+pub use {
+    method::{Family, Method, ParseMethodError, families},
+    passes::curvature::CURVATURE_FLOOR,
+    problem::{Problem, Solution},
+    quantizer::{Quantizer, Solver},
+    rows::solve_rows,
+    solvers::Workspace,
+    solvers::alternating::{MAX_ITERATIONS, SCALE_TOLERANCE, alternating},
+    solvers::exact::exact,
+    solvers::sorting::exact_by_sorting,
+};
