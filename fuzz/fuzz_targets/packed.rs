@@ -5,7 +5,7 @@
 use std::fs;
 use std::sync::LazyLock;
 
-use laq_packed::{PackedFile, Tensor};
+use laq_packed::{PackedBytes, PackedFile, Tensor};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 
@@ -15,6 +15,7 @@ static FOLDER: LazyLock<TempDir> =
 fuzz_target!(|content: &[u8]| {
     let path = FOLDER.path().join("in");
     fs::write(&path, content).expect("the temporary folder is writable");
+    let in_memory = PackedBytes::new(content);
     let file = match PackedFile::open(&path) {
         Ok(file) => file,
         Err(error) => {
@@ -22,8 +23,12 @@ fuzz_target!(|content: &[u8]| {
             return;
         }
     };
+    let in_memory = in_memory.expect("the same file");
     for name in file.names() {
-        let Ok(Tensor::Packed(tensor)) = file.tensor(&name) else {
+        let read = file.tensor(&name);
+        assert_eq!(read.is_ok(), in_memory.tensor(&name).is_ok());
+        assert_eq!(read.is_ok(), in_memory.matrix(&name).is_ok());
+        let Ok(Tensor::Packed(tensor)) = read else {
             continue;
         };
         let weights = tensor.decode();

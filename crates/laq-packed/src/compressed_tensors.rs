@@ -19,7 +19,8 @@ use serde_json::{Value, json};
 
 use crate::files::{FileError, replace, write_atomically};
 use crate::integers::Integers;
-use crate::packed_file::{PackedFileError, Tensor};
+use crate::packed_file::PackedFileError;
+use crate::packed_format::Tensor;
 use crate::tensor::PackedTensor;
 use crate::tensor_file::{Layout, NewTensor, Writer};
 

@@ -1,11 +1,14 @@
 //! A matrix in full precision, and one of either kind.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use laq_simd::Isa;
 
 use crate::codes::PackError;
 use crate::kernels::{PANEL_ROWS, multiply_dense};
-use crate::matrix::{DENSE_DEPTH, PackedMatrix, has_products};
-use crate::packed_file::Tensor;
+use crate::matrix::{DENSE_DEPTH, MAX_CODES, PackedMatrix, has_products};
+use crate::packed_format::Tensor;
 
 /// A matrix of f32, whose products have the bits of the dense product of training.
 #[derive(Clone, Debug)]
@@ -92,7 +95,7 @@ impl Matrix {
     /// None for a tensor that was read from a file.
     pub fn of(tensor: &Tensor) -> Result<Self, PackError> {
         if let Tensor::Packed(packed) = tensor
-            && packed.table().multipliers().len() <= 16
+            && packed.table().multipliers().len() <= MAX_CODES
         {
             return packed.matrix().map(Self::Packed);
         }
@@ -116,6 +119,23 @@ impl Matrix {
             Self::Packed(matrix) => matrix.columns(),
             Self::Dense(matrix) => matrix.columns,
         }
+    }
+
+    /// `y = W·x`. With [`Activations::Int8`], x is rounded to 8 bits where the weights are packed integers;
+    /// see [`PackedMatrix::multiply_int8`].
+    ///
+    /// # Errors
+    /// [`PackError::Activation`] if an element of x is not finite, with [`Activations::Int8`].
+    ///
+    /// # Panics
+    /// If `x` does not have one element per column, or `y` one per row.
+    pub fn multiply(
+        &self,
+        activations: Activations,
+        x: &[f32],
+        y: &mut [f32],
+    ) -> Result<(), PackError> {
+        self.product((Isa::selected(), activations), x, 1, DENSE_DEPTH, false, y)
     }
 
     /// Y ← X·Wᵀ, or Y ← Y + X·Wᵀ with `accumulate`, of `batch` rows of X. With

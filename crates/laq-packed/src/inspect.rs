@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::files::FileError;
 use crate::onnx::{OnnxHeader, OnnxReadError, read_onnx};
 use crate::packed_file::{PackedFile, PackedFileError};
+use crate::packed_format::Tensor;
 use crate::tensor::PackedTensor;
 use crate::tensor_file::{TensorFile, TensorFileError};
 
@@ -112,7 +113,7 @@ pub fn inspect(path: &Path) -> Result<FileSummary, InspectError> {
             let tensors = tensors.collect::<Result<_, _>>()?;
             (method.map(|(_, method)| method), None, tensors)
         }
-        Err(PackedFileError::NotPacked { .. }) => {
+        Err(error) if error.is_not_packed() => {
             let file = TensorFile::open(path).map_err(PackedFileError::from)?;
             let tensors = file.tensors().into_iter();
             let tensors = tensors.map(|(name, info)| TensorSummary::of_info(name, info));
@@ -141,7 +142,8 @@ pub fn inspect(path: &Path) -> Result<FileSummary, InspectError> {
 const METHOD: &str = "laq.method";
 
 fn of_packed_file(file: &PackedFile, name: String) -> Result<TensorSummary, PackedFileError> {
-    let Some(packed) = file.packed(&name)? else {
+    let packed = file.is_packed(&name).then(|| file.tensor(&name));
+    let Some(Tensor::Packed(packed)) = packed.transpose()? else {
         let info = file.info(&name).expect("a name of the header");
         return Ok(TensorSummary::of_info(name, info));
     };

@@ -1,11 +1,14 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
+extern crate alloc;
+
 mod codes;
 mod compressed_tensors;
 mod dense;
 mod error;
 pub mod files;
+mod float;
 mod inspect;
 mod int8;
 mod integers;
@@ -15,7 +18,9 @@ mod matrix;
 pub mod network;
 mod npz;
 pub mod onnx;
+mod packed_bytes;
 mod packed_file;
+mod packed_format;
 mod plan;
 mod record;
 mod request;
@@ -32,9 +37,9 @@ pub use inspect::{FileSummary, InspectError, Level, Quantization, TensorSummary,
 pub use matrix::{CodeTable, DENSE_DEPTH, PackedMatrix};
 pub use network::{Network, NetworkError};
 pub use npz::to_npz;
-pub use packed_file::{
-    PACKED_FORMAT_KEY, PACKED_FORMAT_VERSION, PackedFile, PackedFileError, Tensor,
-};
+pub use packed_bytes::PackedBytes;
+pub use packed_file::{PackedFile, PackedFileError};
+pub use packed_format::{PACKED_FORMAT_KEY, PACKED_FORMAT_VERSION, PackedFormatError, Tensor};
 pub use plan::Plan;
 pub use record::{Scales, TensorRecord, Totals};
 pub use request::{Granularity, Request, method};

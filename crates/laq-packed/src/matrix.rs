@@ -15,6 +15,9 @@ use crate::tensor::check_steps;
 /// Depth of a slice of the dense product in training: sums of a slice are rounded together.
 pub const DENSE_DEPTH: usize = 512;
 
+/// The most multipliers of a matrix that multiplies packed codes.
+pub(crate) const MAX_CODES: usize = 16;
+
 /// Weights of a task, approximately.
 const TASK: usize = 1 << 19;
 /// Products up to which one thread is faster: waking another takes some microseconds.
@@ -144,7 +147,7 @@ impl PackedMatrix {
             .map(|steps| [steps[0], steps[per_group - 1]])
             .collect();
         let count = table.multipliers.len();
-        if count > 16 {
+        if count > MAX_CODES {
             return Err(PackError::TooManyCodes { found: count });
         }
         let bits = match count {

@@ -13,7 +13,7 @@ use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use crate::packed_file::{Tensor, TensorEntry, packed_name, scale_name};
+use crate::packed_format::{Tensor, TensorEntry, packed_name, scale_name};
 
 /// The array with the description of the tensors, as the bytes of JSON.
 const DESCRIPTION: &str = "laq.json";

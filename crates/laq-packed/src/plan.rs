@@ -6,12 +6,13 @@ use safetensors::tensor::{Dtype, TensorInfo};
 
 use crate::QuantizeError;
 use crate::codes::Packing;
+use crate::float::Float;
 use crate::matrix::CodeTable;
-use crate::packed_file::{TensorEntry, packed_name, scale_name, with_entries};
+use crate::packed_format::{TensorEntry, packed_name, scale_name, with_entries};
 use crate::request::{Granularity, Request, check_out, quantizer};
 use crate::selection::select;
 use crate::tensor::matrix_shape;
-use crate::tensor_file::{Float, Layout, NewTensor, TensorFile, TensorFileError};
+use crate::tensor_file::{Layout, NewTensor, TensorFile, TensorFileError};
 
 /// A request whose headers have been checked.
 #[derive(Debug)]

@@ -11,12 +11,13 @@ use safetensors::tensor::TensorInfo;
 use crate::QuantizeError;
 use crate::codes::Packing;
 use crate::files::replace;
+use crate::float::Float;
 use crate::packed_file::write_packed;
 use crate::plan::{Plan, Planned, Quantized};
 use crate::record::{TensorRecord, Totals, printed, relative};
 use crate::request::quantizer;
 use crate::tensor::PackedTensor;
-use crate::tensor_file::{BLOCK, Float, TensorFile, Writer};
+use crate::tensor_file::{BLOCK, TensorFile, Writer};
 
 impl Plan {
     /// Quantizes all tensors and writes the output atomically. Calls `report` after each tensor and

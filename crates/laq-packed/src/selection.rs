@@ -6,7 +6,7 @@ use glob::Pattern;
 use safetensors::tensor::{Dtype, TensorInfo};
 use thiserror::Error;
 
-use crate::tensor_file::Float;
+use crate::float::Float;
 
 /// Number of names that an error lists.
 const LISTED: usize = 5;

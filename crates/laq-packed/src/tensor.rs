@@ -1,5 +1,8 @@
 //! A tensor of packed codes, with what decodes them.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use laq_solvers::{Codebook, Scale};
 
 use crate::codes::{PackError, Packing};
@@ -61,10 +64,7 @@ impl PackedTensor {
         steps: Vec<f32>,
         two_steps: bool,
     ) -> Result<Self, PackError> {
-        let columns = columns_of(shape, rows).ok_or_else(|| PackError::Shape {
-            shape: shape.to_vec(),
-            rows,
-        })?;
+        let columns = columns_of(shape, rows)?;
         check_steps(&steps, two_steps, rows)?;
         let count = table.multipliers().len();
         packing.unpack_with(&packed, rows, columns, count, |_, _| {})?;
@@ -212,16 +212,22 @@ impl PackedTensor {
     }
 }
 
-/// The columns of a tensor in `rows` rows, which are those of [`matrix_shape`]; `None` for others, and
+/// The columns of a tensor in `rows` rows, which are those of [`matrix_shape`]; an error for others, and
 /// if the number of elements overflows.
-fn columns_of(shape: &[usize], rows: usize) -> Option<usize> {
-    let elements = (shape.iter()).try_fold(1usize, |n, size| n.checked_mul(*size))?;
+pub(crate) fn columns_of(shape: &[usize], rows: usize) -> Result<usize, PackError> {
+    let elements = (shape.iter()).try_fold(1usize, |n, size| n.checked_mul(*size));
     let fits = match shape {
         [] => rows == 1,
         [length] => rows == 1 || rows == *length,
         [first, ..] => rows == *first,
     };
-    fits.then(|| elements.checked_div(rows).unwrap_or(0))
+    match elements {
+        Some(elements) if fits => Ok(elements.checked_div(rows).unwrap_or(0)),
+        _ => Err(PackError::Shape {
+            shape: shape.to_vec(),
+            rows,
+        }),
+    }
 }
 
 /// Rows and columns of a tensor with `groups` groups: a vector is one row unless it has several

@@ -1,10 +1,10 @@
 //! Files of packed weights: what is written is read, and damage is an error.
-
 use std::collections::BTreeMap;
 use std::fs;
 
 use laq_packed::{
-    PackError, PackedFile, PackedFileError, PackedTensor, Packing, Tensor, TensorFileError,
+    Activations, Matrix, PackError, PackedBytes, PackedFile, PackedFileError, PackedFormatError,
+    PackedTensor, Packing, Tensor, TensorFileError,
 };
 use laq_solvers::{Codebook, Scale};
 use proptest::prelude::*;
@@ -81,8 +81,46 @@ fn tensors_and_metadata_are_read_back() {
     assert_eq!(ternary.bytes(), 3 + 8);
 }
 
-/// A file with a text replaced by another of the same length.
-fn replaced(from: &str, to: &str) -> PackedFileError {
+#[test]
+fn bytes_in_memory_are_read_as_the_file() {
+    let (_, bytes) = written();
+    let file = PackedBytes::new(&bytes).expect("a file");
+    assert_eq!(file.names(), ["full", "linear", "ternary"]);
+    assert_eq!(file.metadata().count(), 1);
+    for (name, tensor) in tensors() {
+        assert_eq!(file.tensor(&name).expect("a tensor"), tensor);
+        assert_eq!(file.is_packed(&name), matches!(tensor, Tensor::Packed(_)));
+        let (matrix, expected) = (file.matrix(&name).expect("a matrix"), Matrix::of(&tensor));
+        let expected = expected.expect("a matrix");
+        let x: Vec<f32> = (0..matrix.columns()).map(|i| i as f32 - 1.5).collect();
+        for activations in [Activations::F32, Activations::Int8] {
+            let product = |matrix: &Matrix| {
+                let mut y = vec![0.0; matrix.rows()];
+                matrix.multiply(activations, &x, &mut y).expect("finite");
+                y
+            };
+            assert_eq!(product(&matrix), product(&expected), "{name}");
+        }
+    }
+    for length in 0..bytes.len() {
+        assert!(matches!(
+            PackedBytes::new(&bytes[..length]),
+            Err(PackedFormatError::Safetensors(_))
+        ));
+    }
+}
+
+/// The error of a file and of the same bytes.
+fn format_error(file: PackedFileError, bytes: PackedFormatError) -> PackedFormatError {
+    let PackedFileError::Format { source, .. } = file else {
+        panic!("{file}");
+    };
+    assert_eq!(source.to_string(), bytes.to_string());
+    source
+}
+
+/// The error of a file with a text replaced by another of the same length.
+fn replaced(from: &str, to: &str) -> PackedFormatError {
     assert_eq!(from.len(), to.len());
     let (folder, mut bytes) = written();
     let place = bytes
@@ -91,33 +129,42 @@ fn replaced(from: &str, to: &str) -> PackedFileError {
     let place = place.expect("the text");
     bytes[place..place + from.len()].copy_from_slice(to.as_bytes());
     let path = folder.path().join("changed");
-    fs::write(&path, bytes).expect("write");
-    let read = PackedFile::open(&path);
-    read.and_then(|file| file.tensor("ternary"))
-        .expect_err("an error")
+    fs::write(&path, &bytes).expect("write");
+    let read = PackedFile::open(&path).and_then(|file| file.tensor("ternary"));
+    let in_memory = PackedBytes::new(&bytes).and_then(|file| file.tensor("ternary"));
+    format_error(
+        read.expect_err("an error"),
+        in_memory.expect_err("an error"),
+    )
 }
 
 #[test]
 fn descriptions_that_do_not_fit_are_errors() {
-    let codes = |error: &PackedFileError| match error {
-        PackedFileError::Codes { source, .. } => format!("{source:?}"),
+    let codes = |error: &PackedFormatError| match error {
+        PackedFormatError::Codes { source, .. } => format!("{source:?}"),
         other => panic!("{other}"),
     };
     let error = replaced("format_version\":\"1\"", "format_version\":\"2\"");
-    assert!(matches!(error, PackedFileError::Newer { .. }), "{error}");
+    assert!(matches!(error, PackedFormatError::Newer { .. }), "{error}");
     let error = replaced("laq.format_version", "laq.format_versiom");
     assert!(
-        matches!(error, PackedFileError::NotPacked { .. }),
+        matches!(error, PackedFormatError::NotPacked { .. }),
         "{error}"
     );
     let error = replaced("\\\"groups\\\":1", "\\\"grouqs\\\":1");
-    assert!(matches!(error, PackedFileError::Metadata { .. }), "{error}");
+    assert!(
+        matches!(error, PackedFormatError::Metadata { .. }),
+        "{error}"
+    );
     let error = replaced("trits5", "trits7");
-    assert!(matches!(error, PackedFileError::Metadata { .. }), "{error}");
+    assert!(
+        matches!(error, PackedFormatError::Metadata { .. }),
+        "{error}"
+    );
     let error = replaced("\\\"groups\\\":1", "\\\"groups\\\":9");
-    assert!(matches!(error, PackedFileError::Tensor { .. }), "{error}");
+    assert!(matches!(error, PackedFormatError::Tensor { .. }), "{error}");
     let error = replaced("ternary.scale", "ternary.scalf");
-    assert!(matches!(error, PackedFileError::Tensor { .. }), "{error}");
+    assert!(matches!(error, PackedFormatError::Tensor { .. }), "{error}");
     let error = replaced("[-1.0,0.0,1.0]", "[-1.0,0.0,0.0]");
     assert!(codes(&error).contains("Table"), "{error}");
     let error = replaced("\\\"shape\\\":[3,2,2]", "\\\"shape\\\":[3,2,3]");
@@ -151,8 +198,11 @@ fn codes_and_scales_that_do_not_exist_are_errors() {
     assert!(
         matches!(
             &error,
-            PackedFileError::Codes {
-                source: PackError::Byte { byte: 255, .. },
+            PackedFileError::Format {
+                source: PackedFormatError::Codes {
+                    source: PackError::Byte { byte: 255, .. },
+                    ..
+                },
                 ..
             }
         ),
@@ -170,8 +220,11 @@ fn codes_and_scales_that_do_not_exist_are_errors() {
     assert!(
         matches!(
             &error,
-            PackedFileError::Codes {
-                source: PackError::Step { .. },
+            PackedFileError::Format {
+                source: PackedFormatError::Codes {
+                    source: PackError::Step { .. },
+                    ..
+                },
                 ..
             }
         ),
@@ -208,7 +261,8 @@ proptest! {
             bytes.truncate(cut.index(bytes.len()));
         }
         let path = folder.path().join("changed");
-        fs::write(&path, bytes).expect("write");
+        fs::write(&path, &bytes).expect("write");
+        let in_memory = PackedBytes::new(&bytes);
         let file = match PackedFile::open(&path) {
             Ok(file) => file,
             Err(error) => {
@@ -216,8 +270,12 @@ proptest! {
                 return Ok(());
             }
         };
+        let in_memory = in_memory.expect("the same file");
         for name in file.names() {
-            let Ok(Tensor::Packed(tensor)) = file.tensor(&name) else {
+            let read = file.tensor(&name);
+            prop_assert_eq!(read.is_ok(), in_memory.tensor(&name).is_ok());
+            prop_assert_eq!(read.is_ok(), in_memory.matrix(&name).is_ok());
+            let Ok(Tensor::Packed(tensor)) = read else {
                 continue;
             };
             let weights = tensor.decode();

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use laq_models::{Batch, DatasetHandle, Evaluation, Evaluations, Loss, ModelError};
 use laq_packed::network::LossSpec;
-use laq_packed::{Network, NetworkError, PACKED_FORMAT_KEY, PackedFile, PackedFileError};
+use laq_packed::{Network, NetworkError, PACKED_FORMAT_KEY, PackedFile};
 use laq_tensor::{CpuBackend, Losses, Memory, Steps};
 
 use crate::RunError;
@@ -19,7 +19,7 @@ use crate::export::RUN;
 pub(crate) fn open_packed(path: &Path) -> Result<Option<PackedFile>, RunError> {
     match PackedFile::open(path) {
         Ok(file) => Ok(Some(file)),
-        Err(PackedFileError::NotPacked { .. }) => Ok(None),
+        Err(error) if error.is_not_packed() => Ok(None),
         // A damaged file is what its header begins as.
         Err(error) if begins_as_packed(path) => Err(error.into()),
         Err(_) => Ok(None),

@@ -12,7 +12,8 @@ use thiserror::Error;
 
 use crate::codes::PackError;
 use crate::dense::Activations;
-use crate::packed_file::{PackedFile, PackedFileError, Tensor};
+use crate::packed_file::{PackedFile, PackedFileError};
+use crate::packed_format::Tensor;
 
 pub use char_lstm::{CharLstm, CharLstmState, Sampler};
 pub use feedforward::{Feedforward, MEAN_IMAGE, Prediction};

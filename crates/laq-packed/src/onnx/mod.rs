@@ -27,7 +27,7 @@ pub(crate) use self::read::read_onnx;
 pub use self::read::{OnnxHeader, OnnxReadError};
 use self::weights::{QONNX, permuted};
 use crate::network::{LayerSpec, NetworkSpec};
-use crate::packed_file::Tensor;
+use crate::packed_format::Tensor;
 
 /// The operator set that has INT4, and the one that also has INT2.
 pub const OPSETS: [u32; 2] = [21, 25];

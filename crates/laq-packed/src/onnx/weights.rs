@@ -3,7 +3,7 @@
 use super::proto::{Attribute, TensorProto, attribute_type, data_type};
 use super::{Builder, OPSETS, OnnxError, int};
 use crate::integers::Integers;
-use crate::packed_file::Tensor;
+use crate::packed_format::Tensor;
 use crate::tensor::PackedTensor;
 
 /// The domain of the operators of QONNX.
