@@ -203,6 +203,8 @@ fn damaged_models_are_errors_of_one_line_or_decode() {
         model(&tensors(&Codebook::Ternary, two), 21, false),
     ] {
         let check = |bytes: &[u8]| {
+            // Overwriting a file makes some file systems wait for the disk.
+            let _ = fs::remove_file(&path);
             fs::write(&path, bytes).expect("write");
             match inspect(&path) {
                 Ok(summary) => {
