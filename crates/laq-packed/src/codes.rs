@@ -11,8 +11,12 @@
 //! The bit order is that of ONNX and compressed-tensors, and of
 //! `numpy.unpackbits(bitorder="little")`.
 
-use std::fmt;
-use std::str::FromStr;
+use alloc::borrow::ToOwned;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::str::FromStr;
 
 use laq_solvers::Codebook;
 use serde::{Deserialize, Serialize};

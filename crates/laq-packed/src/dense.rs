@@ -1,5 +1,6 @@
 //! A matrix in full precision, and one of either kind.
 
+use alloc::borrow::Cow;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -94,13 +95,14 @@ impl Matrix {
     /// # Errors
     /// None for a tensor that was read from a file.
     pub fn of(tensor: &Tensor) -> Result<Self, PackError> {
-        if let Tensor::Packed(packed) = tensor
-            && packed.table().multipliers().len() <= MAX_CODES
-        {
-            return packed.matrix().map(Self::Packed);
-        }
+        let weights = match tensor {
+            Tensor::Packed(packed) if packed.table().multipliers().len() <= MAX_CODES => {
+                return packed.matrix().map(Self::Packed);
+            }
+            Tensor::Packed(packed) => Cow::Owned(packed.decode()),
+            Tensor::F32 { values, .. } => Cow::Borrowed(&values[..]),
+        };
         let rows = tensor.shape().first().copied().unwrap_or(1);
-        let weights = tensor.to_f32();
         let columns = weights.len().checked_div(rows).unwrap_or(0);
         Ok(Self::Dense(DenseMatrix::new(rows, columns, &weights)))
     }

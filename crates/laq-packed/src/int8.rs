@@ -1,24 +1,21 @@
 //! Products with activations of 8 bits.
 
-use std::cell::Cell;
-use std::ops::Range;
+use alloc::vec::Vec;
+use core::ops::Range;
 
-use laq_simd::{AlignedBuffer, Isa, multiversion};
+use laq_simd::{Isa, multiversion};
 
 use crate::codes::PackError;
 use crate::integers::Integers;
 use crate::kernels::{self, INT8_BLOCK, IntegerCodes, IntegerSums, PANEL_ROWS};
-use crate::matrix::{CodeTable, PackedMatrix, Run, with_scratch};
+use crate::matrix::{CodeTable, PackedMatrix, Run};
+use crate::threads::with_scratch;
 
 /// Products up to which one thread is faster: waking another takes some microseconds.
 const ONE_THREAD: usize = 1 << 24;
 
 /// The multipliers that have two steps.
 const TERNARY: [f32; 3] = [-1.0, 0.0, 1.0];
-
-thread_local! {
-    static BYTES: Cell<AlignedBuffer<i32>> = const { Cell::new(AlignedBuffer::new()) };
-}
 
 /// Multipliers as integers: `multiplier = unit · (factor · table[code] + offset)`.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +155,8 @@ impl PackedMatrix {
         };
         let panels = self.panels();
         let padded = panels.words_per_panel * panels.columns_per_word();
-        with_scratch(&BYTES, padded / 4, |bytes| {
+        with_scratch(padded / 4, |scratch| {
+            let bytes: &mut [i32] = bytemuck::cast_slice_mut(scratch);
             let x = quantize(isa, x, bytes)?;
             let bytes = &*bytes;
             let products = self.rows() * self.columns();

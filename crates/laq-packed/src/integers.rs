@@ -1,5 +1,8 @@
 //! Multipliers as integers, for formats that store these.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use crate::tensor::PackedTensor;
 
 /// The multipliers of a tensor with one step per group, as integers times a power of two.
@@ -26,9 +29,7 @@ impl Integers {
         let smallest = magnitudes
             .filter(|m| *m > 0.0)
             .fold(f32::INFINITY, f32::min);
-        let whole = multipliers
-            .iter()
-            .all(|multiplier| multiplier.fract() == 0.0);
+        let whole = multipliers.iter().all(|multiplier| multiplier % 1.0 == 0.0);
         // Integers of uniform levels, or powers of two.
         let unit = if whole { 1.0 } else { smallest };
         let is_power_of_two = unit.is_normal() && unit.to_bits().trailing_zeros() >= 23;
@@ -37,7 +38,7 @@ impl Integers {
         }
         let integer = |multiplier: &f32| {
             let integer = multiplier / unit;
-            let fits = integer.fract() == 0.0 && (-128.0..=127.0).contains(&integer);
+            let fits = integer % 1.0 == 0.0 && (-128.0..=127.0).contains(&integer);
             fits.then_some(integer as i8)
         };
         let values = multipliers.iter().map(integer).collect::<Option<_>>()?;

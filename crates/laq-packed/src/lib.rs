@@ -1,48 +1,78 @@
-#![doc = include_str!("../README.md")]
+#![cfg_attr(feature = "std", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "std"),
+    doc = "Weights of one to four bits without the standard library: codes, their file in memory, and products.",
+    no_std
+)]
 #![deny(unsafe_code)]
+// Some functions serve files and exports alone; the build with `std` finds dead code.
+#![cfg_attr(not(feature = "std"), allow(dead_code))]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 mod codes;
-mod compressed_tensors;
 mod dense;
-mod error;
-pub mod files;
 mod float;
-mod inspect;
 mod int8;
 mod integers;
 #[allow(unsafe_code)] // Intrinsics, and the product of matrixmultiply.
 mod kernels;
 mod matrix;
-pub mod network;
-mod npz;
-pub mod onnx;
 mod packed_bytes;
-mod packed_file;
 mod packed_format;
-mod plan;
-mod record;
-mod request;
-mod run;
-mod selection;
 mod tensor;
-mod tensor_file;
+#[cfg_attr(not(feature = "std"), path = "one_thread.rs")]
+mod threads;
 
 pub use codes::{CodeBits, PackError, Packing};
-pub use compressed_tensors::write_compressed_tensors;
 pub use dense::{Activations, DenseMatrix, Matrix};
-pub use error::QuantizeError;
-pub use inspect::{FileSummary, InspectError, Level, Quantization, TensorSummary, inspect};
 pub use matrix::{CodeTable, DENSE_DEPTH, PackedMatrix};
-pub use network::{Network, NetworkError};
-pub use npz::to_npz;
 pub use packed_bytes::PackedBytes;
-pub use packed_file::{PackedFile, PackedFileError};
 pub use packed_format::{PACKED_FORMAT_KEY, PACKED_FORMAT_VERSION, PackedFormatError, Tensor};
-pub use plan::Plan;
-pub use record::{Scales, TensorRecord, Totals};
-pub use request::{Granularity, Request, method};
-pub use selection::SelectionError;
 pub use tensor::PackedTensor;
-pub use tensor_file::TensorFileError;
+
+#[cfg(feature = "std")]
+mod compressed_tensors;
+#[cfg(feature = "std")]
+mod error;
+#[cfg(feature = "std")]
+pub mod files;
+#[cfg(feature = "std")]
+mod inspect;
+#[cfg(feature = "std")]
+pub mod network;
+#[cfg(feature = "std")]
+mod npz;
+#[cfg(feature = "std")]
+pub mod onnx;
+#[cfg(feature = "std")]
+mod packed_file;
+#[cfg(feature = "std")]
+mod plan;
+#[cfg(feature = "std")]
+mod record;
+#[cfg(feature = "std")]
+mod request;
+#[cfg(feature = "std")]
+mod run;
+#[cfg(feature = "std")]
+mod selection;
+#[cfg(feature = "std")]
+mod tensor_file;
+
+#[cfg(feature = "std")]
+pub use {
+    compressed_tensors::write_compressed_tensors,
+    error::QuantizeError,
+    inspect::{FileSummary, InspectError, Level, Quantization, TensorSummary, inspect},
+    network::{Network, NetworkError},
+    npz::to_npz,
+    packed_file::{PackedFile, PackedFileError},
+    plan::Plan,
+    record::{Scales, TensorRecord, Totals},
+    request::{Granularity, Request, method},
+    selection::SelectionError,
+    tensor_file::TensorFileError,
+};

@@ -1,16 +1,19 @@
 //! A matrix of packed weights that multiplies vectors.
 
-use std::cell::Cell;
-use std::ops::Range;
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::{iter, mem};
 
-use laq_simd::{AlignedBuffer, Isa};
+use laq_simd::Isa;
 use laq_solvers::Codebook;
-use rayon::prelude::*;
 
 use crate::codes::{PackError, Packing};
 use crate::int8::IntegerTable;
 use crate::kernels::{self, Lookup, MAX_BATCH, MAX_PANELS, PANEL_ROWS, Panels, Values, Word};
 use crate::tensor::check_steps;
+use crate::threads::{for_each, with_scratch};
 
 /// Depth of a slice of the dense product in training: sums of a slice are rounded together.
 pub const DENSE_DEPTH: usize = 512;
@@ -22,11 +25,6 @@ pub(crate) const MAX_CODES: usize = 16;
 const TASK: usize = 1 << 19;
 /// Products up to which one thread is faster: waking another takes some microseconds.
 const ONE_THREAD: usize = 1 << 22;
-
-thread_local! {
-    static VECTORS: Cell<AlignedBuffer<f32>> = const { Cell::new(AlignedBuffer::new()) };
-    static SUMS: Cell<AlignedBuffer<f32>> = const { Cell::new(AlignedBuffer::new()) };
-}
 
 /// The multipliers of the codes of a matrix: code c stands for the weight `step · multiplier[c]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,7 +81,7 @@ impl CodeTable {
 pub(crate) struct Run {
     pub(crate) panels: Range<usize>,
     /// The value of each code; `None` where rows of a panel have different steps.
-    pub(crate) values: Option<Lookup>,
+    pub(crate) values: Option<Box<Lookup>>,
 }
 
 /// A matrix of packed weights, re-tiled for products.
@@ -227,7 +225,7 @@ impl PackedMatrix {
             let rows = panel * PANEL_ROWS..self.rows.min((panel + 1) * PANEL_ROWS);
             let first = self.steps_of(rows.start);
             let equal = rows.clone().all(|row| self.steps_of(row) == first);
-            let values = equal.then(|| Lookup::new(self.bits, self.table.values(first)));
+            let values = equal.then(|| Box::new(Lookup::new(self.bits, self.table.values(first))));
             match runs.last_mut() {
                 Some(run) if run.values == values && run.panels.len() < panels_per_task => {
                     run.panels.end += 1;
@@ -312,11 +310,11 @@ impl PackedMatrix {
         };
         assert!(depth > 0 && depth.is_multiple_of(per_word), "whole words");
         let padded = self.words_per_panel * per_word;
-        with_scratch(&VECTORS, batch * padded, |vectors| {
+        with_scratch(batch * padded, |vectors| {
             interleave(x, self.columns, padded, vectors);
             let vectors = &*vectors;
             let rows = self.rows.next_multiple_of(PANEL_ROWS);
-            with_scratch(&SUMS, batch * rows, |sums| {
+            with_scratch(batch * rows, |sums| {
                 if accumulate {
                     for (of_y, of_sums) in parts(self.rows, batch) {
                         sums[of_sums].copy_from_slice(&y[of_y]);
@@ -344,16 +342,12 @@ impl PackedMatrix {
     ) {
         let tasks = self.runs.iter().map(|run| {
             let length = values.len().min(run.panels.len() * PANEL_ROWS * batch);
-            let (own, others) = std::mem::take(&mut values).split_at_mut(length);
+            let (own, others) = mem::take(&mut values).split_at_mut(length);
             values = others;
             (run, own)
         });
-        if parallel && self.runs.len() > 1 {
-            let tasks: Vec<_> = tasks.collect();
-            tasks.into_par_iter().for_each(|(run, own)| work(run, own));
-        } else {
-            tasks.for_each(|(run, own)| work(run, own));
-        }
+        let parallel = parallel && self.runs.len() > 1;
+        for_each(tasks, parallel, |(run, own)| work(run, own));
     }
 
     /// The sums of the panels of a run, for each panel and vector 16 rows.
@@ -428,23 +422,6 @@ impl PackedMatrix {
     }
 }
 
-/// Runs `work` with a thread-local scratch buffer; its contents are unspecified.
-pub(crate) fn with_scratch<T, R>(
-    cell: &'static std::thread::LocalKey<Cell<AlignedBuffer<T>>>,
-    length: usize,
-    work: impl FnOnce(&mut [T]) -> R,
-) -> R
-where
-    AlignedBuffer<T>: Default,
-    T: bytemuck::Pod,
-{
-    // Taken out meanwhile: if rayon runs another product on this thread, that one allocates its own.
-    let mut scratch = cell.take();
-    let result = work(scratch.resize(length));
-    cell.set(scratch);
-    result
-}
-
 /// Whether a product of a matrix of `rows` × `columns` has anything to sum; if not, y is finished.
 ///
 /// # Panics
@@ -485,7 +462,7 @@ fn parts(rows: usize, batch: usize) -> impl Iterator<Item = (Range<usize>, Range
 /// The first vector and the size of each block of a batch.
 fn batch_blocks(batch: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut start = 0;
-    std::iter::from_fn(move || {
+    iter::from_fn(move || {
         let size = [8, 4, 2, 1]
             .into_iter()
             .find(|size| start + size <= batch)?;

@@ -1,4 +1,5 @@
 //! `inspect`: packed files, ONNX models of this and of other producers, and damage.
+#![cfg(feature = "std")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,6 @@
 //! Files of packed weights: what is written is read, and damage is an error.
+#![cfg(feature = "std")]
+
 use std::collections::BTreeMap;
 use std::fs;
 

@@ -1,4 +1,5 @@
 //! The output of every method against an independent decoder, and robustness to invalid files.
+#![cfg(feature = "std")]
 
 mod fixtures;
 

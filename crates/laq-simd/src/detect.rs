@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::sync::OnceLock;
 
-use crate::isa::{Isa, Set};
+use crate::isa::Isa;
 
 /// The environment variable that selects an instruction set.
 pub const KERNEL_VARIABLE: &str = "LAQ_KERNEL";
@@ -26,6 +26,7 @@ impl Isa {
     pub fn available() -> impl Iterator<Item = Isa> {
         #[cfg(target_arch = "x86_64")]
         let detected = {
+            use crate::isa::Set;
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             let avx512 = avx2
                 && is_x86_feature_detected!("avx512f")

@@ -1,16 +1,13 @@
-//! The product of panels of f32, with the bits of the dense product of training.
+//! Panels of f32 with fused multiply-add.
 
-use laq_simd::{Isa, Set, multiversion};
+use std::array;
 
-use super::PANEL_ROWS;
+use laq_simd::{Isa, multiversion};
 
-/// Columns of a panel: for each column, its 16 rows.
-pub(crate) type DensePanel<'a> = &'a [[f32; PANEL_ROWS]];
+use super::{DensePanel, PANEL_ROWS};
 
-/// Sums of products of one vector and at most four panels, which `add` adds to.
-///
-/// The panels are consecutive, with `columns` columns each; those of `x` begin at `first`.
-pub(crate) fn multiply_dense(
+/// See [`super::multiply_dense`].
+pub(super) fn multiply(
     isa: Isa,
     panels: DensePanel<'_>,
     (columns, first): (usize, usize),
@@ -18,37 +15,11 @@ pub(crate) fn multiply_dense(
     add: bool,
     sums: &mut [[f32; PANEL_ROWS]],
 ) {
-    assert!(panels.len() == sums.len() * columns && first + x.len() <= columns);
-    if isa.set() != Set::Portable {
-        match sums.len() {
-            4 => four(isa, panels, columns, first, x, add, sums),
-            3 => three(isa, panels, columns, first, x, add, sums),
-            2 => two(isa, panels, columns, first, x, add, sums),
-            _ => one(isa, panels, columns, first, x, add, sums),
-        }
-        return;
-    }
-    for (panel, sums) in panels.chunks_exact(columns).zip(sums) {
-        let panel = &panel[first..first + x.len()];
-        // SAFETY: `x` has a row of as many elements as the panel has rows of 16, as has `sums`.
-        unsafe {
-            matrixmultiply::sgemm(
-                1,
-                x.len(),
-                PANEL_ROWS,
-                1.0,
-                x.as_ptr(),
-                x.len() as isize,
-                1,
-                panel.as_ptr().cast(),
-                PANEL_ROWS as isize,
-                1,
-                if add { 1.0 } else { 0.0 },
-                sums.as_mut_ptr(),
-                PANEL_ROWS as isize,
-                1,
-            );
-        }
+    match sums.len() {
+        4 => four(isa, panels, columns, first, x, add, sums),
+        3 => three(isa, panels, columns, first, x, add, sums),
+        2 => two(isa, panels, columns, first, x, add, sums),
+        _ => one(isa, panels, columns, first, x, add, sums),
     }
 }
 
@@ -62,7 +33,7 @@ macro_rules! fused {
             ) {
                 let mut total = [[0.0f32; PANEL_ROWS]; $panels];
                 let panels: [DensePanel<'_>; $panels] =
-                    std::array::from_fn(|panel| &panels[panel * columns + first..][..x.len()]);
+                    array::from_fn(|panel| &panels[panel * columns + first..][..x.len()]);
                 for (column, &x) in x.iter().enumerate() {
                     for (total, panel) in total.iter_mut().zip(panels) {
                         let weights = &panel[column];

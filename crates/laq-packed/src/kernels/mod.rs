@@ -12,25 +12,37 @@
 //! - with activations of 8 bits, a mask leaves four codes of a lane in place, as the unsigned operand of
 //!   a dot product of bytes.
 
+#[cfg(all(feature = "std", target_arch = "x86_64"))]
 mod dense;
-#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+#[cfg_attr(not(feature = "std"), path = "scalar.rs")]
+#[cfg_attr(
+    target_arch = "aarch64",
+    allow(dead_code, reason = "NEON has its own product")
+)]
+mod gemm;
+#[cfg(all(feature = "std", target_arch = "aarch64", target_feature = "neon"))]
 mod neon;
 #[cfg_attr(
     target_arch = "aarch64",
-    allow(dead_code, reason = "NEON has its own f32 product")
+    allow(dead_code, reason = "NEON has its own product")
 )]
 mod portable;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(feature = "std", target_arch = "x86_64"))]
 mod x86;
 
-#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+use core::array;
+use core::ops::Range;
+
+use laq_simd::Isa;
+#[cfg(all(feature = "std", target_arch = "x86_64"))]
+use laq_simd::Set;
+
+#[cfg(all(feature = "std", target_arch = "aarch64", target_feature = "neon"))]
 use self::neon as baseline;
-#[cfg(not(all(target_arch = "aarch64", target_feature = "neon")))]
+#[cfg(not(all(feature = "std", target_arch = "aarch64", target_feature = "neon")))]
 use self::portable as baseline;
-pub(crate) use dense::multiply_dense;
-use laq_simd::{Isa, Set};
 
 /// Rows of a panel.
 pub(crate) const PANEL_ROWS: usize = 16;
@@ -67,13 +79,13 @@ impl<'a> Panels<'a> {
     }
 
     /// Words `words` of panels `first..first + count`, which must exist.
-    fn check(self, first: usize, count: usize, words: &std::ops::Range<usize>) {
+    fn check(self, first: usize, count: usize, words: &Range<usize>) {
         assert!(matches!(self.bits, 1 | 2 | 4) && first + count <= self.count());
         assert!(words.start <= words.end && words.end <= self.words_per_panel);
     }
 
     /// The words `words` of a panel.
-    pub(crate) fn of(self, panel: usize, words: std::ops::Range<usize>) -> &'a [Word] {
+    pub(crate) fn of(self, panel: usize, words: Range<usize>) -> &'a [Word] {
         &self.words[panel * self.words_per_panel..][words]
     }
 }
@@ -93,8 +105,8 @@ impl Lookup {
         let mask = (1 << bits) - 1;
         Self {
             values,
-            nibbles: std::array::from_fn(|s| {
-                std::array::from_fn(|nibble| values[(nibble >> (bits * s)) & mask])
+            nibbles: array::from_fn(|s| {
+                array::from_fn(|nibble| values[(nibble >> (bits * s)) & mask])
             }),
         }
     }
@@ -113,6 +125,20 @@ pub(crate) enum Values<'a> {
     },
 }
 
+#[cfg_attr(target_arch = "aarch64", allow(dead_code, reason = "as above"))]
+impl Values<'_> {
+    /// The decoded weight of a code in a row.
+    fn of(&self, code: usize, row: usize) -> f32 {
+        match self {
+            Values::Shared(lookup) => lookup.values[code],
+            Values::PerRow { multipliers, steps } => {
+                let sign = usize::from(multipliers[1].values[code] < 0.0);
+                multipliers[sign].values[code] * steps[sign][row]
+            }
+        }
+    }
+}
+
 /// Sums of products in f32: for each of `count` panels from `first` and each of `batch` vectors, 16
 /// rows of `sums`, which `add` adds to.
 ///
@@ -121,7 +147,7 @@ pub(crate) fn multiply(
     isa: Isa,
     panels: Panels<'_>,
     (first, count): (usize, usize),
-    words: std::ops::Range<usize>,
+    words: Range<usize>,
     values: Values<'_>,
     (x, batch): (&[f32], usize),
     add: bool,
@@ -135,10 +161,7 @@ pub(crate) fn multiply(
     );
     assert_eq!(sums.len(), count * batch, "16 rows per panel and vector");
     match isa.set() {
-        Set::Portable => {
-            baseline::multiply(panels, (first, count), words, values, (x, batch), add, sums)
-        }
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(feature = "std", target_arch = "x86_64"))]
         Set::Avx2 | Set::Avx512 => {
             x86::multiply(
                 isa,
@@ -151,6 +174,30 @@ pub(crate) fn multiply(
                 sums,
             );
         }
+        _ => baseline::multiply(panels, (first, count), words, values, (x, batch), add, sums),
+    }
+}
+
+/// Columns of a panel of f32: for each column, its 16 rows.
+pub(crate) type DensePanel<'a> = &'a [[f32; PANEL_ROWS]];
+
+/// Sums of products of one vector and at most four panels of f32, which `add` adds to: the bits of the
+/// dense product of training.
+///
+/// The panels are consecutive, with `columns` columns each; those of `x` begin at `first`.
+pub(crate) fn multiply_dense(
+    isa: Isa,
+    panels: DensePanel<'_>,
+    (columns, first): (usize, usize),
+    x: &[f32],
+    add: bool,
+    sums: &mut [[f32; PANEL_ROWS]],
+) {
+    assert!(panels.len() == sums.len() * columns && first + x.len() <= columns);
+    match isa.set() {
+        #[cfg(all(feature = "std", target_arch = "x86_64"))]
+        Set::Avx2 | Set::Avx512 => dense::multiply(isa, panels, (columns, first), x, add, sums),
+        _ => portable::multiply_dense(panels, (columns, first), x, add, sums),
     }
 }
 
@@ -179,7 +226,7 @@ pub(crate) fn multiply_int8(
     isa: Isa,
     panels: Panels<'_>,
     pair: [usize; 2],
-    words: std::ops::Range<usize>,
+    words: Range<usize>,
     integers: &IntegerCodes,
     positive: bool,
     x: &[i32],
@@ -193,14 +240,14 @@ pub(crate) fn multiply_int8(
         "one byte per column"
     );
     match isa.set() {
-        Set::Portable => {
+        #[cfg(all(feature = "std", target_arch = "x86_64"))]
+        Set::Avx2 | Set::Avx512 => {
+            x86::multiply_int8(isa, panels.bits, words, integers, positive, x, sums);
+        }
+        _ => {
             for (words, sums) in words.iter().zip(sums) {
                 baseline::multiply_int8(panels.bits, words, integers, positive, x, sums);
             }
-        }
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx2 | Set::Avx512 => {
-            x86::multiply_int8(isa, panels.bits, words, integers, positive, x, sums);
         }
     }
 }

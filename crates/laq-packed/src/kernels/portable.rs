@@ -1,12 +1,11 @@
-//! Panels on any processor: decoded into a block of f32, which matrixmultiply multiplies as it does in
-//! the dense product.
+//! Panels on any processor.
 
-use std::ops::Range;
+use core::ops::Range;
 
-use super::{IntegerCodes, PANEL_ROWS, Panels, Values, Word};
+use super::{DensePanel, IntegerCodes, PANEL_ROWS, Panels, Values, Word, gemm};
 
 /// Calls `put(column, row, code)` for all columns of `words`.
-fn for_each_code(bits: usize, words: &[Word], mut put: impl FnMut(usize, usize, usize)) {
+pub(super) fn for_each_code(bits: usize, words: &[Word], mut put: impl FnMut(usize, usize, usize)) {
     let (per_word, mask) = (32 / bits, (1 << bits) - 1);
     for (index, word) in words.iter().enumerate() {
         for k in 0..per_word {
@@ -14,17 +13,6 @@ fn for_each_code(bits: usize, words: &[Word], mut put: impl FnMut(usize, usize, 
             for (row, lane) in word.0.iter().enumerate() {
                 put(index * per_word + k, row, (lane >> shift) as usize & mask);
             }
-        }
-    }
-}
-
-/// The decoded weight of a code in a row.
-fn weight(values: &Values<'_>, code: usize, row: usize) -> f32 {
-    match values {
-        Values::Shared(lookup) => lookup.values[code],
-        Values::PerRow { multipliers, steps } => {
-            let sign = usize::from(multipliers[1].values[code] < 0.0);
-            multipliers[sign].values[code] * steps[sign][row]
         }
     }
 }
@@ -39,34 +27,23 @@ pub(super) fn multiply(
     add: bool,
     sums: &mut [[f32; PANEL_ROWS]],
 ) {
-    let columns = words.len() * panels.columns_per_word();
-    let mut decoded = vec![0.0f32; columns * PANEL_ROWS];
-    for panel in 0..count {
-        for_each_code(
-            panels.bits,
-            panels.of(first + panel, words.clone()),
-            |column, row, code| decoded[column * PANEL_ROWS + row] = weight(&values, code, row),
-        );
-        let sums = sums[panel * batch..(panel + 1) * batch].as_flattened_mut();
-        // SAFETY: `x` is columns × batch, `decoded` columns × 16, and `sums` batch × 16 elements.
-        unsafe {
-            matrixmultiply::sgemm(
-                batch,
-                columns,
-                PANEL_ROWS,
-                1.0,
-                x.as_ptr(),
-                1,
-                batch as isize,
-                decoded.as_ptr(),
-                PANEL_ROWS as isize,
-                1,
-                if add { 1.0 } else { 0.0 },
-                sums.as_mut_ptr(),
-                PANEL_ROWS as isize,
-                1,
-            );
-        }
+    for (panel, sums) in (first..first + count).zip(sums.chunks_exact_mut(batch)) {
+        let words = panels.of(panel, words.clone());
+        gemm::multiply(panels.bits, words, values, (x, batch), add, sums);
+    }
+}
+
+/// See [`super::multiply_dense`].
+pub(super) fn multiply_dense(
+    panels: DensePanel<'_>,
+    (columns, first): (usize, usize),
+    x: &[f32],
+    add: bool,
+    sums: &mut [[f32; PANEL_ROWS]],
+) {
+    let panels = panels.chunks_exact(columns);
+    for (panel, sums) in panels.zip(sums.chunks_exact_mut(1)) {
+        gemm::multiply_dense(&panel[first..first + x.len()], (x, 1), add, sums);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Products of packed matrices, compared with the dense product and with integer arithmetic.
 
-use laq_solvers::{Codebook, Scale};
+use alloc::{vec, vec::Vec};
+
+use laq_solvers::Codebook;
 use proptest::prelude::*;
 
 use super::{IntegerCodes, IntegerSums, PANEL_ROWS, Word, portable};
@@ -52,7 +54,6 @@ fn matrix(
     let matrix =
         PackedMatrix::new(rows, columns, packing, &packed, table, &steps, two_steps).unwrap();
     // The decode rule of laq-solvers, where the scale is a step.
-    let divisor = codebook.divisor();
     let mut weights = vec![0.0; rows * columns];
     let parts = weights.chunks_mut((rows / groups * columns).max(1));
     let parts = parts.zip(levels.chunks((rows / groups * columns).max(1)));
@@ -61,14 +62,15 @@ fn matrix(
             let step = steps[if level < 0 { per_group - 1 } else { 0 }];
             *weight = step * codebook.multiplier(level);
         }
-        if divisor == 1.0 {
+        #[cfg(feature = "std")]
+        if codebook.divisor() == 1.0 {
             let mut decoded = vec![0.0; levels.len()];
             let scale = match steps {
-                [positive, negative] => Scale::Two {
+                [positive, negative] => laq_solvers::Scale::Two {
                     positive: *positive,
                     negative: *negative,
                 },
-                _ => Scale::One(steps[0]),
+                _ => laq_solvers::Scale::One(steps[0]),
             };
             codebook.decode(levels, scale, &mut decoded);
             assert_eq!(decoded, weights);
@@ -208,6 +210,7 @@ proptest! {
     }
 }
 
+#[cfg(feature = "std")]
 #[test]
 fn threads_give_the_same_bits() {
     let (rows, columns) = (1024, 1100);
