@@ -28,6 +28,11 @@ const STEPS: &[(&str, Variables)] = &[
     ),
     ("check -p laq-cuda --no-default-features --all-targets", &[]),
     (
+        "clippy -p laq-packed --no-default-features --all-targets -- -D warnings",
+        &[],
+    ),
+    ("test -p laq-packed --no-default-features", &[]),
+    (
         "doc --workspace --no-deps --all-features",
         &[("RUSTDOCFLAGS", "-D warnings")],
     ),
@@ -58,6 +63,9 @@ const MIRI_FLAGS: (&str, &str) = (
 const ARM: &str =
     "check -p laq-tensor -p laq-models -p laq-packed --target aarch64-unknown-linux-gnu";
 
+/// The step for small devices: a Cortex-M4 or M7 with floating point and no operating system.
+const DEVICE: &str = "check -p laq-packed --no-default-features --target thumbv7em-none-eabihf";
+
 /// Compiles the fuzz targets; libFuzzer needs a C++ compiler.
 const FUZZ: &str = "check --manifest-path fuzz/Cargo.toml --target-dir target/fuzz";
 
@@ -80,9 +88,9 @@ fn miri(cargo: &OsStr) -> Option<Vec<OsString>> {
     candidates.find(|words| output(words, &["miri", "--version"]).is_some())
 }
 
-/// Whether the standard library for Arm is installed.
-fn has_arm() -> bool {
-    let target = "aarch64-unknown-linux-gnu";
+/// Whether the libraries are installed of the target that a step ends with.
+fn has_target(step: &str) -> bool {
+    let target = step.rsplit(' ').next().unwrap_or_default();
     let arguments = ["--print", "target-libdir", "--target", target];
     output(&["rustc".into()], &arguments).is_some_and(|folder| Path::new(&folder).exists())
 }
@@ -107,9 +115,10 @@ pub(crate) fn run() -> Result<ExitCode> {
     let has_mdbook = output(&mdbook, &["--version"]).is_some();
     let compiler = env::var_os("CXX").unwrap_or_else(|| "c++".into());
     let has_compiler = output(&[compiler], &["--version"]).is_some();
-    let optional: [(Option<Vec<OsString>>, &str, Variables); 4] = [
+    let optional: [(Option<Vec<OsString>>, &str, Variables); 5] = [
         (miri(&cargo), MIRI, &[MIRI_FLAGS]),
-        (has_arm().then(|| here.clone()), ARM, &[]),
+        (has_target(ARM).then(|| here.clone()), ARM, &[]),
+        (has_target(DEVICE).then(|| here.clone()), DEVICE, &[]),
         (has_compiler.then_some(here), FUZZ, &[]),
         (has_mdbook.then_some(mdbook), BOOK, &[]),
     ];
