@@ -63,6 +63,20 @@ const MIRI_FLAGS: (&str, &str) = (
 const ARM: &str =
     "check -p laq-tensor -p laq-models -p laq-packed --target aarch64-unknown-linux-gnu";
 
+/// Runs the NEON kernels of packed weights in an emulator.
+const EMULATED: &str = "test -p laq-packed --lib --target aarch64-unknown-linux-gnu";
+/// The linker and the emulator, with the libraries that Debian's cross compiler has.
+const EMULATOR: Variables = &[
+    (
+        "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER",
+        "aarch64-linux-gnu-gcc",
+    ),
+    (
+        "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER",
+        "qemu-aarch64-static -L /usr/aarch64-linux-gnu",
+    ),
+];
+
 /// The step for small devices: a Cortex-M4 or M7 with floating point and no operating system.
 const DEVICE: &str = "check -p laq-packed --no-default-features --target thumbv7em-none-eabihf";
 
@@ -115,9 +129,13 @@ pub(crate) fn run() -> Result<ExitCode> {
     let has_mdbook = output(&mdbook, &["--version"]).is_some();
     let compiler = env::var_os("CXX").unwrap_or_else(|| "c++".into());
     let has_compiler = output(&[compiler], &["--version"]).is_some();
-    let optional: [(Option<Vec<OsString>>, &str, Variables); 5] = [
+    let has = |program: &str| output(&[program.into()], &["--version"]).is_some();
+    let has_emulator =
+        has("aarch64-linux-gnu-gcc") && has("qemu-aarch64-static") && has_target(EMULATED);
+    let optional: [(Option<Vec<OsString>>, &str, Variables); 6] = [
         (miri(&cargo), MIRI, &[MIRI_FLAGS]),
         (has_target(ARM).then(|| here.clone()), ARM, &[]),
+        (has_emulator.then(|| here.clone()), EMULATED, EMULATOR),
         (has_target(DEVICE).then(|| here.clone()), DEVICE, &[]),
         (has_compiler.then_some(here), FUZZ, &[]),
         (has_mdbook.then_some(mdbook), BOOK, &[]),
