@@ -14,6 +14,9 @@ use crate::packed_format::Tensor;
 use crate::tensor::PackedTensor;
 use crate::tensor_file::{TensorFile, TensorFileError};
 
+/// The metadata entry with the method.
+const METHOD: &str = "laq.method";
+
 /// What a file has.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FileSummary {
@@ -137,9 +140,6 @@ pub fn inspect(path: &Path) -> Result<FileSummary, InspectError> {
         tensors,
     })
 }
-
-/// The metadata entry with the method.
-const METHOD: &str = "laq.method";
 
 fn of_packed_file(file: &PackedFile, name: String) -> Result<TensorSummary, PackedFileError> {
     let packed = file.is_packed(&name).then(|| file.tensor(&name));

@@ -116,7 +116,7 @@ fn dequantize_linear(
         zero_points.extend((0..zero.elements).map(integer));
     }
     if weight.bits <= MAX_BITS {
-        let mut histogram = Histogram::default();
+        let mut histogram = Histogram([0; 511]);
         for index in 0..weight.elements {
             let zero_point = zero_points.get(groups.of(index)).unwrap_or(&0);
             histogram.count(integer(index) - zero_point);
@@ -158,7 +158,7 @@ fn int_quant(
     let found = rounded(node, weight, constants, &level);
     Ok(found.map(|mut quantization| {
         if zero != 0.0 {
-            quantization.zero_points = vec![zero as i32];
+            quantization.zero_points = vec![zero as i32; quantization.groups];
         }
         (bits as u32, quantization)
     }))
@@ -186,7 +186,7 @@ fn rounded(
     let scale = constants.of(node, 1)?;
     let groups = Groups::of_broadcast(weight, scale)?;
     let (weights, scales) = (weight.floats()?, scale.floats()?);
-    let mut histogram = Histogram::default();
+    let mut histogram = Histogram([0; 511]);
     for (index, weight) in weights.into_iter().enumerate() {
         let level = level(weight, scales[groups.of(index)]);
         if level.is_nan() {
@@ -247,12 +247,6 @@ fn quantization(scales: Vec<f32>) -> Quantization {
 
 /// The levels of a tensor, from −255 to 255.
 struct Histogram([u64; 511]);
-
-impl Default for Histogram {
-    fn default() -> Self {
-        Self([0; 511])
-    }
-}
 
 impl Histogram {
     fn count(&mut self, level: i32) {

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use prost::Message;
 use prost::bytes::Bytes;
-use prost::{DecodeError, Message};
 use serde::Serialize;
 use thiserror::Error;
 
@@ -52,7 +52,7 @@ pub enum OnnxReadError {
         /// The file.
         path: PathBuf,
         /// The defect.
-        detail: DecodeError,
+        detail: String,
     },
     /// The model has no graph.
     #[error("{path} is an ONNX model without a graph: copy or download it again")]
@@ -118,36 +118,30 @@ pub(crate) fn read_onnx(path: &Path) -> Result<(OnnxHeader, Vec<TensorSummary>),
     Ok((header, summaries.collect()))
 }
 
-/// The content of a file that may be a model.
+/// The content of a file that begins as a model does.
 fn read_file(path: &Path) -> Result<Vec<u8>, OnnxReadError> {
     let mut file = File::open(path).map_err(FileError::on("read", path))?;
-    let found = file.metadata().map_err(FileError::on("read", path))?.len();
     let mut content = Vec::new();
-    let mut read = |limit: u64| {
-        let mut part = Read::by_ref(&mut file).take(limit);
-        part.read_to_end(&mut content)
-            .map_err(FileError::on("read", path))
-    };
-    read(1)?;
-    if found <= MAX_BYTES {
-        read(MAX_BYTES)?;
-    }
-    if content.first() != Some(&FIRST_BYTE) {
+    let mut first = Read::by_ref(&mut file).take(1);
+    (first.read_to_end(&mut content)).map_err(FileError::on("read", path))?;
+    if content != [FIRST_BYTE] {
         return Err(OnnxReadError::Foreign { path: path.into() });
     }
+    let found = file.metadata().map_err(FileError::on("read", path))?.len();
     if found > MAX_BYTES {
         return Err(OnnxReadError::Huge {
             path: path.into(),
             found,
         });
     }
+    (file.take(MAX_BYTES).read_to_end(&mut content)).map_err(FileError::on("read", path))?;
     Ok(content)
 }
 
 fn decode(path: &Path, content: Vec<u8>) -> Result<(OnnxHeader, Graph), OnnxReadError> {
-    let model = Model::decode(Bytes::from(content)).map_err(|detail| OnnxReadError::Decode {
+    let model = Model::decode(Bytes::from(content)).map_err(|error| OnnxReadError::Decode {
         path: path.into(),
-        detail,
+        detail: error.to_string(),
     })?;
     let graph = (model.graph).ok_or_else(|| OnnxReadError::NoGraph { path: path.into() })?;
     let producer = [model.producer_name, model.producer_version];
