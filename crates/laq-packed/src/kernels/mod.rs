@@ -40,9 +40,9 @@ use laq_simd::Isa;
 use laq_simd::Set;
 
 #[cfg(all(feature = "std", target_arch = "aarch64", target_feature = "neon"))]
-use self::neon as baseline;
+use self::neon::{multiply as multiply_panel, multiply_int8 as multiply_panel_int8};
 #[cfg(not(all(feature = "std", target_arch = "aarch64", target_feature = "neon")))]
-use self::portable as baseline;
+use self::{gemm::multiply as multiply_panel, portable::multiply_int8 as multiply_panel_int8};
 
 /// Rows of a panel.
 pub(crate) const PANEL_ROWS: usize = 16;
@@ -174,7 +174,12 @@ pub(crate) fn multiply(
                 sums,
             );
         }
-        _ => baseline::multiply(panels, (first, count), words, values, (x, batch), add, sums),
+        _ => {
+            for (panel, sums) in (first..first + count).zip(sums.chunks_exact_mut(batch)) {
+                let words = panels.of(panel, words.clone());
+                multiply_panel(panels.bits, words, values, (x, batch), add, sums);
+            }
+        }
     }
 }
 
@@ -197,7 +202,12 @@ pub(crate) fn multiply_dense(
     match isa.set() {
         #[cfg(all(feature = "std", target_arch = "x86_64"))]
         Set::Avx2 | Set::Avx512 => dense::multiply(isa, panels, (columns, first), x, add, sums),
-        _ => portable::multiply_dense(panels, (columns, first), x, add, sums),
+        _ => {
+            let panels = panels.chunks_exact(columns);
+            for (panel, sums) in panels.zip(sums.chunks_exact_mut(1)) {
+                gemm::multiply_dense(&panel[first..first + x.len()], (x, 1), add, sums);
+            }
+        }
     }
 }
 
@@ -246,7 +256,7 @@ pub(crate) fn multiply_int8(
         }
         _ => {
             for (words, sums) in words.iter().zip(sums) {
-                baseline::multiply_int8(panels.bits, words, integers, positive, x, sums);
+                multiply_panel_int8(panels.bits, words, integers, positive, x, sums);
             }
         }
     }

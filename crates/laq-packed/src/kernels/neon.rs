@@ -3,32 +3,26 @@
 
 use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
-use std::ops::Range;
 
-use super::{IntegerCodes, Lookup, PANEL_ROWS, Panels, Values, Word};
+use super::{IntegerCodes, Lookup, PANEL_ROWS, Values, Word};
 
 /// Depth of a block of the product of matrixmultiply, which rounds the sums of a block together.
 const BLOCK: usize = 256;
 
-/// See [`super::multiply`].
+/// See [`super::gemm::multiply`].
 pub(super) fn multiply(
-    panels: Panels<'_>,
-    (first, count): (usize, usize),
-    words: Range<usize>,
+    bits: usize,
+    words: &[Word],
     values: Values<'_>,
     (x, batch): (&[f32], usize),
     add: bool,
     sums: &mut [[f32; PANEL_ROWS]],
 ) {
-    let words_per_block = BLOCK / panels.columns_per_word();
-    let x_per_block = BLOCK * batch;
-    for (panel, sums) in (first..first + count).zip(sums.chunks_exact_mut(batch)) {
-        let blocks = panels.of(panel, words.clone()).chunks(words_per_block);
-        for (block, (words, x)) in blocks.zip(x.chunks(x_per_block)).enumerate() {
-            let add = add || block > 0;
-            // SAFETY: this module is compiled where every processor has NEON.
-            unsafe { of_block(panels.bits, words, &values, x, add, sums) };
-        }
+    let blocks = words.chunks(BLOCK * bits / 32);
+    for (block, (words, x)) in blocks.zip(x.chunks(BLOCK * batch)).enumerate() {
+        let add = add || block > 0;
+        // SAFETY: this module is compiled where every processor has NEON.
+        unsafe { of_block(bits, words, &values, x, add, sums) };
     }
 }
 
@@ -314,44 +308,35 @@ fn sum_of_bytes(x: &[i32]) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::tests::check_integers;
+    use crate::kernels::tests::{IntegerKernel, check_integers};
 
     /// Both kernels, not only the faster.
     #[test]
     fn integer_kernels_equal_the_portable_one() {
         macro_rules! check {
             ($bits:literal, $count:literal, $positive:literal, $table:literal) => {
-                check_integers(
-                    "products",
-                    ($bits, $count),
-                    $positive,
-                    $table,
-                    &|panels, integers, x, sums| {
-                        for (words, sums) in panels.into_iter().zip(sums) {
-                            // SAFETY: see `multiply`.
-                            unsafe {
-                                products::<$bits, $positive, $table>(words, integers, x, sums)
-                            };
-                        }
-                    },
-                );
-                if is_aarch64_feature_detected!("dotprod") {
-                    check_integers(
-                        "dot_products",
-                        ($bits, $count),
-                        $positive,
-                        $table,
-                        &|panels, integers, x, sums| {
+                macro_rules! one_by_one {
+                    ($kernel:ident) => {
+                        let run: &IntegerKernel<'_> = &|panels, integers, x, sums| {
                             for (words, sums) in panels.into_iter().zip(sums) {
-                                // SAFETY: the feature is detected.
+                                // SAFETY: see `multiply_int8`.
                                 unsafe {
-                                    dot_products::<$bits, $positive, $table>(
-                                        words, integers, x, sums,
-                                    )
+                                    $kernel::<$bits, $positive, $table>(words, integers, x, sums)
                                 };
                             }
-                        },
-                    );
+                        };
+                        check_integers(
+                            stringify!($kernel),
+                            ($bits, $count),
+                            $positive,
+                            $table,
+                            run,
+                        );
+                    };
+                }
+                one_by_one!(products);
+                if is_aarch64_feature_detected!("dotprod") {
+                    one_by_one!(dot_products);
                 }
             };
         }

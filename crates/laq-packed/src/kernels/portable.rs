@@ -1,8 +1,6 @@
-//! Panels on any processor.
+//! A panel on any processor; its f32 product is in `gemm`.
 
-use core::ops::Range;
-
-use super::{DensePanel, IntegerCodes, PANEL_ROWS, Panels, Values, Word, gemm};
+use super::{IntegerCodes, PANEL_ROWS, Word};
 
 /// Calls `put(column, row, code)` for all columns of `words`.
 pub(super) fn for_each_code(bits: usize, words: &[Word], mut put: impl FnMut(usize, usize, usize)) {
@@ -14,36 +12,6 @@ pub(super) fn for_each_code(bits: usize, words: &[Word], mut put: impl FnMut(usi
                 put(index * per_word + k, row, (lane >> shift) as usize & mask);
             }
         }
-    }
-}
-
-/// See [`super::multiply`].
-pub(super) fn multiply(
-    panels: Panels<'_>,
-    (first, count): (usize, usize),
-    words: Range<usize>,
-    values: Values<'_>,
-    (x, batch): (&[f32], usize),
-    add: bool,
-    sums: &mut [[f32; PANEL_ROWS]],
-) {
-    for (panel, sums) in (first..first + count).zip(sums.chunks_exact_mut(batch)) {
-        let words = panels.of(panel, words.clone());
-        gemm::multiply(panels.bits, words, values, (x, batch), add, sums);
-    }
-}
-
-/// See [`super::multiply_dense`].
-pub(super) fn multiply_dense(
-    panels: DensePanel<'_>,
-    (columns, first): (usize, usize),
-    x: &[f32],
-    add: bool,
-    sums: &mut [[f32; PANEL_ROWS]],
-) {
-    let panels = panels.chunks_exact(columns);
-    for (panel, sums) in panels.zip(sums.chunks_exact_mut(1)) {
-        gemm::multiply_dense(&panel[first..first + x.len()], (x, 1), add, sums);
     }
 }
 
