@@ -102,113 +102,174 @@ pub(crate) fn product(
     } else {
         (BLOCK_COLUMNS / nr).max(1)
     };
-    let column_blocks = panels.div_ceil(block_panels);
     let in_place = tile::reads_in_place(isa) && a.in_place(0, 0..depth).is_some();
-    let slices = (0..depth)
-        .step_by(DEPTH)
-        .map(|start| start..depth.min(start + DEPTH));
-    let c = Shared::new(c);
-    // Runs `work` with the rows of A of a block.
-    let with_a = |rows: &Range<usize>, slice: &Range<usize>, work: &dyn Fn(BlockOfA<'_>)| {
+    let product = Product {
+        isa,
+        a,
+        in_place,
+        b_transposed,
+        accumulate,
+        c: Shared::new(c),
+    };
+    let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
+    if !in_place && rows <= MAX_PACKED_ROWS && panels >= tasks {
+        product.by_columns(panels.div_ceil(tasks));
+    } else if row_blocks == 1 {
+        product.by_columns(block_panels);
+    } else {
+        product.by_blocks(block_rows, block_panels);
+    }
+}
+
+/// A product that is not empty.
+struct Product<'c, A, B> {
+    isa: Isa,
+    a: A,
+    /// Whether the rows of A are read where they are, and not packed.
+    in_place: bool,
+    b_transposed: B,
+    accumulate: bool,
+    c: Shared<'c, f32>,
+}
+
+impl<A: Operand, B: Operand> Product<'_, A, B> {
+    /// The slices of the depth.
+    fn slices(&self) -> impl ExactSizeIterator<Item = Range<usize>> + Clone + Send + Sync {
+        let (_, depth) = self.a.size();
+        let starts = (0..depth).step_by(DEPTH);
+        starts.map(move |start| start..depth.min(start + DEPTH))
+    }
+
+    /// Panels of B.
+    fn panels(&self) -> usize {
+        let (columns, _) = self.b_transposed.size();
+        columns.div_ceil(tile_columns(self.isa))
+    }
+
+    /// Packs a panel of B.
+    fn pack_b(&self, panel: usize, slice: Range<usize>, target: &mut [f32]) {
+        let (columns, nr) = (self.b_transposed.size().0, tile_columns(self.isa));
+        let first = panel * nr;
+        self.b_transposed.pack(first, columns, nr, slice, target);
+    }
+
+    /// Runs `work` with some rows of A.
+    fn with_a(&self, rows: Range<usize>, slice: Range<usize>, work: &mut dyn FnMut(BlockOfA<'_>)) {
+        let mr = tile_rows(self.isa);
         let tiles = rows.len().div_ceil(mr);
         let first_rows = rows.clone().step_by(mr);
-        if in_place {
+        if self.in_place {
             let mut runs = [[NO_RUN; MAX_RUNS]; MAX_TILES];
             let mut count = 0;
             for (runs, first) in runs.iter_mut().zip(first_rows) {
-                count = find_runs(&a, first, rows.end, slice.clone(), runs);
+                count = find_runs(&self.a, first, rows.end, slice.clone(), runs);
             }
             work(BlockOfA::InPlace(&runs[..tiles], count));
         } else {
             let size = mr * slice.len();
             with_scratch(&PACKED_A, tiles * size, |packed_a| {
                 for (first, target) in first_rows.zip(packed_a.chunks_exact_mut(size)) {
-                    a.pack(first, rows.end, mr, slice.clone(), target);
+                    self.a.pack(first, rows.end, mr, slice.clone(), target);
                 }
                 work(BlockOfA::Packed(packed_a));
             });
         }
-    };
-    // One panel of B and the rows of a block.
-    let multiply =
-        |block: BlockOfA<'_>, rows: &Range<usize>, (panel, packed_b): (usize, &[f32]), add| {
-            let steps = packed_b.len() / nr;
-            let first_column = panel * nr;
-            let width = nr.min(columns - first_column);
-            let target = c.address(rows.start * columns + first_column);
-            let rows = rows.len();
-            // SAFETY: this block of C belongs to the calling task only.
-            unsafe {
-                multiply_rows(
-                    isa, steps, block, rows, packed_b, width, target, columns, add,
-                )
-            };
-        };
-    let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
-    let packs_few_rows = !in_place && rows <= MAX_PACKED_ROWS && panels >= tasks;
-    if row_blocks == 1 || packs_few_rows {
-        // One task for all rows of some panels: it packs each panel of B itself, and reads it while it
-        // is in the cache. The tasks do not wait for each other between the slices.
-        let block_panels = match packs_few_rows {
-            true => panels.div_ceil(tasks),
-            false => block_panels,
-        };
-        let column_blocks = panels.div_ceil(block_panels);
-        (0..column_blocks).into_par_iter().for_each(|block| {
+    }
+
+    /// Multiplies some rows of A and a panel of B, of a slice.
+    fn multiply(
+        &self,
+        block: BlockOfA<'_>,
+        rows: &Range<usize>,
+        slice: &Range<usize>,
+        panel: usize,
+        packed_b: &[f32],
+    ) {
+        let (columns, nr) = (self.b_transposed.size().0, tile_columns(self.isa));
+        let first_column = panel * nr;
+        let width = nr.min(columns - first_column);
+        let target = self.c.address(rows.start * columns + first_column);
+        let add = self.accumulate || slice.start > 0;
+        // SAFETY: these elements of C belong to the calling task only.
+        unsafe {
+            multiply_rows(
+                self.isa,
+                slice.len(),
+                block,
+                rows.len(),
+                packed_b,
+                width,
+                target,
+                columns,
+                add,
+            );
+        }
+    }
+
+    /// One task for all rows of `block_panels` panels of B: it packs each panel itself, and reads it
+    /// while it is in the cache. The tasks do not wait for each other between the slices.
+    fn by_columns(&self, block_panels: usize) {
+        let rows = 0..self.a.size().0;
+        let (panels, nr) = (self.panels(), tile_columns(self.isa));
+        let blocks = panels.div_ceil(block_panels);
+        (0..blocks).into_par_iter().for_each(|block| {
             let first = block * block_panels;
             let last = panels.min(first + block_panels);
-            for slice in slices.clone() {
-                let (size, add) = (nr * slice.len(), accumulate || slice.start > 0);
-                with_a(&(0..rows), &slice, &|block| {
-                    with_scratch(&PACKED_B, size, |packed_b| {
+            for slice in self.slices() {
+                self.with_a(rows.clone(), slice.clone(), &mut |block| {
+                    with_scratch(&PACKED_B, nr * slice.len(), |packed_b| {
                         for panel in first..last {
-                            b_transposed.pack(panel * nr, columns, nr, slice.clone(), packed_b);
-                            multiply(block, &(0..rows), (panel, packed_b), add);
+                            self.pack_b(panel, slice.clone(), packed_b);
+                            self.multiply(block, &rows, &slice, panel, packed_b);
                         }
                     });
                 });
             }
         });
-        return;
     }
-    // As many slices at a time as fit: a block of C stays in the cache of its task for all of them.
-    let panel_size = nr * DEPTH.min(depth);
-    let slice_size = panels * panel_size;
-    let at_once = (MAX_PACKED_B / slice_size).clamp(1, depth.div_ceil(DEPTH));
-    with_scratch(&PACKED_B, at_once * slice_size, |packed_b| {
-        for first_slice in (0..depth.div_ceil(DEPTH)).step_by(at_once) {
-            let group = slices.clone().skip(first_slice).take(at_once);
-            let packed_b = &mut packed_b[..group.len() * slice_size];
-            packed_b
-                .par_chunks_exact_mut(panel_size)
-                .enumerate()
-                .for_each(|(index, target)| {
-                    let start = (first_slice + index / panels) * DEPTH;
-                    let slice = start..depth.min(start + DEPTH);
-                    let target = &mut target[..nr * slice.len()];
-                    b_transposed.pack(index % panels * nr, columns, nr, slice, target);
-                });
-            let packed_b = &*packed_b;
-            (0..row_blocks * column_blocks)
-                .into_par_iter()
-                .for_each(|block| {
+
+    /// Packs B for as many slices at a time as fit: a block of C stays in the cache of its task for all
+    /// of them.
+    fn by_blocks(&self, block_rows: usize, block_panels: usize) {
+        let ((rows, depth), panels) = (self.a.size(), self.panels());
+        let column_blocks = panels.div_ceil(block_panels);
+        let blocks = rows.div_ceil(block_rows) * column_blocks;
+        let panel_size = tile_columns(self.isa) * DEPTH.min(depth);
+        let slice_size = panels * panel_size;
+        let slices = self.slices();
+        let at_once = (MAX_PACKED_B / slice_size).clamp(1, slices.len());
+        with_scratch(&PACKED_B, at_once * slice_size, |packed_b| {
+            for first_slice in (0..slices.len()).step_by(at_once) {
+                let group = slices.clone().skip(first_slice).take(at_once);
+                let packed_b = &mut packed_b[..group.len() * slice_size];
+                packed_b
+                    .par_chunks_exact_mut(panel_size)
+                    .enumerate()
+                    .for_each(|(index, target)| {
+                        let start = (first_slice + index / panels) * DEPTH;
+                        let slice = start..depth.min(start + DEPTH);
+                        let size = slice.len() * tile_columns(self.isa);
+                        self.pack_b(index % panels, slice, &mut target[..size]);
+                    });
+                let packed_b = &*packed_b;
+                (0..blocks).into_par_iter().for_each(|block| {
                     let first_row = block / column_blocks * block_rows;
                     let rows = first_row..rows.min(first_row + block_rows);
                     let first_panel = block % column_blocks * block_panels;
                     let last_panel = panels.min(first_panel + block_panels);
                     let of_slices = packed_b.chunks_exact(slice_size);
                     for (slice, packed_b) in group.clone().zip(of_slices) {
-                        let (size, add) = (nr * slice.len(), accumulate || slice.start > 0);
-                        with_a(&rows, &slice, &|block| {
+                        self.with_a(rows.clone(), slice.clone(), &mut |block| {
                             for panel in first_panel..last_panel {
-                                let packed_b = &packed_b[panel * panel_size..][..size];
-                                multiply(block, &rows, (panel, packed_b), add);
+                                let packed_b = &packed_b[panel * panel_size..];
+                                self.multiply(block, &rows, &slice, panel, packed_b);
                             }
                         });
                     }
                 });
-        }
-    });
+            }
+        });
+    }
 }
 
 /// The rows of A of a block, tile by tile.
