@@ -175,14 +175,19 @@ impl TensorSummary {
 impl Quantization {
     fn of(packed: &PackedTensor) -> Self {
         let multipliers = packed.table().multipliers().iter().copied();
+        let quantization = Self::of_scales(packed.groups(), packed.steps().to_vec());
+        quantization.with_levels(multipliers.zip(packed.counts()))
+    }
+
+    /// Without zero points, and levels that are not counted.
+    pub(crate) fn of_scales(groups: usize, scales: Vec<f32>) -> Self {
         Self {
-            groups: packed.groups(),
-            scales: packed.steps().to_vec(),
+            groups,
+            scales,
             zero_points: Vec::new(),
             sparsity: None,
             levels: Vec::new(),
         }
-        .with_levels(multipliers.zip(packed.counts()))
     }
 
     /// With the number of elements of each multiplier.

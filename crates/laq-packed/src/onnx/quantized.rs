@@ -236,13 +236,7 @@ fn gather(
 }
 
 fn quantization(scales: Vec<f32>) -> Quantization {
-    Quantization {
-        groups: scales.len(),
-        scales,
-        zero_points: Vec::new(),
-        sparsity: None,
-        levels: Vec::new(),
-    }
+    Quantization::of_scales(scales.len(), scales)
 }
 
 /// The levels of a tensor, from −255 to 255.
