@@ -183,10 +183,9 @@ impl Network {
                 path: path.into(),
                 detail: error.to_string(),
             })?;
-        let names = file.names();
         let tensors = Tensors {
             path,
-            has: &|name| names.iter().any(|found| found == name),
+            has: &|name| file.info(name).is_some(),
             read: &|name| Ok(file.tensor(name)?),
         };
         Self::build(spec, &tensors)
