@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use laq_solvers::Method;
 use ndarray_rand::rand_distr::{Distribution, StandardNormal};
@@ -20,6 +21,47 @@ pub fn end(result: Result<(), Failure>) -> ExitCode {
             eprintln!("error: {failure}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A call that is timed in repetitions, in turn with others.
+pub struct Candidate<'a> {
+    call: Box<dyn FnMut() + Send + 'a>,
+    calls: usize,
+    seconds: Vec<f64>,
+}
+
+impl<'a> Candidate<'a> {
+    /// Calls once, and then finds the number of calls of a repetition of `seconds`.
+    pub fn new(seconds: f64, mut call: impl FnMut() + Send + 'a) -> Self {
+        call();
+        let start = Instant::now();
+        call();
+        let once = start.elapsed().as_secs_f64();
+        Self {
+            call: Box::new(call),
+            calls: (seconds / once).clamp(1.0, 1e6) as usize,
+            seconds: Vec::new(),
+        }
+    }
+
+    /// Times a repetition.
+    pub fn time(&mut self) {
+        // The other candidates have taken the caches.
+        (self.call)();
+        let start = Instant::now();
+        for _ in 0..self.calls {
+            (self.call)();
+        }
+        let total = start.elapsed().as_secs_f64();
+        self.seconds.push(total / self.calls as f64);
+    }
+
+    /// Median and minimum of the seconds of a call, over the repetitions; NaN without any.
+    pub fn median_and_minimum(mut self) -> (f64, f64) {
+        self.seconds.sort_by(f64::total_cmp);
+        let at = |index: usize| self.seconds.get(index).copied().unwrap_or(f64::NAN);
+        (at(self.seconds.len() / 2), at(0))
     }
 }
 

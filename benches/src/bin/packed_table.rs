@@ -7,9 +7,8 @@
 
 use std::hint::black_box;
 use std::process::ExitCode;
-use std::time::Instant;
 
-use laq_benches::{Failure, end};
+use laq_benches::{Candidate, Failure, end};
 use laq_packed::{CodeTable, DENSE_DEPTH, PackedMatrix, Packing};
 use laq_simd::{Isa, multiversion};
 use laq_solvers::Codebook;
@@ -36,13 +35,6 @@ struct Row {
     /// Per call, over the repetitions.
     median_seconds: f64,
     min_seconds: f64,
-}
-
-struct Candidate<'a> {
-    row: Row,
-    call: Box<dyn FnMut() + 'a>,
-    calls: usize,
-    seconds: Vec<f64>,
 }
 
 fn main() -> ExitCode {
@@ -87,7 +79,7 @@ fn of_size(size: usize, repetitions: usize) -> Result<Vec<Row>, Failure> {
         .collect::<Result<Vec<_>, Failure>>()?;
     let x: Vec<f32> = draws[..size].to_vec();
     let buffer = vec![1u64; READ_BYTES / 8];
-    let mut candidates = Vec::new();
+    let mut candidates: Vec<(Row, Candidate<'_>)> = Vec::new();
     let row = |product, codebook, isa: Isa, bytes| Row {
         size,
         product,
@@ -101,40 +93,50 @@ fn of_size(size: usize, repetitions: usize) -> Result<Vec<Row>, Failure> {
     let x = &x;
     for isa in Isa::available().filter(|isa| *isa != Isa::PORTABLE) {
         let mut y = vec![0.0; size];
-        candidates.push(Candidate::new(
+        candidates.push((
             row("dense", "f32", isa, 4 * size * size),
-            move || dense(isa, weights, x, black_box(&mut y)),
+            Candidate::new(REPETITION_SECONDS, move || {
+                dense(isa, weights, x, black_box(&mut y))
+            }),
         ));
         for (name, matrix) in &matrices {
             let mut y = vec![0.0; size];
-            candidates.push(Candidate::new(
+            candidates.push((
                 row("f32", name, isa, matrix.bytes()),
-                move || matrix.product(isa, x, 1, DENSE_DEPTH, false, black_box(&mut y)),
+                Candidate::new(REPETITION_SECONDS, move || {
+                    matrix.product(isa, x, 1, DENSE_DEPTH, false, black_box(&mut y))
+                }),
             ));
             let mut y = vec![0.0; size];
-            candidates.push(Candidate::new(
+            candidates.push((
                 row("int8", name, isa, matrix.bytes()),
-                move || {
+                Candidate::new(REPETITION_SECONDS, move || {
                     matrix
                         .product_int8(isa, x, black_box(&mut y))
                         .expect("integers");
-                },
+                }),
             ));
         }
     }
     let buffer = &buffer;
-    candidates.push(Candidate::new(
+    candidates.push((
         row("read", "", Isa::fastest(), READ_BYTES),
-        move || {
+        Candidate::new(REPETITION_SECONDS, move || {
             black_box(read(Isa::fastest(), buffer));
-        },
+        }),
     ));
     for _ in 0..repetitions {
-        for candidate in &mut candidates {
-            candidate.time();
-        }
+        (candidates.iter_mut()).for_each(|(_, candidate)| candidate.time());
     }
-    Ok(candidates.into_iter().map(Candidate::finish).collect())
+    let finish = |(row, candidate): (Row, Candidate<'_>)| {
+        let (median_seconds, min_seconds) = candidate.median_and_minimum();
+        Row {
+            median_seconds,
+            min_seconds,
+            ..row
+        }
+    };
+    Ok(candidates.into_iter().map(finish).collect())
 }
 
 /// Reproducible draws from [0, 1).
@@ -164,42 +166,6 @@ fn matrix(codebook: &Codebook, size: usize, draws: &[f32]) -> Result<PackedMatri
         &[0.01],
         false,
     )?)
-}
-
-impl<'a> Candidate<'a> {
-    /// Calls once, and then finds the number of calls of a repetition.
-    fn new(row: Row, mut call: impl FnMut() + 'a) -> Self {
-        call();
-        let start = Instant::now();
-        call();
-        let once = start.elapsed().as_secs_f64();
-        Candidate {
-            row,
-            call: Box::new(call),
-            calls: (REPETITION_SECONDS / once).clamp(1.0, 1e6) as usize,
-            seconds: Vec::new(),
-        }
-    }
-
-    fn time(&mut self) {
-        // The other products have taken the caches.
-        (self.call)();
-        let start = Instant::now();
-        for _ in 0..self.calls {
-            (self.call)();
-        }
-        self.seconds
-            .push(start.elapsed().as_secs_f64() / self.calls as f64);
-    }
-
-    fn finish(mut self) -> Row {
-        self.seconds.sort_by(f64::total_cmp);
-        Row {
-            median_seconds: self.seconds[self.seconds.len() / 2],
-            min_seconds: self.seconds[0],
-            ..self.row
-        }
-    }
 }
 
 multiversion! {
