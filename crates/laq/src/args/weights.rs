@@ -1,0 +1,189 @@
+//! Commands on trained weights and their files: export, sample, classify, inspect, quantize.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::ThreadsArgs;
+
+/// Export a trained network, to run it without the trainer.
+///
+/// Reads back what it wrote and compares every weight, then prints the bytes of each tensor.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    /// A run folder (for its best epoch), or a checkpoint.
+    #[arg(value_name = "RUN_DIR|CHECKPOINT")]
+    pub(crate) path: PathBuf,
+    /// The format.
+    #[arg(long, value_enum)]
+    pub(crate) to: ExportFormat,
+    /// The file to write; an existing one is replaced when the new one is complete.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// How codes are packed: in the fewest whole bits, or ternary ones five to a byte.
+    #[arg(long, value_enum, default_value_t = PackingChoice::Bits)]
+    pub(crate) packing: PackingChoice,
+    /// With `--to onnx`: the operator set. 21 has INT4; 25 also has INT2, for weights of at most two
+    /// bits.
+    #[arg(long, value_name = "N", default_value = "21", value_parser = ["21", "25"])]
+    pub(crate) opset: String,
+    /// With `--to onnx`, for a language model: a graph of one step, with the states as inputs and
+    /// outputs, to draw characters one at a time.
+    #[arg(long)]
+    pub(crate) step: bool,
+    /// Also quantize the output layer of a language model: uniform levels of 2 to 8 bits with a
+    /// scale for each character. Changes the loss.
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u8).range(2..=8))]
+    pub(crate) output_bits: Option<u8>,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// Packed safetensors, which `laq sample`, `laq classify` and `laq eval` run.
+    Packed,
+    /// ONNX with standard operators; weights as INT2, INT4 or INT8 with DequantizeLinear.
+    Onnx,
+    /// ONNX with weights in f32.
+    OnnxF32,
+    /// QONNX, for FINN and hls4ml: weights in f32 with nodes that quantize them.
+    Qonnx,
+    /// A folder for vLLM and transformers: matrices as packed integers, the rest in f32.
+    CompressedTensors,
+    /// Packed codes, scales and a description as arrays of numpy.
+    Npz,
+    /// All weights in f32 as arrays of numpy.
+    NpzF32,
+    /// All weights in f32 as safetensors, which run as packed ones do.
+    SafetensorsF32,
+}
+
+/// Write text with a trained language model; characters appear as they are drawn.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SampleArgs {
+    /// A run folder (for its best epoch), a checkpoint, or a file of `laq export --to packed`.
+    #[arg(value_name = "RUN_DIR|FILE")]
+    pub(crate) path: PathBuf,
+    /// The text to continue.
+    #[arg(long, default_value = "The ")]
+    pub(crate) prompt: String,
+    /// Characters to write after the prompt.
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub(crate) length: usize,
+    /// Below 1 prefers likely characters, above 1 unlikely ones; 0 takes the likeliest.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(crate) temperature: f64,
+    /// The same seed gives the same text.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Round activations to 8 bits: faster, and slightly less accurate.
+    #[arg(long)]
+    pub(crate) int8: bool,
+    /// Print the speed on the standard error.
+    #[arg(long)]
+    pub(crate) speed: bool,
+}
+
+/// Classify images with a trained network.
+///
+/// Images are PNG or PNM files of the network's size, or idx files of many. The preprocessing is
+/// that of the training.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ClassifyArgs {
+    /// A run folder (for its best epoch), a checkpoint, or a file of `laq export --to packed`.
+    #[arg(value_name = "RUN_DIR|FILE")]
+    pub(crate) path: PathBuf,
+    /// PNG, PNM (PGM, PPM) or idx files.
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<PathBuf>,
+    /// Classes to print for each image.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) top: usize,
+    /// Round activations to 8 bits: faster, and slightly less accurate.
+    #[arg(long)]
+    pub(crate) int8: bool,
+    /// Print a line of JSON for each image.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Print the tensors of a file: bits, sizes, scales, sparsity, shares of the levels.
+#[derive(Debug, clap::Args)]
+pub(crate) struct InspectArgs {
+    /// A file of packed weights, any safetensors file, or an ONNX model.
+    pub(crate) file: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How codes are packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PackingChoice {
+    /// The fewest whole bits per weight.
+    Bits,
+    /// Five ternary weights per byte, 1.6 bits each.
+    Trits,
+}
+
+impl PackingChoice {
+    pub(crate) fn packing(self) -> Option<laq_packed::Packing> {
+        (self == Self::Trits).then_some(laq_packed::Packing::Trits)
+    }
+}
+
+/// Quantize the tensors of a safetensors file, such as a PyTorch state_dict.
+///
+/// Solves `min ½ Σ d (w − ŵ)²` for each floating-point tensor (F32, F16, BF16) with two or more
+/// dimensions. In the new file each quantized NAME is NAME.packed (U8, codes of 1 to 8 bits) and
+/// NAME.scale (F32: one, one for each sign, or those of each channel), which decode to the exact
+/// f32 weights; the metadata entry laq.tensors describes them. All other tensors are copied. Tensors
+/// are read one by one, so files may be larger than the memory.
+#[derive(Debug, clap::Args)]
+pub(crate) struct QuantizeArgs {
+    /// The method: an id of `laq methods`, such as lat-e, laq-linear-4, or laq-linear with --bits
+    /// 4.
+    #[arg(long, value_name = "ID")]
+    pub(crate) method: String,
+    /// Bits of a level, for methods with bits in their id.
+    #[arg(long, value_name = "M")]
+    pub(crate) bits: Option<u8>,
+    /// The file of the weights w.
+    #[arg(long, value_name = "F.safetensors")]
+    pub(crate) weights: PathBuf,
+    /// A file of curvatures d, one tensor for each quantized one, of the same name and shape
+    /// [default: d = 1].
+    #[arg(long, value_name = "G.safetensors")]
+    pub(crate) curvature: Option<PathBuf>,
+    /// One scale (or pair of scales) for each tensor; the default.
+    #[arg(long, conflicts_with = "per_channel")]
+    pub(crate) per_tensor: bool,
+    /// One scale (or pair of scales) for each index of the first dimension.
+    #[arg(long)]
+    pub(crate) per_channel: bool,
+    /// How codes are packed: in the fewest whole bits, or ternary ones five to a byte.
+    #[arg(long, value_enum, default_value_t = PackingChoice::Bits)]
+    pub(crate) packing: PackingChoice,
+    /// Also write each quantized tensor under its name, as scale · level in its element type.
+    #[arg(long)]
+    pub(crate) dequantized: bool,
+    /// Quantize the floating-point tensors with matching names, of any dimensions, and no others;
+    /// `*` matches any characters including dots. Repeatable.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) include: Vec<String>,
+    /// Copy the tensors with matching names unchanged; repeatable.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// The file to write; an existing one is replaced when the new one is complete.
+    #[arg(long, value_name = "Q.safetensors")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgs,
+    /// Print a line of JSON for each tensor.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
