@@ -47,6 +47,11 @@ pub(crate) trait Network<B: Backend>: Send {
     /// Updates state other than parameters, unless the log has a stop.
     fn finish_step(&mut self, backend: &B, log: &B::StepLog) -> Result<(), BackendError>;
 
+    /// The algorithms of the layers, where the backend has several.
+    fn algorithms(&self, _backend: &B) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The first layer with NaN or infinity, after a loss that is not finite.
     fn locate_non_finite(&self, backend: &B) -> Result<(&'static str, String), ModelError>;
 

@@ -160,9 +160,12 @@ impl<B: Backend + 'static> Training<B> {
         &self.backend
     }
 
-    /// Algorithms selected and fallbacks taken; see [`laq_tensor::Memory::diagnostics`].
+    /// Algorithms selected and fallbacks taken; see [`laq_tensor::Memory::diagnostics`] and
+    /// [`laq_tensor::Convolution::convolution_algorithm`].
     pub fn diagnostics(&self) -> Vec<String> {
-        self.backend.diagnostics()
+        let mut lines = self.network.algorithms(&self.backend);
+        lines.append(&mut self.backend.diagnostics());
+        lines
     }
 
     /// Steps taken so far, those before a checkpoint included.

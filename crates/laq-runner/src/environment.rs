@@ -27,7 +27,7 @@ pub struct Environment {
     pub os: String,
     /// The start of the session, UTC.
     pub date: String,
-    /// Diagnostics of the device: algorithms selected and fallbacks taken. Empty for a processor.
+    /// Algorithms selected and fallbacks taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }

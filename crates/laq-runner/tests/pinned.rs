@@ -2,12 +2,14 @@
 
 mod common;
 
+use std::fs;
+
 use common::TestDir;
 use laq_runner::TRAINING_VERSION;
 use laq_solvers::Method;
 
 /// The version that the numbers below were recorded with.
-const RECORDED_VERSION: u32 = 3;
+const RECORDED_VERSION: u32 = 4;
 
 /// Training losses of the three epochs and the test loss, of the tiny experiment with each method.
 const RECORDED: [(&str, [f64; 4]); 15] = [
@@ -41,6 +43,11 @@ const RECORDED_IMAGES: [(&str, [f64; 4]); 4] = [
     ("lat-a", [1.7178182, 1.4417850, 1.2267546, 0.8041622]),
     ("laq-log-3-e", [1.6896422, 1.4051182, 1.2193405, 0.8938058]),
 ];
+
+/// The same of a network whose second convolution is computed by Winograd's transforms.
+const RECORDED_TRANSFORMS: [(&str, [f64; 4]); 1] =
+    [("full", [1.6980303, 1.5165173, 1.2369760, 1.1821515])];
+const TRANSFORMS: &str = "model = { filters = [32], convolutions = 2 }\ntitle = \"transforms\"";
 
 /// Kernels round differently, and a few steps carry that further, to some 1e-9. An exact and an
 /// alternating solver of the same problem differ by 3e-6 and more.
@@ -79,7 +86,9 @@ fn the_numbers_of_a_run_are_those_of_its_version() {
     let mut differences = String::new();
     let texts = RECORDED.map(|(method, recorded)| (dir.experiment(method, ""), recorded));
     let images = RECORDED_IMAGES.map(|(method, recorded)| (dir.digits(method, ""), recorded));
-    for (experiment, recorded) in texts.into_iter().chain(images) {
+    let transforms =
+        RECORDED_TRANSFORMS.map(|(method, recorded)| (dir.digits(method, TRANSFORMS), recorded));
+    for (experiment, recorded) in texts.into_iter().chain(images).chain(transforms) {
         let name = &experiment.title;
         let summary = dir.train(&experiment, name).expect("a run");
         let losses = dir
@@ -87,6 +96,8 @@ fn the_numbers_of_a_run_are_those_of_its_version() {
             .into_iter()
             .map(|record| record.train_loss);
         let found: Vec<f64> = losses.chain(summary.test_loss).collect();
+        let environment = fs::read_to_string(dir.path(name).join("environment.json")).unwrap();
+        assert_eq!(environment.contains("Winograd"), name == "transforms");
         if !same(&found, &recorded) {
             differences += &format!("(\"{name}\", {found:.7?}),\n");
         }

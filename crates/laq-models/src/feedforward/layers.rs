@@ -127,7 +127,13 @@ impl<B: Backend> Layer<B> {
         match &mut self.operation {
             Operation::Convolution(shape, workspace) => {
                 let (weight, bias) = weight_and_bias(parameters);
-                backend.convolution_forward(*shape, input, weight, bias, workspace, output)
+                match statistics {
+                    Statistics::Batch => {
+                        backend.convolution_forward(*shape, input, weight, bias, workspace, output)
+                    }
+                    Statistics::Running => backend
+                        .convolution_inference(*shape, input, weight, bias, workspace, output),
+                }
             }
             Operation::Dense(shape) => {
                 let (weight, bias) = weight_and_bias(parameters);

@@ -240,6 +240,16 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         Ok(())
     }
 
+    fn algorithms(&self, backend: &B) -> Vec<String> {
+        let algorithm = |layer: &Layer<B>| match &layer.operation {
+            Operation::Convolution(shape, _) => backend
+                .convolution_algorithm(*shape)
+                .map(|algorithm| format!("{}: {algorithm} convolution", layer.name)),
+            _ => None,
+        };
+        self.layers.iter().filter_map(algorithm).collect()
+    }
+
     fn locate_non_finite(&self, backend: &B) -> Result<(&'static str, String), ModelError> {
         if let Some(found) = locate_non_finite_weights(backend, &self.parameters)? {
             return Ok(found);

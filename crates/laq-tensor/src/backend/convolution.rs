@@ -46,6 +46,13 @@ pub trait Convolution: Memory {
         shape: ConvolutionShape,
     ) -> Result<Self::ConvolutionWorkspace, BackendError>;
 
+    /// What [`Convolution::convolution_forward`] and [`Convolution::convolution_backward`] compute this
+    /// shape by, where the backend has several algorithms whose numbers differ. It depends on the shape
+    /// alone.
+    fn convolution_algorithm(&self, _shape: ConvolutionShape) -> Option<&'static str> {
+        None
+    }
+
     /// The convolution of [`ConvolutionShape`], with W F × 3 × 3 × C and b F (zeros if `None`).
     ///
     /// ```text
@@ -63,6 +70,25 @@ pub trait Convolution: Memory {
         workspace: &mut Self::ConvolutionWorkspace,
         output: &mut Self::Buffer<f32>,
     ) -> Result<(), BackendError>;
+
+    /// The convolution of an evaluation: as [`Convolution::convolution_forward`], but no backward pass
+    /// follows. A backend whose [`Convolution::convolution_forward`] is faster at the cost of rounding
+    /// errors sums the products here in order, so that networks run from a file of packed weights return
+    /// the same bits.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`] when the device fails.
+    fn convolution_inference(
+        &self,
+        shape: ConvolutionShape,
+        input: &Self::Buffer<f32>,
+        weight: &Self::Buffer<f32>,
+        bias: Option<&Self::Buffer<f32>>,
+        workspace: &mut Self::ConvolutionWorkspace,
+        output: &mut Self::Buffer<f32>,
+    ) -> Result<(), BackendError> {
+        self.convolution_forward(shape, input, weight, bias, workspace, output)
+    }
 
     /// The gradients of [`Convolution::convolution_forward`]; requires a preceding call of it with
     /// the same operands. ∂x and ∂b are computed if present.

@@ -20,6 +20,9 @@ impl<B: Backend> Suite<'_, B> {
             (1, 12, 13, 20, 24),
             (31, 2, 2, 48, 16),
             (2, 2, 3, 150, 140),
+            // Sizes that the processor computes by tiles of 4 × 4 pixels, whole and at edges.
+            (2, 16, 16, 32, 64),
+            (3, 13, 15, 64, 48),
         ] {
             self.convolution(ConvolutionShape {
                 batch,
@@ -75,6 +78,15 @@ impl<B: Backend> Suite<'_, B> {
             } else {
                 (None, &without)
             };
+            backend.convolution_inference(
+                shape,
+                &input,
+                &weight,
+                bias,
+                &mut workspace,
+                &mut output,
+            )?;
+            self.compare(case("output in evaluation"), &output, expected, 2e-6)?;
             backend.convolution_forward(
                 shape,
                 &input,

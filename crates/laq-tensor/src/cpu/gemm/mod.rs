@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use self::tile::{RUN_ROWS, Run};
 use super::shared::Shared;
 use laq_simd::{AlignedBuffer, Isa};
-pub(crate) use pack::{Matrix, Operand, pack_panel};
+pub(crate) use pack::{InPlace, Matrix, Operand, copy_columns, pack_panel};
 use tile::LARGEST_TILE;
 pub(crate) use tile::{PORTABLE_ROWS, tile_columns, tile_rows};
 
@@ -35,6 +35,8 @@ pub(crate) const MIN_RUN: usize = 64;
 const MAX_RUNS: usize = DEPTH / MIN_RUN + 2;
 /// The tiles of a block that are read in place, at most.
 const MAX_TILES: usize = BLOCK_ROWS / RUN_ROWS;
+/// Rows of A in [`multiply_packed`], at most.
+pub(crate) const MAX_PACKED_PRODUCT_ROWS: usize = BLOCK_ROWS;
 /// The padding: read for rows and pixels outside of the operand.
 pub(crate) static ZEROS: [f32; DEPTH] = [0.0; DEPTH];
 /// Columns of a block of C, approximately, where rows alone make too few blocks for the threads.
@@ -56,7 +58,7 @@ thread_local! {
 
 /// Runs `work` with a thread-local scratch buffer of `length` elements; its contents are
 /// unspecified.
-fn with_scratch<R>(
+pub(crate) fn with_scratch<R>(
     cell: &'static std::thread::LocalKey<Cell<AlignedBuffer<f32>>>,
     length: usize,
     work: impl FnOnce(&mut [f32]) -> R,
@@ -102,12 +104,13 @@ pub(crate) fn product(
     } else {
         (BLOCK_COLUMNS / nr).max(1)
     };
-    let in_place = tile::reads_in_place(isa) && a.in_place(0, 0..depth).is_some();
+    let in_place = tile::reads_in_place(isa) && a.in_place(0, 0..depth.min(DEPTH)).is_some();
     let product = Product {
         isa,
         a,
         in_place,
         b_transposed,
+        columns,
         accumulate,
         c: Shared::new(c),
     };
@@ -121,36 +124,96 @@ pub(crate) fn product(
     }
 }
 
+/// C ← A·B for a B that was packed as [`Panels`], on the calling thread.
+///
+/// # Panics
+/// If A has more than [`MAX_PACKED_PRODUCT_ROWS`] rows.
+pub(crate) fn multiply_packed(
+    isa: Isa,
+    a: impl Operand,
+    panels: Panels,
+    packed_b: &[f32],
+    c: &mut [f32],
+) {
+    let (rows, depth) = a.size();
+    assert_eq!(depth, panels.depth);
+    assert_eq!(c.len(), rows * panels.columns);
+    assert!(rows <= MAX_PACKED_PRODUCT_ROWS);
+    let product = Product {
+        isa,
+        a,
+        in_place: tile::reads_in_place(isa) && a.in_place(0, 0..depth.min(DEPTH)).is_some(),
+        b_transposed: (),
+        columns: panels.columns,
+        accumulate: false,
+        c: Shared::new(c),
+    };
+    for slice in product.slices() {
+        product.with_a(0..rows, slice.clone(), &mut |block| {
+            for panel in 0..panels.count() {
+                let packed_b = &packed_b[panels.offset(panel, slice.start)..];
+                product.multiply(block, &(0..rows), &slice, panel, packed_b);
+            }
+        });
+    }
+}
+
+/// Where the elements of a packed B are: all panels of the first slice of the depth, then those of the
+/// next. A panel holds, for each step of the depth, the elements of its columns.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels {
+    /// Columns of a panel; the last one is padded.
+    pub(crate) width: usize,
+    pub(crate) columns: usize,
+    pub(crate) depth: usize,
+}
+
+impl Panels {
+    pub(crate) fn new(isa: Isa, columns: usize, depth: usize) -> Self {
+        Panels {
+            width: tile_columns(isa),
+            columns,
+            depth,
+        }
+    }
+
+    pub(crate) fn count(self) -> usize {
+        self.columns.div_ceil(self.width)
+    }
+
+    /// Elements of all panels.
+    pub(crate) fn len(self) -> usize {
+        self.count() * self.width * self.depth
+    }
+
+    /// The first of the `width` elements of a panel for a step of the depth.
+    pub(crate) fn offset(self, panel: usize, step: usize) -> usize {
+        let start = step / DEPTH * DEPTH;
+        let steps = DEPTH.min(self.depth - start);
+        self.width * (self.count() * start + panel * steps + (step - start))
+    }
+}
+
 /// A product that is not empty.
 struct Product<'c, A, B> {
     isa: Isa,
     a: A,
     /// Whether the rows of A are read where they are, and not packed.
     in_place: bool,
+    /// `()` if B was packed before.
     b_transposed: B,
+    /// Columns of B.
+    columns: usize,
     accumulate: bool,
     c: Shared<'c, f32>,
 }
 
-impl<A: Operand, B: Operand> Product<'_, A, B> {
+impl<A: Operand, B: Copy + Sync> Product<'_, A, B> {
     /// The slices of the depth.
     fn slices(&self) -> impl ExactSizeIterator<Item = Range<usize>> + Clone + Send + Sync {
         let (_, depth) = self.a.size();
         let starts = (0..depth).step_by(DEPTH);
         starts.map(move |start| start..depth.min(start + DEPTH))
-    }
-
-    /// Panels of B.
-    fn panels(&self) -> usize {
-        let (columns, _) = self.b_transposed.size();
-        columns.div_ceil(tile_columns(self.isa))
-    }
-
-    /// Packs a panel of B.
-    fn pack_b(&self, panel: usize, slice: Range<usize>, target: &mut [f32]) {
-        let (columns, nr) = (self.b_transposed.size().0, tile_columns(self.isa));
-        let first = panel * nr;
-        self.b_transposed.pack(first, columns, nr, slice, target);
     }
 
     /// Runs `work` with some rows of A.
@@ -185,7 +248,7 @@ impl<A: Operand, B: Operand> Product<'_, A, B> {
         panel: usize,
         packed_b: &[f32],
     ) {
-        let (columns, nr) = (self.b_transposed.size().0, tile_columns(self.isa));
+        let (columns, nr) = (self.columns, tile_columns(self.isa));
         let first_column = panel * nr;
         let width = nr.min(columns - first_column);
         let target = self.c.address(rows.start * columns + first_column);
@@ -204,6 +267,21 @@ impl<A: Operand, B: Operand> Product<'_, A, B> {
                 add,
             );
         }
+    }
+}
+
+impl<A: Operand, B: Operand> Product<'_, A, B> {
+    /// Panels of B.
+    fn panels(&self) -> usize {
+        self.columns.div_ceil(tile_columns(self.isa))
+    }
+
+    /// Packs a panel of B.
+    fn pack_b(&self, panel: usize, slice: Range<usize>, target: &mut [f32]) {
+        let nr = tile_columns(self.isa);
+        let first = panel * nr;
+        self.b_transposed
+            .pack(first, self.columns, nr, slice, target);
     }
 
     /// One task for all rows of `block_panels` panels of B: it packs each panel itself, and reads it

@@ -84,6 +84,35 @@ impl Operand for Matrix<'_> {
     }
 }
 
+/// A row-major matrix whose rows are read in place where the instruction set can.
+#[derive(Clone, Copy)]
+pub(crate) struct InPlace<'a>(pub(crate) Matrix<'a>);
+
+impl Operand for InPlace<'_> {
+    fn size(&self) -> (usize, usize) {
+        self.0.size()
+    }
+
+    fn pack(
+        &self,
+        first: usize,
+        last: usize,
+        width: usize,
+        columns: Range<usize>,
+        panel: &mut [f32],
+    ) {
+        pack_panel(self.0, first, last, width, columns, panel);
+    }
+
+    fn in_place(&self, row: usize, columns: Range<usize>) -> Option<&[f32]> {
+        let matrix = self.0;
+        let start = row * matrix.row_stride;
+        let long = matrix.columns >= super::MIN_RUN;
+        (long && !columns.is_empty())
+            .then(|| &matrix.data[start + columns.start..start + columns.end])
+    }
+}
+
 /// [`Operand::pack`] of a matrix.
 pub(crate) fn pack_panel(
     matrix: Matrix<'_>,
@@ -98,18 +127,7 @@ pub(crate) fn pack_panel(
     let at = |row: usize, column: usize| row * matrix.row_stride + column * matrix.column_stride;
     if matrix.row_stride == 1 {
         let sources = columns.map(|column| &matrix.data[at(first, column)..][..present]);
-        match (present == width).then_some(width) {
-            Some(32) => copy_rows::<32>(sources, panel),
-            Some(16) => copy_rows::<16>(sources, panel),
-            Some(10) => copy_rows::<10>(sources, panel),
-            Some(6) => copy_rows::<6>(sources, panel),
-            _ => {
-                for (source, target) in sources.zip(panel.chunks_exact_mut(width)) {
-                    target[..present].copy_from_slice(source);
-                    target[present..].fill(0.0);
-                }
-            }
-        }
+        copy_columns(sources, present, width, panel);
     } else {
         // Sixteen columns of a row are one cache line: read it once, scatter it within the panel.
         const LINE: usize = 16;
@@ -139,9 +157,33 @@ pub(crate) fn pack_panel(
     }
 }
 
-/// Copies rows of N elements; a constant number is copied without a call.
-fn copy_rows<'a, const N: usize>(sources: impl Iterator<Item = &'a [f32]>, panel: &mut [f32]) {
-    for (source, target) in sources.zip(panel.as_chunks_mut::<N>().0) {
-        target.copy_from_slice(source);
+/// Packs columns of which the `present` elements are contiguous.
+pub(crate) fn copy_columns<'a>(
+    columns: impl Iterator<Item = &'a [f32]>,
+    present: usize,
+    width: usize,
+    panel: &mut [f32],
+) {
+    // A constant number is copied without a call.
+    match (present == width).then_some(width) {
+        Some(32) => copy_whole_columns::<32>(columns, panel),
+        Some(16) => copy_whole_columns::<16>(columns, panel),
+        Some(10) => copy_whole_columns::<10>(columns, panel),
+        Some(6) => copy_whole_columns::<6>(columns, panel),
+        _ => {
+            for (column, target) in columns.zip(panel.chunks_exact_mut(width)) {
+                target[..present].copy_from_slice(column);
+                target[present..].fill(0.0);
+            }
+        }
+    }
+}
+
+fn copy_whole_columns<'a, const N: usize>(
+    columns: impl Iterator<Item = &'a [f32]>,
+    panel: &mut [f32],
+) {
+    for (column, target) in columns.zip(panel.as_chunks_mut::<N>().0) {
+        target.copy_from_slice(column);
     }
 }

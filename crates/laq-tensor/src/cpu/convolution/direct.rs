@@ -15,72 +15,53 @@
 
 use std::ops::Range;
 
-use super::CpuBackend;
-use super::dense::{broadcast_bias, column_sums};
-use super::gemm::{MIN_RUN, Matrix, Operand, PORTABLE_ROWS, ZEROS, product};
-use super::memory::Buffer;
-use crate::{BackendError, Convolution, ConvolutionShape};
+use super::super::dense::broadcast_bias;
+use super::super::gemm::{MIN_RUN, Matrix, Operand, PORTABLE_ROWS, ZEROS, product};
+use crate::ConvolutionShape;
+use laq_simd::Isa;
 
-impl Convolution for CpuBackend {
-    type ConvolutionWorkspace = ();
-
-    fn convolution_workspace(&self, _shape: ConvolutionShape) -> Result<(), BackendError> {
-        Ok(())
+/// The output of a convolution; the bias may be empty.
+pub(super) fn forward(
+    isa: Isa,
+    shape: ConvolutionShape,
+    input: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    output: &mut [f32],
+) {
+    if !bias.is_empty() {
+        assert_eq!(bias.len(), shape.out_channels);
+        broadcast_bias(bias, output);
     }
+    let patches = Patches::new(shape, shape.in_channels, input);
+    let filters = Matrix::new(weight, shape.out_channels, shape.filter());
+    product(isa, patches, filters, !bias.is_empty(), output);
+}
 
-    fn convolution_forward(
-        &self,
-        shape: ConvolutionShape,
-        input: &Buffer<f32>,
-        weight: &Buffer<f32>,
-        bias: Option<&Buffer<f32>>,
-        _workspace: &mut (),
-        output: &mut Buffer<f32>,
-    ) -> Result<(), BackendError> {
-        let output = output.as_mut_slice();
-        if let Some(bias) = bias {
-            assert_eq!(bias.len(), shape.out_channels);
-            broadcast_bias(bias.as_slice(), output);
-        }
-        let patches = Patches::new(shape, shape.in_channels, input.as_slice());
-        let filters = Matrix::new(weight.as_slice(), shape.out_channels, shape.filter());
-        product(self.isa, patches, filters, bias.is_some(), output);
-        Ok(())
-    }
+/// The gradient of the input.
+pub(super) fn input_gradient(
+    isa: Isa,
+    shape: ConvolutionShape,
+    weight: &[f32],
+    output_gradient: &[f32],
+    gradient: &mut [f32],
+) {
+    let patches = Patches::new(shape, shape.out_channels, output_gradient);
+    let rotated = RotatedFilters { shape, weight };
+    product(isa, patches, rotated, false, gradient);
+}
 
-    fn convolution_backward(
-        &self,
-        shape: ConvolutionShape,
-        input: &Buffer<f32>,
-        weight: &Buffer<f32>,
-        output_gradient: &Buffer<f32>,
-        _workspace: &mut (),
-        input_gradient: Option<&mut Buffer<f32>>,
-        weight_gradient: &mut Buffer<f32>,
-        bias_gradient: Option<&mut Buffer<f32>>,
-    ) -> Result<(), BackendError> {
-        let output_gradient = output_gradient.as_slice();
-        if let Some(input_gradient) = input_gradient {
-            let patches = Patches::new(shape, shape.out_channels, output_gradient);
-            let weight = weight.as_slice();
-            let rotated = RotatedFilters { shape, weight };
-            let input_gradient = input_gradient.as_mut_slice();
-            product(self.isa, patches, rotated, false, input_gradient);
-        }
-        let gradient = Matrix::new(output_gradient, shape.pixels(), shape.out_channels);
-        let patches = Patches::new(shape, shape.in_channels, input.as_slice());
-        product(
-            self.isa,
-            gradient.transposed(),
-            PatchesTransposed(patches),
-            false,
-            weight_gradient.as_mut_slice(),
-        );
-        if let Some(bias_gradient) = bias_gradient {
-            column_sums(output_gradient, bias_gradient.as_mut_slice());
-        }
-        Ok(())
-    }
+/// The gradient of the filters.
+pub(super) fn weight_gradient(
+    isa: Isa,
+    shape: ConvolutionShape,
+    input: &[f32],
+    output_gradient: &[f32],
+    gradient: &mut [f32],
+) {
+    let output_gradient = Matrix::new(output_gradient, shape.pixels(), shape.out_channels);
+    let patches = PatchesTransposed(Patches::new(shape, shape.in_channels, input));
+    product(isa, output_gradient.transposed(), patches, false, gradient);
 }
 
 /// One row per pixel, one column per tap and channel: column t·C + c holds channel c of the pixel
