@@ -22,7 +22,7 @@ use rayon::prelude::*;
 
 use super::super::gemm::{
     InPlace, MAX_PACKED_PRODUCT_ROWS, Matrix, Operand, Panels, copy_columns, multiply_packed,
-    pack_panel, product, with_scratch,
+    pack_panel, product_on_this_thread, with_scratch,
 };
 use super::super::shared::Shared;
 use super::transform::{
@@ -331,7 +331,7 @@ pub(super) fn weight_gradient(
                         .enumerate()
                         .for_each(|(position, c)| {
                             let [a, b] = [outputs, inputs].map(|of| of.at(position));
-                            product(isa, a, b, first > 0, c);
+                            product_on_this_thread(isa, a, b, first > 0, c);
                         });
                 }
             });

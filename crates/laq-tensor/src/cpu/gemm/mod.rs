@@ -84,15 +84,11 @@ pub(crate) fn product(
     accumulate: bool,
     c: &mut [f32],
 ) {
-    let ((rows, depth), (columns, other_depth)) = (a.size(), b_transposed.size());
-    assert_eq!(depth, other_depth);
-    assert_eq!(c.len(), rows * columns);
-    if depth == 0 && !accumulate {
-        c.fill(0.0);
-    }
-    if rows == 0 || columns == 0 || depth == 0 {
+    let (rows, _) = a.size();
+    let Some(product) = Product::new(isa, a, b_transposed, accumulate, c) else {
         return;
-    }
+    };
+    let columns = product.columns;
     let (mr, nr) = (tile_rows(isa), tile_columns(isa));
     // Blocks of nearly equal size.
     let block_rows = rows.div_ceil(rows.div_ceil(BLOCK_ROWS)).div_ceil(mr) * mr;
@@ -104,23 +100,27 @@ pub(crate) fn product(
     } else {
         (BLOCK_COLUMNS / nr).max(1)
     };
-    let in_place = tile::reads_in_place(isa) && a.in_place(0, 0..depth.min(DEPTH)).is_some();
-    let product = Product {
-        isa,
-        a,
-        in_place,
-        b_transposed,
-        columns,
-        accumulate,
-        c: Shared::new(c),
-    };
     let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
-    if !in_place && rows <= MAX_PACKED_ROWS && panels >= tasks {
+    if !product.in_place && rows <= MAX_PACKED_ROWS && panels >= tasks {
         product.by_columns(panels.div_ceil(tasks));
     } else if row_blocks == 1 {
         product.by_columns(block_panels);
     } else {
         product.by_blocks(block_rows, block_panels);
+    }
+}
+
+/// [`product`] on the calling thread, for callers that are tasks already; A is not read in place.
+pub(crate) fn product_on_this_thread(
+    isa: Isa,
+    a: impl Operand,
+    b_transposed: impl Operand,
+    accumulate: bool,
+    c: &mut [f32],
+) {
+    if let Some(product) = Product::new(isa, a, b_transposed, accumulate, c) {
+        assert!(!product.in_place);
+        product.columns_on_this_thread(0..product.panels());
     }
 }
 
@@ -141,8 +141,8 @@ pub(crate) fn multiply_packed(
     assert!(rows <= MAX_PACKED_PRODUCT_ROWS);
     let product = Product {
         isa,
+        in_place: reads_in_place(isa, &a),
         a,
-        in_place: tile::reads_in_place(isa) && a.in_place(0, 0..depth.min(DEPTH)).is_some(),
         b_transposed: (),
         columns: panels.columns,
         accumulate: false,
@@ -270,7 +270,29 @@ impl<A: Operand, B: Copy + Sync> Product<'_, A, B> {
     }
 }
 
-impl<A: Operand, B: Operand> Product<'_, A, B> {
+impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
+    /// The product, unless it is empty; then C is complete.
+    fn new(isa: Isa, a: A, b_transposed: B, accumulate: bool, c: &'c mut [f32]) -> Option<Self> {
+        let ((rows, depth), (columns, other_depth)) = (a.size(), b_transposed.size());
+        assert_eq!(depth, other_depth);
+        assert_eq!(c.len(), rows * columns);
+        if depth == 0 && !accumulate {
+            c.fill(0.0);
+        }
+        if rows == 0 || columns == 0 || depth == 0 {
+            return None;
+        }
+        Some(Product {
+            isa,
+            in_place: reads_in_place(isa, &a),
+            a,
+            b_transposed,
+            columns,
+            accumulate,
+            c: Shared::new(c),
+        })
+    }
+
     /// Panels of B.
     fn panels(&self) -> usize {
         self.columns.div_ceil(tile_columns(self.isa))
@@ -287,23 +309,28 @@ impl<A: Operand, B: Operand> Product<'_, A, B> {
     /// One task for all rows of `block_panels` panels of B: it packs each panel itself, and reads it
     /// while it is in the cache. The tasks do not wait for each other between the slices.
     fn by_columns(&self, block_panels: usize) {
-        let rows = 0..self.a.size().0;
-        let (panels, nr) = (self.panels(), tile_columns(self.isa));
+        let panels = self.panels();
         let blocks = panels.div_ceil(block_panels);
         (0..blocks).into_par_iter().for_each(|block| {
             let first = block * block_panels;
-            let last = panels.min(first + block_panels);
-            for slice in self.slices() {
-                self.with_a(rows.clone(), slice.clone(), &mut |block| {
-                    with_scratch(&PACKED_B, nr * slice.len(), |packed_b| {
-                        for panel in first..last {
-                            self.pack_b(panel, slice.clone(), packed_b);
-                            self.multiply(block, &rows, &slice, panel, packed_b);
-                        }
-                    });
-                });
-            }
+            self.columns_on_this_thread(first..panels.min(first + block_panels));
         });
+    }
+
+    /// All rows of some panels of B.
+    fn columns_on_this_thread(&self, panels: Range<usize>) {
+        let rows = 0..self.a.size().0;
+        for slice in self.slices() {
+            self.with_a(rows.clone(), slice.clone(), &mut |block| {
+                let size = tile_columns(self.isa) * slice.len();
+                with_scratch(&PACKED_B, size, |packed_b| {
+                    for panel in panels.clone() {
+                        self.pack_b(panel, slice.clone(), packed_b);
+                        self.multiply(block, &rows, &slice, panel, packed_b);
+                    }
+                });
+            });
+        }
     }
 
     /// Packs B for as many slices at a time as fit: a block of C stays in the cache of its task for all
@@ -348,6 +375,12 @@ impl<A: Operand, B: Operand> Product<'_, A, B> {
             }
         });
     }
+}
+
+/// Whether the rows of A are read where they are.
+fn reads_in_place(isa: Isa, a: &impl Operand) -> bool {
+    let (_, depth) = a.size();
+    tile::reads_in_place(isa) && a.in_place(0, 0..depth.min(DEPTH)).is_some()
 }
 
 /// The rows of A of a block, tile by tile.
