@@ -14,6 +14,7 @@ use crate::dataset::{DeviceDataset, DeviceExamples, Examples, IndexRange};
 use crate::init::Init;
 use crate::network::{Network, locate_non_finite_weights, setting, wrong_kind};
 use crate::parameter::{Parameter, ParameterSpec, StateTensor};
+use crate::profile::{Profiler, Work, floats};
 
 /// Settings of the character network. Defaults are the paper's; `symbols` depends on the text.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -260,7 +261,12 @@ impl<B: Backend> Network<B> for CharLstm<B> {
     }
 
     /// Mean cross-entropy in nats per token; replaces `logits` by its gradient.
-    fn forward(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError> {
+    fn forward(
+        &mut self,
+        backend: &B,
+        log: &mut B::StepLog,
+        profiler: &mut Profiler,
+    ) -> Result<(), BackendError> {
         let shape = self.dense_shape();
         let [weight_ih, weight_hh, bias, weight, output_bias] = &self.parameters;
         let lstm = LstmParameters {
@@ -268,7 +274,10 @@ impl<B: Backend> Network<B> for CharLstm<B> {
             weight_hh: weight_hh.value(),
             bias: bias.value(),
         };
+        let start = profiler.start();
         backend.lstm_forward(&self.inputs, lstm, &mut self.workspace, &mut self.hidden)?;
+        profiler.stop(start, "lstm", "LSTM", Work::lstm(self.shape, 1));
+        let start = profiler.start();
         backend.dense_forward(
             shape,
             &self.hidden,
@@ -276,13 +285,19 @@ impl<B: Backend> Network<B> for CharLstm<B> {
             Some(output_bias.value()),
             &mut self.logits,
         )?;
-        backend.loss_and_gradient(Loss::CrossEntropy, &self.targets, &mut self.logits, log)
+        profiler.stop(start, "output", "product", Work::dense(shape, 1));
+        let start = profiler.start();
+        backend.loss_and_gradient(Loss::CrossEntropy, &self.targets, &mut self.logits, log)?;
+        let work = floats(shape.rows * shape.outputs, 2);
+        profiler.stop(start, "all", "loss", work);
+        Ok(())
     }
 
-    fn backward(&mut self, backend: &B) -> Result<(), BackendError> {
+    fn backward(&mut self, backend: &B, profiler: &mut Profiler) -> Result<(), BackendError> {
         let shape = self.dense_shape();
         let [weight_ih, weight_hh, bias, weight, output_bias] = &mut self.parameters;
         let (weight, weight_gradient) = weight.value_and_gradient();
+        let start = profiler.start();
         backend.dense_backward(
             shape,
             &self.hidden,
@@ -292,9 +307,12 @@ impl<B: Backend> Network<B> for CharLstm<B> {
             weight_gradient,
             Some(output_bias.value_and_gradient().1),
         )?;
+        let work = Work::dense(shape, 2);
+        profiler.stop(start, "output", "gradients of the product", work);
         let (weight_ih, weight_ih_gradient) = weight_ih.value_and_gradient();
         let (weight_hh, weight_hh_gradient) = weight_hh.value_and_gradient();
         let (bias, bias_gradient) = bias.value_and_gradient();
+        let start = profiler.start();
         backend.lstm_backward(
             &self.inputs,
             LstmParameters {
@@ -311,11 +329,14 @@ impl<B: Backend> Network<B> for CharLstm<B> {
                 weight_hh: weight_hh_gradient,
                 bias: bias_gradient,
             },
-        )
+        )?;
+        let work = Work::lstm(self.shape, 2);
+        profiler.stop(start, "lstm", "gradients of the LSTM", work);
+        Ok(())
     }
 
     fn evaluate(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError> {
-        self.forward(backend, log)
+        self.forward(backend, log, &mut Profiler::default())
     }
 
     fn has_classes(&self) -> bool {

@@ -9,6 +9,7 @@ mod feedforward;
 mod init;
 mod network;
 mod parameter;
+mod profile;
 mod summary;
 mod training;
 
@@ -22,6 +23,7 @@ pub use dataset::{DatasetHandle, Examples};
 pub use feedforward::FeedforwardSpec;
 pub use laq_tensor::{AdamSettings, Loss};
 pub use parameter::{LayerReport, LayerWeights, StateData, StateTensor, WeightData};
+pub use profile::{Part, Profile, Work};
 pub use summary::LayerSummary;
 pub use training::{Report, StepReport, Training};
 

@@ -8,6 +8,7 @@ use crate::ModelError;
 use crate::batch::Batch;
 use crate::dataset::{DeviceDataset, Examples};
 use crate::parameter::{Parameter, StateTensor};
+use crate::profile::Profiler;
 
 /// A network and the buffers of one batch, on a backend.
 pub(crate) trait Network<B: Backend>: Send {
@@ -32,10 +33,15 @@ pub(crate) trait Network<B: Backend>: Send {
     ) -> Result<(), ModelError>;
 
     /// Logs the mean training loss of the batch and keeps what [`Network::backward`] needs.
-    fn forward(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError>;
+    fn forward(
+        &mut self,
+        backend: &B,
+        log: &mut B::StepLog,
+        profiler: &mut Profiler,
+    ) -> Result<(), BackendError>;
 
     /// Computes the gradients of all parameters, after [`Network::forward`].
-    fn backward(&mut self, backend: &B) -> Result<(), BackendError>;
+    fn backward(&mut self, backend: &B, profiler: &mut Profiler) -> Result<(), BackendError>;
 
     /// Logs the mean loss of the batch, and the errors where outputs are classes. Does not change
     /// the network.

@@ -15,6 +15,7 @@ use crate::dataset::{DatasetHandle, DeviceDataset, Examples};
 use crate::feedforward::{Feedforward, FeedforwardSpec};
 use crate::network::{Network, setting};
 use crate::parameter::{LayerReport, LayerWeights, Parameter, StateData, StateTensor, WeightData};
+use crate::profile::{Profile, Profiler, Work, floats};
 
 fn check(adam: AdamSettings) -> Result<(), ModelError> {
     for (name, value, ok, expected) in [
@@ -88,6 +89,7 @@ pub struct Training<B: Backend> {
     reported: usize,
     seconds: f64,
     quantize_seconds: f64,
+    profiler: Profiler,
     backend: B,
 }
 
@@ -151,6 +153,7 @@ impl<B: Backend + 'static> Training<B> {
             reported: 0,
             seconds: 0.0,
             quantize_seconds: 0.0,
+            profiler: Profiler::default(),
             backend,
         })
     }
@@ -271,21 +274,29 @@ impl<B: Backend + 'static> Training<B> {
             quantize_workspace,
             update_workspace,
             log,
+            profiler,
             ..
         } = self;
         backend.set_step_size(size, log)?;
         let (adam, graph) = (self.adam, &mut self.graphs[usize::from(solve)]);
         let mut body = || -> Result<(), BackendError> {
             if solve {
+                let start = profiler.start();
                 quantize(backend, network.as_mut(), quantize_workspace, log)?;
+                let quantized = weights_of(network.as_ref(), Parameter::is_quantized);
+                profiler.stop(start, "all", "quantize", Work::quantize(quantized));
             }
-            network.forward(backend, log)?;
-            network.backward(backend)?;
+            network.forward(backend, log, profiler)?;
+            network.backward(backend, profiler)?;
+            let weights = weights_of(network.as_ref(), |_| true);
+            let start = profiler.start();
             let mut jobs = network
                 .parameters_mut()
                 .iter_mut()
                 .map(Parameter::update_job);
             backend.check_gradients(&mut jobs, update_workspace, log)?;
+            profiler.stop(start, "all", "check of the gradients", floats(weights, 1));
+            let start = profiler.start();
             if network
                 .parameters()
                 .iter()
@@ -296,7 +307,10 @@ impl<B: Backend + 'static> Training<B> {
                     parameter.quantizer_backward(backend)?;
                 }
                 backend.stop_clock(log)?;
+                let work = floats(weights, 2);
+                profiler.stop(start, "all", "gradients of the latent weights", work);
             }
+            let start = profiler.start();
             let mut jobs = network
                 .parameters_mut()
                 .iter_mut()
@@ -305,6 +319,7 @@ impl<B: Backend + 'static> Training<B> {
             for parameter in network.parameters_mut() {
                 parameter.update_scales(backend, adam, log)?;
             }
+            profiler.stop(start, "all", "Adam", floats(weights, 7));
             network.finish_step(backend, log)
         };
         let done = backend.capture_or_replay(graph, &mut body);
@@ -314,6 +329,31 @@ impl<B: Backend + 'static> Training<B> {
         self.unread += 1;
         self.seconds += start.elapsed().as_secs_f64();
         Ok(())
+    }
+
+    /// Takes `steps` steps on a batch and returns where their time goes, for a backend that computes
+    /// when it is called.
+    ///
+    /// # Errors
+    /// As [`Training::step`].
+    pub fn profile(
+        &mut self,
+        batch: Batch<'_>,
+        learning_rate: f64,
+        steps: u64,
+    ) -> Result<Profile, ModelError> {
+        self.profiler.profile = Some(Profile::default());
+        let mut seconds = 0.0;
+        let taken = (0..steps).try_for_each(|_| {
+            seconds += self.step(batch, learning_rate)?.seconds;
+            Ok(())
+        });
+        let profile = self.profiler.profile.take().unwrap_or_default();
+        taken.map(|()| Profile {
+            steps,
+            seconds,
+            ..profile
+        })
     }
 
     /// Waits for the submitted steps and returns their results.
@@ -586,6 +626,18 @@ fn unknown_dataset() -> ModelError {
 }
 
 /// Computes ŵ = solve(w, d) for all quantized parameters and times it.
+/// The weights of the parameters that are `chosen`.
+fn weights_of<B: Backend>(
+    network: &dyn Network<B>,
+    chosen: impl Fn(&Parameter<B>) -> bool,
+) -> usize {
+    let parameters = network.parameters().iter();
+    let chosen = parameters.filter(|parameter| chosen(parameter));
+    chosen
+        .map(|parameter| parameter.spec.shape.iter().product::<usize>())
+        .sum()
+}
+
 fn quantize<B: Backend>(
     backend: &B,
     network: &mut dyn Network<B>,

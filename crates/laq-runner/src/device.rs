@@ -10,7 +10,7 @@ pub use laq_cuda::Precision;
 use laq_cuda::{Cuda, CudaBackend, probe};
 use laq_models::{
     Batch, DatasetHandle, Evaluation, Evaluations, Examples, LayerComparison, LayerReport,
-    LayerWeights, ModelError, Report, StateTensor, StepReport, Training,
+    LayerWeights, ModelError, Profile, Report, StateTensor, StepReport, Training,
 };
 use laq_solvers::Method;
 use laq_tensor::{Backend, CpuBackend, Memory};
@@ -200,6 +200,7 @@ pub trait Trainer: Evaluator + Send {
     ) -> Result<(), ModelError>;
     fn report(&mut self) -> Result<Report<'_>, ModelError>;
     fn step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<StepReport, ModelError>;
+    fn profile(&mut self, batch: Batch<'_>, rate: f64, steps: u64) -> Result<Profile, ModelError>;
     fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError>;
     fn compare(&mut self, other: &Method) -> Result<Vec<LayerComparison>, ModelError>;
     fn weights(&mut self) -> Result<Vec<LayerWeights>, ModelError>;
@@ -257,6 +258,10 @@ impl<B: Backend + 'static> Trainer for Training<B> {
 
     fn step(&mut self, batch: Batch<'_>, learning_rate: f64) -> Result<StepReport, ModelError> {
         self.step(batch, learning_rate)
+    }
+
+    fn profile(&mut self, batch: Batch<'_>, rate: f64, steps: u64) -> Result<Profile, ModelError> {
+        self.profile(batch, rate, steps)
     }
 
     fn layers(&mut self) -> Result<Vec<LayerReport>, ModelError> {

@@ -40,7 +40,7 @@ impl Environment {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Self {
-            commit: env!("LAQ_COMMIT").into(),
+            commit: commit().into(),
             laq: env!("CARGO_PKG_VERSION").into(),
             training_version: TRAINING_VERSION,
             cpu: cpu(),
@@ -51,6 +51,12 @@ impl Environment {
             notes: Vec::new(),
         }
     }
+}
+
+/// See [`Environment::commit`].
+#[must_use]
+pub fn commit() -> &'static str {
+    env!("LAQ_COMMIT")
 }
 
 /// The name of the processor; Linux only, otherwise `unknown`.

@@ -4,8 +4,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use laq_datasets::epoch_order;
-use laq_models::{Batch, ModelError};
+use laq_models::ModelError;
 use serde::Serialize;
 
 use crate::RunError;
@@ -13,6 +12,7 @@ use crate::checkpoint::StepTimes;
 use crate::config::{Experiment, key};
 use crate::device::{DeviceOptions, OpenDevice};
 use crate::examples::{Input, sizes};
+use crate::random_batch::RandomBatch;
 use crate::session::{network, thread_pool};
 
 /// The minimal and maximal number of timed steps; between them, timing ends after
@@ -102,30 +102,8 @@ fn time(
 ) -> Result<(StepTimes, StepTimes), RunError> {
     let batch = experiment.data.batch;
     let mut network = network(device, experiment, input, batch)?;
-    // Pseudorandom values, repeated if a batch is larger.
-    let random = epoch_order(1 << 16, 0, 0);
-    let below = |bound: usize, count: usize| -> Vec<u8> {
-        let values = random.iter().map(|&value| (value as usize % bound) as u8);
-        values.cycle().take(count).collect()
-    };
-    let (tokens, labels, pixels);
-    let batch = match input {
-        Input::Symbols(symbols) => {
-            let characters = experiment.data.length.unwrap_or_default() * batch;
-            tokens = below(symbols, characters + 1);
-            Batch::text(&tokens[..characters], &tokens[1..])
-        }
-        Input::Images { shape, classes } => {
-            labels = below(classes, batch);
-            let bytes = below(256, batch * shape.elements());
-            // In the range of preprocessed images.
-            pixels = bytes
-                .iter()
-                .map(|&byte| f32::from(byte) / 128.0 - 1.0)
-                .collect::<Vec<_>>();
-            Batch::images(&pixels, &labels)
-        }
-    };
+    let random = RandomBatch::new(experiment, input);
+    let batch = random.batch();
     let rate = experiment.train.learning_rate;
     let mut run = || -> Result<_, ModelError> {
         let (mut steps, mut evaluations) = (StepTimes::default(), StepTimes::default());

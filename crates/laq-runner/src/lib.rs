@@ -13,6 +13,8 @@ mod examples;
 pub mod export;
 mod memory;
 mod packed;
+pub mod profile;
+mod random_batch;
 pub mod record;
 pub mod run_folder;
 mod session;

@@ -61,7 +61,7 @@ fn load(config: &Path, over: &OverArgs) -> Result<Experiment> {
     Ok(config::load(config, &over.overlay, &over.set)?)
 }
 
-fn experiment(args: &ExperimentArgs) -> Result<Experiment> {
+pub(crate) fn experiment(args: &ExperimentArgs) -> Result<Experiment> {
     load(&args.config, &args.over)
 }
 

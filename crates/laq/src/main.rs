@@ -1,8 +1,8 @@
 //! `laq`: trains, evaluates and quantizes networks with low-bit weights, and reproduces tables of
 //! results.
 //!
-//! `args` defines the command line; `commands`, `inspect`, `packed`, `quantize` and `reproduce` call the
-//! libraries and print; `progress` draws progress; `output` writes to the standard streams and handles signals.
+//! `args` defines the command line; `commands`, `inspect`, `packed`, `profile`, `quantize` and `reproduce` call
+//! the libraries and print; `progress` draws progress; `output` writes to the standard streams and handles signals.
 //!
 //! Exit codes: 0 success, 1 an error, 2 a wrong command line, 130 interrupted (and saved).
 
@@ -16,6 +16,7 @@ mod gpu_check;
 mod inspect;
 mod output;
 mod packed;
+mod profile;
 mod progress;
 mod quantize;
 mod reproduce;
@@ -36,7 +37,10 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let done = match args.command {
-        Command::Train(args) => commands::train(&args, quiet),
+        Command::Train(args) => match args.profile {
+            Some(steps) => profile::profile(&args, steps),
+            None => commands::train(&args, quiet),
+        },
         Command::Eval(args) => commands::eval(&args),
         Command::Export(args) => packed::export(&args),
         Command::Sample(args) => packed::sample(&args),

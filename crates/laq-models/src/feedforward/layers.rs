@@ -8,6 +8,7 @@ use laq_tensor::{
 
 use super::spec::{LayerKind, LayerSpec};
 use crate::parameter::Parameter;
+use crate::profile::{Work, floats};
 
 /// Statistics that batch normalization uses.
 #[derive(Clone, Copy, PartialEq)]
@@ -43,7 +44,8 @@ pub(super) enum Operation<B: Backend> {
     Dense(DenseShape),
     MaxPool(PoolShape, B::Buffer<u8>),
     BatchNorm(BatchNorm<B>),
-    Relu,
+    /// Of so many numbers.
+    Relu(usize),
 }
 
 /// Batch normalization, with optional ReLU.
@@ -105,7 +107,7 @@ impl<B: Backend> Operation<B> {
                     variance,
                 })
             }
-            LayerKind::Relu => Operation::Relu,
+            LayerKind::Relu => Operation::Relu(batch * input.elements()),
         })
     }
 }
@@ -120,7 +122,7 @@ impl<B: Backend> Layer<B> {
     ) -> Result<(), BackendError> {
         let parameters = &parameters[self.parameters.clone()];
         let BufferSlots { input, output, .. } = self.slots;
-        if let Operation::Relu = self.operation {
+        if let Operation::Relu(_) = self.operation {
             return backend.relu(&mut buffers[output]);
         }
         let [input, output] = disjoint(buffers, [input, output]);
@@ -161,7 +163,36 @@ impl<B: Backend> Layer<B> {
                     ),
                 }
             }
-            Operation::Relu => unreachable!("handled in place"),
+            Operation::Relu(_) => unreachable!("handled in place"),
+        }
+    }
+
+    /// What [`Layer::forward`] computes.
+    pub(super) fn forward_work(&self) -> (&'static str, Work) {
+        match &self.operation {
+            Operation::Convolution(shape, _) => ("convolution", Work::convolution(*shape, 1)),
+            Operation::Dense(shape) => ("product", Work::dense(*shape, 1)),
+            Operation::MaxPool(shape, _) => ("max pooling", Work::pool(*shape)),
+            Operation::BatchNorm(norm) => ("batch norm", Work::norm(norm.shape)),
+            Operation::Relu(count) => ("ReLU", floats(*count, 2)),
+        }
+    }
+
+    /// What [`Layer::backward`] computes.
+    pub(super) fn backward_work(&self) -> (&'static str, Work) {
+        let passes = 1 + usize::from(self.slots.input_gradient.is_some());
+        match &self.operation {
+            Operation::Convolution(shape, _) => {
+                let work = Work::convolution(*shape, passes);
+                ("gradients of the convolution", work)
+            }
+            Operation::Dense(shape) => ("gradients of the product", Work::dense(*shape, passes)),
+            Operation::MaxPool(shape, _) => ("gradient of max pooling", Work::pool(*shape)),
+            Operation::BatchNorm(norm) => {
+                let work = Work::norm_backward(norm.shape);
+                ("gradients of batch norm", work)
+            }
+            Operation::Relu(count) => ("gradient of ReLU", floats(*count, 3)),
         }
     }
 
@@ -232,7 +263,7 @@ impl<B: Backend> Layer<B> {
                     shift.value_and_gradient().1,
                 )
             }
-            Operation::Relu => {
+            Operation::Relu(_) => {
                 let [output, gradient] = disjoint(buffers, [slots.output, slots.output_gradient]);
                 backend.relu_backward(output, gradient)
             }

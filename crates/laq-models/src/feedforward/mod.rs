@@ -20,6 +20,7 @@ use crate::batch::{Batch, ImageShape};
 use crate::dataset::{DeviceDataset, DeviceExamples, Examples, IndexRange};
 use crate::network::{Network, locate_non_finite_weights, setting, wrong_kind};
 use crate::parameter::{Parameter, StateTensor, f32s, find, values};
+use crate::profile::{Profiler, floats};
 
 /// The buffer with the images.
 const PIXELS: usize = 0;
@@ -74,7 +75,7 @@ impl<B: Backend> Feedforward<B> {
             }
             let operation = Operation::new(backend, layer, batch, spec.norm_epsilon)?;
             let input = output;
-            if !matches!(operation, Operation::Relu) {
+            if !matches!(operation, Operation::Relu(_)) {
                 output = buffers.len();
                 buffers.push(buffer(layer.output())?);
             }
@@ -93,7 +94,10 @@ impl<B: Backend> Feedforward<B> {
         let mut gradient = output;
         for (layer, spec) in layers.iter_mut().zip(&specs).rev() {
             layer.slots.output_gradient = gradient;
-            let in_place = matches!(layer.operation, Operation::Relu | Operation::BatchNorm(_));
+            let in_place = matches!(
+                layer.operation,
+                Operation::Relu(_) | Operation::BatchNorm(_)
+            );
             if layer.slots.input == PIXELS {
                 break;
             }
@@ -119,10 +123,19 @@ impl<B: Backend> Feedforward<B> {
         })
     }
 
-    fn run(&mut self, backend: &B, statistics: Statistics) -> Result<(), BackendError> {
-        let (parameters, buffers) = (&self.parameters, &mut self.buffers);
-        (self.layers.iter_mut())
-            .try_for_each(|layer| layer.forward(backend, parameters, statistics, buffers))
+    fn run(
+        &mut self,
+        backend: &B,
+        statistics: Statistics,
+        profiler: &mut Profiler,
+    ) -> Result<(), BackendError> {
+        for layer in &mut self.layers {
+            let start = profiler.start();
+            layer.forward(backend, &self.parameters, statistics, &mut self.buffers)?;
+            let (kind, work) = layer.forward_work();
+            profiler.stop(start, &layer.name, kind, work);
+        }
+        Ok(())
     }
 
     fn index_range(&self) -> IndexRange {
@@ -201,20 +214,32 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         Ok(backend.gather_images(pixels, labels, &dataset.order, first, rows, images, targets)?)
     }
 
-    fn forward(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError> {
-        self.run(backend, Statistics::Batch)?;
+    fn forward(
+        &mut self,
+        backend: &B,
+        log: &mut B::StepLog,
+        profiler: &mut Profiler,
+    ) -> Result<(), BackendError> {
+        self.run(backend, Statistics::Batch, profiler)?;
         let outputs = &mut self.buffers[self.output];
-        backend.loss_and_gradient(self.loss, &self.targets, outputs, log)
+        let start = profiler.start();
+        backend.loss_and_gradient(self.loss, &self.targets, outputs, log)?;
+        profiler.stop(start, "all", "loss", floats(self.batch * self.classes, 2));
+        Ok(())
     }
 
-    fn backward(&mut self, backend: &B) -> Result<(), BackendError> {
-        let (parameters, buffers) = (&mut self.parameters, &mut self.buffers);
-        (self.layers.iter_mut().rev())
-            .try_for_each(|layer| layer.backward(backend, parameters, buffers))
+    fn backward(&mut self, backend: &B, profiler: &mut Profiler) -> Result<(), BackendError> {
+        for layer in self.layers.iter_mut().rev() {
+            let start = profiler.start();
+            layer.backward(backend, &mut self.parameters, &mut self.buffers)?;
+            let (kind, work) = layer.backward_work();
+            profiler.stop(start, &layer.name, kind, work);
+        }
+        Ok(())
     }
 
     fn evaluate(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError> {
-        self.run(backend, Statistics::Running)?;
+        self.run(backend, Statistics::Running, &mut Profiler::default())?;
         let outputs = &self.buffers[self.output];
         backend.evaluate_outputs(self.loss, self.batch_rows, &self.targets, outputs, log)
     }

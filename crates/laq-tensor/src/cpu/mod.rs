@@ -9,6 +9,7 @@ mod convolution;
 mod dense;
 mod gather;
 mod gemm;
+mod limits;
 mod losses;
 mod lstm;
 mod memory;
@@ -22,6 +23,7 @@ mod steps;
 pub use laq_simd::Isa;
 
 use crate::BackendError;
+pub use limits::Limits;
 pub use lstm::LstmWorkspace;
 pub use memory::Buffer;
 pub use norm::NormWorkspace;

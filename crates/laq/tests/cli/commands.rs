@@ -97,6 +97,31 @@ fn methods_lists_all_methods() {
 }
 
 #[test]
+fn profile_of_a_step() {
+    let test_dir = TestDir::new();
+    test_dir.file("lat-a", "");
+    let found = json(&test_dir, &["train", "tiny.toml", "--profile=2", "--json"]);
+    assert_eq!(found["steps"], 2);
+    let parts = found["parts"].as_array().expect("an array");
+    let seconds = |part: &Value| part["seconds"].as_f64().expect("a number");
+    let sum: f64 = parts.iter().map(seconds).sum();
+    assert!(sum > 0.0 && sum <= found["seconds_per_step"].as_f64().expect("a number"));
+    let has = |layer: &str, kind: &str| {
+        parts
+            .iter()
+            .any(|part| part["layer"] == layer && part["kind"] == kind)
+    };
+    assert!(has("lstm", "gradients of the LSTM") && has("all", "quantize") && has("all", "Adam"));
+    let text = run(&test_dir, &["train", "tiny.toml", "--profile=1"]);
+    assert!(
+        text.contains("GFLOP/s") && text.contains("limits, measured"),
+        "{text}"
+    );
+    // Nothing was trained.
+    assert!(!test_dir.path("runs").exists());
+}
+
+#[test]
 fn estimate_as_json() {
     let test_dir = TestDir::new();
     test_dir.file("lat-a", "");

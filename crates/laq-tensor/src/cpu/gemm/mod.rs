@@ -158,6 +158,21 @@ pub(crate) fn multiply_packed(
     }
 }
 
+/// Multiplies one tile `repetitions` times, with operands that stay in the first-level cache. Returns
+/// the additions and multiplications.
+pub(crate) fn repeat_tile(isa: Isa, repetitions: usize) -> f64 {
+    const STEPS: usize = 256;
+    let (rows, columns) = (tile_rows(isa), tile_columns(isa));
+    let (a, b) = (vec![0.5; rows * STEPS], vec![0.5; columns * STEPS]);
+    let mut c = vec![0.0; rows * columns];
+    for _ in 0..repetitions {
+        let c = std::hint::black_box(&mut c).as_mut_ptr();
+        // SAFETY: the tile has whole operands and is not shared.
+        unsafe { multiply_panel(isa, STEPS, &a, rows, &b, columns, c, columns, false) };
+    }
+    2.0 * (repetitions * STEPS * rows * columns) as f64
+}
+
 /// Where the elements of a packed B are: all panels of the first slice of the depth, then those of the
 /// next. A panel holds, for each step of the depth, the elements of its columns.
 #[derive(Clone, Copy)]
