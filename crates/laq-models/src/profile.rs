@@ -52,12 +52,15 @@ impl Profiler {
         self.profile.as_ref().map(|_| Instant::now())
     }
 
-    /// Ends a part, of which a step has one for each layer and kind.
+    /// Ends a part, of which a step has one for each layer and kind. A part without work is left out.
     pub(crate) fn stop(&mut self, start: Start, layer: &str, kind: &'static str, work: Work) {
         let (Some(profile), Some(start)) = (&mut self.profile, start) else {
             return;
         };
         let seconds = start.elapsed().as_secs_f64();
+        if matches!(work, Work::Operations(0.0) | Work::Bytes(0.0)) {
+            return;
+        }
         let same = |part: &&mut Part| part.layer == layer && part.kind == kind;
         match profile.parts.iter_mut().find(same) {
             Some(part) => part.seconds += seconds,
