@@ -38,7 +38,18 @@ def parser(docstring, methods):
     options.add_argument(
         "--server", help="our program (default: cargo builds and runs it)",
         default="cargo run --quiet --release --package laq-models --example step_server --")
+    options.add_argument(
+        "--peer", type=peer, action="append", default=[], metavar="NAME=COMMAND",
+        help="another library's program in full precision, which gets the threads and the network as arguments (see "
+             "benches/peers); repeatable")
     return options
+
+
+def peer(text):
+    name, _, command = text.partition("=")
+    if not name or not command:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=COMMAND")
+    return name, command
 
 
 def positive(text):
@@ -71,13 +82,18 @@ def stepper(loss_of, adam):
 
 def ours(options, network):
     """A candidate for each of our methods, by name; each is a process of its own that waits between its steps."""
-    return {f"laq {method}": server(options, method, network) for method in options.methods.split(",")}
+    arguments = [str(options.threads), network]
+    return {f"laq {method}": server(options.server, [method, *arguments]) for method in options.methods.split(",")}
 
 
-def server(options, method, network):
+def peers(options, network):
+    """A candidate for each program of `--peer`."""
+    return {f"{name} full": server(command, [str(options.threads), network]) for name, command in options.peer}
+
+
+def server(command, arguments):
     process = subprocess.Popen(
-        [*shlex.split(options.server), method, str(options.threads), network],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        [*shlex.split(command), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
     def step():
         try:
@@ -87,7 +103,7 @@ def server(options, method, network):
             pass
         answer = process.stdout.readline().split()
         if not answer:
-            sys.exit(f"our program for {method} has ended; its message is above")
+            sys.exit(f"{command} {' '.join(arguments)} has ended; its message is above")
         return tuple(map(float, answer))
 
     # The first step comes when cargo has built the program.

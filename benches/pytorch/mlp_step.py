@@ -58,10 +58,13 @@ check()
 candidates = {"PyTorch full, fused Adam": full(True), "PyTorch full, plain Adam": full(False)}
 candidates |= {f"PyTorch {name}": quantized(solver) for name, solver in solvers.items()}
 candidates |= interleave.ours(options, "mnist")
+peers = interleave.peers(options, "mnist")
+candidates |= peers
 pairs = [
     ("laq full", "PyTorch full, fused Adam"), ("laq full", "PyTorch full, plain Adam"),
     ("laq lat-a", "PyTorch lat-a, elements"), ("laq lat-a", "PyTorch lat-a, dot products"),
     ("laq lat-a", "PyTorch lat-a, compiled"), ("laq lat-e", "PyTorch lat-e, sorting"),
     ("laq lat-a", "laq full"), ("laq lat-e", "laq full"),
+    *(("laq full", peer) for peer in peers),
 ]
 interleave.run(options, "A training step of the MNIST network, batch 100", candidates, pairs)

@@ -30,5 +30,8 @@ candidates = {
     "PyTorch full, channels last": full(torch.channels_last),
 }
 candidates |= interleave.ours(options, "cifar10")
+peers = interleave.peers(options, "cifar10")
+candidates |= peers
 pairs = [("laq full", theirs) for theirs in list(candidates)[:2]] + [("laq lat-a", "laq full")]
+pairs += [("laq full", peer) for peer in peers]
 interleave.run(options, "A training step of the CIFAR-10 network, batch 50", candidates, pairs)

@@ -6,6 +6,7 @@
 
 mod networks;
 mod packed;
+mod peers;
 mod solvers;
 mod steps;
 
@@ -28,6 +29,8 @@ pub(crate) enum Bench {
     Solvers(SolverOptions),
     /// Training steps of several methods, interleaved
     Step(StepOptions),
+    /// Training steps beside PyTorch, burn and candle, interleaved
+    Peers(PeerOptions),
     /// Products of packed matrices and a vector, on one thread
     Packed(PackedOptions),
     /// Exported networks, one character or one image at a time, on one thread
@@ -129,6 +132,33 @@ pub(crate) struct StepOptions {
     repetitions: u32,
 }
 
+#[derive(Args)]
+pub(crate) struct PeerOptions {
+    /// A Python with torch
+    #[arg(long, value_name = "PYTHON")]
+    python: PathBuf,
+    /// Networks; burn and candle have the feedforward ones
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NETWORK,…",
+        default_value = "mnist,cifar10,char-lstm"
+    )]
+    networks: Vec<Network>,
+    /// Threads [default: every core]
+    #[arg(long, value_name = "N", value_parser = up_to(1024))]
+    threads: Option<u32>,
+    /// Repetitions; in each, every program takes a step
+    #[arg(long, value_name = "N", default_value = "9", value_parser = up_to(10_000))]
+    repetitions: u32,
+    /// Untimed repetitions; the alternating solvers start near their last solution after some twenty steps
+    #[arg(long, value_name = "N", default_value = "20", value_parser = up_to(1000))]
+    warm_up: u32,
+    /// Write peers.md and peers.json there
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
 const METHODS: [&str; 7] = [
     "lat-e",
     "lat2-e",
@@ -179,6 +209,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     match bench {
         Bench::Solvers(options) => solvers::solvers(options)?,
         Bench::Step(options) => steps::step(options)?,
+        Bench::Peers(options) => peers::peers(options)?,
         Bench::Packed(options) => packed::packed(options)?,
         Bench::Networks(options) => networks::networks(options)?,
     }
