@@ -60,7 +60,7 @@ pub struct ProfilePart {
     pub share_of_limit: f64,
 }
 
-/// Times `steps` training steps of `experiment` on the CPU, after [`WARM_UP`] others, on random input.
+/// Times `steps` training steps of `experiment` on the CPU, after some others, on random input.
 /// Data are needed only for a text file.
 ///
 /// # Errors

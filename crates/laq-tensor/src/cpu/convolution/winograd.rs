@@ -39,6 +39,8 @@ const POSITIONS: usize = SIDE * SIDE;
 const MIN_CHANNELS: usize = 32;
 /// Tiles from which on transforming the filters pays.
 const MIN_TILES: usize = 32;
+/// Elements of U or ∂U, at most: a quarter of a gigabyte.
+const MAX_FILTERS: usize = 1 << 26;
 /// Elements of V and ∂M that the gradient of the filters keeps at a time, approximately.
 const MAX_TRANSFORMED: usize = 1 << 23;
 
@@ -57,6 +59,7 @@ pub(super) fn applies(shape: ConvolutionShape) -> bool {
     channels
         .iter()
         .all(|&channels| channels >= MIN_CHANNELS && channels.is_multiple_of(LANES))
+        && POSITIONS.saturating_mul(channels[0]).saturating_mul(channels[1]) <= MAX_FILTERS
         && tiles >= MIN_TILES
         // A task has whole rows of tiles.
         && shape.width <= TILE * MAX_PACKED_PRODUCT_ROWS
@@ -572,6 +575,10 @@ mod tests {
             },
             ConvolutionShape {
                 width: 10_000,
+                ..shape
+            },
+            ConvolutionShape {
+                in_channels: 4096,
                 ..shape
             },
         ] {
