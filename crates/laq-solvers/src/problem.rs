@@ -27,6 +27,21 @@ pub(crate) struct Span {
     pub(crate) largest: u32,
 }
 
+impl Span {
+    /// That of no weights.
+    pub(crate) const EMPTY: Self = Self {
+        smallest: f32::MAX.to_bits(),
+        largest: 0,
+    };
+
+    pub(crate) fn union(self, other: Self) -> Self {
+        Self {
+            smallest: self.smallest.min(other.smallest),
+            largest: self.largest.max(other.largest),
+        }
+    }
+}
+
 impl<'a> Problem<'a> {
     /// A problem whose values are known to be valid.
     pub(crate) fn from_parts(weights: &'a [f32], curvature: Option<&'a [f32]>, span: Span) -> Self {
@@ -42,10 +57,7 @@ impl<'a> Problem<'a> {
         Self {
             weights,
             curvature: Some(curvature),
-            span: Span {
-                smallest: f32::MAX.to_bits(),
-                largest: 0,
-            },
+            span: Span::EMPTY,
         }
     }
 

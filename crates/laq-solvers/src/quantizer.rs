@@ -6,7 +6,8 @@ use laq_simd::Isa;
 
 use crate::codebook::{Codebook, Scale};
 use crate::error::SolveError;
-use crate::passes::curvature::{CURVATURE_FLOOR, roots};
+use crate::passes::check::with_roots;
+use crate::passes::curvature::CURVATURE_FLOOR;
 use crate::problem::{Problem, Solution};
 use crate::solvers::{Workspace, alternating, closed_form, exact, fast_alternating, threshold};
 
@@ -141,13 +142,8 @@ impl Quantizer {
         // Taken out, because the solver borrows the whole workspace.
         let mut curvature = mem::take(&mut workspace.curvature);
         curvature.resize(second_moment.len(), 0.0);
-        roots(
-            Isa::selected(),
-            second_moment,
-            CURVATURE_FLOOR,
-            &mut curvature,
-        );
-        let solved = Problem::new(weights, Some(&curvature))
+        let isa = Isa::selected();
+        let solved = with_roots(isa, weights, second_moment, CURVATURE_FLOOR, &mut curvature)
             .and_then(|problem| self.solve(problem, previous, levels, workspace));
         workspace.curvature = curvature;
         let solution = solved?;

@@ -2,7 +2,8 @@
 
 use laq_simd::{Isa, multiversion};
 
-use super::lanes::{LANES, padded};
+use super::curvature::root;
+use super::lanes::{BLOCK, LANES, padded};
 use super::parallel::{self, Parts};
 use crate::error::SolveError;
 use crate::problem::{Problem, Span};
@@ -42,19 +43,51 @@ impl<'a> Problem<'a> {
     }
 }
 
+/// The problem of curvature `√second_moment + floor`, which is written to `curvature`: root, check and
+/// span in one pass.
+///
+/// # Errors
+/// As [`Problem::new`].
+pub(crate) fn with_roots<'a>(
+    isa: Isa,
+    weights: &'a [f32],
+    second_moment: &[f32],
+    floor: f32,
+    curvature: &'a mut [f32],
+) -> Result<Problem<'a>, SolveError> {
+    let of_part = |((weights, second_moment), curvature): ((&[f32], &[f32]), &mut [f32])| {
+        let (mut span, mut largest) = (Span::EMPTY, 0);
+        // By blocks, so that the roots are checked while they are in the cache.
+        let blocks = weights.chunks(BLOCK).zip(second_moment.chunks(BLOCK));
+        for ((weights, second_moment), curvature) in blocks.zip(curvature.chunks_mut(BLOCK)) {
+            root(isa, second_moment, floor, curvature);
+            span = span.union(span_of_part(isa, weights));
+            largest = largest.max(largest_bits(isa, curvature));
+        }
+        (span, largest)
+    };
+    let both = |a: (Span, u32), b: (Span, u32)| (a.0.union(b.0), a.1.max(b.1));
+    let parts = Parts::of(weights.len());
+    let all = ((weights, second_moment), &mut *curvature);
+    let (span, largest) = parallel::reduce(all, parts, &of_part, &both);
+    let limit = f32::MAX.to_bits();
+    let equal_lengths = weights.len() == second_moment.len() && weights.len() == curvature.len();
+    if equal_lengths && span.largest <= limit && largest <= limit {
+        return Ok(Problem::from_parts(weights, Some(curvature), span));
+    }
+    // Finds the first invalid value.
+    Problem::new(weights, Some(curvature))
+}
+
 /// The bit patterns of the smallest and largest magnitude other than zero. If an element is not
 /// finite, the largest exceeds that of [`f32::MAX`].
 pub(super) fn span(isa: Isa, values: &[f32]) -> Span {
-    let union = |a: Span, b: Span| Span {
-        smallest: a.smallest.min(b.smallest),
-        largest: a.largest.max(b.largest),
-    };
     let parts = Parts::of(values.len());
     parallel::reduce(
         values,
         parts,
         &|part: &[f32]| span_of_part(isa, part),
-        &union,
+        &Span::union,
     )
 }
 
@@ -101,5 +134,61 @@ multiversion! {
         chunks.iter().for_each(&mut update);
         update(&padded(tail));
         largest.into_iter().fold(0, u32::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use laq_test_support::Random;
+    use proptest::prelude::*;
+
+    use super::super::curvature::CURVATURE_FLOOR;
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn one_pass_equals_root_and_check(
+            length in 0usize..10_000,
+            seed: u64,
+            invalid in proptest::option::of((0usize..10_000, 0usize..5)),
+        ) {
+            let mut random = Random(seed);
+            let mut next = || random.uniform() as f32 - 0.5;
+            let mut weights: Vec<f32> = (0..length).map(|_| next()).collect();
+            let mut second_moment: Vec<f32> = (0..length).map(|_| next().powi(2)).collect();
+            if let Some((index, what)) = invalid.filter(|_| length > 0) {
+                let values = if what < 2 { &mut weights } else { &mut second_moment };
+                values[index % length] =
+                    [f32::NAN, f32::INFINITY, f32::NAN, f32::INFINITY, -1.0][what];
+            }
+            let expected: Vec<f32> = second_moment.iter().map(|v| v.sqrt() + CURVATURE_FLOOR).collect();
+            let expected = Problem::new(&weights, Some(&expected));
+            for isa in Isa::available() {
+                let mut curvature = vec![7.0; length];
+                let found = with_roots(isa, &weights, &second_moment, CURVATURE_FLOOR, &mut curvature);
+                match (&found, &expected) {
+                    (Ok(found), Ok(expected)) => {
+                        prop_assert_eq!(found.span(), expected.span());
+                        prop_assert_eq!(found.curvature(), expected.curvature());
+                    }
+                    (Err(found), Err(expected)) => prop_assert_eq!(found.to_string(), expected.to_string()),
+                    _ => prop_assert!(false, "{found:?} and {expected:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_that_differ_are_an_error() {
+        let mut curvature = [0.0; 2];
+        let found = with_roots(Isa::selected(), &[1.0; 3], &[1.0; 2], 0.0, &mut curvature);
+        assert!(matches!(
+            found,
+            Err(SolveError::CurvatureLength {
+                weights: 3,
+                curvature: 2
+            })
+        ));
     }
 }

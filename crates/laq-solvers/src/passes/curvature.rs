@@ -1,8 +1,6 @@
 //! Curvature from Adam's second moment.
 
-use laq_simd::{Isa, multiversion};
-
-use super::parallel::{self, Parts};
+use laq_simd::multiversion;
 
 /// Added to √v, so that the curvature d = √v + 1e-8 is positive. Source: PAPER.md §1.
 pub const CURVATURE_FLOOR: f32 = 1e-8;
@@ -14,15 +12,4 @@ multiversion! {
             *d = v.sqrt() + floor;
         }
     }
-}
-
-/// [`root`] on all threads.
-pub(crate) fn roots(isa: Isa, second_moment: &[f32], floor: f32, curvature: &mut [f32]) {
-    let parts = Parts::of(second_moment.len());
-    parallel::for_each((second_moment, curvature), parts, &|(v, d): (
-        &[f32],
-        &mut [f32],
-    )| {
-        root(isa, v, floor, d);
-    });
 }
