@@ -15,6 +15,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::RangedI64ValueParser;
@@ -219,6 +220,14 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
 /// A number from 1 to `most`.
 fn up_to(most: i64) -> RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=most)
+}
+
+/// A number of threads, by default one for each processor.
+fn threads(number: Option<u32>) -> Result<usize> {
+    Ok(match number {
+        Some(number) => number as usize,
+        None => available_parallelism()?.get(),
+    })
 }
 
 /// "64k", "16M" or a plain number.

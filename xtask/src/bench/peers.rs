@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
-use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::{Network, PeerOptions, STEPS, align, build, cargo, commit, cpu, median, publish};
+use super::{Network, PeerOptions, STEPS, align, build, commit, cpu, median, publish, threads};
 
 /// The programs of `benches/peers`, a workspace of its own.
 const PEERS: [(&str, &str); 2] = [("burn", "burn_step"), ("candle", "candle_step")];
@@ -51,11 +50,7 @@ pub(super) fn peers(options: &PeerOptions) -> Result<()> {
     build(&STEPS)?;
     let folder = crate::root().join("target/peers");
     let programs = built_peers()?;
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let threads = match options.threads {
-        Some(threads) => threads as usize,
-        None => available_parallelism()?.get(),
-    };
+    let threads = threads(options.threads)?;
     let mut compared = Vec::new();
     for network in &options.networks {
         let (script, has_peers) = script(*network);
@@ -85,20 +80,8 @@ pub(super) fn peers(options: &PeerOptions) -> Result<()> {
 
 /// Builds [`PEERS`]: `name=program` of each, as the scripts take it.
 fn built_peers() -> Result<Vec<String>> {
-    let status = cargo()
-        .args([
-            "build",
-            "--release",
-            "--manifest-path",
-            "benches/peers/Cargo.toml",
-        ])
-        .args(["--target-dir", "target/peers"])
-        .status()
-        .context("cannot start cargo")?;
-    ensure!(
-        status.success(),
-        "the programs of benches/peers are not built; cargo's messages are above"
-    );
+    let manifest = ["--manifest-path", "benches/peers/Cargo.toml"];
+    build(&[&manifest[..], &["--target-dir", "target/peers"]].concat())?;
     let release = crate::root().join("target/peers/release");
     let program = |(name, program)| format!("{name}={}", release.join(program).display());
     Ok(PEERS.map(program).into())

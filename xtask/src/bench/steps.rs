@@ -2,17 +2,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Network, STEPS, StepOptions, WARM_UP, align, build, cargo_run, median};
+use super::{Network, STEPS, StepOptions, WARM_UP, align, build, cargo_run, median, threads};
 
 pub(super) fn step(options: &StepOptions) -> Result<()> {
-    let threads = match options.threads {
-        Some(threads) => threads as usize,
-        None => available_parallelism()?.get(),
-    };
+    let threads = threads(options.threads)?;
     let repetitions = options.repetitions;
     build(&STEPS)?;
     for network in &options.networks {
