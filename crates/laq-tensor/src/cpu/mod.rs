@@ -19,6 +19,8 @@ mod pool;
 mod quantize;
 mod shared;
 mod steps;
+#[cfg(test)]
+mod test_values;
 
 pub use laq_simd::Isa;
 

@@ -16,7 +16,7 @@
 use std::ops::Range;
 
 use super::super::dense::broadcast_bias;
-use super::super::gemm::{MIN_RUN, Matrix, Operand, PORTABLE_ROWS, ZEROS, product};
+use super::super::gemm::{MIN_RUN, Matrix, Operand, PORTABLE_ROWS, ZEROS, copy_columns, product};
 use crate::ConvolutionShape;
 use laq_simd::Isa;
 
@@ -224,11 +224,11 @@ impl Operand for RotatedFilters<'_> {
             ..
         } = self.shape;
         let present = width.min(last - first);
-        for (column, target) in columns.zip(panel.chunks_exact_mut(width)) {
+        let weights = columns.map(|column| {
             let (tap, filter) = (column / out_channels, column % out_channels);
             let start = (9 * filter + 8 - tap) * in_channels + first;
-            target[..present].copy_from_slice(&self.weight[start..start + present]);
-            target[present..].fill(0.0);
-        }
+            &self.weight[start..start + present]
+        });
+        copy_columns(weights, present, width, panel);
     }
 }

@@ -1,6 +1,7 @@
 //! The 3 × 3 convolution: directly, or in training by Winograd's transforms where they pay.
 
 mod direct;
+mod tiles;
 mod transform;
 mod vector;
 mod winograd;

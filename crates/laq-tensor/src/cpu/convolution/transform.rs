@@ -52,6 +52,30 @@ pub(super) trait Transform<const M: usize, const N: usize> {
     unsafe fn apply<V: Vector>(x: [V; M]) -> [V; N];
 }
 
+/// The values at 0, ±a, ±b and ∞, from the even and the odd part at a and at b.
+///
+/// # Safety
+/// The processor has the instruction set of `V`.
+#[inline(always)]
+unsafe fn at_points<V: Vector>(
+    at_0: V,
+    [even_a, odd_a]: [V; 2],
+    [even_b, odd_b]: [V; 2],
+    at_infinity: V,
+) -> [V; SIDE] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        [
+            at_0,
+            even_a.plus(odd_a),
+            even_a.minus(odd_a),
+            even_b.plus(odd_b),
+            even_b.minus(odd_b),
+            at_infinity,
+        ]
+    }
+}
+
 /// Bᵀd.
 pub(super) struct Input;
 
@@ -64,14 +88,9 @@ impl Transform<SIDE, SIDE> for Input {
             let odd_a = d[3].minus(d[1].times(BB)).times(A);
             let even_b = d[4].minus(d[2].times(AA));
             let odd_b = d[3].minus(d[1].times(AA)).times(B);
-            [
-                d[4].minus(d[2].times(AA + BB)).plus(d[0].times(AA * BB)),
-                even_a.plus(odd_a),
-                even_a.minus(odd_a),
-                even_b.plus(odd_b),
-                even_b.minus(odd_b),
-                d[5].minus(d[3].times(AA + BB)).plus(d[1].times(AA * BB)),
-            ]
+            let at_0 = d[4].minus(d[2].times(AA + BB)).plus(d[0].times(AA * BB));
+            let at_infinity = d[5].minus(d[3].times(AA + BB)).plus(d[1].times(AA * BB));
+            at_points(at_0, [even_a, odd_a], [even_b, odd_b], at_infinity)
         }
     }
 }
@@ -109,14 +128,9 @@ impl Transform<TILE, SIDE> for OutputGradient {
             let odd_a = y[1].plus(y[3].times(AA)).times(A);
             let even_b = y[0].plus(y[2].times(BB));
             let odd_b = y[1].plus(y[3].times(BB)).times(B);
-            [
-                y[0],
-                even_a.plus(odd_a),
-                even_a.minus(odd_a),
-                even_b.plus(odd_b),
-                even_b.minus(odd_b),
-                y[3],
-            ]
+            let at_0 = y[0];
+            let at_infinity = y[3];
+            at_points(at_0, [even_a, odd_a], [even_b, odd_b], at_infinity)
         }
     }
 }
@@ -133,14 +147,9 @@ impl Transform<TAPS, SIDE> for Filter {
             let odd_a = g[1].times(N_A * A);
             let even_b = g[0].plus(g[2].times(BB)).times(N_B);
             let odd_b = g[1].times(N_B * B);
-            [
-                g[0].times(N_0),
-                even_a.plus(odd_a),
-                even_a.minus(odd_a),
-                even_b.plus(odd_b),
-                even_b.minus(odd_b),
-                g[2],
-            ]
+            let at_0 = g[0].times(N_0);
+            let at_infinity = g[2];
+            at_points(at_0, [even_a, odd_a], [even_b, odd_b], at_infinity)
         }
     }
 }

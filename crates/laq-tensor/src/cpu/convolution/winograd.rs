@@ -25,6 +25,7 @@ use super::super::gemm::{
     pack_panel, product_on_this_thread, with_scratch,
 };
 use super::super::shared::Shared;
+use super::tiles::Tiles;
 use super::transform::{
     Filter, FilterGradient, Input, LANES, OUTSIDE, Output, OutputGradient, Places, SIDE, TAPS,
     TILE, Transform, every, transform,
@@ -65,63 +66,6 @@ pub(super) fn applies(shape: ConvolutionShape) -> bool {
         && shape.width <= TILE * MAX_PACKED_PRODUCT_ROWS
         // At most half of the multiplications: tiles at the edges are whole.
         && 2 * POSITIONS * tiles <= 9 * shape.pixels()
-}
-
-/// The tiles of a batch, row by row.
-#[derive(Clone, Copy)]
-struct Tiles {
-    height: usize,
-    width: usize,
-    /// Rows of tiles of the batch.
-    rows: usize,
-    /// Tiles of a row.
-    columns: usize,
-}
-
-impl Tiles {
-    fn new(shape: ConvolutionShape) -> Self {
-        Tiles {
-            height: shape.height,
-            width: shape.width,
-            rows: shape.batch * shape.height.div_ceil(TILE),
-            columns: shape.width.div_ceil(TILE),
-        }
-    }
-
-    fn count(self) -> usize {
-        self.rows * self.columns
-    }
-
-    /// Rows of tiles in a block of about `tiles`.
-    fn block_rows(self, tiles: usize) -> usize {
-        (tiles / self.columns).clamp(1, self.rows)
-    }
-
-    /// The first pixel of a row of tiles; that of the row past the end is the number of pixels.
-    fn first_pixel(self, row: usize) -> usize {
-        let per_image = self.height.div_ceil(TILE);
-        (row / per_image * self.height + row % per_image * TILE) * self.width
-    }
-
-    /// Where the N × N pixels of images of `channels` start of which the first is `before` rows above
-    /// and columns left of a tile.
-    fn pixels<const N: usize>(self, tile: usize, before: usize, channels: usize) -> Places<N> {
-        let (row, column) = (tile / self.columns, tile % self.columns);
-        let per_image = self.height.div_ceil(TILE);
-        let image = row / per_image * self.height * self.width;
-        let (top, left) = (row % per_image * TILE, column * TILE);
-        let rows = before..self.height + before;
-        let columns = before..self.width + before;
-        std::array::from_fn(|i| {
-            std::array::from_fn(|j| {
-                let (i, j) = (top + i, left + j);
-                match rows.contains(&i) && columns.contains(&j) {
-                    true => (image + (i - before) * self.width + j - before) * channels,
-                    false => OUTSIDE,
-                }
-            })
-        })
-    }
 }
 
 /// The output of a convolution.
@@ -444,19 +388,10 @@ impl Operand for Transformed<'_> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::super::test_values::uniform;
     use super::super::direct;
     use super::*;
     use crate::reference;
-
-    fn uniform(count: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12_345);
-        (0..count)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
 
     /// Output, gradient of the input and gradient of the filters.
     type Passes = [Vec<f32>; 3];
