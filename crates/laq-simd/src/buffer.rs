@@ -47,6 +47,18 @@ impl<T: NoUninit + AnyBitPattern> AlignedBuffer<T> {
     }
 }
 
+impl<T: NoUninit + AnyBitPattern> AlignedBuffer<T> {
+    /// All elements, also those that fill the last line.
+    pub fn as_slice(&self) -> &[T] {
+        bytemuck::cast_slice(&self.lines)
+    }
+
+    /// As [`as_slice`](Self::as_slice).
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
+        bytemuck::cast_slice_mut(&mut self.lines)
+    }
+}
+
 impl<T> Default for AlignedBuffer<T> {
     fn default() -> Self {
         Self::new()

@@ -4,30 +4,43 @@ use ndarray::{ArrayD, IxDyn};
 
 use super::CpuBackend;
 use crate::{BackendError, Element, Index, Memory, check_indices};
-use laq_simd::{Isa, multiversion};
+use laq_simd::{AlignedBuffer, Isa, multiversion};
 use rayon::prelude::*;
 
 /// A dense row-major array in host memory.
 #[derive(Clone, Debug)]
 pub struct Buffer<E> {
-    data: Vec<E>,
+    data: AlignedBuffer<E>,
     shape: Vec<usize>,
+    length: usize,
     /// The exclusive bound of indices; of no meaning for `f32`.
     bound: usize,
 }
 
-impl<E> Buffer<E> {
+impl<E: Element> Buffer<E> {
+    fn zeros(shape: &[usize], bound: usize) -> Self {
+        let length = shape.iter().product();
+        let mut data = AlignedBuffer::new();
+        data.resize(length);
+        Buffer {
+            data,
+            shape: shape.to_vec(),
+            length,
+            bound,
+        }
+    }
+
     /// The elements.
     pub fn as_slice(&self) -> &[E] {
-        &self.data
+        &self.data.as_slice()[..self.length]
     }
 
     pub(super) fn as_mut_slice(&mut self) -> &mut [E] {
-        &mut self.data
+        &mut self.data.as_mut_slice()[..self.length]
     }
 
     pub(super) fn len(&self) -> usize {
-        self.data.len()
+        self.length
     }
 
     pub(super) fn bound(&self) -> usize {
@@ -46,7 +59,7 @@ impl<E: Index> Buffer<E> {
             "indices below {} for {bound} items",
             self.bound
         );
-        &self.data
+        self.as_slice()
     }
 }
 
@@ -58,20 +71,12 @@ impl Memory for CpuBackend {
     }
 
     fn zeros(&self, shape: &[usize]) -> Result<Buffer<f32>, BackendError> {
-        Ok(Buffer {
-            data: vec![0.0; shape.iter().product()],
-            shape: shape.to_vec(),
-            bound: 0,
-        })
+        Ok(Buffer::zeros(shape, 0))
     }
 
     fn indices<E: Index>(&self, count: usize, bound: usize) -> Result<Buffer<E>, BackendError> {
         assert!(count == 0 || bound > 0, "no index is below 0");
-        Ok(Buffer {
-            data: vec![E::zeroed(); count],
-            shape: vec![count],
-            bound,
-        })
+        Ok(Buffer::zeros(&[count], bound))
     }
 
     fn write<E: Element>(&self, values: &[E], buffer: &mut Buffer<E>) -> Result<(), BackendError> {
@@ -86,12 +91,12 @@ impl Memory for CpuBackend {
         buffer: &mut Buffer<E>,
     ) -> Result<(), BackendError> {
         check_indices(values, buffer.bound)?;
-        buffer.data[offset..offset + values.len()].copy_from_slice(values);
+        buffer.as_mut_slice()[offset..offset + values.len()].copy_from_slice(values);
         Ok(())
     }
 
     fn read<E: Element>(&self, buffer: &Buffer<E>) -> Result<ArrayD<E>, BackendError> {
-        let array = ArrayD::from_shape_vec(IxDyn(&buffer.shape), buffer.data.clone());
+        let array = ArrayD::from_shape_vec(IxDyn(&buffer.shape), buffer.as_slice().to_vec());
         Ok(array.expect("a buffer has as many elements as its shape"))
     }
 
