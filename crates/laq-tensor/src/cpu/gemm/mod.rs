@@ -1,15 +1,16 @@
 //! C = A·B in f32, packed and tiled, over all threads of the current rayon pool.
 //!
 //! The product is split along its depth into slices of [`DEPTH`]. B is packed once, for as many slices
-//! as fit, and blocks of C are distributed to the threads, which pack their rows of A; with few rows,
-//! a task has all of them and packs its panels of B as well. Every element of C is summed in the order
-//! of the depth on any thread: the same bits for any number of threads.
-//! Scratch memory is thread-local and reused.
+//! as fit, and blocks of C are distributed to the threads, which pack their rows of A. With few rows,
+//! it is A that is packed once, and a task has all rows and some panels of B, each of which is packed
+//! by its first tile. Every element of C is summed in the order of the depth on any thread: the same
+//! bits for any number of threads. Scratch memory is thread-local and reused.
 //!
 //! This is not delegated to a crate because convolutions pack images without im2col and the LSTM
 //! writes its state in packed order. The portable tile is a product of matrixmultiply.
 
 mod pack;
+mod panel;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -20,11 +21,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use self::tile::{RUN_ROWS, Run};
+use self::panel::{BlockOfA, NO_RUN, PanelOfB, find_runs, multiply_rows, reads_in_place};
+use self::tile::RUN_ROWS;
 use super::shared::Shared;
 use laq_simd::{AlignedBuffer, Isa};
 pub(crate) use pack::{InPlace, Matrix, Operand, copy_columns, pack_panel};
-use tile::LARGEST_TILE;
+pub(crate) use panel::multiply_panel;
 pub(crate) use tile::{PORTABLE_ROWS, tile_columns, tile_rows};
 
 /// Depth of a slice: panels of A and B of this depth stay in the second-level cache.
@@ -45,11 +47,11 @@ pub(crate) static ZEROS: [f32; DEPTH] = [0.0; DEPTH];
 const BLOCK_COLUMNS: usize = 256;
 /// Elements of B that are packed at a time, unless a slice has more.
 const MAX_PACKED_B: usize = 1 << 22;
-/// Rows that a task packs for all of its panels of B, at most: a slice of them is half of the
+/// Rows of A that all panels of B are multiplied with, at most: a slice of them is half of the
 /// second-level cache.
 const MAX_PACKED_ROWS: usize = 512;
-/// Tasks for each thread where every task packs the same rows of A.
-const TASKS_PER_THREAD: usize = 3;
+/// Tasks for each thread where every task has all rows of A.
+const TASKS_PER_THREAD: usize = 8;
 /// The number of blocks that keeps the threads busy.
 const MIN_BLOCKS: usize = 16;
 
@@ -104,7 +106,7 @@ pub(crate) fn product(
     };
     let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
     if !product.in_place && rows <= MAX_PACKED_ROWS && panels >= tasks {
-        product.by_columns(panels.div_ceil(tasks));
+        product.with_packed_a(|product| product.by_columns(panels.div_ceil(tasks)));
     } else if row_blocks == 1 {
         product.by_columns(block_panels);
     } else {
@@ -145,6 +147,7 @@ pub(crate) fn multiply_packed(
         isa,
         in_place: reads_in_place(isa, &a),
         a,
+        packed_a: None,
         b_transposed: (),
         columns: panels.columns,
         accumulate: false,
@@ -154,7 +157,7 @@ pub(crate) fn multiply_packed(
         product.with_a(0..rows, slice.clone(), &mut |block| {
             for panel in 0..panels.count() {
                 let packed_b = &packed_b[panels.offset(panel, slice.start)..];
-                product.multiply(block, &(0..rows), &slice, panel, packed_b);
+                product.multiply(block, &(0..rows), &slice, panel, PanelOfB::Packed(packed_b));
             }
         });
     }
@@ -176,7 +179,8 @@ pub(crate) fn repeat_tile(isa: Isa, repetitions: usize) -> f64 {
 }
 
 /// Where the elements of a packed B are: all panels of the first slice of the depth, then those of the
-/// next. A panel holds, for each step of the depth, the elements of its columns.
+/// next. A panel holds, for each step of the depth, the elements of its columns. The same of a packed A,
+/// with rows for columns.
 #[derive(Clone, Copy)]
 pub(crate) struct Panels {
     /// Columns of a panel; the last one is padded.
@@ -212,9 +216,12 @@ impl Panels {
 }
 
 /// A product that is not empty.
+#[derive(Clone, Copy)]
 struct Product<'c, A, B> {
     isa: Isa,
     a: A,
+    /// All of A, if it was packed before: its [`Panels`].
+    packed_a: Option<&'c [f32]>,
     /// Whether the rows of A are read where they are, and not packed.
     in_place: bool,
     /// `()` if B was packed before.
@@ -233,12 +240,27 @@ impl<A: Operand, B: Copy + Sync> Product<'_, A, B> {
         starts.map(move |start| start..depth.min(start + DEPTH))
     }
 
-    /// Runs `work` with some rows of A.
+    /// Where the elements of A are when it is packed.
+    fn panels_of_a(&self) -> Panels {
+        let (rows, depth) = self.a.size();
+        Panels {
+            width: tile_rows(self.isa),
+            columns: rows,
+            depth,
+        }
+    }
+
+    /// Runs `work` with some rows of A, from the first row of a tile on.
     fn with_a(&self, rows: Range<usize>, slice: Range<usize>, work: &mut dyn FnMut(BlockOfA<'_>)) {
         let mr = tile_rows(self.isa);
         let tiles = rows.len().div_ceil(mr);
         let first_rows = rows.clone().step_by(mr);
-        if self.in_place {
+        if let Some(packed_a) = self.packed_a {
+            let tiles_before = rows.start / mr;
+            work(BlockOfA::Packed(
+                &packed_a[self.panels_of_a().offset(tiles_before, slice.start)..],
+            ));
+        } else if self.in_place {
             let mut runs = [[NO_RUN; MAX_RUNS]; MAX_TILES];
             let mut count = 0;
             for (runs, first) in runs.iter_mut().zip(first_rows) {
@@ -263,7 +285,7 @@ impl<A: Operand, B: Copy + Sync> Product<'_, A, B> {
         rows: &Range<usize>,
         slice: &Range<usize>,
         panel: usize,
-        packed_b: &[f32],
+        panel_of_b: PanelOfB<'_>,
     ) {
         let (columns, nr) = (self.columns, tile_columns(self.isa));
         let first_column = panel * nr;
@@ -277,7 +299,7 @@ impl<A: Operand, B: Copy + Sync> Product<'_, A, B> {
                 slice.len(),
                 block,
                 rows.len(),
-                packed_b,
+                panel_of_b,
                 width,
                 target,
                 columns,
@@ -303,6 +325,7 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
             isa,
             in_place: reads_in_place(isa, &a),
             a,
+            packed_a: None,
             b_transposed,
             columns,
             accumulate,
@@ -321,6 +344,52 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
         let first = panel * nr;
         self.b_transposed
             .pack(first, self.columns, nr, slice, target);
+    }
+
+    /// A panel of B, packed now or by the first tile if that can.
+    fn panel_of_b<'p>(
+        &self,
+        block: BlockOfA<'_>,
+        panel: usize,
+        slice: &Range<usize>,
+        target: &'p mut [f32],
+    ) -> PanelOfB<'p> {
+        let nr = tile_columns(self.isa);
+        let whole = (panel + 1) * nr <= self.columns;
+        let can_pack = tile::packs(self.isa) && matches!(block, BlockOfA::Packed(_));
+        match self.b_transposed.as_matrix() {
+            Some(b_transposed) if whole && can_pack => {
+                PanelOfB::Unpacked(b_transposed.panel(panel * nr, nr, slice), target)
+            }
+            _ => {
+                self.pack_b(panel, slice.clone(), target);
+                PanelOfB::Packed(target)
+            }
+        }
+    }
+
+    /// Runs `work` with the product after A has been packed.
+    fn with_packed_a(&self, work: impl FnOnce(Product<'_, A, B>)) {
+        let panels = self.panels_of_a();
+        let slices = self.slices();
+        with_scratch(&PACKED_A, panels.len(), |packed_a| {
+            let shared = Shared::new(packed_a);
+            (0..slices.len() * panels.count())
+                .into_par_iter()
+                .for_each(|part| {
+                    let (slice, tile) = (part / panels.count() * DEPTH, part % panels.count());
+                    let slice = slice..panels.depth.min(slice + DEPTH);
+                    let start = panels.offset(tile, slice.start);
+                    let (width, first) = (panels.width, tile * panels.width);
+                    // SAFETY: every part is of another slice or tile.
+                    let target = unsafe { shared.part(start..start + width * slice.len()) };
+                    self.a.pack(first, panels.columns, width, slice, target);
+                });
+            work(Product {
+                packed_a: Some(packed_a),
+                ..*self
+            });
+        });
     }
 
     /// One task for all rows of `block_panels` panels of B: it packs each panel itself, and reads it
@@ -342,8 +411,8 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
                 let size = tile_columns(self.isa) * slice.len();
                 with_scratch(&PACKED_B, size, |packed_b| {
                     for panel in panels.clone() {
-                        self.pack_b(panel, slice.clone(), packed_b);
-                        self.multiply(block, &rows, &slice, panel, packed_b);
+                        let panel_of_b = self.panel_of_b(block, panel, &slice, packed_b);
+                        self.multiply(block, &rows, &slice, panel, panel_of_b);
                     }
                 });
             });
@@ -383,7 +452,7 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
                     for (slice, packed_b) in group.clone().zip(of_slices) {
                         self.with_a(rows.clone(), slice.clone(), &mut |block| {
                             for panel in first_panel..last_panel {
-                                let packed_b = &packed_b[panel * panel_size..];
+                                let packed_b = PanelOfB::Packed(&packed_b[panel * panel_size..]);
                                 self.multiply(block, &rows, &slice, panel, packed_b);
                             }
                         });
@@ -391,136 +460,5 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
                 });
             }
         });
-    }
-}
-
-/// Whether the rows of A are read where they are.
-fn reads_in_place(isa: Isa, a: &impl Operand) -> bool {
-    let (_, depth) = a.size();
-    tile::reads_in_place(isa) && a.in_place(0, 0..depth.min(DEPTH)).is_some()
-}
-
-/// The rows of A of a block, tile by tile.
-#[derive(Clone, Copy)]
-enum BlockOfA<'a> {
-    Packed(&'a [f32]),
-    /// The runs of every tile, and their number.
-    InPlace(&'a [[Run; MAX_RUNS]], usize),
-}
-
-const NO_RUN: Run = Run {
-    rows: [std::ptr::null(); RUN_ROWS],
-    steps: 0,
-};
-
-/// Finds the runs of the tile whose first row is `first`, and returns their number; rows from
-/// `last` on are zeros.
-fn find_runs(
-    a: &impl Operand,
-    first: usize,
-    last: usize,
-    slice: Range<usize>,
-    runs: &mut [Run; MAX_RUNS],
-) -> usize {
-    let (mut count, mut start) = (0, slice.start);
-    while let Some(part) = a.in_place(first, start..slice.end) {
-        let (run, steps) = (&mut runs[count], part.len());
-        run.steps = steps;
-        for (row, start_of_row) in run.rows.iter_mut().enumerate() {
-            let part = match first + row < last {
-                true => a.in_place(first + row, start..slice.end),
-                false => ZEROS.get(..steps),
-            };
-            let part = part.filter(|part| part.len() == steps);
-            *start_of_row = part.expect("all rows have the same parts").as_ptr();
-        }
-        count += 1;
-        start += steps;
-    }
-    assert_eq!(start, slice.end);
-    count
-}
-
-/// All tiles of one panel of B: C ← A·B or C ← C + A·B for `rows` × `columns` elements of C, with
-/// `columns` ≤ NR.
-///
-/// # Safety
-/// `c` is readable and writable at r·stride + j for every r < `rows`, j < `columns`, and no other
-/// thread accesses these elements during the call.
-pub(crate) unsafe fn multiply_panel(
-    isa: Isa,
-    steps: usize,
-    packed_a: &[f32],
-    rows: usize,
-    panel: &[f32],
-    columns: usize,
-    c: *mut f32,
-    stride: usize,
-    accumulate: bool,
-) {
-    let a = BlockOfA::Packed(packed_a);
-    // SAFETY: the caller's promise; packed rows require nothing else.
-    unsafe {
-        multiply_rows(isa, steps, a, rows, panel, columns, c, stride, accumulate);
-    }
-}
-
-/// [`multiply_panel`] for rows that are packed or in place.
-///
-/// # Safety
-/// As [`multiply_panel`]; runs come from [`find_runs`] for an operand that is still borrowed, and
-/// the instruction set reads in place.
-unsafe fn multiply_rows(
-    isa: Isa,
-    steps: usize,
-    a: BlockOfA<'_>,
-    rows: usize,
-    panel: &[f32],
-    columns: usize,
-    c: *mut f32,
-    stride: usize,
-    accumulate: bool,
-) {
-    let (mr, nr) = (tile_rows(isa), tile_columns(isa));
-    assert!(panel.len() >= nr * steps);
-    if let BlockOfA::Packed(packed) = a {
-        assert!(packed.len() >= rows.div_ceil(mr) * mr * steps);
-    }
-    let panel = panel.as_ptr();
-    let mut edge = [0.0f32; LARGEST_TILE];
-    for (number, first) in (0..rows).step_by(mr).enumerate() {
-        let present = mr.min(rows - first);
-        // SAFETY: the lengths of the operands are asserted or promised; the elements of the tile in
-        // C belong to this call, and an edge tile is computed in a buffer of its own, from
-        // which only existing elements are copied.
-        unsafe {
-            let c = c.add(first * stride);
-            let in_place = tile::writes_in_place(isa, present, columns);
-            // One call for both: the arguments stay in registers. Reading them from the stack would
-            // wait for the stores of the previous tile.
-            let (target, target_stride, add) = match in_place {
-                true => (c, stride, accumulate),
-                false => (edge.as_mut_ptr(), nr, false),
-            };
-            match a {
-                BlockOfA::Packed(packed) => {
-                    let a = packed[first * steps..].as_ptr();
-                    let size = [present, columns];
-                    tile::tile(isa, steps, a, panel, target, target_stride, size, add);
-                }
-                BlockOfA::InPlace(tiles, count) => {
-                    let runs = &tiles[number][..count];
-                    tile::tile_of_runs(isa, runs, panel, target, target_stride, add);
-                }
-            }
-            if !in_place {
-                for r in 0..present {
-                    for j in 0..columns {
-                        let element = c.add(r * stride + j);
-                        *element = if accumulate { *element } else { 0.0 } + edge[r * nr + j];
-                    }
-                }
-            }
-        }
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use laq_simd::Isa;
 
+use super::tile::UnpackedPanel;
 use super::transpose::transpose;
 
 /// A matrix view: element (i, j) is at `i·row_stride + j·column_stride`. It is row-major or the
@@ -27,6 +28,26 @@ impl<'a> Matrix<'a> {
             columns,
             row_stride: columns,
             column_stride: 1,
+        }
+    }
+
+    /// The rows `first..first + width` of `columns` as a panel that is not packed.
+    ///
+    /// # Panics
+    /// If there are no such elements.
+    pub(super) fn panel(
+        &self,
+        first: usize,
+        width: usize,
+        columns: &Range<usize>,
+    ) -> UnpackedPanel {
+        assert!(first + width <= self.rows && columns.end <= self.columns && !columns.is_empty());
+        let at = |row, column| row * self.row_stride + column * self.column_stride;
+        let elements = at(first, columns.start)..=at(first + width - 1, columns.end - 1);
+        UnpackedPanel {
+            start: self.data[elements].as_ptr(),
+            step_stride: self.column_stride,
+            column_stride: self.row_stride,
         }
     }
 
@@ -58,6 +79,11 @@ pub(crate) trait Operand: Copy + Sync {
         panel: &mut [f32],
     );
 
+    /// The operand as a matrix in memory, if it is one, so that a tile can pack it.
+    fn as_matrix(&self) -> Option<Matrix<'_>> {
+        None
+    }
+
     /// The longest contiguous prefix of `columns` of a row; `None` if rows must be packed.
     ///
     /// All rows have the same parts, of [`MIN_RUN`](super::MIN_RUN) elements or more except where
@@ -81,6 +107,10 @@ impl Operand for Matrix<'_> {
         panel: &mut [f32],
     ) {
         pack_panel(*self, first, last, width, columns, panel);
+    }
+
+    fn as_matrix(&self) -> Option<Matrix<'_>> {
+        Some(*self)
     }
 }
 

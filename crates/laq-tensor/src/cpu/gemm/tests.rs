@@ -95,6 +95,40 @@ fn bits_do_not_depend_on_threads() {
     }
 }
 
+#[test]
+fn a_panel_packed_by_its_first_tile_gives_the_same_bits() {
+    let (m, n, k) = if cfg!(miri) {
+        (7, 33, 19)
+    } else {
+        (23, 3 * 64, 2 * DEPTH + 37)
+    };
+    let (a, b) = (uniform(m * k, 6), uniform(k * n, 7));
+    let a = Matrix::new(&a, m, k);
+    for isa in Isa::available() {
+        let panels = Panels::new(isa, n, k);
+        for transposed in [false, true] {
+            let b = matrix(&b, k, n, transposed);
+            let mut packed = vec![0.0; panels.len()];
+            for start in (0..k).step_by(DEPTH) {
+                let slice = start..k.min(start + DEPTH);
+                for panel in 0..panels.count() {
+                    let target = &mut packed[panels.offset(panel, start)..];
+                    let target = &mut target[..panels.width * slice.len()];
+                    let first = panel * panels.width;
+                    b.transposed()
+                        .pack(first, n, panels.width, slice.clone(), target);
+                }
+            }
+            let (mut expected, mut found) = (vec![0.0; m * n], vec![0.0; m * n]);
+            multiply_packed(isa, a, panels, &packed, &mut expected);
+            product_on_this_thread(isa, a, b.transposed(), false, &mut found);
+            assert_eq!(found, expected, "{isa}");
+            gemm(isa, a, b, false, &mut found);
+            assert_eq!(found, expected, "{isa}");
+        }
+    }
+}
+
 const MAX_SIZE: usize = if cfg!(miri) { 8 } else { 70 };
 
 /// A product that starts while another holds the scratch of the thread gets a buffer of its

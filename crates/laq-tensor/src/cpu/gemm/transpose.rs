@@ -3,8 +3,7 @@
 use laq_simd::Isa;
 
 /// Writes element (row, column) of `width` rows, which are `stride` apart in `source`, to
-/// `column·width + row` of `target`, for the leading columns in whole blocks. Returns their number,
-/// which is 0 without a block for this width.
+/// `column·width + row` of `target`, for the leading columns in whole blocks. Returns their number.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn transpose(
     isa: Isa,
@@ -18,21 +17,22 @@ pub(super) fn transpose(
         laq_simd::Set::Avx2 => 8,
         laq_simd::Set::Avx512 => 16,
     };
-    if !width.is_multiple_of(block) || columns < block {
+    let columns = columns / block * block;
+    if width == 0 || columns == 0 {
         return 0;
     }
-    let columns = columns / block * block;
     assert!(source.len() >= (width - 1) * stride + columns && target.len() >= columns * width);
     for column in (0..columns).step_by(block) {
         for row in (0..width).step_by(block) {
             let source = source[row * stride + column..].as_ptr();
             let target = target[column * width + row..].as_mut_ptr();
-            // SAFETY: `block` rows of `block` elements are in both, as asserted; an `Isa` exists only if
+            let rows = block.min(width - row);
+            // SAFETY: `rows` rows of `block` elements are in both, as asserted; an `Isa` exists only if
             // the processor has its features.
             unsafe {
                 match block {
-                    16 => x86::avx512(source, stride, target, width),
-                    _ => x86::avx2(source, stride, target, width),
+                    16 => x86::avx512(source, stride, rows, target, width),
+                    _ => x86::avx2(source, stride, rows, target, width),
                 }
             }
         }
@@ -47,19 +47,29 @@ pub(super) fn transpose(_: Isa, _: &[f32], _: usize, _: [usize; 2], _: &mut [f32
 }
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use std::arch::x86_64::*;
 
-    /// Transposes 16 × 16 elements.
+    /// Transposes up to 16 rows of 16 elements.
     ///
     /// # Safety
-    /// The processor has AVX-512F; 16 elements are readable at every multiple of `stride` up to 15,
-    /// and writable at every multiple of `width`.
+    /// The processor has AVX-512F; 16 elements are readable at each of the first `rows` multiples of
+    /// `stride`, and `rows` elements are writable at each of the first 16 multiples of `width`.
+    #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn avx512(source: *const f32, stride: usize, target: *mut f32, width: usize) {
-        // SAFETY: the caller's promise.
-        let rows: [__m512; 16] =
-            std::array::from_fn(|row| unsafe { _mm512_loadu_ps(source.add(row * stride)) });
+    pub(in super::super) unsafe fn avx512(
+        source: *const f32,
+        stride: usize,
+        rows: usize,
+        target: *mut f32,
+        width: usize,
+    ) {
+        let present = if rows < 16 { (1 << rows) - 1 } else { u16::MAX };
+        let rows: [__m512; 16] = std::array::from_fn(|row| match row < rows {
+            // SAFETY: the caller's promise.
+            true => unsafe { _mm512_loadu_ps(source.add(row * stride)) },
+            false => _mm512_setzero_ps(),
+        });
         // Within each quarter of 4 columns, pairs of rows and then fours of rows.
         let mut fours = [_mm512_setzero_ps(); 16];
         for four in 0..4 {
@@ -92,20 +102,34 @@ mod x86 {
             ];
             for (quarter, value) in columns.into_iter().enumerate() {
                 // SAFETY: the caller's promise.
-                unsafe { _mm512_storeu_ps(target.add((4 * quarter + column) * width), value) };
+                unsafe {
+                    let target = target.add((4 * quarter + column) * width);
+                    _mm512_mask_storeu_ps(target, present, value);
+                }
             }
         }
     }
 
-    /// Transposes 8 × 8 elements.
+    /// Transposes up to 8 rows of 8 elements.
     ///
     /// # Safety
     /// As [`avx512`], for 8 elements; the processor has AVX2.
+    #[inline]
     #[target_feature(enable = "avx2")]
-    pub(super) unsafe fn avx2(source: *const f32, stride: usize, target: *mut f32, width: usize) {
-        // SAFETY: the caller's promise.
-        let rows: [__m256; 8] =
-            std::array::from_fn(|row| unsafe { _mm256_loadu_ps(source.add(row * stride)) });
+    pub(in super::super) unsafe fn avx2(
+        source: *const f32,
+        stride: usize,
+        rows: usize,
+        target: *mut f32,
+        width: usize,
+    ) {
+        let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let present = _mm256_cmpgt_epi32(_mm256_set1_epi32(rows as i32), lanes);
+        let rows: [__m256; 8] = std::array::from_fn(|row| match row < rows {
+            // SAFETY: the caller's promise.
+            true => unsafe { _mm256_loadu_ps(source.add(row * stride)) },
+            false => _mm256_setzero_ps(),
+        });
         let mut fours = [_mm256_setzero_ps(); 8];
         for four in 0..2 {
             let [a, b, c, d] = [0, 1, 2, 3].map(|row| rows[4 * four + row]);
@@ -127,7 +151,10 @@ mod x86 {
             ];
             for (half, value) in columns.into_iter().enumerate() {
                 // SAFETY: the caller's promise.
-                unsafe { _mm256_storeu_ps(target.add((4 * half + column) * width), value) };
+                unsafe {
+                    let target = target.add((4 * half + column) * width);
+                    _mm256_maskstore_ps(target, present, value);
+                }
             }
         }
     }
@@ -140,8 +167,14 @@ mod tests {
     #[test]
     fn rows_become_columns() {
         for isa in Isa::available() {
-            for [width, columns, stride] in [[32, 37, 40], [16, 16, 16], [8, 25, 31], [10, 40, 41]]
-            {
+            for [width, columns, stride] in [
+                [32, 37, 40],
+                [16, 16, 16],
+                [8, 25, 31],
+                [10, 40, 41],
+                [6, 16, 16],
+                [60, 33, 33],
+            ] {
                 let source: Vec<f32> = (0..width * stride).map(|at| at as f32).collect();
                 let mut target = vec![-1.0; width * columns];
                 let done = transpose(isa, &source, stride, [width, columns], &mut target);

@@ -1,0 +1,173 @@
+//! A panel of B and the rows that are multiplied with it, tile by tile.
+
+use std::ops::Range;
+
+use laq_simd::Isa;
+
+use super::pack::Operand;
+use super::tile::{self, LARGEST_TILE, RUN_ROWS, Run, UnpackedPanel, tile_columns, tile_rows};
+use super::{DEPTH, MAX_RUNS, ZEROS};
+
+/// Whether the rows of A are read where they are.
+pub(super) fn reads_in_place(isa: Isa, a: &impl Operand) -> bool {
+    let (_, depth) = a.size();
+    tile::reads_in_place(isa) && a.in_place(0, 0..depth.min(DEPTH)).is_some()
+}
+
+/// The rows of A of a block, tile by tile.
+#[derive(Clone, Copy)]
+pub(super) enum BlockOfA<'a> {
+    Packed(&'a [f32]),
+    /// The runs of every tile, and their number.
+    InPlace(&'a [[Run; MAX_RUNS]], usize),
+}
+
+/// A panel of B.
+pub(super) enum PanelOfB<'a> {
+    Packed(&'a [f32]),
+    /// The first tile packs it.
+    Unpacked(UnpackedPanel, &'a mut [f32]),
+}
+
+pub(super) const NO_RUN: Run = Run {
+    rows: [std::ptr::null(); RUN_ROWS],
+    steps: 0,
+};
+
+/// Finds the runs of the tile whose first row is `first`, and returns their number; rows from
+/// `last` on are zeros.
+pub(super) fn find_runs(
+    a: &impl Operand,
+    first: usize,
+    last: usize,
+    slice: Range<usize>,
+    runs: &mut [Run; MAX_RUNS],
+) -> usize {
+    let (mut count, mut start) = (0, slice.start);
+    while let Some(part) = a.in_place(first, start..slice.end) {
+        let (run, steps) = (&mut runs[count], part.len());
+        run.steps = steps;
+        for (row, start_of_row) in run.rows.iter_mut().enumerate() {
+            let part = match first + row < last {
+                true => a.in_place(first + row, start..slice.end),
+                false => ZEROS.get(..steps),
+            };
+            let part = part.filter(|part| part.len() == steps);
+            *start_of_row = part.expect("all rows have the same parts").as_ptr();
+        }
+        count += 1;
+        start += steps;
+    }
+    assert_eq!(start, slice.end);
+    count
+}
+
+/// All tiles of one panel of B: C ← A·B or C ← C + A·B for `rows` × `columns` elements of C, with
+/// `columns` ≤ NR.
+///
+/// # Safety
+/// `c` is readable and writable at r·stride + j for every r < `rows`, j < `columns`, and no other
+/// thread accesses these elements during the call.
+pub(crate) unsafe fn multiply_panel(
+    isa: Isa,
+    steps: usize,
+    packed_a: &[f32],
+    rows: usize,
+    panel: &[f32],
+    columns: usize,
+    c: *mut f32,
+    stride: usize,
+    accumulate: bool,
+) {
+    let (a, b) = (BlockOfA::Packed(packed_a), PanelOfB::Packed(panel));
+    // SAFETY: the caller's promise; packed operands require nothing else.
+    unsafe {
+        multiply_rows(isa, steps, a, rows, b, columns, c, stride, accumulate);
+    }
+}
+
+/// [`multiply_panel`] for rows that are packed or in place.
+///
+/// # Safety
+/// As [`multiply_panel`]; runs come from [`find_runs`] for an operand that is still borrowed, and
+/// the instruction set reads in place; a panel that is not packed comes from [`Matrix::panel`] for a
+/// matrix that is still borrowed, has NR columns and `steps` steps, and A is packed.
+pub(super) unsafe fn multiply_rows(
+    isa: Isa,
+    steps: usize,
+    a: BlockOfA<'_>,
+    rows: usize,
+    panel: PanelOfB<'_>,
+    columns: usize,
+    c: *mut f32,
+    stride: usize,
+    accumulate: bool,
+) {
+    let (mr, nr) = (tile_rows(isa), tile_columns(isa));
+    let (panel, mut unpacked) = match panel {
+        PanelOfB::Packed(panel) => {
+            assert!(panel.len() >= nr * steps);
+            (panel.as_ptr(), None)
+        }
+        PanelOfB::Unpacked(unpacked, panel) => {
+            assert!(panel.len() >= nr * steps);
+            let panel = panel.as_mut_ptr();
+            (panel.cast_const(), Some((unpacked, panel)))
+        }
+    };
+    if let BlockOfA::Packed(packed) = a {
+        assert!(packed.len() >= rows.div_ceil(mr) * mr * steps);
+    }
+    let mut edge = [0.0f32; LARGEST_TILE];
+    for (number, first) in (0..rows).step_by(mr).enumerate() {
+        let present = mr.min(rows - first);
+        // SAFETY: the lengths of the operands are asserted or promised; the elements of the tile in
+        // C belong to this call, and an edge tile is computed in a buffer of its own, from
+        // which only existing elements are copied.
+        unsafe {
+            let c = c.add(first * stride);
+            let in_place = tile::writes_in_place(isa, present, columns);
+            // One call for both: the arguments stay in registers. Reading them from the stack would
+            // wait for the stores of the previous tile.
+            let (target, target_stride, add) = match in_place {
+                true => (c, stride, accumulate),
+                false => (edge.as_mut_ptr(), nr, false),
+            };
+            match a {
+                BlockOfA::Packed(packed) => {
+                    let a = packed[first * steps..].as_ptr();
+                    let size = [present, columns];
+                    match unpacked.take() {
+                        Some((b, packed)) => {
+                            tile::packing_tile(
+                                isa,
+                                steps,
+                                a,
+                                b,
+                                packed,
+                                target,
+                                target_stride,
+                                add,
+                            );
+                        }
+                        None => {
+                            tile::tile(isa, steps, a, panel, target, target_stride, size, add);
+                        }
+                    }
+                }
+                BlockOfA::InPlace(tiles, count) => {
+                    let runs = &tiles[number][..count];
+                    tile::tile_of_runs(isa, runs, panel, target, target_stride, add);
+                }
+            }
+            if !in_place {
+                for r in 0..present {
+                    for j in 0..columns {
+                        let element = c.add(r * stride + j);
+                        *element = if accumulate { *element } else { 0.0 } + edge[r * nr + j];
+                    }
+                }
+            }
+        }
+    }
+}
