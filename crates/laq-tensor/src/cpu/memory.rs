@@ -15,6 +15,8 @@ pub struct Buffer<E> {
     length: usize,
     /// The exclusive bound of indices; of no meaning for `f32`.
     bound: usize,
+    /// All elements are known to be finite.
+    finite: bool,
 }
 
 impl<E: Element> Buffer<E> {
@@ -27,6 +29,7 @@ impl<E: Element> Buffer<E> {
             shape: shape.to_vec(),
             length,
             bound,
+            finite: false,
         }
     }
 
@@ -36,11 +39,22 @@ impl<E: Element> Buffer<E> {
     }
 
     pub(super) fn as_mut_slice(&mut self) -> &mut [E] {
+        self.finite = false;
         &mut self.data.as_mut_slice()[..self.length]
     }
 
     pub(super) fn len(&self) -> usize {
         self.length
+    }
+
+    /// Whether all elements are known to be finite, since they were last changed.
+    pub(super) fn is_known_finite(&self) -> bool {
+        self.finite
+    }
+
+    /// Keeps what the last change of the elements found. `false` is always right.
+    pub(super) fn set_known_finite(&mut self, finite: bool) {
+        self.finite = finite;
     }
 
     pub(super) fn bound(&self) -> usize {
@@ -125,5 +139,20 @@ multiversion! {
     fn all_finite(values: &[f32]) -> bool {
         let largest = values.iter().fold(0, |largest, value| largest.max(value.to_bits() & 0x7fff_ffff));
         largest < f32::INFINITY.to_bits()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_the_elements_forgets_that_they_are_finite() {
+        let backend = CpuBackend::with_isa(Isa::PORTABLE);
+        let mut buffer = backend.zeros(&[3]).unwrap();
+        buffer.set_known_finite(true);
+        assert!(buffer.is_known_finite());
+        backend.write_at(&[f32::NAN], 1, &mut buffer).unwrap();
+        assert!(!buffer.is_known_finite());
     }
 }

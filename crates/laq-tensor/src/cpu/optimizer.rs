@@ -18,7 +18,10 @@ impl Optimizer for CpuBackend {
         log: &mut StepLog,
     ) -> Result<(), BackendError> {
         for (parameter, job) in jobs.enumerate() {
-            if first_not_finite(self.isa, job.gradient.as_slice()).is_some() {
+            let gradient = job.gradient;
+            if !gradient.is_known_finite()
+                && first_not_finite(self.isa, gradient.as_slice()).is_some()
+            {
                 log.stop(Stop::Gradient { parameter });
             }
         }

@@ -18,10 +18,11 @@ mod transpose;
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
-use self::panel::{BlockOfA, NO_RUN, PanelOfB, find_runs, multiply_rows, reads_in_place};
+use self::panel::{BlockOfA, NO_RUN, PanelsOfB, find_runs, multiply_rows, reads_in_place};
 use self::tile::RUN_ROWS;
 use super::shared::Shared;
 use laq_simd::{AlignedBuffer, Isa};
@@ -47,6 +48,9 @@ pub(crate) static ZEROS: [f32; DEPTH] = [0.0; DEPTH];
 const BLOCK_COLUMNS: usize = 256;
 /// Elements of B that are packed at a time, unless a slice has more.
 const MAX_PACKED_B: usize = 1 << 22;
+/// Elements of the panels of B that a tile's rows of A are multiplied with in turn: few enough to stay
+/// in the second-level cache, many enough that long parts of C's rows are written.
+const MAX_GROUP: usize = 1 << 15;
 /// Rows of A that all panels of B are multiplied with, at most: a slice of them is half of the
 /// second-level cache.
 const MAX_PACKED_ROWS: usize = 512;
@@ -80,6 +84,17 @@ pub(crate) fn gemm(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, c: 
     product(isa, a, b.transposed(), accumulate, c);
 }
 
+/// C ← A·B. Returns `true` only if all elements of C are finite, which costs little while they are in
+/// registers; `false` says nothing where the tile does not look.
+pub(crate) fn finite_gemm(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) -> bool {
+    let finite = AtomicBool::new(true);
+    if let Some(product) = Product::new(isa, a, b.transposed(), false, c) {
+        let finite = Some(&finite);
+        Product { finite, ..product }.run();
+    }
+    finite.into_inner()
+}
+
 /// [`gemm`] of any operands; the second is passed transposed.
 pub(crate) fn product(
     isa: Isa,
@@ -88,29 +103,8 @@ pub(crate) fn product(
     accumulate: bool,
     c: &mut [f32],
 ) {
-    let (rows, _) = a.size();
-    let Some(product) = Product::new(isa, a, b_transposed, accumulate, c) else {
-        return;
-    };
-    let columns = product.columns;
-    let (mr, nr) = (tile_rows(isa), tile_columns(isa));
-    // Blocks of nearly equal size.
-    let block_rows = rows.div_ceil(rows.div_ceil(BLOCK_ROWS)).div_ceil(mr) * mr;
-    let panels = columns.div_ceil(nr);
-    let row_blocks = rows.div_ceil(block_rows);
-    // Each block packs its rows of A: fewer blocks per row of blocks pack less.
-    let block_panels = if row_blocks >= MIN_BLOCKS {
-        panels
-    } else {
-        (BLOCK_COLUMNS / nr).max(1)
-    };
-    let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
-    if !product.in_place && rows <= MAX_PACKED_ROWS && panels >= tasks {
-        product.with_packed_a(|product| product.by_columns(panels.div_ceil(tasks)));
-    } else if row_blocks == 1 {
-        product.by_columns(block_panels);
-    } else {
-        product.by_blocks(block_rows, block_panels);
+    if let Some(product) = Product::new(isa, a, b_transposed, accumulate, c) {
+        product.run();
     }
 }
 
@@ -152,12 +146,14 @@ pub(crate) fn multiply_packed(
         columns: panels.columns,
         accumulate: false,
         c: Shared::new(c),
+        finite: None,
     };
     for slice in product.slices() {
         product.with_a(0..rows, slice.clone(), &mut |block| {
             for panel in 0..panels.count() {
                 let packed_b = &packed_b[panels.offset(panel, slice.start)..];
-                product.multiply(block, &(0..rows), &slice, panel, PanelOfB::Packed(packed_b));
+                let panel_of_b = PanelsOfB::one(packed_b);
+                product.multiply(block, &(0..rows), &slice, panel..panel + 1, panel_of_b);
             }
         });
     }
@@ -230,6 +226,8 @@ struct Product<'c, A, B> {
     columns: usize,
     accumulate: bool,
     c: Shared<'c, f32>,
+    /// Becomes `false` if an element of C may not be finite; `None` if nobody asks.
+    finite: Option<&'c AtomicBool>,
 }
 
 impl<A: Operand, B: Copy + Sync> Product<'_, A, B> {
@@ -278,33 +276,40 @@ impl<A: Operand, B: Copy + Sync> Product<'_, A, B> {
         }
     }
 
-    /// Multiplies some rows of A and a panel of B, of a slice.
+    /// Multiplies some rows of A and some panels of B, of a slice.
     fn multiply(
         &self,
         block: BlockOfA<'_>,
         rows: &Range<usize>,
         slice: &Range<usize>,
-        panel: usize,
-        panel_of_b: PanelOfB<'_>,
+        panels: Range<usize>,
+        panels_of_b: PanelsOfB<'_>,
     ) {
         let (columns, nr) = (self.columns, tile_columns(self.isa));
-        let first_column = panel * nr;
-        let width = nr.min(columns - first_column);
+        let first_column = panels.start * nr;
+        let width = columns.min(panels.end * nr) - first_column;
         let target = self.c.address(rows.start * columns + first_column);
         let add = self.accumulate || slice.start > 0;
         // SAFETY: these elements of C belong to the calling task only.
-        unsafe {
+        let all_finite = unsafe {
             multiply_rows(
                 self.isa,
                 slice.len(),
                 block,
                 rows.len(),
-                panel_of_b,
+                panels_of_b,
                 width,
                 target,
                 columns,
                 add,
-            );
+            )
+        };
+        let (_, depth) = self.a.size();
+        if let Some(finite) = self.finite
+            && slice.end == depth
+            && !all_finite
+        {
+            finite.store(false, Ordering::Relaxed);
         }
     }
 }
@@ -330,7 +335,33 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
             columns,
             accumulate,
             c: Shared::new(c),
+            finite: None,
         })
+    }
+
+    /// The whole product, on the threads of the pool.
+    fn run(&self) {
+        let (rows, _) = self.a.size();
+        let columns = self.columns;
+        let (mr, nr) = (tile_rows(self.isa), tile_columns(self.isa));
+        // Blocks of nearly equal size.
+        let block_rows = rows.div_ceil(rows.div_ceil(BLOCK_ROWS)).div_ceil(mr) * mr;
+        let panels = columns.div_ceil(nr);
+        let row_blocks = rows.div_ceil(block_rows);
+        // Each block packs its rows of A: fewer blocks per row of blocks pack less.
+        let block_panels = if row_blocks >= MIN_BLOCKS {
+            panels
+        } else {
+            (BLOCK_COLUMNS / nr).max(1)
+        };
+        let tasks = TASKS_PER_THREAD * rayon::current_num_threads();
+        if !self.in_place && rows <= MAX_PACKED_ROWS && panels >= tasks {
+            self.with_packed_a(|product| product.by_columns(panels.div_ceil(tasks)));
+        } else if row_blocks == 1 {
+            self.by_columns(block_panels);
+        } else {
+            self.by_blocks(block_rows, block_panels);
+        }
     }
 
     /// Panels of B.
@@ -353,17 +384,17 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
         panel: usize,
         slice: &Range<usize>,
         target: &'p mut [f32],
-    ) -> PanelOfB<'p> {
+    ) -> PanelsOfB<'p> {
         let nr = tile_columns(self.isa);
         let whole = (panel + 1) * nr <= self.columns;
         let can_pack = tile::packs(self.isa) && matches!(block, BlockOfA::Packed(_));
         match self.b_transposed.as_matrix() {
             Some(b_transposed) if whole && can_pack => {
-                PanelOfB::Unpacked(b_transposed.panel(panel * nr, nr, slice), target)
+                PanelsOfB::Unpacked(b_transposed.panel(panel * nr, nr, slice), target)
             }
             _ => {
                 self.pack_b(panel, slice.clone(), target);
-                PanelOfB::Packed(target)
+                PanelsOfB::one(target)
             }
         }
     }
@@ -412,7 +443,7 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
                 with_scratch(&PACKED_B, size, |packed_b| {
                     for panel in panels.clone() {
                         let panel_of_b = self.panel_of_b(block, panel, &slice, packed_b);
-                        self.multiply(block, &rows, &slice, panel, panel_of_b);
+                        self.multiply(block, &rows, &slice, panel..panel + 1, panel_of_b);
                     }
                 });
             });
@@ -426,6 +457,7 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
         let column_blocks = panels.div_ceil(block_panels);
         let blocks = rows.div_ceil(block_rows) * column_blocks;
         let panel_size = tile_columns(self.isa) * DEPTH.min(depth);
+        let at_a_time = (MAX_GROUP / panel_size).max(1);
         let slice_size = panels * panel_size;
         let slices = self.slices();
         let at_once = (MAX_PACKED_B / slice_size).clamp(1, slices.len());
@@ -451,9 +483,13 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
                     let of_slices = packed_b.chunks_exact(slice_size);
                     for (slice, packed_b) in group.clone().zip(of_slices) {
                         self.with_a(rows.clone(), slice.clone(), &mut |block| {
-                            for panel in first_panel..last_panel {
-                                let packed_b = PanelOfB::Packed(&packed_b[panel * panel_size..]);
-                                self.multiply(block, &rows, &slice, panel, packed_b);
+                            for first in (first_panel..last_panel).step_by(at_a_time) {
+                                let group = first..last_panel.min(first + at_a_time);
+                                let packed_b = PanelsOfB::Packed {
+                                    panels: &packed_b[first * panel_size..],
+                                    distance: panel_size,
+                                };
+                                self.multiply(block, &rows, &slice, group, packed_b);
                             }
                         });
                     }

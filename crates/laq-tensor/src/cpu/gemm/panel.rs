@@ -1,4 +1,4 @@
-//! A panel of B and the rows that are multiplied with it, tile by tile.
+//! Panels of B and the rows that are multiplied with them, tile by tile.
 
 use std::ops::Range;
 
@@ -22,11 +22,22 @@ pub(super) enum BlockOfA<'a> {
     InPlace(&'a [[Run; MAX_RUNS]], usize),
 }
 
-/// A panel of B.
-pub(super) enum PanelOfB<'a> {
-    Packed(&'a [f32]),
-    /// The first tile packs it.
+/// Panels of B.
+pub(super) enum PanelsOfB<'a> {
+    /// `distance` elements lie between the starts of two panels.
+    Packed { panels: &'a [f32], distance: usize },
+    /// One panel, which the first tile packs.
     Unpacked(UnpackedPanel, &'a mut [f32]),
+}
+
+impl<'a> PanelsOfB<'a> {
+    /// One panel, packed.
+    pub(super) fn one(panel: &'a [f32]) -> Self {
+        PanelsOfB::Packed {
+            panels: panel,
+            distance: 0,
+        }
+    }
 }
 
 pub(super) const NO_RUN: Run = Run {
@@ -79,95 +90,102 @@ pub(crate) unsafe fn multiply_panel(
     stride: usize,
     accumulate: bool,
 ) {
-    let (a, b) = (BlockOfA::Packed(packed_a), PanelOfB::Packed(panel));
+    let (a, b) = (BlockOfA::Packed(packed_a), PanelsOfB::one(panel));
     // SAFETY: the caller's promise; packed operands require nothing else.
     unsafe {
         multiply_rows(isa, steps, a, rows, b, columns, c, stride, accumulate);
     }
 }
 
-/// [`multiply_panel`] for rows that are packed or in place.
+/// [`multiply_panel`] for rows that are packed or in place, and for `columns` of several panels. Returns
+/// `true` only if all elements are finite.
 ///
 /// # Safety
 /// As [`multiply_panel`]; runs come from [`find_runs`] for an operand that is still borrowed, and
 /// the instruction set reads in place; a panel that is not packed comes from [`Matrix::panel`] for a
 /// matrix that is still borrowed, has NR columns and `steps` steps, and A is packed.
+///
+/// [`Matrix::panel`]: super::Matrix::panel
 pub(super) unsafe fn multiply_rows(
     isa: Isa,
     steps: usize,
     a: BlockOfA<'_>,
     rows: usize,
-    panel: PanelOfB<'_>,
+    b: PanelsOfB<'_>,
     columns: usize,
     c: *mut f32,
     stride: usize,
     accumulate: bool,
-) {
+) -> bool {
     let (mr, nr) = (tile_rows(isa), tile_columns(isa));
-    let (panel, mut unpacked) = match panel {
-        PanelOfB::Packed(panel) => {
-            assert!(panel.len() >= nr * steps);
-            (panel.as_ptr(), None)
+    let last_panel = columns.div_ceil(nr) - 1;
+    let (panels, distance, mut unpacked) = match b {
+        PanelsOfB::Packed { panels, distance } => {
+            assert!(panels.len() >= last_panel * distance + nr * steps);
+            (panels.as_ptr(), distance, None)
         }
-        PanelOfB::Unpacked(unpacked, panel) => {
-            assert!(panel.len() >= nr * steps);
+        PanelsOfB::Unpacked(unpacked, panel) => {
+            assert!(last_panel == 0 && panel.len() >= nr * steps);
             let panel = panel.as_mut_ptr();
-            (panel.cast_const(), Some((unpacked, panel)))
+            (panel.cast_const(), 0, Some((unpacked, panel)))
         }
     };
     if let BlockOfA::Packed(packed) = a {
         assert!(packed.len() >= rows.div_ceil(mr) * mr * steps);
     }
     let mut edge = [0.0f32; LARGEST_TILE];
+    let mut finite = true;
     for (number, first) in (0..rows).step_by(mr).enumerate() {
-        let present = mr.min(rows - first);
-        // SAFETY: the lengths of the operands are asserted or promised; the elements of the tile in
-        // C belong to this call, and an edge tile is computed in a buffer of its own, from
-        // which only existing elements are copied.
-        unsafe {
-            let c = c.add(first * stride);
-            let in_place = tile::writes_in_place(isa, present, columns);
-            // One call for both: the arguments stay in registers. Reading them from the stack would
-            // wait for the stores of the previous tile.
-            let (target, target_stride, add) = match in_place {
-                true => (c, stride, accumulate),
-                false => (edge.as_mut_ptr(), nr, false),
-            };
-            match a {
-                BlockOfA::Packed(packed) => {
-                    let a = packed[first * steps..].as_ptr();
-                    let size = [present, columns];
-                    match unpacked.take() {
-                        Some((b, packed)) => {
-                            tile::packing_tile(
+        for panel in 0..=last_panel {
+            let size = [mr.min(rows - first), nr.min(columns - panel * nr)];
+            // SAFETY: the lengths of the operands are asserted or promised; the elements of the tile
+            // in C belong to this call, and an edge tile is computed in a buffer of its own, from
+            // which only existing elements are copied.
+            unsafe {
+                let c = c.add(first * stride + panel * nr);
+                let b = panels.add(panel * distance);
+                let in_place = tile::writes_in_place(isa, size[0], size[1]);
+                // One call for both: the arguments stay in registers. Reading them from the stack
+                // would wait for the stores of the previous tile.
+                let (target, target_stride, add) = match in_place {
+                    true => (c, stride, accumulate),
+                    false => (edge.as_mut_ptr(), nr, false),
+                };
+                let tile_is_finite = match a {
+                    BlockOfA::Packed(packed) => {
+                        let a = packed[first * steps..].as_ptr();
+                        match unpacked.take() {
+                            Some((source, packed)) => tile::packing_tile(
                                 isa,
                                 steps,
                                 a,
-                                b,
+                                source,
                                 packed,
                                 target,
                                 target_stride,
                                 add,
-                            );
-                        }
-                        None => {
-                            tile::tile(isa, steps, a, panel, target, target_stride, size, add);
+                            ),
+                            None => tile::tile(isa, steps, a, b, target, target_stride, size, add),
                         }
                     }
-                }
-                BlockOfA::InPlace(tiles, count) => {
-                    let runs = &tiles[number][..count];
-                    tile::tile_of_runs(isa, runs, panel, target, target_stride, add);
-                }
-            }
-            if !in_place {
-                for r in 0..present {
-                    for j in 0..columns {
-                        let element = c.add(r * stride + j);
-                        *element = if accumulate { *element } else { 0.0 } + edge[r * nr + j];
+                    BlockOfA::InPlace(tiles, count) => {
+                        let runs = &tiles[number][..count];
+                        tile::tile_of_runs(isa, runs, b, target, target_stride, add)
+                    }
+                };
+                if in_place {
+                    finite &= tile_is_finite;
+                } else {
+                    for r in 0..size[0] {
+                        for j in 0..size[1] {
+                            let element = c.add(r * stride + j);
+                            *element = if accumulate { *element } else { 0.0 } + edge[r * nr + j];
+                            finite &= (*element).is_finite();
+                        }
                     }
                 }
             }
         }
     }
+    finite
 }

@@ -53,7 +53,8 @@ pub(crate) fn writes_in_place(isa: Isa, rows: usize, columns: usize) -> bool {
 }
 
 /// C ← A·B, or C ← C + A·B with `accumulate`, for one tile of `size` rows and columns, which a
-/// register tile ignores.
+/// register tile ignores. Returns `true` only if all elements of the tile are finite; the portable one
+/// does not look.
 ///
 /// # Safety
 /// `a` and `b` are readable for `depth`·MR and `depth`·NR elements; `c` is readable and writable at
@@ -68,12 +69,15 @@ pub(crate) unsafe fn tile(
     stride: usize,
     size: [usize; 2],
     accumulate: bool,
-) {
+) -> bool {
     // SAFETY: the caller's promises are those of the tiles; an `Isa` exists only if the
     // processor has its features.
     unsafe {
         match isa.set() {
-            Set::Portable => portable(depth, a, b, c, stride, size, accumulate),
+            Set::Portable => {
+                portable(depth, a, b, c, stride, size, accumulate);
+                false
+            }
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 => x86::avx2(depth, a, b, c, stride, accumulate),
             #[cfg(target_arch = "x86_64")]
@@ -85,6 +89,10 @@ pub(crate) unsafe fn tile(
 /// A panel of B that is not packed: element (step, column) is at
 /// `step`·`step_stride` + `column`·`column_stride`, and one of the strides is 1.
 #[derive(Clone, Copy)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only x86 has a tile that packs")
+)]
 pub(crate) struct UnpackedPanel {
     pub(crate) start: *const f32,
     pub(crate) step_stride: usize,
@@ -104,7 +112,7 @@ pub(crate) fn packs(isa: Isa) -> bool {
 /// writable for `depth`·NR elements; otherwise as [`tile`].
 #[cfg_attr(
     not(target_arch = "x86_64"),
-    allow(unused_variables, reason = "only x86 has such a tile")
+    allow(unused_variables, unused_unsafe, reason = "only x86 has such a tile")
 )]
 pub(crate) unsafe fn packing_tile(
     isa: Isa,
@@ -115,7 +123,7 @@ pub(crate) unsafe fn packing_tile(
     c: *mut f32,
     stride: usize,
     accumulate: bool,
-) {
+) -> bool {
     // SAFETY: the caller's promises are those of the tiles.
     unsafe {
         match isa.set() {
@@ -163,7 +171,7 @@ pub(crate) unsafe fn tile_of_runs(
     c: *mut f32,
     stride: usize,
     accumulate: bool,
-) {
+) -> bool {
     match isa.set() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller's promises are those of the tile.

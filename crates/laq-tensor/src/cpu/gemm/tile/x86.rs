@@ -21,7 +21,7 @@ pub(super) unsafe fn avx2(
     c: *mut f32,
     stride: usize,
     accumulate: bool,
-) {
+) -> bool {
     let mut sums = [[_mm256_setzero_ps(); 2]; AVX2_ROWS];
     for step in 0..depth {
         // SAFETY: step < depth, so both reads are within the packed operands.
@@ -34,7 +34,7 @@ pub(super) unsafe fn avx2(
         }
     }
     // SAFETY: the tile belongs to the caller.
-    unsafe { store256(&sums, c, stride, accumulate) }
+    unsafe { store256(sums, c, stride, accumulate) }
 }
 
 /// # Safety
@@ -48,7 +48,7 @@ pub(super) unsafe fn avx2_packing(
     c: *mut f32,
     stride: usize,
     accumulate: bool,
-) {
+) -> bool {
     const BLOCK: usize = 8;
     let mut sums = [[_mm256_setzero_ps(); 2]; AVX2_ROWS];
     for start in (0..depth).step_by(BLOCK) {
@@ -91,13 +91,12 @@ pub(super) unsafe fn avx2_packing(
         }
     }
     // SAFETY: the tile belongs to the caller.
-    unsafe { store256(&sums, c, stride, accumulate) }
+    unsafe { store256(sums, c, stride, accumulate) }
 }
 
 /// # Safety
 /// `a` and `b` have the elements of a step; the processor has AVX2 and FMA.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
+#[inline(always)]
 unsafe fn step256(sums: &mut [[__m256; 2]; AVX2_ROWS], a: *const f32, b: *const f32) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -112,21 +111,31 @@ unsafe fn step256(sums: &mut [[__m256; 2]; AVX2_ROWS], a: *const f32, b: *const 
 
 /// # Safety
 /// `c` as in [`super::tile`]; the processor has AVX2.
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn store256(sums: &[[__m256; 2]; AVX2_ROWS], c: *mut f32, stride: usize, accumulate: bool) {
-    for r in 0..AVX2_ROWS {
-        for half in 0..2 {
-            // SAFETY: the eight elements are in row r of the tile.
-            unsafe {
+#[inline(always)]
+unsafe fn store256(
+    sums: [[__m256; 2]; AVX2_ROWS],
+    c: *mut f32,
+    stride: usize,
+    accumulate: bool,
+) -> bool {
+    // SAFETY: the caller's promise: the eight elements of every half are in row r of the tile.
+    unsafe {
+        let magnitude = _mm256_set1_epi32(0x7fff_ffff);
+        let mut largest = _mm256_setzero_si256();
+        for r in 0..AVX2_ROWS {
+            for half in 0..2 {
                 let target = c.add(r * stride + half * 8);
                 let mut value = sums[r][half];
                 if accumulate {
                     value = _mm256_add_ps(_mm256_loadu_ps(target), value);
                 }
                 _mm256_storeu_ps(target, value);
+                let bits = _mm256_and_si256(_mm256_castps_si256(value), magnitude);
+                largest = _mm256_max_epu32(largest, bits);
             }
         }
+        let infinity = _mm256_set1_epi32(f32::INFINITY.to_bits().cast_signed());
+        _mm256_movemask_epi8(_mm256_cmpgt_epi32(infinity, largest)) == -1
     }
 }
 
@@ -191,7 +200,7 @@ pub(super) unsafe fn avx512(
     c: *mut f32,
     stride: usize,
     accumulate: bool,
-) {
+) -> bool {
     prefetch_tile(c, stride);
     let mut sums = [[_mm512_setzero_ps(); 2]; AVX512_ROWS];
     for step in 0..depth {
@@ -203,7 +212,7 @@ pub(super) unsafe fn avx512(
         }
     }
     // SAFETY: the tile belongs to the caller.
-    unsafe { store512(&sums, c, stride, accumulate) }
+    unsafe { store512(sums, c, stride, accumulate) }
 }
 
 /// # Safety
@@ -217,7 +226,7 @@ pub(super) unsafe fn avx512_packing(
     c: *mut f32,
     stride: usize,
     accumulate: bool,
-) {
+) -> bool {
     const BLOCK: usize = 16;
     prefetch_tile(c, stride);
     let mut sums = [[_mm512_setzero_ps(); 2]; AVX512_ROWS];
@@ -260,13 +269,12 @@ pub(super) unsafe fn avx512_packing(
         }
     }
     // SAFETY: the tile belongs to the caller.
-    unsafe { store512(&sums, c, stride, accumulate) }
+    unsafe { store512(sums, c, stride, accumulate) }
 }
 
 /// # Safety
 /// `a` and `b` have the elements of a step; the processor has AVX-512F.
-#[inline]
-#[target_feature(enable = "avx512f")]
+#[inline(always)]
 unsafe fn step512(sums: &mut [[__m512; 2]; AVX512_ROWS], a: *const f32, b: *const f32) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -290,7 +298,7 @@ pub(super) unsafe fn avx512_runs(
     c: *mut f32,
     stride: usize,
     accumulate: bool,
-) {
+) -> bool {
     prefetch_tile(c, stride);
     let mut sums = [[_mm512_setzero_ps(); 2]; AVX512_ROWS];
     for run in runs {
@@ -311,30 +319,35 @@ pub(super) unsafe fn avx512_runs(
         }
     }
     // SAFETY: the tile belongs to the caller.
-    unsafe { store512(&sums, c, stride, accumulate) }
+    unsafe { store512(sums, c, stride, accumulate) }
 }
 
 /// # Safety
 /// `c` as in [`super::tile`]; the processor has AVX-512F.
-#[inline]
-#[target_feature(enable = "avx512f")]
+#[inline(always)]
 unsafe fn store512(
-    sums: &[[__m512; 2]; AVX512_ROWS],
+    sums: [[__m512; 2]; AVX512_ROWS],
     c: *mut f32,
     stride: usize,
     accumulate: bool,
-) {
-    for r in 0..AVX512_ROWS {
-        for half in 0..2 {
-            // SAFETY: the sixteen elements are in row r of the tile.
-            unsafe {
+) -> bool {
+    // SAFETY: the caller's promise: the sixteen elements of every half are in row r of the tile.
+    unsafe {
+        let magnitude = _mm512_set1_epi32(0x7fff_ffff);
+        let mut largest = _mm512_setzero_si512();
+        for r in 0..AVX512_ROWS {
+            for half in 0..2 {
                 let target = c.add(r * stride + half * 16);
                 let mut value = sums[r][half];
                 if accumulate {
                     value = _mm512_add_ps(_mm512_loadu_ps(target), value);
                 }
                 _mm512_storeu_ps(target, value);
+                let bits = _mm512_and_si512(_mm512_castps_si512(value), magnitude);
+                largest = _mm512_max_epu32(largest, bits);
             }
         }
+        let infinity = _mm512_set1_epi32(f32::INFINITY.to_bits().cast_signed());
+        _mm512_cmplt_epu32_mask(largest, infinity) == u16::MAX
     }
 }
