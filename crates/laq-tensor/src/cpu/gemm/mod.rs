@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rayon::prelude::*;
 
 use self::panel::{BlockOfA, NO_RUN, PanelsOfB, find_runs, multiply_rows, reads_in_place};
-use self::tile::RUN_ROWS;
+use self::tile::{RUN_ROWS, UnpackedPanel};
 use super::shared::Shared;
 use laq_simd::{AlignedBuffer, Isa};
 pub(crate) use pack::{InPlace, Matrix, Operand, copy_columns, pack_panel};
@@ -377,26 +377,13 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
             .pack(first, self.columns, nr, slice, target);
     }
 
-    /// A panel of B, packed now or by the first tile if that can.
-    fn panel_of_b<'p>(
-        &self,
-        block: BlockOfA<'_>,
-        panel: usize,
-        slice: &Range<usize>,
-        target: &'p mut [f32],
-    ) -> PanelsOfB<'p> {
+    /// A panel of B as it is in memory, if it is whole and a tile can pack it.
+    fn unpacked_panel(&self, panel: usize, slice: &Range<usize>) -> Option<UnpackedPanel> {
         let nr = tile_columns(self.isa);
+        let can_pack = tile::packs(self.isa) && !self.in_place && !slice.is_empty();
+        let b_transposed = self.b_transposed.as_matrix()?;
         let whole = (panel + 1) * nr <= self.columns;
-        let can_pack = tile::packs(self.isa) && matches!(block, BlockOfA::Packed(_));
-        match self.b_transposed.as_matrix() {
-            Some(b_transposed) if whole && can_pack => {
-                PanelsOfB::Unpacked(b_transposed.panel(panel * nr, nr, slice), target)
-            }
-            _ => {
-                self.pack_b(panel, slice.clone(), target);
-                PanelsOfB::one(target)
-            }
-        }
+        (can_pack && whole).then(|| b_transposed.panel(panel * nr, nr, slice))
     }
 
     /// Runs `work` with the product after A has been packed.
@@ -436,14 +423,28 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
 
     /// All rows of some panels of B.
     fn columns_on_this_thread(&self, panels: Range<usize>) {
-        let rows = 0..self.a.size().0;
+        let (rows, depth) = self.a.size();
         for slice in self.slices() {
-            self.with_a(rows.clone(), slice.clone(), &mut |block| {
+            let next_slice = slice.end..depth.min(slice.end + DEPTH);
+            self.with_a(0..rows, slice.clone(), &mut |block| {
                 let size = tile_columns(self.isa) * slice.len();
-                with_scratch(&PACKED_B, size, |packed_b| {
+                with_scratch(&PACKED_B, size, |packed| {
                     for panel in panels.clone() {
-                        let panel_of_b = self.panel_of_b(block, panel, &slice, packed_b);
-                        self.multiply(block, &rows, &slice, panel..panel + 1, panel_of_b);
+                        let panel_of_b = match self.unpacked_panel(panel, &slice) {
+                            Some(unpacked) => PanelsOfB::Unpacked {
+                                panel: unpacked,
+                                packed,
+                                next: match panel + 1 < panels.end {
+                                    true => self.unpacked_panel(panel + 1, &slice),
+                                    false => self.unpacked_panel(panels.start, &next_slice),
+                                },
+                            },
+                            None => {
+                                self.pack_b(panel, slice.clone(), packed);
+                                PanelsOfB::one(packed)
+                            }
+                        };
+                        self.multiply(block, &(0..rows), &slice, panel..panel + 1, panel_of_b);
                     }
                 });
             });

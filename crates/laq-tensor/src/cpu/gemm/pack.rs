@@ -46,6 +46,7 @@ impl<'a> Matrix<'a> {
         let elements = at(first, columns.start)..=at(first + width - 1, columns.end - 1);
         UnpackedPanel {
             start: self.data[elements].as_ptr(),
+            steps: columns.len(),
             step_stride: self.column_stride,
             column_stride: self.row_stride,
         }

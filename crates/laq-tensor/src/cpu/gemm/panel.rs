@@ -5,7 +5,9 @@ use std::ops::Range;
 use laq_simd::Isa;
 
 use super::pack::Operand;
-use super::tile::{self, LARGEST_TILE, RUN_ROWS, Run, UnpackedPanel, tile_columns, tile_rows};
+use super::tile::{
+    self, Ahead, LARGEST_TILE, RUN_ROWS, Run, UnpackedPanel, tile_columns, tile_rows,
+};
 use super::{DEPTH, MAX_RUNS, ZEROS};
 
 /// Whether the rows of A are read where they are.
@@ -26,8 +28,12 @@ pub(super) enum BlockOfA<'a> {
 pub(super) enum PanelsOfB<'a> {
     /// `distance` elements lie between the starts of two panels.
     Packed { panels: &'a [f32], distance: usize },
-    /// One panel, which the first tile packs.
-    Unpacked(UnpackedPanel, &'a mut [f32]),
+    /// One panel, which the first tile packs, and the next one, which the other tiles fetch.
+    Unpacked {
+        panel: UnpackedPanel,
+        packed: &'a mut [f32],
+        next: Option<UnpackedPanel>,
+    },
 }
 
 impl<'a> PanelsOfB<'a> {
@@ -119,15 +125,19 @@ pub(super) unsafe fn multiply_rows(
 ) -> bool {
     let (mr, nr) = (tile_rows(isa), tile_columns(isa));
     let last_panel = columns.div_ceil(nr) - 1;
-    let (panels, distance, mut unpacked) = match b {
+    let (panels, distance, mut unpacked, next) = match b {
         PanelsOfB::Packed { panels, distance } => {
             assert!(panels.len() >= last_panel * distance + nr * steps);
-            (panels.as_ptr(), distance, None)
+            (panels.as_ptr(), distance, None, None)
         }
-        PanelsOfB::Unpacked(unpacked, panel) => {
-            assert!(last_panel == 0 && panel.len() >= nr * steps);
-            let panel = panel.as_mut_ptr();
-            (panel.cast_const(), 0, Some((unpacked, panel)))
+        PanelsOfB::Unpacked {
+            panel,
+            packed,
+            next,
+        } => {
+            assert!(last_panel == 0 && packed.len() >= nr * steps);
+            let packed = packed.as_mut_ptr();
+            (packed.cast_const(), 0, Some((panel, packed)), next)
         }
     };
     if let BlockOfA::Packed(packed) = a {
@@ -135,7 +145,14 @@ pub(super) unsafe fn multiply_rows(
     }
     let mut edge = [0.0f32; LARGEST_TILE];
     let mut finite = true;
+    let mut ahead = Ahead::NOTHING;
+    let fetching_tiles = (rows.div_ceil(mr) - 1).max(1);
     for (number, first) in (0..rows).step_by(mr).enumerate() {
+        if let Some(next) = next
+            && number > 0
+        {
+            ahead = Ahead::part(isa, next, number - 1, fetching_tiles);
+        }
         for panel in 0..=last_panel {
             let size = [mr.min(rows - first), nr.min(columns - panel * nr)];
             // SAFETY: the lengths of the operands are asserted or promised; the elements of the tile
@@ -165,7 +182,17 @@ pub(super) unsafe fn multiply_rows(
                                 target_stride,
                                 add,
                             ),
-                            None => tile::tile(isa, steps, a, b, target, target_stride, size, add),
+                            None => tile::tile(
+                                isa,
+                                steps,
+                                a,
+                                b,
+                                target,
+                                target_stride,
+                                size,
+                                add,
+                                &ahead,
+                            ),
                         }
                     }
                     BlockOfA::InPlace(tiles, count) => {

@@ -54,12 +54,16 @@ pub(crate) fn writes_in_place(isa: Isa, rows: usize, columns: usize) -> bool {
 
 /// C ← A·B, or C ← C + A·B with `accumulate`, for one tile of `size` rows and columns, which a
 /// register tile ignores. Returns `true` only if all elements of the tile are finite; the portable one
-/// does not look.
+/// does not look. The portable tile ignores `ahead`.
 ///
 /// # Safety
 /// `a` and `b` are readable for `depth`·MR and `depth`·NR elements; `c` is readable and writable at
 /// r·stride + j for every r and j of the tile (r < MR, j < NR for a register tile), and no other
 /// thread accesses these elements during the call.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(unused_variables, reason = "the portable tile fetches nothing")
+)]
 pub(crate) unsafe fn tile(
     isa: Isa,
     depth: usize,
@@ -69,6 +73,7 @@ pub(crate) unsafe fn tile(
     stride: usize,
     size: [usize; 2],
     accumulate: bool,
+    ahead: &Ahead,
 ) -> bool {
     // SAFETY: the caller's promises are those of the tiles; an `Isa` exists only if the
     // processor has its features.
@@ -79,9 +84,9 @@ pub(crate) unsafe fn tile(
                 false
             }
             #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => x86::avx2(depth, a, b, c, stride, accumulate),
+            Set::Avx2 => x86::avx2(depth, a, b, c, stride, accumulate, ahead),
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => x86::avx512(depth, a, b, c, stride, accumulate),
+            Set::Avx512 => x86::avx512(depth, a, b, c, stride, accumulate, ahead),
         }
     }
 }
@@ -95,8 +100,70 @@ pub(crate) unsafe fn tile(
 )]
 pub(crate) struct UnpackedPanel {
     pub(crate) start: *const f32,
+    pub(crate) steps: usize,
     pub(crate) step_stride: usize,
     pub(crate) column_stride: usize,
+}
+
+/// Steps of a tile for which it fetches the lines of [`Ahead`] once.
+const FETCH_STEPS: usize = 16;
+/// Elements of a cache line.
+const LINE: usize = 16;
+
+/// Cache lines that a tile fetches into the second-level cache while it computes: a part of the panel of
+/// B that is packed next, which would otherwise wait for memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    /// The lines of the first fetch; `count` of them.
+    lines: [*const f32; 8],
+    count: usize,
+    /// Elements from the lines of one fetch to those of the next.
+    advance: usize,
+}
+
+impl Ahead {
+    pub(crate) const NOTHING: Ahead = Ahead {
+        lines: [std::ptr::null(); 8],
+        count: 0,
+        advance: 0,
+    };
+
+    /// The part of tile `number` of `tiles` that together fetch the elements of a panel of NR columns.
+    /// Few tiles fetch only some of them.
+    pub(crate) fn part(isa: Isa, panel: UnpackedPanel, number: usize, tiles: usize) -> Self {
+        let (columns, steps) = (tile_columns(isa), panel.steps);
+        let mut part = Ahead::NOTHING;
+        let lines_of_step = columns / LINE;
+        let count = (columns * FETCH_STEPS / LINE)
+            .div_ceil(tiles)
+            .next_multiple_of(lines_of_step)
+            .min(part.lines.len());
+        if panel.column_stride == 1 {
+            // Some steps at each fetch, all columns of them.
+            let at_once = count / lines_of_step;
+            let first = number * at_once * (steps / FETCH_STEPS);
+            if first < steps {
+                part.count = count;
+                part.advance = at_once * panel.step_stride;
+            }
+            for (index, line) in part.lines[..part.count].iter_mut().enumerate() {
+                let step = first + index / lines_of_step;
+                let offset = step * panel.step_stride + index % lines_of_step * LINE;
+                *line = panel.start.wrapping_add(offset);
+            }
+        } else {
+            // Some columns, the next line of them at each fetch.
+            let first = number * count;
+            part.count = count.min(columns.saturating_sub(first));
+            part.advance = LINE;
+            for (index, line) in part.lines[..part.count].iter_mut().enumerate() {
+                *line = panel
+                    .start
+                    .wrapping_add((first + index) * panel.column_stride);
+            }
+        }
+        part
+    }
 }
 
 /// Whether the instruction set has a tile that packs its panel of B: [`packing_tile`].
@@ -216,5 +283,52 @@ unsafe fn portable(
             signed(stride),
             1,
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_parts_of_the_tiles_are_the_whole_panel() {
+        let (steps, stride) = (128, 256);
+        let data = vec![0.0f32; stride * stride];
+        for isa in Isa::available().filter(|&isa| packs(isa)) {
+            let columns = tile_columns(isa);
+            for (step_stride, column_stride) in [(stride, 1), (1, stride)] {
+                let panel = UnpackedPanel {
+                    start: data.as_ptr(),
+                    steps,
+                    step_stride,
+                    column_stride,
+                };
+                let address = |step: usize, column: usize| {
+                    data[step * step_stride + column * column_stride..].as_ptr()
+                };
+                let expected: BTreeSet<_> = match column_stride {
+                    1 => (0..steps * columns / LINE)
+                        .map(|line| address(line * LINE / columns, line * LINE % columns))
+                        .collect(),
+                    _ => (0..steps * columns / LINE)
+                        .map(|line| address(line / columns * LINE, line % columns))
+                        .collect(),
+                };
+                for tiles in [4, 9, 16] {
+                    let mut fetched = BTreeSet::new();
+                    for number in 0..tiles {
+                        let part = Ahead::part(isa, panel, number, tiles);
+                        for line in &part.lines[..part.count] {
+                            for fetch in 0..steps / FETCH_STEPS {
+                                fetched.insert(line.wrapping_add(fetch * part.advance));
+                            }
+                        }
+                    }
+                    assert!(fetched.is_superset(&expected), "{isa}, {tiles} tiles");
+                }
+            }
+        }
     }
 }

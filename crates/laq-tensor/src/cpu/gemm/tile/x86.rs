@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::UnpackedPanel;
+use super::{Ahead, FETCH_STEPS, UnpackedPanel};
 use crate::cpu::gemm::transpose::x86 as transpose;
 
 pub(super) const AVX2_ROWS: usize = 6;
@@ -21,16 +21,20 @@ pub(super) unsafe fn avx2(
     c: *mut f32,
     stride: usize,
     accumulate: bool,
+    ahead: &Ahead,
 ) -> bool {
     let mut sums = [[_mm256_setzero_ps(); 2]; AVX2_ROWS];
-    for step in 0..depth {
-        // SAFETY: step < depth, so both reads are within the packed operands.
-        unsafe {
-            step256(
-                &mut sums,
-                a.add(step * AVX2_ROWS),
-                b.add(step * AVX2_COLUMNS),
-            )
+    for start in (0..depth).step_by(FETCH_STEPS) {
+        fetch(ahead, start / FETCH_STEPS);
+        for step in start..depth.min(start + FETCH_STEPS) {
+            // SAFETY: step < depth, so both reads are within the packed operands.
+            unsafe {
+                step256(
+                    &mut sums,
+                    a.add(step * AVX2_ROWS),
+                    b.add(step * AVX2_COLUMNS),
+                )
+            }
         }
     }
     // SAFETY: the tile belongs to the caller.
@@ -169,6 +173,16 @@ fn prefetch(line: *const f32) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
 }
 
+/// Fetches the lines of a part into the second-level cache, for the `number`th time.
+#[inline(always)]
+fn fetch(part: &Ahead, number: usize) {
+    for line in &part.lines[..part.count] {
+        let line = line.wrapping_add(number * part.advance);
+        // SAFETY: a prefetch may be of any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
+    }
+}
+
 /// [`prefetch`] of a step of a packed panel of B, for the tiles of 32 columns.
 #[inline(always)]
 fn prefetch_step(b: *const f32) {
@@ -200,15 +214,19 @@ pub(super) unsafe fn avx512(
     c: *mut f32,
     stride: usize,
     accumulate: bool,
+    ahead: &Ahead,
 ) -> bool {
     prefetch_tile(c, stride);
     let mut sums = [[_mm512_setzero_ps(); 2]; AVX512_ROWS];
-    for step in 0..depth {
-        // SAFETY: step < depth, so both reads are within the packed operands.
-        unsafe {
-            let b = b.add(step * AVX512_COLUMNS);
-            prefetch_step(b);
-            step512(&mut sums, a.add(step * AVX512_ROWS), b);
+    for start in (0..depth).step_by(FETCH_STEPS) {
+        fetch(ahead, start / FETCH_STEPS);
+        for step in start..depth.min(start + FETCH_STEPS) {
+            // SAFETY: step < depth, so both reads are within the packed operands.
+            unsafe {
+                let b = b.add(step * AVX512_COLUMNS);
+                prefetch_step(b);
+                step512(&mut sums, a.add(step * AVX512_ROWS), b);
+            }
         }
     }
     // SAFETY: the tile belongs to the caller.
