@@ -111,8 +111,9 @@ def server(command, arguments):
     return step
 
 
-def run(options, title, candidates, pairs):
-    """Takes the steps and prints a table of them, and one of the ratios of `pairs` of candidates where both take part."""
+def run(options, title, candidates, pairs, summary=lambda ratios: {}):
+    """Takes the steps and prints a table of them, and one of the ratios of `pairs` of candidates where both take part,
+    with what `summary` makes of them."""
     steps = {name: [] for name in candidates}
     for repetition in range(options.warm_up + options.repetitions):
         order = list(candidates.items())
@@ -138,6 +139,7 @@ def run(options, title, candidates, pairs):
               + (f"{quantize:9.2f}" if quantize >= 0.01 else f"{'–':>9}"))
     ratios = {f"{a} / {b}": compare(seconds[a], seconds[b])
               for a, b in pairs if a in seconds and b in seconds}
+    ratios |= summary(ratios)
     print(f"\n{'':{width}} {'medians':>9} {'minima':>9} {'paired':>9}")
     for name, ratio in ratios.items():
         print(f"{name:{width}} " + " ".join(f"{ratio[part]:9.3f}" for part in ("medians", "minima", "paired")))
