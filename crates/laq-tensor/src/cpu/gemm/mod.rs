@@ -32,7 +32,7 @@ pub(crate) use tile::{PORTABLE_ROWS, tile_columns, tile_rows};
 
 /// Depth of a slice: panels of A and B of this depth stay in the second-level cache.
 pub(crate) const DEPTH: usize = 512;
-/// Rows of a block of C, at most; a multiple of the tile's rows is taken.
+/// Rows of a block of C, at most; a multiple of the rows of every tile.
 const BLOCK_ROWS: usize = 120;
 /// Rows of A are read in place if their contiguous parts have this length or more.
 pub(crate) const MIN_RUN: usize = 64;
@@ -343,11 +343,9 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
     fn run(&self) {
         let (rows, _) = self.a.size();
         let columns = self.columns;
-        let (mr, nr) = (tile_rows(self.isa), tile_columns(self.isa));
-        // Blocks of nearly equal size.
-        let block_rows = rows.div_ceil(rows.div_ceil(BLOCK_ROWS)).div_ceil(mr) * mr;
+        let nr = tile_columns(self.isa);
         let panels = columns.div_ceil(nr);
-        let row_blocks = rows.div_ceil(block_rows);
+        let row_blocks = rows.div_ceil(BLOCK_ROWS);
         // Each block packs its rows of A: fewer blocks per row of blocks pack less.
         let block_panels = if row_blocks >= MIN_BLOCKS {
             panels
@@ -360,7 +358,7 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
         } else if row_blocks == 1 {
             self.by_columns(block_panels);
         } else {
-            self.by_blocks(block_rows, block_panels);
+            self.by_blocks(row_blocks, block_panels);
         }
     }
 
@@ -453,10 +451,13 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
 
     /// Packs B for as many slices at a time as fit: a block of C stays in the cache of its task for all
     /// of them.
-    fn by_blocks(&self, block_rows: usize, block_panels: usize) {
+    fn by_blocks(&self, row_blocks: usize, block_panels: usize) {
         let ((rows, depth), panels) = (self.a.size(), self.panels());
         let column_blocks = panels.div_ceil(block_panels);
-        let blocks = rows.div_ceil(block_rows) * column_blocks;
+        let blocks = row_blocks * column_blocks;
+        let (mr, tiles) = (tile_rows(self.isa), rows.div_ceil(tile_rows(self.isa)));
+        // Blocks of nearly equal size: those of two threads end at the same time.
+        let first_row = |block: usize| rows.min(block * tiles / row_blocks * mr);
         let panel_size = tile_columns(self.isa) * DEPTH.min(depth);
         let at_a_time = (MAX_GROUP / panel_size).max(1);
         let slice_size = panels * panel_size;
@@ -477,8 +478,8 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
                     });
                 let packed_b = &*packed_b;
                 (0..blocks).into_par_iter().for_each(|block| {
-                    let first_row = block / column_blocks * block_rows;
-                    let rows = first_row..rows.min(first_row + block_rows);
+                    let row_block = block / column_blocks;
+                    let rows = first_row(row_block)..first_row(row_block + 1);
                     let first_panel = block % column_blocks * block_panels;
                     let last_panel = panels.min(first_panel + block_panels);
                     let of_slices = packed_b.chunks_exact(slice_size);
