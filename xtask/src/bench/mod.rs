@@ -30,7 +30,7 @@ pub(crate) enum Bench {
     Solvers(SolverOptions),
     /// Training steps of several methods, interleaved
     Step(StepOptions),
-    /// Training steps beside PyTorch, burn and candle, interleaved
+    /// Products and training steps beside PyTorch, burn and candle, interleaved
     Peers(PeerOptions),
     /// Products of packed matrices and a vector, on one thread
     Packed(PackedOptions),
@@ -138,7 +138,7 @@ pub(crate) struct PeerOptions {
     /// A Python with torch
     #[arg(long, value_name = "PYTHON")]
     python: PathBuf,
-    /// Networks; burn and candle have the feedforward ones
+    /// Networks, after the products of their layers; burn and candle have the feedforward ones
     #[arg(
         long,
         value_delimiter = ',',

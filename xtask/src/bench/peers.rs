@@ -1,4 +1,4 @@
-//! Training steps beside PyTorch, burn and candle.
+//! Products and training steps beside PyTorch, burn and candle.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -37,6 +37,9 @@ struct Ratio {
     paired: f64,
 }
 
+/// The program that computes products in turn with `products.py`.
+const PRODUCTS: [&str; 4] = ["--package", "laq-tensor", "--example", "product_server"];
+
 /// The script for a network, and whether [`PEERS`] have the network.
 fn script(network: Network) -> (&'static str, bool) {
     match network {
@@ -48,13 +51,14 @@ fn script(network: Network) -> (&'static str, bool) {
 
 pub(super) fn peers(options: &PeerOptions) -> Result<()> {
     build(&STEPS)?;
+    build(&PRODUCTS)?;
     let folder = crate::root().join("target/peers");
     let programs = built_peers()?;
     let threads = threads(options.threads)?;
     let mut compared = Vec::new();
-    for network in &options.networks {
-        let (script, has_peers) = script(*network);
-        let json = folder.join(format!("{}.json", network.name()));
+    let networks = options.networks.iter().map(|&network| script(network));
+    for (script, has_peers) in [("products.py", false)].into_iter().chain(networks) {
+        let json = folder.join(script).with_extension("json");
         let mut command = Command::new(&options.python);
         command
             .arg(crate::root().join("benches/pytorch").join(script))
