@@ -21,6 +21,10 @@ ROOT = Path(__file__).parents[2]
 
 # Between two candidates: threads spin for a moment when they have nothing to do, ours and OpenMP's.
 PAUSE_SECONDS = 0.02
+# After that pause it takes milliseconds until the system has distributed the threads over the cores again. A candidate
+# whose step is shorter than SHORT_SECONDS takes untimed steps for MOMENT_SECONDS before the timed one, as in a training.
+MOMENT_SECONDS = 0.05
+SHORT_SECONDS = 0.2
 
 
 def parser(docstring, methods):
@@ -114,12 +118,16 @@ def server(command, arguments):
 def run(options, title, candidates, pairs, summary=lambda ratios: {}):
     """Takes the steps and prints a table of them, and one of the ratios of `pairs` of candidates where both take part,
     with what `summary` makes of them."""
-    steps = {name: [] for name in candidates}
+    steps, last = {name: [] for name in candidates}, {}
     for repetition in range(options.warm_up + options.repetitions):
         order = list(candidates.items())
         for name, step in order if repetition % 2 == 0 else reversed(order):
             time.sleep(PAUSE_SECONDS)
+            start = time.perf_counter()
+            while last.get(name, 1) < SHORT_SECONDS and time.perf_counter() < start + MOMENT_SECONDS:
+                step()
             taken = step()
+            last[name] = taken[0]
             if repetition >= options.warm_up:
                 steps[name].append(taken)
     machine = {

@@ -1,12 +1,13 @@
-//! Computes some products of a dense layer in a row for each line on standard input, after a moment in
-//! which the system distributes the threads, and answers with the mean of their seconds, so that another program can be timed in turn
-//! with this one: `benches/pytorch/products.py` does so with PyTorch.
+//! Computes some products of a dense layer in a row for each line on standard input, and answers with the
+//! mean of their seconds, so that another program can be timed in turn with this one:
+//! `benches/pytorch/products.py` does so with PyTorch.
 //!
-//! Arguments: threads (0: all), products in a row, what is computed (`forward`, `weight` for the gradient of the weights,
-//! or `both` for that and the gradient of the input), rows, inputs and outputs of the layer.
+//! Arguments: threads (0: all), products in a row, what is computed (`forward`, `weight` for the gradient
+//! of the weights, or `both` for that and the gradient of the input), rows, inputs and outputs of the
+//! layer.
 
 use std::io::{BufRead, Write};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use laq_tensor::{CpuBackend, Dense, DenseShape, Memory};
 
@@ -14,8 +15,6 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const USAGE: &str =
     "expected: threads, products in a row, one of forward, weight and both, rows, inputs, outputs";
-
-const MOMENT: Duration = Duration::from_millis(50);
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -82,10 +81,6 @@ fn serve(what: &str, in_a_row: u32, shape: DenseShape) -> Result<(), Failure> {
     };
     for line in std::io::stdin().lock().lines() {
         line?;
-        let start = Instant::now();
-        while start.elapsed() < MOMENT {
-            product()?;
-        }
         let start = Instant::now();
         for _ in 0..in_a_row {
             product()?;
