@@ -129,13 +129,13 @@ pub enum RunError {
     /// Another process trains in the run folder.
     #[error(
         "the run folder {folder} is locked by {}: wait for it, stop it, or use another --run-dir",
-        .pid.map_or("another process".into(), |pid| format!("process {pid}"))
+        .holder.as_deref().unwrap_or("another process")
     )]
     Locked {
         /// The folder.
         folder: PathBuf,
         /// The process, if it is known.
-        pid: Option<u32>,
+        holder: Option<String>,
     },
     /// The folder has a checkpoint, and `resume` is not set.
     #[error(

@@ -17,6 +17,7 @@ pub mod profile;
 mod random_batch;
 pub mod record;
 pub mod run_folder;
+pub mod running;
 mod session;
 mod spec;
 pub mod summary;
@@ -25,6 +26,7 @@ pub mod train;
 
 pub use error::RunError;
 pub use laq_packed::files;
+pub use memory::memory_needed;
 pub use session::thread_pool;
 
 /// The version of the training numerics, incremented by every change of a run's numbers. It is part

@@ -1,7 +1,23 @@
 //! A lower bound of the memory of a network, checked before it is allocated.
 
 use crate::RunError;
-use crate::spec::Spec;
+use crate::config::Experiment;
+use crate::examples::sizes;
+use crate::spec::{Spec, spec};
+
+/// Bytes that the network of `experiment` needs at least to be trained on a CPU. Data are needed only for
+/// a text file.
+///
+/// # Errors
+///
+/// Splits shorter than a batch, and networks that cannot be built.
+pub fn memory_needed(experiment: &Experiment) -> Result<u64, RunError> {
+    let (_, input) = sizes(&experiment.data)?;
+    let spec = spec(&experiment.model, input)?;
+    let length = experiment.data.length.unwrap_or_default();
+    let bytes = MemoryEstimate::of(&spec, length, MemorySite::Cpu)?.bytes(experiment.data.batch);
+    Ok(bytes.try_into().unwrap_or(u64::MAX))
+}
 
 /// The memory that holds a network.
 #[derive(Clone, Copy)]
@@ -64,6 +80,10 @@ impl MemoryEstimate {
         })
     }
 
+    fn bytes(&self, batch: usize) -> u128 {
+        4 * (batch as u128 * self.of_example + self.fixed)
+    }
+
     /// Returns an error if the estimate exceeds `available` bytes.
     pub(crate) fn check(
         &self,
@@ -72,7 +92,7 @@ impl MemoryEstimate {
         batch: usize,
         available: u64,
     ) -> Result<(), RunError> {
-        let needed = 4 * (batch as u128 * self.of_example + self.fixed);
+        let needed = self.bytes(batch);
         if needed <= u128::from(available) {
             return Ok(());
         }

@@ -9,10 +9,10 @@
 //! | `events.out.tfevents.laq` | TensorBoard events, one an epoch, with `log.tensorboard` |
 //! | `summary.json` | [`Summary`] |
 //! | `last.safetensors`, `best.safetensors` | [`crate::checkpoint`]s: the newest, and that of the best epoch |
-//! | `lock` | held while the run is trained; the process's number |
+//! | `lock`, `running.json` | held while the run is trained; see [`crate::running`] |
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -23,6 +23,7 @@ use crate::config::Experiment;
 use crate::environment::Environment;
 use crate::files::{FileError, write_atomically};
 use crate::record::{ComparisonRecord, EpochRecord, Summary};
+use crate::running::{Holder, Position, has_no_locks, read_running};
 use crate::tensorboard;
 
 pub(crate) const BEST: &str = "best.safetensors";
@@ -72,62 +73,75 @@ fn read_lines<Record: DeserializeOwned>(path: &Path) -> Vec<Record> {
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
-    /// The system frees the lock when the process ends, however it ends.
-    lock: File,
+    // Removes its file before the lock is freed.
+    holder: Holder,
+    /// The system frees the lock when the process ends, however it ends; none on a file system without
+    /// locks.
+    _lock: Option<Lock>,
 }
 
-impl Drop for RunFolder {
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
     fn drop(&mut self) {
         // A child process that is being started may hold a copy of the descriptor, so closing the
         // file alone could leave the lock held. If this fails, the lock ends with the process.
-        let _ = self.lock.unlock();
+        let _ = self.0.unlock();
+    }
+}
+
+impl Lock {
+    /// The system's lock on the folder, where the file system has locks.
+    fn take(folder: &Path) -> Result<Option<Self>, RunError> {
+        let path = folder.join("lock");
+        let file = OpenOptions::new()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(FileError::on("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => Err(RunError::Locked {
+                folder: folder.into(),
+                holder: read_running(folder).map(|(running, _)| running.name()),
+            }),
+            Err(TryLockError::Error(error)) if has_no_locks(&error) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(FileError {
+                action: "lock",
+                path,
+                source,
+            }
+            .into()),
+        }
     }
 }
 
 impl RunFolder {
-    /// Makes the folder if need be, and takes its lock.
+    /// Makes the folder if need be, and takes it.
     ///
     /// # Errors
     ///
     /// A folder that cannot be made or that another process holds.
     pub fn open(path: &Path) -> Result<Self, RunError> {
         fs::create_dir_all(path).map_err(FileError::on("make the run folder", path))?;
-        let lock_path = path.join("lock");
-        let mut lock = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .write(true)
-            .truncate(false)
-            .open(&lock_path)
-            .map_err(FileError::on("open", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                // Some systems keep others from reading a locked file; then the number stays
-                // unknown.
-                let _ = lock.read_to_string(&mut pid);
-                return Err(RunError::Locked {
-                    folder: path.into(),
-                    pid: pid.trim().parse().ok(),
-                });
-            }
-            Err(TryLockError::Error(source)) => {
-                return Err(FileError {
-                    action: "lock",
-                    path: lock_path,
-                    source,
-                }
-                .into());
-            }
-        }
-        lock.set_len(0)
-            .and_then(|()| writeln!(lock, "{}", std::process::id()))
-            .map_err(FileError::on("write", &lock_path))?;
+        let lock = Lock::take(path)?;
         Ok(Self {
             path: path.into(),
-            lock,
+            holder: Holder::take(path, lock.is_some())?,
+            _lock: lock,
         })
+    }
+
+    /// Says every few seconds how far the run is.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError::Locked`] if another process has taken the folder meanwhile.
+    pub(crate) fn beat(&mut self, position: impl FnOnce() -> Position) -> Result<(), RunError> {
+        self.holder.beat(position)
     }
 
     /// The path of the folder.

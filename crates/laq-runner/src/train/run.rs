@@ -18,6 +18,7 @@ use crate::examples::{BatchBuffer, Score};
 use crate::files::write_atomically;
 use crate::record::{ComparisonRecord, EpochRecord, LayerRecord, Status, Summary};
 use crate::run_folder::{RunFolder, best_checkpoint, last_checkpoint};
+use crate::running::Position;
 use crate::{RunError, TRAINING_VERSION};
 
 /// A run in progress.
@@ -182,7 +183,9 @@ impl Run<'_> {
             step: progress.step,
             loss: progress.loss_sum / progress.step as f64,
         });
-        Ok(())
+        let seconds = progress.seconds + self.clock.elapsed().as_secs_f64();
+        let position = || position(self.experiment, &self.dataset, &self.progress, seconds);
+        self.folder.beat(position)
     }
 
     /// The error of a step, with the number of finished steps.
@@ -254,11 +257,16 @@ impl Run<'_> {
     }
 
     fn score_of(&mut self, split: Split) -> Result<Option<Score>, RunError> {
-        let (stop, observer) = (self.stop, &mut self.observer);
+        let (stop, observer, folder) = (self.stop, &mut self.observer, &mut self.folder);
+        let seconds = self.progress.seconds + self.clock.elapsed().as_secs_f64();
+        let here = position(self.experiment, &self.dataset, &self.progress, seconds);
+        let mut held = Ok(());
         let found = self.dataset.score(&mut self.network, split, &mut |batch| {
             observer(Event::Evaluating { split, batch });
-            !stop.load(Ordering::Relaxed)
+            held = folder.beat(|| here.clone());
+            held.is_ok() && !stop.load(Ordering::Relaxed)
         });
+        held?;
         found.map_err(|error| self.failed(error))
     }
 
@@ -379,5 +387,26 @@ impl Run<'_> {
             kernel: self.environment.kernel.clone(),
             peak_memory_bytes: peak_memory_bytes(),
         }
+    }
+}
+
+/// How far a run is after `seconds`. What is left takes as long as what is done.
+fn position(
+    experiment: &Experiment,
+    dataset: &Dataset<'_>,
+    progress: &Progress,
+    seconds: f64,
+) -> Position {
+    let (epochs, steps) = (experiment.train.epochs, dataset.steps_per_epoch());
+    let done = f64::from(progress.epoch - 1) + progress.step as f64 / steps.max(1) as f64;
+    let left = f64::from(epochs) - done;
+    Position {
+        epoch: progress.epoch.min(epochs),
+        epochs,
+        step: progress.step,
+        steps,
+        loss: (progress.step > 0).then(|| progress.loss_sum / progress.step as f64),
+        seconds_per_step: progress.times.per_step(),
+        seconds_left: (done > 0.0).then(|| seconds / done * left),
     }
 }
