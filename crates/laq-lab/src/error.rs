@@ -43,6 +43,9 @@ pub enum LabError {
     /// A folder has no files of a run.
     #[error("{} has no summary.json and no metrics.jsonl: expected a run folder, such as runs/NAME", .0.display())]
     NoRun(PathBuf),
+    /// There is no run in or below a folder.
+    #[error("{} has no runs: expected a run folder, or one above run folders, such as runs/table2", .0.display())]
+    NoRuns(PathBuf),
     /// The launcher cannot start runs.
     #[error("cannot launch runs: {0}")]
     Launch(String),

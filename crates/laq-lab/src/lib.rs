@@ -12,6 +12,8 @@ pub mod measure;
 pub mod plan;
 pub mod report;
 pub mod reproduce;
+pub mod slurm;
+pub mod status;
 pub mod table;
 pub mod text;
 

@@ -14,6 +14,7 @@ use crate::LabError;
 use crate::data;
 use crate::launcher::{Change, Job, Launcher, Needs, Stop};
 use crate::plan::{Cell, Plan, State};
+use crate::status;
 
 /// How cells are trained.
 #[derive(Clone, Debug, Default)]
@@ -69,6 +70,7 @@ pub fn reproduce(
     stop: &Stop,
     observer: &mut (dyn FnMut(Event<'_>) + Send),
 ) -> Result<Outcome, LabError> {
+    status::write_cells(plan)?;
     let mut problems = data::fetch(
         plan,
         options.mirror.as_deref(),
@@ -127,7 +129,7 @@ pub fn reproduce(
     })
 }
 
-fn job(cell: &Cell, options: &Options) -> Job {
+pub(crate) fn job(cell: &Cell, options: &Options) -> Job {
     let mut experiment = cell.experiment.clone();
     if let (Some(every), Some(_)) = (options.compare_with_exact, &cell.exact) {
         experiment.comparison.every = every;

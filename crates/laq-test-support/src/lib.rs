@@ -4,7 +4,7 @@
 //! and fails instead where `LAQ_TEST_REQUIRE` lists the capability:
 //!
 //! ```text
-//! LAQ_TEST_REQUIRE=cxx,nvrtc,avx2,avx512,tensorboard,onnx cargo test --workspace
+//! LAQ_TEST_REQUIRE=cxx,nvrtc,avx2,avx512,tensorboard,onnx,slurm cargo test --workspace
 //! ```
 //!
 //! ```
@@ -39,17 +39,20 @@ pub enum Capability {
     TensorBoard,
     /// `onnx`: Python with the packages numpy, onnx and onnxruntime.
     Onnx,
+    /// `slurm`: the daemons of Slurm and munge, and root, which may start them.
+    Slurm,
 }
 
 impl Capability {
     /// All capabilities.
-    pub const ALL: [Capability; 6] = [
+    pub const ALL: [Capability; 7] = [
         Capability::Cxx,
         Capability::Nvrtc,
         Capability::Avx2,
         Capability::Avx512,
         Capability::TensorBoard,
         Capability::Onnx,
+        Capability::Slurm,
     ];
 
     /// The name in `LAQ_TEST_REQUIRE`.
@@ -61,6 +64,7 @@ impl Capability {
             Capability::Avx512 => "avx512",
             Capability::TensorBoard => "tensorboard",
             Capability::Onnx => "onnx",
+            Capability::Slurm => "slurm",
         }
     }
 

@@ -2,12 +2,13 @@
 
 mod weights;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use laq_lab::LabError;
 use laq_lab::configs::Configs;
+use laq_lab::slurm::Settings;
 use laq_lab::table::{Selection, TableId};
 use laq_runner::config::KINDS;
 use laq_runner::device::{DeviceChoice, DeviceOptions, Precision};
@@ -45,6 +46,7 @@ pub(crate) enum Command {
     Download(DownloadArgs),
     Reproduce(ReproduceArgs),
     Report(ReportArgs),
+    Status(StatusArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -312,6 +314,82 @@ pub(crate) struct ReproduceArgs {
     /// Print the cells, or with --dry-run the plan, as JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Where the cells are trained: on this machine, or as a job array of Slurm.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) launcher: LauncherName,
+    #[command(flatten)]
+    pub(crate) slurm: SlurmArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LauncherName {
+    /// Processes or threads of this machine.
+    #[default]
+    Local,
+    /// A job array; the command returns when it is submitted, and `laq status` shows how far it is.
+    Slurm,
+}
+
+/// Options of --launcher slurm. Their defaults are `[launcher.slurm]` in launcher.toml of --configs.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options of --launcher slurm")]
+pub(crate) struct SlurmArgs {
+    /// The partition.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) partition: Option<String>,
+    /// The account.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) account: Option<String>,
+    /// The time of a task, such as 12:00:00. When it is over the cell is saved and queued again.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) time: Option<String>,
+    /// Generic resources, such as gpu:1.
+    #[arg(long, value_name = "LIST")]
+    pub(crate) gres: Option<String>,
+    /// Tasks that run at a time, at most.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) array_limit: Option<u32>,
+    /// Another argument of sbatch, such as --sbatch-arg=--constraint=avx512; repeatable.
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) sbatch_arg: Vec<String>,
+    /// Wait until every task has ended; Ctrl-C cancels them.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Cancel the tasks in the queue; running ones save.
+    #[arg(long)]
+    pub(crate) cancel: bool,
+}
+
+impl SlurmArgs {
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            partition: self.partition.clone(),
+            account: self.account.clone(),
+            time: self.time.clone(),
+            gres: self.gres.clone(),
+            array_limit: self.array_limit,
+            sbatch_args: self.sbatch_arg.clone(),
+        }
+    }
+
+    /// Whether none of the options is given.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.settings() == Settings::default() && !self.wait && !self.cancel
+    }
+}
+
+/// Show what the runs below a folder are doing: finished, running (epoch, time of a step, time left,
+/// machine), interrupted, killed, failed with the reason, or waiting.
+///
+/// It reads files alone, so it also works while other processes or machines train them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// A run folder or one above, such as runs/table2/paper.
+    #[arg(default_value = "runs")]
+    pub(crate) folder: PathBuf,
+    /// Print the cells as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Report the cells of a table that are trained, without training; or write one HTML page about
@@ -380,6 +458,11 @@ impl SelectionArgs {
             seeds: self.seeds,
             out: self.out.clone(),
         }
+    }
+
+    /// The folder of --configs.
+    pub(crate) fn configs_folder(&self) -> Option<&Path> {
+        self.configs.as_deref()
     }
 
     pub(crate) fn configs(&self) -> Result<Configs, LabError> {

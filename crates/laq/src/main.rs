@@ -20,6 +20,7 @@ mod profile;
 mod progress;
 mod quantize;
 mod reproduce;
+mod slurm;
 
 use std::process::ExitCode;
 
@@ -27,6 +28,9 @@ use clap::Parser;
 
 use args::{Args, Command};
 use laq_lab::LabError;
+use laq_runner::RunError;
+
+use crate::output::LOCKED;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Command::Download(args) => commands::download(&args),
         Command::Reproduce(args) => reproduce::reproduce(&args, quiet),
         Command::Report(args) => reproduce::report(&args),
+        Command::Status(args) => reproduce::status(&args),
         Command::Completions(args) => commands::completions(&args),
         Command::Man(args) => commands::man(&args),
     };
@@ -65,7 +70,12 @@ fn main() -> ExitCode {
             output::log_error(&format!("error: {error:#}"));
             // A name that does not exist is a wrong command line.
             let wrong = matches!(error.downcast_ref(), Some(LabError::Unknown(_)));
-            ExitCode::from(if wrong { 2 } else { 1 })
+            let locked = matches!(error.downcast_ref(), Some(RunError::Locked { .. }));
+            ExitCode::from(match (wrong, locked) {
+                (true, _) => 2,
+                (_, true) => LOCKED,
+                _ => 1,
+            })
         }
     }
 }

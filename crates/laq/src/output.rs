@@ -12,6 +12,9 @@ use signal_hook::flag;
 /// The exit code that a shell reports for a program that Ctrl-C stopped.
 pub(crate) const INTERRUPTED: u8 = 130;
 
+/// The exit code where another process trains the run: the same command succeeds later.
+pub(crate) const LOCKED: u8 = 75;
+
 static QUIET: AtomicBool = AtomicBool::new(false);
 
 /// The standard output. When the reader closes it early, as `head` does, the command continues,

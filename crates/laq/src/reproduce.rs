@@ -1,4 +1,4 @@
-//! `laq reproduce` and `laq report`.
+//! `laq reproduce`, `laq report` and `laq status`.
 
 use std::env;
 use std::io::Write;
@@ -15,15 +15,23 @@ use laq_lab::local::{Local, Workers};
 use laq_lab::plan::Plan;
 use laq_lab::report::{self, Report};
 use laq_lab::reproduce::{Event, Options, Outcome};
+use laq_lab::status::Status;
 use laq_runner::device::DeviceChoice;
 use laq_runner::environment::Environment;
 use laq_runner::files::write_atomically;
 
-use crate::args::{ReportArgs, ReproduceArgs, TableName};
+use crate::args::{LauncherName, ReportArgs, ReproduceArgs, StatusArgs, TableName};
 use crate::output::{INTERRUPTED, Output, log, log_error, print_json, stop_flag};
 use crate::progress::Transfer;
 
 pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
+    match args.launcher {
+        LauncherName::Slurm => return crate::slurm::reproduce(args),
+        LauncherName::Local if !args.slurm.is_empty() => {
+            bail!("options of sbatch, --wait and --cancel are for --launcher slurm")
+        }
+        LauncherName::Local => {}
+    }
     let plan = Plan::new(
         &args.selection.configs()?,
         &args.selection.selection(args.table),
@@ -103,7 +111,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
     })
 }
 
-fn show(event: &Event<'_>, transfer: &mut Transfer) {
+pub(crate) fn show(event: &Event<'_>, transfer: &mut Transfer) {
     match event {
         Event::Download(progress) => transfer.show(*progress),
         Event::Downloaded => transfer.end(),
@@ -138,6 +146,16 @@ pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {
     };
     write_atomically(&path, page.as_bytes())?;
     writeln!(Output, "{}", path.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
+    let status = Status::of(&args.folder)?;
+    if args.json {
+        print_json(&status)?;
+    } else {
+        write!(Output, "{}", status.render())?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -63,9 +63,14 @@ fn run(dir: &TestDir, arguments: &[&str]) -> String {
 /// Asserts that a command fails with exit code 1 and a one-line error that contains all of
 /// `expected`.
 fn assert_fails(dir: &TestDir, arguments: &[&str], expected: &[&str]) {
+    assert_fails_with(1, dir, arguments, expected);
+}
+
+/// [`assert_fails`] with another exit code.
+fn assert_fails_with(code: i32, dir: &TestDir, arguments: &[&str], expected: &[&str]) {
     let output = laq(dir, arguments);
     let message = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
     let message = message
         .lines()
         .find(|line| line.starts_with("error: "))

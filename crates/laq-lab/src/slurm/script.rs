@@ -1,0 +1,161 @@
+//! The files of a submission.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use laq_runner::files::{FileError, write_atomically};
+
+use super::{CANCELLED, Request, Submission};
+use crate::LabError;
+use crate::launcher::Job;
+use crate::reproduce::Options;
+
+/// The exit code of `laq train` after a run was stopped and saved.
+const STOPPED: u8 = 130;
+/// The exit code of `laq train` where another process trains the run: after the failure of a node its
+/// last sign of life counts for five minutes.
+const LOCKED: u8 = 75;
+
+pub(super) fn task(folder: &Path) -> PathBuf {
+    folder.join("task.sh")
+}
+
+/// The log of a task.
+pub(super) fn log(folder: &Path, index: usize) -> PathBuf {
+    folder.join("logs").join(format!("{index}.log"))
+}
+
+/// [`log`] as sbatch takes it.
+pub(super) fn log_pattern(folder: &Path) -> PathBuf {
+    folder.join("logs").join("%a.log")
+}
+
+/// A file with the exit code of a task that has failed.
+pub(super) fn failure(folder: &Path, index: usize) -> PathBuf {
+    folder.join("failed").join(index.to_string())
+}
+
+/// Words for a shell.
+pub(super) fn quoted(words: &[String]) -> String {
+    let word = |word: &String| match word.is_empty() || word.contains(|c: char| !is_plain(c)) {
+        true => format!("'{}'", word.replace('\'', "'\\''")),
+        false => word.clone(),
+    };
+    words.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "/._-=%:,+@".contains(c)
+}
+
+/// Writes the files of a submission: the manifest with configuration, run folder and name of each task,
+/// the configurations, and the scripts.
+pub(super) fn write(
+    folder: &Path,
+    out: &Path,
+    jobs: &[Job],
+    submission: &Submission,
+    request: &Request,
+    options: &Options,
+) -> Result<(), LabError> {
+    for name in ["logs", "failed", "configs"] {
+        let path = folder.join(name);
+        fs::create_dir_all(&path).map_err(FileError::on("make", &path))?;
+    }
+    let mut manifest = String::new();
+    for (index, (job, task)) in jobs.iter().zip(&submission.tasks).enumerate() {
+        let config = folder.join("configs").join(format!("{index}.toml"));
+        let text =
+            toml::to_string(&job.experiment).map_err(|error| LabError::configs(&config, error))?;
+        write_atomically(&config, text.as_bytes())?;
+        let run = out.join(&task.folder);
+        let [config, run] = [&config, &run].map(|path| path.display().to_string());
+        if [&config, &run]
+            .iter()
+            .any(|path| path.contains(['\t', '\n']))
+        {
+            return Err(LabError::Launch(format!(
+                "the path {run:?} has a tab or a new line, which a line of the manifest cannot have"
+            )));
+        }
+        manifest += &format!("{config}\t{run}\t{}\n", task.name);
+    }
+    let write = |name: &str, text: &str| write_atomically(&folder.join(name), text.as_bytes());
+    write("manifest.tsv", &manifest)?;
+    write("task.sh", &task_script(folder, request, options))?;
+    let report = [
+        vec![request.program.display().to_string()],
+        request.report.clone(),
+    ]
+    .concat();
+    write(
+        "report.sh",
+        &format!("#!/bin/sh\nexec {}\n", quoted(&report)),
+    )?;
+    Ok(())
+}
+
+fn task_script(folder: &Path, request: &Request, options: &Options) -> String {
+    let device = options.needs.device;
+    let path = |path: PathBuf| quoted(&[path.display().to_string()]);
+    format!(
+        r#"#!/bin/bash
+# Trains the cell of one line of the manifest. On TERM, which comes before the time is over, laq saves, and the task is
+# queued again until the cell is finished.
+number=$SLURM_ARRAY_TASK_ID
+task=${{SLURM_ARRAY_JOB_ID}}_$number
+failed={failed}/$number
+IFS=$'\t' read -r config run name < <(sed -n "$((number + 1))p" {manifest})
+echo "$(date -u +%FT%TZ) $name: task $task on $(hostname)"
+rm -f "$failed"
+child=
+stop() {{
+    stopping=1
+    [ -z "$child" ] || kill -TERM "$child"
+}}
+trap stop TERM
+for attempt in 1 2 3 4 5 6 7; do
+    {program} train "$config" --resume --run-dir "$run" --threads "${{SLURM_CPUS_PER_TASK:-1}}" \
+        --device {device} --precision {precision} --progress plain &
+    child=$!
+    # A signal ends wait before the child has ended.
+    wait "$child"
+    code=$?
+    while kill -0 "$child" 2>/dev/null; do
+        wait "$child"
+        code=$?
+    done
+    # Another node held the run; if it failed, its sign of life expires.
+    [ "$code" = {LOCKED} ] && [ -z "$stopping" ] || break
+    sleep 60 &
+    child=$!
+    wait "$child"
+done
+if [ "$code" = {STOPPED} ] && [ ! -e {cancelled} ] &&
+    scontrol --oneliner show job "$task" | grep -q ' JobState=RUNNING '; then
+    echo "$(date -u +%FT%TZ) $name: saved, and queued again"
+    scontrol requeue "$task"
+    exit "$code"
+fi
+[ "$code" = 0 ] || [ "$code" = {STOPPED} ] || echo "$code" > "$failed"
+exit "$code"
+"#,
+        failed = path(folder.join("failed")),
+        manifest = path(folder.join("manifest.tsv")),
+        cancelled = path(folder.join(CANCELLED)),
+        program = path(request.program.clone()),
+        device = device.choice,
+        precision = device.precision,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_a_shell() {
+        let words = ["--a=b", "it's", "", "a b", "$HOME"].map(String::from);
+        assert_eq!(quoted(&words), r"--a=b 'it'\''s' '' 'a b' '$HOME'");
+    }
+}

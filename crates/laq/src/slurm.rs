@@ -1,0 +1,149 @@
+//! `laq reproduce --launcher slurm`.
+
+use std::env;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, absolute};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use laq_lab::launcher::{Needs, Stop};
+use laq_lab::plan::Plan;
+use laq_lab::reproduce::Options;
+use laq_lab::slurm::{self, Request, Settings, Submitted};
+
+use crate::args::ReproduceArgs;
+use crate::output::{INTERRUPTED, Output, log, stop_flag};
+use crate::progress::Transfer;
+use crate::reproduce::show;
+
+pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<ExitCode> {
+    if args.jobs > 1 || args.minutes.is_some() || args.json {
+        bail!(
+            "--jobs, --minutes and --json are for cells of this machine; --array-limit and --time limit those of --launcher slurm"
+        );
+    }
+    let configs = args.selection.configs()?;
+    let plan = Plan::new(&configs, &args.selection.selection(args.table))?;
+    if args.slurm.cancel {
+        let jobs = slurm::cancel(&plan.out)?;
+        match jobs.as_slice() {
+            [] => writeln!(Output, "nothing of {} is in the queue", plan.out.display())?,
+            jobs => writeln!(Output, "cancelled: {}", list(jobs))?,
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let options = Options {
+        needs: Needs {
+            device: args.device.options(),
+            threads: args.threads.map(usize::from),
+        },
+        mirror: args.mirror.mirror.clone(),
+        compare_with_exact: args.compare_with_exact,
+    };
+    let request = Request {
+        settings: Settings::load(&configs)?.with(args.slurm.settings()),
+        program: env::current_exe().context("cannot find this program")?,
+        report: report(args, &plan)?,
+    };
+    let stop = Stop {
+        interrupted: stop_flag()?,
+        deadline: None,
+    };
+    let mut transfer = Transfer::new();
+    let mut observer = |event: laq_lab::reproduce::Event<'_>| show(&event, &mut transfer);
+    let submitted = slurm::submit(
+        &plan,
+        &options,
+        &request,
+        args.dry_run,
+        &stop,
+        &mut observer,
+    )?;
+    print(args, &plan, &submitted)?;
+    if args.slurm.wait && !args.dry_run && !slurm::wait(&plan, &stop)? {
+        log("cancelled; the same command submits what is not finished");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let all_submitted = submitted.problems.is_empty();
+    let ended = !args.slurm.wait || plan.finished() == plan.cells.len();
+    Ok(match all_submitted && ended {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// The arguments that report the same cells, on a node that starts in another folder.
+fn report(args: &ReproduceArgs, plan: &Plan) -> Result<Vec<String>> {
+    let mut words: Vec<String> = ["report", plan.table.id.name(), "--preset", &plan.preset]
+        .map(String::from)
+        .into();
+    words.extend(["--rows".into(), plan.rows.join(",")]);
+    words.extend(["--columns".into(), plan.columns.join(",")]);
+    words.extend(["--seeds".into(), plan.seeds.to_string()]);
+    let path = |path: &Path| -> Result<String> {
+        let found = absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
+        Ok(found.display().to_string())
+    };
+    words.extend(["--out".into(), path(&plan.out)?]);
+    if let Some(configs) = args.selection.configs_folder() {
+        words.extend(["--configs".into(), path(configs)?]);
+    }
+    Ok(words)
+}
+
+fn print(args: &ReproduceArgs, plan: &Plan, submitted: &Submitted) -> Result<()> {
+    let Submitted {
+        folder,
+        submission,
+        queued,
+        finished,
+        ..
+    } = submitted;
+    let all = plan.cells.len();
+    writeln!(
+        Output,
+        "{all} cells: {finished} finished, {queued} in the queue, {} to submit",
+        submission.tasks.len()
+    )?;
+    let Some(folder) = folder else {
+        return Ok(());
+    };
+    for (index, task) in submission.tasks.iter().enumerate() {
+        writeln!(Output, "  task {index}: {}", task.name)?;
+    }
+    for command in &submitted.commands {
+        writeln!(Output, "sbatch {command}")?;
+    }
+    if args.dry_run {
+        for name in ["task.sh", "report.sh"] {
+            let path = folder.join(name);
+            let text = fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            writeln!(Output, "\n{}:\n{text}", path.display())?;
+        }
+        fs::remove_dir_all(folder)
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
+        // Parents that were made for it.
+        for parent in folder.ancestors().skip(1).take(2) {
+            let _ = fs::remove_dir(parent);
+        }
+        return Ok(());
+    }
+    let jobs: Vec<u64> = [submission.job, submission.report_job]
+        .into_iter()
+        .flatten()
+        .collect();
+    writeln!(Output, "submitted: {}", list(&jobs))?;
+    writeln!(
+        Output,
+        "`laq status {}` shows how far they are",
+        plan.out.display()
+    )?;
+    Ok(())
+}
+
+fn list(jobs: &[u64]) -> String {
+    let jobs: Vec<String> = jobs.iter().map(|job| format!("job {job}")).collect();
+    jobs.join(", ")
+}
