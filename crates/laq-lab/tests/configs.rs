@@ -89,8 +89,12 @@ fn keys_stay() {
 
 #[test]
 fn presets_are_marked_as_cut_short() {
-    for table in [TableId::Table1, TableId::Table2] {
-        for preset in ["short", "demo"] {
+    let presets: [(TableId, &[&str]); 2] = [
+        (TableId::Table1, &["short", "demo"]),
+        (TableId::Table2, &["short", "medium", "demo"]),
+    ];
+    for (table, presets) in presets {
+        for &preset in presets {
             let plan = plan(table, preset);
             assert!(
                 plan.cells
@@ -103,6 +107,19 @@ fn presets_are_marked_as_cut_short() {
                 .all(|cell| cell.cut_short.contains("model."));
             assert_eq!(small, preset == "demo");
         }
+    }
+}
+
+/// The learning rate of an epoch of `medium` is that of the last of ten epochs of the paper.
+#[test]
+fn the_schedule_of_medium_is_a_tenth_of_the_papers() {
+    let factor = |preset: &str, epoch: u32| {
+        let plan = plan(TableId::Table2, preset);
+        plan.cells[0].experiment.train.schedule.factor(epoch)
+    };
+    for epoch in [1, 2, 10, 20] {
+        let [medium, papers] = [factor("medium", epoch), factor("paper", 10 * epoch)];
+        assert!((medium / papers - 1.0).abs() < 1e-6, "{epoch}: {medium}, {papers}");
     }
 }
 

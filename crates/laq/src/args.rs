@@ -416,8 +416,8 @@ pub(crate) struct ReportArgs {
 /// Which cells of a table, at which size, and where their runs are.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SelectionArgs {
-    /// Size of the runs: demo (embedded data, minutes), short (the paper's networks, few epochs),
-    /// paper (to the letter).
+    /// Size of the runs: demo (embedded data, minutes), short (the paper's networks, few epochs), medium
+    /// (table2: a tenth of the epochs), paper (to the letter).
     #[arg(long, default_value = "demo")]
     preset: String,
     /// Rows, separated by commas [default: all].
