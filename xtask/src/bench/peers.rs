@@ -106,8 +106,8 @@ fn text(compared: &[Compared]) -> String {
         for (seconds, name, steps) in rows {
             lines.push(vec![
                 name.clone(),
-                format!("{:.1}", 1e3 * seconds),
-                format!("{:.1}", 1e3 * median(steps.quantize_seconds.clone())),
+                format!("{:.2}", 1e3 * seconds),
+                format!("{:.2}", 1e3 * median(steps.quantize_seconds.clone())),
             ]);
         }
         let mut ratios = vec![["ratio", "medians", "paired"].map(str::to_owned).to_vec()];
@@ -140,9 +140,9 @@ mod tests {
         let compared: Vec<Compared> =
             serde_json::from_str(json).expect("the format of the scripts");
         let text = text(&compared);
-        let ours = text.find("laq full      100.0").expect("the median");
+        let ours = text.find("laq full      100.00").expect("the median");
         assert!(
-            ours < text.find("PyTorch full  300.0").expect("the median"),
+            ours < text.find("PyTorch full  300.00").expect("the median"),
             "{text}"
         );
         assert!(
