@@ -119,7 +119,10 @@ fn the_schedule_of_medium_is_a_tenth_of_the_papers() {
     };
     for epoch in [1, 2, 10, 20] {
         let [medium, papers] = [factor("medium", epoch), factor("paper", 10 * epoch)];
-        assert!((medium / papers - 1.0).abs() < 1e-6, "{epoch}: {medium}, {papers}");
+        assert!(
+            (medium / papers - 1.0).abs() < 1e-6,
+            "{epoch}: {medium}, {papers}"
+        );
     }
 }
 
