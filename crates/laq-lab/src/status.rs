@@ -223,11 +223,13 @@ impl CellStatus {
         }
     }
 
-    /// Adds what a queue knows: a task that ended too early to write a summary has a log.
+    /// Adds what a queue knows: a task that failed before it began or resumed has a log alone.
     fn with(mut self, submissions: &Submissions) -> Self {
         self.job = submissions.job(&self.folder);
-        if matches!(self.state, CellState::Waiting | CellState::Killed)
-            && let Some(line) = submissions.failure(&self.folder)
+        if matches!(
+            self.state,
+            CellState::Waiting | CellState::Killed | CellState::Interrupted
+        ) && let Some(line) = submissions.failure(&self.folder)
         {
             self.state = CellState::Failed;
             self.reason = Some(line);

@@ -6,14 +6,14 @@
 //! another one's file waits until it is [`STALE`].
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::RunError;
-use crate::files::write_atomically;
+use crate::files::{FileError, replace};
 
 const NAME: &str = "running.json";
 
@@ -99,10 +99,14 @@ impl Running {
 /// What a folder says of its run, and how old that is.
 #[must_use]
 pub fn read_running(folder: &Path) -> Option<(Running, Duration)> {
+    read_running_at(folder, SystemTime::now())
+}
+
+fn read_running_at(folder: &Path, now: SystemTime) -> Option<(Running, Duration)> {
     let path = folder.join(NAME);
     let found = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
     let written = fs::metadata(&path).and_then(|data| data.modified()).ok()?;
-    let age = SystemTime::now().duration_since(written);
+    let age = now.duration_since(written);
     Some((found, age.unwrap_or_default()))
 }
 
@@ -111,7 +115,10 @@ pub fn read_running(folder: &Path) -> Option<(Running, Duration)> {
 pub(crate) struct Holder {
     path: PathBuf,
     running: Running,
+    /// The last write that succeeded.
     written: Instant,
+    /// The last write that was tried.
+    tried: Instant,
 }
 
 impl Holder {
@@ -122,8 +129,9 @@ impl Holder {
             path: folder.join(NAME),
             running: Running::here(),
             written: Instant::now(),
+            tried: Instant::now(),
         };
-        let other = read_running(folder);
+        let other = read_running_at(folder, holder.now_there());
         if let Some((other, age)) = &other {
             let ended = locked && other.host == holder.running.host;
             if !ended && other.is_current(*age) {
@@ -140,14 +148,19 @@ impl Holder {
         Ok(holder)
     }
 
-    /// Writes the position if it is the first, or the last write is some seconds ago.
+    /// Writes the position if it is the first, or the last attempt is some seconds ago. An error of
+    /// the file system is one only when others may soon take the folder.
     pub(crate) fn beat(&mut self, position: impl FnOnce() -> Position) -> Result<(), RunError> {
-        if self.running.position.is_some() && self.written.elapsed() < BEAT {
+        if self.running.position.is_some() && self.tried.elapsed() < BEAT {
             return Ok(());
         }
         self.running.position = Some(position());
+        self.tried = Instant::now();
         self.check()?;
-        self.write()
+        match self.write() {
+            Err(error) if self.written.elapsed() > STALE / 2 => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// An error if another process has taken the folder, as after a suspension of minutes.
@@ -162,9 +175,28 @@ impl Holder {
     fn write(&mut self) -> Result<(), RunError> {
         let text = serde_json::to_string_pretty(&self.running)
             .map_err(|error| RunError::Internal(error.to_string()))?;
-        write_atomically(&self.path, format!("{text}\n").as_bytes())?;
+        // Other machines may write at the same time.
+        replace(&self.path, &self.suffix(), |file| {
+            let written = file.write_all(format!("{text}\n").as_bytes());
+            written.map_err(FileError::on("write", &self.path))
+        })?;
         self.written = Instant::now();
         Ok(())
+    }
+
+    /// Of files that only this process writes.
+    fn suffix(&self) -> String {
+        format!(".{}.{}.tmp", self.running.host, self.running.pid)
+    }
+
+    /// The time of the clock that gives files their times, which may be that of a server.
+    fn now_there(&self) -> SystemTime {
+        let mut name = self.path.clone().into_os_string();
+        name.push(self.suffix());
+        let path = PathBuf::from(name);
+        let written = fs::write(&path, "").and_then(|()| fs::metadata(&path)?.modified());
+        let _ = fs::remove_file(&path);
+        written.unwrap_or_else(|_| SystemTime::now())
     }
 }
 
@@ -302,7 +334,7 @@ mod tests {
         assert_eq!(found.position, Some(Position::default()));
         write(folder.path(), &elsewhere(), Duration::ZERO);
         holder.beat(Position::default).expect("too early to look");
-        holder.written = Instant::now().checked_sub(2 * BEAT).expect("a time");
+        holder.tried = Instant::now().checked_sub(2 * BEAT).expect("a time");
         assert!(holder.beat(Position::default).is_err());
         drop(holder);
         assert!(read_running(folder.path()).is_some(), "the other's file");

@@ -356,7 +356,7 @@ pub(crate) struct SlurmArgs {
     #[arg(long)]
     pub(crate) wait: bool,
     /// Cancel the tasks in the queue; running ones save.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["dry_run", "wait"])]
     pub(crate) cancel: bool,
 }
 

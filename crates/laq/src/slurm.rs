@@ -13,7 +13,7 @@ use laq_lab::reproduce::Options;
 use laq_lab::slurm::{self, Request, Settings, Submitted};
 
 use crate::args::ReproduceArgs;
-use crate::output::{INTERRUPTED, Output, log, stop_flag};
+use crate::output::{INTERRUPTED, Output, log, log_error, stop_flag};
 use crate::progress::Transfer;
 use crate::reproduce::show;
 
@@ -61,6 +61,10 @@ pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<ExitCode> {
         &mut observer,
     )?;
     print(args, &plan, &submitted)?;
+    if stop.is_set() && submitted.folder.is_none() {
+        log("stopped before anything was submitted");
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
     if args.slurm.wait && !args.dry_run && !slurm::wait(&plan, &stop)? {
         log("cancelled; the same command submits what is not finished");
         return Ok(ExitCode::from(INTERRUPTED));
@@ -135,6 +139,11 @@ fn print(args: &ReproduceArgs, plan: &Plan, submitted: &Submitted) -> Result<()>
         .flatten()
         .collect();
     writeln!(Output, "submitted: {}", list(&jobs))?;
+    if let Some(error) = &submitted.report_error {
+        log_error(&format!(
+            "the report is not submitted: {error}; `laq report` writes it at any time"
+        ));
+    }
     writeln!(
         Output,
         "`laq status {}` shows how far they are",

@@ -145,6 +145,8 @@ pub struct Submitted {
     pub finished: usize,
     /// Data sets that cannot be downloaded, with the reason.
     pub problems: BTreeMap<String, String>,
+    /// Why the report is not submitted.
+    pub report_error: Option<String>,
     /// The commands of sbatch.
     pub commands: Vec<String>,
 }
@@ -199,6 +201,7 @@ pub fn submit(
         queued: in_queue.len(),
         finished: finished.len(),
         problems,
+        report_error: None,
         commands: Vec::new(),
     };
     if cells.is_empty() || stop.is_set() {
@@ -222,19 +225,19 @@ pub fn submit(
     if dry_run {
         submitted.commands = [array, report("JOB")].map(|words| quoted(&words)).into();
     } else {
-        let job = match queue::sbatch(&array) {
-            Ok(job) => job,
-            Err(error) => {
-                // Nothing was submitted.
-                let _ = fs::remove_dir_all(&folder);
-                return Err(error);
-            }
-        };
+        let answer = queue::sbatch(&array).inspect_err(|_| {
+            // Nothing was submitted.
+            let _ = fs::remove_dir_all(&folder);
+        })?;
+        let job = queue::number(&answer)?;
         submission.job = Some(job);
         // What is in the queue must be on record, whatever happens next.
         write_submission(&folder, &submission)?;
         let report = report(&job.to_string());
-        submission.report_job = Some(queue::sbatch(&report)?);
+        match queue::sbatch(&report).and_then(|answer| queue::number(&answer)) {
+            Ok(job) => submission.report_job = Some(job),
+            Err(error) => submitted.report_error = Some(error.to_string()),
+        }
         write_submission(&folder, &submission)?;
         submitted.commands = [array, report].map(|words| quoted(&words)).into();
     }
@@ -251,14 +254,23 @@ pub fn submit(
 /// Slurm's commands.
 pub fn wait(plan: &Plan, stop: &Stop) -> Result<bool, LabError> {
     const POLL: Duration = Duration::from_secs(2);
-    while !queued_runs(&plan.out)?.is_empty() {
+    /// A busy controller may not answer for a while.
+    const MAX_FAILURES: u32 = 30;
+    let mut failures = 0;
+    loop {
+        let queued = queued_runs(&plan.out);
         if stop.is_set() {
             cancel(&plan.out)?;
             return Ok(false);
         }
+        match queued {
+            Ok(queued) if queued.is_empty() => return Ok(true),
+            Ok(_) => failures = 0,
+            Err(error) if failures == MAX_FAILURES => return Err(error),
+            Err(_) => failures += 1,
+        }
         sleep(POLL);
     }
-    Ok(true)
 }
 
 /// Cancels what the submissions of the folder `out` have in the queue. Returns the numbers of the jobs.
@@ -363,7 +375,7 @@ fn write_submission(folder: &Path, submission: &Submission) -> Result<(), LabErr
     Ok(())
 }
 
-/// The run folders whose tasks are in the queue, relative to `out`.
+/// The run folders whose tasks are in the queue and not cancelled, relative to `out`.
 fn queued_runs(out: &Path) -> Result<BTreeSet<PathBuf>, LabError> {
     let submissions = submissions(out);
     if submissions.is_empty() {
@@ -371,8 +383,11 @@ fn queued_runs(out: &Path) -> Result<BTreeSet<PathBuf>, LabError> {
     }
     let tasks = queue::tasks()?;
     let mut runs = BTreeSet::new();
-    for (_, submission) in submissions {
+    for (folder, submission) in submissions {
         let Some(job) = submission.job else { continue };
+        if folder.join(CANCELLED).exists() {
+            continue;
+        }
         let of_array = tasks.iter().filter(|(array, _)| *array == job);
         let found = of_array.filter_map(|(_, index)| submission.tasks.get(*index));
         runs.extend(found.map(|task| task.folder.clone()));

@@ -5,15 +5,19 @@ use std::process::Command;
 
 use crate::LabError;
 
-/// Submits a job, and returns its number.
-pub(super) fn sbatch(words: &[String]) -> Result<u64, LabError> {
-    let out = run("sbatch", ["--parsable".to_owned()].iter().chain(words))?;
-    // The number, and on a federation the cluster behind a semicolon.
-    let number = out.trim().split(';').next().unwrap_or_default();
-    number.parse().map_err(|_| {
+/// Submits a job, and returns the answer.
+pub(super) fn sbatch(words: &[String]) -> Result<String, LabError> {
+    run("sbatch", ["--parsable".to_owned()].iter().chain(words))
+}
+
+/// The number of the job in an answer of [`sbatch`]: its last line, on a federation with the cluster
+/// behind a semicolon. A site may print other lines before it.
+pub(super) fn number(answer: &str) -> Result<u64, LabError> {
+    let number = |line: &str| line.trim().split(';').next()?.parse().ok();
+    answer.lines().rev().find_map(number).ok_or_else(|| {
         LabError::Launch(format!(
-            "sbatch answered {:?}, expected the number of a job",
-            out.trim()
+            "sbatch answered {:?}, expected the number of a job; `squeue --me` shows whether it is in the queue",
+            answer.trim()
         ))
     })
 }
@@ -46,7 +50,12 @@ pub(super) fn scancel(jobs: &[u64]) -> Result<(), LabError> {
 }
 
 fn run<'a>(program: &str, words: impl Iterator<Item = &'a String>) -> Result<String, LabError> {
-    let output = Command::new(program).args(words).output().map_err(|error| {
+    let mut command = Command::new(program);
+    command.args(words);
+    // Ctrl-C is for this program, which then cancels the jobs.
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let output = command.output().map_err(|error| {
         LabError::Launch(format!(
             "cannot start {program} ({error}): --launcher slurm needs the commands of Slurm, as a login node has them"
         ))
@@ -60,4 +69,17 @@ fn run<'a>(program: &str, words: impl Iterator<Item = &'a String>) -> Result<Str
         output.status,
         message.trim()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_a_job_is_found_behind_other_lines() {
+        for answer in ["12\n", "12;cluster\n", "Welcome to the cluster\n12\n"] {
+            assert_eq!(number(answer).expect("a number"), 12);
+        }
+        assert!(number("Submitted\n").is_err());
+    }
 }

@@ -109,33 +109,54 @@ IFS=$'\t' read -r config run name < <(sed -n "$((number + 1))p" {manifest})
 echo "$(date -u +%FT%TZ) $name: task $task on $(hostname)"
 rm -f "$failed"
 child=
+stopping=
 stop() {{
     stopping=1
     [ -z "$child" ] || kill -TERM "$child"
 }}
 trap stop TERM
 for attempt in 1 2 3 4 5 6 7; do
+    if [ -n "$stopping" ]; then
+        code={STOPPED}
+        break
+    fi
     {program} train "$config" --resume --run-dir "$run" --threads "${{SLURM_CPUS_PER_TASK:-1}}" \
         --device {device} --precision {precision} --progress plain &
     child=$!
-    # A signal ends wait before the child has ended.
+    # A signal before this line did not reach it.
+    [ -z "$stopping" ] || kill -TERM "$child"
     wait "$child"
     code=$?
+    # A signal ends wait before the child has ended; the shell keeps the exit code of the child.
     while kill -0 "$child" 2>/dev/null; do
         wait "$child"
-        code=$?
     done
+    [ -z "$stopping" ] || {{
+        wait "$child"
+        code=$?
+    }}
     # Another node held the run; if it failed, its sign of life expires.
     [ "$code" = {LOCKED} ] && [ -z "$stopping" ] || break
     sleep 60 &
     child=$!
     wait "$child"
 done
-if [ "$code" = {STOPPED} ] && [ ! -e {cancelled} ] &&
-    scontrol --oneliner show job "$task" | grep -q ' JobState=RUNNING '; then
-    echo "$(date -u +%FT%TZ) $name: saved, and queued again"
-    scontrol requeue "$task"
-    exit "$code"
+queue_again() {{
+    for attempt in 1 2 3 4 5; do
+        state=$(scontrol --oneliner show job "$task") && case $state in
+            *' JobState=RUNNING '*) scontrol requeue "$task" && return ;;
+            # Somebody cancelled it.
+            *) return 1 ;;
+        esac
+        sleep 3
+    done
+    echo "$(date -u +%FT%TZ) $name: saved, and cannot be queued again"
+    echo "$code" > "$failed"
+    return 1
+}}
+if [ "$code" = {STOPPED} ] && [ ! -e {cancelled} ]; then
+    echo "$(date -u +%FT%TZ) $name: saved"
+    queue_again && exit "$code"
 fi
 [ "$code" = 0 ] || [ "$code" = {STOPPED} ] || echo "$code" > "$failed"
 exit "$code"

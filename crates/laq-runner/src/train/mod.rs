@@ -226,6 +226,10 @@ fn run(
     };
     let outcome = run.begin(resumed).and_then(|()| run.epochs());
     run.tick();
+    if let Err(error @ RunError::Locked { .. }) = outcome {
+        // The files belong to the process that took the folder.
+        return Err(error);
+    }
     let (status, reason) = match &outcome {
         Ok(true) => (Status::Finished, None),
         Ok(false) => (
