@@ -41,11 +41,6 @@ const STEPS: &[(&str, Variables)] = &[
     // here.
     ("test --workspace --test compile -- --nocapture", &[]),
     ("bench --workspace --no-run", &[]),
-    // A workspace of its own: burn and candle, beside which training steps are timed.
-    (
-        "check --manifest-path benches/peers/Cargo.toml --target-dir target/peers",
-        &[],
-    ),
     (
         "xtask reproduce table2 --preset demo --out target/ci/table2",
         &[],
