@@ -45,9 +45,7 @@ impl<T: NoUninit + AnyBitPattern> AlignedBuffer<T> {
         }
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..length]
     }
-}
 
-impl<T: NoUninit + AnyBitPattern> AlignedBuffer<T> {
     /// All elements, also those that fill the last line.
     pub fn as_slice(&self) -> &[T] {
         bytemuck::cast_slice(&self.lines)

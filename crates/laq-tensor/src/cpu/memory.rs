@@ -12,7 +12,6 @@ use rayon::prelude::*;
 pub struct Buffer<E> {
     data: AlignedBuffer<E>,
     shape: Vec<usize>,
-    length: usize,
     /// The exclusive bound of indices; of no meaning for `f32`.
     bound: usize,
     /// All elements are known to be finite.
@@ -21,13 +20,11 @@ pub struct Buffer<E> {
 
 impl<E: Element> Buffer<E> {
     fn zeros(shape: &[usize], bound: usize) -> Self {
-        let length = shape.iter().product();
         let mut data = AlignedBuffer::new();
-        data.resize(length);
+        data.resize(shape.iter().product());
         Buffer {
             data,
             shape: shape.to_vec(),
-            length,
             bound,
             finite: false,
         }
@@ -35,16 +32,17 @@ impl<E: Element> Buffer<E> {
 
     /// The elements.
     pub fn as_slice(&self) -> &[E] {
-        &self.data.as_slice()[..self.length]
+        &self.data.as_slice()[..self.len()]
     }
 
     pub(super) fn as_mut_slice(&mut self) -> &mut [E] {
         self.finite = false;
-        &mut self.data.as_mut_slice()[..self.length]
+        let length = self.len();
+        &mut self.data.as_mut_slice()[..length]
     }
 
     pub(super) fn len(&self) -> usize {
-        self.length
+        self.shape.iter().product()
     }
 
     /// Whether all elements are known to be finite, since they were last changed.

@@ -83,7 +83,7 @@ pub(super) unsafe fn avx2_packing(
                     );
                 }
             } else {
-                copy_columns(source, b.column_stride, steps, target, AVX2_COLUMNS);
+                pack_remainder(source, b.column_stride, steps, target, AVX2_COLUMNS);
             }
             for step in start..start + steps {
                 step256(
@@ -143,11 +143,11 @@ unsafe fn store256(
     }
 }
 
-/// Packs `steps` steps of columns that are contiguous, one element at a time.
+/// Packs `steps` steps of columns that are contiguous, fewer than a block, one element at a time.
 ///
 /// # Safety
 /// Each of the `width` columns has that many elements, `stride` apart; `target` has `steps`·`width`.
-unsafe fn copy_columns(
+unsafe fn pack_remainder(
     source: *const f32,
     stride: usize,
     steps: usize,
@@ -275,7 +275,7 @@ pub(super) unsafe fn avx512_packing(
                     );
                 }
             } else {
-                copy_columns(source, b.column_stride, steps, target, AVX512_COLUMNS);
+                pack_remainder(source, b.column_stride, steps, target, AVX512_COLUMNS);
             }
             for step in start..start + steps {
                 step512(
