@@ -10,6 +10,13 @@ use laq_runner::device::DeviceOptions;
 
 use crate::LabError;
 
+/// The exit code of `laq train` after the run was stopped and saved: what a shell reports for a program
+/// that Ctrl-C stopped.
+pub const STOPPED: u8 = 130;
+
+/// The exit code of `laq train` where another process trains the run: the same command succeeds later.
+pub const LOCKED: u8 = 75;
+
 /// One cell, as a launcher gets it.
 #[derive(Clone, Debug)]
 pub struct Job {

@@ -141,6 +141,12 @@ impl Plan {
         Ok(self)
     }
 
+    /// The run folder of `cell`, relative to that of the plan.
+    #[must_use]
+    pub fn relative_folder<'a>(&self, cell: &'a Cell) -> &'a Path {
+        cell.folder.strip_prefix(&self.out).unwrap_or(&cell.folder)
+    }
+
     /// How many cells are finished.
     #[must_use]
     pub fn finished(&self) -> usize {

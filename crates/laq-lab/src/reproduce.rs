@@ -70,17 +70,7 @@ pub fn reproduce(
     stop: &Stop,
     observer: &mut (dyn FnMut(Event<'_>) + Send),
 ) -> Result<Outcome, LabError> {
-    status::write_cells(plan)?;
-    let mut problems = data::fetch(
-        plan,
-        options.mirror.as_deref(),
-        &|| stop.is_set(),
-        &mut |progress| observer(Event::Download(progress)),
-    )?;
-    observer(Event::Downloaded);
-    for (name, reason) in &problems {
-        observer(Event::NoData(name, reason));
-    }
+    let mut problems = prepare(plan, options, stop, observer)?;
     let all = plan.cells.len();
     let finished = plan.finished();
     if finished > 0 {
@@ -127,6 +117,28 @@ pub fn reproduce(
     } else {
         Outcome::Incomplete(problems)
     })
+}
+
+/// Writes the cells for [`status`] and downloads missing data. Returns the data sets that cannot be
+/// downloaded, with the reason.
+pub(crate) fn prepare(
+    plan: &Plan,
+    options: &Options,
+    stop: &Stop,
+    observer: &mut (dyn FnMut(Event<'_>) + Send),
+) -> Result<BTreeMap<String, String>, LabError> {
+    status::write_cells(plan)?;
+    let problems = data::fetch(
+        plan,
+        options.mirror.as_deref(),
+        &|| stop.is_set(),
+        &mut |progress| observer(Event::Download(progress)),
+    )?;
+    observer(Event::Downloaded);
+    for (name, reason) in &problems {
+        observer(Event::NoData(name, reason));
+    }
+    Ok(problems)
 }
 
 pub(crate) fn job(cell: &Cell, options: &Options) -> Job {

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use laq_runner::files::{FileError, write_atomically};
+use laq_runner::files::FileError;
 use laq_runner::record::{Status as RunStatus, Summary};
-use laq_runner::run_folder::{last_checkpoint, read_summary};
+use laq_runner::run_folder::{last_checkpoint, read_summary, write_json};
 use laq_runner::running::{Running, read_running};
 use serde::{Deserialize, Serialize};
 
@@ -43,19 +43,15 @@ pub fn write_cells(plan: &Plan) -> Result<(), LabError> {
     for cell in &plan.cells {
         let name = |known: &KnownCell| (known.row.clone(), known.column.clone(), known.seed);
         cells.retain(|known| name(known) != (cell.row.clone(), cell.column.clone(), cell.seed));
-        let folder = cell.folder.strip_prefix(&plan.out).unwrap_or(&cell.folder);
         cells.push(KnownCell {
             row: cell.row.clone(),
             column: cell.column.clone(),
             seed: cell.seed,
             epochs: cell.epochs(),
-            folder: folder.into(),
+            folder: plan.relative_folder(cell).into(),
         });
     }
-    let path = plan.out.join(CELLS);
-    let text = serde_json::to_string_pretty(&cells).unwrap_or_default();
-    write_atomically(&path, format!("{text}\n").as_bytes())?;
-    Ok(())
+    Ok(write_json(&plan.out.join(CELLS), &cells)?)
 }
 
 fn known_cells(folder: &Path) -> Vec<KnownCell> {

@@ -62,6 +62,17 @@ pub fn read_comparisons(folder: &Path) -> Vec<ComparisonRecord> {
     read_lines(&folder.join(COMPARISON))
 }
 
+/// Writes a JSON file atomically.
+///
+/// # Errors
+///
+/// Values that JSON does not have, and errors of the system.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FileError> {
+    let text = serde_json::to_string_pretty(value);
+    let text = text.map_err(|error| FileError::on("write", path)(error.into()))?;
+    write_atomically(path, format!("{text}\n").as_bytes())
+}
+
 fn read_lines<Record: DeserializeOwned>(path: &Path) -> Vec<Record> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines()
@@ -140,7 +151,7 @@ impl RunFolder {
     /// # Errors
     ///
     /// [`RunError::Locked`] if another process has taken the folder meanwhile.
-    pub(crate) fn beat(&mut self, position: impl FnOnce() -> Position) -> Result<(), RunError> {
+    pub(crate) fn beat(&mut self, position: Position) -> Result<(), RunError> {
         self.holder.beat(position)
     }
 
@@ -183,18 +194,14 @@ impl RunFolder {
     }
 
     pub(crate) fn write_environment(&self, environment: &Environment) -> Result<(), RunError> {
-        self.write_json("environment.json", environment)
+        Ok(write_json(
+            &self.path.join("environment.json"),
+            environment,
+        )?)
     }
 
     pub(crate) fn write_summary(&self, summary: &Summary) -> Result<(), RunError> {
-        self.write_json("summary.json", summary)
-    }
-
-    fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), RunError> {
-        let mut text = serde_json::to_string_pretty(value)
-            .map_err(|error| RunError::Internal(error.to_string()))?;
-        text.push('\n');
-        Ok(write_atomically(&self.path.join(name), text.as_bytes())?)
+        Ok(write_json(&self.path.join("summary.json"), summary)?)
     }
 
     pub(crate) fn append_epoch(&self, record: &EpochRecord) -> Result<(), RunError> {

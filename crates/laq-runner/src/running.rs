@@ -41,7 +41,7 @@ pub struct Running {
 }
 
 /// How far a run is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Position {
     /// The epoch, from 1.
@@ -150,11 +150,11 @@ impl Holder {
 
     /// Writes the position if it is the first, or the last attempt is some seconds ago. An error of
     /// the file system is one only when others may soon take the folder.
-    pub(crate) fn beat(&mut self, position: impl FnOnce() -> Position) -> Result<(), RunError> {
+    pub(crate) fn beat(&mut self, position: Position) -> Result<(), RunError> {
         if self.running.position.is_some() && self.tried.elapsed() < BEAT {
             return Ok(());
         }
-        self.running.position = Some(position());
+        self.running.position = Some(position);
         self.tried = Instant::now();
         self.check()?;
         match self.write() {
@@ -210,10 +210,12 @@ impl Drop for Holder {
 
 /// Whether the system's lock failed because the file system has none.
 pub(crate) fn has_no_locks(error: &std::io::Error) -> bool {
-    // EOPNOTSUPP, ENOSYS; NFS without a lock service reports ENOLCK.
-    const NO_LOCKS: i32 = 37;
+    // NFS without a lock service.
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(rustix::io::Errno::NOLCK.raw_os_error()) {
+        return true;
+    }
     error.kind() == ErrorKind::Unsupported
-        || cfg!(target_os = "linux") && error.raw_os_error() == Some(NO_LOCKS)
 }
 
 fn locked_by(folder: &Path, other: &Running) -> RunError {
@@ -329,13 +331,13 @@ mod tests {
     fn a_holder_notices_that_another_took_the_folder() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut holder = Holder::take(folder.path(), true).expect("free");
-        holder.beat(Position::default).expect("ours");
+        holder.beat(Position::default()).expect("ours");
         let (found, _) = read_running(folder.path()).expect("ours");
         assert_eq!(found.position, Some(Position::default()));
         write(folder.path(), &elsewhere(), Duration::ZERO);
-        holder.beat(Position::default).expect("too early to look");
+        holder.beat(Position::default()).expect("too early to look");
         holder.tried = Instant::now().checked_sub(2 * BEAT).expect("a time");
-        assert!(holder.beat(Position::default).is_err());
+        assert!(holder.beat(Position::default()).is_err());
         drop(holder);
         assert!(read_running(folder.path()).is_some(), "the other's file");
     }

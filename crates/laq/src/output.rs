@@ -5,15 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+pub(crate) use laq_lab::launcher::{LOCKED, STOPPED as INTERRUPTED};
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-
-/// The exit code that a shell reports for a program that Ctrl-C stopped.
-pub(crate) const INTERRUPTED: u8 = 130;
-
-/// The exit code where another process trains the run: the same command succeeds later.
-pub(crate) const LOCKED: u8 = 75;
 
 static QUIET: AtomicBool = AtomicBool::new(false);
 

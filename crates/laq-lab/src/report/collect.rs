@@ -192,14 +192,13 @@ impl Run {
         };
         let measure = plan.table.measure;
         let validation = |epoch: &EpochRecord| Some((epoch.epoch, (measure.epoch)(epoch)?));
-        let folder = cell.folder.strip_prefix(&plan.out).unwrap_or(&cell.folder);
         Self {
             row: cell.row.clone(),
             column: cell.column.clone(),
             seed: cell.seed,
             key: cell.key.clone(),
             bits: cell.bits,
-            folder: folder.display().to_string(),
+            folder: plan.relative_folder(cell).display().to_string(),
             exact: cell.exact.clone(),
             comparisons,
             status,

@@ -16,16 +16,15 @@ use std::time::Duration;
 
 use laq_runner::files::{FileError, write_atomically};
 use laq_runner::memory_needed;
+use laq_runner::run_folder::write_json;
 use serde::{Deserialize, Serialize};
 
 use self::script::quoted;
 use crate::LabError;
 use crate::configs::Configs;
-use crate::data;
 use crate::launcher::{Job, Stop};
 use crate::plan::{Cell, Plan, State};
-use crate::reproduce::{Event, Options, job};
-use crate::status;
+use crate::reproduce::{Event, Options, job, prepare};
 
 /// The folder of submissions, in that of a plan.
 const FOLDER: &str = "slurm";
@@ -164,34 +163,22 @@ pub fn submit(
     request: &Request,
     dry_run: bool,
     stop: &Stop,
-    observer: &mut dyn FnMut(Event<'_>),
+    observer: &mut (dyn FnMut(Event<'_>) + Send),
 ) -> Result<Submitted, LabError> {
-    let mut problems = BTreeMap::new();
-    if !dry_run {
-        status::write_cells(plan)?;
-        problems = data::fetch(
-            plan,
-            options.mirror.as_deref(),
-            &|| stop.is_set(),
-            &mut |progress| observer(Event::Download(progress)),
-        )?;
-        observer(Event::Downloaded);
-        for (name, reason) in &problems {
-            observer(Event::NoData(name, reason));
-        }
-    }
-    let queued = match dry_run {
-        true => BTreeSet::new(),
-        false => queued_runs(&plan.out)?,
+    let (problems, queued) = match dry_run {
+        true => Default::default(),
+        false => (
+            prepare(plan, options, stop, observer)?,
+            queued_runs(&plan.out)?,
+        ),
     };
     let out = absolute(&plan.out).map_err(FileError::on("find", &plan.out))?;
-    let of_run = |cell: &Cell| relative(&plan.out, &cell.folder);
     let is_finished = |cell: &Cell| matches!(cell.state(), State::Finished(_));
     let (finished, open): (Vec<&Cell>, Vec<&Cell>) =
         plan.cells.iter().partition(|cell| is_finished(cell));
     let (in_queue, open): (Vec<&Cell>, Vec<&Cell>) = open
         .into_iter()
-        .partition(|cell| queued.contains(&of_run(cell)));
+        .partition(|cell| queued.contains(plan.relative_folder(cell)));
     let cells: Vec<&Cell> = (open.into_iter())
         .filter(|cell| !problems.contains_key(&cell.experiment.data.name))
         .collect();
@@ -213,7 +200,7 @@ pub fn submit(
             .iter()
             .map(|cell| Task {
                 name: cell.name(),
-                folder: of_run(cell),
+                folder: plan.relative_folder(cell).into(),
             })
             .collect(),
         ..Submission::default()
@@ -370,9 +357,7 @@ fn submissions(out: &Path) -> Vec<(PathBuf, Submission)> {
 }
 
 fn write_submission(folder: &Path, submission: &Submission) -> Result<(), LabError> {
-    let text = serde_json::to_string_pretty(submission).unwrap_or_default();
-    write_atomically(&folder.join(SUBMISSION), format!("{text}\n").as_bytes())?;
-    Ok(())
+    Ok(write_json(&folder.join(SUBMISSION), submission)?)
 }
 
 /// The run folders whose tasks are in the queue and not cancelled, relative to `out`.
@@ -407,10 +392,6 @@ fn new_folder(parent: &Path) -> Result<PathBuf, LabError> {
             Err(error) => return Err(FileError::on("make", &folder)(error).into()),
         }
     }
-}
-
-fn relative(out: &Path, folder: &Path) -> PathBuf {
-    folder.strip_prefix(out).unwrap_or(folder).into()
 }
 
 /// The command of the array. Every task may use what the largest cell needs.

@@ -7,14 +7,8 @@ use laq_runner::files::{FileError, write_atomically};
 
 use super::{CANCELLED, Request, Submission};
 use crate::LabError;
-use crate::launcher::Job;
+use crate::launcher::{Job, LOCKED, STOPPED};
 use crate::reproduce::Options;
-
-/// The exit code of `laq train` after a run was stopped and saved.
-const STOPPED: u8 = 130;
-/// The exit code of `laq train` where another process trains the run: after the failure of a node its
-/// last sign of life counts for five minutes.
-const LOCKED: u8 = 75;
 
 pub(super) fn task(folder: &Path) -> PathBuf {
     folder.join("task.sh")

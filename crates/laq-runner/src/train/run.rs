@@ -115,6 +115,24 @@ impl Run<'_> {
         Ok(false)
     }
 
+    /// How far the run is. What is left takes as long as what is done.
+    fn position(&self) -> Position {
+        let (progress, epochs) = (&self.progress, self.experiment.train.epochs);
+        let steps = self.dataset.steps_per_epoch();
+        let seconds = progress.seconds + self.clock.elapsed().as_secs_f64();
+        let done = f64::from(progress.epoch - 1) + progress.step as f64 / steps.max(1) as f64;
+        let left = f64::from(epochs) - done;
+        Position {
+            epoch: progress.epoch.min(epochs),
+            epochs,
+            step: progress.step,
+            steps,
+            loss: (progress.step > 0).then(|| progress.loss_sum / progress.step as f64),
+            seconds_per_step: progress.times.per_step(),
+            seconds_left: (done > 0.0).then(|| seconds / done * left),
+        }
+    }
+
     fn learning_rate(&self) -> f64 {
         let train = &self.experiment.train;
         train.learning_rate * train.schedule.factor(self.progress.epoch)
@@ -183,8 +201,7 @@ impl Run<'_> {
             step: progress.step,
             loss: progress.loss_sum / progress.step as f64,
         });
-        let seconds = progress.seconds + self.clock.elapsed().as_secs_f64();
-        let position = || position(self.experiment, &self.dataset, &self.progress, seconds);
+        let position = self.position();
         self.folder.beat(position)
     }
 
@@ -257,13 +274,12 @@ impl Run<'_> {
     }
 
     fn score_of(&mut self, split: Split) -> Result<Option<Score>, RunError> {
+        let position = self.position();
         let (stop, observer, folder) = (self.stop, &mut self.observer, &mut self.folder);
-        let seconds = self.progress.seconds + self.clock.elapsed().as_secs_f64();
-        let here = position(self.experiment, &self.dataset, &self.progress, seconds);
         let mut held = Ok(());
         let found = self.dataset.score(&mut self.network, split, &mut |batch| {
             observer(Event::Evaluating { split, batch });
-            held = folder.beat(|| here.clone());
+            held = folder.beat(position);
             held.is_ok() && !stop.load(Ordering::Relaxed)
         });
         held?;
@@ -387,26 +403,5 @@ impl Run<'_> {
             kernel: self.environment.kernel.clone(),
             peak_memory_bytes: peak_memory_bytes(),
         }
-    }
-}
-
-/// How far a run is after `seconds`. What is left takes as long as what is done.
-fn position(
-    experiment: &Experiment,
-    dataset: &Dataset<'_>,
-    progress: &Progress,
-    seconds: f64,
-) -> Position {
-    let (epochs, steps) = (experiment.train.epochs, dataset.steps_per_epoch());
-    let done = f64::from(progress.epoch - 1) + progress.step as f64 / steps.max(1) as f64;
-    let left = f64::from(epochs) - done;
-    Position {
-        epoch: progress.epoch.min(epochs),
-        epochs,
-        step: progress.step,
-        steps,
-        loss: (progress.step > 0).then(|| progress.loss_sum / progress.step as f64),
-        seconds_per_step: progress.times.per_step(),
-        seconds_left: (done > 0.0).then(|| seconds / done * left),
     }
 }
