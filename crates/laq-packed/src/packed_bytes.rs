@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use safetensors::SafeTensors;
-use safetensors::tensor::TensorInfo;
+use safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::dense::Matrix;
 use crate::float::Float;
@@ -14,25 +14,37 @@ use crate::packed_format::{Header, PackedFormatError, Stored, Tensor};
 /// Bytes of the header length, which precedes the header.
 const LENGTH_BYTES: usize = 8;
 
-/// A file of packed weights in memory, such as one of `include_bytes!` in the flash of a small device;
-/// only its header is copied.
+/// A file of packed weights in memory, such as one of `include_bytes!` in the flash of a small device,
+/// or a mapped one; only its header is copied.
 #[derive(Debug)]
-pub struct PackedBytes<'a> {
-    data: &'a [u8],
+pub struct PackedBytes<D> {
+    bytes: D,
+    /// Where the tensors begin.
+    data_start: usize,
     header: Header,
 }
 
-impl<'a> PackedBytes<'a> {
+impl<D: AsRef<[u8]>> PackedBytes<D> {
     /// Reads and checks the header.
     ///
     /// # Errors
     /// [`PackedFormatError`] if the bytes are no valid safetensors file, have no packed weights or a
     /// newer format, or if a tensor does not match its description.
-    pub fn new(bytes: &'a [u8]) -> Result<Self, PackedFormatError> {
+    pub fn new(bytes: D) -> Result<Self, PackedFormatError> {
         let (length, tensors) =
-            SafeTensors::read_metadata(bytes).map_err(PackedFormatError::Safetensors)?;
+            SafeTensors::read_metadata(bytes.as_ref()).map_err(PackedFormatError::Safetensors)?;
+        Self::with_header(bytes, LENGTH_BYTES + length, tensors)
+    }
+
+    /// Of a file whose header was read: `tensors`, which end within `bytes`.
+    pub(crate) fn with_header(
+        bytes: D,
+        data_start: usize,
+        tensors: Metadata,
+    ) -> Result<Self, PackedFormatError> {
         Ok(Self {
-            data: &bytes[LENGTH_BYTES + length..],
+            bytes,
+            data_start,
             header: Header::new(tensors)?,
         })
     }
@@ -50,6 +62,12 @@ impl<'a> PackedBytes<'a> {
     /// Whether a tensor is packed.
     pub fn is_packed(&self, name: &str) -> bool {
         self.header.is_packed(name)
+    }
+
+    /// The header entry of a tensor, or of the dequantized copy of a packed one.
+    #[cfg(feature = "std")]
+    pub(crate) fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.header.info(name)
     }
 
     /// Copies a tensor, packed or in full precision (F32, F16 or BF16).
@@ -95,8 +113,9 @@ impl<'a> PackedBytes<'a> {
         }
     }
 
-    fn bytes(&self, info: &TensorInfo) -> &'a [u8] {
-        &self.data[info.data_offsets.0..info.data_offsets.1]
+    fn bytes(&self, info: &TensorInfo) -> &[u8] {
+        let (start, end) = info.data_offsets;
+        &self.bytes.as_ref()[self.data_start..][start..end]
     }
 
     fn floats(&self, info: &TensorInfo, float: Float) -> Vec<f32> {

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use memmap2::Mmap;
 use safetensors::tensor::{Dtype, TensorInfo};
 use thiserror::Error;
 
+use crate::dense::Matrix;
 use crate::files::{FileError, replace};
 use crate::float::Float;
+use crate::packed_bytes::PackedBytes;
 use crate::packed_format::{
-    Header, PackedFormatError, Stored, Tensor, TensorEntry, packed_name, scale_name, with_entries,
+    PackedFormatError, Tensor, TensorEntry, packed_name, scale_name, with_entries,
 };
 use crate::tensor::PackedTensor;
 use crate::tensor_file::{Layout, NewTensor, TensorFile, TensorFileError, Writer};
@@ -58,86 +61,76 @@ impl From<FileError> for PackedFileError {
     }
 }
 
-/// An open file of packed weights; only its header is in memory.
+/// An open file of packed weights, mapped into memory: a tensor is read from the disk when it is asked
+/// for, and processes that have the same file open share its bytes.
+///
+/// [`write`](Self::write) and `laq` replace files and never change them in place. If another program
+/// truncates a file while it is open, reading it can end the process, as with any mapped file.
 #[derive(Debug)]
 pub struct PackedFile {
-    file: TensorFile,
-    header: Header,
+    path: PathBuf,
+    contents: PackedBytes<Mmap>,
 }
 
 impl PackedFile {
-    /// Reads and checks the header.
+    /// Maps a file, reads its header and checks it.
     ///
     /// # Errors
     /// [`PackedFileError`] if the file is no valid safetensors file, has no packed weights or a newer
     /// format, or if a tensor does not match its description.
     pub fn open(path: &Path) -> Result<Self, PackedFileError> {
         let file = TensorFile::open(path)?;
-        let header = Header::new(file.header().clone()).map_err(PackedFileError::of(path))?;
-        Ok(Self { file, header })
+        let contents = PackedBytes::with_header(file.map()?, file.data_start(), file.into_header())
+            .map_err(PackedFileError::of(path))?;
+        Ok(Self {
+            path: path.into(),
+            contents,
+        })
     }
 
     /// The path of the file.
     pub fn path(&self) -> &Path {
-        self.file.path()
+        &self.path
     }
 
     /// The entries of the metadata that do not describe tensors.
     pub fn metadata(&self) -> impl Iterator<Item = (String, String)> {
-        self.header.metadata()
+        self.contents.metadata()
     }
 
     /// The names of all tensors, packed or not, without those of codes and steps.
     pub fn names(&self) -> Vec<String> {
-        self.header.names()
+        self.contents.names()
     }
 
     /// Whether a tensor is packed.
     pub fn is_packed(&self, name: &str) -> bool {
-        self.header.is_packed(name)
+        self.contents.is_packed(name)
     }
 
     /// The header entry of a tensor, or of the dequantized copy of a packed one.
     pub(crate) fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.file.info(name)
+        self.contents.info(name)
     }
 
-    /// Reads a tensor, packed or in full precision (F32, F16 or BF16).
+    /// Copies a tensor, packed or in full precision (F32, F16 or BF16).
     ///
     /// # Errors
     /// [`PackedFileError`] if the tensor is missing or of another type, or its codes or steps are
     /// invalid.
     pub fn tensor(&self, name: &str) -> Result<Tensor, PackedFileError> {
-        let invalid = PackedFileError::of(self.path());
-        match self.header.find(name).map_err(&invalid)? {
-            Stored::Full { info, float } => Ok(Tensor::F32 {
-                shape: info.shape.clone(),
-                values: self.floats(info, float)?,
-            }),
-            Stored::Packed {
-                entry,
-                codes,
-                steps,
-            } => {
-                let mut packed = Vec::with_capacity(codes.data_offsets.1 - codes.data_offsets.0);
-                self.file.read(codes, |bytes| {
-                    packed.extend_from_slice(bytes);
-                    Ok::<(), FileError>(())
-                })?;
-                let steps = self.floats(steps, Float::F32)?;
-                let tensor = entry.tensor(name, codes.shape[0], packed, steps);
-                Ok(Tensor::Packed(tensor.map_err(&invalid)?))
-            }
-        }
+        let tensor = self.contents.tensor(name);
+        tensor.map_err(PackedFileError::of(&self.path))
     }
 
-    fn floats(&self, info: &TensorInfo, float: Float) -> Result<Vec<f32>, FileError> {
-        let mut values = Vec::new();
-        self.file.read(info, |bytes| {
-            float.decode(bytes, &mut values);
-            Ok::<(), FileError>(())
-        })?;
-        Ok(values)
+    /// The matrix of a tensor: its first dimension by all others. Unlike [`Matrix::of`] this needs no
+    /// copy of the codes.
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub fn matrix(&self, name: &str) -> Result<Matrix, PackedFileError> {
+        let matrix = self.contents.matrix(name);
+        matrix.map_err(PackedFileError::of(&self.path))
     }
 
     /// Writes tensors and metadata atomically.

@@ -200,6 +200,12 @@ impl Header {
         names.into_iter().collect()
     }
 
+    /// The entry of a tensor, or of the dequantized copy of a packed one.
+    #[cfg(feature = "std")]
+    pub(crate) fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.info(name)
+    }
+
     /// Whether a tensor is packed.
     pub(crate) fn is_packed(&self, name: &str) -> bool {
         self.entries.contains_key(name)

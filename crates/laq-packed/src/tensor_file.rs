@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -168,8 +169,24 @@ impl TensorFile {
         &self.path
     }
 
-    pub(crate) fn header(&self) -> &Metadata {
-        &self.header
+    /// Where the tensors begin; the header before them was read, so it fits in memory.
+    pub(crate) fn data_start(&self) -> usize {
+        self.data_start as usize
+    }
+
+    pub(crate) fn into_header(self) -> Metadata {
+        self.header
+    }
+
+    /// Maps the file into memory.
+    #[allow(unsafe_code)]
+    pub(crate) fn map(&self) -> Result<Mmap, FileError> {
+        // SAFETY: the mapped bytes must not change while they are borrowed. This crate replaces files
+        // by renaming and never writes to an existing one, so that a map keeps the old file. If
+        // another program overwrites the file in place, reads may see other bytes, which are
+        // checked as they are copied, or end the process, as with any mapped file.
+        let map = unsafe { Mmap::map(&self.file) };
+        map.map_err(FileError::on("map", &self.path))
     }
 
     /// The tensors in file order.

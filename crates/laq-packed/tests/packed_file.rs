@@ -112,6 +112,18 @@ fn bytes_in_memory_are_read_as_the_file() {
     }
 }
 
+#[test]
+fn an_open_file_survives_its_replacement() {
+    let (folder, _) = written();
+    let path = folder.path().join("file");
+    let file = PackedFile::open(&path).expect("a file");
+    let others = BTreeMap::from([("full".to_owned(), tensors()["full"].clone())]);
+    PackedFile::write(&path, &others, BTreeMap::new()).expect("a file");
+    for (name, tensor) in tensors() {
+        assert_eq!(file.tensor(&name).expect("a tensor"), tensor);
+    }
+}
+
 /// The error of a file and of the same bytes.
 fn format_error(file: PackedFileError, bytes: PackedFormatError) -> PackedFormatError {
     let PackedFileError::Format { source, .. } = file else {
@@ -277,6 +289,7 @@ proptest! {
             let read = file.tensor(&name);
             prop_assert_eq!(read.is_ok(), in_memory.tensor(&name).is_ok());
             prop_assert_eq!(read.is_ok(), in_memory.matrix(&name).is_ok());
+            prop_assert_eq!(read.is_ok(), file.matrix(&name).is_ok());
             let Ok(Tensor::Packed(tensor)) = read else {
                 continue;
             };
