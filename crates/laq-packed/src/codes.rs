@@ -16,6 +16,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 use core::str::FromStr;
 
 use laq_solvers::Codebook;
@@ -218,6 +219,38 @@ const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
 /// The number of values of five trits.
 const TRIT_BYTES: usize = 243;
 
+/// Codes that are unpacked at a time: whole bytes of codes of any number of bits and of trits, and whole
+/// words of a matrix.
+pub(crate) const BLOCK: usize = 480;
+
+/// Unpacks codes of `BITS` bits, and sets all others to zero.
+fn unpack_bits<const BITS: usize>(packed: &[u8], codes: &mut [u8; BLOCK]) {
+    let (eights, _) = codes.as_chunks_mut::<8>();
+    let (whole, rest) = packed.as_chunks::<BITS>();
+    let last = (!rest.is_empty()).then(|| {
+        let mut last = [0; BITS];
+        last[..rest.len()].copy_from_slice(rest);
+        last
+    });
+    let mut packed = whole.iter().copied().chain(last);
+    for codes in eights {
+        let mut word = [0; 8];
+        word[..BITS].copy_from_slice(&packed.next().unwrap_or([0; BITS]));
+        *codes = spread(BITS, u64::from_le_bytes(word)).to_le_bytes();
+    }
+}
+
+/// Moves eight codes of `bits` bits each, the first in the lowest bits, to a byte each.
+fn spread(bits: usize, mut codes: u64) -> u64 {
+    // First each half to half a word, then each pair, then each code.
+    for (width, every_second) in [(32, 1), (16, 0x1_0000_0001), (8, 0x1_0001_0001_0001)] {
+        let size = width / 8 * bits;
+        let low = ((1 << size) - 1) * every_second;
+        codes = (codes & low) | ((codes & !low) << (width - size));
+    }
+    codes
+}
+
 /// The five trits of each byte.
 const TRITS: [[u8; 5]; TRIT_BYTES] = {
     let mut table = [[0; 5]; TRIT_BYTES];
@@ -361,79 +394,97 @@ impl Packing {
     ) -> Result<(), PackError> {
         let ranks = Ranks::new(self, codebook)?;
         self.check(levels.len(), "levels", rows, columns, Some)?;
-        self.unpack_with(packed, rows, columns, ranks.count, |index, code| {
-            levels[index] = ranks.levels[usize::from(code)];
+        self.unpack_with(packed, rows, columns, ranks.count, |row, part, codes| {
+            let levels = &mut levels[row * columns..][part];
+            for (level, code) in levels.iter_mut().zip(codes) {
+                *level = ranks.levels[usize::from(*code)];
+            }
         })
     }
 
-    /// Calls `put` with the index and the code of each of `rows` × `columns` weights, row-major.
-    /// All codes are below `count`.
+    /// Calls `put` with the codes of `rows` rows of `columns` weights, in order: with a row, some of its
+    /// columns, of which the first is a multiple of 32, and their codes, followed by zeros. All codes are
+    /// below `count`.
     ///
     /// # Errors
     /// [`PackError`] if the length does not match, a code is not below `count`, or the padding of a
-    /// row is not zero. The codes before the invalid one have been passed on.
+    /// row is not zero. The codes before the invalid block have been passed on.
     pub(crate) fn unpack_with(
         self,
         packed: &[u8],
         rows: usize,
         columns: usize,
         count: usize,
-        mut put: impl FnMut(usize, u8),
+        mut put: impl FnMut(usize, Range<usize>, &[u8; BLOCK]),
     ) -> Result<(), PackError> {
         let row_bytes = self.check_packed(packed, rows, columns)?;
         if packed.is_empty() {
             return Ok(());
         }
+        let block_bytes = self.row_bytes(BLOCK).expect("a small number");
+        let mut unpacked = [0; BLOCK];
         for (row, packed) in packed.chunks_exact(row_bytes).enumerate() {
-            let mut put = |column: usize, code: u8| {
-                if usize::from(code) < count {
-                    put(row * columns + column, code);
-                    Ok(())
-                } else {
-                    Err(PackError::Code {
-                        code,
+            for (block, packed) in packed.chunks(block_bytes).enumerate() {
+                let byte_error = |index: usize| PackError::Byte {
+                    byte: packed[index],
+                    row,
+                    column: block * block_bytes + index,
+                };
+                if let Some(index) = self.unpack_block(packed, &mut unpacked) {
+                    return Err(byte_error(index));
+                }
+                let first = block * BLOCK;
+                let (codes, padding) = unpacked.split_at((columns - first).min(BLOCK));
+                // The largest code is found eight or more codes at a time, the first invalid one by one.
+                let largest = codes.iter().fold(0, |largest, code| largest.max(*code));
+                let is_invalid = |code: &u8| usize::from(*code) >= count;
+                if is_invalid(&largest) {
+                    let index = codes.iter().position(is_invalid).expect("the largest");
+                    return Err(PackError::Code {
+                        code: codes[index],
                         row,
-                        column,
+                        column: first + index,
                         levels: count,
-                    })
+                    });
                 }
-            };
-            let invalid = |column: usize| PackError::Byte {
-                byte: packed[column],
-                row,
-                column,
-            };
-            match self {
-                Packing::Bits(bits) => {
-                    let mask = (1u32 << bits.0) - 1;
-                    let (mut word, mut filled, mut next) = (0u32, 0, 0);
-                    for column in 0..columns {
-                        if filled < u32::from(bits.0) {
-                            word |= u32::from(packed[next]) << filled;
-                            (filled, next) = (filled + 8, next + 1);
-                        }
-                        put(column, (word & mask) as u8)?;
-                        (word, filled) = (word >> bits.0, filled - u32::from(bits.0));
-                    }
-                    if word != 0 {
-                        return Err(invalid(row_bytes - 1));
-                    }
+                if padding.iter().any(|&code| code != 0) {
+                    return Err(byte_error(packed.len() - 1));
                 }
-                Packing::Trits => {
-                    for (index, &byte) in packed.iter().enumerate() {
-                        let trits = TRITS.get(usize::from(byte)).ok_or_else(|| invalid(index))?;
-                        let present = (columns - 5 * index).min(5);
-                        if trits[present..].iter().any(|&trit| trit != 0) {
-                            return Err(invalid(index));
-                        }
-                        for (digit, &code) in trits[..present].iter().enumerate() {
-                            put(5 * index + digit, code)?;
-                        }
-                    }
-                }
+                put(row, first..first + codes.len(), &unpacked);
             }
         }
         Ok(())
+    }
+
+    /// Unpacks the codes of some bytes, and sets all others to zero. Returns the index of the first byte
+    /// that is not five trits.
+    fn unpack_block(self, packed: &[u8], codes: &mut [u8; BLOCK]) -> Option<usize> {
+        match self {
+            Packing::Bits(CodeBits(bits)) => {
+                match bits {
+                    1 => unpack_bits::<1>(packed, codes),
+                    2 => unpack_bits::<2>(packed, codes),
+                    3 => unpack_bits::<3>(packed, codes),
+                    4 => unpack_bits::<4>(packed, codes),
+                    5 => unpack_bits::<5>(packed, codes),
+                    6 => unpack_bits::<6>(packed, codes),
+                    7 => unpack_bits::<7>(packed, codes),
+                    _ => unpack_bits::<8>(packed, codes),
+                }
+                None
+            }
+            Packing::Trits => {
+                let mut packed = packed.iter();
+                for (index, codes) in codes.chunks_exact_mut(5).enumerate() {
+                    let byte = packed.next().copied().unwrap_or_default();
+                    let Some(trits) = TRITS.get(usize::from(byte)) else {
+                        return Some(index);
+                    };
+                    codes.copy_from_slice(trits);
+                }
+                None
+            }
+        }
     }
 
     /// Checks the length of packed rows.

@@ -9,7 +9,7 @@ use core::{iter, mem};
 use laq_simd::Isa;
 use laq_solvers::Codebook;
 
-use crate::codes::{PackError, Packing};
+use crate::codes::{BLOCK, PackError, Packing};
 use crate::int8::IntegerTable;
 use crate::kernels::{self, Lookup, MAX_BATCH, MAX_PANELS, PANEL_ROWS, Panels, Values, Word};
 use crate::tensor::check_steps;
@@ -107,6 +107,18 @@ pub struct PackedMatrix {
     pub(crate) integers: Option<IntegerTable>,
 }
 
+/// Writes codes as lanes of `BITS` bits: code k of a word is in byte k mod 4, from bit ⌊k/4⌋·`BITS` on.
+fn put_words<const BITS: usize>(codes: &[u8; BLOCK], words: &mut [Word], lane: usize) {
+    let (fours, _) = codes.as_chunks::<4>();
+    for (word, fours) in words.iter_mut().zip(fours.chunks_exact(8 / BITS)) {
+        let fours = fours.iter().map(|codes| u32::from_le_bytes(*codes));
+        let shifted = fours
+            .enumerate()
+            .map(|(index, codes)| codes << (BITS * index));
+        word.0[lane] = shifted.fold(0, |word, codes| word | codes);
+    }
+}
+
 impl PackedMatrix {
     /// A matrix of `rows` × `columns` weights from packed codes.
     ///
@@ -160,11 +172,15 @@ impl PackedMatrix {
         // One word more: see `Panels`.
         let count_of_words = rows.div_ceil(PANEL_ROWS) * words_per_panel + 1;
         let mut words = vec![Word([0; PANEL_ROWS]); count_of_words];
-        packing.unpack_with(packed, rows, columns, count, |index, code| {
-            let (row, column) = (index / columns, index % columns);
-            let word = row / PANEL_ROWS * words_per_panel + column / per_word;
-            let k = column % per_word;
-            words[word].0[row % PANEL_ROWS] |= u32::from(code) << (8 * (k % 4) + bits * (k / 4));
+        packing.unpack_with(packed, rows, columns, count, |row, part, codes| {
+            let panel = &mut words[row / PANEL_ROWS * words_per_panel..][..words_per_panel];
+            let panel = &mut panel[part.start / per_word..part.end.div_ceil(per_word)];
+            let lane = row % PANEL_ROWS;
+            match bits {
+                1 => put_words::<1>(codes, panel, lane),
+                2 => put_words::<2>(codes, panel, lane),
+                _ => put_words::<4>(codes, panel, lane),
+            }
         })?;
         let mut matrix = Self {
             rows,

@@ -59,6 +59,11 @@ impl<D: AsRef<[u8]>> PackedBytes<D> {
         self.header.names()
     }
 
+    /// The shape of a tensor, packed or not; `None` if there is none of this name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.header.shape(name)
+    }
+
     /// Whether a tensor is packed.
     pub fn is_packed(&self, name: &str) -> bool {
         self.header.is_packed(name)

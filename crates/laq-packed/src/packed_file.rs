@@ -103,6 +103,11 @@ impl PackedFile {
         self.contents.names()
     }
 
+    /// The shape of a tensor, packed or not; `None` if there is none of this name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.contents.shape(name)
+    }
+
     /// Whether a tensor is packed.
     pub fn is_packed(&self, name: &str) -> bool {
         self.contents.is_packed(name)

@@ -206,6 +206,12 @@ impl Header {
         self.tensors.info(name)
     }
 
+    /// The shape of a tensor, packed or not.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        let packed = self.entries.get(name).map(|entry| &entry.shape[..]);
+        packed.or_else(|| Some(&self.tensors.info(name)?.shape[..]))
+    }
+
     /// Whether a tensor is packed.
     pub(crate) fn is_packed(&self, name: &str) -> bool {
         self.entries.contains_key(name)

@@ -2,10 +2,11 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use laq_solvers::{Codebook, Scale};
 
-use crate::codes::{PackError, Packing};
+use crate::codes::{BLOCK, PackError, Packing};
 use crate::matrix::{CodeTable, PackedMatrix};
 
 /// A tensor of packed codes: a weight is `step · multiplier[code]`, rounded once to f32.
@@ -67,7 +68,7 @@ impl PackedTensor {
         let columns = columns_of(shape, rows)?;
         check_steps(&steps, two_steps, rows)?;
         let count = table.multipliers().len();
-        packing.unpack_with(&packed, rows, columns, count, |_, _| {})?;
+        packing.unpack_with(&packed, rows, columns, count, |_, _, _| {})?;
         Ok(Self {
             shape: shape.to_vec(),
             rows,
@@ -204,10 +205,15 @@ impl PackedTensor {
         )
     }
 
-    fn for_each_code(&self, put: impl FnMut(usize, u8)) {
-        let count = self.table.multipliers().len();
+    fn for_each_code(&self, mut put: impl FnMut(usize, u8)) {
+        let (count, columns) = (self.table.multipliers().len(), self.columns);
+        let put_all = |row, part: Range<usize>, codes: &[u8; BLOCK]| {
+            for (column, code) in part.zip(codes) {
+                put(row * columns + column, *code);
+            }
+        };
         (self.packing)
-            .unpack_with(&self.packed, self.rows, self.columns, count, put)
+            .unpack_with(&self.packed, self.rows, columns, count, put_all)
             .expect("checked when the tensor was made");
     }
 }

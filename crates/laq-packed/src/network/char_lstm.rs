@@ -46,21 +46,19 @@ impl CharLstm {
         let Some(rows) = hidden.checked_mul(4).filter(|rows| *rows > 0) else {
             return Err(tensors.invalid(format!("hidden = {hidden}")));
         };
-        let weight_ih = tensors.read("lstm.weight_ih", &[rows, symbols])?.to_f32();
-        let bias = tensors.vector("lstm.bias", rows)?;
+        let weight_ih = tensors.values("lstm.weight_ih", &[rows, symbols])?;
+        let bias = tensors.values("lstm.bias", &[rows])?;
         let mut table = vec![0.0; weight_ih.len()];
         for (token, table) in table.chunks_exact_mut(rows).enumerate() {
             for (row, value) in table.iter_mut().enumerate() {
                 *value = weight_ih[row * symbols + token] + bias[row];
             }
         }
-        let matrix =
-            |name, shape: &[usize]| Ok::<_, NetworkError>(Matrix::of(&tensors.read(name, shape)?)?);
         Ok(Self {
             compute: (Isa::selected(), Activations::F32),
-            weight_hh: matrix("lstm.weight_hh", &[rows, hidden])?,
-            output: matrix("output.weight", &[symbols, hidden])?,
-            output_bias: tensors.vector("output.bias", symbols)?,
+            weight_hh: tensors.matrix("lstm.weight_hh", &[rows, hidden])?,
+            output: tensors.matrix("output.weight", &[symbols, hidden])?,
+            output_bias: tensors.values("output.bias", &[symbols])?,
             alphabet,
             hidden,
             table,

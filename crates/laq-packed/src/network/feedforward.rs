@@ -77,7 +77,7 @@ impl Feedforward {
                 return Err(tensors.invalid(format!("a layer on an input of shape {shape:?}")));
             }
             let bias = |name: &str, length: usize, has: bool| {
-                has.then(|| tensors.vector(&format!("{name}.bias"), length))
+                has.then(|| tensors.values(&format!("{name}.bias"), &[length]))
                     .transpose()
             };
             layers.push(match spec {
@@ -87,10 +87,10 @@ impl Feedforward {
                     bias: has_bias,
                 } => {
                     let weight_shape = [*filters, 3, 3, shape[2]];
-                    let weight = tensors.read(&format!("{name}.weight"), &weight_shape)?;
+                    let weight = tensors.matrix(&format!("{name}.weight"), &weight_shape)?;
                     let layer = Layer::Convolution {
                         shape,
-                        weight: Matrix::of(&weight)?,
+                        weight,
                         bias: bias(name, *filters, *has_bias)?,
                     };
                     shape[2] = *filters;
@@ -102,10 +102,10 @@ impl Feedforward {
                     bias: has_bias,
                 } => {
                     let weight_shape = [*units, elements(shape)?];
-                    let weight = tensors.read(&format!("{name}.weight"), &weight_shape)?;
+                    let weight = tensors.matrix(&format!("{name}.weight"), &weight_shape)?;
                     shape = [1, 1, *units];
                     Layer::Dense {
-                        weight: Matrix::of(&weight)?,
+                        weight,
                         bias: bias(name, *units, *has_bias)?,
                     }
                 }
@@ -119,7 +119,7 @@ impl Feedforward {
                     epsilon,
                     relu,
                 } => {
-                    let part = |part| tensors.vector(&format!("{name}.norm.{part}"), shape[2]);
+                    let part = |part| tensors.values(&format!("{name}.norm.{part}"), &[shape[2]]);
                     let (scale, shift) = (part("scale")?, part("shift")?);
                     let (mean, variance) = (part("mean")?, part("variance")?);
                     let mut norm = (Vec::new(), Vec::new());
@@ -145,7 +145,7 @@ impl Feedforward {
             )));
         }
         let mean_image = match tensors.has(MEAN_IMAGE) {
-            true => Some(tensors.read(MEAN_IMAGE, &input)?.to_f32()),
+            true => Some(tensors.values(MEAN_IMAGE, &input)?),
             false => None,
         };
         Ok(Self {

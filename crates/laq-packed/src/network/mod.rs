@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::codes::PackError;
-use crate::dense::Activations;
+use crate::dense::{Activations, Matrix};
 use crate::packed_file::{PackedFile, PackedFileError};
 use crate::packed_format::Tensor;
 
@@ -185,8 +185,9 @@ impl Network {
             })?;
         let tensors = Tensors {
             path,
-            has: &|name| file.info(name).is_some(),
+            shape: &|name| file.shape(name),
             read: &|name| Ok(file.tensor(name)?),
+            matrix: &|name| Ok(file.matrix(name)?),
         };
         Self::build(spec, &tensors)
     }
@@ -200,19 +201,17 @@ impl Network {
         spec: NetworkSpec,
         tensors: &BTreeMap<String, Tensor>,
     ) -> Result<Self, NetworkError> {
-        let read = |name: &str| {
-            tensors
-                .get(name)
-                .cloned()
-                .ok_or_else(|| NetworkError::Spec {
-                    path: path.into(),
-                    detail: format!("{name} is missing"),
-                })
+        let find = |name: &str| {
+            tensors.get(name).ok_or_else(|| NetworkError::Spec {
+                path: path.into(),
+                detail: format!("{name} is missing"),
+            })
         };
         let tensors = Tensors {
             path,
-            has: &|name| tensors.contains_key(name),
-            read: &read,
+            shape: &|name| tensors.get(name).map(Tensor::shape),
+            read: &|name| find(name).cloned(),
+            matrix: &|name| Ok(Matrix::of(find(name)?)?),
         };
         Self::build(spec, &tensors)
     }
@@ -255,32 +254,39 @@ impl Network {
 /// The tensors of a network.
 struct Tensors<'a> {
     path: &'a Path,
-    has: &'a dyn Fn(&str) -> bool,
+    shape: &'a dyn Fn(&str) -> Option<&'a [usize]>,
     read: &'a dyn Fn(&str) -> Result<Tensor, NetworkError>,
+    matrix: &'a dyn Fn(&str) -> Result<Matrix, NetworkError>,
 }
 
 impl Tensors<'_> {
     fn has(&self, name: &str) -> bool {
-        (self.has)(name)
+        (self.shape)(name).is_some()
     }
 
-    /// A tensor of this shape.
-    fn read(&self, name: &str, expected: &[usize]) -> Result<Tensor, NetworkError> {
-        let tensor = (self.read)(name)?;
-        if tensor.shape() == expected {
-            return Ok(tensor);
+    /// Checks the shape of a tensor, if there is one.
+    fn check(&self, name: &str, expected: &[usize]) -> Result<(), NetworkError> {
+        match (self.shape)(name) {
+            Some(found) if found != expected => Err(NetworkError::Shape {
+                path: self.path.into(),
+                name: name.into(),
+                found: found.to_vec(),
+                expected: expected.to_vec(),
+            }),
+            _ => Ok(()),
         }
-        Err(NetworkError::Shape {
-            path: self.path.into(),
-            name: name.into(),
-            found: tensor.shape().to_vec(),
-            expected: expected.to_vec(),
-        })
     }
 
-    /// The elements of a vector.
-    fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, NetworkError> {
-        Ok(self.read(name, &[length])?.to_f32())
+    /// The elements of a tensor of this shape.
+    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, NetworkError> {
+        self.check(name, shape)?;
+        Ok((self.read)(name)?.to_f32())
+    }
+
+    /// A tensor of this shape as a matrix: its first dimension by all others.
+    fn matrix(&self, name: &str, shape: &[usize]) -> Result<Matrix, NetworkError> {
+        self.check(name, shape)?;
+        (self.matrix)(name)
     }
 
     fn invalid(&self, detail: impl Into<String>) -> NetworkError {
