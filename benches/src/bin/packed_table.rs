@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::process::ExitCode;
 
 use laq_benches::{Candidate, Failure, end};
-use laq_packed::{CodeTable, DENSE_DEPTH, PackedMatrix, Packing};
+use laq_packed::{CodeTable, DENSE_DEPTH, PackError, PackedMatrix, Packing};
 use laq_simd::{Isa, multiversion};
 use laq_solvers::Codebook;
 use rayon::ThreadPoolBuilder;
@@ -26,11 +26,12 @@ const READ_BYTES: usize = 1 << 28;
 struct Row {
     /// Rows and columns of the matrix; 0 for `read`.
     size: usize,
-    /// `dense` (f32), `f32` or `int8` of packed codes, `read` (GB/s of memory).
+    /// `dense` (f32), `f32` or `int8` of packed codes, `load` (a matrix from the codes of a file),
+    /// `read` (GB/s of memory).
     product: &'static str,
     codebook: &'static str,
     isa: &'static str,
-    /// Bytes of the codes in memory.
+    /// Bytes of the codes in memory, or for `load` in the file.
     bytes: usize,
     /// Per call, over the repetitions.
     median_seconds: f64,
@@ -73,9 +74,12 @@ fn of_size(size: usize, repetitions: usize) -> Result<Vec<Row>, Failure> {
         ("log-4", Codebook::logarithmic(4)?),
     ];
     let draws = uniform(size * size);
-    let matrices = codebooks
+    let packed = codebooks
         .iter()
-        .map(|(name, codebook)| Ok((*name, matrix(codebook, size, &draws)?)))
+        .map(|(name, codebook)| Ok((*name, Packed::new(codebook, size, &draws)?)))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let matrices = (packed.iter())
+        .map(|(name, packed)| Ok((*name, packed.load()?)))
         .collect::<Result<Vec<_>, Failure>>()?;
     let x: Vec<f32> = draws[..size].to_vec();
     let buffer = vec![1u64; READ_BYTES / 8];
@@ -118,6 +122,14 @@ fn of_size(size: usize, repetitions: usize) -> Result<Vec<Row>, Failure> {
             ));
         }
     }
+    for (name, packed) in &packed {
+        candidates.push((
+            row("load", name, Isa::selected(), packed.codes.len()),
+            Candidate::new(REPETITION_SECONDS, move || {
+                black_box(packed.load().expect("valid codes"));
+            }),
+        ));
+    }
     let buffer = &buffer;
     candidates.push((
         row("read", "", Isa::fastest(), READ_BYTES),
@@ -149,23 +161,32 @@ fn uniform(count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-/// A matrix of random codes.
-fn matrix(codebook: &Codebook, size: usize, draws: &[f32]) -> Result<PackedMatrix, Failure> {
-    let all: Vec<i8> = codebook.levels().collect();
-    let level = |draw: &f32| all[(draw * all.len() as f32) as usize % all.len()];
-    let levels: Vec<i8> = draws.iter().map(level).collect();
-    let packing = Packing::of(codebook)?;
-    let packed = packing.pack(&levels, size, size, codebook)?;
-    let table = CodeTable::of(codebook)?;
-    Ok(PackedMatrix::new(
-        size,
-        size,
-        packing,
-        &packed,
-        table,
-        &[0.01],
-        false,
-    )?)
+/// A square matrix of random codes, as in a file.
+struct Packed {
+    size: usize,
+    packing: Packing,
+    codes: Vec<u8>,
+    table: CodeTable,
+}
+
+impl Packed {
+    fn new(codebook: &Codebook, size: usize, draws: &[f32]) -> Result<Self, Failure> {
+        let all: Vec<i8> = codebook.levels().collect();
+        let level = |draw: &f32| all[(draw * all.len() as f32) as usize % all.len()];
+        let levels: Vec<i8> = draws.iter().map(level).collect();
+        let packing = Packing::of(codebook)?;
+        Ok(Self {
+            size,
+            packing,
+            codes: packing.pack(&levels, size, size, codebook)?,
+            table: CodeTable::of(codebook)?,
+        })
+    }
+
+    fn load(&self) -> Result<PackedMatrix, PackError> {
+        let (size, table) = (self.size, self.table.clone());
+        PackedMatrix::new(size, size, self.packing, &self.codes, table, &[0.01], false)
+    }
 }
 
 multiversion! {
