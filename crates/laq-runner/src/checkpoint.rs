@@ -101,6 +101,12 @@ impl Progress {
             best: None,
         }
     }
+
+    /// The current epoch and its completed steps.
+    #[must_use]
+    pub fn position(&self) -> (u32, usize) {
+        (self.epoch, self.step)
+    }
 }
 
 /// The number of steps and their durations.

@@ -56,7 +56,7 @@ fn the_defaults_are_the_papers() {
         }
     );
     assert_eq!(experiment.title, "lat-a on demo");
-    assert_eq!(experiment.checkpoint.minutes, 10.0);
+    assert_eq!(experiment.checkpoint.minutes, 1.0);
     assert_eq!(experiment.comparison.every, 0);
 }
 

@@ -220,11 +220,11 @@ pub struct Comparison {
     pub every: u64,
 }
 
-/// When checkpoints are written in addition to the end of each epoch.
+/// When checkpoints are written in addition to the end of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoints {
-    /// Minutes between checkpoints within an epoch; 0 for every step.
+    /// Minutes between checkpoints; 0 for every step.
     pub minutes: f64,
 }
 

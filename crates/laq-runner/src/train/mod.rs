@@ -221,6 +221,7 @@ fn run(
         progress,
         clock: Instant::now(),
         saved: Instant::now(),
+        unsaved_best: None,
         stop,
         observer,
     };
@@ -229,6 +230,10 @@ fn run(
     if let Err(error @ RunError::Locked { .. }) = outcome {
         // The files belong to the process that took the folder.
         return Err(error);
+    }
+    if outcome.is_err() {
+        // The figures of the best epoch are in the summary; the error that ended the run is reported.
+        let _ = run.save_best();
     }
     let (status, reason) = match &outcome {
         Ok(true) => (Status::Finished, None),

@@ -1,6 +1,5 @@
 //! The epochs and steps of one run.
 
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -38,6 +37,8 @@ pub(super) struct Run<'a> {
     pub(super) clock: Instant,
     /// When the last checkpoint was written.
     pub(super) saved: Instant,
+    /// The checkpoint of the best epoch, until it is written with the next one.
+    pub(super) unsaved_best: Option<Checkpoint>,
     pub(super) stop: &'a AtomicBool,
     pub(super) observer: &'a mut Observer<'a>,
 }
@@ -146,7 +147,6 @@ impl Run<'_> {
         let ordered = self.dataset.set_order(&mut self.network, &order);
         ordered.map_err(|error| self.step_failed(error))?;
         let mut buffer = BatchBuffer::default();
-        let interval = Duration::from_secs_f64(self.experiment.checkpoint.minutes * 60.0);
         while self.progress.step + self.pending.steps < self.dataset.steps_per_epoch() {
             if self.stop.load(Ordering::Relaxed) {
                 self.report()?;
@@ -167,7 +167,7 @@ impl Run<'_> {
             if self.pending.last_read.elapsed() >= self.pending.interval {
                 self.report()?;
             }
-            if self.saved.elapsed() >= interval {
+            if self.save_is_due() {
                 self.report()?;
                 self.save()?;
             }
@@ -286,8 +286,8 @@ impl Run<'_> {
         found.map_err(|error| self.failed(error))
     }
 
-    /// Writes the record, the best checkpoint, then the last. The last alone marks the epoch as
-    /// done: a crash in between repeats the epoch, with the same bits.
+    /// Writes the record, and when it is time, the checkpoints. The last checkpoint alone marks epochs
+    /// as done: after a crash they are repeated from there, with the same bits.
     fn end_epoch(&mut self, record: &EpochRecord, improved: bool) -> Result<(), RunError> {
         self.folder.append_epoch(record)?;
         if self.experiment.log.tensorboard {
@@ -311,8 +311,10 @@ impl Run<'_> {
         progress.epoch_seconds = 0.0;
         progress.epoch_times = StepTimes::default();
         if improved {
-            self.save_as(&[best_checkpoint, last_checkpoint])?;
-        } else {
+            self.tick();
+            self.unsaved_best = Some(self.checkpoint()?);
+        }
+        if self.progress.epoch > self.experiment.train.epochs || self.save_is_due() {
             self.save()?;
         }
         let summary = self.summary(Status::Running, None);
@@ -321,16 +323,21 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn save(&mut self) -> Result<(), RunError> {
-        self.save_as(&[last_checkpoint])
+    fn save_is_due(&self) -> bool {
+        self.saved.elapsed().as_secs_f64() >= self.experiment.checkpoint.minutes * 60.0
     }
 
-    fn save_as(&mut self, names: &[fn(&Path) -> PathBuf]) -> Result<(), RunError> {
-        self.tick();
-        let bytes = self.checkpoint()?;
-        for name in names {
-            write_atomically(&name(self.folder.path()), &bytes)?;
-        }
+    /// Writes the best checkpoint, if it is not yet, then the last.
+    fn save(&mut self) -> Result<(), RunError> {
+        let best = self.save_best()?;
+        let last = match best {
+            Some((position, bytes)) if position == self.progress.position() => bytes,
+            _ => {
+                self.tick();
+                self.checkpoint()?.to_bytes()?
+            }
+        };
+        write_atomically(&last_checkpoint(self.folder.path()), &last)?;
         self.saved = Instant::now();
         (self.observer)(Event::Saved {
             epoch: self.progress.epoch,
@@ -339,7 +346,17 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn checkpoint(&mut self) -> Result<Vec<u8>, RunError> {
+    /// Writes the checkpoint of the best epoch, if it is not yet; returns its position and content.
+    pub(super) fn save_best(&mut self) -> Result<Option<((u32, usize), Vec<u8>)>, RunError> {
+        let Some(best) = self.unsaved_best.take() else {
+            return Ok(None);
+        };
+        let bytes = best.to_bytes()?;
+        write_atomically(&best_checkpoint(self.folder.path()), &bytes)?;
+        Ok(Some((best.run.progress.position(), bytes)))
+    }
+
+    fn checkpoint(&mut self) -> Result<Checkpoint, RunError> {
         let network = self.network.save().map_err(|error| self.failed(error))?;
         let run = RunState {
             key: key(self.experiment),
@@ -350,7 +367,7 @@ impl Run<'_> {
             kernel: self.environment.kernel.clone(),
             progress: self.progress.clone(),
         };
-        Ok(Checkpoint { run, network }.to_bytes()?)
+        Ok(Checkpoint { run, network })
     }
 
     /// Updates the elapsed seconds.

@@ -20,7 +20,7 @@ use laq_runner::device::DeviceOptions;
 use laq_runner::estimate::estimate;
 use laq_runner::evaluate::{Source, evaluate};
 use laq_runner::record::{ComparisonRecord, Status};
-use laq_runner::run_folder::{RunFolder, read_summary};
+use laq_runner::run_folder::{RunFolder, read_epochs, read_summary};
 use laq_runner::train::Event;
 
 /// Methods whose state goes from step to step in different ways: none, levels, trained scales, two

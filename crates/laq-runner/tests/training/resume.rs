@@ -89,6 +89,34 @@ fn a_run_resumes_from_its_folder_at_any_step() {
     }
 }
 
+/// Epochs between two checkpoints are repeated.
+#[test]
+fn a_run_resumes_from_a_checkpoint_of_an_earlier_epoch() {
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", "checkpoint.minutes = 10080");
+    let (mut epochs, mut saved) = (0, Vec::new());
+    let stop = &mut |event: &Event<'_>| {
+        match event {
+            Event::Epoch(_) => {
+                epochs += 1;
+                copy(&dir.path("whole"), &dir.path(&format!("epoch-{epochs}")));
+            }
+            Event::Saved { epoch, step } => saved.push((*epoch, *step)),
+            _ => {}
+        }
+        false
+    };
+    dir.train_until(&experiment, "whole", None, stop)
+        .expect("a whole run");
+    assert_eq!((epochs, saved), (3, vec![(1, 0), (4, 0)]));
+    for epoch in 1..=3 {
+        let name = format!("epoch-{epoch}");
+        assert_eq!(read_epochs(&dir.path(&name)).len(), epoch);
+        dir.train(&experiment, &name).expect("the rest of a run");
+        assert_eq!(run_bits(&dir, "whole"), run_bits(&dir, &name), "{name}");
+    }
+}
+
 #[test]
 fn a_finished_run_is_not_changed() {
     let dir = TestDir::new();
