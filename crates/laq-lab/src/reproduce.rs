@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use laq_datasets::Progress;
+use laq_runner::config::Keep;
 use laq_runner::record::Status;
 
 use crate::LabError;
@@ -25,6 +26,8 @@ pub struct Options {
     pub mirror: Option<String>,
     /// Steps between two comparisons with the exact solver, for rows whose solver alternates.
     pub compare_with_exact: Option<u64>,
+    /// What is left of the weights of the cells that this call finishes.
+    pub keep: Keep,
 }
 
 /// What happens while a table is reproduced.
@@ -146,6 +149,7 @@ pub(crate) fn job(cell: &Cell, options: &Options) -> Job {
     if let (Some(every), Some(_)) = (options.compare_with_exact, &cell.exact) {
         experiment.comparison.every = every;
     }
+    experiment.checkpoint.keep = options.keep;
     Job {
         name: cell.name(),
         folder: cell.folder.clone(),

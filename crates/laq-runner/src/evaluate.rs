@@ -14,7 +14,7 @@ use crate::device::{DeviceOptions, Network, OpenDevice};
 use crate::examples::{self, Batches, Examples, Input, score};
 use crate::files::FileError;
 use crate::packed::{PackedEvaluator, run_of};
-use crate::run_folder::{best_checkpoint, last_checkpoint};
+use crate::run_folder::{best_checkpoint, last_checkpoint, packed_network};
 use crate::session::{network, thread_pool};
 
 /// The data of an evaluation.
@@ -52,12 +52,13 @@ pub struct Evaluation {
     pub left_out: usize,
 }
 
-/// `path` itself if it is a file; the best checkpoint of a run folder, or the last if there is no
-/// best one.
+/// `path` itself if it is a file; of a run folder the best checkpoint, the packed network, or the last
+/// checkpoint if there is none of both.
 pub(crate) fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
     [
         path.to_path_buf(),
         best_checkpoint(path),
+        packed_network(path),
         last_checkpoint(path),
     ]
     .into_iter()
@@ -109,7 +110,7 @@ pub fn evaluate(
             (found.run, Some(found.network))
         }
     };
-    if checkpoint != path && checkpoint != best_checkpoint(path) && run.progress.best.is_some() {
+    if checkpoint == last_checkpoint(path) && run.progress.best.is_some() {
         return Err(RunError::NoBest {
             folder: path.into(),
         });

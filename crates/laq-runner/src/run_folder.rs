@@ -9,6 +9,7 @@
 //! | `events.out.tfevents.laq` | TensorBoard events, one an epoch, with `log.tensorboard` |
 //! | `summary.json` | [`Summary`] |
 //! | `last.safetensors`, `best.safetensors` | [`crate::checkpoint`]s: the newest, and that of the best epoch |
+//! | `packed.safetensors` | with `checkpoint.keep = "packed"`, once finished: the network of the best epoch, instead of both |
 //! | `lock`, `running.json` | held while the run is trained; see [`crate::running`] |
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -40,6 +41,12 @@ pub fn last_checkpoint(folder: &Path) -> PathBuf {
 #[must_use]
 pub fn best_checkpoint(folder: &Path) -> PathBuf {
     folder.join(BEST)
+}
+
+/// The packed network of the finished run in `folder`, instead of its checkpoints.
+#[must_use]
+pub fn packed_network(folder: &Path) -> PathBuf {
+    folder.join("packed.safetensors")
 }
 
 /// The summary of the run in `folder`, if there is one that can be read.

@@ -10,7 +10,7 @@ use laq_lab::LabError;
 use laq_lab::configs::Configs;
 use laq_lab::slurm::Settings;
 use laq_lab::table::{Selection, TableId};
-use laq_runner::config::KINDS;
+use laq_runner::config::{KINDS, Keep};
 use laq_runner::device::{DeviceChoice, DeviceOptions, Precision};
 
 pub(crate) use self::weights::{
@@ -261,7 +261,8 @@ pub(crate) struct DoctorArgs {
 pub(crate) struct GpuCheckArgs {
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
-    /// The time limit in minutes; no section starts after it.
+    /// The time limit in minutes. Each section has its share of it: what does not begin within it is
+    /// left out.
     #[arg(long, value_name = "N", default_value_t = 30.0)]
     pub(crate) minutes: f64,
     /// The output folder.
@@ -311,6 +312,9 @@ pub(crate) struct ReproduceArgs {
     /// reused without a comparison.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) compare_with_exact: Option<u64>,
+    /// What is left of the weights of a cell once it is finished; metrics and summary always are.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) keep: KeepName,
     /// Print the cells, or with --dry-run the plan, as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -319,6 +323,24 @@ pub(crate) struct ReproduceArgs {
     pub(crate) launcher: LauncherName,
     #[command(flatten)]
     pub(crate) slurm: SlurmArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeepName {
+    /// The checkpoints of the best and of the last epoch, with the optimizer's moments.
+    #[default]
+    All,
+    /// The packed network of the best epoch, up to a hundred times smaller.
+    Packed,
+}
+
+impl From<KeepName> for Keep {
+    fn from(name: KeepName) -> Self {
+        match name {
+            KeepName::All => Self::All,
+            KeepName::Packed => Self::Packed,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

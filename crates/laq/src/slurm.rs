@@ -40,6 +40,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<ExitCode> {
         },
         mirror: args.mirror.mirror.clone(),
         compare_with_exact: args.compare_with_exact,
+        keep: args.keep.into(),
     };
     let request = Request {
         settings: Settings::load(&configs)?.with(args.slurm.settings()),

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use laq_models::StateData;
 use laq_runner::checkpoint::Checkpoint;
 use laq_runner::record::{EpochRecord, LayerRecord, Summary};
-use laq_runner::run_folder::{best_checkpoint, last_checkpoint, read_epochs, read_summary};
+use laq_runner::run_folder::{
+    best_checkpoint, last_checkpoint, packed_network, read_epochs, read_summary,
+};
 use laq_solvers::Method;
 use maud::{Markup, html};
 
@@ -137,7 +139,13 @@ impl Run {
 fn histograms(folder: &Path, method: &str) -> Result<Vec<Histogram>, String> {
     let candidates = [best_checkpoint(folder), last_checkpoint(folder)];
     let Some(path) = candidates.into_iter().find(|path| path.is_file()) else {
-        return Err("the folder has no checkpoint".into());
+        return Err(match packed_network(folder).is_file() {
+            true => {
+                "its checkpoints gave way to packed.safetensors, whose levels `laq inspect` shows"
+                    .into()
+            }
+            false => "the folder has no checkpoint".into(),
+        });
     };
     let checkpoint = Checkpoint::read(&path).map_err(|error| error.to_string())?;
     let method = Method::try_from(method).map_err(|error| error.to_string())?;

@@ -21,7 +21,7 @@ mod schema;
 pub use key::{differences, key};
 pub use load::{ConfigError, load, parse};
 pub use schema::{
-    CharLstm, Checkpoints, Comparison, Data, Experiment, FILE, Feedforward, Log, Loss, Model,
+    CharLstm, Checkpoints, Comparison, Data, Experiment, FILE, Feedforward, Keep, Log, Loss, Model,
     Paper, Quantize, Schedule, Train, nearest, with_suggestion,
 };
 

@@ -226,6 +226,20 @@ pub struct Comparison {
 pub struct Checkpoints {
     /// Minutes between checkpoints; 0 for every step.
     pub minutes: f64,
+    /// What is left of a finished run. Absent from older checkpoints.
+    #[serde(default)]
+    pub keep: Keep,
+}
+
+/// What is left of the weights of a finished run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// The checkpoints of the best and of the last epoch.
+    #[default]
+    All,
+    /// The network of the best epoch, as a file of [`crate::export::export_packed`].
+    Packed,
 }
 
 /// What is logged in addition to the metrics.

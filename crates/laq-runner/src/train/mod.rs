@@ -7,6 +7,7 @@
 mod dataset;
 mod run;
 
+use std::fs::remove_file;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -16,12 +17,16 @@ use laq_datasets::Split;
 use self::dataset::Dataset;
 use self::run::{Pending, Run};
 use crate::checkpoint::{Checkpoint, Progress};
-use crate::config::{Experiment, differences, key};
+use crate::config::{Experiment, Keep, differences, key};
 use crate::device::{DeviceChoice, DeviceOptions, OpenDevice, was_on_cuda};
 use crate::environment::Environment;
 use crate::examples::{Input, load};
+use crate::export::{ExportOptions, export_packed};
+use crate::files::FileError;
 use crate::record::{EpochRecord, Status, Summary};
-use crate::run_folder::{RunFolder, read_summary};
+use crate::run_folder::{
+    RunFolder, best_checkpoint, last_checkpoint, packed_network, read_summary,
+};
 use crate::session::{method, network, thread_pool};
 use crate::{RunError, TRAINING_VERSION};
 
@@ -115,18 +120,55 @@ pub fn train(
     observer: &mut Observer<'_>,
 ) -> Result<Summary, RunError> {
     let pool = thread_pool(options.threads)?;
-    let folder = RunFolder::open(&options.run_dir)?;
+    let mut folder = RunFolder::open(&options.run_dir)?;
+    let run_dir = folder.path().to_owned();
     let found = read_checkpoint(experiment, &folder, options.resume)?;
-    if let Some(summary) = read_summary(folder.path()).filter(|summary| {
-        let done = found
-            .as_ref()
-            .is_some_and(|(_, found)| found.run.progress.epoch > experiment.train.epochs);
+    let finished = read_summary(&run_dir).filter(|summary| {
+        let done = match &found {
+            Some((_, found)) => found.run.progress.epoch > experiment.train.epochs,
+            None => options.resume && packed_network(&run_dir).is_file(),
+        };
         done && summary.status == Status::Finished && summary.key == key(experiment)
-    }) {
-        return Ok(summary);
-    }
+    });
     // All parallel loops run on the threads of the pool.
-    pool.install(|| run(experiment, folder, found, options.device, stop, observer))
+    pool.install(|| {
+        let summary = match finished {
+            Some(summary) => summary,
+            None => run(
+                experiment,
+                &mut folder,
+                found,
+                options.device,
+                stop,
+                observer,
+            )?,
+        };
+        let has_checkpoint = last_checkpoint(&run_dir).is_file();
+        let packs = experiment.checkpoint.keep == Keep::Packed && has_checkpoint;
+        if packs && summary.status == Status::Finished {
+            pack(&run_dir)?;
+        }
+        Ok(summary)
+    })
+}
+
+/// Replaces the checkpoints of a finished run by its packed network.
+fn pack(run_dir: &Path) -> Result<(), RunError> {
+    let best = best_checkpoint(run_dir);
+    if best.is_file() {
+        let options = ExportOptions {
+            threads: Some(rayon::current_num_threads()),
+            ..ExportOptions::default()
+        };
+        export_packed(&best, &packed_network(run_dir), options)?;
+        remove_file(&best).map_err(FileError::on("remove", &best))?;
+    }
+    // A run that is killed in between has its last checkpoint, and packs again.
+    if packed_network(run_dir).is_file() {
+        let last = last_checkpoint(run_dir);
+        remove_file(&last).map_err(FileError::on("remove", &last))?;
+    }
+    Ok(())
 }
 
 /// The checkpoint to resume from; an error if it is of another experiment.
@@ -165,7 +207,7 @@ fn read_checkpoint(
 
 fn run(
     experiment: &Experiment,
-    folder: RunFolder,
+    folder: &mut RunFolder,
     found: Option<(PathBuf, Checkpoint)>,
     requested: DeviceOptions,
     stop: &AtomicBool,

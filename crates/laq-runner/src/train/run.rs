@@ -26,7 +26,7 @@ pub(super) struct Run<'a> {
     pub(super) dataset: Dataset<'a>,
     pub(super) alphabet: &'a [u8],
     pub(super) data_sha256: String,
-    pub(super) folder: RunFolder,
+    pub(super) folder: &'a mut RunFolder,
     pub(super) environment: Environment,
     pub(super) network: Network,
     pub(super) pending: Pending,
@@ -275,7 +275,7 @@ impl Run<'_> {
 
     fn score_of(&mut self, split: Split) -> Result<Option<Score>, RunError> {
         let position = self.position();
-        let (stop, observer, folder) = (self.stop, &mut self.observer, &mut self.folder);
+        let (stop, observer, folder) = (self.stop, &mut self.observer, &mut *self.folder);
         let mut held = Ok(());
         let found = self.dataset.score(&mut self.network, split, &mut |batch| {
             observer(Event::Evaluating { split, batch });
@@ -329,10 +329,9 @@ impl Run<'_> {
 
     /// Writes the best checkpoint, if it is not yet, then the last.
     fn save(&mut self) -> Result<(), RunError> {
-        let best = self.save_best()?;
-        let last = match best {
-            Some((position, bytes)) if position == self.progress.position() => bytes,
-            _ => {
+        let last = match self.save_best()? {
+            Some(best) => best,
+            None => {
                 self.tick();
                 self.checkpoint()?.to_bytes()?
             }
@@ -346,14 +345,16 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes the checkpoint of the best epoch, if it is not yet; returns its position and content.
-    pub(super) fn save_best(&mut self) -> Result<Option<((u32, usize), Vec<u8>)>, RunError> {
+    /// Writes the checkpoint of the best epoch, if it is not yet. Returns its content if the run has made
+    /// no step since then.
+    pub(super) fn save_best(&mut self) -> Result<Option<Vec<u8>>, RunError> {
         let Some(best) = self.unsaved_best.take() else {
             return Ok(None);
         };
         let bytes = best.to_bytes()?;
         write_atomically(&best_checkpoint(self.folder.path()), &bytes)?;
-        Ok(Some((best.run.progress.position(), bytes)))
+        let is_last = best.run.progress.position() == self.progress.position();
+        Ok(is_last.then_some(bytes))
     }
 
     fn checkpoint(&mut self) -> Result<Checkpoint, RunError> {

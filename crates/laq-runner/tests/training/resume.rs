@@ -138,6 +138,52 @@ fn a_finished_run_is_not_changed() {
 }
 
 #[test]
+fn a_finished_run_keeps_its_packed_network_alone() {
+    let dir = TestDir::new();
+    for method in ["full", "lat-a", "ttq"] {
+        let experiment = dir.experiment(method, "checkpoint.keep = \"packed\"");
+        let file = |name: &str| dir.path(method).join(name);
+        let mut before = Vec::new();
+        let stop = &mut |event: &Event<'_>| {
+            if matches!(event, Event::Saved { epoch: 4, .. }) {
+                before = fs::read(file("last.safetensors")).expect("a checkpoint");
+            }
+            false
+        };
+        let summary = dir
+            .train_until(&experiment, method, None, stop)
+            .expect("a run");
+        let weights =
+            || ["last", "best", "packed"].map(|n| file(&format!("{n}.safetensors")).exists());
+        assert_eq!(weights(), [false, false, true]);
+        let source = Source::Split {
+            split: Split::Test,
+            data_dir: None,
+        };
+        let found = evaluate(
+            &dir.path(method),
+            &source,
+            DeviceOptions::CPU,
+            None,
+            &mut |_, _| {},
+        )
+        .expect("an evaluation");
+        assert_eq!(Some(found.loss), summary.test_loss);
+        assert_eq!(
+            dir.train(&experiment, method).expect("the same run"),
+            summary
+        );
+        // A process that is killed in between leaves the last checkpoint.
+        fs::write(file("last.safetensors"), &before).expect("written");
+        assert_eq!(
+            dir.train(&experiment, method).expect("the same run"),
+            summary
+        );
+        assert_eq!(weights(), [false, false, true]);
+    }
+}
+
+#[test]
 fn a_run_resumes_from_the_best_checkpoint_without_the_last() {
     let dir = TestDir::new();
     let experiment = dir.experiment("lat-a", "");
