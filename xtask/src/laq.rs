@@ -14,7 +14,7 @@ const PATHS: [&str; 4] = ["--out", "--configs", "--data-dir", "--mirror"];
 /// Runs `laq COMMAND ARGUMENTS…` in the root of the workspace, where `data/` and `runs/` are.
 pub(crate) fn run(command: &str, arguments: &[OsString]) -> Result<ExitCode> {
     let root = crate::root();
-    let mut laq = Command::new(build(&root)?);
+    let mut laq = Command::new(build(&root, &[])?);
     laq.arg(command)
         .args(from_here(arguments, &env::current_dir()?))
         .current_dir(root);
@@ -60,12 +60,15 @@ fn from_here(arguments: &[OsString], here: &Path) -> Vec<OsString> {
     rewritten
 }
 
-fn build(root: &Path) -> Result<PathBuf> {
-    let arguments = ["build", "--release", "--package", "laq", "--bin", "laq"];
+/// Builds the release binary, with more options of rustc than the profile has; returns its path.
+pub(crate) fn build(root: &Path, options: &[&str]) -> Result<PathBuf> {
+    let arguments = ["rustc", "--release", "--package", "laq", "--bin", "laq"];
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(arguments)
         .arg("--message-format=json-render-diagnostics")
+        .arg("--")
+        .args(options)
         .current_dir(root)
         .stderr(Stdio::inherit())
         .output()

@@ -7,6 +7,7 @@
 
 mod bench;
 mod ci;
+mod gpu_kit;
 mod laq;
 
 use std::env;
@@ -39,6 +40,8 @@ enum Command {
     /// Build `laq` and run `laq gpu-check`: check a GPU
     #[command(disable_help_flag = true)]
     GpuCheck(Arguments),
+    /// Make a folder for a machine with a GPU and no Rust: laq, configurations, data, run.sh
+    GpuKit(gpu_kit::Options),
     /// Time the solvers, or training steps of several methods, interleaved
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Reproduce(Arguments { arguments }) => laq::run("reproduce", &arguments),
         Command::Report(Arguments { arguments }) => laq::run("report", &arguments),
         Command::GpuCheck(Arguments { arguments }) => laq::run("gpu-check", &arguments),
+        Command::GpuKit(options) => gpu_kit::run(&options),
         Command::Bench(bench) => bench::run(&bench),
         Command::Ci => ci::run(),
     };

@@ -36,7 +36,7 @@ use laq_runner::thread_pool;
 pub(crate) struct Request {
     /// The device to check.
     pub(crate) device: DeviceOptions,
-    /// The time limit. No section starts after it.
+    /// The time limit. Each section has its share of it, and what those before it left.
     pub(crate) minutes: f64,
     /// The output folder.
     pub(crate) out: PathBuf,
@@ -87,7 +87,8 @@ pub(crate) fn gpu_check(
     stop: &AtomicBool,
     report: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Outcome, RunError> {
-    let end = Instant::now() + Duration::from_secs_f64(60.0 * request.minutes.clamp(0.0, 1e6));
+    let time = Duration::from_secs_f64(60.0 * request.minutes.clamp(0.0, 1e6));
+    let start = Instant::now();
     if request.device.choice == DeviceChoice::Auto {
         let usable = laq_cuda::probe().usable();
         usable.map_err(|reason| RunError::NoGpu { reason })?;
@@ -110,7 +111,7 @@ pub(crate) fn gpu_check(
     let on_gpu = kept.is_cuda();
     let mut check = Check {
         request,
-        limits: Limits { end, stop },
+        limits: Limits { end: start, stop },
         on_gpu,
         findings: Findings::new(name, made),
         text: String::new(),
@@ -118,6 +119,7 @@ pub(crate) fn gpu_check(
     // A failing section is reported in the README and does not stop the others.
     pool.install(|| -> Result<(), RunError> {
         report(&format!("{}: conformance", check.findings.name));
+        check.limits.end = start + time.mul_f64(0.3);
         if let Err(error) = check.conformance(&device) {
             check.failed("conformance", &error);
         }
@@ -127,16 +129,20 @@ pub(crate) fn gpu_check(
         check.compare_with_cpu(exact);
         check.write()?;
         report("training steps");
+        check.limits.end = start + time.mul_f64(0.5);
         check.steps()?;
         check.write()?;
         report("PyTorch");
+        check.limits.end = start + time.mul_f64(0.75);
         check.pytorch()?;
         check.write()
     })?;
     report("variants of the recurrence");
+    check.limits.end = start + time.mul_f64(0.9);
     check.lstm_variants();
     check.write()?;
     report("concurrent training");
+    check.limits.end = start + time;
     check.concurrency();
     check.write()?;
     Ok(Outcome {
@@ -145,7 +151,7 @@ pub(crate) fn gpu_check(
     })
 }
 
-/// When the check ends.
+/// When the current section ends.
 #[derive(Clone, Copy)]
 struct Limits<'a> {
     end: Instant,
@@ -305,6 +311,8 @@ impl Check<'_> {
                     lines,
                     "{network},{method},{seconds},{quantize_seconds},{weights}"
                 );
+                // At once, so that a check that is cut short leaves what it found.
+                self.file("steps.csv", &lines)?;
                 // The diagnostics hardly depend on the method.
                 if method == METHODS[0] {
                     for line in diagnostics {
@@ -314,7 +322,7 @@ impl Check<'_> {
                 self.findings.timed.push(timed);
             }
         }
-        self.file("steps.csv", &lines)
+        Ok(())
     }
 
     /// The time of a step, and the diagnostics of the device.
