@@ -69,6 +69,38 @@ pub enum SolveError {
         /// The number of bits.
         bits: u8,
     },
+    /// Values that do not form a codebook of blocks.
+    #[error("invalid values of a codebook: {reason}; expected 2 to 256 finite numbers that rise")]
+    Values {
+        /// The violated condition.
+        reason: String,
+    },
+    /// A number of weights that no block has.
+    #[error("a block of {length} weights is not possible, expected 1 to 65536 weights")]
+    BlockLength {
+        /// The number of weights.
+        length: usize,
+    },
+    /// The number of weights is not a multiple of the number of columns.
+    #[error("{weights} weights do not form rows of {columns} columns")]
+    Columns {
+        /// The number of weights.
+        weights: usize,
+        /// The number of columns.
+        columns: usize,
+    },
+    /// The codes or scales of blocks have another length.
+    #[error(
+        "there are {found} {what}, expected {expected}: a code for each weight, a scale for each block of a row"
+    )]
+    BlockOutput {
+        /// `codes` or `scales`.
+        what: &'static str,
+        /// Their expected number.
+        expected: usize,
+        /// The number found.
+        found: usize,
+    },
     /// Magnitudes that do not form a codebook.
     #[error(
         "invalid magnitudes of a codebook: {reason}; expected up to 128 of them, rising, within 0 to 1, the last \

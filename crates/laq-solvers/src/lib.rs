@@ -123,6 +123,8 @@ mod passes;
 mod solvers;
 
 #[cfg(feature = "std")]
+pub mod blocks;
+#[cfg(feature = "std")]
 mod method;
 #[cfg(feature = "std")]
 mod quantizer;
