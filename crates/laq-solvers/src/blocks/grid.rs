@@ -30,6 +30,11 @@ impl ScaleGrid {
         }
     }
 
+    /// Bits of the mantissa.
+    pub(super) fn mantissa(self) -> u32 {
+        self.layout().0 as u32
+    }
+
     /// Whether scales may be negative.
     pub fn is_signed(self) -> bool {
         matches!(self, Self::F32 | Self::F16 | Self::Bf16)

@@ -1,25 +1,26 @@
 //! The optimum of one block; see the [module](super).
 
 use std::mem::{swap, take};
+use std::ops::AddAssign;
 
 use laq_simd::{Isa, multiversion};
 
 use super::{BlockFormat, ScaleGrid};
 
 /// Weights that are handled together; blocks are padded to a multiple with zeros.
-const LANES: usize = 8;
+const LANES: usize = 16;
 
 /// How often cells are cut into halves. The first are a factor of two wide.
 const CUTS: u32 = 3;
 
-/// Bounds are raised by this, relative to the largest term of their sums, which exceeds the rounding
-/// errors of the sums of a block.
-const MARGIN: f64 = 1e-9;
+/// Adding and subtracting it rounds an f32 of up to 2²² to an integer.
+const ROUND_F32: f32 = 12_582_912.0;
 
 /// Adding and subtracting it rounds an f64 of up to 2⁵¹ to an integer.
-const ROUND: f64 = 6_755_399_441_055_744.0;
+const ROUND_F64: f64 = 6_755_399_441_055_744.0;
 
-/// The values of one sign of the scale.
+/// The values of one sign of the scale. Of symmetric values only the magnitudes, for the magnitudes of
+/// weights.
 struct Values {
     /// In rising order.
     values: Vec<f64>,
@@ -27,39 +28,83 @@ struct Values {
     middles: Vec<f64>,
     /// Whether the values are successive integers.
     is_integers: bool,
-    /// The place of the value nearest to zero.
-    at_zero: usize,
     is_negated: bool,
+    ends_f32: [f32; 2],
+    changes: Vec<Change>,
+}
+
+/// From one value to the next.
+#[derive(Clone, Copy)]
+struct Change {
+    middle: f32,
+    /// The bits in which the next value differs, as f32.
+    bits: u32,
+}
+
+/// The changes between values, in an array of constant length if they are few: then they are compared
+/// with many weights at a time.
+trait Table: Copy {
+    fn get(&self) -> &[Change];
+}
+
+impl<const N: usize> Table for [Change; N] {
+    #[inline(always)]
+    fn get(&self) -> &[Change] {
+        self
+    }
+}
+
+impl Table for &[Change] {
+    #[inline(always)]
+    fn get(&self) -> &[Change] {
+        self
+    }
+}
+
+/// An array of N, if there are no more, with others that never happen.
+fn padded<const N: usize>(changes: &[Change]) -> Option<[Change; N]> {
+    let never = Change {
+        middle: f32::INFINITY,
+        bits: 0,
+    };
+    let change = |index| changes.get(index).copied().unwrap_or(never);
+    (changes.len() <= N).then(|| std::array::from_fn(change))
 }
 
 impl Values {
     fn new(values: impl Iterator<Item = f32>, is_negated: bool) -> Self {
-        let values: Vec<f64> = values.map(f64::from).collect();
+        let all: Vec<f32> = values.collect();
+        let values: Vec<f64> = all.iter().map(|value| f64::from(*value)).collect();
         let middles: Vec<f64> = (values.windows(2))
             .map(|pair| 0.5 * (pair[0] + pair[1]))
             .collect();
-        let is_integer = |value: &f64| value.fract() == 0.0;
+        let is_next = |pair: &[f64]| pair[1] == pair[0] + 1.0;
         Self {
-            is_integers: is_integer(&values[0])
-                && values.windows(2).all(|pair| pair[1] == pair[0] + 1.0),
-            at_zero: middles.iter().filter(|middle| **middle < 0.0).count(),
+            is_integers: values[0].fract() == 0.0 && values.windows(2).all(is_next),
+            ends_f32: [all[0], all[all.len() - 1]],
+            changes: (all.windows(2).zip(&middles))
+                .map(|(pair, middle)| Change {
+                    middle: *middle as f32,
+                    bits: pair[0].to_bits() ^ pair[1].to_bits(),
+                })
+                .collect(),
             values,
             middles,
             is_negated,
         }
     }
 
-    /// The place of the value nearest to `x`.
-    fn nearest(&self, x: f64) -> usize {
-        if self.is_integers {
-            let [low, high] = self.ends();
-            return (((x.clamp(low, high) + ROUND) - ROUND) - low) as usize;
-        }
-        self.middles.iter().filter(|middle| x > **middle).count()
-    }
-
     fn ends(&self) -> [f64; 2] {
         [self.values[0], self.values[self.values.len() - 1]]
+    }
+
+    /// Writes the places of the values nearest to `weight / scale`; at scale 0 to zero.
+    fn place(&self, isa: Isa, weights: &[f64], scale: f64, places: &mut [i32]) {
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        match self.is_integers {
+            true => rounded_places(isa, weights, inverse, self.ends(), places),
+            false => nearest_places(isa, weights, inverse, &self.middles, places),
+        }
     }
 }
 
@@ -71,11 +116,16 @@ struct Sums {
 }
 
 impl Sums {
-    /// Twice the reduction of the error at the best scale.
-    fn gain(self) -> f64 {
-        match self.product > 0.0 && self.square > 0.0 {
-            true => self.product * self.product / self.square,
-            false => 0.0,
+    /// Whether the reduction of the error at the best scale exceeds half of `gain`.
+    fn exceed(self, gain: f64) -> bool {
+        self.product > 0.0 && self.product * self.product > gain * self.square
+    }
+
+    /// With a larger product.
+    fn above(self, by: f64) -> Self {
+        Self {
+            product: self.product + by,
+            ..self
         }
     }
 
@@ -83,37 +133,37 @@ impl Sums {
     fn gain_at(self, scale: f64) -> f64 {
         scale * (2.0 * self.product - scale * self.square)
     }
-
-    /// `S − ½ s D`.
-    fn height(self, scale: f64) -> f64 {
-        self.product - 0.5 * scale * self.square
-    }
 }
 
-/// A scale with its sums at the nearest values.
+/// A scale with `H = S − ½ s D` of its nearest values, up to rounding in f32.
 #[derive(Clone, Copy, Debug)]
 struct Point {
     scale: f64,
-    sums: Sums,
+    height: f64,
 }
 
-impl Point {
-    fn height(self) -> f64 {
-        self.sums.height(self.scale)
-    }
+/// The scales between two.
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    low: Point,
+    high: Point,
 }
 
-/// The largest gain between two scales, by the chord of H.
-fn bound(low: Point, high: Point) -> f64 {
-    let (a, b) = (low.scale, high.scale);
-    let (at_a, at_b) = (low.height(), high.height());
-    let slope = (at_b - at_a) / (b - a);
-    let gain = |scale: f64| 2.0 * scale * (at_a + slope * (scale - a));
-    let top = a - (at_a + slope * a) / (2.0 * slope);
-    let ends = gain(a).max(gain(b));
-    match top > a && top < b {
-        true => ends.max(gain(top)),
-        false => ends,
+impl Cell {
+    /// Whether the gain `2 s L(s)`, with the chord L of H, exceeds another within the cell.
+    fn may_exceed(self, gain: f64) -> bool {
+        let Cell { low, high } = self;
+        if 2.0 * low.scale * low.height > gain || 2.0 * high.scale * high.height > gain {
+            return true;
+        }
+        // L(s) = (p − q s) / width, so 2 s L(s) is largest at p / 2q: p² / 2q / width.
+        let width = high.scale - low.scale;
+        let q = low.height - high.height;
+        let p = low.height * width + q * low.scale;
+        q > 0.0
+            && p > 2.0 * q * low.scale
+            && p < 2.0 * q * high.scale
+            && p * p > 2.0 * q * width * gain
     }
 }
 
@@ -121,7 +171,7 @@ fn bound(low: Point, high: Point) -> f64 {
 #[derive(Clone, Copy, Debug)]
 struct Passage {
     scale: f64,
-    weight: usize,
+    weight: u32,
 }
 
 /// The best scale so far.
@@ -134,236 +184,8 @@ struct Best {
     gain: f64,
 }
 
-/// Solves blocks of a format. Allocates for the largest block alone.
-pub(super) struct Search<'a> {
-    format: &'a BlockFormat,
-    isa: Isa,
-    signs: Vec<Values>,
-    /// The largest scale whose values are finite in f32.
-    limit: f64,
-    weights: Vec<f64>,
-    curvature: Vec<f64>,
-    points: Vec<Point>,
-    finer: Vec<Point>,
-    steps: Steps,
-}
-
-/// From one assignment to the next in a cell.
-#[derive(Default)]
-struct Steps {
-    /// The places of the values of all weights.
-    places: Vec<usize>,
-    passages: Vec<Passage>,
-}
-
-impl<'a> Search<'a> {
-    pub(super) fn new(format: &'a BlockFormat) -> Self {
-        Self::with_isa(format, Isa::selected())
-    }
-
-    pub(super) fn with_isa(format: &'a BlockFormat, isa: Isa) -> Self {
-        let codebook = &format.codebook;
-        let values = codebook.values();
-        let mut signs = vec![Values::new(values.iter().copied(), false)];
-        if format.grid.is_signed() && !codebook.is_symmetric() {
-            let negated = values.iter().rev().map(|value| -value);
-            signs.push(Values::new(negated, true));
-        }
-        let [low, high] = signs[0].ends();
-        Self {
-            format,
-            isa,
-            limit: f64::from(f32::MAX) / low.abs().max(high.abs()).max(1.0),
-            signs,
-            weights: Vec::new(),
-            curvature: Vec::new(),
-            points: Vec::new(),
-            finer: Vec::new(),
-            steps: Steps::default(),
-        }
-    }
-
-    /// Writes the best codes; returns their scale and error.
-    pub(super) fn solve(
-        &mut self,
-        weights: &[f32],
-        curvature: Option<&[f32]>,
-        codes: &mut [u8],
-    ) -> (f32, f64) {
-        let padded = weights.len().next_multiple_of(LANES);
-        // Then every solution has error zero.
-        let is_flat = curvature.is_some_and(|d| d.iter().all(|d| *d == 0.0));
-        let curvature = curvature.filter(|_| !is_flat);
-        self.weights.clear();
-        self.weights.extend(weights.iter().map(|w| f64::from(*w)));
-        self.weights.resize(padded, 0.0);
-        self.curvature.clear();
-        match curvature {
-            Some(d) => self.curvature.extend(d.iter().map(|d| f64::from(*d))),
-            None => self.curvature.resize(weights.len(), 1.0),
-        }
-        self.curvature.resize(padded, 0.0);
-        let mut best = Best {
-            scale: self.format.grid.smallest(),
-            is_negated: false,
-            gain: 0.0,
-        };
-        for sign in 0..self.signs.len() {
-            self.improve(sign, &mut best);
-        }
-        let values = &self.signs[usize::from(best.is_negated)];
-        let (last, inverse) = (values.values.len() - 1, 1.0 / f64::from(best.scale));
-        let mut error = 0.0;
-        let parts = self.weights.iter().zip(&self.curvature);
-        for (code, (w, d)) in codes.iter_mut().zip(parts) {
-            let place = match best.scale > 0.0 {
-                true => values.nearest(w * inverse),
-                false => values.at_zero,
-            };
-            let rest = w - f64::from(best.scale) * values.values[place];
-            error += d * rest * rest;
-            *code = if values.is_negated {
-                last - place
-            } else {
-                place
-            } as u8;
-        }
-        let scale = if best.is_negated {
-            -best.scale
-        } else {
-            best.scale
-        };
-        (scale, if is_flat { 0.0 } else { 0.5 * error })
-    }
-
-    fn point(&self, values: &Values, scale: f64) -> Point {
-        let sums = match values.is_integers {
-            true => rounded_sums(
-                self.isa,
-                &self.weights,
-                &self.curvature,
-                1.0 / scale,
-                values.ends(),
-            ),
-            false => sums(
-                self.isa,
-                &self.weights,
-                &self.curvature,
-                1.0 / scale,
-                &values.values,
-                &values.middles,
-            ),
-        };
-        Point { scale, sums }
-    }
-
-    /// Improves `best` by the scales of one sign.
-    fn improve(&mut self, sign: usize, best: &mut Best) {
-        let values = &self.signs[sign];
-        let grid = Grid {
-            grid: self.format.grid,
-            limit: self.limit,
-            is_negated: values.is_negated,
-        };
-        let [low, high] = values.ends();
-        let (mut largest, mut smallest, mut height) = (0.0f64, 0.0f64, 0.0);
-        for (w, d) in self.weights.iter().zip(&self.curvature) {
-            if *d > 0.0 {
-                (largest, smallest) = (largest.max(*w), smallest.min(*w));
-                height += d * (w * low).max(w * high);
-            }
-        }
-        if height <= 0.0 {
-            return;
-        }
-        // From `top` on every weight has the value nearest to zero.
-        let above_zero = values.middles.iter().find(|middle| **middle > 0.0);
-        let below_zero = values.middles.iter().rfind(|middle| **middle < 0.0);
-        let top = above_zero.map_or(0.0, |middle| largest / middle);
-        let top = top.max(below_zero.map_or(0.0, |middle| smallest / middle));
-        let top = if top > 0.0 {
-            top
-        } else {
-            largest.max(-smallest)
-        };
-        let (mut points, mut finer) = (take(&mut self.points), take(&mut self.finer));
-        points.clear();
-        let mut scale = top * (1.0 + MARGIN);
-        loop {
-            let point = self.point(values, scale);
-            grid.improve(point.sums, best);
-            points.push(point);
-            // Below, G ≤ 2 s H(0) is less than the best gain, or the grid has no scale.
-            if scale * height * (2.0 + MARGIN) < best.gain || scale < grid.grid.smallest_positive()
-            {
-                break;
-            }
-            scale *= 0.5;
-        }
-        let remains = |low: Point, high: Point, best: &Best| {
-            bound(low, high) + MARGIN * high.scale * height > best.gain
-        };
-        for _ in 0..CUTS {
-            finer.clear();
-            finer.push(points[0]);
-            for cell in points.windows(2) {
-                let (high, low) = (cell[0], cell[1]);
-                if remains(low, high, best) {
-                    let point = self.point(values, 0.5 * (high.scale + low.scale));
-                    grid.improve(point.sums, best);
-                    finer.push(point);
-                }
-                finer.push(low);
-            }
-            swap(&mut points, &mut finer);
-        }
-        let mut steps = take(&mut self.steps);
-        for cell in points.windows(2) {
-            let (high, low) = (cell[0], cell[1]);
-            if remains(low, high, best) {
-                self.visit(values, (low, high), &grid, &mut steps, best);
-            }
-        }
-        (self.points, self.finer, self.steps) = (points, finer, steps);
-    }
-
-    /// Visits all assignments that are the best for a scale of a cell.
-    fn visit(
-        &self,
-        values: &Values,
-        (low, high): (Point, Point),
-        grid: &Grid,
-        Steps { places, passages }: &mut Steps,
-        best: &mut Best,
-    ) {
-        passages.clear();
-        places.clear();
-        let (of_low, of_high) = (1.0 / low.scale, 1.0 / high.scale);
-        for (weight, w) in self.weights.iter().enumerate() {
-            let (first, last) = (values.nearest(w * of_high), values.nearest(w * of_low));
-            places.push(first);
-            let passed = &values.middles[first.min(last)..first.max(last)];
-            passages.extend(passed.iter().map(|middle| Passage {
-                scale: w / middle,
-                weight,
-            }));
-        }
-        passages.sort_unstable_by(|a, b| b.scale.total_cmp(&a.scale).then(a.weight.cmp(&b.weight)));
-        let mut sums = high.sums;
-        for passage in &*passages {
-            let (w, d) = (self.weights[passage.weight], self.curvature[passage.weight]);
-            let place = &mut places[passage.weight];
-            let before = values.values[*place];
-            *place = if w > 0.0 { *place + 1 } else { *place - 1 };
-            let after = values.values[*place];
-            sums.product += d * w * (after - before);
-            sums.square += d * (after * after - before * before);
-            grid.improve(sums, best);
-        }
-    }
-}
-
 /// The scales of one sign.
+#[derive(Clone, Copy)]
 struct Grid {
     grid: ScaleGrid,
     limit: f64,
@@ -373,7 +195,7 @@ struct Grid {
 impl Grid {
     /// Improves `best` by the best scale of an assignment.
     fn improve(&self, sums: Sums, best: &mut Best) {
-        if sums.gain() <= best.gain {
+        if !sums.exceed(best.gain) || sums.square == 0.0 {
             return;
         }
         for scale in self.grid.neighbours(sums.product / sums.square, self.limit) {
@@ -389,52 +211,426 @@ impl Grid {
     }
 }
 
+/// The weights of a block.
+#[derive(Default)]
+struct Block {
+    weights: Vec<f64>,
+    curvature: Vec<f64>,
+    /// The same in f32 with the largest in [½, 1]: times a power of two each.
+    weights_f32: Vec<f32>,
+    curvature_f32: Vec<f32>,
+    /// Those powers of two.
+    factors: [f64; 2],
+}
+
+/// The power of two that brings a positive number to [½, 1).
+fn to_one(largest: f64) -> f64 {
+    let exponent = (largest.to_bits() >> 52) as i64 - 1022;
+    f64::from_bits(((1023 - exponent) as u64) << 52)
+}
+
+impl Block {
+    fn set(&mut self, weights: &[f32], curvature: Option<&[f32]>, magnitudes: bool) {
+        let padded = weights.len().next_multiple_of(LANES);
+        let of_weight = |w: &f32| f64::from(if magnitudes { w.abs() } else { *w });
+        self.weights.clear();
+        self.weights.extend(weights.iter().map(of_weight));
+        self.weights.resize(padded, 0.0);
+        self.curvature.clear();
+        match curvature {
+            Some(d) => self.curvature.extend(d.iter().map(|d| f64::from(*d))),
+            None => self.curvature.resize(weights.len(), 1.0),
+        }
+        self.curvature.resize(padded, 0.0);
+        let largest = |all: &[f64]| {
+            all.iter()
+                .fold(f64::MIN_POSITIVE, |most, x| most.max(x.abs()))
+        };
+        self.factors = [
+            to_one(largest(&self.weights)),
+            to_one(largest(&self.curvature)),
+        ];
+        let [of_weights, of_curvature] = self.factors;
+        self.weights_f32.clear();
+        (self.weights_f32).extend(self.weights.iter().map(|w| (w * of_weights) as f32));
+        self.curvature_f32.clear();
+        (self.curvature_f32).extend(self.curvature.iter().map(|d| (d * of_curvature) as f32));
+    }
+
+    /// The sums at the values nearest to `w / scale`, rounded in f32.
+    fn rounded_sums(&self, isa: Isa, values: &Values, scale: f64) -> Sums {
+        let [of_weights, of_curvature] = self.factors;
+        let inverse = (1.0 / (scale * of_weights)).min(f64::from(f32::MAX)) as f32;
+        let (w, d) = (&self.weights_f32[..], &self.curvature_f32[..]);
+        let [product, square] = match values.is_integers {
+            true => rounded_sums(isa, w, d, inverse, values.ends_f32),
+            false => {
+                let first = values.ends_f32[0].to_bits();
+                let changes = &values.changes[..];
+                if let Some(eight) = padded::<8>(changes) {
+                    nearest_sums(isa, w, d, inverse, first, eight)
+                } else if let Some(sixteen) = padded::<16>(changes) {
+                    nearest_sums(isa, w, d, inverse, first, sixteen)
+                } else {
+                    nearest_sums(isa, w, d, inverse, first, changes)
+                }
+            }
+        };
+        Sums {
+            product: f64::from(product) / (of_weights * of_curvature),
+            square: f64::from(square) / of_curvature,
+        }
+    }
+
+    /// The sums of an assignment.
+    fn sums(&self, values: &Values, places: &[i32]) -> Sums {
+        let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
+        let (weights, _) = self.weights.as_chunks::<LANES>();
+        let (curvature, _) = self.curvature.as_chunks::<LANES>();
+        let (places, _) = places.as_chunks::<LANES>();
+        for ((w, d), place) in weights.iter().zip(curvature).zip(places) {
+            for lane in 0..LANES {
+                let value = values.values[place[lane] as usize];
+                let weighted = d[lane] * value;
+                product[lane] += weighted * w[lane];
+                square[lane] += weighted * value;
+            }
+        }
+        Sums {
+            product: total(product),
+            square: total(square),
+        }
+    }
+}
+
+/// Solves blocks of a format. Allocates for the largest block alone.
+pub(super) struct Search<'a> {
+    format: &'a BlockFormat,
+    isa: Isa,
+    is_symmetric: bool,
+    signs: Vec<Values>,
+    /// The largest scale whose values are finite in f32.
+    limit: f64,
+    block: Block,
+    cells: Vec<Cell>,
+    finer: Vec<Cell>,
+    places: Vec<i32>,
+    last_places: Vec<i32>,
+    passages: Vec<Passage>,
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(format: &'a BlockFormat) -> Self {
+        Self::with_isa(format, Isa::selected())
+    }
+
+    pub(super) fn with_isa(format: &'a BlockFormat, isa: Isa) -> Self {
+        let codebook = &format.codebook;
+        let (values, is_symmetric) = (codebook.values(), codebook.is_symmetric());
+        let not_negative = values
+            .iter()
+            .copied()
+            .filter(|v| !is_symmetric || *v >= 0.0);
+        let mut signs = vec![Values::new(not_negative, false)];
+        if format.grid.is_signed() && !is_symmetric {
+            let negated = values.iter().rev().map(|value| -value);
+            signs.push(Values::new(negated, true));
+        }
+        let [low, high] = signs[0].ends();
+        Self {
+            format,
+            isa,
+            is_symmetric,
+            limit: f64::from(f32::MAX) / low.abs().max(high.abs()).max(1.0),
+            signs,
+            block: Block::default(),
+            cells: Vec::new(),
+            finer: Vec::new(),
+            places: Vec::new(),
+            last_places: Vec::new(),
+            passages: Vec::new(),
+        }
+    }
+
+    /// Writes the best codes; returns their scale and error.
+    pub(super) fn solve(
+        &mut self,
+        weights: &[f32],
+        curvature: Option<&[f32]>,
+        codes: &mut [u8],
+    ) -> (f32, f64) {
+        // Then every solution has error zero.
+        let is_flat = curvature.is_some_and(|d| d.iter().all(|d| *d == 0.0));
+        self.block
+            .set(weights, curvature.filter(|_| !is_flat), self.is_symmetric);
+        self.places.resize(self.block.weights.len(), 0);
+        self.last_places.resize(self.block.weights.len(), 0);
+        let mut best = Best {
+            scale: self.format.grid.smallest(),
+            is_negated: false,
+            gain: 0.0,
+        };
+        for sign in 0..self.signs.len() {
+            self.improve(sign, &mut best);
+        }
+        let (values, block) = (&self.signs[usize::from(best.is_negated)], &self.block);
+        let scale = f64::from(best.scale);
+        values.place(self.isa, &block.weights, scale, &mut self.places);
+        let (count, last) = (self.format.codebook.values().len(), values.values.len() - 1);
+        let mut error = 0.0;
+        for (index, code) in codes.iter_mut().enumerate() {
+            let place = self.places[index] as usize;
+            let rest = block.weights[index] - scale * values.values[place];
+            error += block.curvature[index] * rest * rest;
+            *code = match (self.is_symmetric, values.is_negated) {
+                (true, _) if weights[index] < 0.0 => last - place,
+                (true, _) => count - 1 - last + place,
+                (false, true) => last - place,
+                (false, false) => place,
+            } as u8;
+        }
+        let scale = if best.is_negated {
+            -best.scale
+        } else {
+            best.scale
+        };
+        (scale, if is_flat { 0.0 } else { 0.5 * error })
+    }
+
+    /// Improves `best` by the scales of one sign.
+    fn improve(&mut self, sign: usize, best: &mut Best) {
+        let (isa, values, block) = (self.isa, &self.signs[sign], &self.block);
+        let grid = Grid {
+            grid: self.format.grid,
+            limit: self.limit,
+            is_negated: values.is_negated,
+        };
+        let [largest, smallest, height] =
+            extent(isa, &block.weights, &block.curvature, values.ends());
+        if height <= 0.0 {
+            return;
+        }
+        // Rounding changes H by less than this part of H(0), its largest value.
+        let margin = f64::from(f32::EPSILON) * (8 + block.weights.len() / LANES) as f64;
+        let rounding = |scale: f64| 8.0 * margin * scale * height;
+        // From `top` on every weight has the value nearest to zero.
+        let above_zero = values.middles.iter().find(|middle| **middle > 0.0);
+        let below_zero = values.middles.iter().rfind(|middle| **middle < 0.0);
+        let top = above_zero.map_or(0.0, |middle| largest / middle);
+        let top = top.max(below_zero.map_or(0.0, |middle| smallest / middle));
+        let top = if top > 0.0 {
+            top
+        } else {
+            largest.max(-smallest)
+        };
+        // If the cells end in all scales of the grid there is none within them.
+        let cuts = CUTS.min(grid.grid.mantissa());
+        let has_grid_within = grid.grid.mantissa() > cuts;
+        let (mut cells, mut finer) = (take(&mut self.cells), take(&mut self.finer));
+        let places = &mut self.places;
+        let point = |scale: f64, places: &mut [i32], best: &mut Best| {
+            let sums = block.rounded_sums(isa, values, scale);
+            // What is within a cell is found there: only a clearly better scale is worth exact sums.
+            let is_better = match has_grid_within {
+                true => sums.exceed(1.01 * best.gain),
+                false => sums.above(2.0 * margin * height).exceed(best.gain),
+            };
+            if is_better {
+                values.place(isa, &block.weights, scale, places);
+                grid.improve(block.sums(values, places), best);
+            }
+            let height = sums.product - 0.5 * scale * sums.square;
+            Point { scale, height }
+        };
+        cells.clear();
+        let mut high = point(1.0 / to_one(top), places, best);
+        if !values.values.contains(&0.0) {
+            // From there on one assignment is the best, which no cell has.
+            values.place(isa, &block.weights, high.scale, places);
+            grid.improve(block.sums(values, places), best);
+        }
+        loop {
+            // Below, G ≤ 2 s H(0) is less than the best gain, or the grid has no scale.
+            if 2.0 * high.scale * height + rounding(high.scale) < best.gain
+                || high.scale < grid.grid.smallest_positive()
+            {
+                break;
+            }
+            let low = point(0.5 * high.scale, places, best);
+            cells.push(Cell { low, high });
+            high = low;
+        }
+        let remains =
+            |cell: &Cell, best: &Best| cell.may_exceed(best.gain - rounding(cell.high.scale));
+        for _ in 0..cuts {
+            finer.clear();
+            for cell in &cells {
+                if remains(cell, best) {
+                    let Cell { low, high } = *cell;
+                    let middle = point(0.5 * (high.scale + low.scale), places, best);
+                    finer.extend([Cell { low: middle, high }, Cell { low, high: middle }]);
+                }
+            }
+            swap(&mut cells, &mut finer);
+        }
+        if has_grid_within {
+            cells.retain(|cell| remains(cell, best));
+            let mut rest = &cells[..];
+            while let Some(first) = rest.first() {
+                let is_next = |pair: &&[Cell]| pair[0].low.scale == pair[1].high.scale;
+                let count = 1 + rest.windows(2).take_while(is_next).count();
+                let (run, others) = rest.split_at(count);
+                // A better scale of another run may have excluded all of this one.
+                if run.iter().any(|cell| remains(cell, best)) {
+                    self.visit(
+                        sign,
+                        [run[count - 1].low.scale, first.high.scale],
+                        grid,
+                        best,
+                    );
+                }
+                rest = others;
+            }
+        }
+        (self.cells, self.finer) = (cells, finer);
+    }
+
+    /// Visits all assignments that are the best for a scale between two.
+    fn visit(&mut self, sign: usize, [low, high]: [f64; 2], grid: Grid, best: &mut Best) {
+        let (values, block) = (&self.signs[sign], &self.block);
+        let (places, passages) = (&mut self.places, &mut self.passages);
+        values.place(self.isa, &block.weights, high, places);
+        values.place(self.isa, &block.weights, low, &mut self.last_places);
+        passages.clear();
+        for (weight, (first, last)) in places.iter().zip(&self.last_places).enumerate() {
+            if first != last {
+                let (first, last) = (*first as usize, *last as usize);
+                let passed = &values.middles[first.min(last)..first.max(last)];
+                passages.extend(passed.iter().map(|middle| Passage {
+                    scale: block.weights[weight] / middle,
+                    weight: weight as u32,
+                }));
+            }
+        }
+        let order =
+            |a: &Passage, b: &Passage| b.scale.total_cmp(&a.scale).then(a.weight.cmp(&b.weight));
+        passages.sort_unstable_by(order);
+        let mut sums = block.sums(values, places);
+        grid.improve(sums, best);
+        for passage in passages {
+            let weight = passage.weight as usize;
+            let (w, d) = (block.weights[weight], block.curvature[weight]);
+            let place = &mut places[weight];
+            let before = values.values[*place as usize];
+            *place += if w > 0.0 { 1 } else { -1 };
+            let after = values.values[*place as usize];
+            sums.product += d * w * (after - before);
+            sums.square += d * (after * after - before * before);
+            grid.improve(sums, best);
+        }
+    }
+}
+
 multiversion! {
     /// The sums of successive integers nearest to `w · inverse`.
-    fn rounded_sums(weights: &[f64], curvature: &[f64], inverse: f64, ends: [f64; 2]) -> Sums {
+    fn rounded_sums(weights: &[f32], curvature: &[f32], inverse: f32, ends: [f32; 2]) -> [f32; 2] {
         let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
         let (weights, _) = weights.as_chunks::<LANES>();
         let (curvature, _) = curvature.as_chunks::<LANES>();
         for (w, d) in weights.iter().zip(curvature) {
             for lane in 0..LANES {
                 let x = (w[lane] * inverse).max(ends[0]).min(ends[1]);
-                let value = (x + ROUND) - ROUND;
+                let value = (x + ROUND_F32) - ROUND_F32;
                 let weighted = d[lane] * value;
                 product[lane] += weighted * w[lane];
                 square[lane] += weighted * value;
             }
         }
-        total(product, square)
+        [total(product), total(square)]
     }
 }
 
 multiversion! {
-    /// The sums of the values nearest to `w · inverse`.
-    fn sums(weights: &[f64], curvature: &[f64], inverse: f64, values: &[f64], middles: &[f64]) -> Sums {
+    /// The sums of the values nearest to `w · inverse`: `first`, with the changes at all middles passed.
+    fn nearest_sums<T: Table>(weights: &[f32], curvature: &[f32], inverse: f32, first: u32, changes: T) -> [f32; 2] {
         let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
         let (weights, _) = weights.as_chunks::<LANES>();
         let (curvature, _) = curvature.as_chunks::<LANES>();
         for (w, d) in weights.iter().zip(curvature) {
-            let mut value = [values[0]; LANES];
-            for (middle, next) in middles.iter().zip(&values[1..]) {
-                for lane in 0..LANES {
-                    value[lane] = if w[lane] * inverse > *middle { *next } else { value[lane] };
-                }
-            }
             for lane in 0..LANES {
-                let weighted = d[lane] * value[lane];
+                let (x, mut bits) = (w[lane] * inverse, first);
+                for change in changes.get() {
+                    bits ^= change.bits & u32::from(x > change.middle).wrapping_neg();
+                }
+                let value = f32::from_bits(bits);
+                let weighted = d[lane] * value;
                 product[lane] += weighted * w[lane];
-                square[lane] += weighted * value[lane];
+                square[lane] += weighted * value;
             }
         }
-        total(product, square)
+        [total(product), total(square)]
     }
 }
 
-#[inline(always)]
-fn total(product: [f64; LANES], square: [f64; LANES]) -> Sums {
-    Sums {
-        product: product.iter().sum(),
-        square: square.iter().sum(),
+multiversion! {
+    fn rounded_places(weights: &[f64], inverse: f64, ends: [f64; 2], places: &mut [i32]) {
+        let first = ends[0] as i32;
+        for (w, place) in weights.iter().zip(places) {
+            let x = (w * inverse).max(ends[0]).min(ends[1]);
+            // The sum has the integer in its lowest bits.
+            *place = (x + ROUND_F64).to_bits() as i32 - first;
+        }
     }
+}
+
+multiversion! {
+    fn nearest_places(weights: &[f64], inverse: f64, middles: &[f64], places: &mut [i32]) {
+        let (weights, _) = weights.as_chunks::<LANES>();
+        let (places, _) = places.as_chunks_mut::<LANES>();
+        for (w, places) in weights.iter().zip(places) {
+            let mut passed = [0i64; LANES];
+            for middle in middles {
+                for lane in 0..LANES {
+                    passed[lane] += i64::from(w[lane] * inverse > *middle);
+                }
+            }
+            *places = passed.map(|passed| passed as i32);
+        }
+    }
+}
+
+multiversion! {
+    /// The largest and the smallest weight with curvature, and `Σ d max(w low, w high)`.
+    fn extent(weights: &[f64], curvature: &[f64], ends: [f64; 2]) -> [f64; 3] {
+        let (mut largest, mut smallest, mut height) = ([0.0f64; LANES], [0.0f64; LANES], [0.0; LANES]);
+        let (weights, _) = weights.as_chunks::<LANES>();
+        let (curvature, _) = curvature.as_chunks::<LANES>();
+        for (w, d) in weights.iter().zip(curvature) {
+            for lane in 0..LANES {
+                let counted = if d[lane] > 0.0 { w[lane] } else { 0.0 };
+                largest[lane] = largest[lane].max(counted);
+                smallest[lane] = smallest[lane].min(counted);
+                height[lane] += d[lane] * (w[lane] * ends[0]).max(w[lane] * ends[1]);
+            }
+        }
+        [
+            largest.into_iter().fold(0.0, f64::max),
+            smallest.into_iter().fold(0.0, f64::min),
+            total(height),
+        ]
+    }
+}
+
+/// The sum of the lanes, in halves.
+#[inline(always)]
+fn total<T: Copy + AddAssign>(mut lanes: [T; LANES]) -> T {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            let other = lanes[lane + half];
+            lanes[lane] += other;
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
