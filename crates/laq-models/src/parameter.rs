@@ -142,11 +142,20 @@ impl<B: Backend> Parameter<B> {
         )?;
         let quantized = if method.quantizer().is_some() && !spec.blocks.is_empty() {
             let weights = spec.shape.iter().product();
-            let quantizer = backend.quantizer(method, weights, spec.blocks.len())?;
+            let mut quantizer = backend.quantizer(method, weights, spec.blocks.len())?;
+            let mut values = zeros()?;
+            if let Some(start) = method.scale_start() {
+                let start = QuantizerSnapshot {
+                    levels: vec![0; weights],
+                    scales: vec![start; 2 * spec.blocks.len()],
+                    moments: Vec::new(),
+                };
+                backend.quantizer_load(&start, &mut quantizer, &mut values)?;
+            }
             Some(Quantized {
                 method: method.clone(),
                 quantizer,
-                values: zeros()?,
+                values,
             })
         } else {
             None

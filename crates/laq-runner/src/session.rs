@@ -108,6 +108,11 @@ impl Parts {
 
 /// The method of `experiment`, whose name has been read before.
 pub(crate) fn method(experiment: &Experiment) -> Result<Method, RunError> {
-    Method::try_from(experiment.quantize.method.as_str())
-        .map_err(|error| RunError::Internal(error.to_string()))
+    let quantize = &experiment.quantize;
+    let method = Method::try_from(quantize.method.as_str())
+        .map_err(|error| RunError::Internal(error.to_string()))?;
+    Ok(match quantize.scale_start {
+        Some(start) => method.with_scale_start(start as f32),
+        None => method,
+    })
 }

@@ -268,6 +268,10 @@ fn errors_of_values_have_key_value_and_range() {
             ["data.train_fraction = 0.5", "omitted unless"],
         ),
         (
+            "quantize.scale_start = 1.0",
+            ["quantize.scale_start = 1", "does not train its scales"],
+        ),
+        (
             "checkpoint.minutes = -1",
             ["checkpoint.minutes = -1", "0 to 10080"],
         ),

@@ -29,6 +29,7 @@
 //! | §2, *TTQ*, *DoReFa* | gradients | [`Quantizer::latent_gradient`], [`Quantizer::scale_gradient`] |
 //! | §2, *beyond the paper* | the optimum in linear time; `laq-linear-M-e`, `laq-log-M-e` | [`exact`] |
 //! | none | custom codebooks | [`Codebook::custom`] |
+//! | none | a scale per block of a row, as files store it | [`blocks`] |
 //! | none | a scale per row of a matrix | [`solve_rows`] |
 //! | §3, step 1 | the warm start | `previous` of [`Quantizer::solve`] |
 //!

@@ -244,6 +244,7 @@ pub struct Method {
     family: &'static Family,
     bits: Option<Bits>,
     quantizer: Option<Quantizer>,
+    scale_start: Option<f32>,
 }
 
 /// The number of bits of an alias without one: that of most rows of the paper's tables.
@@ -267,7 +268,24 @@ impl Method {
             family,
             bits,
             quantizer,
+            scale_start: None,
         }
+    }
+
+    /// With another start of trained scales than that of TWN; no effect on other methods.
+    pub fn with_scale_start(mut self, start: f32) -> Self {
+        self.scale_start = Some(start).filter(|_| self.has_trained_scales());
+        self
+    }
+
+    /// The start of trained scales, where it is not that of TWN.
+    pub fn scale_start(&self) -> Option<f32> {
+        self.scale_start
+    }
+
+    /// Whether the scales are trained: TTQ.
+    pub fn has_trained_scales(&self) -> bool {
+        self.solver() == Some(Solver::Trained)
     }
 
     /// Every method: each family with each of its numbers of bits.

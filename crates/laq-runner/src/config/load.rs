@@ -11,7 +11,7 @@ use super::schema::{Experiment, nearest};
 use super::{KINDS, defaults};
 
 /// Keys that have no default.
-const WITHOUT_DEFAULT: [&str; 10] = [
+const WITHOUT_DEFAULT: [&str; 11] = [
     "data.name",
     "data.path",
     "data.preprocessing",
@@ -19,6 +19,7 @@ const WITHOUT_DEFAULT: [&str; 10] = [
     "data.validation_fraction",
     "quantize.method",
     "train.max_batches",
+    "quantize.scale_start",
     "paper.value",
     "paper.status",
     "paper.epochs",

@@ -140,6 +140,9 @@ pub struct Data {
 pub struct Quantize {
     /// The canonical id of a [`Method`].
     pub method: String,
+    /// The start of trained scales; without it they start at those of TWN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale_start: Option<f64>,
 }
 
 /// The optimization.
@@ -307,6 +310,15 @@ impl Experiment {
             self.title = format!("{} on {}", self.quantize.method, self.data.name);
         }
         self.check()?;
+        if let Some(start) = self.quantize.scale_start {
+            above_zero("quantize.scale_start", start, f64::from(f32::MAX))?;
+            if !method.has_trained_scales() {
+                let allowed = format!(
+                    "it must be omitted, because quantize.method = \"{method}\" does not train its scales; ttq does"
+                );
+                return Err(("quantize.scale_start", start.to_string(), allowed));
+            }
+        }
         if self.comparison.every > 0 && method.exact_counterpart().is_none() {
             let allowed = format!(
                 "it must be 0, because quantize.method = \"{method}\" does not alternate; lat-a, lat2-a, laq-linear-M and \

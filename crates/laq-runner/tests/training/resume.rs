@@ -32,6 +32,40 @@ fn a_run_stopped_after_every_step_has_the_same_bits() {
     }
 }
 
+/// The start is set before the first step, and not again by a resumed run.
+#[test]
+fn trained_scales_start_where_the_experiment_says() {
+    let dir = TestDir::new();
+    let experiment = dir.experiment("ttq", "quantize.scale_start = 1.0");
+    let summary = dir.train(&experiment, "whole").expect("a whole run");
+    let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { step: 3, .. });
+    while dir
+        .train_until(&experiment, "parts", None, stop)
+        .expect("a part of a run")
+        .status
+        != Status::Finished
+    {}
+    assert_eq!(run_bits(&dir, "whole"), run_bits(&dir, "parts"));
+    let scales = |name: &str| -> Vec<f32> {
+        let epochs = read_epochs(&dir.path(name));
+        let layers = epochs[0].layers.iter();
+        layers.flat_map(|layer| layer.scale.clone()).collect()
+    };
+    // Five steps of at most the learning rate each.
+    let (found, largest) = (scales("whole"), 5.0 * experiment.train.learning_rate as f32);
+    assert!(
+        !found.is_empty() && found.iter().all(|s| (s - 1.0).abs() <= 1.01 * largest),
+        "{found:?}"
+    );
+    let from_twn = dir.experiment("ttq", "");
+    dir.train(&from_twn, "twn").expect("a run");
+    assert!(scales("twn").iter().all(|scale| *scale < 0.5));
+    assert_ne!(
+        summary.key,
+        read_summary(&dir.path("twn")).expect("a summary").key
+    );
+}
+
 #[test]
 fn a_run_stopped_in_evaluation_has_the_same_bits() {
     let dir = TestDir::new();
