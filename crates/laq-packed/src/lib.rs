@@ -40,6 +40,8 @@ mod error;
 #[cfg(feature = "std")]
 pub mod files;
 #[cfg(feature = "std")]
+pub mod gguf;
+#[cfg(feature = "std")]
 mod inspect;
 #[cfg(feature = "std")]
 pub mod network;
