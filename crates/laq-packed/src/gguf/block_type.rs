@@ -409,7 +409,7 @@ fn put_trits(codes: &[u8], block: &mut [u8]) {
 fn trit(block: &[u8], index: usize) -> u8 {
     let (byte, digit) = trit_place(index);
     let shifted = block[byte].wrapping_mul(3u8.pow(digit));
-    (u16::from(shifted) * 3 >> 8) as u8
+    ((u16::from(shifted) * 3) >> 8) as u8
 }
 
 /// The exponent of a power of two from 2⁻¹²⁷ to 2¹²⁷, plus 127.
