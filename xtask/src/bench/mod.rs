@@ -4,6 +4,7 @@
 //! Cargo builds and runs the timed programs, which are in the package `laq-benches` and in an
 //! example of `laq-models`. They print seconds; this module makes tables of them.
 
+mod blocks;
 mod networks;
 mod packed;
 mod peers;
@@ -34,6 +35,8 @@ pub(crate) enum Bench {
     Peers(PeerOptions),
     /// Products of packed matrices and a vector, on one thread
     Packed(PackedOptions),
+    /// The optimum of blocks as GGUF stores them: time, and error beside the package gguf
+    Blocks(BlockOptions),
     /// Exported networks, one character or one image at a time, on one thread
     Networks(NetworkOptions),
 }
@@ -53,6 +56,25 @@ pub(crate) struct NetworkOptions {
     #[arg(long, value_name = "N", default_value = "5", value_parser = up_to(1000))]
     rounds: u32,
     /// Write networks.md and networks.json there
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct BlockOptions {
+    /// The number of weights, in rows of 1024
+    #[arg(long, value_name = "N", default_value = "1048576", value_parser = up_to(1 << 28))]
+    weights: u32,
+    /// Threads
+    #[arg(long, value_name = "N", default_value = "2", value_parser = up_to(1024))]
+    threads: u32,
+    /// Repetitions; each solves every type
+    #[arg(long, value_name = "N", default_value = "7", value_parser = up_to(10_000))]
+    repetitions: u32,
+    /// A Python with the package gguf: also its errors
+    #[arg(long, value_name = "PYTHON")]
+    gguf: Option<PathBuf>,
+    /// Write blocks.md and blocks.json there
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }
@@ -212,6 +234,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
         Bench::Step(options) => steps::step(options)?,
         Bench::Peers(options) => peers::peers(options)?,
         Bench::Packed(options) => packed::packed(options)?,
+        Bench::Blocks(options) => blocks::blocks(options)?,
         Bench::Networks(options) => networks::networks(options)?,
     }
     Ok(ExitCode::SUCCESS)
