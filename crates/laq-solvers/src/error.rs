@@ -70,7 +70,9 @@ pub enum SolveError {
         bits: u8,
     },
     /// Values that do not form a codebook of blocks.
-    #[error("invalid values of a codebook: {reason}; expected 2 to 256 finite numbers that rise")]
+    #[error(
+        "invalid values of a codebook: {reason}; expected 2 to 256 numbers that rise, the largest magnitude within 2^-16 and 2^16"
+    )]
     Values {
         /// The violated condition.
         reason: String,

@@ -272,7 +272,8 @@ impl Method {
         }
     }
 
-    /// With another start of trained scales than that of TWN; no effect on other methods.
+    /// With another start of trained scales than that of TWN, a finite number; no effect on other
+    /// methods.
     pub fn with_scale_start(mut self, start: f32) -> Self {
         self.scale_start = Some(start).filter(|_| self.has_trained_scales());
         self

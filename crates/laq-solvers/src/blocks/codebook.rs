@@ -5,6 +5,9 @@ use crate::error::SolveError;
 /// The most values of a codebook of blocks.
 const MAX_VALUES: usize = 256;
 
+/// The largest magnitude is within this and its inverse, so that sums in f32 keep their precision.
+const MAX_MAGNITUDE: f32 = 65_536.0;
+
 /// The values `v_0 < v_1 < …` of the codes 0, 1, … of a block, which decode to `ŵ = scale · v`.
 ///
 /// Unlike those of [`Codebook`](crate::Codebook) they need not be symmetric around zero.
@@ -17,8 +20,8 @@ impl BlockCodebook {
     /// Values of the caller, in rising order.
     ///
     /// # Errors
-    /// [`SolveError::Values`] if there are fewer than two or more than 256, if they do not rise, or one
-    /// is not finite.
+    /// [`SolveError::Values`] if there are fewer than two or more than 256, if they do not rise, or if the
+    /// largest magnitude is not within 2⁻¹⁶ and 2¹⁶.
     pub fn new(values: impl Into<Vec<f32>>) -> Result<Self, SolveError> {
         let values = values.into();
         let invalid = |reason| Err(SolveError::Values { reason });
@@ -27,6 +30,12 @@ impl BlockCodebook {
         }
         if let Some(value) = values.iter().find(|value| !value.is_finite()) {
             return invalid(format!("one is {value}"));
+        }
+        let largest = values
+            .iter()
+            .fold(0.0f32, |most, value| most.max(value.abs()));
+        if !(1.0 / MAX_MAGNITUDE..=MAX_MAGNITUDE).contains(&largest) {
+            return invalid(format!("the largest magnitude is {largest}"));
         }
         if let Some(pair) = values.windows(2).find(|pair| pair[0] >= pair[1]) {
             return invalid(format!("{} is followed by {}", pair[0], pair[1]));

@@ -1,6 +1,6 @@
 //! The scales that a format can store.
 
-/// The largest f64 exponent plus one, as IEEE 754 biases it.
+/// What an f64 adds to its exponent.
 const F64_BIAS: i32 = 1023;
 
 /// The scales that a format can store: the finite numbers of a floating-point type.

@@ -81,7 +81,7 @@ impl BlockFormat {
         self.length
     }
 
-    /// The blocks of a row of `columns` weights.
+    /// The number of blocks of a row of `columns` weights.
     pub fn blocks(&self, columns: usize) -> usize {
         columns.div_ceil(self.length)
     }
@@ -91,14 +91,14 @@ impl BlockFormat {
 /// shorter. Writes a code for each weight and a scale for each block, row by row, and returns `½ Σ d (w −
 /// ŵ)²` with `ŵ = scale · v(code)`.
 ///
-/// A block whose curvature is zero everywhere is solved without curvature. Blocks are shared out to the
+/// A block whose curvature is zero everywhere is solved without curvature. Rows are shared out to the
 /// threads of the current rayon pool (feature `rayon`).
 ///
 /// ```
 /// use laq_solvers::blocks::{BlockCodebook, BlockFormat, ScaleGrid, solve_blocks};
 /// use laq_solvers::Problem;
 ///
-/// // −2, −1, 0, 1 with scales in f16 of either sign, as llama.cpp's Q2_0; four weights a block here.
+/// // −1, 0, 1, 2 with scales in f16 of either sign, as llama.cpp's Q2_0; four weights a block here.
 /// let format = BlockFormat::new(BlockCodebook::integers(-1, 2)?, ScaleGrid::F16, 4)?;
 /// let problem = Problem::new(&[0.5, 1.0, -0.5, 0.0, -0.5, -1.0, 0.5, 0.1], None)?;
 /// let (mut codes, mut scales) = ([0; 8], [0.0; 2]);

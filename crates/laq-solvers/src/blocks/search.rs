@@ -27,7 +27,9 @@ struct Values {
     /// Between each value and the next.
     middles: Vec<f64>,
     /// Whether the values are successive integers.
-    is_integers: bool,
+    are_successive: bool,
+    /// The smallest and the largest magnitude.
+    magnitudes: [f64; 2],
     is_negated: bool,
     ends_f32: [f32; 2],
     changes: Vec<Change>,
@@ -80,7 +82,13 @@ impl Values {
             .collect();
         let is_next = |pair: &[f64]| pair[1] == pair[0] + 1.0;
         Self {
-            is_integers: values[0].fract() == 0.0 && values.windows(2).all(is_next),
+            are_successive: values[0].fract() == 0.0 && values.windows(2).all(is_next),
+            magnitudes: [
+                values
+                    .iter()
+                    .fold(f64::INFINITY, |least, v| least.min(v.abs())),
+                values.iter().fold(0.0, |most, v| most.max(v.abs())),
+            ],
             ends_f32: [all[0], all[all.len() - 1]],
             changes: (all.windows(2).zip(&middles))
                 .map(|(pair, middle)| Change {
@@ -101,7 +109,7 @@ impl Values {
     /// Writes the places of the values nearest to `weight / scale`; at scale 0 to zero.
     fn place(&self, isa: Isa, weights: &[f64], scale: f64, places: &mut [i32]) {
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        match self.is_integers {
+        match self.are_successive {
             true => rounded_places(isa, weights, inverse, self.ends(), places),
             false => nearest_places(isa, weights, inverse, &self.middles, places),
         }
@@ -116,7 +124,7 @@ struct Sums {
 }
 
 impl Sums {
-    /// Whether the reduction of the error at the best scale exceeds half of `gain`.
+    /// Whether twice the reduction of the error at the best scale exceeds `gain`.
     fn exceed(self, gain: f64) -> bool {
         self.product > 0.0 && self.product * self.product > gain * self.square
     }
@@ -230,7 +238,15 @@ fn to_one(largest: f64) -> f64 {
 }
 
 impl Block {
-    fn set(&mut self, weights: &[f32], curvature: Option<&[f32]>, magnitudes: bool) {
+    /// Takes the weights, or with `magnitudes` theirs. With a value of zero a weight of zero has no part in
+    /// any sum.
+    fn set(
+        &mut self,
+        weights: &[f32],
+        curvature: Option<&[f32]>,
+        magnitudes: bool,
+        has_zero: bool,
+    ) {
         let padded = weights.len().next_multiple_of(LANES);
         let of_weight = |w: &f32| f64::from(if magnitudes { w.abs() } else { *w });
         self.weights.clear();
@@ -242,19 +258,22 @@ impl Block {
             None => self.curvature.resize(weights.len(), 1.0),
         }
         self.curvature.resize(padded, 0.0);
-        let largest = |all: &[f64]| {
-            all.iter()
-                .fold(f64::MIN_POSITIVE, |most, x| most.max(x.abs()))
-        };
-        self.factors = [
-            to_one(largest(&self.weights)),
-            to_one(largest(&self.curvature)),
-        ];
-        let [of_weights, of_curvature] = self.factors;
+        let (mut largest, mut most) = (f64::MIN_POSITIVE, f64::MIN_POSITIVE);
+        let counts = |w: f64, d: f64| d > 0.0 && (w != 0.0 || !has_zero);
+        for (w, d) in self.weights.iter().zip(&self.curvature) {
+            if counts(*w, *d) {
+                (largest, most) = (largest.max(w.abs()), most.max(*d));
+            }
+        }
+        let [of_weights, of_curvature] = [to_one(largest), to_one(most)];
+        self.factors = [of_weights, of_curvature];
         self.weights_f32.clear();
-        (self.weights_f32).extend(self.weights.iter().map(|w| (w * of_weights) as f32));
         self.curvature_f32.clear();
-        (self.curvature_f32).extend(self.curvature.iter().map(|d| (d * of_curvature) as f32));
+        for (w, d) in self.weights.iter().zip(&self.curvature) {
+            let factor = if counts(*w, *d) { 1.0 } else { 0.0 };
+            self.weights_f32.push((factor * w * of_weights) as f32);
+            self.curvature_f32.push((factor * d * of_curvature) as f32);
+        }
     }
 
     /// The sums at the values nearest to `w / scale`, rounded in f32.
@@ -262,7 +281,7 @@ impl Block {
         let [of_weights, of_curvature] = self.factors;
         let inverse = (1.0 / (scale * of_weights)).min(f64::from(f32::MAX)) as f32;
         let (w, d) = (&self.weights_f32[..], &self.curvature_f32[..]);
-        let [product, square] = match values.is_integers {
+        let [product, square] = match values.are_successive {
             true => rounded_sums(isa, w, d, inverse, values.ends_f32),
             false => {
                 let first = values.ends_f32[0].to_bits();
@@ -361,8 +380,9 @@ impl<'a> Search<'a> {
     ) -> (f32, f64) {
         // Then every solution has error zero.
         let is_flat = curvature.is_some_and(|d| d.iter().all(|d| *d == 0.0));
-        self.block
-            .set(weights, curvature.filter(|_| !is_flat), self.is_symmetric);
+        let curvature = curvature.filter(|_| !is_flat);
+        let has_zero = self.signs[0].magnitudes[0] == 0.0;
+        (self.block).set(weights, curvature, self.is_symmetric, has_zero);
         self.places.resize(self.block.weights.len(), 0);
         self.last_places.resize(self.block.weights.len(), 0);
         let mut best = Best {
@@ -405,14 +425,22 @@ impl<'a> Search<'a> {
             limit: self.limit,
             is_negated: values.is_negated,
         };
-        let [largest, smallest, height] =
-            extent(isa, &block.weights, &block.curvature, values.ends());
+        let Extent {
+            largest,
+            smallest,
+            height,
+            products,
+            curvatures,
+        } = extent(isa, &block.weights, &block.curvature, values.ends());
         if height <= 0.0 {
             return;
         }
-        // Rounding changes H by less than this part of H(0), its largest value.
+        // The value v nearest to x has |v| ≤ 2 |x| + |v₀|, with v₀ nearest to zero. So all terms of H together are at
+        // most thrice this, and rounding changes them by less than a part that grows with their number.
+        let [least, most] = values.magnitudes;
+        let terms = move |scale: f64| most * (products + scale * least * curvatures);
         let margin = f64::from(f32::EPSILON) * (8 + block.weights.len() / LANES) as f64;
-        let rounding = |scale: f64| 8.0 * margin * scale * height;
+        let rounding = move |scale: f64| 8.0 * margin * scale * terms(scale);
         // From `top` on every weight has the value nearest to zero.
         let above_zero = values.middles.iter().find(|middle| **middle > 0.0);
         let below_zero = values.middles.iter().rfind(|middle| **middle < 0.0);
@@ -433,7 +461,7 @@ impl<'a> Search<'a> {
             // What is within a cell is found there: only a clearly better scale is worth exact sums.
             let is_better = match has_grid_within {
                 true => sums.exceed(1.01 * best.gain),
-                false => sums.above(2.0 * margin * height).exceed(best.gain),
+                false => sums.above(2.0 * margin * terms(scale)).exceed(best.gain),
             };
             if is_better {
                 values.place(isa, &block.weights, scale, places);
@@ -599,10 +627,24 @@ multiversion! {
     }
 }
 
+/// What bounds the scales and sums of a block.
+struct Extent {
+    /// The largest weight with curvature, or zero.
+    largest: f64,
+    /// The smallest weight with curvature, or zero.
+    smallest: f64,
+    /// H(0): `Σ d max(w low, w high)`.
+    height: f64,
+    /// `Σ d |w|`
+    products: f64,
+    /// `Σ d`
+    curvatures: f64,
+}
+
 multiversion! {
-    /// The largest and the smallest weight with curvature, and `Σ d max(w low, w high)`.
-    fn extent(weights: &[f64], curvature: &[f64], ends: [f64; 2]) -> [f64; 3] {
-        let (mut largest, mut smallest, mut height) = ([0.0f64; LANES], [0.0f64; LANES], [0.0; LANES]);
+    fn extent(weights: &[f64], curvature: &[f64], ends: [f64; 2]) -> Extent {
+        let (mut largest, mut smallest) = ([0.0f64; LANES], [0.0f64; LANES]);
+        let (mut height, mut products, mut curvatures) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         let (weights, _) = weights.as_chunks::<LANES>();
         let (curvature, _) = curvature.as_chunks::<LANES>();
         for (w, d) in weights.iter().zip(curvature) {
@@ -611,13 +653,17 @@ multiversion! {
                 largest[lane] = largest[lane].max(counted);
                 smallest[lane] = smallest[lane].min(counted);
                 height[lane] += d[lane] * (w[lane] * ends[0]).max(w[lane] * ends[1]);
+                products[lane] += d[lane] * w[lane].abs();
+                curvatures[lane] += d[lane];
             }
         }
-        [
-            largest.into_iter().fold(0.0, f64::max),
-            smallest.into_iter().fold(0.0, f64::min),
-            total(height),
-        ]
+        Extent {
+            largest: largest.into_iter().fold(0.0, f64::max),
+            smallest: smallest.into_iter().fold(0.0, f64::min),
+            height: total(height),
+            products: total(products),
+            curvatures: total(curvatures),
+        }
     }
 }
 

@@ -26,6 +26,7 @@ fn codebooks() -> Vec<BlockCodebook> {
         values(&[-3.0, -1.0, 1.0, 3.0]),
         integers(1, 4),
         values(&[-0.5, 0.25, 2.0]),
+        values(&[-65_536.0, -300.0, 1e-30, 20_000.0]),
     ]
 }
 
@@ -63,7 +64,17 @@ fn block(random: &mut Random, length: usize) -> (Vec<f32>, Option<Vec<f32>>) {
         _ if random.uniform() < 0.3 => 0.0,
         _ => random.uniform(),
     };
-    let curvature = (kind > 0).then(|| (0..length).map(|_| curvature() as f32).collect());
+    let mut weights = weights;
+    let mut curvature: Option<Vec<f32>> =
+        (kind > 0).then(|| (0..length).map(|_| curvature() as f32).collect());
+    // A weight that counts for nothing, and one that counts for all.
+    if let Some(curvature) = curvature.as_mut().filter(|_| random.uniform() < 0.1) {
+        let places = [0, 1].map(|_| (random.uniform() * length as f64) as usize);
+        (weights[places[0]], curvature[places[0]]) = (3e38, 0.0);
+        if places[1] != places[0] {
+            (weights[places[1]], curvature[places[1]]) = (0.0, 1e20);
+        }
+    }
     (weights, curvature)
 }
 
@@ -358,5 +369,7 @@ fn wrong_sizes_are_errors() {
             && values(&[1.0, 1.0])
             && values(&[0.0, f32::NAN])
             && values(&[0.0; 300])
+            && values(&[-1e5, 1.0])
+            && values(&[0.0, 1e-5])
     );
 }
