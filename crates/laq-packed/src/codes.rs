@@ -341,19 +341,29 @@ impl Packing {
         codebook: &Codebook,
     ) -> Result<Vec<u8>, PackError> {
         let ranks = Ranks::new(self, codebook)?;
-        let row_bytes = self.check(levels.len(), "levels", rows, columns, Some)?;
+        self.check(levels.len(), "levels", rows, columns, Some)?;
+        self.pack_with(rows, columns, |row, column| {
+            let level = levels[row * columns + column];
+            ranks
+                .code(level)
+                .ok_or(PackError::Level { level, row, column })
+        })
+    }
+
+    /// Packs the codes that `code` has for each row and column, of a matrix that exists in memory.
+    pub(crate) fn pack_with(
+        self,
+        rows: usize,
+        columns: usize,
+        code: impl Fn(usize, usize) -> Result<u8, PackError>,
+    ) -> Result<Vec<u8>, PackError> {
+        let row_bytes = self.row_bytes(columns).expect("fewer than the codes");
         let mut packed = vec![0; rows * row_bytes];
         if packed.is_empty() {
             return Ok(packed);
         }
-        let pairs = packed.chunks_exact_mut(row_bytes);
-        for (row, (packed, levels)) in pairs.zip(levels.chunks_exact(columns)).enumerate() {
-            let code = |column: usize| {
-                let level = levels[column];
-                ranks
-                    .code(level)
-                    .ok_or(PackError::Level { level, row, column })
-            };
+        for (row, packed) in packed.chunks_exact_mut(row_bytes).enumerate() {
+            let code = |column: usize| code(row, column);
             match self {
                 Packing::Bits(bits) => {
                     let (mut word, mut filled, mut next) = (0u32, 0, 0);

@@ -205,6 +205,30 @@ impl PackedTensor {
         )
     }
 
+    /// The same weights in another packing.
+    ///
+    /// # Errors
+    /// [`PackError::Codebook`] if the packing has fewer codes than there are multipliers.
+    pub fn with_packing(&self, packing: Packing) -> Result<Self, PackError> {
+        let (levels, available) = (self.table.multipliers().len(), packing.codes());
+        if levels > available {
+            return Err(PackError::Codebook {
+                levels,
+                codes: available,
+            });
+        }
+        let mut codes = vec![0; self.elements()];
+        self.for_each_code(|index, code| codes[index] = code);
+        let packed = packing.pack_with(self.rows, self.columns, |row, column| {
+            Ok(codes[row * self.columns + column])
+        })?;
+        Ok(Self {
+            packing,
+            packed,
+            ..self.clone()
+        })
+    }
+
     fn for_each_code(&self, mut put: impl FnMut(usize, u8)) {
         let (count, columns) = (self.table.multipliers().len(), self.columns);
         let put_all = |row, part: Range<usize>, codes: &[u8; BLOCK]| {

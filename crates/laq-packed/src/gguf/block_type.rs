@@ -125,7 +125,7 @@ impl BlockType {
         }
     }
 
-    /// The weights of a block.
+    /// The number of weights of a block.
     pub fn weights(self) -> usize {
         match self {
             Self::Q1_0 => 128,
@@ -135,7 +135,7 @@ impl BlockType {
         }
     }
 
-    /// The bytes of a block.
+    /// The number of bytes of a block.
     pub fn bytes(self) -> usize {
         match self {
             Self::Q1_0 | Self::Q2_0 | Self::Q4_0 | Self::Iq4Nl => 18,
@@ -219,7 +219,7 @@ impl BlockType {
     }
 
     /// The bytes of whole blocks, from the outputs of
-    /// [`solve_blocks`] for [`format`](Self::format).
+    /// [`solve_blocks`] for [`format`](Self::format), whose scales the type can store.
     ///
     /// # Panics
     /// If the codes are not whole blocks with their scales, or a code has no value.
@@ -328,7 +328,13 @@ impl BlockType {
             Self::Mxfp4 | Self::Nvfp4 if bits & 8 == 0 => 7 + (bits & 7),
             Self::Mxfp4 | Self::Nvfp4 => 7 - (bits & 7),
         };
-        values[usize::from(code)]
+        let value = values[usize::from(code)];
+        // Its scale is read as half of what it is.
+        if self == Self::Mxfp4 {
+            2.0 * value
+        } else {
+            value
+        }
     }
 
     fn put_scales(self, scales: &[f32], block: &mut [u8]) {
@@ -348,7 +354,7 @@ impl BlockType {
 
     fn scale(self, block: &[u8], index: usize) -> f32 {
         match self {
-            Self::Mxfp4 => f32_of_e8m0(block[0]),
+            Self::Mxfp4 => half_of_e8m0(block[0]),
             Self::Nvfp4 => f32_of_e4m3(block[index]),
             _ => {
                 let start = self.half_start();
@@ -417,10 +423,11 @@ fn e8m0(scale: f32) -> u8 {
     (scale.to_bits() >> 23) as u8
 }
 
-fn f32_of_e8m0(byte: u8) -> f32 {
+/// Half of the power of two, as llama.cpp reads it: 255, which is no number, is read as 2¹²⁸.
+fn half_of_e8m0(byte: u8) -> f32 {
     match byte {
-        0 => f32::from_bits(1 << 22),
-        _ => f32::from_bits(u32::from(byte) << 23),
+        0 | 1 => f32::from_bits((1 << 21) << byte),
+        _ => f32::from_bits((u32::from(byte) - 1) << 23),
     }
 }
 
@@ -435,9 +442,9 @@ fn e4m3(scale: f32) -> u8 {
 
 /// 0x7F, which is no number, is read as 0.
 fn f32_of_e4m3(byte: u8) -> f32 {
-    match byte & 0x7f {
-        0x7f => 0.0,
-        byte @ ..8 => f32::from(byte) / 512.0,
-        byte => f32::from_bits((u32::from(byte) + ((127 - 7) << 3)) << 20),
+    match (byte, byte & 0x7f) {
+        (0x7f, _) => 0.0,
+        (_, byte @ ..8) => f32::from(byte) / 512.0,
+        (_, byte) => f32::from_bits((u32::from(byte) + ((127 - 7) << 3)) << 20),
     }
 }
