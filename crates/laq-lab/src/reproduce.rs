@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use laq_datasets::Progress;
 use laq_runner::config::Keep;
 use laq_runner::record::Status;
+use laq_runner::run_folder::last_checkpoint;
 
 use crate::LabError;
 use crate::data;
@@ -26,8 +27,8 @@ pub struct Options {
     pub mirror: Option<String>,
     /// Steps between two comparisons with the exact solver, for rows whose solver alternates.
     pub compare_with_exact: Option<u64>,
-    /// What is left of the weights of the cells that this call finishes.
-    pub keep: Keep,
+    /// What is left of the weights of the cells; by default what their configurations say.
+    pub keep: Option<Keep>,
 }
 
 /// What happens while a table is reproduced.
@@ -81,7 +82,7 @@ pub fn reproduce(
     }
     let trainable = |cell: &Cell| {
         !problems.contains_key(&cell.experiment.data.name)
-            && !matches!(cell.state(), State::Finished(_))
+            && (!matches!(cell.state(), State::Finished(_)) || waits_to_be_packed(cell, options))
     };
     let cells = plan.cells.iter().enumerate();
     let cells: Vec<(usize, &Cell)> = cells.filter(|(_, cell)| trainable(cell)).collect();
@@ -98,7 +99,11 @@ pub fn reproduce(
         Change::Ended(index, message) => {
             let (_, cell) = cells[index];
             let has_written = written(&cell.folder) != before[index];
-            match ending(cell, has_written, message) {
+            let ending = match message {
+                Some(message) if waits_to_be_packed(cell, options) => Ending::Failed(message),
+                message => ending(cell, has_written, message),
+            };
+            match ending {
                 Ending::Finished => {}
                 // A signal that reached one run alone was meant for all.
                 Ending::Interrupted if !stop.is_set() => stop.interrupt(),
@@ -149,13 +154,21 @@ pub(crate) fn job(cell: &Cell, options: &Options) -> Job {
     if let (Some(every), Some(_)) = (options.compare_with_exact, &cell.exact) {
         experiment.comparison.every = every;
     }
-    experiment.checkpoint.keep = options.keep;
+    experiment.checkpoint.keep = options.keep.unwrap_or(experiment.checkpoint.keep);
     Job {
         name: cell.name(),
         folder: cell.folder.clone(),
         experiment,
         needs: options.needs,
     }
+}
+
+/// Whether a cell is finished, but its checkpoints have not given way to its packed network.
+fn waits_to_be_packed(cell: &Cell, options: &Options) -> bool {
+    let keep = options.keep.unwrap_or(cell.experiment.checkpoint.keep);
+    keep == Keep::Packed
+        && matches!(cell.state(), State::Finished(_))
+        && last_checkpoint(&cell.folder).is_file()
 }
 
 /// When the summary of a run was written.

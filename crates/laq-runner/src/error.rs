@@ -210,6 +210,24 @@ pub enum RunError {
         /// The path.
         path: PathBuf,
     },
+    /// A packed network alone is left of a run.
+    #[error(
+        "{folder} has the packed network of a finished run, but no summary.json that can be read: train in another \
+         --run-dir; `laq eval {folder}` still evaluates the network"
+    )]
+    PackedWithoutSummary {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The mean image that a packed network needs is missing.
+    #[error(
+        "the network of {checkpoint} is not packed, and its checkpoints are kept: it subtracts the mean image of its \
+         training data, which are not in data.dir; download them, and repeat the command"
+    )]
+    NoMeanImage {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+    },
     /// The checkpoint of the best epoch is missing.
     #[error(
         "best.safetensors is missing in the run folder {folder}: pass last.safetensors to use the last weights, or train \

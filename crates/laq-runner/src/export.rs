@@ -8,7 +8,8 @@ use laq_models::{LayerWeights, WeightData};
 use laq_packed::network::{LayerSpec, LossSpec, MEAN_IMAGE, NETWORK, NetworkSpec};
 use laq_packed::onnx::{OnnxOptions, to_onnx};
 use laq_packed::{
-    Network, PackedFile, PackedTensor, Packing, Tensor, to_npz, write_compressed_tensors,
+    Network, NetworkError, PackedFile, PackedTensor, Packing, Tensor, to_npz,
+    write_compressed_tensors,
 };
 use laq_solvers::{Codebook, Method, Problem, Scale, solve_rows};
 use serde::Serialize;
@@ -20,7 +21,7 @@ use crate::device::DeviceOptions;
 use crate::evaluate::{find_checkpoint, load_network};
 use crate::examples::{Examples, Input, load};
 use crate::files::write_atomically;
-use crate::packed::open_packed;
+use crate::packed::{open_packed, run_of};
 use crate::session::thread_pool;
 
 /// The metadata entry with the state of the run, [`RunState`] as JSON.
@@ -200,6 +201,9 @@ struct Trained {
 }
 
 fn read_trained(checkpoint: &Path, options: &ExportOptions) -> Result<Trained, RunError> {
+    if let (Some(file), Some(run)) = (open_packed(checkpoint)?, run_of(checkpoint)?) {
+        return read_packed(&file, run, options);
+    }
     let Checkpoint { run, network } = Checkpoint::read(checkpoint)?;
     let input = input(&run)?;
     let experiment = &run.experiment;
@@ -223,6 +227,35 @@ fn read_trained(checkpoint: &Path, options: &ExportOptions) -> Result<Trained, R
         run,
         tensors,
     })
+}
+
+/// The network of a file of [`export_packed`].
+fn read_packed(
+    file: &PackedFile,
+    run: RunState,
+    options: &ExportOptions,
+) -> Result<Trained, RunError> {
+    let spec = file.metadata().find(|(key, _)| key == NETWORK);
+    let Some((_, spec)) = spec else {
+        let path = file.path().into();
+        return Err(NetworkError::NoNetwork { path }.into());
+    };
+    let spec = serde_json::from_str(&spec).map_err(|error| NetworkError::Spec {
+        path: file.path().into(),
+        detail: error.to_string(),
+    })?;
+    let mut tensors = BTreeMap::new();
+    for name in file.names() {
+        let tensor = match (file.tensor(&name)?, options.packing) {
+            (Tensor::Packed(tensor), Some(packing)) => {
+                let packed = tensor.with_packing(packing);
+                Tensor::Packed(packed.map_err(|error| RunError::Export(error.to_string()))?)
+            }
+            (tensor, _) => tensor,
+        };
+        tensors.insert(name, tensor);
+    }
+    Ok(Trained { run, spec, tensors })
 }
 
 /// The mean image of the training split, where the preprocessing subtracts it and the data of the run

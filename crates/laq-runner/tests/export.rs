@@ -3,17 +3,19 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use common::TestDir;
 use laq_datasets::{ImageSet, Preprocessing, Split};
 use laq_packed::network::NETWORK;
+use laq_packed::onnx::OnnxOptions;
 use laq_packed::{Network, NetworkError, PackedFile, Packing, Tensor};
 use laq_runner::RunError;
 use laq_runner::config::Experiment;
 use laq_runner::device::DeviceOptions;
 use laq_runner::evaluate::{Evaluation, Source, evaluate};
-use laq_runner::export::{ExportOptions, Exported, export_packed, open_network};
+use laq_runner::export::{ExportOptions, Exported, export_onnx, export_packed, open_network};
 
 fn score(path: &Path) -> Result<Evaluation, RunError> {
     let split = Source::Split {
@@ -258,4 +260,48 @@ fn files_that_are_no_network_are_errors() {
         .expect("classes");
     assert_eq!(classes[0].len(), network.classes());
     assert!(classes[0].is_sorted_by(|a, b| a.output >= b.output));
+}
+
+/// A run folder that has its packed network alone is exported as one with checkpoints.
+#[test]
+fn a_packed_run_is_exported() {
+    let dir = TestDir::new();
+    let whole = dir.experiment("lat-a", "");
+    dir.train(&whole, "whole").expect("a run");
+    let packed = dir.experiment("lat-a", "checkpoint.keep = \"packed\"");
+    dir.train(&packed, "packed").expect("a run");
+    let weights = |run: &str, options: ExportOptions| {
+        let file = dir.path(&format!("{run}.safetensors"));
+        export_packed(&dir.path(run), &file, options).expect("an export");
+        let file = PackedFile::open(&file).expect("a file");
+        let tensors = file.names().into_iter();
+        let weights = tensors.map(|name| file.tensor(&name).expect("a tensor").to_f32());
+        weights.collect::<Vec<_>>()
+    };
+    for packing in [
+        None,
+        Some(Packing::Trits),
+        Some(Packing::bits(4).expect("4 bits")),
+    ] {
+        let options = ExportOptions {
+            packing,
+            ..ExportOptions::default()
+        };
+        assert_eq!(weights("whole", options), weights("packed", options));
+    }
+    let options = ExportOptions {
+        packing: Some(Packing::bits(1).expect("1 bit")),
+        ..ExportOptions::default()
+    };
+    let error = export_packed(&dir.path("packed"), &dir.path("x"), options).expect_err("3 levels");
+    assert!(matches!(error, RunError::Export(_)), "{error}");
+    let onnx = dir.path("packed.onnx");
+    let of_onnx = OnnxOptions {
+        opset: 21,
+        step: false,
+        qonnx: false,
+    };
+    let options = ExportOptions::default();
+    export_onnx(&dir.path("packed"), &onnx, options, of_onnx).expect("an export");
+    assert!(fs::metadata(&onnx).expect("a file").len() > 0);
 }

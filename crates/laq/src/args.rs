@@ -312,9 +312,10 @@ pub(crate) struct ReproduceArgs {
     /// reused without a comparison.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) compare_with_exact: Option<u64>,
-    /// What is left of the weights of a cell once it is finished; metrics and summary always are.
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) keep: KeepName,
+    /// What is left of the weights of finished cells [default: checkpoint.keep of their configurations,
+    /// all]; metrics and summary always are.
+    #[arg(long, value_enum)]
+    pub(crate) keep: Option<KeepName>,
     /// Print the cells, or with --dry-run the plan, as JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -325,10 +326,9 @@ pub(crate) struct ReproduceArgs {
     pub(crate) slurm: SlurmArgs,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KeepName {
     /// The checkpoints of the best and of the last epoch, with the optimizer's moments.
-    #[default]
     All,
     /// The packed network of the best epoch, up to a hundred times smaller.
     Packed,

@@ -60,7 +60,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
         needs: Needs { device, threads },
         mirror: args.mirror.mirror.clone(),
         compare_with_exact: args.compare_with_exact,
-        keep: args.keep.into(),
+        keep: args.keep.map(Into::into),
     };
     let workers = if on_gpu && jobs > 1 {
         Workers::Threads

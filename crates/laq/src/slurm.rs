@@ -40,7 +40,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<ExitCode> {
         },
         mirror: args.mirror.mirror.clone(),
         compare_with_exact: args.compare_with_exact,
-        keep: args.keep.into(),
+        keep: args.keep.map(Into::into),
     };
     let request = Request {
         settings: Settings::load(&configs)?.with(args.slurm.settings()),

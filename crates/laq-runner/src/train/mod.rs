@@ -12,17 +12,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use laq_datasets::Split;
+use laq_datasets::{Preprocessing, Split};
+use laq_packed::network::MEAN_IMAGE;
 
 use self::dataset::Dataset;
 use self::run::{Pending, Run};
-use crate::checkpoint::{Checkpoint, Progress};
+use crate::checkpoint::{Checkpoint, Progress, RunState};
 use crate::config::{Experiment, Keep, differences, key};
 use crate::device::{DeviceChoice, DeviceOptions, OpenDevice, was_on_cuda};
 use crate::environment::Environment;
 use crate::examples::{Input, load};
 use crate::export::{ExportOptions, export_packed};
 use crate::files::FileError;
+use crate::packed::run_of;
 use crate::record::{EpochRecord, Status, Summary};
 use crate::run_folder::{
     RunFolder, best_checkpoint, last_checkpoint, packed_network, read_summary,
@@ -108,7 +110,8 @@ pub type Observer<'a> = dyn FnMut(Event<'_>) + Send + 'a;
 /// step. All results but times depend on the experiment alone, not on the number of threads or
 /// interruptions.
 ///
-/// Returns the summary of a finished run without changes.
+/// Returns the summary of a finished run without training; with `checkpoint.keep = "packed"` its
+/// checkpoints give way to its packed network.
 ///
 /// # Errors
 ///
@@ -125,11 +128,18 @@ pub fn train(
     let found = read_checkpoint(experiment, &folder, options.resume)?;
     let finished = read_summary(&run_dir).filter(|summary| {
         let done = match &found {
-            Some((_, found)) => found.run.progress.epoch > experiment.train.epochs,
-            None => options.resume && packed_network(&run_dir).is_file(),
+            Found::Nothing => false,
+            Found::Checkpoint(_, found) => found.run.progress.epoch > experiment.train.epochs,
+            Found::Packed => true,
         };
         done && summary.status == Status::Finished && summary.key == key(experiment)
     });
+    let found = match found {
+        Found::Nothing => None,
+        Found::Checkpoint(path, found) => Some((path, found)),
+        Found::Packed if finished.is_some() => None,
+        Found::Packed => return Err(RunError::PackedWithoutSummary { folder: run_dir }),
+    };
     // All parallel loops run on the threads of the pool.
     pool.install(|| {
         let summary = match finished {
@@ -146,21 +156,32 @@ pub fn train(
         let has_checkpoint = last_checkpoint(&run_dir).is_file();
         let packs = experiment.checkpoint.keep == Keep::Packed && has_checkpoint;
         if packs && summary.status == Status::Finished {
-            pack(&run_dir)?;
+            pack(experiment, &run_dir)?;
         }
         Ok(summary)
     })
 }
 
 /// Replaces the checkpoints of a finished run by its packed network.
-fn pack(run_dir: &Path) -> Result<(), RunError> {
+fn pack(experiment: &Experiment, run_dir: &Path) -> Result<(), RunError> {
     let best = best_checkpoint(run_dir);
     if best.is_file() {
         let options = ExportOptions {
             threads: Some(rayon::current_num_threads()),
             ..ExportOptions::default()
         };
-        export_packed(&best, &packed_network(run_dir), options)?;
+        let exported = export_packed(&best, &packed_network(run_dir), options)?;
+        let mean_image = Some(Preprocessing::MeanImage.name());
+        let subtracts_mean = experiment.data.preprocessing.as_deref() == mean_image;
+        let has_mean = exported
+            .tensors
+            .iter()
+            .any(|tensor| tensor.name == MEAN_IMAGE);
+        if subtracts_mean && !has_mean {
+            let packed = packed_network(run_dir);
+            remove_file(&packed).map_err(FileError::on("remove", &packed))?;
+            return Err(RunError::NoMeanImage { checkpoint: best });
+        }
         remove_file(&best).map_err(FileError::on("remove", &best))?;
     }
     // A run that is killed in between has its last checkpoint, and packs again.
@@ -171,17 +192,32 @@ fn pack(run_dir: &Path) -> Result<(), RunError> {
     Ok(())
 }
 
-/// The checkpoint to resume from; an error if it is of another experiment.
+/// What a folder has of a run.
+enum Found {
+    Nothing,
+    Checkpoint(PathBuf, Checkpoint),
+    /// The packed network of a finished run.
+    Packed,
+}
+
+/// What there is to resume from; an error if it is of another experiment.
 fn read_checkpoint(
     experiment: &Experiment,
     folder: &RunFolder,
     resume: bool,
-) -> Result<Option<(PathBuf, Checkpoint)>, RunError> {
+) -> Result<Found, RunError> {
     let Some(path) = folder.checkpoint_to_resume() else {
-        return match folder.file_of_a_run().filter(|_| !resume) {
-            None => Ok(None),
-            Some(file) => Err(RunError::HasFiles { file }),
-        };
+        if let Some(file) = folder.file_of_a_run().filter(|_| !resume) {
+            return Err(RunError::HasFiles { file });
+        }
+        let packed = packed_network(folder.path());
+        if !packed.is_file() {
+            return Ok(Found::Nothing);
+        }
+        if let Some(run) = run_of(&packed)? {
+            is_of(experiment, &packed, &run)?;
+        }
+        return Ok(Found::Packed);
     };
     if !resume {
         return Err(RunError::HasCheckpoint {
@@ -189,18 +225,24 @@ fn read_checkpoint(
         });
     }
     let found = Checkpoint::read(&path)?;
-    if found.run.key == key(experiment) {
-        return Ok(Some((path, found)));
+    is_of(experiment, &path, &found.run)?;
+    Ok(Found::Checkpoint(path, found))
+}
+
+/// An error if `file` is of another experiment.
+fn is_of(experiment: &Experiment, file: &Path, run: &RunState) -> Result<(), RunError> {
+    if run.key == key(experiment) {
+        return Ok(());
     }
-    let mut differences = differences(experiment, &found.run.experiment);
-    let there = found.run.training_version;
+    let mut differences = differences(experiment, &run.experiment);
+    let there = run.training_version;
     if there != TRAINING_VERSION {
         differences.push(format!(
             "training version: {TRAINING_VERSION} here, {there} there"
         ));
     }
     Err(RunError::OtherExperiment {
-        checkpoint: path,
+        checkpoint: file.into(),
         differences,
     })
 }

@@ -348,12 +348,13 @@ impl Run<'_> {
     /// Writes the checkpoint of the best epoch, if it is not yet. Returns its content if the run has made
     /// no step since then.
     pub(super) fn save_best(&mut self) -> Result<Option<Vec<u8>>, RunError> {
-        let Some(best) = self.unsaved_best.take() else {
+        let Some(best) = &self.unsaved_best else {
             return Ok(None);
         };
         let bytes = best.to_bytes()?;
         write_atomically(&best_checkpoint(self.folder.path()), &bytes)?;
         let is_last = best.run.progress.position() == self.progress.position();
+        self.unsaved_best = None;
         Ok(is_last.then_some(bytes))
     }
 

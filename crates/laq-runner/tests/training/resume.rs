@@ -207,6 +207,18 @@ fn a_finished_run_keeps_its_packed_network_alone() {
             dir.train(&experiment, method).expect("the same run"),
             summary
         );
+        // Another experiment is refused, as with checkpoints.
+        let other = dir.experiment(method, "checkpoint.keep = \"packed\"\ntrain.seed = 9");
+        let error = dir.train(&other, method).expect_err("another experiment");
+        assert!(matches!(error, RunError::OtherExperiment { .. }), "{error}");
+        let summary_file = fs::read(file("summary.json")).expect("a summary");
+        fs::write(file("summary.json"), "{}").expect("written");
+        let error = dir.train(&experiment, method).expect_err("no summary");
+        assert!(
+            matches!(error, RunError::PackedWithoutSummary { .. }),
+            "{error}"
+        );
+        fs::write(file("summary.json"), summary_file).expect("written");
         // A process that is killed in between leaves the last checkpoint.
         fs::write(file("last.safetensors"), &before).expect("written");
         assert_eq!(

@@ -289,6 +289,7 @@ impl Check<'_> {
     /// Times a step of each network and method.
     fn steps(&mut self) -> Result<(), RunError> {
         let mut lines = String::from("network,method,seconds,quantize_seconds,weights\n");
+        self.file("steps.csv", &lines)?;
         for network in NETWORKS {
             for method in METHODS {
                 if self.is_over() {
