@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 const LAQ: &str = r#"#!/bin/sh
-echo "$@" >>calls
+echo "$@" >>"$(dirname "$0")/calls"
 case $1 in
 gpu-check) echo "no GPU"; exit 1 ;;
 reproduce) for out; do :; done; mkdir -p "$out/cell"; echo 1 >"$out/cell/packed.safetensors"; echo 2 >"$out/cell/metrics.jsonl" ;;

@@ -11,6 +11,9 @@ use super::{BlockOptions, Timing, align, build, cargo_run, commit, cpu, publish,
 /// The program that solves blocks.
 const BLOCKS: [&str; 4] = ["--package", "laq-benches", "--bin", "block_table"];
 
+/// Weights of a row there.
+const COLUMNS: u32 = 1024;
+
 /// A row of `block_table` or of `benches/gguf/quantize.py`.
 #[derive(Clone, Deserialize, Serialize)]
 struct Solved {
@@ -32,6 +35,10 @@ impl Timing for Solved {
 }
 
 pub(super) fn blocks(options: &BlockOptions) -> Result<()> {
+    let options = &BlockOptions {
+        weights: options.weights.next_multiple_of(COLUMNS),
+        ..options.clone()
+    };
     build(&BLOCKS)?;
     let folder = crate::root().join("target/bench-blocks");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;

@@ -60,7 +60,7 @@ pub(crate) struct NetworkOptions {
     out: Option<PathBuf>,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct BlockOptions {
     /// The number of weights, in rows of 1024
     #[arg(long, value_name = "N", default_value = "1048576", value_parser = up_to(1 << 28))]

@@ -1,5 +1,6 @@
 //! `cargo xtask gpu-kit`: a folder with everything that a machine with a GPU needs, and no Rust or network.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,15 @@ use crate::{from_here, laq};
 
 /// What the kit may have at most, in bytes: it is carried to machines that are lent for minutes.
 const LIMIT: u64 = 60_000_000;
+/// The files and folders of a kit.
+const PARTS: [&str; 5] = ["laq", "run.sh", "configs", "mirror", "runs"];
 /// The data sets of the tables that `run.sh` trains.
 const DATA: [&str; 2] = ["mnist", "war-and-peace"];
 
 /// The options of the command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// The folder of the kit, which is made anew
+    /// The folder of the kit; an earlier kit there is replaced
     #[arg(long, value_name = "DIR", default_value = "target/gpu-kit")]
     out: PathBuf,
     /// Run folders to go on with: the `runs` that an earlier kit left
@@ -33,26 +36,47 @@ pub(crate) struct Options {
 /// Makes the kit, and prints what it has.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let (root, out) = (crate::root(), from_here(&options.out)?);
-    if out.exists() {
-        ensure!(
-            out.join("run.sh").is_file(),
-            "{} exists and is no kit: remove it, or name another folder with --out",
-            out.display()
-        );
-        fs::remove_dir_all(&out).with_context(|| format!("cannot remove {}", out.display()))?;
-    }
+    check_out(&out)?;
+    // The earlier kit stays until this one is complete.
+    let kit = out.with_extension("new");
+    remove(&kit)?;
     let laq = laq::build(&root, &["-C", "strip=symbols"])?;
-    copy(&laq, &out.join("laq"))?;
-    let script = out.join("run.sh");
+    copy(&laq, &kit.join("laq"))?;
+    let script = kit.join("run.sh");
     fs::write(&script, include_bytes!("run.sh"))?;
     // The binary has the permissions that a program needs.
     fs::set_permissions(&script, fs::metadata(&laq)?.permissions())?;
-    copy(&root.join("configs"), &out.join("configs"))?;
-    data(&root, &laq, options.mirror.as_deref(), &out.join("mirror"))?;
+    copy(&root.join("configs"), &kit.join("configs"))?;
+    data(&root, &laq, options.mirror.as_deref(), &kit.join("mirror"))?;
     if let Some(runs) = &options.runs {
-        copy(&from_here(runs)?, &out.join("runs"))?;
+        copy(&from_here(runs)?, &kit.join("runs"))?;
     }
+    remove(&out)?;
+    fs::rename(&kit, &out).with_context(|| format!("cannot rename {}", kit.display()))?;
     report(&out)
+}
+
+/// An error if the folder has anything that no kit has, such as results.
+fn check_out(out: &Path) -> Result<()> {
+    for entry in fs::read_dir(out).into_iter().flatten() {
+        let name = entry?.file_name();
+        ensure!(
+            PARTS.iter().any(|part| name == *part),
+            "{} has {}, which no kit has: move it away, or name another folder with --out",
+            out.display(),
+            name.display()
+        );
+    }
+    Ok(())
+}
+
+/// Removes a folder, if it is there.
+fn remove(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)
+            .with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
+    Ok(())
 }
 
 /// Downloads the data sets, and compresses their files into `mirror`, as `laq download --mirror` reads
@@ -118,7 +142,7 @@ fn report(out: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The files below `path`, or `path` itself, without locks.
+/// The files below `path`, or `path` itself, without those that a run in progress or a killed one has.
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if path.is_file() {
         return Ok(vec![path.to_path_buf()]);
@@ -131,7 +155,10 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
             found.extend(files(&entry.path())?);
         }
     }
-    found.retain(|file| file.file_name().is_none_or(|name| name != "lock"));
+    let is_of_process = |name: &OsStr| {
+        name == "lock" || name == "running.json" || name.to_string_lossy().ends_with(".tmp")
+    };
+    found.retain(|file| file.file_name().is_none_or(|name| !is_of_process(name)));
     Ok(found)
 }
 

@@ -3,8 +3,8 @@
 #
 #   ./run.sh SECONDS [--out DIR] [--device cuda:0|cpu] [--jobs N] [--python PROGRAM] [--preset NAME]
 #
-# It needs NVIDIA's driver, and for a comparison Python with PyTorch; nothing else. Everything it finds is in DIR
-# (default: out) at once, so that a run that is cut short leaves what it has done:
+# It needs Linux with GNU coreutils, find and tar, NVIDIA's driver, and for a comparison Python with PyTorch. Everything it
+# finds is in DIR (default: out) at once, so that a run that is cut short leaves what it has done:
 #
 #   times.txt         what ran, how long, and how it ended
 #   doctor.txt        the machine
@@ -33,16 +33,24 @@ while [ $# -gt 0 ]; do
         ;;
     -h | --help) sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *[!0-9]* | '') echo "run.sh: found $1, expected a number of seconds; --help shows the options" >&2; exit 2 ;;
-    *) seconds=$1 ;;
+    *)
+        # Leading zeros would make it octal.
+        seconds=$1
+        while [ "${seconds#0?}" != "$seconds" ]; do seconds=${seconds#0}; done
+        ;;
     esac
     shift
 done
 [ -n "$seconds" ] || { echo "run.sh: expected the number of seconds that it may take, such as ./run.sh 540" >&2; exit 2; }
 
 start=$(date +%s)
-mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1
-cd "$(dirname "$0")" || exit 1
-[ ! -d runs ] || [ -d "$out/runs" ] || cp -R runs "$out/runs"
+# Programs start in DIR, where data/ and runs/ are; the kit may be on a read-only disk.
+case $python in */*) python=$(CDPATH='' cd -- "$(dirname -- "$python")" && pwd)/$(basename -- "$python") || exit 1 ;; esac
+kit=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 1
+mkdir -p -- "$out" && CDPATH='' cd -- "$out" && out=$(pwd) || exit 1
+if [ -d "$kit/runs" ] && [ ! -d runs ]; then
+    rm -rf runs.tmp && cp -R "$kit/runs" runs.tmp && mv runs.tmp runs || exit 1
+fi
 small=
 [ "$preset" = demo ] && small=--small
 
@@ -62,36 +70,33 @@ section() {
     shift 2
     begin=$(date +%s)
     if [ "$limit" -lt 1 ]; then
-        echo "$name: left out, the time is over" >>"$out/times.txt"
+        echo "$name: left out, the time is over" >>times.txt
         return
     fi
     echo "$name: at most $limit s"
-    timeout --signal=TERM --kill-after=20 $((limit + 20)) "$@" >"$out/$name.txt" 2>&1
+    timeout --signal=TERM --kill-after=10 $((limit + 10)) "$@" >"$name.txt" 2>&1
     code=$?
-    echo "$name: $(($(date +%s) - begin)) s, exit code $code" >>"$out/times.txt"
-    [ "$code" -eq 0 ] || tail -n 3 "$out/$name.txt"
-    (
-        cd "$out" || exit
-        find . -type f ! -name '*.safetensors' ! -name 'figures.*' ! -name 'networks.*' |
-            tar -czf figures.tmp -T - && mv figures.tmp figures.tar.gz
-        find . -name packed.safetensors | tar -cf networks.tmp -T - 2>/dev/null && mv networks.tmp networks.tar
-    )
+    echo "$name: $(($(date +%s) - begin)) s, exit code $code" >>times.txt
+    [ "$code" -eq 0 ] || tail -n 3 "$name.txt"
+    find . -path ./data -prune -o -type f ! -name '*.safetensors' ! -name 'figures.*' ! -name 'networks.*' -print |
+        tar -czf figures.tmp -T - && mv figures.tmp figures.tar.gz
+    find . -name packed.safetensors | tar -cf networks.tmp -T - 2>/dev/null && mv networks.tmp networks.tar
 }
 
 # table NAME SECONDS COLUMN
 table() {
     columns=$3
     [ "$preset" = demo ] && columns=demo
-    section "$1" "$2" ./laq reproduce "$1" --preset "$preset" --columns "$columns" --configs configs --device "$device" \
-        --jobs "$jobs" --minutes "$(minutes "$2")" --keep packed --out "$out/runs/$1/$preset"
+    section "$1" "$2" "$kit/laq" reproduce "$1" --preset "$preset" --columns "$columns" --configs "$kit/configs" \
+        --device "$device" --jobs "$jobs" --minutes "$(minutes "$2")" --keep packed --out "runs/$1/$preset"
 }
 
-section doctor "$(until_share 10)" ./laq doctor
-section data "$(until_share 10)" ./laq download mnist war-and-peace --mirror mirror
+section doctor "$(until_share 10)" "$kit/laq" doctor
+section data "$(until_share 10)" "$kit/laq" download mnist war-and-peace --mirror "$kit/mirror"
 check=$(until_share 50)
 # shellcheck disable=SC2086 # Nothing, or one word.
-section gpu-check "$check" ./laq gpu-check --device "$device" --minutes "$(minutes "$check")" --python "$python" \
-    --out "$out/gpu-check" $small
+section gpu-check "$check" "$kit/laq" gpu-check --device "$device" --minutes "$(minutes "$check")" --python "$python" \
+    --out gpu-check $small
 table table1 "$(until_share 80)" mnist
 table table2 "$(until_share 95)" war-and-peace
-cat "$out/times.txt"
+cat times.txt
