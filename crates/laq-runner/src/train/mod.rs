@@ -136,7 +136,7 @@ pub fn train(
     });
     let found = match found {
         Found::Nothing => None,
-        Found::Checkpoint(path, found) => Some((path, found)),
+        Found::Checkpoint(path, found) => Some((path, *found)),
         Found::Packed if finished.is_some() => None,
         Found::Packed => return Err(RunError::PackedWithoutSummary { folder: run_dir }),
     };
@@ -195,7 +195,7 @@ fn pack(experiment: &Experiment, run_dir: &Path) -> Result<(), RunError> {
 /// What a folder has of a run.
 enum Found {
     Nothing,
-    Checkpoint(PathBuf, Checkpoint),
+    Checkpoint(PathBuf, Box<Checkpoint>),
     /// The packed network of a finished run.
     Packed,
 }
@@ -226,7 +226,7 @@ fn read_checkpoint(
     }
     let found = Checkpoint::read(&path)?;
     is_of(experiment, &path, &found.run)?;
-    Ok(Found::Checkpoint(path, found))
+    Ok(Found::Checkpoint(path, Box::new(found)))
 }
 
 /// An error if `file` is of another experiment.
