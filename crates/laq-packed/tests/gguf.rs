@@ -1,4 +1,5 @@
 //! Block types of GGUF, compared with the decoders of the Python package gguf and with their definition.
+#![cfg(feature = "std")]
 
 use std::collections::BTreeMap;
 
