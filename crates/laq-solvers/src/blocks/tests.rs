@@ -111,9 +111,9 @@ fn by_assignments(format: &BlockFormat, weights: &[f32], curvature: &[f64]) -> f
             .windows(2)
             .map(|pair| 0.5 * (pair[0] + pair[1]))
             .collect();
-        let passages = weights
-            .iter()
-            .flat_map(|w| middles.iter().map(move |m| f64::from(*w) / m));
+        // At a scale far above all others the values of both signs are as near as f64 can tell.
+        let counted = weights.iter().zip(curvature).filter(|(_, d)| **d > 0.0);
+        let passages = counted.flat_map(|(w, _)| middles.iter().map(move |m| f64::from(*w) / m));
         let mut passages: Vec<f64> = passages.filter(|s| *s > 0.0 && s.is_finite()).collect();
         passages.sort_by(f64::total_cmp);
         passages.dedup();
