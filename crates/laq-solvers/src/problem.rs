@@ -119,3 +119,11 @@ pub struct Solution {
     /// Iterations of an alternating solver; 1 for an exact one, 0 for a closed form.
     pub iterations: u32,
 }
+
+/// The other size of a matrix of which one is `size`; `None` if that does not divide `elements`.
+pub(crate) fn other_size(elements: usize, size: usize) -> Option<usize> {
+    match size {
+        0 => (elements == 0).then_some(0),
+        _ => elements.is_multiple_of(size).then_some(elements / size),
+    }
+}

@@ -1,7 +1,8 @@
 //! One problem per row of a matrix.
 
 use crate::error::SolveError;
-use crate::problem::{Problem, Solution};
+use crate::passes::parallel::map_with;
+use crate::problem::{Problem, Solution, other_size};
 use crate::quantizer::Quantizer;
 use crate::solvers::Workspace;
 
@@ -36,7 +37,7 @@ pub fn solve_rows(
 ) -> Result<Vec<Solution>, SolveError> {
     problem.check_length(levels)?;
     let weights = problem.weights();
-    let Some(length) = columns(weights.len(), rows) else {
+    let Some(length) = other_size(weights.len(), rows) else {
         let weights = weights.len();
         return Err(SolveError::Rows { weights, rows });
     };
@@ -56,29 +57,7 @@ pub fn solve_rows(
         let empty = solve(&mut Workspace::default(), 0, &mut []);
         return (0..rows).map(|_| empty.clone()).collect();
     }
-    #[cfg(feature = "rayon")]
-    let solved: Vec<_> = {
-        use rayon::prelude::*;
-        let rows = levels.par_chunks_mut(length).enumerate();
-        rows.map_init(Workspace::default, |workspace, (row, levels)| {
-            solve(workspace, row, levels)
-        })
-        .collect()
-    };
-    #[cfg(not(feature = "rayon"))]
-    let solved: Vec<_> = {
-        let mut workspace = Workspace::default();
-        let rows = levels.chunks_mut(length).enumerate();
-        rows.map(|(row, levels)| solve(&mut workspace, row, levels))
-            .collect()
-    };
+    let levels = levels.chunks_mut(length).collect();
+    let solved = map_with(levels, Workspace::default, solve);
     solved.into_iter().collect()
-}
-
-/// The length of a row; `None` if `rows` does not divide `elements`.
-fn columns(elements: usize, rows: usize) -> Option<usize> {
-    match rows {
-        0 => (elements == 0).then_some(0),
-        _ => elements.is_multiple_of(rows).then_some(elements / rows),
-    }
 }

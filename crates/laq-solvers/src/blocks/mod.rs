@@ -22,18 +22,21 @@
 //!
 //! Sums are f64 in a fixed order. All bits are equal for every instruction set and number of threads.
 
+mod block;
 mod codebook;
 mod grid;
 mod search;
 #[cfg(test)]
 mod tests;
+mod values;
 
 pub use self::codebook::BlockCodebook;
 pub use self::grid::ScaleGrid;
 
 use self::search::Search;
 use crate::error::SolveError;
-use crate::problem::Problem;
+use crate::passes::parallel::map_with;
+use crate::problem::{Problem, other_size};
 
 /// The most weights of a block.
 pub const MAX_BLOCK: usize = 1 << 16;
@@ -118,21 +121,9 @@ pub fn solve_blocks(
     scales: &mut [f32],
 ) -> Result<f64, SolveError> {
     let weights = problem.weights();
-    let rows = match columns {
-        0 if weights.is_empty() => 0,
-        0 => {
-            return Err(SolveError::Columns {
-                weights: weights.len(),
-                columns,
-            });
-        }
-        _ if !weights.len().is_multiple_of(columns) => {
-            return Err(SolveError::Columns {
-                weights: weights.len(),
-                columns,
-            });
-        }
-        _ => weights.len() / columns,
+    let Some(rows) = other_size(weights.len(), columns) else {
+        let weights = weights.len();
+        return Err(SolveError::Columns { weights, columns });
     };
     let (expected, found) = (weights.len(), codes.len());
     if found != expected {
@@ -154,54 +145,21 @@ pub fn solve_blocks(
     if weights.is_empty() {
         return Ok(0.0);
     }
-    let solve_row = |search: &mut Search<'_>, row: usize, codes: &mut [u8], scales: &mut [f32]| {
+    let solve_row = |search: &mut Search<'_>, row: usize, outputs: (&mut [u8], &mut [f32])| {
+        let (codes, scales) = outputs;
         let mut error = 0.0;
-        let outputs = codes.chunks_mut(format.length).zip(scales);
-        for (block, (codes, scale)) in outputs.enumerate() {
+        for (block, (codes, scale)) in codes.chunks_mut(format.length).zip(scales).enumerate() {
             let start = row * columns + block * format.length;
             let range = start..start + codes.len();
-            let curvature = problem
-                .curvature()
-                .map(|curvature| &curvature[range.clone()]);
-            let (best, of_block) = search.solve(&weights[range], curvature, codes);
-            *scale = best;
+            let curvature = problem.curvature();
+            let curvature = curvature.map(|curvature| &curvature[range.clone()]);
+            let of_block;
+            (*scale, of_block) = search.solve(&weights[range], curvature, codes);
             error += of_block;
         }
         error
     };
-    let errors = each_row(format, (columns, codes), (blocks, scales), solve_row);
+    let outputs = codes.chunks_mut(columns).zip(scales.chunks_mut(blocks));
+    let errors = map_with(outputs.collect(), || Search::new(format), solve_row);
     Ok(errors.into_iter().sum())
-}
-
-/// Calls `solve` for each row; returns its results in order.
-#[cfg(feature = "rayon")]
-fn each_row<'a>(
-    format: &'a BlockFormat,
-    (columns, codes): (usize, &mut [u8]),
-    (blocks, scales): (usize, &mut [f32]),
-    solve: impl Fn(&mut Search<'a>, usize, &mut [u8], &mut [f32]) -> f64 + Sync,
-) -> Vec<f64> {
-    use rayon::prelude::*;
-    let rows = (codes.par_chunks_mut(columns)).zip(scales.par_chunks_mut(blocks));
-    let solve = |search: &mut Search<'a>,
-                 (row, (codes, scales)): (usize, (&mut [u8], &mut [f32]))| {
-        solve(search, row, codes, scales)
-    };
-    rows.enumerate()
-        .map_init(|| Search::new(format), solve)
-        .collect()
-}
-
-#[cfg(not(feature = "rayon"))]
-fn each_row<'a>(
-    format: &'a BlockFormat,
-    (columns, codes): (usize, &mut [u8]),
-    (blocks, scales): (usize, &mut [f32]),
-    solve: impl Fn(&mut Search<'a>, usize, &mut [u8], &mut [f32]) -> f64,
-) -> Vec<f64> {
-    let mut search = Search::new(format);
-    let rows = codes.chunks_mut(columns).zip(scales.chunks_mut(blocks));
-    rows.enumerate()
-        .map(|(row, (codes, scales))| solve(&mut search, row, codes, scales))
-        .collect()
 }

@@ -1,147 +1,15 @@
 //! The optimum of one block; see the [module](super).
 
 use std::mem::{swap, take};
-use std::ops::AddAssign;
 
-use laq_simd::{Isa, multiversion};
+use laq_simd::Isa;
 
+use super::block::{Block, Extent, Sums, to_one};
+use super::values::{LANES, Values};
 use super::{BlockFormat, ScaleGrid};
-
-/// Weights that are handled together; blocks are padded to a multiple with zeros.
-const LANES: usize = 16;
 
 /// How often cells are cut into halves. The first are a factor of two wide.
 const CUTS: u32 = 3;
-
-/// Adding and subtracting it rounds an f32 of up to 2²² to an integer.
-const ROUND_F32: f32 = 12_582_912.0;
-
-/// Adding and subtracting it rounds an f64 of up to 2⁵¹ to an integer.
-const ROUND_F64: f64 = 6_755_399_441_055_744.0;
-
-/// The values of one sign of the scale. Of symmetric values only the magnitudes, for the magnitudes of
-/// weights.
-struct Values {
-    /// In rising order.
-    values: Vec<f64>,
-    /// Between each value and the next.
-    middles: Vec<f64>,
-    /// Whether the values are successive integers.
-    are_successive: bool,
-    /// The smallest and the largest magnitude.
-    magnitudes: [f64; 2],
-    is_negated: bool,
-    ends_f32: [f32; 2],
-    changes: Vec<Change>,
-}
-
-/// From one value to the next.
-#[derive(Clone, Copy)]
-struct Change {
-    middle: f32,
-    /// The bits in which the next value differs, as f32.
-    bits: u32,
-}
-
-/// The changes between values, in an array of constant length if they are few: then they are compared
-/// with many weights at a time.
-trait Table: Copy {
-    fn get(&self) -> &[Change];
-}
-
-impl<const N: usize> Table for [Change; N] {
-    #[inline(always)]
-    fn get(&self) -> &[Change] {
-        self
-    }
-}
-
-impl Table for &[Change] {
-    #[inline(always)]
-    fn get(&self) -> &[Change] {
-        self
-    }
-}
-
-/// An array of N, if there are no more, with others that never happen.
-fn padded<const N: usize>(changes: &[Change]) -> Option<[Change; N]> {
-    let never = Change {
-        middle: f32::INFINITY,
-        bits: 0,
-    };
-    let change = |index| changes.get(index).copied().unwrap_or(never);
-    (changes.len() <= N).then(|| std::array::from_fn(change))
-}
-
-impl Values {
-    fn new(values: impl Iterator<Item = f32>, is_negated: bool) -> Self {
-        let all: Vec<f32> = values.collect();
-        let values: Vec<f64> = all.iter().map(|value| f64::from(*value)).collect();
-        let middles: Vec<f64> = (values.windows(2))
-            .map(|pair| 0.5 * (pair[0] + pair[1]))
-            .collect();
-        let is_next = |pair: &[f64]| pair[1] == pair[0] + 1.0;
-        Self {
-            are_successive: values[0].fract() == 0.0 && values.windows(2).all(is_next),
-            magnitudes: [
-                values
-                    .iter()
-                    .fold(f64::INFINITY, |least, v| least.min(v.abs())),
-                values.iter().fold(0.0, |most, v| most.max(v.abs())),
-            ],
-            ends_f32: [all[0], all[all.len() - 1]],
-            changes: (all.windows(2).zip(&middles))
-                .map(|(pair, middle)| Change {
-                    middle: *middle as f32,
-                    bits: pair[0].to_bits() ^ pair[1].to_bits(),
-                })
-                .collect(),
-            values,
-            middles,
-            is_negated,
-        }
-    }
-
-    fn ends(&self) -> [f64; 2] {
-        [self.values[0], self.values[self.values.len() - 1]]
-    }
-
-    /// Writes the places of the values nearest to `weight / scale`; at scale 0 to zero.
-    fn place(&self, isa: Isa, weights: &[f64], scale: f64, places: &mut [i32]) {
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        match self.are_successive {
-            true => rounded_places(isa, weights, inverse, self.ends(), places),
-            false => nearest_places(isa, weights, inverse, &self.middles, places),
-        }
-    }
-}
-
-/// `S = Σ d w v` and `D = Σ d v²`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Sums {
-    product: f64,
-    square: f64,
-}
-
-impl Sums {
-    /// Whether twice the reduction of the error at the best scale exceeds `gain`.
-    fn exceed(self, gain: f64) -> bool {
-        self.product > 0.0 && self.product * self.product > gain * self.square
-    }
-
-    /// With a larger product.
-    fn above(self, by: f64) -> Self {
-        Self {
-            product: self.product + by,
-            ..self
-        }
-    }
-
-    /// Twice the reduction of the error at a scale.
-    fn gain_at(self, scale: f64) -> f64 {
-        scale * (2.0 * self.product - scale * self.square)
-    }
-}
 
 /// A scale with `H = S − ½ s D` of its nearest values, up to rounding in f32.
 #[derive(Clone, Copy, Debug)]
@@ -219,109 +87,6 @@ impl Grid {
     }
 }
 
-/// The weights of a block.
-#[derive(Default)]
-struct Block {
-    weights: Vec<f64>,
-    curvature: Vec<f64>,
-    /// The same in f32 with the largest in [½, 1]: times a power of two each.
-    weights_f32: Vec<f32>,
-    curvature_f32: Vec<f32>,
-    /// Those powers of two.
-    factors: [f64; 2],
-}
-
-/// The power of two that brings a positive number to [½, 1).
-fn to_one(largest: f64) -> f64 {
-    let exponent = (largest.to_bits() >> 52) as i64 - 1022;
-    f64::from_bits(((1023 - exponent) as u64) << 52)
-}
-
-impl Block {
-    /// Takes the weights, or with `magnitudes` theirs. With a value of zero a weight of zero has no part in
-    /// any sum.
-    fn set(
-        &mut self,
-        weights: &[f32],
-        curvature: Option<&[f32]>,
-        magnitudes: bool,
-        has_zero: bool,
-    ) {
-        let padded = weights.len().next_multiple_of(LANES);
-        let of_weight = |w: &f32| f64::from(if magnitudes { w.abs() } else { *w });
-        self.weights.clear();
-        self.weights.extend(weights.iter().map(of_weight));
-        self.weights.resize(padded, 0.0);
-        self.curvature.clear();
-        match curvature {
-            Some(d) => self.curvature.extend(d.iter().map(|d| f64::from(*d))),
-            None => self.curvature.resize(weights.len(), 1.0),
-        }
-        self.curvature.resize(padded, 0.0);
-        let (mut largest, mut most) = (f64::MIN_POSITIVE, f64::MIN_POSITIVE);
-        let counts = |w: f64, d: f64| d > 0.0 && (w != 0.0 || !has_zero);
-        for (w, d) in self.weights.iter().zip(&self.curvature) {
-            if counts(*w, *d) {
-                (largest, most) = (largest.max(w.abs()), most.max(*d));
-            }
-        }
-        let [of_weights, of_curvature] = [to_one(largest), to_one(most)];
-        self.factors = [of_weights, of_curvature];
-        self.weights_f32.clear();
-        self.curvature_f32.clear();
-        for (w, d) in self.weights.iter().zip(&self.curvature) {
-            let factor = if counts(*w, *d) { 1.0 } else { 0.0 };
-            self.weights_f32.push((factor * w * of_weights) as f32);
-            self.curvature_f32.push((factor * d * of_curvature) as f32);
-        }
-    }
-
-    /// The sums at the values nearest to `w / scale`, rounded in f32.
-    fn rounded_sums(&self, isa: Isa, values: &Values, scale: f64) -> Sums {
-        let [of_weights, of_curvature] = self.factors;
-        let inverse = (1.0 / (scale * of_weights)).min(f64::from(f32::MAX)) as f32;
-        let (w, d) = (&self.weights_f32[..], &self.curvature_f32[..]);
-        let [product, square] = match values.are_successive {
-            true => rounded_sums(isa, w, d, inverse, values.ends_f32),
-            false => {
-                let first = values.ends_f32[0].to_bits();
-                let changes = &values.changes[..];
-                if let Some(eight) = padded::<8>(changes) {
-                    nearest_sums(isa, w, d, inverse, first, eight)
-                } else if let Some(sixteen) = padded::<16>(changes) {
-                    nearest_sums(isa, w, d, inverse, first, sixteen)
-                } else {
-                    nearest_sums(isa, w, d, inverse, first, changes)
-                }
-            }
-        };
-        Sums {
-            product: f64::from(product) / (of_weights * of_curvature),
-            square: f64::from(square) / of_curvature,
-        }
-    }
-
-    /// The sums of an assignment.
-    fn sums(&self, values: &Values, places: &[i32]) -> Sums {
-        let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
-        let (weights, _) = self.weights.as_chunks::<LANES>();
-        let (curvature, _) = self.curvature.as_chunks::<LANES>();
-        let (places, _) = places.as_chunks::<LANES>();
-        for ((w, d), place) in weights.iter().zip(curvature).zip(places) {
-            for lane in 0..LANES {
-                let value = values.values[place[lane] as usize];
-                let weighted = d[lane] * value;
-                product[lane] += weighted * w[lane];
-                square[lane] += weighted * value;
-            }
-        }
-        Sums {
-            product: total(product),
-            square: total(square),
-        }
-    }
-}
-
 /// Solves blocks of a format. Allocates for the largest block alone.
 pub(super) struct Search<'a> {
     format: &'a BlockFormat,
@@ -355,12 +120,11 @@ impl<'a> Search<'a> {
             let negated = values.iter().rev().map(|value| -value);
             signs.push(Values::new(negated, true));
         }
-        let [low, high] = signs[0].ends();
         Self {
             format,
             isa,
             is_symmetric,
-            limit: f64::from(f32::MAX) / low.abs().max(high.abs()).max(1.0),
+            limit: f64::from(f32::MAX) / signs[0].magnitudes[1].max(1.0),
             signs,
             block: Block::default(),
             cells: Vec::new(),
@@ -381,7 +145,7 @@ impl<'a> Search<'a> {
         // Then every solution has error zero.
         let is_flat = curvature.is_some_and(|d| d.iter().all(|d| *d == 0.0));
         let curvature = curvature.filter(|_| !is_flat);
-        let has_zero = self.signs[0].magnitudes[0] == 0.0;
+        let has_zero = self.signs[0].has_zero();
         (self.block).set(weights, curvature, self.is_symmetric, has_zero);
         self.places.resize(self.block.weights.len(), 0);
         self.last_places.resize(self.block.weights.len(), 0);
@@ -431,7 +195,7 @@ impl<'a> Search<'a> {
             height,
             products,
             curvatures,
-        } = extent(isa, &block.weights, &block.curvature, values.ends());
+        } = block.extent(isa, values.ends());
         if height <= 0.0 {
             return;
         }
@@ -472,7 +236,7 @@ impl<'a> Search<'a> {
         };
         cells.clear();
         let mut high = point(1.0 / to_one(top), places, best);
-        if !values.values.contains(&0.0) {
+        if !values.has_zero() {
             // From there on one assignment is the best, which no cell has.
             values.place(isa, &block.weights, high.scale, places);
             grid.improve(block.sums(values, places), best);
@@ -557,126 +321,4 @@ impl<'a> Search<'a> {
             grid.improve(sums, best);
         }
     }
-}
-
-multiversion! {
-    /// The sums of successive integers nearest to `w · inverse`.
-    fn rounded_sums(weights: &[f32], curvature: &[f32], inverse: f32, ends: [f32; 2]) -> [f32; 2] {
-        let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
-        let (weights, _) = weights.as_chunks::<LANES>();
-        let (curvature, _) = curvature.as_chunks::<LANES>();
-        for (w, d) in weights.iter().zip(curvature) {
-            for lane in 0..LANES {
-                let x = (w[lane] * inverse).max(ends[0]).min(ends[1]);
-                let value = (x + ROUND_F32) - ROUND_F32;
-                let weighted = d[lane] * value;
-                product[lane] += weighted * w[lane];
-                square[lane] += weighted * value;
-            }
-        }
-        [total(product), total(square)]
-    }
-}
-
-multiversion! {
-    /// The sums of the values nearest to `w · inverse`: `first`, with the changes at all middles passed.
-    fn nearest_sums<T: Table>(weights: &[f32], curvature: &[f32], inverse: f32, first: u32, changes: T) -> [f32; 2] {
-        let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
-        let (weights, _) = weights.as_chunks::<LANES>();
-        let (curvature, _) = curvature.as_chunks::<LANES>();
-        for (w, d) in weights.iter().zip(curvature) {
-            for lane in 0..LANES {
-                let (x, mut bits) = (w[lane] * inverse, first);
-                for change in changes.get() {
-                    bits ^= change.bits & u32::from(x > change.middle).wrapping_neg();
-                }
-                let value = f32::from_bits(bits);
-                let weighted = d[lane] * value;
-                product[lane] += weighted * w[lane];
-                square[lane] += weighted * value;
-            }
-        }
-        [total(product), total(square)]
-    }
-}
-
-multiversion! {
-    fn rounded_places(weights: &[f64], inverse: f64, ends: [f64; 2], places: &mut [i32]) {
-        let first = ends[0] as i32;
-        for (w, place) in weights.iter().zip(places) {
-            let x = (w * inverse).max(ends[0]).min(ends[1]);
-            // The sum has the integer in its lowest bits.
-            *place = (x + ROUND_F64).to_bits() as i32 - first;
-        }
-    }
-}
-
-multiversion! {
-    fn nearest_places(weights: &[f64], inverse: f64, middles: &[f64], places: &mut [i32]) {
-        let (weights, _) = weights.as_chunks::<LANES>();
-        let (places, _) = places.as_chunks_mut::<LANES>();
-        for (w, places) in weights.iter().zip(places) {
-            let mut passed = [0i64; LANES];
-            for middle in middles {
-                for lane in 0..LANES {
-                    passed[lane] += i64::from(w[lane] * inverse > *middle);
-                }
-            }
-            *places = passed.map(|passed| passed as i32);
-        }
-    }
-}
-
-/// What bounds the scales and sums of a block.
-struct Extent {
-    /// The largest weight with curvature, or zero.
-    largest: f64,
-    /// The smallest weight with curvature, or zero.
-    smallest: f64,
-    /// H(0): `Σ d max(w low, w high)`.
-    height: f64,
-    /// `Σ d |w|`
-    products: f64,
-    /// `Σ d`
-    curvatures: f64,
-}
-
-multiversion! {
-    fn extent(weights: &[f64], curvature: &[f64], ends: [f64; 2]) -> Extent {
-        let (mut largest, mut smallest) = ([0.0f64; LANES], [0.0f64; LANES]);
-        let (mut height, mut products, mut curvatures) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-        let (weights, _) = weights.as_chunks::<LANES>();
-        let (curvature, _) = curvature.as_chunks::<LANES>();
-        for (w, d) in weights.iter().zip(curvature) {
-            for lane in 0..LANES {
-                let counted = if d[lane] > 0.0 { w[lane] } else { 0.0 };
-                largest[lane] = largest[lane].max(counted);
-                smallest[lane] = smallest[lane].min(counted);
-                height[lane] += d[lane] * (w[lane] * ends[0]).max(w[lane] * ends[1]);
-                products[lane] += d[lane] * w[lane].abs();
-                curvatures[lane] += d[lane];
-            }
-        }
-        Extent {
-            largest: largest.into_iter().fold(0.0, f64::max),
-            smallest: smallest.into_iter().fold(0.0, f64::min),
-            height: total(height),
-            products: total(products),
-            curvatures: total(curvatures),
-        }
-    }
-}
-
-/// The sum of the lanes, in halves.
-#[inline(always)]
-fn total<T: Copy + AddAssign>(mut lanes: [T; LANES]) -> T {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for lane in 0..half {
-            let other = lanes[lane + half];
-            lanes[lane] += other;
-        }
-        half /= 2;
-    }
-    lanes[0]
 }

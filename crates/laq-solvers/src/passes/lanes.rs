@@ -143,20 +143,20 @@ pub(crate) fn sum(lanes: [f64; LANES]) -> f64 {
 }
 
 /// A table with one entry per threshold.
-pub(crate) trait Table: Copy {
-    fn get(&self) -> &[f32];
+pub(crate) trait Table<E = f32>: Copy {
+    fn get(&self) -> &[E];
 }
 
-impl<const N: usize> Table for [f32; N] {
+impl<E: Copy, const N: usize> Table<E> for [E; N] {
     #[inline(always)]
-    fn get(&self) -> &[f32] {
+    fn get(&self) -> &[E] {
         self
     }
 }
 
-impl Table for &[f32] {
+impl<E> Table<E> for &[E] {
     #[inline(always)]
-    fn get(&self) -> &[f32] {
+    fn get(&self) -> &[E] {
         self
     }
 }

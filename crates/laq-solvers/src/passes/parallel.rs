@@ -110,6 +110,33 @@ fn reduce_range<C: Cut, T: Send>(
     add(before, after)
 }
 
+/// Calls `map` for each item, with its index and a workspace that is made once for several; the results
+/// are in order.
+pub(crate) fn map_with<I: Send, W, T: Send>(
+    items: Vec<I>,
+    workspace: impl Fn() -> W + Sync + Send,
+    map: impl Fn(&mut W, usize, I) -> T + Sync + Send,
+) -> Vec<T> {
+    #[cfg(feature = "rayon")]
+    {
+        use rayon::prelude::*;
+        let items = items.into_par_iter().enumerate();
+        items
+            .map_init(workspace, |workspace, (index, item)| {
+                map(workspace, index, item)
+            })
+            .collect()
+    }
+    #[cfg(not(feature = "rayon"))]
+    {
+        let mut workspace = workspace();
+        let items = items.into_iter().enumerate();
+        items
+            .map(|(index, item)| map(&mut workspace, index, item))
+            .collect()
+    }
+}
+
 #[cfg(feature = "rayon")]
 fn join<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
     rayon::join(a, b)

@@ -1,0 +1,210 @@
+//! The values of a codebook, and the nearest of them to many weights.
+
+use std::ops::AddAssign;
+
+use laq_simd::{Isa, multiversion};
+
+use crate::passes::lanes::Table;
+
+/// Weights that are handled together; blocks are padded to a multiple with zeros.
+pub(super) const LANES: usize = 16;
+
+/// Adding and subtracting it rounds an f32 of up to 2²² to an integer.
+const ROUND_F32: f32 = 12_582_912.0;
+
+/// Adding and subtracting it rounds an f64 of up to 2⁵¹ to an integer.
+const ROUND_F64: f64 = 6_755_399_441_055_744.0;
+
+/// The values of one sign of the scale. Of symmetric values only the magnitudes, for the magnitudes of
+/// weights.
+pub(super) struct Values {
+    /// In rising order.
+    pub(super) values: Vec<f64>,
+    /// Between each value and the next.
+    pub(super) middles: Vec<f64>,
+    /// Whether the values are successive integers.
+    are_successive: bool,
+    /// The smallest and the largest magnitude.
+    pub(super) magnitudes: [f64; 2],
+    pub(super) is_negated: bool,
+    ends_f32: [f32; 2],
+    changes: Changes,
+}
+
+/// From one value to the next.
+#[derive(Clone, Copy)]
+struct Change {
+    middle: f32,
+    /// The bits in which the next value differs, as f32.
+    bits: u32,
+}
+
+/// The changes from each value to the next, in an array of constant length if they are few: then they are
+/// compared with many weights at a time.
+enum Changes {
+    Eight([Change; 8]),
+    Sixteen([Change; 16]),
+    Many(Vec<Change>),
+}
+
+impl Changes {
+    fn new(changes: Vec<Change>) -> Self {
+        if let Some(eight) = padded(&changes) {
+            Self::Eight(eight)
+        } else if let Some(sixteen) = padded(&changes) {
+            Self::Sixteen(sixteen)
+        } else {
+            Self::Many(changes)
+        }
+    }
+}
+
+/// An array of N, if there are no more, with others that never happen.
+fn padded<const N: usize>(changes: &[Change]) -> Option<[Change; N]> {
+    let never = Change {
+        middle: f32::INFINITY,
+        bits: 0,
+    };
+    let change = |index| changes.get(index).copied().unwrap_or(never);
+    (changes.len() <= N).then(|| std::array::from_fn(change))
+}
+
+impl Values {
+    pub(super) fn new(values: impl Iterator<Item = f32>, is_negated: bool) -> Self {
+        let all: Vec<f32> = values.collect();
+        let values: Vec<f64> = all.iter().map(|value| f64::from(*value)).collect();
+        let middles: Vec<f64> = (values.windows(2))
+            .map(|pair| 0.5 * (pair[0] + pair[1]))
+            .collect();
+        let change = |(pair, middle): (&[f32], &f64)| Change {
+            middle: *middle as f32,
+            bits: pair[0].to_bits() ^ pair[1].to_bits(),
+        };
+        let is_next = |pair: &[f64]| pair[1] == pair[0] + 1.0;
+        Self {
+            are_successive: values[0].fract() == 0.0 && values.windows(2).all(is_next),
+            magnitudes: [
+                values
+                    .iter()
+                    .fold(f64::INFINITY, |least, v| least.min(v.abs())),
+                values.iter().fold(0.0, |most, v| most.max(v.abs())),
+            ],
+            ends_f32: [all[0], all[all.len() - 1]],
+            changes: Changes::new((all.windows(2).zip(&middles)).map(change).collect()),
+            values,
+            middles,
+            is_negated,
+        }
+    }
+
+    pub(super) fn ends(&self) -> [f64; 2] {
+        [self.values[0], self.values[self.values.len() - 1]]
+    }
+
+    /// Writes the places of the values nearest to `weight / scale`; at scale 0 to zero.
+    pub(super) fn place(&self, isa: Isa, weights: &[f64], scale: f64, places: &mut [i32]) {
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        match self.are_successive {
+            true => rounded_places(isa, weights, inverse, self.ends(), places),
+            false => nearest_places(isa, weights, inverse, &self.middles, places),
+        }
+    }
+
+    /// Whether zero is a value.
+    pub(super) fn has_zero(&self) -> bool {
+        self.magnitudes[0] == 0.0
+    }
+
+    /// `Σ d w v` and `Σ d v²` of the values v nearest to `w · inverse`.
+    pub(super) fn sums(&self, isa: Isa, w: &[f32], d: &[f32], inverse: f32) -> [f32; 2] {
+        let first = self.ends_f32[0].to_bits();
+        match &self.changes {
+            _ if self.are_successive => rounded_sums(isa, w, d, inverse, self.ends_f32),
+            Changes::Eight(changes) => nearest_sums(isa, w, d, inverse, first, *changes),
+            Changes::Sixteen(changes) => nearest_sums(isa, w, d, inverse, first, *changes),
+            Changes::Many(changes) => nearest_sums(isa, w, d, inverse, first, &changes[..]),
+        }
+    }
+}
+
+multiversion! {
+    /// The sums of successive integers nearest to `w · inverse`.
+    fn rounded_sums(weights: &[f32], curvature: &[f32], inverse: f32, ends: [f32; 2]) -> [f32; 2] {
+        let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
+        let (weights, _) = weights.as_chunks::<LANES>();
+        let (curvature, _) = curvature.as_chunks::<LANES>();
+        for (w, d) in weights.iter().zip(curvature) {
+            for lane in 0..LANES {
+                let x = (w[lane] * inverse).max(ends[0]).min(ends[1]);
+                let value = (x + ROUND_F32) - ROUND_F32;
+                let weighted = d[lane] * value;
+                product[lane] += weighted * w[lane];
+                square[lane] += weighted * value;
+            }
+        }
+        [total(product), total(square)]
+    }
+}
+
+multiversion! {
+    /// The sums of the values nearest to `w · inverse`: `first`, with the changes at all middles passed.
+    fn nearest_sums<T: Table<Change>>(weights: &[f32], curvature: &[f32], inverse: f32, first: u32, changes: T) -> [f32; 2] {
+        let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
+        let (weights, _) = weights.as_chunks::<LANES>();
+        let (curvature, _) = curvature.as_chunks::<LANES>();
+        for (w, d) in weights.iter().zip(curvature) {
+            for lane in 0..LANES {
+                let (x, mut bits) = (w[lane] * inverse, first);
+                for change in changes.get() {
+                    bits ^= change.bits & u32::from(x > change.middle).wrapping_neg();
+                }
+                let value = f32::from_bits(bits);
+                let weighted = d[lane] * value;
+                product[lane] += weighted * w[lane];
+                square[lane] += weighted * value;
+            }
+        }
+        [total(product), total(square)]
+    }
+}
+
+multiversion! {
+    fn rounded_places(weights: &[f64], inverse: f64, ends: [f64; 2], places: &mut [i32]) {
+        let first = ends[0] as i32;
+        for (w, place) in weights.iter().zip(places) {
+            let x = (w * inverse).max(ends[0]).min(ends[1]);
+            // The sum has the integer in its lowest bits.
+            *place = (x + ROUND_F64).to_bits() as i32 - first;
+        }
+    }
+}
+
+multiversion! {
+    fn nearest_places(weights: &[f64], inverse: f64, middles: &[f64], places: &mut [i32]) {
+        let (weights, _) = weights.as_chunks::<LANES>();
+        let (places, _) = places.as_chunks_mut::<LANES>();
+        for (w, places) in weights.iter().zip(places) {
+            let mut passed = [0i64; LANES];
+            for middle in middles {
+                for lane in 0..LANES {
+                    passed[lane] += i64::from(w[lane] * inverse > *middle);
+                }
+            }
+            *places = passed.map(|passed| passed as i32);
+        }
+    }
+}
+
+/// The sum of the lanes, in halves.
+#[inline(always)]
+pub(super) fn total<T: Copy + AddAssign>(mut lanes: [T; LANES]) -> T {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            let other = lanes[lane + half];
+            lanes[lane] += other;
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
