@@ -8,8 +8,7 @@ use laq_models::{LayerWeights, WeightData};
 use laq_packed::network::{LayerSpec, LossSpec, MEAN_IMAGE, NETWORK, NetworkSpec};
 use laq_packed::onnx::{OnnxOptions, to_onnx};
 use laq_packed::{
-    Network, NetworkError, PackedFile, PackedTensor, Packing, Tensor, to_npz,
-    write_compressed_tensors,
+    Network, PackedFile, PackedTensor, Packing, Tensor, to_npz, write_compressed_tensors,
 };
 use laq_solvers::{Codebook, Method, Problem, Scale, solve_rows};
 use serde::Serialize;
@@ -21,7 +20,7 @@ use crate::device::DeviceOptions;
 use crate::evaluate::{find_checkpoint, load_network};
 use crate::examples::{Examples, Input, load};
 use crate::files::write_atomically;
-use crate::packed::{open_packed, run_of};
+use crate::packed::{open_packed, run_in};
 use crate::session::thread_pool;
 
 /// The metadata entry with the state of the run, [`RunState`] as JSON.
@@ -201,7 +200,8 @@ struct Trained {
 }
 
 fn read_trained(checkpoint: &Path, options: &ExportOptions) -> Result<Trained, RunError> {
-    if let (Some(file), Some(run)) = (open_packed(checkpoint)?, run_of(checkpoint)?) {
+    if let Some(file) = open_packed(checkpoint)? {
+        let run = run_in(&file)?;
         return read_packed(&file, run, options);
     }
     let Checkpoint { run, network } = Checkpoint::read(checkpoint)?;
@@ -235,15 +235,7 @@ fn read_packed(
     run: RunState,
     options: &ExportOptions,
 ) -> Result<Trained, RunError> {
-    let spec = file.metadata().find(|(key, _)| key == NETWORK);
-    let Some((_, spec)) = spec else {
-        let path = file.path().into();
-        return Err(NetworkError::NoNetwork { path }.into());
-    };
-    let spec = serde_json::from_str(&spec).map_err(|error| NetworkError::Spec {
-        path: file.path().into(),
-        detail: error.to_string(),
-    })?;
+    let spec = NetworkSpec::of(file)?;
     let mut tensors = BTreeMap::new();
     for name in file.names() {
         let tensor = match (file.tensor(&name)?, options.packing) {

@@ -28,17 +28,18 @@ pub(crate) fn open_packed(path: &Path) -> Result<Option<PackedFile>, RunError> {
 
 /// The state of the run that a file of packed weights comes from; `None` if the file is another.
 pub(crate) fn run_of(path: &Path) -> Result<Option<RunState>, RunError> {
-    let Some(file) = open_packed(path)? else {
-        return Ok(None);
-    };
+    let file = open_packed(path)?;
+    file.map(|file| run_in(&file)).transpose()
+}
+
+/// The state of the run that a file of packed weights comes from.
+pub(crate) fn run_in(file: &PackedFile) -> Result<RunState, RunError> {
     let entry = file.metadata().find(|(key, _)| key == RUN);
-    match entry.and_then(|(_, run)| serde_json::from_str(&run).ok()) {
-        Some(run) => Ok(Some(run)),
-        None => Err(RunError::NoRun {
-            path: path.into(),
-            entry: RUN,
-        }),
-    }
+    let run = entry.and_then(|(_, run)| serde_json::from_str(&run).ok());
+    run.ok_or_else(|| RunError::NoRun {
+        path: file.path().into(),
+        entry: RUN,
+    })
 }
 
 /// Whether the first bytes of a file are those of packed weights.

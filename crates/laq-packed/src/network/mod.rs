@@ -167,6 +167,24 @@ pub enum Network {
     Feedforward(Box<Feedforward>),
 }
 
+impl NetworkSpec {
+    /// The network that a file describes.
+    ///
+    /// # Errors
+    /// [`NetworkError::NoNetwork`] if there is none, [`NetworkError::Spec`] if it is invalid.
+    pub fn of(file: &PackedFile) -> Result<Self, NetworkError> {
+        let described = file.metadata().find(|(key, _)| key == NETWORK);
+        let Some((_, described)) = described else {
+            let path = file.path().into();
+            return Err(NetworkError::NoNetwork { path });
+        };
+        serde_json::from_str(&described).map_err(|error| NetworkError::Spec {
+            path: file.path().into(),
+            detail: error.to_string(),
+        })
+    }
+}
+
 impl Network {
     /// Reads a file of `laq export --to packed`.
     ///
@@ -174,15 +192,7 @@ impl Network {
     /// [`NetworkError`] if the file cannot be read or has no network, or a tensor does not fit it.
     pub fn open(path: &Path) -> Result<Self, NetworkError> {
         let file = PackedFile::open(path)?;
-        let described = file.metadata().find(|(key, _)| key == NETWORK);
-        let Some((_, described)) = described else {
-            return Err(NetworkError::NoNetwork { path: path.into() });
-        };
-        let spec: NetworkSpec =
-            serde_json::from_str(&described).map_err(|error| NetworkError::Spec {
-                path: path.into(),
-                detail: error.to_string(),
-            })?;
+        let spec = NetworkSpec::of(&file)?;
         let tensors = Tensors {
             path,
             shape: &|name| file.shape(name),
