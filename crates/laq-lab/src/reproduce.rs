@@ -80,10 +80,8 @@ pub fn reproduce(
     if finished > 0 {
         observer(Event::Kept(finished, all));
     }
-    let trainable = |cell: &Cell| {
-        !problems.contains_key(&cell.experiment.data.name)
-            && (!matches!(cell.state(), State::Finished(_)) || waits_to_be_packed(cell, options))
-    };
+    let trainable =
+        |cell: &Cell| !problems.contains_key(&cell.experiment.data.name) && !is_done(cell, options);
     let cells = plan.cells.iter().enumerate();
     let cells: Vec<(usize, &Cell)> = cells.filter(|(_, cell)| trainable(cell)).collect();
     let jobs: Vec<Job> = cells.iter().map(|(_, cell)| job(cell, options)).collect();
@@ -100,7 +98,9 @@ pub fn reproduce(
             let (_, cell) = cells[index];
             let has_written = written(&cell.folder) != before[index];
             let ending = match message {
-                Some(message) if waits_to_be_packed(cell, options) => Ending::Failed(message),
+                Some(message) if is_finished(cell) && has_to_be_packed(cell, options) => {
+                    Ending::Failed(message)
+                }
                 message => ending(cell, has_written, message),
             };
             match ending {
@@ -154,7 +154,7 @@ pub(crate) fn job(cell: &Cell, options: &Options) -> Job {
     if let (Some(every), Some(_)) = (options.compare_with_exact, &cell.exact) {
         experiment.comparison.every = every;
     }
-    experiment.checkpoint.keep = options.keep.unwrap_or(experiment.checkpoint.keep);
+    experiment.checkpoint.keep = keep(cell, options);
     Job {
         name: cell.name(),
         folder: cell.folder.clone(),
@@ -163,12 +163,23 @@ pub(crate) fn job(cell: &Cell, options: &Options) -> Job {
     }
 }
 
-/// Whether a cell is finished, but its checkpoints have not given way to its packed network.
-fn waits_to_be_packed(cell: &Cell, options: &Options) -> bool {
-    let keep = options.keep.unwrap_or(cell.experiment.checkpoint.keep);
-    keep == Keep::Packed
-        && matches!(cell.state(), State::Finished(_))
-        && last_checkpoint(&cell.folder).is_file()
+/// What is left of the weights of a cell.
+fn keep(cell: &Cell, options: &Options) -> Keep {
+    options.keep.unwrap_or(cell.experiment.checkpoint.keep)
+}
+
+/// Whether a cell is finished, and packed if it is to be.
+pub(crate) fn is_done(cell: &Cell, options: &Options) -> bool {
+    is_finished(cell) && !has_to_be_packed(cell, options)
+}
+
+fn is_finished(cell: &Cell) -> bool {
+    matches!(cell.state(), State::Finished(_))
+}
+
+/// Whether the checkpoints of a cell have to give way to its packed network once it is finished.
+fn has_to_be_packed(cell: &Cell, options: &Options) -> bool {
+    keep(cell, options) == Keep::Packed && last_checkpoint(&cell.folder).is_file()
 }
 
 /// When the summary of a run was written.

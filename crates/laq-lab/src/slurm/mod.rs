@@ -23,8 +23,8 @@ use self::script::quoted;
 use crate::LabError;
 use crate::configs::Configs;
 use crate::launcher::{Job, Stop};
-use crate::plan::{Cell, Plan, State};
-use crate::reproduce::{Event, Options, job, prepare};
+use crate::plan::{Cell, Plan};
+use crate::reproduce::{Event, Options, is_done, job, prepare};
 
 /// The folder of submissions, in that of a plan.
 const FOLDER: &str = "slurm";
@@ -173,9 +173,8 @@ pub fn submit(
         ),
     };
     let out = absolute(&plan.out).map_err(FileError::on("find", &plan.out))?;
-    let is_finished = |cell: &Cell| matches!(cell.state(), State::Finished(_));
     let (finished, open): (Vec<&Cell>, Vec<&Cell>) =
-        plan.cells.iter().partition(|cell| is_finished(cell));
+        plan.cells.iter().partition(|cell| is_done(cell, options));
     let (in_queue, open): (Vec<&Cell>, Vec<&Cell>) = open
         .into_iter()
         .partition(|cell| queued.contains(plan.relative_folder(cell)));
