@@ -1,6 +1,6 @@
 //! Solves blocks for `cargo xtask bench blocks`.
 //!
-//! Takes a folder, the number of weights and the number of repetitions. Writes the weights and their curvature to the folder
+//! Takes a folder, the number of weights (whole rows of 1024) and the number of repetitions. Writes the weights and their curvature to the folder
 //! as raw f32, for `benches/gguf/quantize.py`, and prints a JSON array of [`Row`]s. Every repetition solves all types in turn, on
 //! the threads of `RAYON_NUM_THREADS`.
 
@@ -41,7 +41,6 @@ fn run() -> Result<(), Failure> {
     let folder = next("a folder")?;
     let count: usize = next("the number of weights")?.parse()?;
     let repetitions: usize = next("the number of repetitions")?.parse()?;
-    let count = count.next_multiple_of(COLUMNS);
     let Data {
         weights, curvature, ..
     } = Data::new(count);

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{BlockOptions, Timing, align, build, cargo_run, commit, cpu, publish, timings};
+use super::{BlockOptions, align, build, cargo_run, commit, cpu, publish, timings};
 
 /// The program that solves blocks.
 const BLOCKS: [&str; 4] = ["--package", "laq-benches", "--bin", "block_table"];
@@ -15,23 +15,13 @@ const BLOCKS: [&str; 4] = ["--package", "laq-benches", "--bin", "block_table"];
 const COLUMNS: u32 = 1024;
 
 /// A row of `block_table` or of `benches/gguf/quantize.py`.
-#[derive(Clone, Deserialize, Serialize)]
+#[derive(Deserialize, Serialize)]
 struct Solved {
     block_type: String,
     quantizer: String,
     weighted_error: f64,
     plain_error: f64,
     median_seconds: f64,
-}
-
-impl Timing for Solved {
-    fn is_same(&self, other: &Self) -> bool {
-        (&self.block_type, &self.quantizer) == (&other.block_type, &other.quantizer)
-    }
-
-    fn median_seconds(&mut self) -> &mut f64 {
-        &mut self.median_seconds
-    }
 }
 
 pub(super) fn blocks(options: &BlockOptions) -> Result<()> {

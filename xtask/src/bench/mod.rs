@@ -324,14 +324,14 @@ fn commit() -> String {
 }
 
 /// A timing that a program prints, as an element of a JSON array.
-trait Timing: Clone + Serialize + DeserializeOwned {
+trait Timing: Clone {
     /// Whether both are of the same thing.
     fn is_same(&self, other: &Self) -> bool;
     fn median_seconds(&mut self) -> &mut f64;
 }
 
 /// The timings of a program.
-fn timings<T: Timing>(command: &mut Command) -> Result<Vec<T>> {
+fn timings<T: DeserializeOwned>(command: &mut Command) -> Result<Vec<T>> {
     let output = command
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

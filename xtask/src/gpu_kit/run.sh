@@ -47,7 +47,7 @@ start=$(date +%s)
 # Programs start in DIR, where data/ and runs/ are; the kit may be on a read-only disk.
 case $python in */*) python=$(CDPATH='' cd -- "$(dirname -- "$python")" && pwd)/$(basename -- "$python") || exit 1 ;; esac
 kit=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd) || exit 1
-mkdir -p -- "$out" && CDPATH='' cd -- "$out" && out=$(pwd) || exit 1
+mkdir -p -- "$out" && CDPATH='' cd -- "$out" || exit 1
 if [ -d "$kit/runs" ] && [ ! -d runs ]; then
     rm -rf runs.tmp && cp -R "$kit/runs" runs.tmp && mv runs.tmp runs || exit 1
 fi
