@@ -42,7 +42,7 @@ impl Bits {
     }
 }
 
-/// The levels `Q` of the entries `b_i` of `ŵ = α·b`, symmetric and within [−1, 1].
+/// The levels `Q` of the entries `b_i` of `ŵ = α·b`: symmetric and within [−1, 1], except in `Table`.
 ///
 /// A level is stored as an `i8` index i. With `k = 2^(bits − 1) − 1`:
 ///
@@ -55,6 +55,7 @@ impl Bits {
 /// | `Uniform` | −2^(bits−1) ..= 2^(bits−1) − 1 | (2i + 1) / (2^bits − 1) | §2, DoReFa; no zero |
 /// | `Custom`, m magnitudes with zero | −(m − 1) ..= m − 1 | sign(i) · magnitude number abs i, from 0 | |
 /// | `Custom`, m magnitudes without zero | −m ..= m − 1 | magnitude number i, or minus number −1 − i if i < 0 | |
+/// | `Table`, m of its values negative | −m ..= | value number i + m, from 0 | |
 ///
 /// Look-ups clamp indices to those of the codebook.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -72,6 +73,8 @@ pub enum Codebook {
     Uniform { bits: Bits },
     /// Levels of the caller, symmetric around zero; made by [`Codebook::custom`].
     Custom(Custom),
+    /// Values of any sign and size, for blocks; made by [`Codebook::table`].
+    Table(ValueTable),
 }
 
 /// The magnitudes of a custom codebook. A clone shares them.
@@ -104,6 +107,33 @@ impl Hash for Custom {
         self.bits().for_each(|bits| bits.hash(state));
     }
 }
+
+/// The values of a codebook that need not be symmetric. A clone shares them.
+#[derive(Clone, Debug)]
+pub struct ValueTable {
+    /// In rising order.
+    values: Arc<[f32]>,
+    /// How many are negative, up to 128; as many are not.
+    negative: usize,
+}
+
+impl PartialEq for ValueTable {
+    fn eq(&self, other: &Self) -> bool {
+        let bits = |table: &Self| table.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        bits(self) == bits(other)
+    }
+}
+
+impl Eq for ValueTable {}
+
+impl Hash for ValueTable {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.values.iter().for_each(|v| v.to_bits().hash(state));
+    }
+}
+
+/// The largest magnitude of a table is within this and its inverse, so that sums in f32 keep their precision.
+const MAX_TABLE_MAGNITUDE: f32 = 65_536.0;
 
 /// The factor of the levels.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -199,7 +229,52 @@ impl Codebook {
         Ok(Codebook::Custom(Custom { magnitudes }))
     }
 
-    /// The value of a level, within [−1, 1]: `multiplier(level) / divisor()`.
+    /// The codebook of values in rising order, which need not be symmetric around zero nor within
+    /// [−1, 1]: for [blocks](crate::blocks).
+    ///
+    /// # Errors
+    /// [`SolveError::Values`] if there are fewer than two, more than 128 that are negative, or more than 128
+    /// that are not, if they do not rise, or if the largest magnitude is not within 2⁻¹⁶ and 2¹⁶.
+    pub fn table(values: impl Into<Arc<[f32]>>) -> Result<Codebook, SolveError> {
+        let values = values.into();
+        let invalid = |reason| Err(SolveError::Values { reason });
+        let negative = values.iter().filter(|value| **value < 0.0).count();
+        let others = values.len() - negative;
+        if values.len() < 2 || negative > MAX_MAGNITUDES || others > MAX_MAGNITUDES {
+            return invalid(format!(
+                "there are {negative} below zero and {others} others"
+            ));
+        }
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            return invalid(format!("one is {value}"));
+        }
+        let largest = values[0].abs().max(values[values.len() - 1].abs());
+        if let Some(pair) = values.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return invalid(format!("{} is followed by {}", pair[0], pair[1]));
+        }
+        if !(1.0 / MAX_TABLE_MAGNITUDE..=MAX_TABLE_MAGNITUDE).contains(&largest) {
+            return invalid(format!("the largest magnitude is {largest}"));
+        }
+        Ok(Codebook::Table(ValueTable { values, negative }))
+    }
+
+    /// The integers from `low` to `high`, such as −8 to 7.
+    ///
+    /// # Errors
+    /// As [`table`](Self::table).
+    pub fn integers(low: i16, high: i16) -> Result<Codebook, SolveError> {
+        Self::table((low..=high).map(f32::from).collect::<Vec<_>>())
+    }
+
+    /// The values of the four-bit float E2M1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives.
+    pub fn e2m1() -> Codebook {
+        let magnitudes = [0.0f32, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+        let negative = magnitudes[1..].iter().rev().map(|magnitude| -magnitude);
+        let values: Vec<f32> = negative.chain(magnitudes).collect();
+        Self::table(values).expect("they rise")
+    }
+
+    /// The value of a level: `multiplier(level) / divisor()`.
     pub fn value(&self, level: i8) -> f32 {
         self.multiplier(level) / self.divisor()
     }
@@ -212,6 +287,7 @@ impl Codebook {
             Rule::Affine(rule) => rule.multiplier(level),
             Rule::PowerOfTwo(rule) => rule.multiplier(level),
             Rule::Custom(rule) => rule.multiplier(level),
+            Rule::Table(rule) => rule.multiplier(level),
         }
     }
 
@@ -228,6 +304,17 @@ impl Codebook {
         step(scale, self.divisor())
     }
 
+    /// Whether the values are their own negatives, so that a negative scale adds nothing.
+    pub fn is_symmetric(&self) -> bool {
+        match self {
+            Codebook::Table(table) => {
+                let reversed = table.values.iter().rev().map(|value| -value);
+                table.values.iter().copied().eq(reversed)
+            }
+            _ => true,
+        }
+    }
+
     /// The level indices, in rising order.
     pub fn levels(&self) -> impl Iterator<Item = i8> + use<> {
         let (low, high) = match self.rule() {
@@ -235,6 +322,7 @@ impl Codebook {
             Rule::Affine(rule) => (rule.low, rule.high),
             Rule::PowerOfTwo(rule) => (-rule.top, rule.top),
             Rule::Custom(rule) => rule.range(),
+            Rule::Table(rule) => rule.range(),
         };
         let without_zero = *self == Codebook::Binary;
         (low..=high).filter(move |&level| !without_zero || level != 0)
@@ -253,7 +341,9 @@ impl Codebook {
             Codebook::Linear { bits }
             | Codebook::Logarithmic { bits }
             | Codebook::Uniform { bits } => bits.get(),
-            Codebook::Custom(_) => self.levels().count().next_power_of_two().ilog2() as u8,
+            Codebook::Custom(_) | Codebook::Table(_) => {
+                self.levels().count().next_power_of_two().ilog2() as u8
+            }
         }
     }
 
@@ -299,6 +389,10 @@ impl Codebook {
             }
             Codebook::Custom(custom) => Rule::Custom(CustomRule {
                 magnitudes: &custom.magnitudes,
+            }),
+            Codebook::Table(table) => Rule::Table(TableRule {
+                values: &table.values,
+                negative: table.negative,
             }),
         }
     }
@@ -410,6 +504,7 @@ pub(crate) enum Rule<'a> {
     Affine(Affine),
     PowerOfTwo(PowerOfTwo),
     Custom(CustomRule<'a>),
+    Table(TableRule<'a>),
 }
 
 impl Rule<'_> {
@@ -419,6 +514,7 @@ impl Rule<'_> {
             Rule::Affine(rule) => rule.divisor(),
             Rule::PowerOfTwo(rule) => rule.divisor(),
             Rule::Custom(rule) => rule.divisor(),
+            Rule::Table(rule) => rule.divisor(),
         }
     }
 }
@@ -517,6 +613,30 @@ impl LevelValue for CustomRule<'_> {
         } else {
             self.magnitudes[level as usize]
         }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct TableRule<'a> {
+    values: &'a [f32],
+    negative: usize,
+}
+
+impl TableRule<'_> {
+    /// The lowest and the highest level.
+    fn range(self) -> (i8, i8) {
+        let negative = self.negative as i16;
+        let highest = self.values.len() as i16 - 1 - negative;
+        ((-negative) as i8, highest as i8)
+    }
+}
+
+impl LevelValue for TableRule<'_> {
+    #[inline(always)]
+    fn multiplier(self, level: i8) -> f32 {
+        let (low, high) = self.range();
+        let place = i16::from(level.clamp(low, high)) + self.negative as i16;
+        self.values[place as usize]
     }
 }
 

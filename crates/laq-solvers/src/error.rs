@@ -69,14 +69,18 @@ pub enum SolveError {
         /// The number of bits.
         bits: u8,
     },
-    /// Values that do not form a codebook of blocks.
+    /// Values that do not form a codebook.
     #[error(
-        "invalid values of a codebook: {reason}; expected 2 to 256 numbers that rise, the largest magnitude within 2^-16 and 2^16"
+        "invalid values of a codebook: {reason}; expected two or more numbers that rise, at most 128 below zero and \
+         128 others, the largest magnitude within 2^-16 and 2^16"
     )]
     Values {
         /// The violated condition.
         reason: String,
     },
+    /// A codebook of values that a solver for symmetric ones does not take.
+    #[error("the values are a table, which only blocks have; use `solve_blocks`")]
+    Table,
     /// A number of weights that no block has.
     #[error("a block of {length} weights is not possible, expected 1 to 65536 weights")]
     BlockLength {

@@ -114,6 +114,7 @@ extern crate alloc;
 // Layers, lowest first; a module imports from the layers below it.
 mod codebook;
 mod error;
+mod granularity;
 #[cfg(feature = "std")]
 mod problem;
 
@@ -121,10 +122,10 @@ mod problem;
 mod passes;
 
 #[cfg(feature = "std")]
+pub mod blocks;
+#[cfg(feature = "std")]
 mod solvers;
 
-#[cfg(feature = "std")]
-pub mod blocks;
 #[cfg(feature = "std")]
 mod method;
 #[cfg(feature = "std")]
@@ -132,15 +133,16 @@ mod quantizer;
 #[cfg(feature = "std")]
 mod rows;
 
-pub use codebook::{Bits, Codebook, Custom, Scale};
+pub use codebook::{Bits, Codebook, Custom, Scale, ValueTable};
 pub use error::SolveError;
+pub use granularity::{Granularity, Groups, MAX_BLOCK, ParseGranularityError};
 #[cfg(feature = "std")]
 pub use {
-    method::{Family, Method, ParseMethodError, families},
+    method::{Family, GranularityError, Method, ParseMethodError, families, formats},
     passes::curvature::CURVATURE_FLOOR,
     problem::{Problem, Solution},
     quantizer::{Quantizer, Solver},
-    rows::solve_rows,
+    rows::{solve_groups, solve_rows},
     solvers::Workspace,
     solvers::alternating::{MAX_ITERATIONS, SCALE_TOLERANCE, alternating},
     solvers::exact::exact,

@@ -5,7 +5,9 @@ use std::hash::{Hash, Hasher};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use crate::blocks::{BlockFormat, ScaleGrid};
 use crate::codebook::{Bits, Codebook};
+use crate::granularity::Granularity;
 use crate::quantizer::{Quantizer, Solver};
 
 /// A method for any number of bits: one row of the table of methods.
@@ -26,6 +28,8 @@ pub struct Family {
     pub solver: &'static str,
     /// The publication.
     pub source: &'static str,
+    /// The weights of a block, for a format.
+    pub block: Option<usize>,
     quantizer: Option<(Solver, Levels)>,
 }
 
@@ -37,7 +41,16 @@ enum Levels {
     Linear,
     Logarithmic,
     Uniform,
+    Integers(i16, i16),
+    Iq4Nl,
+    E2m1,
 }
+
+/// The values of IQ4_NL.
+const IQ4_NL: [f32; 16] = [
+    -127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0,
+    89.0, 113.0,
+];
 
 const BITS: Option<RangeInclusive<u8>> = Some(2..=8);
 const BINARY: &str = "{-1, 1}";
@@ -59,6 +72,7 @@ static FAMILIES: [Family; 15] = [
         scale: "none",
         solver: "none",
         source: HOU_2018,
+        block: None,
         quantizer: None,
     },
     Family {
@@ -69,6 +83,7 @@ static FAMILIES: [Family; 15] = [
         scale: "1",
         solver: "sign of the weight",
         source: "Courbariaux et al. 2015 (arXiv 1511.00363)",
+        block: None,
         quantizer: Some((Solver::Signs, Levels::Binary)),
     },
     Family {
@@ -79,6 +94,7 @@ static FAMILIES: [Family; 15] = [
         scale: "mean magnitude",
         solver: "closed form",
         source: "Rastegari et al. 2016 (arXiv 1603.05279)",
+        block: None,
         quantizer: Some((Solver::MeanSigns, Levels::Binary)),
     },
     Family {
@@ -89,6 +105,7 @@ static FAMILIES: [Family; 15] = [
         scale: ONE_SCALE,
         solver: "closed form, exact",
         source: "Hou, Yao and Kwok 2017 (arXiv 1611.01600)",
+        block: None,
         quantizer: Some((Solver::WeightedSigns, Levels::Binary)),
     },
     Family {
@@ -99,6 +116,7 @@ static FAMILIES: [Family; 15] = [
         scale: "mean magnitude above the threshold",
         solver: "threshold at 0.7 of the mean magnitude",
         source: "Li, Zhang and Liu 2016 (arXiv 1605.04711)",
+        block: None,
         quantizer: Some((Solver::Threshold, Levels::Ternary)),
     },
     Family {
@@ -109,6 +127,7 @@ static FAMILIES: [Family; 15] = [
         scale: ONE_SCALE,
         solver: "exact",
         source: HOU_2018,
+        block: None,
         quantizer: Some((Solver::Exact { two_scales: false }, Levels::Ternary)),
     },
     Family {
@@ -119,6 +138,7 @@ static FAMILIES: [Family; 15] = [
         scale: ONE_SCALE,
         solver: "alternating",
         source: HOU_2018,
+        block: None,
         quantizer: Some((Solver::Alternating { two_scales: false }, Levels::Ternary)),
     },
     Family {
@@ -129,6 +149,7 @@ static FAMILIES: [Family; 15] = [
         scale: "two, trained",
         solver: "threshold at 0.05 of the largest magnitude",
         source: "Zhu et al. 2017 (arXiv 1612.01064)",
+        block: None,
         quantizer: Some((Solver::Trained, Levels::Ternary)),
     },
     Family {
@@ -139,6 +160,7 @@ static FAMILIES: [Family; 15] = [
         scale: TWO_SCALES,
         solver: "exact, each sign",
         source: HOU_2018,
+        block: None,
         quantizer: Some((Solver::Exact { two_scales: true }, Levels::Ternary)),
     },
     Family {
@@ -149,6 +171,7 @@ static FAMILIES: [Family; 15] = [
         scale: TWO_SCALES,
         solver: "alternating, each sign",
         source: HOU_2018,
+        block: None,
         quantizer: Some((Solver::Alternating { two_scales: true }, Levels::Ternary)),
     },
     Family {
@@ -159,6 +182,7 @@ static FAMILIES: [Family; 15] = [
         scale: "1",
         solver: "rounding of tanh",
         source: "Zhou et al. 2016 (arXiv 1606.06160)",
+        block: None,
         quantizer: Some((Solver::Tanh, Levels::Uniform)),
     },
     Family {
@@ -169,6 +193,7 @@ static FAMILIES: [Family; 15] = [
         scale: ONE_SCALE,
         solver: "alternating",
         source: HOU_2018,
+        block: None,
         quantizer: Some((Solver::Alternating { two_scales: false }, Levels::Linear)),
     },
     Family {
@@ -179,6 +204,7 @@ static FAMILIES: [Family; 15] = [
         scale: ONE_SCALE,
         solver: "alternating",
         source: HOU_2018,
+        block: None,
         quantizer: Some((
             Solver::Alternating { two_scales: false },
             Levels::Logarithmic,
@@ -192,6 +218,7 @@ static FAMILIES: [Family; 15] = [
         scale: ONE_SCALE,
         solver: "exact",
         source: THIS_PROJECT,
+        block: None,
         quantizer: Some((Solver::Exact { two_scales: false }, Levels::Linear)),
     },
     Family {
@@ -202,13 +229,87 @@ static FAMILIES: [Family; 15] = [
         scale: ONE_SCALE,
         solver: "exact",
         source: THIS_PROJECT,
+        block: None,
         quantizer: Some((Solver::Exact { two_scales: false }, Levels::Logarithmic)),
     },
+];
+
+/// A file format as a method: its values and scales, with the optimum in every block.
+const fn format(
+    id: &'static str,
+    (levels, codebook): (Levels, &'static str),
+    grid: ScaleGrid,
+    block: usize,
+    source: &'static str,
+) -> Family {
+    Family {
+        id,
+        aliases: &[],
+        bits: None,
+        codebook,
+        scale: match grid {
+            ScaleGrid::E8m0 => "a power of two (E8M0), from the loss",
+            ScaleGrid::E4m3 => "in E4M3, from the loss",
+            _ => "in f16, from the loss",
+        },
+        solver: "exact",
+        source,
+        block: Some(block),
+        quantizer: Some((Solver::ExactOnGrid { grid }, levels)),
+    }
+}
+
+const GGUF: &str = "GGUF (llama.cpp)";
+const COMPRESSED: &str = "compressed-tensors (vLLM)";
+const SIGNS: (Levels, &str) = (Levels::Binary, BINARY);
+const TRITS: (Levels, &str) = (Levels::Ternary, TERNARY);
+const INT2: (Levels, &str) = (Levels::Integers(-2, 1), "{-2, ..., 1}");
+const INT3: (Levels, &str) = (Levels::Integers(-4, 3), "{-4, ..., 3}");
+const INT4: (Levels, &str) = (Levels::Integers(-8, 7), "{-8, ..., 7}");
+const E2M1: (Levels, &str) = (Levels::E2m1, "{0, ±0.5, ±1, ±1.5, ±2, ±3, ±4, ±6}");
+
+/// By bits; those of GGUF first.
+static FORMATS: [Family; 17] = [
+    format("q1_0", SIGNS, ScaleGrid::F16, 128, GGUF),
+    format("tq1_0", TRITS, ScaleGrid::F16, 256, GGUF),
+    format("tq2_0", TRITS, ScaleGrid::F16, 256, GGUF),
+    format(
+        "q2_0",
+        (Levels::Integers(-1, 2), "{-1, ..., 2}"),
+        ScaleGrid::F16,
+        64,
+        GGUF,
+    ),
+    format("q4_0", INT4, ScaleGrid::F16, 32, GGUF),
+    format(
+        "iq4_nl",
+        (Levels::Iq4Nl, "16 values from -127 to 113"),
+        ScaleGrid::F16,
+        32,
+        GGUF,
+    ),
+    format("mxfp4", E2M1, ScaleGrid::E8m0, 32, "OCP MX; GGUF"),
+    format("nvfp4", E2M1, ScaleGrid::E4m3, 16, "NVIDIA; GGUF"),
+    format("int2-g32", INT2, ScaleGrid::F16, 32, COMPRESSED),
+    format("int2-g64", INT2, ScaleGrid::F16, 64, COMPRESSED),
+    format("int2-g128", INT2, ScaleGrid::F16, 128, COMPRESSED),
+    format("int3-g32", INT3, ScaleGrid::F16, 32, COMPRESSED),
+    format("int3-g64", INT3, ScaleGrid::F16, 64, COMPRESSED),
+    format("int3-g128", INT3, ScaleGrid::F16, 128, COMPRESSED),
+    format("int4-g32", INT4, ScaleGrid::F16, 32, COMPRESSED),
+    format("int4-g64", INT4, ScaleGrid::F16, 64, COMPRESSED),
+    format("int4-g128", INT4, ScaleGrid::F16, 128, COMPRESSED),
 ];
 
 /// All families, in the order of the paper's tables, then those that the paper does not have.
 pub fn families() -> &'static [Family] {
     &FAMILIES
+}
+
+/// The file formats that are methods: trained in one, a network is stored without loss. Each has its
+/// own blocks, see [`Family::block`].
+pub fn formats() -> &'static [Family] {
+    &FORMATS
 }
 
 impl Family {
@@ -245,6 +346,21 @@ pub struct Method {
     bits: Option<Bits>,
     quantizer: Option<Quantizer>,
     scale_start: Option<f32>,
+    granularity: Granularity,
+}
+
+/// A granularity that a format does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{format} has a scale for each block of {block} weights, not for each {found}: omit the granularity"
+)]
+pub struct GranularityError {
+    /// The id of the format.
+    pub format: String,
+    /// The weights of its blocks.
+    pub block: usize,
+    /// The granularity.
+    pub found: Granularity,
 }
 
 /// The number of bits of an alias without one: that of most rows of the paper's tables.
@@ -259,6 +375,9 @@ impl Method {
             Levels::Linear => Codebook::Linear { bits: sized },
             Levels::Logarithmic => Codebook::Logarithmic { bits: sized },
             Levels::Uniform => Codebook::Uniform { bits: sized },
+            Levels::Integers(low, high) => Codebook::integers(low, high).expect("two or more"),
+            Levels::Iq4Nl => Codebook::table(IQ4_NL).expect("they rise"),
+            Levels::E2m1 => Codebook::e2m1(),
         };
         let quantizer = family.quantizer.map(|(solver, levels)| Quantizer {
             solver,
@@ -269,7 +388,40 @@ impl Method {
             bits,
             quantizer,
             scale_start: None,
+            granularity: family.block.map_or(Granularity::Gate, Granularity::Block),
         }
+    }
+
+    /// With the weights that share a scale; without it, those of a gate, or the blocks of a format.
+    ///
+    /// # Errors
+    /// If a format has other blocks.
+    pub fn with_granularity(mut self, granularity: Granularity) -> Result<Self, GranularityError> {
+        if let Some(block) = self.family.block
+            && granularity != Granularity::Block(block)
+        {
+            return Err(GranularityError {
+                format: self.id(),
+                block,
+                found: granularity,
+            });
+        }
+        self.granularity = granularity;
+        Ok(self)
+    }
+
+    /// The weights that share a scale.
+    pub fn granularity(&self) -> Granularity {
+        self.granularity
+    }
+
+    /// What [`solve_blocks`](crate::blocks::solve_blocks) solves for a format; `None` for others.
+    pub fn block_format(&self) -> Option<BlockFormat> {
+        let (quantizer, block) = (self.quantizer()?, self.family.block?);
+        let Solver::ExactOnGrid { grid } = quantizer.solver() else {
+            return None;
+        };
+        BlockFormat::new(quantizer.codebook().clone(), grid, block).ok()
     }
 
     /// With another start of trained scales than that of TWN, a finite number; no effect on other
@@ -289,7 +441,7 @@ impl Method {
         self.solver() == Some(Solver::Trained)
     }
 
-    /// Every method: each family with each of its numbers of bits.
+    /// Every method: each family with each of its numbers of bits; without formats.
     pub fn all() -> impl Iterator<Item = Method> {
         families().iter().flat_map(Family::methods)
     }
@@ -355,7 +507,11 @@ impl Method {
     /// Whether the method finds the optimum of problem (1) for its codebook and number of scales.
     pub fn is_exact(&self) -> bool {
         let solver = self.solver();
-        matches!(solver, Some(Solver::Exact { .. } | Solver::WeightedSigns))
+        let exact = |solver| {
+            use Solver::{Exact, ExactOnGrid, WeightedSigns};
+            matches!(solver, Exact { .. } | ExactOnGrid { .. } | WeightedSigns)
+        };
+        solver.is_some_and(exact)
     }
 
     /// Whether the method alternates between scale and levels.
@@ -425,7 +581,9 @@ pub enum ParseMethodError {
 
 fn list_of_ids() -> String {
     let ids: Vec<_> = families().iter().map(|family| family.id).collect();
-    format!("{} (M is 2 to 8 bits)", ids.join(", "))
+    let formats: Vec<_> = formats().iter().map(|format| format.id).collect();
+    let (ids, formats) = (ids.join(", "), formats.join(", "));
+    format!("{ids} (M is 2 to 8 bits), or the formats {formats}")
 }
 
 impl FromStr for Method {
@@ -435,7 +593,7 @@ impl FromStr for Method {
     /// (`laq-linear-3`); an alias may omit it (`LAQ_linear` has 3 bits, `LAQ_linear-4` has 4).
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let mut wrong_bits = None;
-        for family in families() {
+        for family in families().iter().chain(formats()) {
             let Some(range) = &family.bits else {
                 let mut names = family.aliases.iter().chain([&family.id]);
                 if names.any(|known| known.eq_ignore_ascii_case(name)) {

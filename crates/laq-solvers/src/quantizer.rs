@@ -4,8 +4,10 @@ use std::mem;
 
 use laq_simd::Isa;
 
+use crate::blocks::{ScaleGrid, Search};
 use crate::codebook::{Codebook, Scale};
 use crate::error::SolveError;
+use crate::granularity::MAX_BLOCK;
 use crate::passes::check::with_roots;
 use crate::passes::curvature::CURVATURE_FLOOR;
 use crate::problem::{Problem, Solution};
@@ -33,6 +35,12 @@ pub enum Solver {
     Exact {
         /// One scale per sign instead of one scale.
         two_scales: bool,
+    },
+    /// The optimum of problem (1) with a scale of a grid, for any codebook: a block of a
+    /// [format](crate::formats).
+    ExactOnGrid {
+        /// The scales.
+        grid: ScaleGrid,
     },
     /// The levels nearest to tanh w / max |tanh w| with scale 1 (DoReFa).
     Tanh,
@@ -112,6 +120,32 @@ impl Quantizer {
                 exact::exact(problem, codebook, levels, workspace)
             }
             Solver::Exact { two_scales: true } => exact::two_scales(problem, levels, workspace),
+            Solver::ExactOnGrid { grid } => {
+                problem.check_length(levels)?;
+                if levels.len() > MAX_BLOCK {
+                    let length = levels.len();
+                    return Err(SolveError::BlockLength { length });
+                }
+                let blocks =
+                    (workspace.blocks.take()).filter(|blocks| blocks.is_for(codebook, grid));
+                let mut blocks = blocks.unwrap_or_else(|| Box::new(Search::new(codebook, grid)));
+                let lowest = codebook.levels().next().expect("two or more levels");
+                let put = |index: usize, place: u8| {
+                    levels[index] = match codebook {
+                        Codebook::Binary => 2 * place as i8 - 1,
+                        _ => lowest.wrapping_add_unsigned(place),
+                    };
+                };
+                let start = previous.map(|scale| scale.pair()[0]);
+                let solved = blocks.solve(problem.weights(), problem.curvature(), start, put);
+                workspace.blocks = Some(blocks);
+                let (scale, weighted_error) = solved;
+                Ok(Solution {
+                    scale: Scale::One(scale),
+                    weighted_error,
+                    iterations: 1,
+                })
+            }
         }
     }
 

@@ -1,6 +1,9 @@
-//! One problem per row of a matrix.
+//! One problem per row of a matrix, or for each of other groups of its weights.
+
+use std::ops::Range;
 
 use crate::error::SolveError;
+use crate::granularity::Groups;
 use crate::passes::parallel::map_with;
 use crate::problem::{Problem, Solution, other_size};
 use crate::quantizer::Quantizer;
@@ -35,29 +38,61 @@ pub fn solve_rows(
     rows: usize,
     levels: &mut [i8],
 ) -> Result<Vec<Solution>, SolveError> {
+    let weights = problem.weights().len();
+    match other_size(weights, rows) {
+        Some(_) if rows > 0 => {
+            solve_groups(quantizer, problem, Groups::equal(weights, rows), levels)
+        }
+        Some(_) => Ok(Vec::new()),
+        None => Err(SolveError::Rows { weights, rows }),
+    }
+}
+
+/// [`solve_rows`] for groups of weights of a [`Granularity`](crate::Granularity), such as the blocks of rows.
+///
+/// # Errors
+/// [`SolveError::LevelsLength`] if `levels` and the weights differ in length, or are not those of the groups;
+/// otherwise the error of the first group that has one, as [`Quantizer::solve`].
+pub fn solve_groups(
+    quantizer: &Quantizer,
+    problem: Problem<'_>,
+    groups: Groups,
+    levels: &mut [i8],
+) -> Result<Vec<Solution>, SolveError> {
     problem.check_length(levels)?;
     let weights = problem.weights();
-    let Some(length) = other_size(weights.len(), rows) else {
-        let weights = weights.len();
-        return Err(SolveError::Rows { weights, rows });
-    };
-    if rows == 1 {
+    if groups.weights() != weights.len() {
+        return Err(SolveError::LevelsLength {
+            weights: weights.len(),
+            levels: groups.weights(),
+        });
+    }
+    if groups.count() == 1 {
         let solution = quantizer.solve(problem, None, levels, &mut Workspace::default())?;
         return Ok(vec![solution]);
     }
-    let solve = |workspace: &mut Workspace, row: usize, levels: &mut [i8]| {
-        let range = row * length..(row + 1) * length;
+    let solve = |workspace: &mut Workspace, range: Range<usize>, levels: &mut [i8]| {
         let curvature = problem
             .curvature()
             .map(|curvature| &curvature[range.clone()]);
-        let row = Problem::new(&weights[range], curvature)?;
-        quantizer.solve(row, None, levels, workspace)
+        let group = Problem::new(&weights[range], curvature)?;
+        quantizer.solve(group, None, levels, workspace)
     };
-    if length == 0 {
-        let empty = solve(&mut Workspace::default(), 0, &mut []);
-        return (0..rows).map(|_| empty.clone()).collect();
+    if weights.is_empty() {
+        let empty = solve(&mut Workspace::default(), 0..0, &mut []);
+        return (0..groups.count()).map(|_| empty.clone()).collect();
     }
-    let levels = levels.chunks_mut(length).collect();
-    let solved = map_with(levels, Workspace::default, solve);
-    solved.into_iter().collect()
+    let solve_span = |workspace: &mut Workspace, span: usize, levels: &mut [i8]| {
+        let start = span * groups.span();
+        let of_span = (0..groups.per_span()).map(|within| {
+            let range = groups.range(within);
+            let levels = &mut levels[range.clone()];
+            solve(workspace, start + range.start..start + range.end, levels)
+        });
+        of_span.collect::<Result<Vec<_>, _>>()
+    };
+    let spans = levels.chunks_mut(groups.span()).collect();
+    let solved = map_with(spans, Workspace::default, solve_span);
+    let solved: Vec<Vec<Solution>> = solved.into_iter().collect::<Result<_, _>>()?;
+    Ok(solved.into_iter().flatten().collect())
 }

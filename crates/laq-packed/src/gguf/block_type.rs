@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use half::f16;
-use laq_solvers::blocks::{BlockCodebook, BlockFormat, ScaleGrid, solve_blocks};
-use laq_solvers::{Problem, SolveError};
+use laq_solvers::blocks::{BlockFormat, solve_blocks};
+use laq_solvers::{Method, Problem, SolveError};
 use thiserror::Error;
 
 /// An error of a block type.
@@ -73,12 +73,6 @@ pub enum BlockType {
     Mxfp4,
     Nvfp4,
 }
-
-/// The values of IQ4_NL.
-const IQ4_NL: [f32; 16] = [
-    -127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0,
-    89.0, 113.0,
-];
 
 /// The runs of TQ1_0: first byte, bytes, first weight. A byte has a weight of each part of its run of as
 /// many weights as the run has bytes.
@@ -153,18 +147,8 @@ impl BlockType {
 
     /// The problem of a scale: values, scales, and the weights that share one.
     pub fn format(self) -> BlockFormat {
-        let integers = |low, high| BlockCodebook::integers(low, high).expect("two or more");
-        let values = |values: &[f32]| BlockCodebook::new(values).expect("they rise");
-        let (codebook, grid) = match self {
-            Self::Q1_0 => (values(&[-1.0, 1.0]), ScaleGrid::F16),
-            Self::Q2_0 => (integers(-1, 2), ScaleGrid::F16),
-            Self::Tq1_0 | Self::Tq2_0 => (integers(-1, 1), ScaleGrid::F16),
-            Self::Q4_0 => (integers(-8, 7), ScaleGrid::F16),
-            Self::Iq4Nl => (values(&IQ4_NL), ScaleGrid::F16),
-            Self::Mxfp4 => (BlockCodebook::e2m1(), ScaleGrid::E8m0),
-            Self::Nvfp4 => (BlockCodebook::e2m1(), ScaleGrid::E4m3),
-        };
-        BlockFormat::new(codebook, grid, self.weights() / self.scales()).expect("a block")
+        let method: Method = self.id().parse().expect("a method has this name");
+        method.block_format().expect("it is a format")
     }
 
     /// The scales of a block.
@@ -263,7 +247,7 @@ impl BlockType {
             });
         }
         let format = self.format();
-        let values = format.codebook().values();
+        let values = &format.codebook().values()[..];
         let mut weights = Vec::with_capacity(bytes.len() / self.bytes() * self.weights());
         for block in bytes.chunks_exact(self.bytes()) {
             let scales: Vec<f32> = (0..self.scales())

@@ -31,16 +31,44 @@ impl Sums {
     }
 }
 
-/// The weights of a block.
-#[derive(Default)]
+/// Scales with the sums of their nearest values, up to rounding in f32.
+pub(super) struct Points {
+    pub(super) scales: [f64; LANES],
+    pub(super) products: [f64; LANES],
+    pub(super) squares: [f64; LANES],
+    /// `H = S − ½ s D`
+    pub(super) heights: [f64; LANES],
+}
+
+/// The weights of a block, padded with zeros to a multiple of [`LANES`].
+#[derive(Clone, Debug, Default)]
 pub(super) struct Block {
-    pub(super) weights: Vec<f64>,
-    pub(super) curvature: Vec<f64>,
-    /// The same in f32 with the largest in [½, 1]: times a power of two each.
-    weights_f32: Vec<f32>,
-    curvature_f32: Vec<f32>,
+    pub(super) length: usize,
+    pub(super) weights: Vec<f32>,
+    pub(super) curvature: Vec<f32>,
+    /// The same with the largest in [½, 1): times a power of two each. What has no part in any sum is zero.
+    scaled_weights: Vec<f32>,
+    scaled_curvature: Vec<f32>,
     /// Those powers of two.
     factors: [f64; 2],
+    pub(super) extent: Extent,
+}
+
+/// What bounds the scales and sums of a block.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Extent {
+    /// The largest weight with curvature, or zero.
+    pub(super) largest: f64,
+    /// The smallest weight with curvature, or zero.
+    pub(super) smallest: f64,
+    /// The largest curvature of a weight that is not zero.
+    most: f64,
+    /// The largest curvature.
+    most_of_all: f64,
+    /// `Σ d w` of positive weights, and `Σ d |w|` of negative ones.
+    pub(super) products: [f64; 2],
+    /// `Σ d`
+    pub(super) curvatures: f64,
 }
 
 /// The power of two that brings a positive number to [½, 1).
@@ -54,95 +82,125 @@ impl Block {
     /// any sum.
     pub(super) fn set(
         &mut self,
+        isa: Isa,
         weights: &[f32],
         curvature: Option<&[f32]>,
         magnitudes: bool,
         has_zero: bool,
     ) {
         let padded = weights.len().next_multiple_of(LANES);
-        let of_weight = |w: &f32| f64::from(if magnitudes { w.abs() } else { *w });
-        self.weights.clear();
-        self.weights.extend(weights.iter().map(of_weight));
-        self.weights.resize(padded, 0.0);
-        self.curvature.clear();
+        self.length = weights.len();
+        for buffer in [
+            &mut self.weights,
+            &mut self.curvature,
+            &mut self.scaled_weights,
+            &mut self.scaled_curvature,
+        ] {
+            buffer.clear();
+            buffer.resize(padded, 0.0);
+        }
+        let sign_bits = if magnitudes { 1 << 31 } else { 0 };
+        for (to, from) in self.weights.iter_mut().zip(weights) {
+            *to = f32::from_bits(from.to_bits() & !sign_bits);
+        }
         match curvature {
-            Some(d) => self.curvature.extend(d.iter().map(|d| f64::from(*d))),
-            None => self.curvature.resize(weights.len(), 1.0),
+            Some(d) => self.curvature[..d.len()].copy_from_slice(d),
+            None => self.curvature[..weights.len()].fill(1.0),
         }
-        self.curvature.resize(padded, 0.0);
-        let (mut largest, mut most) = (f64::MIN_POSITIVE, f64::MIN_POSITIVE);
-        let counts = |w: f64, d: f64| d > 0.0 && (w != 0.0 || !has_zero);
-        for (w, d) in self.weights.iter().zip(&self.curvature) {
-            if counts(*w, *d) {
-                (largest, most) = (largest.max(w.abs()), most.max(*d));
+        self.extent = extent(isa, &self.weights, &self.curvature);
+        let Extent {
+            largest,
+            smallest,
+            most,
+            most_of_all,
+            ..
+        } = self.extent;
+        let most = if has_zero { most } else { most_of_all };
+        let factors =
+            [largest.max(-smallest), most].map(|most| to_one(most.max(f64::MIN_POSITIVE)));
+        self.factors = factors;
+        let (w, d) = (&self.weights, &self.curvature);
+        let (to_w, to_d) = (&mut self.scaled_weights, &mut self.scaled_curvature);
+        rescale(isa, w, d, factors, has_zero, to_w, to_d);
+    }
+
+    /// The sums at the values nearest to `w / scale` for each of the scales, rounded as by [`Values::sums`].
+    pub(super) fn points(&self, isa: Isa, values: &Values, scales: &[f64; LANES]) -> Points {
+        let inverses = inverses(isa, scales, self.factors[0]);
+        let weights = &self.scaled_weights[..self.length];
+        let curvature = &self.scaled_curvature[..self.length];
+        let sums = values.sums(isa, weights, curvature, &inverses);
+        points(isa, scales, sums, self.factors)
+    }
+
+    /// The sums of the values nearest to `w / scale`. Writes their places.
+    pub(super) fn sums_at(
+        &self,
+        isa: Isa,
+        values: &Values,
+        scale: f64,
+        places: &mut [i32],
+    ) -> Sums {
+        values.place(isa, &self.weights, scale, places);
+        let [product, square] = match values.are_successive {
+            true => sums_of_integers(
+                isa,
+                &self.weights,
+                &self.curvature,
+                places,
+                values.ends()[0],
+            ),
+            false => {
+                let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
+                let (weights, _) = self.weights.as_chunks::<LANES>();
+                let (curvature, _) = self.curvature.as_chunks::<LANES>();
+                let (places, _) = places.as_chunks::<LANES>();
+                for ((w, d), place) in weights.iter().zip(curvature).zip(places) {
+                    for lane in 0..LANES {
+                        let value = values.values[place[lane] as usize];
+                        let weighted = f64::from(d[lane]) * value;
+                        product[lane] += weighted * f64::from(w[lane]);
+                        square[lane] += weighted * value;
+                    }
+                }
+                [total(product), total(square)]
             }
-        }
-        let [of_weights, of_curvature] = [to_one(largest), to_one(most)];
-        self.factors = [of_weights, of_curvature];
-        self.weights_f32.clear();
-        self.curvature_f32.clear();
-        for (w, d) in self.weights.iter().zip(&self.curvature) {
-            let factor = if counts(*w, *d) { 1.0 } else { 0.0 };
-            self.weights_f32.push((factor * w * of_weights) as f32);
-            self.curvature_f32.push((factor * d * of_curvature) as f32);
-        }
+        };
+        Sums { product, square }
     }
-
-    /// What bounds its scales and sums, with the values between `ends`.
-    pub(super) fn extent(&self, isa: Isa, ends: [f64; 2]) -> Extent {
-        extent(isa, &self.weights, &self.curvature, ends)
-    }
-
-    /// The sums at the values nearest to `w / scale`, rounded in f32.
-    pub(super) fn rounded_sums(&self, isa: Isa, values: &Values, scale: f64) -> Sums {
-        let [of_weights, of_curvature] = self.factors;
-        let inverse = (1.0 / (scale * of_weights)).min(f64::from(f32::MAX)) as f32;
-        let [product, square] = values.sums(isa, &self.weights_f32, &self.curvature_f32, inverse);
-        Sums {
-            product: f64::from(product) / (of_weights * of_curvature),
-            square: f64::from(square) / of_curvature,
-        }
-    }
-
-    /// The sums of an assignment.
-    pub(super) fn sums(&self, values: &Values, places: &[i32]) -> Sums {
-        let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
-        let (weights, _) = self.weights.as_chunks::<LANES>();
-        let (curvature, _) = self.curvature.as_chunks::<LANES>();
-        let (places, _) = places.as_chunks::<LANES>();
-        for ((w, d), place) in weights.iter().zip(curvature).zip(places) {
-            for lane in 0..LANES {
-                let value = values.values[place[lane] as usize];
-                let weighted = d[lane] * value;
-                product[lane] += weighted * w[lane];
-                square[lane] += weighted * value;
-            }
-        }
-        Sums {
-            product: total(product),
-            square: total(square),
-        }
-    }
-}
-
-/// What bounds the scales and sums of a block.
-pub(super) struct Extent {
-    /// The largest weight with curvature, or zero.
-    pub(super) largest: f64,
-    /// The smallest weight with curvature, or zero.
-    pub(super) smallest: f64,
-    /// H(0): `Σ d max(w low, w high)`.
-    pub(super) height: f64,
-    /// `Σ d |w|`
-    pub(super) products: f64,
-    /// `Σ d`
-    pub(super) curvatures: f64,
 }
 
 multiversion! {
-    fn extent(weights: &[f64], curvature: &[f64], ends: [f64; 2]) -> Extent {
-        let (mut largest, mut smallest) = ([0.0f64; LANES], [0.0f64; LANES]);
-        let (mut height, mut products, mut curvatures) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    /// `1 / (scale · factor)`
+    fn inverses(scales: &[f64; LANES], factor: f64) -> [f32; LANES] {
+        let mut inverses = [0.0; LANES];
+        for lane in 0..LANES {
+            inverses[lane] = (1.0 / (scales[lane] * factor)).min(f64::from(f32::MAX)) as f32;
+        }
+        inverses
+    }
+}
+
+multiversion! {
+    /// From sums of weights and curvature that are multiplied by `factors`.
+    fn points(scales: &[f64; LANES], sums: [[f64; LANES]; 2], factors: [f64; 2]) -> Points {
+        let [mut products, mut squares] = sums;
+        let mut heights = [0.0; LANES];
+        let (of_product, of_square) = (1.0 / (factors[0] * factors[1]), 1.0 / factors[1]);
+        for lane in 0..LANES {
+            products[lane] *= of_product;
+            squares[lane] *= of_square;
+            heights[lane] = products[lane] - 0.5 * scales[lane] * squares[lane];
+        }
+        Points { scales: *scales, products, squares, heights }
+    }
+}
+
+multiversion! {
+    fn extent(weights: &[f32], curvature: &[f32]) -> Extent {
+        let (mut largest, mut smallest) = ([0.0f32; LANES], [0.0f32; LANES]);
+        let (mut most, mut most_of_all) = ([0.0f32; LANES], [0.0f32; LANES]);
+        let (mut above, mut below, mut curvatures) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         let (weights, _) = weights.as_chunks::<LANES>();
         let (curvature, _) = curvature.as_chunks::<LANES>();
         for (w, d) in weights.iter().zip(curvature) {
@@ -150,17 +208,52 @@ multiversion! {
                 let counted = if d[lane] > 0.0 { w[lane] } else { 0.0 };
                 largest[lane] = largest[lane].max(counted);
                 smallest[lane] = smallest[lane].min(counted);
-                height[lane] += d[lane] * (w[lane] * ends[0]).max(w[lane] * ends[1]);
-                products[lane] += d[lane] * w[lane].abs();
-                curvatures[lane] += d[lane];
+                most[lane] = most[lane].max(if w[lane] != 0.0 { d[lane] } else { 0.0 });
+                most_of_all[lane] = most_of_all[lane].max(d[lane]);
+                let (w, d) = (f64::from(w[lane]), f64::from(d[lane]));
+                above[lane] += d * w.max(0.0);
+                below[lane] -= d * w.min(0.0);
+                curvatures[lane] += d;
             }
         }
+        let max = |lanes: [f32; LANES]| f64::from(lanes.into_iter().fold(0.0, f32::max));
         Extent {
-            largest: largest.into_iter().fold(0.0, f64::max),
-            smallest: smallest.into_iter().fold(0.0, f64::min),
-            height: total(height),
-            products: total(products),
+            largest: max(largest),
+            smallest: -max(smallest.map(|w| -w)),
+            most: max(most),
+            most_of_all: max(most_of_all),
+            products: [total(above), total(below)],
             curvatures: total(curvatures),
         }
+    }
+}
+
+multiversion! {
+    fn rescale(weights: &[f32], curvature: &[f32], factors: [f64; 2], has_zero: bool, to_weights: &mut [f32], to_curvature: &mut [f32]) {
+        for (((w, d), to_w), to_d) in weights.iter().zip(curvature).zip(to_weights).zip(to_curvature) {
+            let counts = *d > 0.0 && (*w != 0.0 || !has_zero);
+            let (w, d) = (f64::from(*w) * factors[0], f64::from(*d) * factors[1]);
+            *to_w = if counts { w as f32 } else { 0.0 };
+            *to_d = if counts { d as f32 } else { 0.0 };
+        }
+    }
+}
+
+multiversion! {
+    /// The sums of the integers from `first` on at `places`.
+    fn sums_of_integers(weights: &[f32], curvature: &[f32], places: &[i32], first: f64) -> [f64; 2] {
+        let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
+        let (weights, _) = weights.as_chunks::<LANES>();
+        let (curvature, _) = curvature.as_chunks::<LANES>();
+        let (places, _) = places.as_chunks::<LANES>();
+        for ((w, d), place) in weights.iter().zip(curvature).zip(places) {
+            for lane in 0..LANES {
+                let value = first + f64::from(place[lane]);
+                let weighted = f64::from(d[lane]) * value;
+                product[lane] += weighted * f64::from(w[lane]);
+                square[lane] += weighted * value;
+            }
+        }
+        [total(product), total(square)]
     }
 }

@@ -30,6 +30,15 @@ impl ScaleGrid {
         }
     }
 
+    /// The bytes of a scale in a file.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::E4m3 | Self::E8m0 => 1,
+        }
+    }
+
     /// Bits of the mantissa.
     pub(super) fn mantissa(self) -> u32 {
         self.layout().0 as u32
@@ -54,6 +63,13 @@ impl ScaleGrid {
         f64::from_bits(((smallest_normal - mantissa + F64_BIAS) as u64) << 52)
     }
 
+    /// The scale after a positive one, which may be beyond the largest.
+    pub(super) fn after(self, scale: f64) -> f64 {
+        let (mantissa, smallest_normal, _) = self.layout();
+        let exponent = ((scale.to_bits() >> 52) as i32 - F64_BIAS).max(smallest_normal);
+        scale + f64::from_bits(((exponent - mantissa + F64_BIAS) as u64) << 52)
+    }
+
     /// The largest scale up to `scale` and the smallest from it on, of those up to `limit`. They are
     /// equal if `scale` can be stored, or is beyond the smallest or largest of all.
     ///
@@ -65,9 +81,9 @@ impl ScaleGrid {
             return [self.smallest(); 2];
         }
         let exponent = ((scale.to_bits() >> 52) as i32 - F64_BIAS).max(smallest_normal);
-        // 2^(exponent − mantissa), a normal f64.
+        // 2^(exponent − mantissa), a normal f64. The quotient is below 2^(mantissa + 1) up to `largest`.
         let step = f64::from_bits(((exponent - mantissa + F64_BIAS) as u64) << 52);
-        let below = (scale / step).floor() * step;
+        let below = (scale / step) as u64 as f64 * step;
         let above = if below < scale { below + step } else { below };
         // At the limit the last of the numbers below it.
         if above > largest.min(limit) {
@@ -123,6 +139,9 @@ mod tests {
                 let middle = low + 0.3 * (high - low);
                 let found = grid.neighbours(middle, f64::MAX).map(f64::from);
                 assert_eq!(found, [low, high], "{grid:?}");
+                if low > 0.0 {
+                    assert_eq!(grid.after(low), high, "{grid:?}");
+                }
                 assert_eq!(grid.neighbours(high, f64::MAX).map(f64::from), [high; 2]);
                 assert_eq!(grid.neighbours(middle, middle).map(f64::from), [low; 2]);
                 assert_eq!(grid.neighbours(1e30 * high, low).map(f64::from), [low; 2]);

@@ -23,28 +23,25 @@
 //! Sums are f64 in a fixed order. All bits are equal for every instruction set and number of threads.
 
 mod block;
-mod codebook;
 mod grid;
 mod search;
 #[cfg(test)]
 mod tests;
 mod values;
 
-pub use self::codebook::BlockCodebook;
 pub use self::grid::ScaleGrid;
 
-use self::search::Search;
+pub(crate) use self::search::Search;
+use crate::codebook::Codebook;
 use crate::error::SolveError;
+use crate::granularity::MAX_BLOCK;
 use crate::passes::parallel::map_with;
 use crate::problem::{Problem, other_size};
-
-/// The most weights of a block.
-pub const MAX_BLOCK: usize = 1 << 16;
 
 /// How blocks are stored: values, scales and weights of a block.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockFormat {
-    codebook: BlockCodebook,
+    codebook: Codebook,
     grid: ScaleGrid,
     length: usize,
 }
@@ -54,11 +51,7 @@ impl BlockFormat {
     ///
     /// # Errors
     /// [`SolveError::BlockLength`] if `length` is not in 1 to [`MAX_BLOCK`].
-    pub fn new(
-        codebook: BlockCodebook,
-        grid: ScaleGrid,
-        length: usize,
-    ) -> Result<Self, SolveError> {
+    pub fn new(codebook: Codebook, grid: ScaleGrid, length: usize) -> Result<Self, SolveError> {
         if !(1..=MAX_BLOCK).contains(&length) {
             return Err(SolveError::BlockLength { length });
         }
@@ -70,7 +63,7 @@ impl BlockFormat {
     }
 
     /// The values of the codes.
-    pub fn codebook(&self) -> &BlockCodebook {
+    pub fn codebook(&self) -> &Codebook {
         &self.codebook
     }
 
@@ -98,11 +91,11 @@ impl BlockFormat {
 /// threads of the current rayon pool (feature `rayon`).
 ///
 /// ```
-/// use laq_solvers::blocks::{BlockCodebook, BlockFormat, ScaleGrid, solve_blocks};
-/// use laq_solvers::Problem;
+/// use laq_solvers::blocks::{BlockFormat, ScaleGrid, solve_blocks};
+/// use laq_solvers::{Codebook, Problem};
 ///
 /// // −1, 0, 1, 2 with scales in f16 of either sign, as llama.cpp's Q2_0; four weights a block here.
-/// let format = BlockFormat::new(BlockCodebook::integers(-1, 2)?, ScaleGrid::F16, 4)?;
+/// let format = BlockFormat::new(Codebook::integers(-1, 2)?, ScaleGrid::F16, 4)?;
 /// let problem = Problem::new(&[0.5, 1.0, -0.5, 0.0, -0.5, -1.0, 0.5, 0.1], None)?;
 /// let (mut codes, mut scales) = ([0; 8], [0.0; 2]);
 /// solve_blocks(&format, problem, 8, &mut codes, &mut scales)?;
@@ -145,21 +138,24 @@ pub fn solve_blocks(
     if weights.is_empty() {
         return Ok(0.0);
     }
-    let solve_row = |search: &mut Search<'_>, row: usize, outputs: (&mut [u8], &mut [f32])| {
+    let solve_row = |search: &mut Search, row: usize, outputs: (&mut [u8], &mut [f32])| {
         let (codes, scales) = outputs;
-        let mut error = 0.0;
+        let (mut error, mut last) = (0.0, None);
         for (block, (codes, scale)) in codes.chunks_mut(format.length).zip(scales).enumerate() {
             let start = row * columns + block * format.length;
             let range = start..start + codes.len();
             let curvature = problem.curvature();
             let curvature = curvature.map(|curvature| &curvature[range.clone()]);
             let of_block;
-            (*scale, of_block) = search.solve(&weights[range], curvature, codes);
+            let put = |index: usize, code| codes[index] = code;
+            (*scale, of_block) = search.solve(&weights[range], curvature, last, put);
+            last = Some(*scale);
             error += of_block;
         }
         error
     };
     let outputs = codes.chunks_mut(columns).zip(scales.chunks_mut(blocks));
-    let errors = map_with(outputs.collect(), || Search::new(format), solve_row);
+    let search = || Search::new(&format.codebook, format.grid);
+    let errors = map_with(outputs.collect(), search, solve_row);
     Ok(errors.into_iter().sum())
 }

@@ -11,9 +11,9 @@ const IQ4_NL: [f32; 16] = [
     89.0, 113.0,
 ];
 
-fn codebooks() -> Vec<BlockCodebook> {
-    let integers = |low, high| BlockCodebook::integers(low, high).expect("a codebook");
-    let values = |values: &[f32]| BlockCodebook::new(values).expect("a codebook");
+fn codebooks() -> Vec<Codebook> {
+    let integers = |low, high| Codebook::integers(low, high).expect("a codebook");
+    let values = |values: &[f32]| Codebook::table(values.to_vec()).expect("a codebook");
     vec![
         values(&[-1.0, 1.0]),
         integers(-1, 1),
@@ -21,7 +21,7 @@ fn codebooks() -> Vec<BlockCodebook> {
         integers(-8, 7),
         integers(-7, 7),
         values(&IQ4_NL),
-        BlockCodebook::e2m1(),
+        Codebook::e2m1(),
         // Without zero, and on one side of it.
         values(&[-3.0, -1.0, 1.0, 3.0]),
         integers(1, 4),
@@ -205,6 +205,15 @@ fn compare(
                 (error - least).abs() <= 1e-12 * all_zeros + 1e-9 * least,
                 "{codebook:?} {grid:?}, case {case}: scale {scale}, error {error}, least {least}\n{weights:?}\n{d:?}"
             );
+            // From any start as from none.
+            let start = (f64::from(scale) * (0.5 * random.normal()).exp()) as f32;
+            let start = if case % 2 == 0 { -start } else { start };
+            let mut search = Search::new(format.codebook(), format.grid());
+            let (_, other) = search.solve(&weights, curvature.as_deref(), Some(start), |_, _| {});
+            assert!(
+                (error - other).abs() <= 1e-12 * all_zeros + 1e-9 * least,
+                "{codebook:?} {grid:?}, case {case}, from {start}: error {other}, least {least}"
+            );
         }
     }
 }
@@ -271,7 +280,7 @@ fn rows_end_in_short_blocks_and_results_do_not_depend_on_threads() {
     let curvature: Vec<f32> = (0..rows * columns)
         .map(|_| random.uniform() as f32)
         .collect();
-    let codebook = BlockCodebook::integers(-8, 7).expect("a codebook");
+    let codebook = Codebook::integers(-8, 7).expect("a codebook");
     let format = BlockFormat::new(codebook, ScaleGrid::F16, 32).expect("a format");
     let problem = Problem::new(&weights, Some(&curvature)).expect("a problem");
     let (mut codes, mut scales) = (vec![0; weights.len()], vec![0.0; rows * 3]);
@@ -293,9 +302,10 @@ fn rows_end_in_short_blocks_and_results_do_not_depend_on_threads() {
     }
     assert_eq!(error, sum);
     for isa in Isa::available() {
-        let mut search = Search::with_isa(&format, isa);
+        let mut search = Search::with_isa(format.codebook(), format.grid(), isa);
         let (mut one, first) = ([0; 32], &weights[..32]);
-        let (scale, _) = search.solve(first, Some(&curvature[..32]), &mut one);
+        let put = |index: usize, code| one[index] = code;
+        let (scale, _) = search.solve(first, Some(&curvature[..32]), None, put);
         assert_eq!((&codes[..32], scales[0]), (&one[..], scale), "{isa}");
     }
 }
@@ -330,7 +340,7 @@ fn edge_cases_have_a_solution() {
 
 #[test]
 fn wrong_sizes_are_errors() {
-    let codebook = BlockCodebook::integers(-1, 1).expect("a codebook");
+    let codebook = Codebook::integers(-1, 1).expect("a codebook");
     assert_eq!(
         BlockFormat::new(codebook.clone(), ScaleGrid::F16, 0),
         Err(SolveError::BlockLength { length: 0 })
@@ -361,8 +371,12 @@ fn wrong_sizes_are_errors() {
         found,
     };
     assert_eq!(solve(3, &mut [0; 6], &mut [0.0; 3]), Err(scales));
-    let values =
-        |values: &[f32]| matches!(BlockCodebook::new(values), Err(SolveError::Values { .. }));
+    let values = |values: &[f32]| {
+        matches!(
+            Codebook::table(values.to_vec()),
+            Err(SolveError::Values { .. })
+        )
+    };
     assert!(
         values(&[])
             && values(&[1.0])

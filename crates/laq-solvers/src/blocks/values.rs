@@ -17,13 +17,14 @@ const ROUND_F64: f64 = 6_755_399_441_055_744.0;
 
 /// The values of one sign of the scale. Of symmetric values only the magnitudes, for the magnitudes of
 /// weights.
+#[derive(Clone, Debug)]
 pub(super) struct Values {
     /// In rising order.
     pub(super) values: Vec<f64>,
     /// Between each value and the next.
     pub(super) middles: Vec<f64>,
     /// Whether the values are successive integers.
-    are_successive: bool,
+    pub(super) are_successive: bool,
     /// The smallest and the largest magnitude.
     pub(super) magnitudes: [f64; 2],
     pub(super) is_negated: bool,
@@ -32,7 +33,7 @@ pub(super) struct Values {
 }
 
 /// From one value to the next.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Change {
     middle: f32,
     /// The bits in which the next value differs, as f32.
@@ -41,6 +42,7 @@ struct Change {
 
 /// The changes from each value to the next, in an array of constant length if they are few: then they are
 /// compared with many weights at a time.
+#[derive(Clone, Debug)]
 enum Changes {
     Eight([Change; 8]),
     Sixteen([Change; 16]),
@@ -102,7 +104,7 @@ impl Values {
     }
 
     /// Writes the places of the values nearest to `weight / scale`; at scale 0 to zero.
-    pub(super) fn place(&self, isa: Isa, weights: &[f64], scale: f64, places: &mut [i32]) {
+    pub(super) fn place(&self, isa: Isa, weights: &[f32], scale: f64, places: &mut [i32]) {
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         match self.are_successive {
             true => rounded_places(isa, weights, inverse, self.ends(), places),
@@ -115,64 +117,84 @@ impl Values {
         self.magnitudes[0] == 0.0
     }
 
-    /// `Σ d w v` and `Σ d v²` of the values v nearest to `w · inverse`.
-    pub(super) fn sums(&self, isa: Isa, w: &[f32], d: &[f32], inverse: f32) -> [f32; 2] {
+    /// `Σ d w v` and `Σ d v²` of the values v nearest to `w · inverse` for each inverse, rounded in f32 for
+    /// [`CHUNK`] weights at a time.
+    pub(super) fn sums(&self, isa: Isa, w: &[f32], d: &[f32], inverses: &[f32; LANES]) -> LaneSums {
         let first = self.ends_f32[0].to_bits();
         match &self.changes {
-            _ if self.are_successive => rounded_sums(isa, w, d, inverse, self.ends_f32),
-            Changes::Eight(changes) => nearest_sums(isa, w, d, inverse, first, *changes),
-            Changes::Sixteen(changes) => nearest_sums(isa, w, d, inverse, first, *changes),
-            Changes::Many(changes) => nearest_sums(isa, w, d, inverse, first, &changes[..]),
+            _ if self.are_successive => rounded_sums(isa, w, d, inverses, self.ends_f32),
+            Changes::Eight(changes) => nearest_sums(isa, w, d, inverses, first, *changes),
+            Changes::Sixteen(changes) => nearest_sums(isa, w, d, inverses, first, *changes),
+            Changes::Many(changes) => nearest_sums(isa, w, d, inverses, first, &changes[..]),
         }
     }
 }
 
+/// Weights whose sums are rounded in f32.
+pub(super) const CHUNK: usize = 64;
+
+/// Products and squares of each lane.
+type LaneSums = [[f64; LANES]; 2];
+
 multiversion! {
     /// The sums of successive integers nearest to `w · inverse`.
-    fn rounded_sums(weights: &[f32], curvature: &[f32], inverse: f32, ends: [f32; 2]) -> [f32; 2] {
-        let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
-        let (weights, _) = weights.as_chunks::<LANES>();
-        let (curvature, _) = curvature.as_chunks::<LANES>();
-        for (w, d) in weights.iter().zip(curvature) {
+    fn rounded_sums(weights: &[f32], curvature: &[f32], inverses: &[f32; LANES], ends: [f32; 2]) -> LaneSums {
+        let mut totals = [[0.0; LANES]; 2];
+        for (weights, curvature) in weights.chunks(CHUNK).zip(curvature.chunks(CHUNK)) {
+            let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
+            for (w, d) in weights.iter().zip(curvature) {
+                for lane in 0..LANES {
+                    let x = (w * inverses[lane]).max(ends[0]).min(ends[1]);
+                    let value = (x + ROUND_F32) - ROUND_F32;
+                    let weighted = d * value;
+                    product[lane] += weighted * w;
+                    square[lane] += weighted * value;
+                }
+            }
             for lane in 0..LANES {
-                let x = (w[lane] * inverse).max(ends[0]).min(ends[1]);
-                let value = (x + ROUND_F32) - ROUND_F32;
-                let weighted = d[lane] * value;
-                product[lane] += weighted * w[lane];
-                square[lane] += weighted * value;
+                totals[0][lane] += f64::from(product[lane]);
+                totals[1][lane] += f64::from(square[lane]);
             }
         }
-        [total(product), total(square)]
+        totals
     }
 }
 
 multiversion! {
     /// The sums of the values nearest to `w · inverse`: `first`, with the changes at all middles passed.
-    fn nearest_sums<T: Table<Change>>(weights: &[f32], curvature: &[f32], inverse: f32, first: u32, changes: T) -> [f32; 2] {
-        let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
-        let (weights, _) = weights.as_chunks::<LANES>();
-        let (curvature, _) = curvature.as_chunks::<LANES>();
-        for (w, d) in weights.iter().zip(curvature) {
-            for lane in 0..LANES {
-                let (x, mut bits) = (w[lane] * inverse, first);
+    fn nearest_sums<T: Table<Change>>(weights: &[f32], curvature: &[f32], inverses: &[f32; LANES], first: u32, changes: T) -> LaneSums {
+        let mut totals = [[0.0; LANES]; 2];
+        for (weights, curvature) in weights.chunks(CHUNK).zip(curvature.chunks(CHUNK)) {
+            let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
+            for (w, d) in weights.iter().zip(curvature) {
+                let mut bits = [first; LANES];
                 for change in changes.get() {
-                    bits ^= change.bits & u32::from(x > change.middle).wrapping_neg();
+                    for lane in 0..LANES {
+                        let passed = w * inverses[lane] > change.middle;
+                        bits[lane] ^= change.bits & u32::from(passed).wrapping_neg();
+                    }
                 }
-                let value = f32::from_bits(bits);
-                let weighted = d[lane] * value;
-                product[lane] += weighted * w[lane];
-                square[lane] += weighted * value;
+                for lane in 0..LANES {
+                    let value = f32::from_bits(bits[lane]);
+                    let weighted = d * value;
+                    product[lane] += weighted * w;
+                    square[lane] += weighted * value;
+                }
+            }
+            for lane in 0..LANES {
+                totals[0][lane] += f64::from(product[lane]);
+                totals[1][lane] += f64::from(square[lane]);
             }
         }
-        [total(product), total(square)]
+        totals
     }
 }
 
 multiversion! {
-    fn rounded_places(weights: &[f64], inverse: f64, ends: [f64; 2], places: &mut [i32]) {
+    fn rounded_places(weights: &[f32], inverse: f64, ends: [f64; 2], places: &mut [i32]) {
         let first = ends[0] as i32;
         for (w, place) in weights.iter().zip(places) {
-            let x = (w * inverse).max(ends[0]).min(ends[1]);
+            let x = (f64::from(*w) * inverse).max(ends[0]).min(ends[1]);
             // The sum has the integer in its lowest bits.
             *place = (x + ROUND_F64).to_bits() as i32 - first;
         }
@@ -180,14 +202,14 @@ multiversion! {
 }
 
 multiversion! {
-    fn nearest_places(weights: &[f64], inverse: f64, middles: &[f64], places: &mut [i32]) {
+    fn nearest_places(weights: &[f32], inverse: f64, middles: &[f64], places: &mut [i32]) {
         let (weights, _) = weights.as_chunks::<LANES>();
         let (places, _) = places.as_chunks_mut::<LANES>();
         for (w, places) in weights.iter().zip(places) {
             let mut passed = [0i64; LANES];
             for middle in middles {
                 for lane in 0..LANES {
-                    passed[lane] += i64::from(w[lane] * inverse > *middle);
+                    passed[lane] += i64::from(f64::from(w[lane]) * inverse > *middle);
                 }
             }
             *places = passed.map(|passed| passed as i32);

@@ -132,6 +132,7 @@ macro_rules! with_rule {
             $crate::codebook::Rule::Affine($rule) => $call,
             $crate::codebook::Rule::PowerOfTwo($rule) => $call,
             $crate::codebook::Rule::Custom($rule) => $call,
+            $crate::codebook::Rule::Table($rule) => $call,
         }
     };
 }

@@ -16,6 +16,9 @@ pub(super) fn with_scale(
     solve: impl FnOnce(Isa, &Magnitudes, &[i8]) -> (f64, u32),
 ) -> Result<Solution, SolveError> {
     problem.check_length(levels)?;
+    if matches!(codebook, Codebook::Table(_)) {
+        return Err(SolveError::Table);
+    }
     let isa = Isa::selected();
     let magnitudes = codebook.magnitudes();
     let (scale, iterations) = solve(isa, &magnitudes, levels);

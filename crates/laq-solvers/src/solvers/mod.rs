@@ -12,6 +12,7 @@ pub(crate) mod threshold;
 use self::exact::ExactWorkspace;
 use self::fast_alternating::FastWorkspace;
 use self::sweep::SweepQueue;
+use crate::blocks::Search;
 
 /// Buffers of the solvers. They grow with the first problem of a size and are reused, so a training
 /// step allocates nothing. Use one per thread.
@@ -22,4 +23,5 @@ pub struct Workspace {
     exact: ExactWorkspace,
     pub(crate) fast: FastWorkspace,
     pub(crate) curvature: Vec<f32>,
+    pub(crate) blocks: Option<Box<Search>>,
 }

@@ -8,5 +8,6 @@ mod conformance;
 mod edge_cases;
 mod exact;
 mod gradients;
+mod groups;
 mod names;
 mod threads;

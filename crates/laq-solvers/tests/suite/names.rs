@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use laq_solvers::{Codebook, Method, ParseMethodError, families};
+use laq_solvers::{Codebook, Granularity, Method, ParseMethodError, families, formats};
 use proptest::prelude::*;
 
 fn parse(name: &str) -> Result<String, ParseMethodError> {
@@ -19,6 +19,29 @@ fn ids_are_those_of_the_specification() {
         let sized = family.id.contains("-M");
         assert_eq!(family.bits, sized.then_some(2..=8), "{}", family.id);
     }
+}
+
+#[test]
+fn formats_are_methods_with_blocks_of_their_own() {
+    for format in formats() {
+        let method: Method = format.id.to_uppercase().parse().expect(format.id);
+        assert_eq!((method.id(), method.bits()), (format.id.to_owned(), None));
+        let block = Granularity::Block(format.block.expect("a format"));
+        assert_eq!(method.granularity(), block);
+        assert!(method.is_exact() && method.exact_counterpart().is_none());
+        assert!(method.clone().with_granularity(block).is_ok());
+        let found = Granularity::Row;
+        let error = method.with_granularity(found).expect_err("other blocks");
+        assert_eq!((error.format.as_str(), error.found), (format.id, found));
+        assert!(Method::all().all(|method| method.id() != format.id));
+    }
+    let lat: Method = "lat-e".parse().expect("a method");
+    assert_eq!(lat.granularity(), Granularity::Gate);
+    assert_eq!(lat.block_format(), None);
+    let finer = lat
+        .with_granularity(Granularity::Block(64))
+        .expect("any blocks");
+    assert_eq!(finer.granularity(), Granularity::Block(64));
 }
 
 #[test]
