@@ -34,11 +34,13 @@ fuzz_target!(|input: &[u8]| {
         weights: path("in"),
         curvature: (kind % 8 >= 4).then(|| path("in")),
         out: path("out"),
-        method: method("lat-a", None).expect("a method that is there"),
-        granularity: match kind % 4 {
-            0 | 1 => Granularity::PerTensor,
-            _ => Granularity::PerChannel,
-        },
+        method: (method("lat-a", None).expect("a method that is there"))
+            .with_granularity(match kind % 4 {
+                0 | 1 => Granularity::Tensor,
+                2 => Granularity::Row,
+                _ => Granularity::Block(7),
+            })
+            .expect("not a format"),
         packing: None,
         dequantized: kind % 16 >= 8,
         include: Vec::new(),

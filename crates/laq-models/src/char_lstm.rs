@@ -148,11 +148,11 @@ impl<B: Backend> CharLstm<B> {
                 }
             })
             .to_vec();
-        let parameter = |name: &str, shape: &[usize], init, blocks| ParameterSpec {
+        let parameter = |name: &str, shape: &[usize], init, gates| ParameterSpec {
             name: name.into(),
             shape: shape.to_vec(),
             init,
-            blocks,
+            gates,
         };
         let normal = Init::Normal {
             standard_deviation: spec.output_std,

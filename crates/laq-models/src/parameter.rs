@@ -1,10 +1,12 @@
 //! One weight tensor in training: latent values, their quantized form, gradient, Adam's moments.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
-use laq_solvers::{Codebook, Method, Problem, Scale, SolveError};
+use laq_solvers::{Codebook, Granularity, Groups, Method, Problem, Scale, SolveError};
 use laq_tensor::{
-    AdamSettings, Backend, BackendError, QuantizeJob, QuantizerSnapshot, Tensor, UpdateJob,
+    AdamSettings, Backend, BackendError, GroupReport, QuantizeJob, QuantizerSnapshot, Tensor,
+    UpdateJob,
 };
 use ndarray::ArrayD;
 
@@ -50,11 +52,13 @@ pub struct LayerWeights {
 pub enum WeightData {
     /// Full precision.
     F32(Vec<f32>),
-    /// Quantized: `Codebook::decode` of each equal block of rows gives ŵ.
+    /// Quantized: `Codebook::decode` of each group gives ŵ.
     Quantized {
         /// Level indices, row-major.
         levels: Vec<i8>,
-        /// The scale of each block.
+        /// The weights that share a scale.
+        groups: Groups,
+        /// The scale of each group.
         scales: Vec<Scale>,
         /// The codebook.
         codebook: Codebook,
@@ -64,21 +68,55 @@ pub enum WeightData {
 /// Statistics of the last quantization of one matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerReport {
-    /// Parameter and block, where it has several: `lstm.weight_hh.forget`, `dense1.weight`.
+    /// Parameter and gate, where it has several: `lstm.weight_hh.forget`, `dense1.weight`.
     pub name: String,
     /// n, its weights.
     pub weights: usize,
-    /// α, or (α, β).
+    /// α, or (α, β); the mean magnitude if rows or blocks have scales of their own.
     pub scale: Scale,
     /// Share of the quantized weights that are zero.
     pub sparsity: f64,
     /// ½ Σ d (w − ŵ)².
     pub weighted_error: f64,
-    /// Iterations of the alternating solver.
+    /// Iterations of the alternating solver: the most of any group.
     pub iterations: u32,
 }
 
-/// The only block of a parameter that is quantized as one; it has no name of its own.
+impl LayerReport {
+    /// The report of a matrix from those of its groups and their sizes; `None` if there are none.
+    fn new(name: String, groups: &[(GroupReport, usize)]) -> Option<Self> {
+        let weights: usize = groups.iter().map(|(_, size)| size).sum();
+        let (first, _) = groups.first()?;
+        let mean = |of: &dyn Fn(&GroupReport, f64) -> f64| {
+            let each = groups.iter().map(|(group, size)| of(group, *size as f64));
+            each.sum::<f64>()
+        };
+        let count = groups.len() as f64;
+        let scale = |side: usize| match groups {
+            [(only, _)] => only.scale.pair()[side],
+            _ => (mean(&|group, _| f64::from(group.scale.pair()[side].abs())) / count) as f32,
+        };
+        Some(Self {
+            name,
+            weights,
+            scale: match first.scale {
+                Scale::One(_) => Scale::One(scale(0)),
+                Scale::Two { .. } => Scale::Two {
+                    positive: scale(0),
+                    negative: scale(1),
+                },
+            },
+            sparsity: match groups {
+                [(only, _)] => only.sparsity,
+                _ => mean(&|group, size| size * group.sparsity) / weights as f64,
+            },
+            weighted_error: mean(&|group, _| group.weighted_error),
+            iterations: groups.iter().map(|(group, _)| group.iterations).max()?,
+        })
+    }
+}
+
+/// The only gate of a parameter that has no others; it has no name of its own.
 pub(crate) const WHOLE: &str = "";
 
 /// A parameter before it is allocated.
@@ -87,26 +125,19 @@ pub(crate) struct ParameterSpec {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
     pub(crate) init: Init,
-    /// Names of the equal blocks of rows that are quantized separately. [`WHOLE`] for one block;
-    /// empty for full precision.
-    pub(crate) blocks: Vec<&'static str>,
+    /// Names of the gates, which are equal blocks of rows. [`WHOLE`] for a parameter without; empty
+    /// for full precision.
+    pub(crate) gates: Vec<&'static str>,
 }
 
 impl ParameterSpec {
-    /// Parameter and block: `lstm.weight_hh.forget`, or `dense1.weight`, which has one block only.
-    fn block_name(&self, block: &str) -> String {
-        match block {
-            WHOLE => self.name.clone(),
-            block => format!("{}.{block}", self.name),
-        }
-    }
-
-    pub(crate) fn unsolved(&self, group: usize, step: u64, source: SolveError) -> ModelError {
-        ModelError::Solve {
-            layer: self.block_name(self.blocks[group]),
-            step,
-            source,
-        }
+    /// The groups that have a scale of their own.
+    fn groups(&self, granularity: Granularity) -> Groups {
+        let (rows, columns) = match &self.shape[..] {
+            [rows, columns @ ..] => (*rows, columns.iter().product()),
+            [] => (1, 1),
+        };
+        granularity.groups(rows, columns, self.gates.len())
     }
 }
 
@@ -122,6 +153,7 @@ pub(crate) struct Parameter<B: Backend> {
 
 struct Quantized<B: Backend> {
     method: Method,
+    groups: Groups,
     quantizer: B::Quantizer,
     values: Tensor<B>,
 }
@@ -140,20 +172,21 @@ impl<B: Backend> Parameter<B> {
             drawn.as_slice().expect("drawn in row-major order"),
             &mut latent,
         )?;
-        let quantized = if method.quantizer().is_some() && !spec.blocks.is_empty() {
-            let weights = spec.shape.iter().product();
-            let mut quantizer = backend.quantizer(method, weights, spec.blocks.len())?;
+        let quantized = if method.quantizer().is_some() && !spec.gates.is_empty() {
+            let groups = spec.groups(method.granularity());
+            let mut quantizer = backend.quantizer(method, groups)?;
             let mut values = zeros()?;
             if let Some(start) = method.scale_start() {
                 let start = QuantizerSnapshot {
-                    levels: vec![0; weights],
-                    scales: vec![start; 2 * spec.blocks.len()],
+                    levels: vec![0; groups.weights()],
+                    scales: vec![start; 2 * groups.count()],
                     moments: Vec::new(),
                 };
                 backend.quantizer_load(&start, &mut quantizer, &mut values)?;
             }
             Some(Quantized {
                 method: method.clone(),
+                groups,
                 quantizer,
                 values,
             })
@@ -201,6 +234,41 @@ impl<B: Backend> Parameter<B> {
         })
     }
 
+    /// The weights of the gates, or of the whole parameter where gates share a scale, with their names:
+    /// `lstm.weight_hh.forget`, `dense1.weight`.
+    fn named_groups(&self, quantized: &Quantized<B>) -> Vec<(String, Range<usize>)> {
+        let (groups, gates) = (quantized.groups, &self.spec.gates);
+        match groups.count().is_multiple_of(gates.len()) {
+            true => {
+                let of_gate = groups.count() / gates.len();
+                let named = gates.iter().enumerate().map(|(index, gate)| {
+                    let name = match *gate {
+                        WHOLE => self.spec.name.clone(),
+                        gate => format!("{}.{gate}", self.spec.name),
+                    };
+                    (name, index * of_gate..(index + 1) * of_gate)
+                });
+                named.collect()
+            }
+            false => vec![(self.spec.name.clone(), 0..groups.count())],
+        }
+    }
+
+    /// The solver's error of a group, with the name of its gate.
+    pub(crate) fn unsolved(&self, group: usize, step: u64, source: SolveError) -> ModelError {
+        let quantized = self.quantized.as_ref();
+        let mut named = quantized.map_or_else(Vec::new, |quantized| self.named_groups(quantized));
+        named.retain(|(_, groups)| groups.contains(&group));
+        let layer = named
+            .pop()
+            .map_or_else(|| self.spec.name.clone(), |(name, _)| name);
+        ModelError::Solve {
+            layer,
+            step,
+            source,
+        }
+    }
+
     /// Repeats the checks of a group on the host, for the error of a device's solver.
     pub(crate) fn why_unsolved(
         &self,
@@ -208,8 +276,8 @@ impl<B: Backend> Parameter<B> {
         group: usize,
         step: u64,
     ) -> Result<ModelError, BackendError> {
-        let size = self.spec.shape.iter().product::<usize>() / self.spec.blocks.len();
-        let range = group * size..(group + 1) * size;
+        let quantized = self.quantized.as_ref().expect("it was solved");
+        let range = quantized.groups.range(group);
         let latent = numbers(backend, &self.latent)?;
         let curvature = curvature(&numbers(backend, &self.second_moment)?[range.clone()]);
         let source = match Problem::new(&latent[range], Some(&curvature)) {
@@ -217,10 +285,10 @@ impl<B: Backend> Parameter<B> {
             // Of all that a solver takes, only trained scales are left.
             Ok(_) => SolveError::Scale { value: f32::NAN },
         };
-        Ok(self.spec.unsolved(group, step, source))
+        Ok(self.unsolved(group, step, source))
     }
 
-    /// The weighted errors of ŵ and of the solution of `other`, per block; empty before the first
+    /// The weighted errors of ŵ and of the solution of `other`, per gate; empty before the first
     /// solve.
     pub(crate) fn compare(
         &self,
@@ -232,38 +300,26 @@ impl<B: Backend> Parameter<B> {
             return Ok(Vec::new());
         };
         let state = backend.quantizer_save(&quantized.quantizer)?;
-        let scales = self.scales(&state);
+        let scales = quantized.scales(&state);
         if scales.is_empty() {
             return Ok(Vec::new());
         }
         let latent = numbers(backend, &self.latent)?;
         let second_moment = numbers(backend, &self.second_moment)?;
         let methods = (&quantized.method, other);
-        let errors = compare(methods, &latent, &second_moment, &state.levels, &scales)
-            .map_err(|(group, source)| self.spec.unsolved(group, step, source))?;
-        let named = self.spec.blocks.iter().zip(errors);
-        Ok(named
-            .map(
-                |(block, [weighted_error, other_weighted_error])| LayerComparison {
-                    name: self.spec.block_name(block),
-                    weighted_error,
-                    other_weighted_error,
-                },
-            )
-            .collect())
-    }
-
-    /// The scale of each block; empty before the first solve.
-    fn scales(&self, state: &QuantizerSnapshot) -> Vec<Scale> {
-        match state.scales.len() / self.spec.blocks.len() {
-            1 => state.scales.iter().copied().map(Scale::One).collect(),
-            _ => (state.scales.chunks_exact(2))
-                .map(|pair| Scale::Two {
-                    positive: pair[0],
-                    negative: pair[1],
-                })
-                .collect(),
-        }
+        let solved = (&state.levels[..], &scales[..]);
+        let errors = compare(methods, quantized.groups, &latent, &second_moment, solved)
+            .map_err(|(group, source)| self.unsolved(group, step, source))?;
+        let named = self.named_groups(quantized).into_iter();
+        let comparisons = named.map(|(name, groups)| {
+            let sum = |which: usize| errors[groups.clone()].iter().map(|e| e[which]).sum();
+            LayerComparison {
+                name,
+                weighted_error: sum(0),
+                other_weighted_error: sum(1),
+            }
+        });
+        Ok(comparisons.collect())
     }
 
     /// What the network computes with, in host memory.
@@ -274,7 +330,8 @@ impl<B: Backend> Parameter<B> {
                 let state = backend.quantizer_save(&quantized.quantizer)?;
                 let quantizer = quantized.method.quantizer();
                 WeightData::Quantized {
-                    scales: self.scales(&state),
+                    groups: quantized.groups,
+                    scales: quantized.scales(&state),
                     levels: state.levels,
                     codebook: quantizer
                         .expect("of a quantized parameter")
@@ -332,22 +389,15 @@ impl<B: Backend> Parameter<B> {
         let Some(quantized) = &self.quantized else {
             return Ok(Vec::new());
         };
-        let weights = self.spec.shape.iter().product::<usize>() / self.spec.blocks.len();
         let reports = backend.quantizer_reports(&quantized.quantizer)?;
-        Ok(self
-            .spec
-            .blocks
-            .iter()
-            .zip(reports)
-            .map(|(block, report)| LayerReport {
-                name: self.spec.block_name(block),
-                weights,
-                scale: report.scale,
-                sparsity: report.sparsity,
-                weighted_error: report.weighted_error,
-                iterations: report.iterations,
-            })
-            .collect())
+        let sized = reports.into_iter().zip(quantized.groups.ranges());
+        let sized: Vec<_> = sized.map(|(report, range)| (report, range.len())).collect();
+        if sized.is_empty() {
+            return Ok(Vec::new());
+        }
+        let named = self.named_groups(quantized).into_iter();
+        let reports = named.filter_map(|(name, groups)| LayerReport::new(name, &sized[groups]));
+        Ok(reports.collect())
     }
 
     pub(crate) fn save(&self, backend: &B) -> Result<Vec<StateTensor>, BackendError> {
@@ -368,7 +418,7 @@ impl<B: Backend> Parameter<B> {
         }
         if let Some(quantized) = &self.quantized {
             let snapshot = backend.quantizer_save(&quantized.quantizer)?;
-            let groups = self.spec.blocks.len();
+            let groups = quantized.groups.count();
             let rows = |numbers: &[f32]| vec![groups, numbers.len() / groups];
             state.push(tensor(
                 ".levels",
@@ -416,6 +466,21 @@ impl<B: Backend> Parameter<B> {
         backend.write(first_moment, &mut self.first_moment)?;
         backend.write(second_moment, &mut self.second_moment)?;
         Ok(())
+    }
+}
+
+impl<B: Backend> Quantized<B> {
+    /// The scale of each group; empty before the first solve.
+    fn scales(&self, state: &QuantizerSnapshot) -> Vec<Scale> {
+        match state.scales.len() / self.groups.count() {
+            1 => state.scales.iter().copied().map(Scale::One).collect(),
+            _ => (state.scales.chunks_exact(2))
+                .map(|pair| Scale::Two {
+                    positive: pair[0],
+                    negative: pair[1],
+                })
+                .collect(),
+        }
     }
 }
 

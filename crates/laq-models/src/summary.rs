@@ -15,8 +15,8 @@ pub struct LayerSummary {
     pub output: Vec<usize>,
     /// Weights that a method quantizes.
     pub quantized_weights: usize,
-    /// Matrices that are quantized separately.
-    pub groups: usize,
+    /// Rows, columns and gates of the matrices among them.
+    pub matrices: Vec<[usize; 3]>,
     /// Trained weights that stay f32: biases, scales and shifts of batch normalization, and output
     /// layers that are not quantized.
     pub other_weights: usize,
@@ -65,7 +65,7 @@ impl FeedforwardSpec {
                     vec![image.channels]
                 },
                 quantized_weights: block.iter().map(LayerSpec::weights).sum(),
-                groups: 1,
+                matrices: block.iter().filter_map(LayerSpec::matrix).collect(),
                 other_weights: block.iter().map(LayerSpec::other_weights).sum(),
                 multiplications: block.iter().map(LayerSpec::multiplications).sum(),
             }
@@ -88,7 +88,7 @@ impl CharLstmSpec {
                 kind: "LSTM on one-hot symbols".into(),
                 output: vec![hidden],
                 quantized_weights: 4 * hidden * (symbols + hidden),
-                groups: 8,
+                matrices: vec![[4 * hidden, symbols, 4], [4 * hidden, hidden, 4]],
                 other_weights: 4 * hidden,
                 // A one-hot input picks a column, without a product.
                 multiplications: 4 * hidden * hidden,
@@ -98,7 +98,7 @@ impl CharLstmSpec {
                 kind: "dense, bias, softmax".into(),
                 output: vec![symbols],
                 quantized_weights: 0,
-                groups: 0,
+                matrices: Vec::new(),
                 other_weights: symbols * (hidden + 1),
                 multiplications: symbols * hidden,
             },

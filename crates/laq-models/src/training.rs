@@ -544,7 +544,7 @@ impl<B: Backend + 'static> Training<B> {
         let parameters = self.network.parameters().iter();
         let mut quantized = parameters.filter(|parameter| parameter.is_quantized());
         match quantized.nth(parameter) {
-            Some(parameter) => parameter.spec.unsolved(group, self.steps + 1, source),
+            Some(parameter) => parameter.unsolved(group, self.steps + 1, source),
             None => ModelError::Backend(BackendError::Solve {
                 parameter,
                 group,

@@ -177,6 +177,25 @@ pub enum PackError {
         /// Rows of the matrix.
         rows: usize,
     },
+    /// A number of weights that no block has.
+    #[error("found blocks of {length} weights, expected 1 to 65536")]
+    Block {
+        /// The number found.
+        length: usize,
+    },
+    /// The number of steps is not that of the blocks.
+    #[error("found {found} steps, expected {expected} for the blocks of all rows")]
+    BlockSteps {
+        /// The number found.
+        found: usize,
+        /// The number of blocks, times the steps of a block.
+        expected: usize,
+    },
+    /// A product needs rows with one step.
+    #[error(
+        "blocks have steps of their own, which products do not take; decode the weights instead"
+    )]
+    NoBlocks,
     /// A step is not finite.
     #[error("step {index} is {value}, expected a finite number")]
     Step {

@@ -4,11 +4,11 @@
 //! | tensor | elements | content |
 //! |---|---|---|
 //! | `NAME_packed` | I32, rows × ⌈columns·b / 32⌉ | integer + 2^(b−1) in b bits, dense, least significant bit first |
-//! | `NAME_scale` | F32, `[1]` or `[rows, 1]` | a weight is scale · integer |
+//! | `NAME_scale` | F32, `[1]`, `[rows, 1]` or `[rows, blocks]` | a weight is scale · integer |
 //! | `NAME_shape` | I64, `[2]` | rows, columns |
 //!
-//! Matrices are exported so. Other tensors, and matrices with a scale for each sign or with levels that
-//! are not integers of at most 8 bits, are written in f32.
+//! Matrices are exported so. Other tensors, and matrices with a scale for each sign, with levels that
+//! are not integers of at most 8 bits, or with rows that are not whole blocks, are written in f32.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,6 +32,9 @@ struct Part {
     bytes: Vec<u8>,
 }
 
+/// Bits, strategy, and weights of a block.
+type Group = (u32, &'static str, Option<usize>);
+
 /// Writes the folder `out`; the description of the network is in the metadata of its safetensors file.
 ///
 /// # Errors
@@ -42,22 +45,25 @@ pub fn write_compressed_tensors(
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), PackedFileError> {
     let mut parts = Vec::new();
-    // By bits and strategy, the layers: names without `.weight`.
-    let mut groups: BTreeMap<(u32, &str), Vec<String>> = BTreeMap::new();
+    // By bits, strategy and weights of a block, the layers: names without `.weight`.
+    let mut groups: BTreeMap<Group, Vec<String>> = BTreeMap::new();
     let mut ignored = Vec::new();
     for (name, tensor) in tensors {
         let layer = name.strip_suffix(".weight").unwrap_or(name).to_owned();
         if let Tensor::Packed(packed) = tensor
             && packed.shape().len() == 2
+            && packed
+                .block()
+                .is_none_or(|block| packed.shape()[1].is_multiple_of(block))
             && let Some(integers) = Integers::of(packed)
         {
-            let strategy = if packed.groups() == 1 {
-                "tensor"
-            } else {
-                "channel"
+            let strategy = match (packed.block(), packed.groups()) {
+                (Some(_), _) => "group",
+                (None, 1) => "tensor",
+                (None, _) => "channel",
             };
             groups
-                .entry((integers.fewest_bits(), strategy))
+                .entry((integers.fewest_bits(), strategy, packed.block()))
                 .or_default()
                 .push(layer);
             parts.extend(matrix(name, packed, &integers));
@@ -108,8 +114,21 @@ fn matrix(name: &str, packed: &PackedTensor, integers: &Integers) -> [Part; 3] {
             bytes[start + 1] |= (shifted >> 8) as u8;
         }
     }
-    let scales = integers.scales(packed, 0, &|row| packed.group_of(row * columns));
-    let shape: &[usize] = if scales.len() == 1 { &[1] } else { &[rows, 1] };
+    let (scales, shape) = match packed.block() {
+        Some(block) => {
+            let shape = vec![rows, columns.div_ceil(block)];
+            (integers.scales_of_blocks(packed), shape)
+        }
+        None => {
+            let scales = integers.scales(packed, 0, &|row| packed.group_of(row * columns));
+            let shape = if scales.len() == 1 {
+                vec![1]
+            } else {
+                vec![rows, 1]
+            };
+            (scales, shape)
+        }
+    };
     let sizes = [rows, columns].map(|size| size as i64);
     [
         Part {
@@ -118,7 +137,7 @@ fn matrix(name: &str, packed: &PackedTensor, integers: &Integers) -> [Part; 3] {
             shape: vec![rows, words],
             bytes,
         },
-        f32s(&format!("{name}_scale"), shape, &scales),
+        f32s(&format!("{name}_scale"), &shape, &scales),
         Part {
             name: format!("{name}_shape"),
             dtype: Dtype::I64,
@@ -141,12 +160,15 @@ fn f32s(name: &str, shape: &[usize], values: &[f32]) -> Part {
 }
 
 /// The quantization part of `config.json`.
-fn config(groups: &BTreeMap<(u32, &str), Vec<String>>, ignored: &[String]) -> Value {
+fn config(groups: &BTreeMap<Group, Vec<String>>, ignored: &[String]) -> Value {
     let groups: serde_json::Map<String, Value> = (groups.iter().enumerate())
-        .map(|(index, ((bits, strategy), targets))| {
-            let weights = json!({
+        .map(|(index, ((bits, strategy, block), targets))| {
+            let mut weights = json!({
                 "num_bits": bits, "type": "int", "symmetric": true, "strategy": strategy, "dynamic": false,
             });
+            if let Some(block) = block {
+                weights["group_size"] = json!(block);
+            }
             let group = json!({"targets": targets, "weights": weights, "format": "pack-quantized"});
             (format!("group_{index}"), group)
         })

@@ -85,7 +85,7 @@ impl DenseMatrix {
 pub enum Matrix {
     /// Packed codes.
     Packed(PackedMatrix),
-    /// Full precision, or more than 16 codes.
+    /// Full precision, or more than 16 codes, or blocks with steps of their own.
     Dense(DenseMatrix),
 }
 
@@ -96,7 +96,9 @@ impl Matrix {
     /// None for a tensor that was read from a file.
     pub fn of(tensor: &Tensor) -> Result<Self, PackError> {
         let weights = match tensor {
-            Tensor::Packed(packed) if packed.table().multipliers().len() <= MAX_CODES => {
+            Tensor::Packed(packed)
+                if packed.table().multipliers().len() <= MAX_CODES && packed.block().is_none() =>
+            {
                 return packed.matrix().map(Self::Packed);
             }
             Tensor::Packed(packed) => Cow::Owned(packed.decode()),

@@ -78,11 +78,12 @@ pub enum QuantizeError {
     /// The packing does not fit the codebook.
     #[error("{0}")]
     Packing(#[from] PackError),
-    /// A tensor without dimensions has no channels.
+    /// A tensor without dimensions has no rows.
     #[error(
-        "{name} has no dimensions and therefore no channels: exclude it with --exclude or quantize per tensor"
+        "{name} has no dimensions and therefore no rows: exclude it with --exclude, or give its tensor one scale with \
+         --granularity tensor"
     )]
-    NoChannels {
+    NoRows {
         /// The tensor.
         name: String,
     },

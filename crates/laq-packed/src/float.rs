@@ -23,6 +23,14 @@ impl Float {
         }
     }
 
+    pub(crate) fn dtype(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::Bf16 => Dtype::BF16,
+        }
+    }
+
     /// Appends the values of whole elements; f32 represents them exactly.
     pub(crate) fn decode(self, bytes: &[u8], values: &mut Vec<f32>) {
         match self {

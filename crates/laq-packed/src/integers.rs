@@ -45,8 +45,13 @@ impl Integers {
         Some(Self { values, unit })
     }
 
-    /// The scales of the integers of `packed`: one, or one for each row, whose group `group_of_row` is.
-    /// `side` selects the step of a group.
+    /// The scales of the integers of the blocks of `packed`.
+    pub(crate) fn scales_of_blocks(&self, packed: &PackedTensor) -> Vec<f32> {
+        packed.steps().iter().map(|step| step * self.unit).collect()
+    }
+
+    /// The scales of the integers of `packed`, which has no blocks: one, or one for each row, whose group
+    /// `group_of_row` is. `side` selects the step of a group.
     pub(crate) fn scales(
         &self,
         packed: &PackedTensor,

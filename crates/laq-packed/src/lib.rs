@@ -31,7 +31,7 @@ pub use dense::{Activations, DenseMatrix, Matrix};
 pub use matrix::{CodeTable, DENSE_DEPTH, PackedMatrix};
 pub use packed_bytes::PackedBytes;
 pub use packed_format::{PACKED_FORMAT_KEY, PACKED_FORMAT_VERSION, PackedFormatError, Tensor};
-pub use tensor::PackedTensor;
+pub use tensor::{PackedTensor, Steps};
 
 #[cfg(feature = "std")]
 mod compressed_tensors;
@@ -64,6 +64,8 @@ mod selection;
 #[cfg(feature = "std")]
 mod tensor_file;
 
+pub use laq_solvers::Granularity;
+
 #[cfg(feature = "std")]
 pub use {
     compressed_tensors::write_compressed_tensors,
@@ -74,7 +76,7 @@ pub use {
     packed_file::{PackedFile, PackedFileError},
     plan::Plan,
     record::{Scales, TensorRecord, Totals},
-    request::{Granularity, Request, method},
+    request::{Request, method},
     selection::SelectionError,
     tensor_file::TensorFileError,
 };

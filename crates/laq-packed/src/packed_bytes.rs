@@ -91,7 +91,7 @@ impl<D: AsRef<[u8]>> PackedBytes<D> {
                 codes,
                 steps,
             } => {
-                let (packed, steps) = (self.bytes(codes), self.floats(steps, Float::F32));
+                let (packed, steps) = (self.bytes(codes), self.floats(steps.0, steps.1));
                 let tensor = entry.tensor(name, codes.shape[0], packed.to_vec(), steps)?;
                 Ok(Tensor::Packed(tensor))
             }
@@ -109,8 +109,8 @@ impl<D: AsRef<[u8]>> PackedBytes<D> {
                 entry,
                 codes,
                 steps,
-            } if entry.values.len() <= MAX_CODES => {
-                let steps = self.floats(steps, Float::F32);
+            } if entry.values.len() <= MAX_CODES && entry.block.is_none() => {
+                let steps = self.floats(steps.0, steps.1);
                 let matrix = entry.matrix(name, codes.shape[0], self.bytes(codes), &steps)?;
                 Ok(Matrix::Packed(matrix))
             }

@@ -167,7 +167,9 @@ impl PackedFile {
             let mut writer = Writer::new(&layout, path, file)?;
             for (name, tensor) in tensors {
                 match tensor {
-                    Tensor::Packed(tensor) => write_packed(&mut writer, name, tensor)?,
+                    Tensor::Packed(tensor) => {
+                        write_packed(&mut writer, name, tensor, float_of_steps(tensor))?;
+                    }
                     Tensor::F32 { values, .. } => {
                         writer.begin(name)?;
                         let mut bytes = Vec::new();
@@ -185,10 +187,16 @@ impl PackedFile {
 /// The tensors of the codes and of the steps.
 fn new_tensors(name: &str, tensor: &PackedTensor) -> [NewTensor; 2] {
     let row_bytes = tensor.packed().len().checked_div(tensor.rows());
-    let steps = match (tensor.groups(), tensor.has_two_steps()) {
-        (1, true) => vec![2],
-        (groups, true) => vec![groups, 2],
-        (groups, false) => vec![groups],
+    let steps = match (tensor.groups(), tensor.has_two_steps(), tensor.block()) {
+        (groups, two, Some(_)) => {
+            let rows = tensor.rows();
+            let mut shape = vec![rows, groups.checked_div(rows).unwrap_or(0)];
+            shape.extend(two.then_some(2));
+            shape
+        }
+        (1, true, None) => vec![2],
+        (groups, true, None) => vec![groups, 2],
+        (groups, false, None) => vec![groups],
     };
     [
         NewTensor {
@@ -198,10 +206,18 @@ fn new_tensors(name: &str, tensor: &PackedTensor) -> [NewTensor; 2] {
         },
         NewTensor {
             name: scale_name(name),
-            dtype: Dtype::F32,
+            dtype: float_of_steps(tensor).dtype(),
             shape: steps,
         },
     ]
+}
+
+/// The type of the steps.
+fn float_of_steps(tensor: &PackedTensor) -> Float {
+    match tensor.has_half_steps() {
+        true => Float::F16,
+        false => Float::F32,
+    }
 }
 
 /// Writes the codes and the steps of a tensor.
@@ -209,11 +225,12 @@ pub(crate) fn write_packed(
     writer: &mut Writer<'_>,
     name: &str,
     tensor: &PackedTensor,
+    steps: Float,
 ) -> Result<(), FileError> {
     writer.begin(&packed_name(name))?;
     writer.write(tensor.packed())?;
     writer.begin(&scale_name(name))?;
     let mut bytes = Vec::new();
-    Float::F32.encode(tensor.steps(), &mut bytes);
+    steps.encode(tensor.steps(), &mut bytes);
     writer.write(&bytes)
 }

@@ -13,10 +13,11 @@ use thiserror::Error;
 use crate::codes::{PackError, Packing};
 use crate::float::Float;
 use crate::matrix::{CodeTable, PackedMatrix};
-use crate::tensor::{PackedTensor, columns_of};
+use crate::tensor::{PackedTensor, Steps, columns_of};
 
-/// The version of the format that is written, and the newest that is read.
-pub const PACKED_FORMAT_VERSION: u32 = 1;
+/// The newest version of the format that is read. Files without blocks are written as version 1, those with
+/// blocks as version 2.
+pub const PACKED_FORMAT_VERSION: u32 = 2;
 
 /// The metadata entry with the version of the format.
 pub const PACKED_FORMAT_KEY: &str = "laq.format_version";
@@ -33,10 +34,13 @@ pub(crate) struct TensorEntry {
     pub(crate) packing: Packing,
     /// The multiplier of each code, rising.
     pub(crate) values: Vec<f32>,
-    /// Equal groups of rows.
+    /// Equal groups of rows, or the blocks of all rows.
     pub(crate) groups: usize,
     /// Whether a group has a step for each sign.
     pub(crate) two_scales: bool,
+    /// The weights of a block, where blocks have steps of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) block: Option<usize>,
 }
 
 /// The errors of packed weights.
@@ -145,7 +149,7 @@ pub(crate) enum Stored<'a> {
     Packed {
         entry: &'a TensorEntry,
         codes: &'a TensorInfo,
-        steps: &'a TensorInfo,
+        steps: (&'a TensorInfo, Float),
     },
     /// The elements.
     Full { info: &'a TensorInfo, float: Float },
@@ -228,9 +232,16 @@ impl Header {
         let codes = self.part(&packed_name(name), "two dimensions of U8", |info| {
             info.dtype == Dtype::U8 && info.shape.len() == 2
         })?;
-        let steps = self.part(&scale_name(name), "one F32 step for each group", |info| {
-            info.dtype == Dtype::F32 && info.shape.iter().product::<usize>() == expected_steps
-        })?;
+        let steps = self.part(
+            &scale_name(name),
+            "one F32 step for each group, or F16 for a block",
+            |info| {
+                let is_float =
+                    info.dtype == Dtype::F32 || info.dtype == Dtype::F16 && entry.block.is_some();
+                is_float && info.shape.iter().product::<usize>() == expected_steps
+            },
+        )?;
+        let steps = (steps, Float::of(steps.dtype).expect("checked"));
         Ok(Stored::Packed {
             entry,
             codes,
@@ -273,6 +284,7 @@ impl TensorEntry {
             values: tensor.table().multipliers().to_vec(),
             groups: tensor.groups(),
             two_scales: tensor.has_two_steps(),
+            block: tensor.block(),
         }
     }
 
@@ -286,8 +298,12 @@ impl TensorEntry {
     ) -> Result<PackedTensor, PackedFormatError> {
         let table = CodeTable::new(self.values.clone());
         let tensor = table.and_then(|table| {
-            let (shape, packing, two) = (&self.shape, self.packing, self.two_scales);
-            PackedTensor::new(shape, rows, packing, codes, table, steps, two)
+            let steps = Steps {
+                values: steps,
+                two: self.two_scales,
+                block: self.block,
+            };
+            PackedTensor::new(&self.shape, rows, self.packing, codes, table, steps)
         });
         tensor.map_err(invalid(name))
     }
@@ -322,7 +338,9 @@ pub(crate) fn with_entries(
     mut metadata: BTreeMap<String, String>,
     entries: &BTreeMap<String, TensorEntry>,
 ) -> BTreeMap<String, String> {
-    metadata.insert(PACKED_FORMAT_KEY.into(), PACKED_FORMAT_VERSION.to_string());
+    let has_blocks = entries.values().any(|entry| entry.block.is_some());
+    let version = if has_blocks { PACKED_FORMAT_VERSION } else { 1 };
+    metadata.insert(PACKED_FORMAT_KEY.into(), version.to_string());
     let entries = serde_json::to_string(entries).expect("plain numbers and strings");
     metadata.insert(TENSORS.into(), entries);
     metadata

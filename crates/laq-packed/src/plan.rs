@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use laq_solvers::blocks::ScaleGrid;
+use laq_solvers::{Granularity, Groups, Method, Quantizer, Solver};
 use safetensors::tensor::{Dtype, TensorInfo};
 
 use crate::QuantizeError;
@@ -9,7 +11,7 @@ use crate::codes::Packing;
 use crate::float::Float;
 use crate::matrix::CodeTable;
 use crate::packed_format::{TensorEntry, packed_name, scale_name, with_entries};
-use crate::request::{Granularity, Request, check_out, quantizer};
+use crate::request::{Request, check_out, quantizer};
 use crate::selection::select;
 use crate::tensor::matrix_shape;
 use crate::tensor_file::{Layout, NewTensor, TensorFile, TensorFileError};
@@ -35,11 +37,12 @@ pub(crate) struct Planned {
     pub(crate) quantized: Option<Quantized>,
 }
 
+/// How a tensor is quantized.
 #[derive(Debug)]
 pub(crate) struct Quantized {
     pub(crate) float: Float,
-    /// Number of problems.
-    pub(crate) problems: usize,
+    /// The weights that share a scale.
+    pub(crate) groups: Groups,
     /// The tensor's entry in the curvature file.
     pub(crate) curvature: Option<(TensorInfo, Float)>,
 }
@@ -67,7 +70,7 @@ impl Plan {
             let quantized = match Float::of(info.dtype).filter(|_| selected) {
                 Some(float) => Some(Quantized {
                     float,
-                    problems: problems(&name, &info, request.granularity)?,
+                    groups: groups(&name, &info, request.method.granularity())?,
                     curvature: None,
                 }),
                 None => None,
@@ -98,14 +101,17 @@ impl Plan {
                 dtype: tensor.info.dtype,
                 shape: tensor.info.shape.clone(),
             };
-            let Some(Quantized { problems, .. }) = tensor.quantized else {
+            let Some(Quantized { groups, .. }) = tensor.quantized else {
                 new.push(copied);
                 continue;
             };
             if request.dequantized {
                 new.push(copied);
             }
-            let (rows, columns) = matrix_shape(&tensor.info.shape, problems);
+            let block = groups.block();
+            let problems = groups.count();
+            let of_rows = if block.is_some() { 1 } else { problems };
+            let (rows, columns) = matrix_shape(&tensor.info.shape, of_rows);
             let row_bytes = packing
                 .row_bytes(columns)
                 .ok_or_else(|| TensorFileError::Huge {
@@ -117,17 +123,23 @@ impl Plan {
                 values: table.multipliers().to_vec(),
                 groups: problems,
                 two_scales,
+                block,
             };
             entries.insert(tensor.name.clone(), entry);
-            let scale_shape = match (request.granularity, two_scales) {
-                (Granularity::PerTensor, false) => vec![1],
-                (Granularity::PerTensor, true) => vec![2],
-                (Granularity::PerChannel, false) => vec![problems],
-                (Granularity::PerChannel, true) => vec![problems, 2],
+            let mut scale_shape = match (block, granularity(&request.method)) {
+                (Some(_), _) => vec![rows, problems.checked_div(rows).unwrap_or(0)],
+                (None, Granularity::Row | Granularity::Block(_)) => vec![problems],
+                (None, _) if two_scales => Vec::new(),
+                (None, _) => vec![1],
             };
+            scale_shape.extend(two_scales.then_some(2));
             for (name, dtype, shape) in [
                 (packed_name(&tensor.name), Dtype::U8, vec![rows, row_bytes]),
-                (scale_name(&tensor.name), Dtype::F32, scale_shape),
+                (
+                    scale_name(&tensor.name),
+                    scale_float(&request.method, groups).dtype(),
+                    scale_shape,
+                ),
             ] {
                 if taken.contains(name.as_str()) {
                     return Err(QuantizeError::Taken {
@@ -161,16 +173,39 @@ impl Plan {
     }
 }
 
-/// Number of problems of a tensor.
-fn problems(
+/// The weights of a tensor that share a scale.
+fn groups(
     name: &str,
     info: &TensorInfo,
     granularity: Granularity,
-) -> Result<usize, QuantizeError> {
-    match (granularity, info.shape.first()) {
-        (Granularity::PerTensor, _) => Ok(1),
-        (Granularity::PerChannel, Some(&channels)) => Ok(channels),
-        (Granularity::PerChannel, None) => Err(QuantizeError::NoChannels { name: name.into() }),
+) -> Result<Groups, QuantizeError> {
+    match (granularity, &info.shape[..]) {
+        (Granularity::Row | Granularity::Block(_), []) => {
+            Err(QuantizeError::NoRows { name: name.into() })
+        }
+        // A vector is one row, unless each of its elements has a scale.
+        (Granularity::Block(_), [columns]) => Ok(granularity.groups(1, *columns, 1)),
+        (Granularity::Row, [0, ..]) => Ok(Groups::blocks(0, 0, 1)),
+        (_, [rows, columns @ ..]) => Ok(granularity.groups(*rows, columns.iter().product(), 1)),
+        (_, []) => Ok(Groups::equal(1, 1)),
+    }
+}
+
+/// The granularity of the files, where a tensor has no gates.
+pub(crate) fn granularity(method: &Method) -> Granularity {
+    match method.granularity() {
+        Granularity::Gate => Granularity::Tensor,
+        granularity => granularity,
+    }
+}
+
+/// The type of the scales: for blocks F16, if it has all scales of the method.
+pub(crate) fn scale_float(method: &Method, groups: Groups) -> Float {
+    match method.quantizer().map(Quantizer::solver) {
+        Some(Solver::ExactOnGrid {
+            grid: ScaleGrid::F16 | ScaleGrid::E4m3,
+        }) if groups.block().is_some() => Float::F16,
+        _ => Float::F32,
     }
 }
 
@@ -217,7 +252,7 @@ fn metadata(weights: &TensorFile, request: &Request) -> BTreeMap<String, String>
     for (key, value) in [
         ("laq.version", env!("CARGO_PKG_VERSION").to_string()),
         ("laq.method", request.method.id()),
-        ("laq.granularity", request.granularity.name().into()),
+        ("laq.granularity", granularity(&request.method).to_string()),
         ("laq.codebook", request.method.family().codebook.into()),
     ] {
         metadata.insert(key.into(), value);

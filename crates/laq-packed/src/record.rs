@@ -1,9 +1,7 @@
 //! What quantizing reports: a record for each tensor, and totals.
 
-use laq_solvers::{Codebook, Scale};
+use laq_solvers::{Codebook, Granularity, Scale};
 use serde::Serialize;
-
-use crate::request::Granularity;
 
 /// The result for one tensor.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -16,7 +14,7 @@ pub struct TensorRecord {
     pub method: String,
     /// Content of `NAME.scale`.
     pub scale: Scales,
-    /// `½ Σ d (w − ŵ)²` with `ŵ` in f32, over all channels.
+    /// `½ Σ d (w − ŵ)²` with `ŵ` in f32, over all groups.
     pub weighted_error: f64,
     /// `weighted_error` over `½ Σ d w²`; `None` if only the latter is zero.
     pub relative_error: Option<f64>,
@@ -32,10 +30,19 @@ pub struct TensorRecord {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Scales {
-    /// One for the tensor, two for the tensor (positive and negative levels), or one per channel.
+    /// One for the tensor, two for the tensor (positive and negative levels), or one per row.
     Flat(Vec<f64>),
-    /// Two per channel, for positive and negative levels.
+    /// Two per row, for positive and negative levels.
     Pairs(Vec<[f64; 2]>),
+    /// Those of blocks.
+    Blocks {
+        /// How many there are.
+        blocks: usize,
+        /// The least.
+        least: f64,
+        /// The largest.
+        largest: f64,
+    },
 }
 
 /// The totals of a file.
@@ -92,13 +99,17 @@ pub(crate) fn relative(error: f64, energy: f64) -> Option<f64> {
 /// The scales of a record, as steps of the multipliers.
 pub(crate) fn printed(scales: &[Scale], granularity: Granularity, codebook: &Codebook) -> Scales {
     let pair = |scale: &Scale| scale.pair().map(|scale| f64::from(codebook.step(scale)));
+    let values = || scales.iter().flat_map(pair);
     match (granularity, scales.first()) {
-        (Granularity::PerTensor, Some(scale @ Scale::Two { .. })) => {
-            Scales::Flat(pair(scale).to_vec())
-        }
-        (Granularity::PerChannel, Some(Scale::Two { .. })) => {
+        (Granularity::Block(_), _) => Scales::Blocks {
+            blocks: scales.len(),
+            least: values().fold(f64::INFINITY, f64::min),
+            largest: values().fold(f64::NEG_INFINITY, f64::max),
+        },
+        (Granularity::Row, Some(Scale::Two { .. })) => {
             Scales::Pairs(scales.iter().map(pair).collect())
         }
+        (_, Some(scale @ Scale::Two { .. })) => Scales::Flat(pair(scale).to_vec()),
         _ => Scales::Flat(scales.iter().map(|scale| pair(scale)[0]).collect()),
     }
 }

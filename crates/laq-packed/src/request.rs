@@ -10,27 +10,6 @@ use crate::QuantizeError;
 use crate::codes::Packing;
 use crate::files::FileError;
 
-/// The weights that share a scale.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Granularity {
-    /// One problem for each tensor: `NAME.scale` has shape `[1]`, or `[2]` for methods with two
-    /// scales.
-    #[default]
-    PerTensor,
-    /// One problem for each index of the first dimension: a row of a linear layer, a filter of a
-    /// convolution. `NAME.scale` has shape `[C]`, or `[C, 2]`.
-    PerChannel,
-}
-
-impl Granularity {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::PerTensor => "per-tensor",
-            Self::PerChannel => "per-channel",
-        }
-    }
-}
-
 /// A request to quantize a file.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -41,10 +20,8 @@ pub struct Request {
     pub curvature: Option<PathBuf>,
     /// The file to write.
     pub out: PathBuf,
-    /// The method.
+    /// The method, and the weights that share a scale: [`Method::with_granularity`]. `gate` is as `tensor`.
     pub method: Method,
-    /// The weights that share a scale.
-    pub granularity: Granularity,
     /// How codes are packed; `None` for the fewest whole bits that fit the codebook.
     pub packing: Option<Packing>,
     /// Also write the weights under their names, as scale · level in their element type.

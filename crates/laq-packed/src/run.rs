@@ -5,15 +5,14 @@ use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use laq_solvers::{Problem, Quantizer, Scale, SolveError, solve_rows};
+use laq_solvers::{Groups, Problem, Quantizer, Scale, SolveError, solve_groups};
 use safetensors::tensor::TensorInfo;
 
 use crate::QuantizeError;
-use crate::codes::Packing;
 use crate::files::replace;
 use crate::float::Float;
 use crate::packed_file::write_packed;
-use crate::plan::{Plan, Planned, Quantized};
+use crate::plan::{Plan, Planned, Quantized, granularity, scale_float};
 use crate::record::{TensorRecord, Totals, printed, relative};
 use crate::request::quantizer;
 use crate::tensor::PackedTensor;
@@ -56,8 +55,7 @@ impl Plan {
                     continue;
                 };
                 let solved = self.solve(tensor, how, &solver, &mut buffers)?;
-                let how_written = (solver.quantizer, self.packing, self.request.dequantized);
-                let bytes = buffers.write(tensor, how.float, how_written, &mut writer)?;
+                let bytes = self.write(tensor, how, &buffers, &mut writer)?;
                 let record = self.record(tensor, &solved, solver.quantizer, &buffers);
                 totals.add(
                     &record,
@@ -97,13 +95,13 @@ impl Plan {
         };
         reserve(name, weights.len(), levels)?;
         levels.resize(weights.len(), 0);
-        reserve(name, how.problems, scales)?;
+        reserve(name, how.groups.count(), scales)?;
 
         let located = |error| self.locate(tensor, error);
         let start = Instant::now();
         let problem = Problem::new(weights, curvature).map_err(located)?;
         let weighted_error = solver
-            .solve(problem, how.problems, levels, scales)
+            .solve(problem, how.groups, levels, scales)
             .map_err(located)?;
         let milliseconds = 1e3 * start.elapsed().as_secs_f64();
         // With scale zero the error is ½ Σ d w².
@@ -115,6 +113,48 @@ impl Plan {
             energy,
             milliseconds,
         })
+    }
+
+    /// Writes the packed codes and steps and, with `dequantized`, the decoded weights. Returns the
+    /// bytes of codes and steps.
+    fn write(
+        &self,
+        tensor: &Planned,
+        how: &Quantized,
+        Buffers { levels, scales, .. }: &Buffers,
+        writer: &mut Writer<'_>,
+    ) -> Result<usize, QuantizeError> {
+        let method = &self.request.method;
+        let codebook = quantizer(method)?.codebook();
+        let (shape, groups) = (&tensor.info.shape, how.groups);
+        let packed =
+            PackedTensor::from_groups(shape, levels, codebook, groups, scales, self.packing)?;
+        let float = scale_float(method, groups);
+        let bytes = packed.packed().len() + packed.steps().len() * float.dtype().bitsize() / 8;
+        write_packed(writer, &tensor.name, &packed, float)?;
+        if !self.request.dequantized {
+            return Ok(bytes);
+        }
+        writer.begin(&tensor.name)?;
+        let mut encoded = Vec::new();
+        let mut quantized = Vec::new();
+        // Many small groups are written together.
+        for (range, scale) in how.groups.ranges().zip(scales) {
+            for levels in levels[range].chunks(BLOCK) {
+                if quantized.len() + levels.len() > BLOCK {
+                    how.float.encode(&quantized, &mut encoded);
+                    writer.write(&encoded)?;
+                    encoded.clear();
+                    quantized.clear();
+                }
+                let start = quantized.len();
+                quantized.resize(start + levels.len(), 0.0);
+                codebook.decode(levels, *scale, &mut quantized[start..]);
+            }
+        }
+        how.float.encode(&quantized, &mut encoded);
+        writer.write(&encoded)?;
+        Ok(bytes)
     }
 
     fn record(
@@ -132,7 +172,7 @@ impl Plan {
             name: tensor.name.clone(),
             n,
             method: self.request.method.id(),
-            scale: printed(&buffers.scales, self.request.granularity, codebook),
+            scale: printed(&buffers.scales, granularity(&self.request.method), codebook),
             weighted_error: solved.weighted_error,
             relative_error: relative(solved.weighted_error, solved.energy),
             sparsity: if has_zero {
@@ -180,45 +220,6 @@ struct Buffers {
     scales: Vec<Scale>,
 }
 
-impl Buffers {
-    /// Writes the packed codes and steps and, with `dequantized`, the decoded weights. Returns the
-    /// bytes of codes and steps.
-    fn write(
-        &self,
-        tensor: &Planned,
-        float: Float,
-        (quantizer, packing, dequantized): (&Quantizer, Packing, bool),
-        writer: &mut Writer<'_>,
-    ) -> Result<usize, QuantizeError> {
-        let codebook = quantizer.codebook();
-        let packed = PackedTensor::from_levels(
-            &tensor.info.shape,
-            &self.levels,
-            codebook,
-            &self.scales,
-            packing,
-        )?;
-        write_packed(writer, &tensor.name, &packed)?;
-        if !dequantized {
-            return Ok(packed.bytes());
-        }
-        writer.begin(&tensor.name)?;
-        let length = channel_length(self.levels.len(), self.scales.len());
-        let mut bytes = Vec::new();
-        let mut quantized = vec![0.0; BLOCK.min(length)];
-        for (levels, scale) in self.levels.chunks(length.max(1)).zip(&self.scales) {
-            for levels in levels.chunks(BLOCK) {
-                let quantized = &mut quantized[..levels.len()];
-                codebook.decode(levels, *scale, quantized);
-                bytes.clear();
-                float.encode(quantized, &mut bytes);
-                writer.write(&bytes)?;
-            }
-        }
-        Ok(packed.bytes())
-    }
-}
-
 /// The solution of a tensor.
 struct Solved {
     weighted_error: f64,
@@ -233,19 +234,20 @@ struct Solver<'a> {
 }
 
 impl Solver<'_> {
-    /// Solves a tensor as `problems` consecutive problems of equal length. Appends their scales in
-    /// order and returns the sum of their errors.
+    /// Solves the groups of a tensor. Appends their scales in order and returns the sum of their errors.
     fn solve(
         &self,
         problem: Problem<'_>,
-        problems: usize,
+        groups: Groups,
         levels: &mut [i8],
         scales: &mut Vec<Scale>,
     ) -> Result<f64, SolveError> {
-        let solve = || solve_rows(self.quantizer, problem, problems, levels);
-        let rows = self.pool.install(solve)?;
-        scales.extend(rows.iter().map(|row| row.scale));
-        Ok(rows.iter().fold(0.0, |sum, row| sum + row.weighted_error))
+        let solve = || solve_groups(self.quantizer, problem, groups, levels);
+        let solved = self.pool.install(solve)?;
+        scales.extend(solved.iter().map(|group| group.scale));
+        Ok(solved
+            .iter()
+            .fold(0.0, |sum, group| sum + group.weighted_error))
     }
 }
 
@@ -272,11 +274,6 @@ fn reserve<T>(name: &str, length: usize, buffer: &mut Vec<T>) -> Result<(), Quan
             name: name.into(),
             elements: length,
         })
-}
-
-/// Weights of one problem.
-fn channel_length(weights: usize, problems: usize) -> usize {
-    weights.checked_div(problems).unwrap_or_default()
 }
 
 /// `name[3, 7]` for an index into the flat tensor.

@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use laq_solvers::{Codebook, Scale};
+use laq_solvers::{Codebook, Groups, MAX_BLOCK, Scale};
 
 use crate::codes::{BLOCK, PackError, Packing};
 use crate::matrix::{CodeTable, PackedMatrix};
@@ -12,8 +12,7 @@ use crate::matrix::{CodeTable, PackedMatrix};
 /// A tensor of packed codes: a weight is `step · multiplier[code]`, rounded once to f32.
 ///
 /// The codes are a matrix of `rows` × `columns`: the first dimension of the shape, and all others.
-/// Row r belongs to group `r · groups / rows`. A group has one step, or one for multipliers that are
-/// not negative and one for negative ones.
+/// Its weights are cut into groups with steps of their own, see [`Steps`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct PackedTensor {
     shape: Vec<usize>,
@@ -22,8 +21,68 @@ pub struct PackedTensor {
     packing: Packing,
     packed: Vec<u8>,
     table: CodeTable,
-    steps: Vec<f32>,
-    two_steps: bool,
+    steps: Steps,
+}
+
+/// The steps of the groups of a matrix.
+///
+/// Without blocks row r belongs to group `r · groups / rows`. With blocks every row is cut into blocks of
+/// that many weights, of which the last may be shorter, and each is a group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Steps {
+    /// One for each group, or two with `two`.
+    pub values: Vec<f32>,
+    /// Whether a group has one step for multipliers that are not negative and one for negative ones.
+    pub two: bool,
+    /// The weights of a block.
+    pub block: Option<usize>,
+}
+
+impl Steps {
+    /// Those of groups of rows.
+    pub fn of_rows(values: Vec<f32>, two: bool) -> Self {
+        Self {
+            values,
+            two,
+            block: None,
+        }
+    }
+
+    fn per_group(&self) -> usize {
+        if self.two { 2 } else { 1 }
+    }
+
+    /// The steps of a group: of multipliers that are not negative, and of negative ones.
+    fn of_group(&self, group: usize) -> [f32; 2] {
+        let steps = &self.values[group * self.per_group()..][..self.per_group()];
+        [steps[0], steps[steps.len() - 1]]
+    }
+
+    /// The groups of a matrix with these steps.
+    fn groups(&self, rows: usize, columns: usize) -> Groups {
+        let count = self.values.len() / self.per_group();
+        match self.block {
+            Some(length) => Groups::blocks(rows, columns, length),
+            None => Groups::equal(rows * columns, count.max(1)),
+        }
+    }
+
+    /// Checks that the steps are finite, and those of groups of a matrix.
+    fn check(&self, rows: usize, columns: usize) -> Result<(), PackError> {
+        let Some(length) = self.block else {
+            return check_steps(&self.values, self.two, rows);
+        };
+        if !(1..=MAX_BLOCK).contains(&length) {
+            return Err(PackError::Block { length });
+        }
+        let groups = Groups::blocks(rows, columns, length).count();
+        let expected = groups.saturating_mul(self.per_group());
+        let found = self.values.len();
+        if found != expected {
+            return Err(PackError::BlockSteps { found, expected });
+        }
+        check_finite(&self.values)
+    }
 }
 
 impl PackedTensor {
@@ -39,20 +98,47 @@ impl PackedTensor {
         scales: &[Scale],
         packing: Packing,
     ) -> Result<Self, PackError> {
-        let (rows, columns) = matrix_shape(shape, scales.len());
-        let packed = packing.pack(levels, rows, columns, codebook)?;
-        let two_steps = matches!(scales.first(), Some(Scale::Two { .. }));
-        let steps = scales.iter().flat_map(|scale| {
-            let [positive, negative] = scale.pair().map(|scale| codebook.step(scale));
-            [Some(positive), two_steps.then_some(negative)]
-        });
-        let steps = steps.flatten().collect();
-        let table = CodeTable::of(codebook)?;
-        Self::new(shape, rows, packing, packed, table, steps, two_steps)
+        Self::packed_from(shape, levels, codebook, (scales, None), packing)
     }
 
-    /// A tensor from its parts, which are checked. `steps` has one element for each group, or two
-    /// with `two_steps`.
+    /// [`from_levels`](Self::from_levels) with a scale for each of `groups`: equal groups of rows, or blocks.
+    ///
+    /// # Errors
+    /// As [`from_levels`](Self::from_levels).
+    pub fn from_groups(
+        shape: &[usize],
+        levels: &[i8],
+        codebook: &Codebook,
+        groups: Groups,
+        scales: &[Scale],
+        packing: Packing,
+    ) -> Result<Self, PackError> {
+        let scaled = (scales, groups.block());
+        Self::packed_from(shape, levels, codebook, scaled, packing)
+    }
+
+    fn packed_from(
+        shape: &[usize],
+        levels: &[i8],
+        codebook: &Codebook,
+        (scales, block): (&[Scale], Option<usize>),
+        packing: Packing,
+    ) -> Result<Self, PackError> {
+        let of_rows = if block.is_some() { 1 } else { scales.len() };
+        let (rows, columns) = matrix_shape(shape, of_rows);
+        let packed = packing.pack(levels, rows, columns, codebook)?;
+        let two = matches!(scales.first(), Some(Scale::Two { .. }));
+        let steps = scales.iter().flat_map(|scale| {
+            let [positive, negative] = scale.pair().map(|scale| codebook.step(scale));
+            [Some(positive), two.then_some(negative)]
+        });
+        let values = steps.flatten().collect();
+        let steps = Steps { values, two, block };
+        let table = CodeTable::of(codebook)?;
+        Self::new(shape, rows, packing, packed, table, steps)
+    }
+
+    /// A tensor from its parts, which are checked.
     ///
     /// # Errors
     /// [`PackError`] if a length does not match, a code has no multiplier, or a step is not finite.
@@ -62,11 +148,10 @@ impl PackedTensor {
         packing: Packing,
         packed: Vec<u8>,
         table: CodeTable,
-        steps: Vec<f32>,
-        two_steps: bool,
+        steps: Steps,
     ) -> Result<Self, PackError> {
         let columns = columns_of(shape, rows)?;
-        check_steps(&steps, two_steps, rows)?;
+        steps.check(rows, columns)?;
         let count = table.multipliers().len();
         packing.unpack_with(&packed, rows, columns, count, |_, _, _| {})?;
         Ok(Self {
@@ -77,7 +162,6 @@ impl PackedTensor {
             packed,
             table,
             steps,
-            two_steps,
         })
     }
 
@@ -113,22 +197,34 @@ impl PackedTensor {
 
     /// The steps of the groups.
     pub fn steps(&self) -> &[f32] {
-        &self.steps
+        &self.steps.values
     }
 
     /// Whether each group has two steps.
     pub fn has_two_steps(&self) -> bool {
-        self.two_steps
+        self.steps.two
     }
 
-    /// The number of groups of rows.
+    /// The weights of a block, where blocks have steps of their own.
+    pub fn block(&self) -> Option<usize> {
+        self.steps.block
+    }
+
+    /// The number of groups.
     pub fn groups(&self) -> usize {
-        self.steps.len() / steps_per_group(self.two_steps)
+        self.steps.values.len() / self.steps.per_group()
     }
 
     /// Bytes of codes and steps in a file.
     pub fn bytes(&self) -> usize {
-        self.packed.len() + 4 * self.steps.len()
+        let of_step = if self.has_half_steps() { 2 } else { 4 };
+        self.packed.len() + of_step * self.steps.values.len()
+    }
+
+    /// Whether a file has the steps in f16: those of blocks, where none is rounded.
+    pub(crate) fn has_half_steps(&self) -> bool {
+        let is_half = |step: &f32| half::f16::from_f32(*step).to_f32().to_bits() == step.to_bits();
+        self.steps.block.is_some() && self.steps.values.iter().all(is_half)
     }
 
     /// How many weights have each code.
@@ -147,44 +243,32 @@ impl PackedTensor {
 
     /// The group of a weight.
     pub(crate) fn group_of(&self, index: usize) -> usize {
-        index
-            / self
-                .elements()
-                .checked_div(self.groups())
-                .unwrap_or(0)
-                .max(1)
+        self.steps.groups(self.rows, self.columns).group_of(index)
     }
 
     /// The value of each code, group by group.
     pub(crate) fn values(&self) -> Vec<f32> {
-        let steps = self.steps.chunks_exact(steps_per_group(self.two_steps));
-        let of_group = |steps: &[f32]| {
-            let (first, last) = (steps[0], steps[steps.len() - 1]);
-            let value = move |m: &f32| m * if *m < 0.0 { last } else { first };
-            self.table
-                .multipliers()
-                .iter()
-                .map(value)
-                .collect::<Vec<_>>()
+        let of_group = |group: usize| {
+            let [above, below] = self.steps.of_group(group);
+            let value = move |m: &f32| m * if *m < 0.0 { below } else { above };
+            self.table.multipliers().iter().map(value)
         };
-        steps.flat_map(of_group).collect()
+        (0..self.groups()).flat_map(of_group).collect()
     }
 
     /// The weights in f32, row-major.
     pub fn decode(&self) -> Vec<f32> {
-        let per_group = steps_per_group(self.two_steps);
-        let elements_per_group = self
-            .elements()
-            .checked_div(self.groups())
-            .unwrap_or(0)
-            .max(1);
+        let groups = self.steps.groups(self.rows, self.columns);
         let multipliers = self.table.multipliers();
         let mut weights = vec![0.0; self.elements()];
+        let (mut range, mut steps) = (0..0, [0.0; 2]);
         self.for_each_code(|index, code| {
+            if !range.contains(&index) {
+                let group = groups.group_of(index);
+                (range, steps) = (groups.range(group), self.steps.of_group(group));
+            }
             let multiplier = multipliers[usize::from(code)];
-            let steps = &self.steps[index / elements_per_group * per_group..][..per_group];
-            let negative = multiplier < 0.0;
-            weights[index] = multiplier * steps[if negative { per_group - 1 } else { 0 }];
+            weights[index] = multiplier * steps[usize::from(multiplier < 0.0)];
         });
         weights
     }
@@ -192,16 +276,20 @@ impl PackedTensor {
     /// The matrix of rows × columns, for products.
     ///
     /// # Errors
-    /// [`PackError::TooManyCodes`] if there are more than 16 multipliers.
+    /// [`PackError::TooManyCodes`] if there are more than 16 multipliers, [`PackError::NoBlocks`] if blocks have
+    /// steps.
     pub fn matrix(&self) -> Result<PackedMatrix, PackError> {
+        if self.steps.block.is_some() {
+            return Err(PackError::NoBlocks);
+        }
         PackedMatrix::new(
             self.rows,
             self.columns,
             self.packing,
             &self.packed,
             self.table.clone(),
-            &self.steps,
-            self.two_steps,
+            &self.steps.values,
+            self.steps.two,
         )
     }
 
@@ -270,13 +358,9 @@ pub(crate) fn matrix_shape(shape: &[usize], groups: usize) -> (usize, usize) {
     }
 }
 
-fn steps_per_group(two_steps: bool) -> usize {
-    if two_steps { 2 } else { 1 }
-}
-
 /// Checks that the steps are finite, and those of groups that divide `rows`.
 pub(crate) fn check_steps(steps: &[f32], two_steps: bool, rows: usize) -> Result<(), PackError> {
-    let per_group = steps_per_group(two_steps);
+    let per_group = if two_steps { 2 } else { 1 };
     let groups = steps.len() / per_group;
     if rows == 0 && steps.is_empty() {
         return Ok(());
@@ -289,6 +373,10 @@ pub(crate) fn check_steps(steps: &[f32], two_steps: bool, rows: usize) -> Result
             rows,
         });
     }
+    check_finite(steps)
+}
+
+fn check_finite(steps: &[f32]) -> Result<(), PackError> {
     match steps.iter().position(|step| !step.is_finite()) {
         Some(index) => Err(PackError::Step {
             index,

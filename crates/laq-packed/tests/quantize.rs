@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fixtures::*;
 use laq_packed::{Granularity, PackedFile, Packing, Plan, QuantizeError, Request, Tensor, method};
-use laq_solvers::{Codebook, Method};
+use laq_solvers::{Codebook, Method, formats};
 use proptest::prelude::*;
 use safetensors::tensor::Dtype;
 
@@ -19,13 +19,19 @@ fn close(a: f64, b: f64, scale: f64) -> bool {
 fn the_file_alone_restores_the_weights_of_every_method() {
     let folder = TestDir::new();
     let never = AtomicBool::new(false);
-    for method in Method::all().filter(|method| method.quantizer().is_some()) {
+    let formats = formats().iter().flat_map(|format| format.methods());
+    let methods = Method::all().chain(formats);
+    for method in methods.filter(|method| method.quantizer().is_some()) {
         let ternary = *method.quantizer().expect("checked").codebook() == Codebook::Ternary;
-        for granularity in [Granularity::PerTensor, Granularity::PerChannel] {
+        let granularities = match method.family().block {
+            Some(block) => vec![Granularity::Block(block)],
+            None => vec![Granularity::Tensor, Granularity::Row, Granularity::Block(3)],
+        };
+        for granularity in granularities {
+            let method = method.clone().with_granularity(granularity).expect("valid");
             for weighted in [false, true] {
                 let request = Request {
                     curvature: weighted.then(|| folder.path("d.safetensors")),
-                    granularity,
                     packing: (ternary && weighted).then_some(Packing::Trits),
                     ..folder.request(method.clone())
                 };
@@ -174,7 +180,10 @@ proptest! {
             prop::sample::select(b"0123456789[]{},:\"-eF".to_vec()),
         ]), 1..4),
         cut in prop::option::of(0_usize..1500),
-        per_channel in any::<bool>(),
+        granularity in prop::option::of(prop::sample::select(vec![
+            Granularity::Row,
+            Granularity::Block(3),
+        ])),
     ) {
         let folder = TestDir::new();
         let mut bytes = file_bytes(&model());
@@ -186,8 +195,8 @@ proptest! {
         bytes.truncate(cut.unwrap_or(usize::MAX));
         folder.write("w.safetensors", &bytes);
         let mut request = folder.request("lat-e".parse().expect("a method"));
-        if per_channel {
-            request.granularity = Granularity::PerChannel;
+        if let Some(granularity) = granularity {
+            request.method = request.method.with_granularity(granularity).expect("not a format");
         }
         let names = |plan: &Plan| plan.names().map(String::from).collect::<Vec<_>>();
         let done = Plan::new(request).and_then(|plan| {

@@ -21,7 +21,7 @@ use crate::evaluate::{find_checkpoint, load_network};
 use crate::examples::{Examples, Input, load};
 use crate::files::write_atomically;
 use crate::packed::{open_packed, run_in};
-use crate::session::thread_pool;
+use crate::session::{method, thread_pool};
 
 /// The metadata entry with the state of the run, [`RunState`] as JSON.
 pub(crate) const RUN: &str = "laq.run";
@@ -159,6 +159,10 @@ fn export(
         (
             "laq.method".to_owned(),
             run.experiment.quantize.method.clone(),
+        ),
+        (
+            "laq.granularity".to_owned(),
+            method(&run.experiment)?.granularity().to_string(),
         ),
         ("laq.config_key".to_owned(), run.key.clone()),
         (NETWORK.to_owned(), json(spec)?),
@@ -308,7 +312,7 @@ fn input(run: &RunState) -> Result<Input, RunError> {
 /// The tensor of a layer.
 fn tensor(layer: &LayerWeights, options: &ExportOptions) -> Result<Tensor, RunError> {
     let shape = &layer.shape;
-    let (levels, scales, codebook) = match &layer.data {
+    let (levels, groups, scales, codebook) = match &layer.data {
         WeightData::F32(values) => {
             return Ok(Tensor::F32 {
                 shape: shape.clone(),
@@ -317,22 +321,19 @@ fn tensor(layer: &LayerWeights, options: &ExportOptions) -> Result<Tensor, RunEr
         }
         WeightData::Quantized {
             levels,
+            groups,
             scales,
             codebook,
-        } => (levels, scales, codebook),
+        } => (levels, *groups, scales, codebook),
     };
     let fewest = Packing::of(codebook).map_err(|error| RunError::Export(error.to_string()))?;
     let packing = options.packing.unwrap_or(fewest);
-    let packed = PackedTensor::from_levels(shape, levels, codebook, scales, packing)
+    let packed = PackedTensor::from_groups(shape, levels, codebook, groups, scales, packing)
         .map_err(|error| RunError::Export(format!("{}: {error}", layer.name)))?;
     // The file has the weights of training.
     let mut decoded = vec![0.0; levels.len()];
-    let length = levels.len() / scales.len().max(1);
-    let blocks = levels
-        .chunks(length.max(1))
-        .zip(decoded.chunks_mut(length.max(1)));
-    for ((levels, decoded), scale) in blocks.zip(scales) {
-        codebook.decode(levels, *scale, decoded);
+    for (range, scale) in groups.ranges().zip(scales) {
+        codebook.decode(&levels[range.clone()], *scale, &mut decoded[range]);
     }
     if !equal(&packed.decode(), &decoded) {
         return Err(RunError::Internal(format!(

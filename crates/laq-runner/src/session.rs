@@ -1,7 +1,7 @@
 //! The network and the threads of training, evaluation and estimates.
 
 use laq_models::{AdamSettings, ModelError, TextShape, Training};
-use laq_solvers::Method;
+use laq_solvers::{Method, ParseGranularityError};
 use laq_tensor::Backend;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -109,8 +109,14 @@ impl Parts {
 /// The method of `experiment`, whose name has been read before.
 pub(crate) fn method(experiment: &Experiment) -> Result<Method, RunError> {
     let quantize = &experiment.quantize;
-    let method = Method::try_from(quantize.method.as_str())
+    let mut method = Method::try_from(quantize.method.as_str())
         .map_err(|error| RunError::Internal(error.to_string()))?;
+    if let Some(granularity) = &quantize.granularity {
+        let granularity = (granularity.parse())
+            .map_err(|error: ParseGranularityError| RunError::Internal(error.to_string()))?;
+        method = (method.with_granularity(granularity))
+            .map_err(|error| RunError::Internal(error.to_string()))?;
+    }
     Ok(match quantize.scale_start {
         Some(start) => method.with_scale_start(start as f32),
         None => method,

@@ -1,5 +1,6 @@
 //! The layers of a network, and the memory of its weights.
 
+use laq_solvers::Solver;
 use serde::Serialize;
 
 use crate::RunError;
@@ -15,6 +16,8 @@ pub struct NetworkSummary {
     pub title: String,
     /// The method's id.
     pub method: String,
+    /// The weights that share a scale: `gate`, `block:64`.
+    pub granularity: String,
     /// Bits of a quantized weight as a packed level; 32 in full precision.
     pub bits: u32,
     /// The layers, first to last.
@@ -60,11 +63,25 @@ pub fn summarize(experiment: &Experiment) -> Result<NetworkSummary, RunError> {
     let method = method(experiment)?;
     let bits = method.storage_bits();
     let quantizer = method.quantizer();
-    let scales = quantizer.map_or(0, |quantizer| 1 + usize::from(quantizer.has_two_scales()));
+    let scale_bytes = quantizer.map_or(0, |quantizer| match quantizer.solver() {
+        Solver::ExactOnGrid { grid } => grid.bytes(),
+        solver => {
+            if solver.has_two_scales() {
+                8
+            } else {
+                4
+            }
+        }
+    });
+    let granularity = method.granularity();
     let layers: Vec<Layer> = layers
         .into_iter()
         .map(|layer| {
             let (quantized, other) = (layer.quantized_weights, layer.other_weights);
+            let of_matrix = |[rows, columns, gates]: [usize; 3]| {
+                granularity.groups(rows, columns, gates).count()
+            };
+            let groups: usize = layer.matrices.into_iter().map(of_matrix).sum();
             Layer {
                 name: layer.name,
                 kind: layer.kind,
@@ -73,7 +90,8 @@ pub fn summarize(experiment: &Experiment) -> Result<NetworkSummary, RunError> {
                 other_weights: other,
                 f32_bytes: 4 * (quantized + other),
                 quantized_bytes: (quantized * bits as usize).div_ceil(8)
-                    + 4 * (layer.groups * scales + other),
+                    + groups * scale_bytes
+                    + 4 * other,
                 operations: 2 * layer.multiplications,
             }
         })
@@ -92,6 +110,7 @@ pub fn summarize(experiment: &Experiment) -> Result<NetworkSummary, RunError> {
     Ok(NetworkSummary {
         title: experiment.title.clone(),
         method: experiment.quantize.method.clone(),
+        granularity: granularity.to_string(),
         bits,
         layers,
         total,

@@ -141,6 +141,39 @@ fn later_layers_win() {
 }
 
 #[test]
+fn a_format_replaces_the_method_of_layers_below() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let file = write(&folder, "file.toml", SMALL);
+    let found = |of: &[&str]| load(&file, &[], &sets(of)).map(|found| found.quantize);
+    let q2_0 = found(&["quantize.format=Q2_0"]).expect("a format");
+    assert_eq!((q2_0.method.as_str(), &q2_0.granularity), ("q2_0", &None));
+    assert_eq!(found(&["quantize.method=q2_0"]).expect("its id"), q2_0);
+    let last = found(&["quantize.format=q2_0", "quantize.method=twn"]).expect("a method");
+    assert_eq!(last.method, "twn");
+    // The method's own granularity is no other experiment.
+    let key_with = |more: &str| key(&small(more));
+    assert_eq!(key_with(""), key_with("quantize.granularity = \"gate\""));
+    assert_ne!(key_with(""), key_with("quantize.granularity = \"row\""));
+    for (sets, expected) in [
+        (
+            &["quantize.format=lat-e"][..],
+            "others are values of quantize.method",
+        ),
+        (
+            &["quantize.format=q2_0", "quantize.granularity=row"],
+            "block of 64 weights",
+        ),
+        (
+            &["quantize.method=full", "quantize.granularity=row"],
+            "nothing is quantized",
+        ),
+    ] {
+        let error = found(sets).expect_err("an error").to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn a_table_of_another_kind_replaces_the_one_below() {
     let constant = small("train.schedule = { kind = \"constant\" }");
     assert_eq!(constant.train.schedule, Schedule::Constant {});
@@ -270,6 +303,17 @@ fn errors_of_values_have_key_value_and_range() {
         (
             "quantize.scale_start = 1.0",
             ["quantize.scale_start = 1", "does not train its scales"],
+        ),
+        (
+            "quantize.granularity = \"rows\"",
+            ["quantize.granularity = \"rows\"", "`block:N`"],
+        ),
+        (
+            "quantize.format = \"q2_0\"",
+            [
+                "quantize.format = \"q2_0\"",
+                "quantize.method is set there too",
+            ],
         ),
         (
             "checkpoint.minutes = -1",

@@ -40,7 +40,7 @@ fn check(dir: &TestDir, experiment: &Experiment, name: &str, options: ExportOpti
     exported
 }
 
-const METHODS: [&str; 9] = [
+const METHODS: [&str; 13] = [
     "full",
     "binary-connect",
     "lab",
@@ -50,6 +50,10 @@ const METHODS: [&str; 9] = [
     "dorefa-2",
     "laq-linear-3",
     "laq-log-4-e",
+    "q1_0",
+    "q2_0",
+    "iq4_nl",
+    "nvfp4",
 ];
 
 #[test]
@@ -71,13 +75,37 @@ fn exported_language_models_have_the_losses_of_training() {
         };
         let expected = match method {
             "full" => 32.0,
-            "binary-connect" | "lab" => 1.0,
+            "binary-connect" | "lab" | "q1_0" => 1.0,
             "laq-linear-3" => 3.0,
-            "laq-log-4-e" => 4.0,
+            "laq-log-4-e" | "iq4_nl" | "nvfp4" => 4.0,
             _ => 2.0,
         };
         assert_eq!(bits("lstm.weight_hh"), expected, "{method}");
         assert_eq!(bits("output.weight"), 32.0);
+    }
+}
+
+#[test]
+fn exported_networks_with_finer_scales_have_the_losses_of_training() {
+    let dir = TestDir::new();
+    for granularity in ["tensor", "row", "block:4", "block:7"] {
+        let more = format!("quantize.granularity = \"{granularity}\"");
+        for method in ["lat-e", "lat2-a", "laq-linear-4-e"] {
+            let name = format!("{method}-{granularity}").replace(':', "-");
+            let experiment = dir.experiment(method, &more);
+            check(&dir, &experiment, &name, ExportOptions::default());
+            let model = dir.path("model.onnx");
+            let run = dir.path(&name);
+            let onnx = OnnxOptions {
+                opset: 21,
+                step: false,
+                qonnx: false,
+            };
+            export_onnx(&run, &model, ExportOptions::default(), onnx).expect("a model");
+        }
+        let name = format!("digits-{granularity}").replace(':', "-");
+        let experiment = dir.digits("lat-a", &more);
+        check(&dir, &experiment, &name, ExportOptions::default());
     }
 }
 

@@ -14,7 +14,7 @@ use laq_runner::doctor::diagnose;
 use laq_runner::evaluate::{Source, evaluate};
 use laq_runner::record::Status;
 use laq_runner::train::{Options, train as run_training};
-use laq_solvers::families;
+use laq_solvers::{families, formats};
 use serde_json::json;
 
 use crate::args::{
@@ -212,8 +212,8 @@ pub(crate) fn summary(args: &SummaryArgs) -> Result<ExitCode> {
     let mut out = Output;
     writeln!(
         out,
-        "{} ({}, {} bits a quantized weight)",
-        found.title, found.method, found.bits
+        "{} ({}, {} bits a quantized weight, a scale a {})",
+        found.title, found.method, found.bits, found.granularity
     )?;
     let header = [
         "layer",
@@ -364,6 +364,7 @@ pub(crate) fn methods(args: &MethodsArgs) -> Result<ExitCode> {
     if args.json {
         let families: Vec<_> = families()
             .iter()
+            .chain(formats())
             .map(|family| {
                 json!({
                     "id": family.id,
@@ -373,6 +374,7 @@ pub(crate) fn methods(args: &MethodsArgs) -> Result<ExitCode> {
                     "scale": family.scale,
                     "solver": family.solver,
                     "source": family.source,
+                    "block": family.block,
                 })
             })
             .collect();
@@ -380,14 +382,17 @@ pub(crate) fn methods(args: &MethodsArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut out = Output;
-    for family in families() {
+    for family in families().iter().chain(formats()) {
         let bits = family
             .bits
             .as_ref()
             .map(|bits| format!(", M = {} to {}", bits.start(), bits.end()));
         writeln!(out, "{}{}", family.id, bits.unwrap_or_default())?;
         writeln!(out, "    levels   {}", family.codebook)?;
-        writeln!(out, "    scale    {}", family.scale)?;
+        match family.block {
+            None => writeln!(out, "    scale    {}", family.scale)?,
+            Some(block) => writeln!(out, "    scale    for {block} weights, {}", family.scale)?,
+        }
         writeln!(out, "    solver   {}", family.solver)?;
         if !family.aliases.is_empty() {
             writeln!(out, "    aliases  {}", family.aliases.join(", "))?;

@@ -3,28 +3,21 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow};
-use laq_packed::{Granularity, Plan, QuantizeError, Request, Scales, TensorRecord};
-use laq_runner::config::with_suggestion;
+use anyhow::{Context, Result, anyhow, bail};
+use laq_packed::{Plan, QuantizeError, Request, Scales, TensorRecord};
+use laq_runner::config::{nearest, with_suggestion};
+use laq_solvers::{Method, formats};
 
 use crate::args::QuantizeArgs;
 use crate::output::{INTERRUPTED, Output, log_error, stop_flag};
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
-    let method = laq_packed::method(&args.method, args.bits).map_err(|error| match error {
-        QuantizeError::Method(error) => anyhow!(with_suggestion(&error)),
-        error => error.into(),
-    })?;
+    let method = method(args)?;
     let plan = Plan::new(Request {
         weights: args.weights.clone(),
         curvature: args.curvature.clone(),
         out: args.out.clone(),
         method,
-        granularity: if args.per_channel {
-            Granularity::PerChannel
-        } else {
-            Granularity::PerTensor
-        },
         packing: args.packing.packing(),
         dequantized: args.dequantized,
         include: args.include.clone(),
@@ -86,6 +79,38 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn method(args: &QuantizeArgs) -> Result<Method> {
+    let suggested = |error| match error {
+        QuantizeError::Method(error) => anyhow!(with_suggestion(&error)),
+        error => error.into(),
+    };
+    match (&args.method, &args.format) {
+        (_, Some(format)) => {
+            let ids = formats().iter().map(|format| format.id);
+            if !ids.clone().any(|id| id.eq_ignore_ascii_case(format)) {
+                let near = nearest(format, ids.clone());
+                let near = near
+                    .map(|id| format!(" (did you mean {id}?)"))
+                    .unwrap_or_default();
+                let ids: Vec<_> = ids.collect();
+                bail!(
+                    "unknown format {format:?}{near}, expected one of {}",
+                    ids.join(", ")
+                );
+            }
+            laq_packed::method(format, None).map_err(suggested)
+        }
+        (Some(method), None) => {
+            let method = laq_packed::method(method, args.bits).map_err(suggested)?;
+            Ok(match args.granularity {
+                Some(granularity) => method.with_granularity(granularity)?,
+                None => method,
+            })
+        }
+        (None, None) => bail!("found neither --method nor --format, expected one of them"),
+    }
+}
+
 /// A row of the table, printed when its tensor is done; the names are `width` characters wide.
 fn quantized_line(record: &TensorRecord, width: usize) -> String {
     let scale = match &record.scale {
@@ -94,8 +119,9 @@ fn quantized_line(record: &TensorRecord, width: usize) -> String {
             .map(|&scale| figure(Some(scale)))
             .collect::<Vec<_>>()
             .join(" "),
-        Scales::Flat(scales) => format!("{} channels", scales.len()),
-        Scales::Pairs(scales) => format!("{} channels", scales.len()),
+        Scales::Flat(scales) => format!("{} rows", scales.len()),
+        Scales::Pairs(scales) => format!("{} rows", scales.len()),
+        Scales::Blocks { blocks, .. } => format!("{blocks} blocks"),
     };
     format!(
         "{:<width$} {:>12} {scale:>21} {:>14} {:>14} {:>8.4} {:>4} {:>9.1}",

@@ -72,7 +72,7 @@ impl Quantize {
 fn the_exact_method_finds_the_optimum_of_each_channel() {
     let cli = Quantize::new();
     cli.good(
-        "--method lat-e --per-channel --weights w.safetensors --curvature d.safetensors --out q.safetensors",
+        "--method lat-e --granularity row --weights w.safetensors --curvature d.safetensors --out q.safetensors",
     );
     let written = Written::read(&cli.folder.path("q.safetensors"));
     for name in ["linear.weight", "conv.weight", "embedding.weight"] {
@@ -248,7 +248,7 @@ fn the_result_does_not_depend_on_threads() {
         ));
         cli.folder.read("q.safetensors")
     };
-    for granularity in ["--per-tensor", "--per-channel"] {
+    for granularity in ["", "--granularity row", "--granularity block:5"] {
         let one = run(1, granularity);
         assert!(one == run(2, granularity) && one == run(5, granularity));
     }
@@ -302,7 +302,8 @@ fn records_are_complete() {
     assert_eq!(record["relative_error"], Value::Null);
     assert_eq!(record["scale"], json!([f64::from(1.0f32 / 3.0)]));
     let record = &cli
-        .records("--method lat2-e --per-channel --weights w.safetensors --out q.safetensors")[0];
+        .records("--method lat2-e --granularity row --weights w.safetensors --out q.safetensors")
+        [0];
     assert_eq!(record["relative_error"], json!(0.0));
     assert_eq!(record["scale"], json!([[0.0, 0.0], [0.0, 0.0]]));
 }
@@ -382,7 +383,7 @@ fn invalid_requests_are_errors() {
             &["no tensor to quantize", "--include"],
         ),
         (
-            &format!("{quantize} --include * --per-channel"),
+            &format!("{quantize} --include * --granularity row"),
             &["temperature has no dimensions", "--exclude"],
         ),
         (
@@ -395,7 +396,7 @@ fn invalid_requests_are_errors() {
     for arguments in [
         "",
         "--method lat-e",
-        &format!("{quantize} --per-tensor --per-channel"),
+        &format!("{quantize} --granularity rows"),
         &format!("{quantize} --bits x"),
     ] {
         assert_eq!(cli.laq(arguments).status.code(), Some(2), "{arguments}");
@@ -476,7 +477,7 @@ fn invalid_tensors_are_errors_and_keep_the_old_file() {
         } else {
             ""
         };
-        for granularity in ["", " --per-channel"] {
+        for granularity in ["", " --granularity row"] {
             let arguments = "--method lat-e --weights w.safetensors --out q.safetensors";
             cli.bad(&format!("{arguments}{with}{granularity}"), expected);
         }

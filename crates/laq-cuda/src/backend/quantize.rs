@@ -3,7 +3,9 @@
 //! All groups of all parameters of a call share one sequence of launches. A group is cut into
 //! chunks, one per block; a table in the device's memory holds the operands of every group.
 
-use laq_solvers::{Codebook, Method, Scale, Solver};
+use std::ops::Range;
+
+use laq_solvers::{Codebook, Groups, Method, Scale, Solver};
 use laq_tensor::{
     AdamSettings, BackendError, GroupReport, Quantize, QuantizeJob, QuantizerSnapshot,
 };
@@ -30,8 +32,7 @@ const BLOCK_SUMS: usize = 13;
 pub struct Quantizer<D: Device> {
     method: Method,
     solver: Solver,
-    weights: usize,
-    groups: usize,
+    groups: Groups,
     levels: Buffer<D, i8>,
     states: Buffer<D, GroupState>,
     gradient: GradientWorkspace<D>,
@@ -108,6 +109,7 @@ fn device_codebook(codebook: &Codebook, solver: Solver) -> layout::Codebook {
         Solver::Alternating { two_scales } => (ALTERNATING, 1 + u32::from(two_scales)),
         Solver::Exact { two_scales } => (EXACT, 1 + u32::from(two_scales)),
         Solver::Tanh => (TANH, 1),
+        Solver::ExactOnGrid { .. } => unreachable!("it has no quantizer"),
     };
     let has_zero = magnitudes[0] == 0.0;
     layout::Codebook {
@@ -151,40 +153,44 @@ impl<D: Device> Quantize for CudaBackend<D> {
     type Quantizer = Quantizer<D>;
     type QuantizeWorkspace = QuantizeWorkspace<D>;
 
-    fn quantizer(
-        &self,
-        method: &Method,
-        weights: usize,
-        groups: usize,
-    ) -> Result<Quantizer<D>, BackendError> {
-        assert!(groups > 0 && weights.is_multiple_of(groups));
+    fn quantizer(&self, method: &Method, groups: Groups) -> Result<Quantizer<D>, BackendError> {
+        let no_kernels = |what: String| {
+            Err(BackendError::Device {
+                device: self.device.name(),
+                what: format!("no kernels for the method {method}{what}; use --device cpu"),
+            })
+        };
         // The bounds of the exact solver assume that zero is a level.
         let has_kernels = |quantizer: &&laq_solvers::Quantizer| {
-            let exact = matches!(quantizer.solver(), Solver::Exact { .. });
-            !exact || quantizer.codebook().values().contains(&0.0)
+            let has_zero = || quantizer.codebook().values().contains(&0.0);
+            match quantizer.solver() {
+                Solver::Exact { .. } => has_zero(),
+                Solver::ExactOnGrid { .. } => false,
+                _ => true,
+            }
         };
         let solver = method
             .quantizer()
             .filter(has_kernels)
             .map(laq_solvers::Quantizer::solver);
         let Some(solver) = solver else {
-            return Err(BackendError::Device {
-                device: self.device.name(),
-                what: format!("no kernels for the method {method}; use --device cpu"),
-            });
+            return no_kernels(String::new());
         };
-        let blocks = (weights / groups).div_ceil(GRADIENT_BLOCK).max(1);
+        if method.has_latent_gradient() && groups.equal_length().is_none() {
+            return no_kernels(" with blocks of which some are shorter".into());
+        }
+        let blocks = groups.length().div_ceil(GRADIENT_BLOCK).max(1);
+        let count = groups.count();
         Ok(Quantizer {
             method: method.clone(),
             solver,
-            weights,
             groups,
-            levels: self.buffer(weights)?,
-            states: self.buffer(groups)?,
+            levels: self.buffer(groups.weights())?,
+            states: self.buffer(count)?,
             gradient: GradientWorkspace {
-                partial: self.buffer(2 * groups * blocks)?,
-                tanh: self.buffer(groups)?,
-                arrived: self.buffer(groups)?,
+                partial: self.buffer(2 * count * blocks)?,
+                tanh: self.buffer(count)?,
+                arrived: self.buffer(count)?,
             },
         })
     }
@@ -198,10 +204,8 @@ impl<D: Device> Quantize for CudaBackend<D> {
         let mut rows = Vec::new();
         let mut method: Option<(Method, Codebook, Solver)> = None;
         for (parameter, job) in jobs.enumerate() {
-            let Quantizer {
-                weights, groups, ..
-            } = *job.quantizer;
             let quantizer = &*job.quantizer;
+            let weights = quantizer.groups.weights();
             let (name, ..) = method.get_or_insert_with(|| {
                 let codebook = quantizer.codebook();
                 (quantizer.method.clone(), codebook, quantizer.solver)
@@ -213,9 +217,9 @@ impl<D: Device> Quantize for CudaBackend<D> {
             }
             self.retain(quantizer.levels.memory());
             self.retain(quantizer.states.memory());
-            let size = weights / groups;
-            for group in 0..if size == 0 { 0 } else { groups } {
-                let range = group * size..(group + 1) * size;
+            let groups = quantizer.groups.ranges().enumerate();
+            for (group, range) in groups.filter(|(_, range)| !range.is_empty()) {
+                let size = range.len();
                 let state = quantizer.states.slice().range(group..group + 1);
                 rows.push(Group {
                     weights: job.latent.slice().range(range.clone()).address(),
@@ -249,15 +253,11 @@ impl<D: Device> Quantize for CudaBackend<D> {
         quantizer: &mut Quantizer<D>,
         gradient: &mut Buffer<D, f32>,
     ) -> Result<(), BackendError> {
-        let Quantizer {
-            weights: numel,
-            groups,
-            ..
-        } = *quantizer;
-        let group_size = numel / groups;
+        let groups = quantizer.groups;
+        let (numel, group_size) = (groups.weights(), groups.length());
         let weights = latent.exactly(numel);
         let gradient = gradient.exactly_mut(numel);
-        if group_size == 0 {
+        if numel == 0 {
             return Ok(());
         }
         let GradientWorkspace {
@@ -266,7 +266,8 @@ impl<D: Device> Quantize for CudaBackend<D> {
             arrived,
         } = &mut quantizer.gradient;
         let (partial, arrived) = (partial.slice_mut(), arrived.slice_mut());
-        let grid = [group_size.div_ceil(GRADIENT_BLOCK) as u32, groups as u32, 1];
+        let groups = groups.count() as u32;
+        let grid = [group_size.div_ceil(GRADIENT_BLOCK) as u32, groups, 1];
         match quantizer.solver {
             Solver::Trained => {
                 let kernel = kernels::ttq_gradient {
@@ -316,33 +317,33 @@ impl<D: Device> Quantize for CudaBackend<D> {
         let kernel = kernels::update_scales {
             log: log.read(),
             states: quantizer.states.slice_mut(),
-            groups: quantizer.groups,
+            groups: quantizer.groups.count(),
             beta1,
             one_minus_beta1,
             beta2,
             one_minus_beta2,
             epsilon,
         };
-        self.each(kernel, 2 * quantizer.groups)
+        self.each(kernel, 2 * quantizer.groups.count())
     }
 
     fn quantizer_reports(
         &self,
         quantizer: &Quantizer<D>,
     ) -> Result<Vec<GroupReport>, BackendError> {
-        let size = (quantizer.weights / quantizer.groups) as f64;
-        let report = |state: GroupState| GroupReport {
+        let report = |(state, range): (GroupState, Range<usize>)| GroupReport {
             scale: match (quantizer.solver.has_two_scales(), state.scale) {
                 (true, [positive, negative]) => Scale::Two { positive, negative },
                 (false, [scale, _]) => Scale::One(scale),
             },
-            sparsity: state.zeros as f64 / size,
+            sparsity: state.zeros as f64 / range.len() as f64,
             weighted_error: state.error,
             iterations: state.iterations,
         };
         let states = self.download(&quantizer.states)?.into_iter();
         Ok(states
-            .filter(|state| state.reported != 0)
+            .zip(quantizer.groups.ranges())
+            .filter(|(state, _)| state.reported != 0)
             .map(report)
             .collect())
     }
@@ -377,21 +378,18 @@ impl<D: Device> Quantize for CudaBackend<D> {
         quantizer: &mut Quantizer<D>,
         quantized: &mut Buffer<D, f32>,
     ) -> Result<(), BackendError> {
-        let Quantizer {
-            weights, groups, ..
-        } = *quantizer;
-        snapshot.check(&quantizer.method, weights, groups)?;
-        let per_group = snapshot.scales.len() / groups;
-        let (size, codebook) = (weights / groups, quantizer.codebook());
+        let (groups, codebook) = (quantizer.groups, quantizer.codebook());
+        snapshot.check(&quantizer.method, groups)?;
+        let weights = groups.weights();
+        let per_group = snapshot.scales.len() / groups.count();
         let mut values = vec![0.0; if per_group == 0 { 0 } else { weights }];
         let mut states = Vec::new();
-        for group in 0..groups {
+        for (group, range) in groups.ranges().enumerate() {
             let scales = &snapshot.scales[group * per_group..(group + 1) * per_group];
             let mut state: GroupState = bytemuck::Zeroable::zeroed();
             if let (Some(&positive), Some(&negative)) = (scales.first(), scales.last()) {
                 state.scale = [positive, negative];
                 state.solved = 1;
-                let range = group * size..(group + 1) * size;
                 codebook.decode(
                     &snapshot.levels[range.clone()],
                     Scale::Two { positive, negative },

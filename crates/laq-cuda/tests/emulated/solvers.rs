@@ -1,7 +1,7 @@
 //! The solvers on groups of several blocks and on hard input, compared with the CPU backend.
 
 use laq_cuda::CudaBackend;
-use laq_solvers::{Method, Scale};
+use laq_solvers::{Groups, Method, Scale};
 use laq_tensor::{
     AdamSettings, Backend, CpuBackend, GroupReport, QuantizeJob, QuantizerSnapshot, Tensor,
 };
@@ -67,7 +67,9 @@ struct Quantized<'a, B: Backend> {
 impl<'a, B: Backend> Quantized<'a, B> {
     fn new(backend: &'a B, method: &Method, count: usize, groups: usize) -> Self {
         Quantized {
-            quantizer: backend.quantizer(method, count, groups).unwrap(),
+            quantizer: backend
+                .quantizer(method, Groups::equal(count, groups))
+                .unwrap(),
             workspace: B::QuantizeWorkspace::default(),
             log: backend.step_log().unwrap(),
             quantized: backend.zeros(&[count]).unwrap(),

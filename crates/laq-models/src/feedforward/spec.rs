@@ -264,6 +264,12 @@ impl LayerSpec {
         }
     }
 
+    /// Rows, columns and gates of the weight; `None` for a layer without one.
+    pub(crate) fn matrix(&self) -> Option<[usize; 3]> {
+        let shape = self.weight_shape()?;
+        Some([shape[0], shape[1..].iter().product(), 1])
+    }
+
     /// Elements of the weight; 0 for a layer without one.
     pub(crate) fn weights(&self) -> usize {
         self.weight_shape()
@@ -298,7 +304,7 @@ impl LayerSpec {
             name: format!("{}.{part}", self.name),
             shape: vec![channels],
             init: Init::Blocks(vec![value]),
-            blocks: Vec::new(),
+            gates: Vec::new(),
         };
         let (fan_in, fan_out, bias) = match self.kind {
             LayerKind::Convolution { filters, bias } => {
@@ -316,7 +322,7 @@ impl LayerSpec {
             name: format!("{}.weight", self.name),
             shape: self.weight_shape().expect("a convolution or dense layer"),
             init: Init::Uniform { range },
-            blocks: vec![WHOLE],
+            gates: vec![WHOLE],
         }];
         if bias {
             parameters.push(vector("bias", 0.0));

@@ -45,6 +45,9 @@ impl Builder<'_> {
             return Ok(());
         };
         let packed = packed.clone();
+        if packed.block().is_some() {
+            return self.blocks(name, dims, order, &packed, &expected);
+        }
         let codes = permuted(&packed.codes(), order);
         let row = codes.len().checked_div(dims[0]).unwrap_or(0).max(1);
         let group = |r: usize| packed.group_of(order(r * row));
@@ -62,7 +65,13 @@ impl Builder<'_> {
             let decoded = decoded
                 .map(|(at, value)| f32::from(*value) * scale(at))
                 .collect();
-            self.dequantized(name, dims, &values, integers.fewest_bits(), &scales);
+            let count = scales.len();
+            let (shape, attributes) = match count {
+                1 => (vec![], vec![]),
+                _ => (vec![count], vec![int("axis", 0)]),
+            };
+            let scales = (&shape[..], &scales[..], attributes);
+            self.dequantized(name, dims, &values, integers.fewest_bits(), scales);
             decoded
         } else {
             let count = packed.table().multipliers().len();
@@ -77,6 +86,55 @@ impl Builder<'_> {
             return Ok(());
         }
         Err(OnnxError::Differs { name: name.into() })
+    }
+
+    /// Weights with a scale for each block of a row: integers in blocks along the last axis, or f32 where they
+    /// have no such form.
+    fn blocks(
+        &mut self,
+        name: &str,
+        dims: &[usize],
+        order: &dyn Fn(usize) -> usize,
+        packed: &PackedTensor,
+        expected: &[f32],
+    ) -> Result<(), OnnxError> {
+        let columns = dims[dims.len() - 1];
+        let rows = expected.len().checked_div(columns).unwrap_or(0);
+        let is_matrix = packed.shape().len() == 2 && packed.shape()[1] == columns;
+        let row_is_whole = |row: usize| {
+            let first = order(row * columns);
+            first.is_multiple_of(columns)
+                && (0..columns).all(|at| order(row * columns + at) == first + at)
+        };
+        let (Some(block), Some(integers)) = (packed.block(), Integers::of(packed)) else {
+            self.floats(name, dims, expected);
+            return Ok(());
+        };
+        if self.qonnx || !is_matrix || !(0..rows).all(row_is_whole) {
+            self.floats(name, dims, expected);
+            return Ok(());
+        }
+        let codes = permuted(&packed.codes(), order);
+        let values: Vec<i8> = (codes.iter().map(|c| integers.values[usize::from(*c)])).collect();
+        let (all, of_row) = (integers.scales_of_blocks(packed), columns.div_ceil(block));
+        let scales: Vec<f32> = (0..rows)
+            .flat_map(|row| &all[order(row * columns) / columns * of_row..][..of_row])
+            .copied()
+            .collect();
+        let decode = |at: usize| {
+            let scale = scales[at / columns * of_row + at % columns / block];
+            f32::from(values[at]) * scale
+        };
+        if (0..values.len()).any(|at| decode(at) != expected[at]) {
+            return Err(OnnxError::Differs { name: name.into() });
+        }
+        let mut shape = dims.to_vec();
+        shape[dims.len() - 1] = of_row;
+        let axis = int("axis", dims.len() as i64 - 1);
+        let attributes = vec![axis, int("block_size", block as i64)];
+        let scales = (&shape[..], &scales[..], attributes);
+        self.dequantized(name, dims, &values, integers.fewest_bits(), scales);
+        Ok(())
     }
 
     /// Weights in f32 that QONNX quantizes: their integers and scales are those of training. Weights
@@ -159,14 +217,14 @@ impl Builder<'_> {
         }
     }
 
-    /// Integers of `bits` bits and their scales: one, or one for each row.
+    /// Integers of `bits` bits and their scales, in a shape with the attributes that say what they are for.
     fn dequantized(
         &mut self,
         name: &str,
         dims: &[usize],
         values: &[i8],
         bits: u32,
-        scales: &[f32],
+        (shape, scales, attributes): (&[usize], &[f32], Vec<Attribute>),
     ) {
         let (bits, kind) = match bits {
             2 if self.opset >= OPSETS[1] => (2, data_type::INT2),
@@ -176,18 +234,8 @@ impl Builder<'_> {
         let values: Vec<u8> = values.iter().map(|value| value.cast_unsigned()).collect();
         let (codes, scale) = (format!("{name}.integers"), format!("{name}.scale"));
         self.initializer(&codes, kind, dims, packed_flat(&values, bits));
-        let shape: &[usize] = if scales.len() == 1 {
-            &[]
-        } else {
-            &[scales.len()]
-        };
         self.floats(&scale, shape, scales);
-        let axis = if scales.len() == 1 {
-            vec![]
-        } else {
-            vec![int("axis", 0)]
-        };
-        self.node("DequantizeLinear", &[&codes, &scale], &[name], axis);
+        self.node("DequantizeLinear", &[&codes, &scale], &[name], attributes);
     }
 
     /// Values of a table.

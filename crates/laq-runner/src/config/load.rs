@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use laq_solvers::formats;
 use thiserror::Error;
 use toml::{Table, Value};
 
@@ -11,13 +12,15 @@ use super::schema::{Experiment, nearest};
 use super::{KINDS, defaults};
 
 /// Keys that have no default.
-const WITHOUT_DEFAULT: [&str; 11] = [
+const WITHOUT_DEFAULT: [&str; 13] = [
     "data.name",
     "data.path",
     "data.preprocessing",
     "data.train_fraction",
     "data.validation_fraction",
     "quantize.method",
+    "quantize.format",
+    "quantize.granularity",
     "train.max_batches",
     "quantize.scale_start",
     "paper.value",
@@ -274,7 +277,7 @@ impl Layers {
         self.add(table, &format!("--set {set}"))
     }
 
-    fn add(&mut self, table: Table, origin: &str) -> Result<(), ConfigError> {
+    fn add(&mut self, mut table: Table, origin: &str) -> Result<(), ConfigError> {
         let mut unknown = None;
         let origins = &mut self.origins;
         let known = &self.known;
@@ -296,7 +299,44 @@ impl Layers {
                 suggestion,
             });
         }
+        self.replace_format(&mut table, origin)?;
         self.layers.push(table);
+        Ok(())
+    }
+
+    /// `quantize.format` becomes `quantize.method`: a format is a method that only says more.
+    fn replace_format(&mut self, table: &mut Table, origin: &str) -> Result<(), ConfigError> {
+        let Some(Value::Table(quantize)) = table.get_mut("quantize") else {
+            return Ok(());
+        };
+        let Some(format) = quantize.remove("format") else {
+            return Ok(());
+        };
+        let range = |allowed| {
+            Err(ConfigError::Range {
+                key: "quantize.format",
+                value: format.to_string(),
+                origin: origin.into(),
+                allowed,
+            })
+        };
+        if quantize.contains_key("method") {
+            return range("quantize.method is set there too; keep one of them".into());
+        }
+        let ids: Vec<&str> = formats().iter().map(|format| format.id).collect();
+        let is = |id: &&str| {
+            format
+                .as_str()
+                .is_some_and(|name| name.eq_ignore_ascii_case(id))
+        };
+        if !ids.iter().any(is) {
+            let ids = ids.join(", ");
+            return range(format!(
+                "it must be one of {ids}; others are values of quantize.method"
+            ));
+        }
+        (self.origins).insert("quantize.method".into(), origin.into());
+        quantize.insert("method".into(), format);
         Ok(())
     }
 
@@ -313,7 +353,8 @@ impl Layers {
                 "quantize",
                 "method",
                 "quantize.method",
-                "write method = \"lat-a\" or another id that `laq methods` lists, under [quantize]",
+                "write method = \"lat-a\" or another id that `laq methods` lists, or format = \"q2_0\" or another format, \
+                 under [quantize]",
             ),
         ];
         for (section, name, key, hint) in needed {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use laq_datasets::{Kind, UnknownPreprocessing, catalogue};
-use laq_solvers::{Method, ParseMethodError};
+use laq_solvers::{Granularity, Method, ParseGranularityError, ParseMethodError};
 use serde::{Deserialize, Serialize};
 
 use super::KINDS;
@@ -140,6 +140,10 @@ pub struct Data {
 pub struct Quantize {
     /// The canonical id of a [`Method`].
     pub method: String,
+    /// The weights that share a scale, a [`Granularity`]; without it those of a gate, or the blocks of
+    /// a format.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub granularity: Option<String>,
     /// The start of trained scales; without it they start at those of TWN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_start: Option<f64>,
@@ -268,6 +272,29 @@ pub struct Paper {
 /// A value out of range: the key, the value, and a clause with the allowed values.
 pub(crate) type OutOfRange = (&'static str, String, String);
 
+impl Quantize {
+    /// The method with the granularity, which is left out where it is the method's own.
+    fn resolve_granularity(&mut self, method: Method) -> Result<Method, OutOfRange> {
+        let Some(found) = &self.granularity else {
+            return Ok(method);
+        };
+        let not_allowed = |allowed| ("quantize.granularity", format!("{found:?}"), allowed);
+        let granularity: Granularity = (found.parse())
+            .map_err(|error: ParseGranularityError| not_allowed(error.to_string()))?;
+        if granularity == method.granularity() {
+            self.granularity = None;
+            return Ok(method);
+        }
+        if method.quantizer().is_none() {
+            return Err(not_allowed(
+                "it must be omitted, because nothing is quantized".into(),
+            ));
+        }
+        let method = method.with_granularity(granularity);
+        method.map_err(|error| not_allowed(error.to_string()))
+    }
+}
+
 /// The default fractions of a [`FILE`]: those of War and Peace.
 const FILE_FRACTIONS: (f64, f64) = (0.8, 0.1);
 
@@ -286,6 +313,7 @@ impl Experiment {
             )
         })?;
         self.quantize.method = method.id().to_string();
+        let method = self.quantize.resolve_granularity(method)?;
         if self.data.name == FILE {
             self.data.train_fraction.get_or_insert(FILE_FRACTIONS.0);
             self.data
@@ -307,7 +335,14 @@ impl Experiment {
             self.data.preprocessing = Some(chosen.to_string());
         }
         if self.title.is_empty() {
-            self.title = format!("{} on {}", self.quantize.method, self.data.name);
+            let granularity = self.quantize.granularity.iter();
+            let granularity = granularity
+                .map(|of| format!(", a scale a {of},"))
+                .collect::<String>();
+            self.title = format!(
+                "{}{granularity} on {}",
+                self.quantize.method, self.data.name
+            );
         }
         self.check()?;
         if let Some(start) = self.quantize.scale_start {

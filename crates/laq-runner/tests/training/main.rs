@@ -25,13 +25,15 @@ use laq_runner::train::Event;
 
 /// Methods whose state goes from step to step in different ways: none, levels, trained scales, two
 /// scales.
-const METHODS: [&str; 6] = [
+const METHODS: [&str; 8] = [
     "full",
     "binary-connect",
     "lat-a",
     "ttq",
     "lat2-a",
     "laq-log-3",
+    "q2_0",
+    "nvfp4",
 ];
 
 fn copy(from: &Path, to: &Path) {

@@ -66,6 +66,30 @@ fn trained_scales_start_where_the_experiment_says() {
     );
 }
 
+/// Scales of rows and blocks are kept as those of gates.
+#[test]
+fn finer_scales_are_resumed_with_the_same_bits() {
+    let dir = TestDir::new();
+    for (method, granularity) in [("lat-a", "row"), ("lat2-e", "block:4"), ("ttq", "block:5")] {
+        let more = format!("quantize.granularity = \"{granularity}\"");
+        let experiment = dir.experiment(method, &more);
+        let name = |part: &str| format!("{method}-{part}");
+        dir.train(&experiment, &name("whole")).expect("a whole run");
+        let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { step: 4, .. });
+        let train = &mut || dir.train_until(&experiment, &name("parts"), None, stop);
+        while train().expect("a part of a run").status != Status::Finished {}
+        assert_eq!(
+            run_bits(&dir, &name("whole")),
+            run_bits(&dir, &name("parts"))
+        );
+        // A line of the metrics has the gates, whatever the number of scales.
+        let layers = |name: &str| read_epochs(&dir.path(name))[0].layers.len();
+        dir.train(&dir.experiment(method, ""), method)
+            .expect("a run");
+        assert_eq!(layers(&name("whole")), layers(method));
+    }
+}
+
 #[test]
 fn a_run_stopped_in_evaluation_has_the_same_bits() {
     let dir = TestDir::new();

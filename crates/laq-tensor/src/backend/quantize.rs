@@ -1,6 +1,6 @@
 //! Quantization of parameters.
 
-use laq_solvers::{Method, Scale};
+use laq_solvers::{Groups, Method, Scale};
 
 use crate::{AdamSettings, BackendError, Steps};
 
@@ -17,7 +17,7 @@ pub struct QuantizeJob<'a, B: Quantize + ?Sized> {
     pub quantized: &'a mut B::Buffer<f32>,
 }
 
-/// The result of the last [`Quantize::quantize`] for one group of rows.
+/// The result of the last [`Quantize::quantize`] for one group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupReport {
     /// The scale(s), α or (α, β).
@@ -42,18 +42,13 @@ pub struct QuantizerSnapshot {
 }
 
 impl QuantizerSnapshot {
-    /// Checks the state against a parameter of `weights` elements in `groups` groups, quantized by
-    /// `method`.
+    /// Checks the state against a parameter with these groups, quantized by `method`.
     ///
     /// # Errors
     /// [`BackendError::StateMismatch`] for another size, or for levels outside of the method's
     /// codebook.
-    pub fn check(
-        &self,
-        method: &Method,
-        weights: usize,
-        groups: usize,
-    ) -> Result<(), BackendError> {
+    pub fn check(&self, method: &Method, groups: Groups) -> Result<(), BackendError> {
+        let (weights, groups) = (groups.weights(), groups.count());
         let mismatch = |what: &str, found: usize, expected: String| {
             Err(BackendError::StateMismatch(format!(
                 "{found} {what}, expected {expected}"
@@ -91,16 +86,12 @@ pub trait Quantize: Steps {
     /// What the calls for one set of parameters keep between steps.
     type QuantizeWorkspace: Default + Send;
 
-    /// The state of a parameter of `groups` equal blocks of rows, each with its own scale.
+    /// The state of a parameter with these groups, each of which has its own scale.
     ///
     /// # Errors
-    /// [`BackendError::DeviceMemory`] when the device is out of memory.
-    fn quantizer(
-        &self,
-        method: &Method,
-        weights: usize,
-        groups: usize,
-    ) -> Result<Self::Quantizer, BackendError>;
+    /// [`BackendError::DeviceMemory`] when the device is out of memory, and [`BackendError::Device`] when it
+    /// has no kernels for the method with these groups.
+    fn quantizer(&self, method: &Method, groups: Groups) -> Result<Self::Quantizer, BackendError>;
 
     /// ŵ = solve(w, √v + [`laq_solvers::CURVATURE_FLOOR`]) for every job, group by group (PAPER.md
     /// §3, step 1), warm-started by the levels of the previous call. No effect if the log is

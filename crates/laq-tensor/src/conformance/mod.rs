@@ -13,7 +13,7 @@ mod pool;
 mod quantize;
 mod steps;
 
-use laq_solvers::Method;
+use laq_solvers::{Granularity, Groups, Method};
 
 use crate::{
     AdamSettings, Backend, BackendError, DenseShape, Loss, LstmShape, NormShape, PoolShape, Tensor,
@@ -138,7 +138,14 @@ pub fn run<B: Backend>(backend: &B) -> Result<Vec<Check>, BackendError> {
     }
     for method in Method::all() {
         if let Some(solver) = method.quantizer() {
-            suite.quantize(&method, solver, &[(3, 257), (1, 1000)])?;
+            let layouts = [Groups::equal(771, 3), Groups::equal(1000, 1)];
+            suite.quantize(&method, solver, &layouts)?;
+            if !method.has_latent_gradient() {
+                // Rows of blocks, the last of them shorter, and more rows than a backend has threads.
+                let blocks = Granularity::Block(20);
+                let layouts = [blocks.groups(3, 50, 1), blocks.groups(130, 21, 1)];
+                suite.quantize(&method, solver, &layouts)?;
+            }
         }
     }
     suite.stops()?;

@@ -1,13 +1,13 @@
 //! Quantization by every method, against the solvers of `laq-solvers`.
 
-use laq_solvers::{CURVATURE_FLOOR, Method, Problem, Quantizer, Scale, Workspace};
+use laq_solvers::{CURVATURE_FLOOR, Groups, Method, Problem, Quantizer, Scale, Workspace};
 
 use super::{ADAM, Check, Suite};
 use crate::{Backend, BackendError, QuantizeJob, Tensor, reference};
 
 /// A parameter on the device, and its expected state.
 struct Matrix<B: Backend> {
-    groups: usize,
+    groups: Groups,
     quantizer: B::Quantizer,
     quantized: Tensor<B>,
     latent: Tensor<B>,
@@ -29,10 +29,8 @@ impl<B: Backend> Matrix<B> {
         step_size: f64,
     ) -> Result<Vec<f32>, BackendError> {
         let mut quantized = vec![0.0f32; self.weights.len()];
-        let size = self.weights.len() / self.groups;
         let mut workspace = Workspace::default();
-        for group in 0..self.groups {
-            let range = group * size..(group + 1) * size;
+        for (group, range) in self.groups.ranges().enumerate() {
             let failed = |source| BackendError::Solve {
                 parameter: 0,
                 group,
@@ -66,30 +64,30 @@ impl<B: Backend> Matrix<B> {
 
 impl<B: Backend> Suite<'_, B> {
     /// Three iterations with moving weights, which cover warm starts and trained scales, of several
-    /// parameters in one call; each has `(groups, weights of a group)`.
+    /// parameters in one call.
     pub(super) fn quantize(
         &mut self,
         method: &Method,
         solver: &Quantizer,
-        sizes: &[(usize, usize)],
+        layouts: &[Groups],
     ) -> Result<(), BackendError> {
         let backend = self.backend;
         let mut workspace = B::QuantizeWorkspace::default();
         let mut log = backend.step_log()?;
         let mut matrices = Vec::new();
-        for &(groups, size) in sizes {
-            let count = groups * size;
+        for &groups in layouts {
+            let count = groups.weights();
             matrices.push(Matrix::<B> {
                 groups,
-                quantizer: backend.quantizer(method, count, groups)?,
+                quantizer: backend.quantizer(method, groups)?,
                 quantized: backend.zeros(&[count])?,
                 latent: backend.zeros(&[count])?,
                 second_moment: backend.zeros(&[count])?,
                 weights: self.uniform(count, 0.5).iter().map(|&w| w as f32).collect(),
                 curvature: Vec::new(),
                 levels: vec![0; count],
-                scales: vec![None; groups],
-                moments: vec![[0.0; 4]; groups],
+                scales: vec![None; groups.count()],
+                moments: vec![[0.0; 4]; groups.count()],
             });
         }
         for iteration in 1..=3u64 {
@@ -109,7 +107,7 @@ impl<B: Backend> Suite<'_, B> {
                 gradients.push(self.uniform(count, 1.0));
                 // A kept state goes on like the quantizer that it was taken from.
                 let kept = backend.quantizer_save(&matrix.quantizer)?;
-                matrix.quantizer = backend.quantizer(method, count, matrix.groups)?;
+                matrix.quantizer = backend.quantizer(method, matrix.groups)?;
                 backend.quantizer_load(&kept, &mut matrix.quantizer, &mut matrix.quantized)?;
                 let wide =
                     |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
@@ -151,8 +149,7 @@ impl<B: Backend> Suite<'_, B> {
         }
         for (number, matrix) in matrices.iter().enumerate() {
             let kept = backend.quantizer_save(&matrix.quantizer)?;
-            let size = matrix.weights.len() / matrix.groups;
-            let scales_of_group = kept.scales.len() / matrix.groups;
+            let scales_of_group = kept.scales.len() / matrix.groups.count();
             let mut different = 0;
             for (group, scale) in matrix.scales.iter().enumerate() {
                 let [expected, _] = scale.map_or([0.0; 2], Scale::pair);
@@ -162,7 +159,7 @@ impl<B: Backend> Suite<'_, B> {
                 if (found - expected).abs() > 1e-3 * expected {
                     continue;
                 }
-                let range = group * size..(group + 1) * size;
+                let range = matrix.groups.range(group);
                 let pairs = (kept.levels[range.clone()].iter()).zip(&matrix.levels[range]);
                 different += pairs.filter(|(a, b)| a != b).count();
             }

@@ -1,6 +1,6 @@
 //! Quantization of a parameter, group by group, by the solvers of `laq-solvers`.
 
-use laq_solvers::{Method, Scale, Solution, SolveError, Workspace};
+use laq_solvers::{Groups, Method, Scale, Solution, SolveError, Workspace};
 use rayon::prelude::*;
 
 use super::CpuBackend;
@@ -9,21 +9,32 @@ use super::optimizer::adam;
 use super::steps::StepLog;
 use crate::{AdamSettings, BackendError, GroupReport, Quantize, QuantizeJob, QuantizerSnapshot};
 
+/// The tasks of a parameter, if it has more spans of groups than that.
+const TASKS: usize = 64;
+
 /// The state of one parameter's quantizer.
 #[derive(Debug)]
 pub struct ParameterQuantizer {
     method: Method,
+    layout: Groups,
     /// Level indices of all groups, in order.
     levels: Vec<i8>,
     groups: Vec<Group>,
+    /// What is solved one after another: successive spans of the layout.
+    tasks: Vec<Task>,
 }
 
 #[derive(Debug, Default)]
+struct Task {
+    workspace: Workspace,
+    /// The first group that failed.
+    error: Option<(usize, SolveError)>,
+}
+
+#[derive(Clone, Debug, Default)]
 struct Group {
     scale: Option<Scale>,
     solution: Option<Solution>,
-    error: Option<SolveError>,
-    workspace: Workspace,
     trained: Option<TrainedScales>,
 }
 
@@ -36,8 +47,21 @@ struct TrainedScales {
 }
 
 impl ParameterQuantizer {
-    fn group_size(&self) -> usize {
-        self.levels.len() / self.groups.len()
+    fn new(method: &Method, layout: Groups) -> Self {
+        let tasks = layout.spans().div_ceil(spans_of_task(layout));
+        Self {
+            method: method.clone(),
+            layout,
+            levels: vec![0; layout.weights()],
+            groups: vec![Group::default(); layout.count()],
+            tasks: (0..tasks).map(|_| Task::default()).collect(),
+        }
+    }
+
+    /// The weights and the groups of a task; the last has fewer.
+    fn task_sizes(&self) -> [usize; 2] {
+        let spans = spans_of_task(self.layout);
+        [self.layout.span(), self.layout.per_span()].map(|size| spans * size)
     }
 
     /// Solves all groups. The error is that of the first group that failed, with its index.
@@ -49,7 +73,7 @@ impl ParameterQuantizer {
     ) -> Result<(), (usize, SolveError)> {
         assert!(latent.len() == self.levels.len() && quantized.len() == latent.len());
         assert_eq!(second_moment.len(), latent.len());
-        let size = self.group_size();
+        let [size, groups] = self.task_sizes();
         let Some(quantizer) = self.method.quantizer() else {
             quantized.copy_from_slice(latent);
             return Ok(());
@@ -57,36 +81,50 @@ impl ParameterQuantizer {
         if size == 0 {
             return Ok(());
         }
-        self.groups
-            .par_iter_mut()
-            .zip(self.levels.par_chunks_exact_mut(size))
-            .zip(latent.par_chunks_exact(size))
-            .zip(second_moment.par_chunks_exact(size))
-            .zip(quantized.par_chunks_exact_mut(size))
-            .for_each(|((((group, levels), latent), second_moment), quantized)| {
-                let solved = quantizer.solve_step(
-                    latent,
-                    second_moment,
-                    group.scale,
-                    levels,
-                    quantized,
-                    &mut group.workspace,
-                );
-                match solved {
-                    Ok(solution) => {
-                        group.scale = Some(solution.scale);
-                        group.solution = Some(solution);
+        let layout = self.layout;
+        (self.tasks.par_iter_mut().enumerate())
+            .zip(self.groups.par_chunks_mut(groups))
+            .zip(self.levels.par_chunks_mut(size))
+            .zip(latent.par_chunks(size))
+            .zip(second_moment.par_chunks(size))
+            .zip(quantized.par_chunks_mut(size))
+            .for_each(|(parts, quantized)| {
+                let (((((index, task), of_task), levels), latent), second_moment) = parts;
+                for (within, group) in of_task.iter_mut().enumerate() {
+                    let range = layout.range(within);
+                    let solved = quantizer.solve_step(
+                        &latent[range.clone()],
+                        &second_moment[range.clone()],
+                        group.scale,
+                        &mut levels[range.clone()],
+                        &mut quantized[range],
+                        &mut task.workspace,
+                    );
+                    match solved {
+                        Ok(solution) => {
+                            group.scale = Some(solution.scale);
+                            group.solution = Some(solution);
+                        }
+                        Err(error) => {
+                            task.error = Some((index * groups + within, error));
+                            break;
+                        }
                     }
-                    Err(error) => group.error = Some(error),
                 }
             });
-        for (index, group) in self.groups.iter_mut().enumerate() {
-            if let Some(error) = group.error.take() {
-                return Err((index, error));
+        match self.tasks.iter_mut().find_map(|task| task.error.take()) {
+            Some(error) => {
+                self.tasks.iter_mut().for_each(|task| task.error = None);
+                Err(error)
             }
+            None => Ok(()),
         }
-        Ok(())
     }
+}
+
+/// The spans of a task.
+fn spans_of_task(layout: Groups) -> usize {
+    layout.spans().div_ceil(TASKS).max(1)
 }
 
 impl Quantize for CpuBackend {
@@ -96,15 +134,9 @@ impl Quantize for CpuBackend {
     fn quantizer(
         &self,
         method: &Method,
-        weights: usize,
-        groups: usize,
+        groups: Groups,
     ) -> Result<ParameterQuantizer, BackendError> {
-        assert!(groups > 0 && weights.is_multiple_of(groups));
-        Ok(ParameterQuantizer {
-            method: method.clone(),
-            levels: vec![0; weights],
-            groups: (0..groups).map(|_| Group::default()).collect(),
-        })
+        Ok(ParameterQuantizer::new(method, groups))
     }
 
     fn quantize(
@@ -138,26 +170,28 @@ impl Quantize for CpuBackend {
         gradient: &mut Buffer<f32>,
     ) -> Result<(), BackendError> {
         let (latent, gradient) = (latent.as_slice(), gradient.as_mut_slice());
-        let size = quantizer.group_size();
         assert!(latent.len() == quantizer.levels.len() && gradient.len() == latent.len());
         let Some(method) = quantizer.method.quantizer() else {
             return Ok(());
         };
-        if size == 0 {
+        let [size, groups] = quantizer.task_sizes();
+        if size == 0 || !method.has_latent_gradient() {
             return Ok(());
         }
-        quantizer
-            .groups
-            .par_iter_mut()
-            .zip(quantizer.levels.par_chunks_exact(size))
-            .zip(latent.par_chunks_exact(size))
-            .zip(gradient.par_chunks_exact_mut(size))
-            .for_each(|(((group, levels), latent), gradient)| {
-                let Some(scale) = group.scale else { return };
-                if let Some(scale_gradient) = method.scale_gradient(levels, gradient) {
-                    group.trained.get_or_insert_default().gradient = scale_gradient;
+        let layout = quantizer.layout;
+        (quantizer.groups.par_chunks_mut(groups))
+            .zip(quantizer.levels.par_chunks(size))
+            .zip(latent.par_chunks(size))
+            .zip(gradient.par_chunks_mut(size))
+            .for_each(|(((groups, levels), latent), gradient)| {
+                for (group, range) in groups.iter_mut().zip(layout.ranges()) {
+                    let Some(scale) = group.scale else { continue };
+                    let (levels, gradient) = (&levels[range.clone()], &mut gradient[range.clone()]);
+                    if let Some(scale_gradient) = method.scale_gradient(levels, gradient) {
+                        group.trained.get_or_insert_default().gradient = scale_gradient;
+                    }
+                    method.latent_gradient(&latent[range], scale, levels, gradient);
                 }
-                method.latent_gradient(latent, scale, levels, gradient);
             });
         Ok(())
     }
@@ -202,10 +236,9 @@ impl Quantize for CpuBackend {
             return Ok(Vec::new());
         };
         let has_zero = method.codebook().values().contains(&0.0);
-        let levels = quantizer.levels.chunks_exact(quantizer.group_size().max(1));
-        let solved = quantizer.groups.iter().zip(levels);
-        let reports = solved.filter_map(|(group, levels)| {
-            let solution = group.solution?;
+        let solved = quantizer.groups.iter().zip(quantizer.layout.ranges());
+        let reports = solved.filter_map(|(group, range)| {
+            let (solution, levels) = (group.solution?, &quantizer.levels[range]);
             let zeros = levels.iter().filter(|&&level| has_zero && level == 0);
             Some(GroupReport {
                 scale: solution.scale,
@@ -247,8 +280,8 @@ impl Quantize for CpuBackend {
         quantized: &mut Buffer<f32>,
     ) -> Result<(), BackendError> {
         let quantized = quantized.as_mut_slice();
-        let (groups, size) = (quantizer.groups.len(), quantizer.group_size());
-        snapshot.check(&quantizer.method, quantizer.levels.len(), groups)?;
+        let (layout, groups) = (quantizer.layout, quantizer.groups.len());
+        snapshot.check(&quantizer.method, layout)?;
         quantizer.levels.copy_from_slice(&snapshot.levels);
         for (index, group) in quantizer.groups.iter_mut().enumerate() {
             group.solution = None;
@@ -268,7 +301,7 @@ impl Quantize for CpuBackend {
                     first_moment: [m[0], m[1]],
                     second_moment: [m[2], m[3]],
                 });
-            let range = index * size..(index + 1) * size;
+            let range = layout.range(index);
             if let (Some(method), Some(scale)) = (quantizer.method.quantizer(), group.scale) {
                 let levels = &quantizer.levels[range.clone()];
                 method

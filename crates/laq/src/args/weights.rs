@@ -1,8 +1,10 @@
 //! Commands on trained weights and their files: export, sample, classify, inspect, quantize.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::ValueEnum;
+use laq_solvers::Granularity;
 
 use super::ThreadsArgs;
 
@@ -140,15 +142,19 @@ impl PackingChoice {
 ///
 /// Solves `min ½ Σ d (w − ŵ)²` for each floating-point tensor (F32, F16, BF16) with two or more
 /// dimensions. In the new file each quantized NAME is NAME.packed (U8, codes of 1 to 8 bits) and
-/// NAME.scale (F32: one, one for each sign, or those of each channel), which decode to the exact
+/// NAME.scale (one, one for each sign, or those of each row or block), which decode to the exact
 /// f32 weights; the metadata entry laq.tensors describes them. All other tensors are copied. Tensors
 /// are read one by one, so files may be larger than the memory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
     /// The method: an id of `laq methods`, such as lat-e, laq-linear-4, or laq-linear with --bits
     /// 4.
-    #[arg(long, value_name = "ID")]
-    pub(crate) method: String,
+    #[arg(long, value_name = "ID", required_unless_present = "format")]
+    pub(crate) method: Option<String>,
+    /// Instead of a method, the file format whose values and scales are used, such as q2_0 or int4-g128:
+    /// the optimum in every block.
+    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["method", "bits", "granularity"])]
+    pub(crate) format: Option<String>,
     /// Bits of a level, for methods with bits in their id.
     #[arg(long, value_name = "M")]
     pub(crate) bits: Option<u8>,
@@ -159,12 +165,10 @@ pub(crate) struct QuantizeArgs {
     /// [default: d = 1].
     #[arg(long, value_name = "G.safetensors")]
     pub(crate) curvature: Option<PathBuf>,
-    /// One scale (or pair of scales) for each tensor; the default.
-    #[arg(long, conflicts_with = "per_channel")]
-    pub(crate) per_tensor: bool,
-    /// One scale (or pair of scales) for each index of the first dimension.
-    #[arg(long)]
-    pub(crate) per_channel: bool,
+    /// The weights that share a scale (or pair of scales): tensor, row, or block:N for N successive weights
+    /// of a row [default: tensor].
+    #[arg(long, value_name = "G", value_parser = Granularity::from_str)]
+    pub(crate) granularity: Option<Granularity>,
     /// How codes are packed: in the fewest whole bits, or ternary ones five to a byte.
     #[arg(long, value_enum, default_value_t = PackingChoice::Bits)]
     pub(crate) packing: PackingChoice,
