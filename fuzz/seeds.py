@@ -130,3 +130,19 @@ constant = field(5, field(1, "value") + field(5, tensor("", FLOAT, [2], floats(1
 put("onnx", "constant", onnx("Constant", [], constant))
 external = field(1, 9) + field(2, INT4) + field(8, "w") + field(13, field(1, "location") + field(2, "w.bin")) + field(14, 1)
 put("onnx", "external", field(1, 10) + field(7, field(5, external)))
+
+
+def gguf_text(text):
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def gguf(kind, name, sizes, numbers):
+    header = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + gguf_text("general.type") + struct.pack("<I", 8) + gguf_text(kind)
+    header += gguf_text(name) + struct.pack("<I", len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes)
+    header += struct.pack("<IQ", 0, 0)
+    return header + bytes(-len(header) % 32) + struct.pack(f"<{numbers}f", *range(numbers))
+
+
+put("gguf", "model", gguf("model", "a.weight", [32, 2], 64))
+put("gguf", "importance", gguf("imatrix", "a.weight.in_sum2", [32], 32))
+put("gguf", "older", struct.pack("<iicii2f", 1, 1, b"a", 1, 2, 1.0, 2.0))

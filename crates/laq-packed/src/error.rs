@@ -9,6 +9,27 @@ use crate::codes::PackError;
 use crate::files::FileError;
 use crate::{SelectionError, TensorFileError};
 
+/// An output that cannot be written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OutError {
+    /// The output would replace an input.
+    #[error("--out {out} is an input file: give another path")]
+    IsInput {
+        /// The file.
+        out: PathBuf,
+    },
+    /// The output path exists and is not a file.
+    #[error("--out {out} exists and is not a regular file: give the path of a file")]
+    IsNoFile {
+        /// The path.
+        out: PathBuf,
+    },
+    /// Nothing is known of the path.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
 /// An error of quantizing a file. Each message is one paragraph: what was found, where, and the
 /// remedy.
 #[derive(Debug, Error)]
@@ -50,18 +71,9 @@ pub enum QuantizeError {
     /// The globs select no valid set of tensors.
     #[error(transparent)]
     Selection(#[from] SelectionError),
-    /// The output would replace an input.
-    #[error("--out {out} is an input file: give another path")]
-    OutIsInput {
-        /// The file.
-        out: PathBuf,
-    },
-    /// The output path exists and is not a file.
-    #[error("--out {out} exists and is not a regular file: give the path of a file")]
-    OutIsNoFile {
-        /// The path.
-        out: PathBuf,
-    },
+    /// The output would replace an input, or is no file.
+    #[error(transparent)]
+    Out(#[from] OutError),
     /// The input already has a tensor with the name of an output.
     #[error(
         "{path} already has a tensor {taken}, the name of an output of {name}: exclude {name} with --exclude or rename one \

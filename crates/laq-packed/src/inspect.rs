@@ -1,4 +1,4 @@
-//! What a file of weights has: packed files, other safetensors files, ONNX models.
+//! What a file of weights has: packed files, other safetensors files, GGUF files, ONNX models.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::files::FileError;
+use crate::gguf::{GgufError, GgufFile, GgufTensor};
 use crate::onnx::{OnnxHeader, OnnxReadError, read_onnx};
 use crate::packed_file::{PackedFile, PackedFileError};
 use crate::packed_format::Tensor;
@@ -91,9 +92,12 @@ pub enum InspectError {
     /// An ONNX model with a defect.
     #[error(transparent)]
     Onnx(#[from] OnnxReadError),
+    /// A GGUF file with a defect.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A file of another format.
     #[error(
-        "{path} is neither a safetensors file nor an ONNX model: expected an output of `laq export` or `laq quantize`, \
+        "{path} is neither a safetensors or GGUF file nor an ONNX model: expected an output of `laq export` or `laq quantize`, \
          or a file of one of these formats"
     )]
     Foreign {
@@ -102,13 +106,18 @@ pub enum InspectError {
     },
 }
 
-/// The tensors of a file, whose format its content tells: a packed file, any other safetensors file,
-/// or an ONNX model.
+/// The tensors of a file, whose format its content tells: a packed file, any other safetensors file, a GGUF
+/// file, or an ONNX model.
 ///
 /// # Errors
 /// [`InspectError`] if the file has another format, or does not have what its header describes.
 pub fn inspect(path: &Path) -> Result<FileSummary, InspectError> {
     let (method, onnx, tensors) = match PackedFile::open(path) {
+        _ if GgufFile::is_gguf(path) => {
+            let file = GgufFile::open(path)?;
+            let tensors = file.tensors().iter().map(TensorSummary::of_gguf);
+            (None, None, tensors.collect())
+        }
         Ok(file) => {
             let tensors = file.names().into_iter();
             let tensors = tensors.map(|name| of_packed_file(&file, name));
@@ -166,6 +175,18 @@ impl TensorSummary {
             shape: info.shape.clone(),
             bits: Some(info.dtype.bitsize() as f64),
             bytes: info.data_offsets.1 - info.data_offsets.0,
+            external: None,
+            quantization: None,
+        }
+    }
+
+    fn of_gguf(tensor: &GgufTensor) -> Self {
+        Self {
+            name: tensor.name.clone(),
+            dtype: tensor.element.to_string(),
+            shape: tensor.shape.clone(),
+            bits: Some(tensor.element.bits()),
+            bytes: tensor.bytes(),
             external: None,
             quantization: None,
         }

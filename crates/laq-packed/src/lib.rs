@@ -69,7 +69,7 @@ pub use laq_solvers::Granularity;
 #[cfg(feature = "std")]
 pub use {
     compressed_tensors::write_compressed_tensors,
-    error::QuantizeError,
+    error::{OutError, QuantizeError},
     inspect::{FileSummary, InspectError, Level, Quantization, TensorSummary, inspect},
     network::{Network, NetworkError},
     npz::to_npz,

@@ -55,7 +55,8 @@ impl Plan {
     /// Any defect of the request or the headers; see [`QuantizeError`].
     pub fn new(request: Request) -> Result<Self, QuantizeError> {
         let quantizer = quantizer(&request.method)?;
-        check_out(&request)?;
+        let inputs = [Some(&request.weights), request.curvature.as_ref()];
+        check_out(&request.out, inputs.into_iter().flatten())?;
         let weights = TensorFile::open(&request.weights)?;
         let curvature = request
             .curvature

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use laq_solvers::{Method, ParseMethodError, Quantizer};
 
-use crate::QuantizeError;
 use crate::codes::Packing;
 use crate::files::FileError;
+use crate::{OutError, QuantizeError};
 
 /// A request to quantize a file.
 #[derive(Clone, Debug)]
@@ -68,14 +68,16 @@ pub(crate) fn quantizer(method: &Method) -> Result<&Quantizer, QuantizeError> {
         })
 }
 
-/// Rejects an output path that is an input or exists and is not a file.
-pub(crate) fn check_out(request: &Request) -> Result<(), QuantizeError> {
-    let out = &request.out;
+/// Rejects an output path that is one of the inputs, or exists and is not a file.
+pub(crate) fn check_out<'a>(
+    out: &Path,
+    mut inputs: impl Iterator<Item = &'a PathBuf>,
+) -> Result<(), OutError> {
     match fs::metadata(out) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(FileError::on("write", out)(error).into()),
         Ok(found) if !found.is_file() => {
-            return Err(QuantizeError::OutIsNoFile { out: out.clone() });
+            return Err(OutError::IsNoFile { out: out.into() });
         }
         Ok(_) => {}
     }
@@ -83,12 +85,8 @@ pub(crate) fn check_out(request: &Request) -> Result<(), QuantizeError> {
         (Ok(input), Ok(out)) => input == out,
         _ => false,
     };
-    if [&request.weights]
-        .into_iter()
-        .chain(&request.curvature)
-        .any(same)
-    {
-        return Err(QuantizeError::OutIsInput { out: out.clone() });
+    match inputs.any(same) {
+        true => Err(OutError::IsInput { out: out.into() }),
+        false => Ok(()),
     }
-    Ok(())
 }

@@ -131,7 +131,7 @@ pub(crate) fn select(
 }
 
 /// Parses the globs of `flag`; each must match a name.
-fn patterns(
+pub(crate) fn patterns(
     flag: &'static str,
     globs: &[String],
     path: &str,
@@ -159,7 +159,7 @@ fn patterns(
 }
 
 /// The first names, and the number of others.
-fn listed(names: &[&str]) -> Vec<String> {
+pub(crate) fn listed(names: &[&str]) -> Vec<String> {
     if names.is_empty() {
         return vec!["no tensors".into()];
     }

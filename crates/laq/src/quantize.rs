@@ -2,16 +2,32 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
+use laq_lab::text::duration;
+use laq_packed::gguf::{Curvature, GgufFile, GgufPlan, GgufQuantizeError, GgufRequest};
 use laq_packed::{Plan, QuantizeError, Request, Scales, TensorRecord};
 use laq_runner::config::{nearest, with_suggestion};
 use laq_solvers::{Method, formats};
 
 use crate::args::QuantizeArgs;
-use crate::output::{INTERRUPTED, Output, log_error, stop_flag};
+use crate::output::{INTERRUPTED, Output, log, log_error, stop_flag};
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
+    if GgufFile::is_gguf(&args.weights) {
+        return quantize_gguf(args);
+    }
+    let only_gguf = [
+        ("--imatrix", args.imatrix.is_some()),
+        ("--type", !args.types.is_empty()),
+    ];
+    if let Some((flag, _)) = only_gguf.iter().find(|(_, is_there)| *is_there) {
+        bail!(
+            "{flag} is for GGUF, which {} is not; omit it",
+            args.weights.display()
+        );
+    }
     let method = method(args)?;
     let plan = Plan::new(Request {
         weights: args.weights.clone(),
@@ -109,6 +125,115 @@ fn method(args: &QuantizeArgs) -> Result<Method> {
         }
         (None, None) => bail!("found neither --method nor --format, expected one of them"),
     }
+}
+
+/// `laq quantize` of a file of llama.cpp.
+fn quantize_gguf(args: &QuantizeArgs) -> Result<ExitCode> {
+    let Some(format) = &args.format else {
+        bail!(
+            "{} is a GGUF file, which has formats of its own: give --format instead of --method",
+            args.weights.display()
+        );
+    };
+    let only_safetensors = [
+        ("--packing", args.packing.packing().is_some()),
+        ("--dequantized", args.dequantized),
+    ];
+    if let Some((flag, _)) = only_safetensors.iter().find(|(_, is_there)| *is_there) {
+        bail!(
+            "{flag} is for safetensors, and {} is GGUF; omit it",
+            args.weights.display()
+        );
+    }
+    let curvature = match (&args.imatrix, &args.curvature) {
+        (Some(path), _) => Curvature::Importance(path.clone()),
+        (None, Some(path)) => Curvature::File(path.clone()),
+        (None, None) => Curvature::Squares,
+    };
+    if curvature == Curvature::Squares {
+        log(
+            "no --imatrix and no --curvature: errors are weighted by w², as llama.cpp does without an importance matrix; \
+             one of llama-imatrix gives better models",
+        );
+    }
+    let plan = GgufPlan::new(GgufRequest {
+        weights: args.weights.clone(),
+        of: format.parse()?,
+        types: args.types.clone(),
+        curvature,
+        out: args.out.clone(),
+        include: args.include.clone(),
+        exclude: args.exclude.clone(),
+        threads: args.threads.count(),
+    })?;
+    let stop = stop_flag().context("cannot listen for Ctrl-C")?;
+    let width = plan
+        .quantized()
+        .map(|tensor| tensor.name.chars().count())
+        .max();
+    let width = width.unwrap_or_default().max("tensor".len());
+    let all: usize = plan.quantized().map(|tensor| tensor.elements()).sum();
+    let mut printed = Ok(());
+    if !args.json {
+        printed = writeln!(
+            Output,
+            "{:<width$} {:>12} {:>8} {:>14} {:>14} {:>6} {:>9} {:>6} {:>8}",
+            "tensor",
+            "weights",
+            "format",
+            "weighted error",
+            "relative error",
+            "bits",
+            "ms",
+            "done",
+            "left"
+        );
+    }
+    let (start, mut finished) = (Instant::now(), 0);
+    let done = plan.run(&stop, &mut |record| {
+        finished += record.n;
+        let share = finished as f64 / all.max(1) as f64;
+        let left = start.elapsed().as_secs_f64() * (1.0 / share - 1.0);
+        let line = match args.json {
+            true => serde_json::to_string(record).map_err(io::Error::from),
+            false => Ok(format!(
+                "{:<width$} {:>12} {:>8} {:>14} {:>14} {:>6.4} {:>9.1} {:>4.0} % {:>8}",
+                record.name,
+                record.n,
+                record.method,
+                figure(Some(record.weighted_error)),
+                figure(record.relative_error),
+                record.bits,
+                record.milliseconds,
+                100.0 * share,
+                duration(left),
+            )),
+        };
+        let line = line.and_then(|line| writeln!(Output, "{line}"));
+        if printed.is_ok() {
+            printed = line;
+        }
+    });
+    let totals = match done {
+        Err(error @ GgufQuantizeError::Interrupted { .. }) => {
+            log_error(&error.to_string());
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+        done => done?,
+    };
+    if !args.json {
+        let [before, after] = totals.bytes.map(|bytes| bytes as f64 / 1e6);
+        writeln!(
+            Output,
+            "{} tensors quantized, {} copied; {} weights; {before:.1} MB before, {after:.1} MB after; {}",
+            totals.tensors,
+            totals.copied,
+            totals.weights,
+            args.out.display(),
+        )?;
+    }
+    printed.context("the file is written, but its table could not be printed")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A row of the table, printed when its tensor is done; the names are `width` characters wide.

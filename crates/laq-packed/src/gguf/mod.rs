@@ -1,5 +1,16 @@
-//! The block types of GGUF, the files of llama.cpp: weights with a scale for each block of a row.
+//! GGUF, the files of llama.cpp: block types with a scale for each block of a row, and files that are read, written
+//! and quantized.
 
 mod block_type;
+mod element;
+mod file;
+mod importance;
+mod quantize;
 
 pub use self::block_type::{BlockType, BlockTypeError};
+pub use self::element::ElementType;
+pub use self::file::{GgufError, GgufFile, GgufTensor, GgufValue};
+pub use self::importance::{Importance, ImportanceError};
+pub use self::quantize::{
+    Curvature, GgufPlan, GgufQuantizeError, GgufRecord, GgufRequest, GgufTotals,
+};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use laq_packed::gguf::{BlockType, BlockTypeError};
 use laq_solvers::Granularity;
 
 use super::ThreadsArgs;
@@ -138,7 +139,10 @@ impl PackingChoice {
     }
 }
 
-/// Quantize the tensors of a safetensors file, such as a PyTorch state_dict.
+/// Quantize the tensors of a safetensors or GGUF file.
+///
+/// A GGUF file, of llama.cpp, becomes one with tensors in --format; see `--imatrix`. The following is about
+/// safetensors, such as a PyTorch state_dict.
 ///
 /// Solves `min ½ Σ d (w − ŵ)²` for each floating-point tensor (F32, F16, BF16) with two or more
 /// dimensions. In the new file each quantized NAME is NAME.packed (U8, codes of 1 to 8 bits) and
@@ -159,12 +163,18 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, value_name = "M")]
     pub(crate) bits: Option<u8>,
     /// The file of the weights w.
-    #[arg(long, value_name = "F.safetensors")]
+    #[arg(long, value_name = "F.safetensors|F.gguf")]
     pub(crate) weights: PathBuf,
     /// A file of curvatures d, one tensor for each quantized one, of the same name and shape
-    /// [default: d = 1].
+    /// [default: d = 1, and for GGUF d = w²].
     #[arg(long, value_name = "G.safetensors")]
     pub(crate) curvature: Option<PathBuf>,
+    /// For GGUF, an importance matrix of llama-imatrix (GGUF, or the older .dat): d = E[x²] of the inputs.
+    #[arg(long, value_name = "FILE", conflicts_with = "curvature")]
+    pub(crate) imatrix: Option<PathBuf>,
+    /// For GGUF, another format for the tensors with matching names; repeatable, the first that matches counts.
+    #[arg(long = "type", value_name = "GLOB=FORMAT", value_parser = glob_and_type)]
+    pub(crate) types: Vec<(String, BlockType)>,
     /// The weights that share a scale (or pair of scales): tensor, row, or block:N for N successive weights
     /// of a row [default: tensor].
     #[arg(long, value_name = "G", value_parser = Granularity::from_str)]
@@ -183,11 +193,22 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
     /// The file to write; an existing one is replaced when the new one is complete.
-    #[arg(long, value_name = "Q.safetensors")]
+    #[arg(long, value_name = "Q.safetensors|Q.gguf")]
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgs,
     /// Print a line of JSON for each tensor.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `GLOB=FORMAT`.
+fn glob_and_type(text: &str) -> Result<(String, BlockType), String> {
+    let Some((glob, format)) = text.rsplit_once('=') else {
+        return Err("expected GLOB=FORMAT, such as output.weight=q4_0".into());
+    };
+    let format = format
+        .parse()
+        .map_err(|error: BlockTypeError| error.to_string())?;
+    Ok((glob.into(), format))
 }

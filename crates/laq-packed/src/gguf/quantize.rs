@@ -1,0 +1,569 @@
+//! Quantizes the tensors of a GGUF file to blocks, one tensor at a time.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use glob::Pattern;
+use laq_solvers::{Problem, SolveError};
+use serde::Serialize;
+use thiserror::Error;
+
+use super::file::GgufWriter;
+use super::{
+    BlockType, BlockTypeError, ElementType, GgufError, GgufFile, GgufTensor, Importance,
+    ImportanceError,
+};
+use crate::OutError;
+use crate::files::{FileError, replace};
+use crate::float::Float;
+use crate::record::relative;
+use crate::request::check_out;
+use crate::selection::{SelectionError, listed, patterns};
+use crate::tensor_file::{TensorFile, TensorFileError};
+
+/// A request to quantize a GGUF file.
+#[derive(Clone, Debug)]
+pub struct GgufRequest {
+    /// The file of the weights.
+    pub weights: PathBuf,
+    /// The type of the tensors that are quantized.
+    pub of: BlockType,
+    /// Globs of names and the types of the tensors that match; the first that matches counts.
+    pub types: Vec<(String, BlockType)>,
+    /// What the errors of weights are multiplied by.
+    pub curvature: Curvature,
+    /// The file to write.
+    pub out: PathBuf,
+    /// Globs of names to quantize; empty for all tensors in F32, F16 or BF16 with at least two dimensions.
+    pub include: Vec<String>,
+    /// Globs of names to copy unchanged.
+    pub exclude: Vec<String>,
+    /// Threads; `None` for one per processor. The result does not depend on it.
+    pub threads: Option<usize>,
+}
+
+/// The curvature d of the weights w.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Curvature {
+    /// d = w², the weighting of llama.cpp without an importance matrix.
+    #[default]
+    Squares,
+    /// d = E[x²] of the inputs, from an importance matrix.
+    Importance(PathBuf),
+    /// A safetensors file with a tensor of the same name and shape for each that is quantized.
+    File(PathBuf),
+}
+
+/// The errors of quantizing a GGUF file.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum GgufQuantizeError {
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// The importance matrix cannot be read.
+    #[error(transparent)]
+    Importance(#[from] ImportanceError),
+    /// The curvature cannot be read.
+    #[error(transparent)]
+    Curvature(#[from] TensorFileError),
+    /// A file cannot be written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The output would replace an input, or is no file.
+    #[error(transparent)]
+    Out(#[from] OutError),
+    /// The globs select no valid set of tensors.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    /// A tensor that is selected by name has elements that are not read.
+    #[error(
+        "{name} has elements of type {element}, expected F32, F16 or BF16: quantize the model before it was quantized"
+    )]
+    Element {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        element: ElementType,
+    },
+    /// The rows of a tensor are not whole blocks.
+    #[error(
+        "{name} cannot be quantized to {of}: {source}; {}copy it with --exclude '{name}'",
+        fitting(*.columns)
+    )]
+    Rows {
+        /// The tensor.
+        name: String,
+        /// The type.
+        of: BlockType,
+        /// The length of a row.
+        columns: usize,
+        /// The defect.
+        source: BlockTypeError,
+    },
+    /// The curvature lacks a tensor.
+    #[error(
+        "{path} has nothing for {name}{}: is it of another model? It has {}; copy the tensor with --exclude, or quantize \
+         without this file",
+        and_more(*.others), .names.join(", ")
+    )]
+    Missing {
+        /// The file of the curvature.
+        path: PathBuf,
+        /// The first tensor.
+        name: String,
+        /// How many others are missing.
+        others: usize,
+        /// Some names that it has.
+        names: Vec<String>,
+    },
+    /// The curvature has another size.
+    #[error("{path} has {found} for {name}, expected {expected}: it is of another model")]
+    Size {
+        /// The file of the curvature.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What was found.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// A weight or curvature is not a finite number.
+    #[error("row {row}, column {column} of {name} in {path} is {value}, expected {expected}")]
+    Number {
+        /// The tensor.
+        name: String,
+        /// The file.
+        path: PathBuf,
+        /// The place.
+        row: usize,
+        /// The place.
+        column: usize,
+        /// The value.
+        value: f32,
+        /// What was expected.
+        expected: &'static str,
+    },
+    /// The solver failed.
+    #[error("{name} cannot be quantized: {source}")]
+    Solve {
+        /// The tensor.
+        name: String,
+        /// The error.
+        source: BlockTypeError,
+    },
+    /// The threads cannot be started.
+    #[error("cannot start {threads} threads: {source}; use a smaller --threads")]
+    Threads {
+        /// Threads requested; 0 for one per processor.
+        threads: usize,
+        /// The error.
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// Stopped by the caller.
+    #[error("interrupted; {out} is unchanged")]
+    Interrupted {
+        /// The output.
+        out: PathBuf,
+    },
+}
+
+/// The types that rows of this length fit.
+fn fitting(columns: usize) -> String {
+    let fits = |of: &BlockType| of.check_row(columns).is_ok();
+    let names: Vec<&str> = BlockType::ALL
+        .into_iter()
+        .filter(fits)
+        .map(BlockType::id)
+        .collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!("give it --type '…={}', or ", names.join("|")),
+    }
+}
+
+fn and_more(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        _ => format!(" and {others} others"),
+    }
+}
+
+/// The result for one tensor.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GgufRecord {
+    /// Its name.
+    pub name: String,
+    /// The number of weights.
+    pub n: usize,
+    /// The id of its type.
+    pub method: &'static str,
+    /// `½ Σ d (w − ŵ)²`.
+    pub weighted_error: f64,
+    /// That over `½ Σ d w²`; `None` if only the latter is zero.
+    pub relative_error: Option<f64>,
+    /// Bits of a weight with its share of the scales.
+    pub bits: f64,
+    /// Wall-clock milliseconds of the solver.
+    pub milliseconds: f64,
+}
+
+/// The totals of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GgufTotals {
+    /// The number of quantized tensors.
+    pub tensors: usize,
+    /// The number of copied tensors.
+    pub copied: usize,
+    /// The number of quantized weights.
+    pub weights: usize,
+    /// Bytes of all tensors before and after.
+    pub bytes: [usize; 2],
+}
+
+/// A request whose headers have been checked.
+#[derive(Debug)]
+pub struct GgufPlan {
+    request: GgufRequest,
+    weights: GgufFile,
+    curvature: Source,
+    /// The type of each tensor; `None` for one that is copied.
+    types: Vec<Option<BlockType>>,
+    written: Vec<GgufTensor>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Squares,
+    Importance(Importance, PathBuf),
+    File(TensorFile),
+}
+
+impl GgufPlan {
+    /// Reads the headers and selects tensors. Writes nothing.
+    ///
+    /// # Errors
+    /// Any defect of the request or the headers.
+    pub fn new(request: GgufRequest) -> Result<Self, GgufQuantizeError> {
+        let curvature = match &request.curvature {
+            Curvature::Squares => None,
+            Curvature::Importance(path) | Curvature::File(path) => Some(path),
+        };
+        check_out(
+            &request.out,
+            [Some(&request.weights), curvature].into_iter().flatten(),
+        )?;
+        let weights = GgufFile::open(&request.weights)?;
+        let types = select(&request, &weights)?;
+        let mut written = Vec::new();
+        for (tensor, of) in weights.tensors().iter().zip(&types) {
+            let Some(of) = *of else {
+                written.push(tensor.clone());
+                continue;
+            };
+            let columns = tensor.columns();
+            let rows = |source| GgufQuantizeError::Rows {
+                name: tensor.name.clone(),
+                of,
+                columns,
+                source,
+            };
+            of.check_row(columns).map_err(rows)?;
+            let element = ElementType::of_blocks(of);
+            let new = GgufTensor::new(&tensor.name, &tensor.shape, element);
+            written.push(new.expect("whole blocks, and fewer bytes than before"));
+        }
+        let curvature = match &request.curvature {
+            Curvature::Squares => Source::Squares,
+            Curvature::Importance(path) => {
+                Source::Importance(Importance::read(path)?, path.clone())
+            }
+            Curvature::File(path) => Source::File(TensorFile::open(path)?),
+        };
+        let plan = Self {
+            request,
+            weights,
+            curvature,
+            types,
+            written,
+        };
+        plan.check_curvature()?;
+        Ok(plan)
+    }
+
+    /// The tensors to quantize, in file order.
+    pub fn quantized(&self) -> impl Iterator<Item = &GgufTensor> {
+        let all = self.weights.tensors().iter().zip(&self.types);
+        all.filter_map(|(tensor, of)| of.is_some().then_some(tensor))
+    }
+
+    /// An error if a tensor has no curvature of its size.
+    fn check_curvature(&self) -> Result<(), GgufQuantizeError> {
+        let size = |path: &Path, tensor: &GgufTensor, found: String, expected: String| {
+            Err(GgufQuantizeError::Size {
+                path: path.into(),
+                name: tensor.name.clone(),
+                found,
+                expected,
+            })
+        };
+        let mut missing = Vec::new();
+        for tensor in self.quantized() {
+            match &self.curvature {
+                Source::Squares => {}
+                Source::Importance(importance, path) => match importance.of(&tensor.name) {
+                    None => missing.push(tensor.name.clone()),
+                    Some(values) => {
+                        let expected = tensor.columns() * experts(tensor);
+                        if values.len() != expected {
+                            let found = format!("{} values", values.len());
+                            return size(path, tensor, found, expected.to_string());
+                        }
+                    }
+                },
+                Source::File(file) => match file.info(&tensor.name) {
+                    None => missing.push(tensor.name.clone()),
+                    Some(info) => {
+                        if info.shape != tensor.shape || Float::of(info.dtype).is_none() {
+                            let found = format!("{} of shape {:?}", info.dtype, info.shape);
+                            let expected = format!("floats of shape {:?}", tensor.shape);
+                            return size(file.path(), tensor, found, expected);
+                        }
+                    }
+                },
+            }
+        }
+        let (path, names): (&Path, Vec<String>) = match &self.curvature {
+            Source::Squares => return Ok(()),
+            Source::Importance(importance, path) => {
+                (path, importance.names().map(String::from).collect())
+            }
+            Source::File(file) => (
+                file.path(),
+                file.tensors().into_iter().map(|(name, _)| name).collect(),
+            ),
+        };
+        let Some(name) = missing.first() else {
+            return Ok(());
+        };
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Err(GgufQuantizeError::Missing {
+            path: path.into(),
+            name: name.clone(),
+            others: missing.len() - 1,
+            names: listed(&names),
+        })
+    }
+
+    /// Quantizes and writes the output atomically. Calls `report` after each tensor and checks `stop` between
+    /// tensors.
+    ///
+    /// # Errors
+    /// A number that is not finite, [`GgufQuantizeError::Interrupted`] after `stop`, and errors of files. The
+    /// output path keeps its old content.
+    pub fn run(
+        &self,
+        stop: &AtomicBool,
+        report: &mut dyn FnMut(&GgufRecord),
+    ) -> Result<GgufTotals, GgufQuantizeError> {
+        let threads = self.request.threads.unwrap_or(0);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|source| GgufQuantizeError::Threads { threads, source })?;
+        let out = &self.request.out;
+        let ending = format!(".{}.tmp", process::id());
+        let mut entries = BTreeMap::from([("general.quantization_version".to_owned(), 2)]);
+        if let Some(number) = file_type(self.request.of) {
+            entries.insert("general.file_type".to_owned(), number);
+        }
+        let mut totals = GgufTotals::default();
+        replace(out, &ending, |file| {
+            let tensors = self.written.clone();
+            let mut writer = GgufWriter::new(out, file, &self.weights, &entries, tensors)?;
+            let mut buffers = Buffers::default();
+            let all = self.weights.tensors().iter().zip(&self.types);
+            for (tensor, of) in all {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(GgufQuantizeError::Interrupted { out: out.clone() });
+                }
+                self.weights.read(tensor, &mut buffers.bytes)?;
+                totals.bytes[0] += tensor.bytes();
+                let Some(of) = *of else {
+                    totals.bytes[1] += tensor.bytes();
+                    totals.copied += 1;
+                    writer.write(&buffers.bytes)?;
+                    continue;
+                };
+                let (bytes, record) = pool.install(|| self.solve(tensor, of, &mut buffers))?;
+                writer.write(&bytes)?;
+                totals.bytes[1] += bytes.len();
+                totals.tensors += 1;
+                totals.weights += tensor.elements();
+                report(&record);
+            }
+            writer.end()?;
+            Ok::<(), GgufQuantizeError>(())
+        })?;
+        Ok(totals)
+    }
+
+    fn solve(
+        &self,
+        tensor: &GgufTensor,
+        of: BlockType,
+        Buffers {
+            bytes,
+            weights,
+            curvature,
+        }: &mut Buffers,
+    ) -> Result<(Vec<u8>, GgufRecord), GgufQuantizeError> {
+        let float = tensor.element.float().expect("selected");
+        weights.clear();
+        float.decode(bytes, weights);
+        curvature.clear();
+        let (columns, weights) = (tensor.columns(), &weights[..]);
+        let of_curvature = match &self.curvature {
+            Source::Squares => {
+                curvature.extend(weights.iter().map(|w| w * w));
+                self.weights.path()
+            }
+            Source::Importance(importance, path) => {
+                let values = importance.of(&tensor.name).expect("checked");
+                let rows = weights.len() / columns.max(1) / experts(tensor).max(1);
+                for of_expert in values.chunks(columns.max(1)) {
+                    (0..rows).for_each(|_| curvature.extend_from_slice(of_expert));
+                }
+                path
+            }
+            Source::File(file) => {
+                let info = file.info(&tensor.name).expect("checked");
+                let float = Float::of(info.dtype).expect("checked");
+                file.read(info, |bytes| {
+                    float.decode(bytes, curvature);
+                    Ok::<(), TensorFileError>(())
+                })?;
+                file.path()
+            }
+        };
+        let start = Instant::now();
+        let number = |path: &Path, index: usize, value, expected| GgufQuantizeError::Number {
+            name: tensor.name.clone(),
+            path: path.into(),
+            row: index / columns.max(1),
+            column: index % columns.max(1),
+            value,
+            expected,
+        };
+        let problem = Problem::new(weights, Some(curvature)).map_err(|error| match error {
+            SolveError::Weight { index, value } => {
+                number(self.weights.path(), index, value, "a finite number")
+            }
+            SolveError::Curvature { index, value } => {
+                let expected = "a finite number that is not negative";
+                number(of_curvature, index, value, expected)
+            }
+            source => GgufQuantizeError::Solve {
+                name: tensor.name.clone(),
+                source: source.into(),
+            },
+        })?;
+        let solved = of.quantize(problem, columns);
+        let (bytes, weighted_error) = solved.map_err(|source| GgufQuantizeError::Solve {
+            name: tensor.name.clone(),
+            source,
+        })?;
+        let milliseconds = 1e3 * start.elapsed().as_secs_f64();
+        let energy = |(w, d): (&f32, &f32)| f64::from(*d) * f64::from(*w).powi(2);
+        let energy = 0.5
+            * weights
+                .iter()
+                .zip(curvature.iter())
+                .map(energy)
+                .sum::<f64>();
+        let record = GgufRecord {
+            name: tensor.name.clone(),
+            n: weights.len(),
+            method: of.id(),
+            weighted_error,
+            relative_error: relative(weighted_error, energy),
+            bits: of.bits_per_weight(),
+            milliseconds,
+        };
+        Ok((bytes, record))
+    }
+}
+
+/// Buffers, reused from tensor to tensor.
+#[derive(Default)]
+struct Buffers {
+    bytes: Vec<u8>,
+    weights: Vec<f32>,
+    curvature: Vec<f32>,
+}
+
+/// The experts of a tensor with three dimensions.
+fn experts(tensor: &GgufTensor) -> usize {
+    match tensor.shape[..] {
+        [experts, _, _] => experts,
+        _ => 1,
+    }
+}
+
+/// llama.cpp's number of a file whose tensors are mostly of this type.
+fn file_type(of: BlockType) -> Option<u32> {
+    match of {
+        BlockType::Q4_0 => Some(2),
+        BlockType::Iq4Nl => Some(25),
+        BlockType::Tq1_0 => Some(36),
+        BlockType::Tq2_0 => Some(37),
+        _ => None,
+    }
+}
+
+/// The type of each tensor; `None` for one that is copied.
+fn select(
+    request: &GgufRequest,
+    file: &GgufFile,
+) -> Result<Vec<Option<BlockType>>, GgufQuantizeError> {
+    let path = request.weights.display().to_string();
+    let names: Vec<&str> = file
+        .tensors()
+        .iter()
+        .map(|tensor| &tensor.name[..])
+        .collect();
+    let globs: Vec<String> = request.types.iter().map(|(glob, _)| glob.clone()).collect();
+    let included = patterns("--include", &request.include, &path, &names)?;
+    let excluded = patterns("--exclude", &request.exclude, &path, &names)?;
+    let typed = patterns("--type", &globs, &path, &names)?;
+    let any = |globs: &[Pattern], name: &str| globs.iter().any(|glob| glob.matches(name));
+    let mut types = Vec::new();
+    for tensor in file.tensors() {
+        let name = &tensor.name;
+        let position = typed.iter().position(|glob| glob.matches(name));
+        let named = any(&included, name) || position.is_some();
+        let by_default = included.is_empty() && tensor.shape.len() >= 2;
+        let is_float = tensor.element.float().is_some();
+        if any(&excluded, name) || !(named || by_default && is_float) {
+            types.push(None);
+            continue;
+        }
+        if !is_float {
+            return Err(GgufQuantizeError::Element {
+                name: name.clone(),
+                element: tensor.element,
+            });
+        }
+        types.push(Some(position.map_or(request.of, |at| request.types[at].1)));
+    }
+    if types.iter().all(Option::is_none) {
+        return Err(SelectionError::Nothing {
+            path,
+            names: listed(&names),
+        }
+        .into());
+    }
+    Ok(types)
+}

@@ -1,0 +1,428 @@
+//! GGUF files: what is written is read, what is quantized decodes, and damage is an error.
+#![cfg(feature = "std")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use laq_packed::gguf::{
+    BlockType, Curvature, GgufError, GgufFile, GgufPlan, GgufQuantizeError, GgufRequest, GgufValue,
+    Importance, ImportanceError,
+};
+use laq_packed::{OutError, SelectionError, inspect};
+use laq_solvers::Problem;
+use laq_test_support::Random;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+fn text(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+/// An entry of the metadata.
+fn entry(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
+    [&text(key)[..], &kind.to_le_bytes(), value].concat()
+}
+
+/// Name, sizes with that of a row first, number of the type, bytes.
+type Tensor<'a> = (&'a str, &'a [u64], u32, Vec<u8>);
+
+fn file(version: u32, entries: &[Vec<u8>], tensors: &[Tensor<'_>]) -> Vec<u8> {
+    let mut bytes = [&b"GGUF"[..], &version.to_le_bytes()].concat();
+    bytes.extend((tensors.len() as u64).to_le_bytes());
+    bytes.extend((entries.len() as u64).to_le_bytes());
+    bytes.extend(entries.concat());
+    let mut data = Vec::new();
+    for (name, sizes, kind, of_tensor) in tensors {
+        bytes.extend(text(name));
+        bytes.extend((sizes.len() as u32).to_le_bytes());
+        bytes.extend(sizes.iter().flat_map(|size| size.to_le_bytes()));
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend((data.len() as u64).to_le_bytes());
+        data.extend(of_tensor);
+        data.resize(data.len().next_multiple_of(32), 0);
+    }
+    bytes.resize(bytes.len().next_multiple_of(32), 0);
+    bytes.extend(data);
+    bytes
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
+fn random(count: usize, seed: u64) -> Vec<f32> {
+    let mut random = Random(seed);
+    (0..count).map(|_| random.normal() as f32).collect()
+}
+
+/// Two matrices, three experts, a vector, and a matrix that is quantized already.
+fn model() -> Vec<u8> {
+    let tokens = [
+        &8u32.to_le_bytes()[..],
+        &2u64.to_le_bytes(),
+        &text("a"),
+        &text("bc"),
+    ]
+    .concat();
+    let entries = [
+        entry("general.architecture", 8, &text("llama")),
+        entry("general.file_type", 4, &0u32.to_le_bytes()),
+        entry("tokens", 9, &tokens),
+        entry("one", 6, &1.5f32.to_le_bytes()),
+    ];
+    let half = |value: &f32| half::f16::from_f32(*value).to_le_bytes();
+    let tensors: [Tensor<'_>; 5] = [
+        ("a.weight", &[64, 6], 0, floats(&random(384, 1))),
+        (
+            "b.weight",
+            &[32, 3],
+            1,
+            random(96, 2).iter().flat_map(half).collect(),
+        ),
+        ("experts.weight", &[32, 2, 3], 0, floats(&random(192, 3))),
+        ("norm.weight", &[64], 0, floats(&random(64, 4))),
+        ("old.weight", &[32, 2], 2, vec![7; 36]),
+    ];
+    file(3, &entries, &tensors)
+}
+
+/// An importance matrix in GGUF.
+fn importance(experts: u64) -> Vec<u8> {
+    let sums = |count: usize, seed| -> Vec<u8> {
+        floats(
+            &random(count, seed)
+                .iter()
+                .map(|x| 4.0 * x * x)
+                .collect::<Vec<_>>(),
+        )
+    };
+    let entries = [entry("general.type", 8, &text("imatrix"))];
+    let tensors: [Tensor<'_>; 6] = [
+        ("a.weight.in_sum2", &[64, 1], 0, sums(64, 5)),
+        ("a.weight.counts", &[1], 0, floats(&[4.0])),
+        ("b.weight.in_sum2", &[32], 0, sums(32, 6)),
+        ("b.weight.counts", &[1], 0, floats(&[4.0])),
+        (
+            "experts.weight.in_sum2",
+            &[32, experts],
+            0,
+            sums(32 * experts as usize, 7),
+        ),
+        (
+            "experts.weight.counts",
+            &[experts],
+            0,
+            floats(&vec![4.0; experts as usize]),
+        ),
+    ];
+    file(3, &entries, &tensors)
+}
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(TempDir::new().expect("a folder"));
+        folder.write("in.gguf", &model());
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        fs::write(self.path(name), bytes).expect("a file");
+        self.path(name)
+    }
+
+    fn request(&self, of: BlockType) -> GgufRequest {
+        GgufRequest {
+            weights: self.path("in.gguf"),
+            of,
+            types: Vec::new(),
+            curvature: Curvature::Squares,
+            out: self.path("out.gguf"),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            threads: Some(2),
+        }
+    }
+}
+
+fn quantize(request: GgufRequest) -> Result<(), GgufQuantizeError> {
+    let mut names = Vec::new();
+    let plan = GgufPlan::new(request)?;
+    let expected: Vec<String> = plan.quantized().map(|tensor| tensor.name.clone()).collect();
+    plan.run(&AtomicBool::new(false), &mut |record| {
+        names.push(record.name.clone())
+    })?;
+    assert_eq!(names, expected);
+    Ok(())
+}
+
+fn bytes(file: &GgufFile, name: &str) -> Vec<u8> {
+    let tensor = file.tensors().iter().find(|tensor| tensor.name == name);
+    let mut bytes = Vec::new();
+    file.read(tensor.expect(name), &mut bytes).expect("bytes");
+    bytes
+}
+
+/// The curvature is that of the file, and the rest is copied.
+#[test]
+fn quantized_tensors_are_those_of_the_solver() {
+    let folder = Folder::new();
+    let sums = folder.write("im.gguf", &importance(3));
+    let matrix = Importance::read(&sums).expect("a matrix");
+    for of in [BlockType::Q4_0, BlockType::Iq4Nl, BlockType::Mxfp4] {
+        for with_importance in [false, true] {
+            let mut request = folder.request(of);
+            request.types = vec![("a.*".into(), BlockType::Q2_0)];
+            if with_importance {
+                request.curvature = Curvature::Importance(sums.clone());
+            }
+            quantize(request).expect("a file");
+            let old = GgufFile::open(&folder.path("in.gguf")).expect("a file");
+            let new = GgufFile::open(&folder.path("out.gguf")).expect("a file");
+            for (old_tensor, tensor) in old.tensors().iter().zip(new.tensors()) {
+                let name = tensor.name.as_str();
+                assert_eq!(
+                    (name, &tensor.shape),
+                    (&old_tensor.name[..], &old_tensor.shape)
+                );
+                if ["norm.weight", "old.weight"].contains(&name) {
+                    assert_eq!(tensor.element, old_tensor.element);
+                    assert_eq!(bytes(&new, name), bytes(&old, name));
+                    continue;
+                }
+                let raw = bytes(&old, name);
+                let w: Vec<f32> = match name {
+                    "b.weight" => (raw.chunks(2))
+                        .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
+                        .collect(),
+                    _ => (raw.chunks(4))
+                        .map(|b| f32::from_le_bytes(b.try_into().expect("four")))
+                        .collect(),
+                };
+                let columns = tensor.columns();
+                let of = if name == "a.weight" {
+                    BlockType::Q2_0
+                } else {
+                    of
+                };
+                let experts = if name == "experts.weight" { 3 } else { 1 };
+                let rows_of_expert = w.len() / columns / experts;
+                let d: Vec<f32> = (0..w.len())
+                    .map(|at| match with_importance {
+                        false => w[at] * w[at],
+                        true => {
+                            let expert = at / columns / rows_of_expert;
+                            matrix.of(name).expect(name)[expert * columns + at % columns]
+                        }
+                    })
+                    .collect();
+                let problem = Problem::new(&w, Some(&d)).expect("numbers");
+                let (expected, _) = of.quantize(problem, columns).expect("whole blocks");
+                assert_eq!(bytes(&new, name), expected, "{name}");
+            }
+            let value = |key: &str| new.value(key).cloned();
+            assert_eq!(value("one"), Some(GgufValue::Float(1.5)));
+            assert_eq!(value("tokens"), Some(GgufValue::Array(2)));
+            let file_type = if of == BlockType::Q4_0 {
+                Some(2)
+            } else {
+                value("general.file_type").and(Some(25))
+            };
+            if of != BlockType::Mxfp4 {
+                assert_eq!(
+                    value("general.file_type"),
+                    file_type.map(GgufValue::Integer)
+                );
+            }
+        }
+    }
+    let summary = inspect(&folder.path("out.gguf")).expect("a summary");
+    let types: Vec<&str> = summary
+        .tensors
+        .iter()
+        .map(|tensor| &tensor.dtype[..])
+        .collect();
+    assert_eq!(types, ["Q2_0", "MXFP4", "MXFP4", "F32", "Q4_0"]);
+    assert_eq!(summary.tensors[1].bits, Some(4.25));
+}
+
+#[test]
+fn older_importance_matrices_are_read() {
+    let folder = Folder::new();
+    let number = |number: i32| number.to_le_bytes().to_vec();
+    let layer = |name: &str, calls: i32, values: &[f32]| {
+        let name_length = number(name.len() as i32);
+        let count = number(values.len() as i32);
+        [
+            name_length,
+            name.into(),
+            number(calls),
+            count,
+            floats(values),
+        ]
+        .concat()
+    };
+    let layers = [layer("a", 2, &[1.0, 4.0]), layer("b", 1, &[3.0])].concat();
+    let old = [number(2), layers].concat();
+    let matrix = Importance::read(&folder.write("im.dat", &old)).expect("a matrix");
+    assert_eq!(matrix.of("a"), Some(&[0.5, 2.0][..]));
+    assert_eq!(matrix.of("b"), Some(&[3.0][..]));
+    assert_eq!(matrix.names().collect::<Vec<_>>(), ["a", "b"]);
+    for length in 0..old.len() {
+        let cut = Importance::read(&folder.write("cut.dat", &old[..length]));
+        assert!(
+            matches!(cut, Err(ImportanceError::Foreign { .. })),
+            "{length}"
+        );
+    }
+    let negative = [number(1), layer("a", 1, &[-1.0])].concat();
+    let error = Importance::read(&folder.write("im.dat", &negative));
+    assert!(matches!(error, Err(ImportanceError::Value { .. })));
+    let error = Importance::read(&folder.path("in.gguf"));
+    assert!(matches!(error, Err(ImportanceError::Foreign { .. })));
+}
+
+#[test]
+fn requests_that_do_not_fit_are_errors() {
+    use GgufQuantizeError::{Element, Importance, Missing, Number, Out, Rows, Selection, Size};
+    let folder = Folder::new();
+    let old = folder.write("out.gguf", b"old");
+    let plan = |change: &dyn Fn(&mut GgufRequest)| {
+        let mut request = folder.request(BlockType::Q4_0);
+        change(&mut request);
+        let error = quantize(request).expect_err("an error");
+        assert_eq!(fs::read(&old).expect("a file"), b"old");
+        error
+    };
+    let error = plan(&|request| request.of = BlockType::Q2_0);
+    assert!(matches!(&error, Rows { columns: 32, .. }), "{error}");
+    let message = error.to_string();
+    assert!(
+        message.contains("b.weight") && message.contains("q4_0|iq4_nl|mxfp4"),
+        "{message}"
+    );
+    let error = plan(&|request| request.include = vec!["old.*".into()]);
+    assert!(matches!(error, Element { .. }), "{error}");
+    let error = plan(&|request| request.exclude = vec!["*".into()]);
+    assert!(
+        matches!(error, Selection(SelectionError::Nothing { .. })),
+        "{error}"
+    );
+    let error = plan(&|request| request.include = vec!["c.*".into()]);
+    assert!(
+        matches!(error, Selection(SelectionError::NoMatch { .. })),
+        "{error}"
+    );
+    let error = plan(&|request| request.out = request.weights.clone());
+    assert!(matches!(error, Out(OutError::IsInput { .. })), "{error}");
+    let with = |name: &str, bytes: &[u8]| {
+        let path = folder.write(name, bytes);
+        plan(&|request| request.curvature = Curvature::Importance(path.clone()))
+    };
+    let error = with("im.gguf", &importance(2));
+    assert!(matches!(error, Size { .. }), "{error}");
+    let error = with(
+        "im.gguf",
+        &file(3, &[entry("general.type", 8, &text("imatrix"))], &[]),
+    );
+    assert!(matches!(error, Missing { others: 2, .. }), "{error}");
+    let error = with("im.gguf", &model());
+    assert!(
+        matches!(error, Importance(ImportanceError::Foreign { .. })),
+        "{error}"
+    );
+    let mut weights = random(64, 1);
+    weights[40] = f32::NAN;
+    folder.write(
+        "in.gguf",
+        &file(3, &[], &[("a", &[32, 2], 0, floats(&weights))]),
+    );
+    let error = plan(&|_| {});
+    assert!(
+        matches!(
+            error,
+            Number {
+                row: 1,
+                column: 8,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn damaged_files_are_errors() {
+    let folder = Folder::new();
+    let open = |bytes: &[u8]| GgufFile::open(&folder.write("x.gguf", bytes)).expect_err("an error");
+    let good = model();
+    for length in 0..good.len() - 31 {
+        let error = open(&good[..length]);
+        let is_expected = matches!(
+            error,
+            GgufError::Foreign { .. } | GgufError::Truncated { .. } | GgufError::Header { .. }
+        );
+        assert!(is_expected, "{length}: {error}");
+    }
+    let with_version = |version: u32| open(&file(version, &[], &[]));
+    assert!(matches!(
+        with_version(1),
+        GgufError::Version { found: 1, .. }
+    ));
+    assert!(matches!(
+        with_version(4),
+        GgufError::Version { found: 4, .. }
+    ));
+    let big_endian = with_version(3u32.swap_bytes());
+    assert!(
+        matches!(big_endian, GgufError::BigEndian { .. }),
+        "{big_endian}"
+    );
+    let header =
+        |entries: &[Vec<u8>], tensors: &[Tensor<'_>]| match open(&file(3, entries, tensors)) {
+            GgufError::Header { detail, .. } => detail,
+            other => panic!("{other}"),
+        };
+    let one = entry("one", 0, &[1]);
+    assert!(header(&[one.clone(), one], &[]).contains("twice"));
+    assert!(header(&[entry("one", 13, &[])], &[]).contains("unknown type 13"));
+    let alignment = entry("general.alignment", 4, &0u32.to_le_bytes());
+    assert!(header(&[alignment], &[]).contains("general.alignment"));
+    let row: Tensor<'_> = ("a", &[32], 0, vec![0; 128]);
+    assert!(header(&[], &[row.clone(), row]).contains("twice"));
+    assert!(header(&[], &[("a", &[32], 4, vec![0; 32])]).contains("unknown type 4"));
+    assert!(header(&[], &[("a", &[31], 2, vec![0; 32])]).contains("whole blocks of 32"));
+    assert!(header(&[], &[("a", &[1 << 40, 1 << 40], 0, vec![])]).contains("rows"));
+    assert!(header(&[], &[("a", &[1, 1, 1, 1, 1], 0, vec![0; 4])]).contains("5 dimensions"));
+}
+
+proptest! {
+    #[test]
+    fn modified_files_are_errors_or_are_quantized(
+        changes in prop::collection::vec((0_usize..900, any::<u8>()), 1..4),
+    ) {
+        let folder = Folder::new();
+        let mut bytes = model();
+        for (at, byte) in changes {
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+        }
+        folder.write("in.gguf", &bytes);
+        if let Err(error) = quantize(folder.request(BlockType::Q4_0)) {
+            prop_assert_eq!(error.to_string().lines().count(), 1);
+        } else {
+            prop_assert!(GgufFile::open(&folder.path("out.gguf")).is_ok());
+        }
+        let _ = inspect(Path::new(&folder.path("in.gguf")));
+    }
+}
