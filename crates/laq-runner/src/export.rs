@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use laq_datasets::{Kind, Preprocessing, Split};
 use laq_models::{LayerWeights, WeightData};
+use laq_packed::gguf::{BlockType, to_blocks, write_gguf};
 use laq_packed::network::{LayerSpec, LossSpec, MEAN_IMAGE, NETWORK, NetworkSpec};
 use laq_packed::onnx::{OnnxOptions, to_onnx};
 use laq_packed::{
@@ -131,11 +132,37 @@ pub fn export_npz(path: &Path, out: &Path, options: ExportOptions) -> Result<Exp
     })
 }
 
+/// Writes the tensors of the network of `path` as GGUF: those that were trained in a format of GGUF and have rows of
+/// whole blocks in that format, all others in F32.
+///
+/// # Errors
+///
+/// See [`RunError`].
+pub fn export_gguf(path: &Path, out: &Path, options: ExportOptions) -> Result<Exported, RunError> {
+    export(path, out, options, |trained, metadata| {
+        let of: Option<BlockType> = trained.run.experiment.quantize.method.parse().ok();
+        for tensor in trained.tensors.values_mut() {
+            let has_blocks = match (&*tensor, of) {
+                (Tensor::Packed(packed), Some(of)) => to_blocks(of, packed).is_some(),
+                _ => false,
+            };
+            if !has_blocks {
+                *tensor = Tensor::F32 {
+                    shape: tensor.shape().to_vec(),
+                    values: tensor.to_f32(),
+                };
+            }
+        }
+        let written = write_gguf(out, of, &trained.tensors, &metadata);
+        written.map_err(|error| RunError::Export(error.to_string()))
+    })
+}
+
 fn export(
     path: &Path,
     out: &Path,
     options: ExportOptions,
-    write: impl FnOnce(&Trained, BTreeMap<String, String>) -> Result<(), RunError>,
+    write: impl FnOnce(&mut Trained, BTreeMap<String, String>) -> Result<(), RunError>,
 ) -> Result<Exported, RunError> {
     let checkpoint = find_checkpoint(path)?;
     let mut trained = read_trained(&checkpoint, &options)?;
@@ -168,7 +195,7 @@ fn export(
         (NETWORK.to_owned(), json(spec)?),
         (RUN.to_owned(), json(run)?),
     ]);
-    write(&trained, metadata)?;
+    write(&mut trained, metadata)?;
     let exported = trained.tensors.iter().map(|(name, tensor)| {
         let elements: usize = tensor.shape().iter().product();
         ExportedTensor {

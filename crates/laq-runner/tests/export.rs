@@ -8,6 +8,7 @@ use std::path::Path;
 
 use common::TestDir;
 use laq_datasets::{ImageSet, Preprocessing, Split};
+use laq_packed::gguf::{BlockType, GgufFile};
 use laq_packed::network::NETWORK;
 use laq_packed::onnx::OnnxOptions;
 use laq_packed::{Network, NetworkError, PackedFile, Packing, Tensor};
@@ -15,7 +16,9 @@ use laq_runner::RunError;
 use laq_runner::config::Experiment;
 use laq_runner::device::DeviceOptions;
 use laq_runner::evaluate::{Evaluation, Source, evaluate};
-use laq_runner::export::{ExportOptions, Exported, export_onnx, export_packed, open_network};
+use laq_runner::export::{
+    ExportOptions, Exported, export_gguf, export_onnx, export_packed, open_network,
+};
 
 fn score(path: &Path) -> Result<Evaluation, RunError> {
     let split = Source::Split {
@@ -106,6 +109,52 @@ fn exported_networks_with_finer_scales_have_the_losses_of_training() {
         let name = format!("digits-{granularity}").replace(':', "-");
         let experiment = dir.digits("lat-a", &more);
         check(&dir, &experiment, &name, ExportOptions::default());
+    }
+}
+
+/// Bit by bit, what a file in the format of training has is what was trained.
+#[test]
+fn what_is_trained_in_a_format_of_gguf_is_stored_without_loss() {
+    let dir = TestDir::new();
+    for of in BlockType::ALL {
+        // Rows of one block, of two, and of none: the input layer has as many columns as there are characters.
+        for blocks in [1, 2] {
+            let hidden = blocks * of.weights();
+            let more = format!("model.hidden = {hidden}\ntrain.epochs = 1\ntrain.max_batches = 2");
+            let name = format!("{of}-{blocks}");
+            dir.train(&dir.experiment(of.id(), &more), &name)
+                .expect("a run");
+            let (run, out) = (dir.path(&name), dir.path("out.gguf"));
+            let options = ExportOptions::default();
+            let exported = export_gguf(&run, &out, options).expect("a file");
+            let packed = dir.path("packed.safetensors");
+            export_packed(&run, &packed, options).expect("a file");
+            let (packed, file) = (
+                PackedFile::open(&packed).unwrap(),
+                GgufFile::open(&out).unwrap(),
+            );
+            for (tensor, exported) in file.tensors().iter().zip(&exported.tensors) {
+                let mut bytes = Vec::new();
+                file.read(tensor, &mut bytes).expect("bytes");
+                let is_blocks = tensor.name == "lstm.weight_hh";
+                let decoded = match is_blocks {
+                    true => of.decode(&bytes).expect("blocks"),
+                    false => (bytes.chunks_exact(4))
+                        .map(|b| f32::from_le_bytes(b.try_into().expect("four")))
+                        .collect(),
+                };
+                assert_eq!(tensor.element.name.eq_ignore_ascii_case(of.id()), is_blocks);
+                let trained = packed.tensor(&tensor.name).expect("a tensor");
+                assert_eq!(
+                    (&tensor.shape[..], decoded),
+                    (trained.shape(), trained.to_f32())
+                );
+                assert_eq!(
+                    (&exported.name, exported.bits == 32.0),
+                    (&tensor.name, !is_blocks)
+                );
+            }
+        }
     }
 }
 

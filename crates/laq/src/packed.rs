@@ -14,7 +14,8 @@ use laq_packed::network::{Feedforward, Prediction};
 use laq_packed::onnx::OnnxOptions;
 use laq_packed::{Activations, Network};
 use laq_runner::export::{
-    ExportOptions, export_compressed_tensors, export_npz, export_onnx, export_packed, open_network,
+    ExportOptions, export_compressed_tensors, export_gguf, export_npz, export_onnx, export_packed,
+    open_network,
 };
 use serde_json::{Value, json};
 
@@ -46,6 +47,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
         ExportFormat::CompressedTensors => {
             export_compressed_tensors(&args.path, &args.out, options)?
         }
+        ExportFormat::Gguf => export_gguf(&args.path, &args.out, options)?,
         ExportFormat::Npz | ExportFormat::NpzF32 => export_npz(&args.path, &args.out, options)?,
         ExportFormat::Onnx | ExportFormat::OnnxF32 | ExportFormat::Qonnx => {
             let onnx = OnnxOptions {

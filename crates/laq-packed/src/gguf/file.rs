@@ -285,12 +285,10 @@ impl GgufFile {
 
     /// The entries of the metadata except those with a key of `others`, as they are in the file, and their
     /// number.
-    fn raw_entries(&self, others: &BTreeMap<String, u32>) -> Result<(Vec<u8>, u64), GgufError> {
+    pub(super) fn raw_entries(&self, others: &NewEntries) -> Result<(Vec<u8>, u64), GgufError> {
         let (mut all, mut entry) = (Vec::new(), Vec::new());
-        let kept = self
-            .entries
-            .iter()
-            .filter(|entry| !others.contains_key(&entry.key));
+        let is_kept = |key: &str| key != "general.alignment" && !others.contains_key(key);
+        let kept = self.entries.iter().filter(|entry| is_kept(&entry.key));
         let mut count = 0;
         for Entry { place, .. } in kept {
             self.read_at(place.start, (place.end - place.start) as usize, &mut entry)?;
@@ -451,7 +449,16 @@ impl Reader<'_> {
     }
 }
 
-/// Writes a file with the metadata of another, or none, and new entries.
+/// New entries of the metadata.
+pub(super) type NewEntries = BTreeMap<String, NewValue>;
+
+/// A value of a new entry.
+pub(super) enum NewValue {
+    Number(u32),
+    Text(String),
+}
+
+/// Writes a file with entries of another and new ones.
 pub(super) struct GgufWriter<'a> {
     path: &'a Path,
     file: BufWriter<&'a mut File>,
@@ -459,17 +466,14 @@ pub(super) struct GgufWriter<'a> {
 }
 
 impl<'a> GgufWriter<'a> {
-    /// Writes the header: the entries of `from`, and `entries` in place of those with their keys.
+    /// Writes the header: the entries `kept`, as they are in another file, with their number, and new ones.
     pub(super) fn new(
         path: &'a Path,
         file: &'a mut File,
-        from: &GgufFile,
-        entries: &BTreeMap<String, u32>,
+        (kept, count): (Vec<u8>, u64),
+        entries: &NewEntries,
         tensors: Vec<GgufTensor>,
     ) -> Result<Self, GgufError> {
-        let mut others = entries.clone();
-        others.insert("general.alignment".into(), ALIGNMENT as u32);
-        let (kept, count) = from.raw_entries(&others)?;
         let mut header = Vec::new();
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&VERSION.to_le_bytes());
@@ -482,8 +486,16 @@ impl<'a> GgufWriter<'a> {
         };
         for (key, value) in entries {
             put_text(&mut header, key);
-            header.extend_from_slice(&4u32.to_le_bytes());
-            header.extend_from_slice(&value.to_le_bytes());
+            match value {
+                NewValue::Number(value) => {
+                    header.extend_from_slice(&4u32.to_le_bytes());
+                    header.extend_from_slice(&value.to_le_bytes());
+                }
+                NewValue::Text(text) => {
+                    header.extend_from_slice(&8u32.to_le_bytes());
+                    put_text(&mut header, text);
+                }
+            }
         }
         let mut offset = 0u64;
         for tensor in &tensors {

@@ -3,12 +3,14 @@
 
 mod block_type;
 mod element;
+mod export;
 mod file;
 mod importance;
 mod quantize;
 
 pub use self::block_type::{BlockType, BlockTypeError};
 pub use self::element::ElementType;
+pub use self::export::{to_blocks, write_gguf};
 pub use self::file::{GgufError, GgufFile, GgufTensor, GgufValue};
 pub use self::importance::{Importance, ImportanceError};
 pub use self::quantize::{

@@ -1,6 +1,5 @@
 //! Quantizes the tensors of a GGUF file to blocks, one tensor at a time.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +10,7 @@ use laq_solvers::{Problem, SolveError};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::file::GgufWriter;
+use super::file::{GgufWriter, NewEntries, NewValue};
 use super::{
     BlockType, BlockTypeError, ElementType, GgufError, GgufFile, GgufTensor, Importance,
     ImportanceError,
@@ -375,14 +374,18 @@ impl GgufPlan {
         let pool = pool.map_err(|source| GgufQuantizeError::Threads { threads, source })?;
         let out = &self.request.out;
         let ending = format!(".{}.tmp", process::id());
-        let mut entries = BTreeMap::from([("general.quantization_version".to_owned(), 2)]);
+        let mut entries = NewEntries::from([(
+            "general.quantization_version".to_owned(),
+            NewValue::Number(2),
+        )]);
         if let Some(number) = file_type(self.request.of) {
-            entries.insert("general.file_type".to_owned(), number);
+            entries.insert("general.file_type".to_owned(), NewValue::Number(number));
         }
         let mut totals = GgufTotals::default();
         replace(out, &ending, |file| {
             let tensors = self.written.clone();
-            let mut writer = GgufWriter::new(out, file, &self.weights, &entries, tensors)?;
+            let kept = self.weights.raw_entries(&entries)?;
+            let mut writer = GgufWriter::new(out, file, kept, &entries, tensors)?;
             let mut buffers = Buffers::default();
             let all = self.weights.tensors().iter().zip(&self.types);
             for (tensor, of) in all {

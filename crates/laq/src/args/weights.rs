@@ -57,6 +57,9 @@ pub(crate) enum ExportFormat {
     Qonnx,
     /// A folder for vLLM and transformers: matrices as packed integers, the rest in f32.
     CompressedTensors,
+    /// Tensors as llama.cpp stores them: those trained in a format of GGUF, with rows of whole blocks, in that
+    /// format, the rest in F32.
+    Gguf,
     /// Packed codes, scales and a description as arrays of numpy.
     Npz,
     /// All weights in f32 as arrays of numpy.

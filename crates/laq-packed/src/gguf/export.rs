@@ -1,0 +1,81 @@
+//! Exports tensors that were trained in a block type.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::file::{GgufWriter, NewEntries, NewValue};
+use super::{BlockType, ElementType, GgufError, GgufTensor};
+use crate::files::replace;
+use crate::packed_format::Tensor;
+use crate::tensor::PackedTensor;
+
+/// The bytes of a tensor that was trained in a block type; `None` if it was not, or if its rows are not whole
+/// blocks.
+pub fn to_blocks(of: BlockType, packed: &PackedTensor) -> Option<Vec<u8>> {
+    let (format, shape) = (of.format(), packed.shape());
+    let columns = *shape.last()?;
+    let values = format.codebook().values();
+    // A row that is one block is a group of rows.
+    let is_row = columns == format.length() && packed.groups() == packed.rows();
+    let is_trained = (packed.block() == Some(format.length())
+        || packed.block().is_none() && is_row)
+        && !packed.has_two_steps()
+        && packed.rows().checked_mul(columns) == Some(packed.elements())
+        && packed.table().multipliers() == values
+        && of.check_row(columns).is_ok();
+    if !is_trained {
+        return None;
+    }
+    let bytes = of.encode(&packed.codes(), packed.steps());
+    // The type has the scales of training.
+    let is_same = |decoded: Vec<f32>| decoded.iter().zip(packed.decode()).all(|(a, b)| *a == b);
+    of.decode(&bytes).is_ok_and(is_same).then_some(bytes)
+}
+
+/// Writes tensors as a GGUF file of the architecture `laq`: packed ones in `of`, all others in F32. Every packed
+/// tensor is one of [`to_blocks`].
+///
+/// # Errors
+/// [`GgufError::File`] if the file cannot be written.
+///
+/// # Panics
+/// If a packed tensor is none of [`to_blocks`].
+pub fn write_gguf(
+    out: &Path,
+    of: Option<BlockType>,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), GgufError> {
+    let mut entries = NewEntries::from([(
+        "general.architecture".to_owned(),
+        NewValue::Text("laq".to_owned()),
+    )]);
+    for (key, value) in metadata {
+        entries.insert(key.clone(), NewValue::Text(value.clone()));
+    }
+    let mut new = Vec::new();
+    let mut all_bytes = Vec::new();
+    for (name, tensor) in tensors {
+        let (element, bytes) = match (tensor, of) {
+            (Tensor::Packed(packed), Some(of)) => {
+                let bytes = to_blocks(of, packed).expect("trained in this type");
+                (ElementType::of_blocks(of), bytes)
+            }
+            _ => {
+                let values = tensor.to_f32().into_iter();
+                let f32s = ElementType::of_number(0).expect("F32");
+                (f32s, values.flat_map(f32::to_le_bytes).collect())
+            }
+        };
+        let tensor = GgufTensor::new(name, tensor.shape(), element);
+        new.push(tensor.expect("whole blocks"));
+        all_bytes.push(bytes);
+    }
+    replace(out, ".tmp", |file| {
+        let mut writer = GgufWriter::new(out, file, (Vec::new(), 0), &entries, new)?;
+        for bytes in &all_bytes {
+            writer.write(bytes)?;
+        }
+        writer.end()
+    })
+}
