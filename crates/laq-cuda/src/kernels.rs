@@ -50,7 +50,8 @@
 use crate::buffer::{Address, DeviceElement, Retain, Slice, SliceMut};
 use crate::device::Argument;
 pub use crate::layout::{
-    Codebook, Group, GroupState, GroupWorkspace, Range, Search, StepLog, TanhWork, Update,
+    BlockCodebook, Codebook, Group, GroupState, GroupWorkspace, Range, Search, StepLog, TanhWork,
+    Update,
 };
 
 /// The signature of a kernel.
@@ -492,6 +493,12 @@ kernels! {
             groups: read Group, workspaces: write GroupWorkspace, codebook: read Codebook [1], searches: write Search,
             survivors: read Address<u64>, prefixes: read Address<f64>, log: read StepLog [1],
         );
+    }
+    "blocks.cu" {
+        /// Checks the weights of every group.
+        check_blocks(groups: read Group, log: write StepLog [1]);
+        /// The optimum of every group in a format.
+        solve_blocks(groups: read Group, codebook: read BlockCodebook [1], log: read StepLog [1]);
     }
     "gradient.cu" {
         /// TTQ: the gradients of the latent weights and of both scales.

@@ -71,6 +71,9 @@ constants! {
     UNITS: usize = 16;
     /// Sequences of such a block.
     SEQUENCES: usize = 32;
+    /// The most weights of a group that is solved as the block of a format, and the most values.
+    BLOCK_WEIGHTS: usize = 256;
+    BLOCK_VALUES: usize = 16;
     /// Magnitudes of a codebook.
     MAX_MAGNITUDES: usize = 128;
     /// Added to the square root of Adam's second moment.
@@ -169,6 +172,23 @@ structs! {
         has_zero: u32,
         solver: u32,
         sides: u32,
+        /// Explicit padding.
+        reserved: u32,
+    }
+    /// The values of a format, and its scales.
+    BlockCodebook (248 bytes) {
+        middle: [f64; BLOCK_VALUES],
+        value: [f32; BLOCK_VALUES],
+        limit: f64,
+        largest: f64,
+        smallest: f64,
+        count: u32,
+        is_symmetric: u32,
+        is_signed: u32,
+        lowest: i32,
+        stride: i32,
+        mantissa: i32,
+        smallest_normal: i32,
         /// Explicit padding.
         reserved: u32,
     }

@@ -24,11 +24,12 @@ pub use info::{DeviceInfo, LibraryInfo, MemoryInfo, Precision, Probe};
 pub use stub::{Cuda, probe};
 
 /// The kernels' sources by file name. The others include the `.cuh` files.
-pub const KERNEL_SOURCES: [(&str, &str); 18] = [
+pub const KERNEL_SOURCES: [(&str, &str); 19] = [
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("lstm.cuh", include_str!("../kernels/lstm.cuh")),
     ("solve.cuh", include_str!("../kernels/solve.cuh")),
     ("exact.cuh", include_str!("../kernels/exact.cuh")),
+    ("blocks.cu", include_str!("../kernels/blocks.cu")),
     ("convolution.cu", include_str!("../kernels/convolution.cu")),
     ("dense.cu", include_str!("../kernels/dense.cu")),
     ("elementwise.cu", include_str!("../kernels/elementwise.cu")),

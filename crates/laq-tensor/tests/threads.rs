@@ -1,7 +1,9 @@
 //! Layers have the same bits for any number of threads, and propagate NaN.
 
+use laq_solvers::{Granularity, Groups, Method};
 use laq_tensor::{
-    CpuBackend, Dense, Loss, Losses, Memory, Norm, NormShape, Pool, PoolShape, Steps, Stop, Tensor,
+    BackendError, CpuBackend, Dense, Loss, Losses, Memory, Norm, NormShape, Pool, PoolShape,
+    Quantize, QuantizeJob, Steps, Stop, Tensor,
 };
 use ndarray::ArrayD;
 
@@ -158,4 +160,57 @@ fn nan_propagates() {
     let status = backend.read_log(&mut log, &mut losses).unwrap();
     assert!(losses[0].is_nan());
     assert_eq!(status.stop, Some(Stop::Loss));
+}
+
+/// The groups of a matrix with more rows than the tasks that they are shared out to, of which the last is shorter: each
+/// is solved as on its own, and so is its failure.
+#[test]
+fn many_small_groups_are_solved_as_each_on_its_own() {
+    let backend = CpuBackend::new().unwrap();
+    let (rows, columns) = (130, 70);
+    let weights = uniform(rows * columns, 1);
+    let moments: Vec<f32> = uniform(rows * columns, 2).iter().map(|v| v * v).collect();
+    for (id, granularity) in [("q2_0", 64), ("lat-e", 20), ("lat-a", 70), ("lat2-a", 9)] {
+        let method: Method = id.parse().unwrap();
+        let method = method
+            .with_granularity(Granularity::Block(granularity))
+            .unwrap();
+        let groups = method.granularity().groups(rows, columns, 1);
+        let solve = |weights: &[f32], moments: &[f32], groups: Groups| {
+            let (latent, second_moment) = (tensor(&backend, weights), tensor(&backend, moments));
+            let mut quantized = backend.zeros(&[weights.len()]).unwrap();
+            let mut quantizer = backend.quantizer(&method, groups).unwrap();
+            let mut jobs = std::iter::once(QuantizeJob {
+                latent: &latent,
+                second_moment: &second_moment,
+                quantizer: &mut quantizer,
+                quantized: &mut quantized,
+            });
+            let mut log = backend.step_log().unwrap();
+            backend.quantize(&mut jobs, &mut (), &mut log)?;
+            let reports = backend.quantizer_reports(&quantizer)?;
+            Ok::<_, BackendError>((backend.read(&quantized)?, reports))
+        };
+        let (all, reports) = solve(&weights, &moments, groups).unwrap();
+        assert_eq!(reports.len(), groups.count());
+        for (group, range) in groups.ranges().enumerate() {
+            let one = Groups::equal(range.len(), 1);
+            let (own, report) =
+                solve(&weights[range.clone()], &moments[range.clone()], one).unwrap();
+            assert_eq!(reports[group], report[0], "{id}");
+            assert!(
+                own.iter()
+                    .eq(all.iter().skip(range.start).take(range.len())),
+                "{id}"
+            );
+        }
+        let mut bad = weights.clone();
+        bad[127 * columns + 69] = f32::NAN;
+        let failed = solve(&bad, &moments, groups).unwrap_err();
+        let expected = groups.group_of(127 * columns + 69);
+        assert!(
+            matches!(failed, BackendError::Solve { group, .. } if group == expected),
+            "{failed}"
+        );
+    }
 }

@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use bytemuck::Zeroable;
+use laq_solvers::blocks::ScaleGrid;
 use laq_solvers::{Codebook, Groups, Method, Scale, Solver};
 use laq_tensor::{
     AdamSettings, BackendError, GroupReport, Quantize, QuantizeJob, QuantizerSnapshot,
@@ -16,8 +18,9 @@ use crate::buffer::{Address, Buffer};
 use crate::device::Device;
 use crate::kernels;
 use crate::layout::{
-    self, ALTERNATING, COMPARE_THREADS, EXACT, GRADIENT_BLOCK, Group, GroupState, GroupWorkspace,
-    MAX_MAGNITUDES, MEAN_SIGNS, SIGNS, Search, TANH, TTQ, TWN, TanhWork, WEIGHTED_SIGNS,
+    self, ALTERNATING, BLOCK_VALUES, BLOCK_WEIGHTS, COMPARE_THREADS, EXACT, GRADIENT_BLOCK, Group,
+    GroupState, GroupWorkspace, MAX_MAGNITUDES, MEAN_SIGNS, SIGNS, Search, TANH, TTQ, TWN,
+    TanhWork, WEIGHTED_SIGNS,
 };
 
 /// Blocks that share the weights of a call: enough to occupy a GPU.
@@ -64,6 +67,8 @@ struct Plan<D: Device> {
     groups: Table<D, Group>,
     workspaces: Buffer<D, GroupWorkspace>,
     codebook: Buffer<D, layout::Codebook>,
+    /// For a format.
+    block_codebook: Option<Buffer<D, layout::BlockCodebook>>,
     partial: Buffer<D, f64>,
     exact: Option<ExactWorkspace<D>>,
 }
@@ -109,7 +114,8 @@ fn device_codebook(codebook: &Codebook, solver: Solver) -> layout::Codebook {
         Solver::Alternating { two_scales } => (ALTERNATING, 1 + u32::from(two_scales)),
         Solver::Exact { two_scales } => (EXACT, 1 + u32::from(two_scales)),
         Solver::Tanh => (TANH, 1),
-        Solver::ExactOnGrid { .. } => unreachable!("it has no quantizer"),
+        // Solved by kernels of its own.
+        Solver::ExactOnGrid { .. } => (EXACT, 1),
     };
     let has_zero = magnitudes[0] == 0.0;
     layout::Codebook {
@@ -125,6 +131,28 @@ fn device_codebook(codebook: &Codebook, solver: Solver) -> layout::Codebook {
         sides,
         reserved: 0,
     }
+}
+
+/// The values of a format and its scales as the kernels take them.
+fn block_codebook(codebook: &Codebook, grid: ScaleGrid) -> layout::BlockCodebook {
+    let (levels, values) = (codebook.levels().collect::<Vec<_>>(), codebook.values());
+    let mut of = layout::BlockCodebook::zeroed();
+    of.value[..values.len()].copy_from_slice(&values);
+    for (middle, pair) in of.middle.iter_mut().zip(values.windows(2)) {
+        *middle = 0.5 * (f64::from(pair[0]) + f64::from(pair[1]));
+    }
+    let largest = values
+        .iter()
+        .fold(1.0f32, |most, value| most.max(value.abs()));
+    of.limit = f64::from(f32::MAX) / f64::from(largest);
+    (of.mantissa, of.smallest_normal, of.largest) = grid.layout();
+    of.smallest = grid.smallest().into();
+    of.count = values.len() as u32;
+    of.is_symmetric = codebook.is_symmetric().into();
+    of.is_signed = grid.is_signed().into();
+    of.lowest = levels[0].into();
+    of.stride = i32::from(levels[1]) - of.lowest;
+    of
 }
 
 /// How often the buckets are narrowed until few weights are left; a codebook of more levels has
@@ -165,7 +193,10 @@ impl<D: Device> Quantize for CudaBackend<D> {
             let has_zero = || quantizer.codebook().values().contains(&0.0);
             match quantizer.solver() {
                 Solver::Exact { .. } => has_zero(),
-                Solver::ExactOnGrid { .. } => false,
+                Solver::ExactOnGrid { .. } => {
+                    let values = quantizer.codebook().levels().count();
+                    values <= BLOCK_VALUES && groups.length() <= BLOCK_WEIGHTS
+                }
                 _ => true,
             }
         };
@@ -442,8 +473,15 @@ impl<D: Device> CudaBackend<D> {
             }
             _ => None,
         };
+        let block_codebook = match solver {
+            Solver::ExactOnGrid { grid } => {
+                Some(self.buffer_of(&[block_codebook(codebook, grid)])?)
+            }
+            _ => None,
+        };
         Ok(Plan {
             solver,
+            block_codebook,
             workspaces: self.buffer(rows.len())?,
             groups: Table::new(self, rows, group_of_block)?,
             codebook: self.buffer_of(&[device_codebook(codebook, solver)])?,
@@ -483,6 +521,20 @@ impl<D: Device> CudaBackend<D> {
 
     fn launch_solvers(&self, plan: &mut Plan<D>, log: &mut StepLog<D>) -> Result<(), BackendError> {
         let groups = plan.groups.buffer.slice();
+        if let Some(codebook) = &plan.block_codebook {
+            let (grid, block) = ([groups.len() as u32, 1, 1], [THREADS, 1, 1]);
+            let kernel = kernels::check_blocks {
+                groups,
+                log: log.write(),
+            };
+            self.launch(kernel, grid, block)?;
+            let kernel = kernels::solve_blocks {
+                groups,
+                codebook: codebook.slice(),
+                log: log.read(),
+            };
+            return self.launch(kernel, grid, block);
+        }
         let group_of_block = plan.groups.row_of_block.slice();
         let workspaces = plan.workspaces.slice_mut();
         let codebook = plan.codebook.slice();

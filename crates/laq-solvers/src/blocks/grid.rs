@@ -20,7 +20,7 @@ pub enum ScaleGrid {
 
 impl ScaleGrid {
     /// Bits of the mantissa, the exponent of the smallest normal number, and the largest number.
-    fn layout(self) -> (i32, i32, f64) {
+    pub fn layout(self) -> (i32, i32, f64) {
         match self {
             Self::F32 => (23, -126, f64::from(f32::MAX)),
             Self::F16 => (10, -14, 65504.0),

@@ -13,7 +13,7 @@ mod pool;
 mod quantize;
 mod steps;
 
-use laq_solvers::{Granularity, Groups, Method};
+use laq_solvers::{Granularity, Groups, Method, formats};
 
 use crate::{
     AdamSettings, Backend, BackendError, DenseShape, Loss, LstmShape, NormShape, PoolShape, Tensor,
@@ -141,11 +141,16 @@ pub fn run<B: Backend>(backend: &B) -> Result<Vec<Check>, BackendError> {
             let layouts = [Groups::equal(771, 3), Groups::equal(1000, 1)];
             suite.quantize(&method, solver, &layouts)?;
             if !method.has_latent_gradient() {
-                // Rows of blocks, the last of them shorter, and more rows than a backend has threads.
-                let blocks = Granularity::Block(20);
-                let layouts = [blocks.groups(3, 50, 1), blocks.groups(130, 21, 1)];
-                suite.quantize(&method, solver, &layouts)?;
+                // Rows of blocks, the last of them shorter.
+                suite.quantize(&method, solver, &[Granularity::Block(20).groups(2, 50, 1)])?;
             }
+        }
+    }
+    for method in formats().iter().flat_map(|format| format.methods()) {
+        if let Some(solver) = method.quantizer() {
+            let granularity = method.granularity();
+            let layouts = [granularity.groups(1, 300, 1), granularity.groups(2, 20, 1)];
+            suite.quantize(&method, solver, &layouts)?;
         }
     }
     suite.stops()?;
