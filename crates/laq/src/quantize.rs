@@ -150,12 +150,7 @@ fn quantize_gguf(args: &QuantizeArgs) -> Result<ExitCode> {
         (None, Some(path)) => Curvature::File(path.clone()),
         (None, None) => Curvature::Squares,
     };
-    if curvature == Curvature::Squares {
-        log(
-            "no --imatrix and no --curvature: errors are weighted by w², as llama.cpp does without an importance matrix; \
-             one of llama-imatrix gives better models",
-        );
-    }
+    let is_unweighted = curvature == Curvature::Squares;
     let plan = GgufPlan::new(GgufRequest {
         weights: args.weights.clone(),
         of: format.parse()?,
@@ -166,6 +161,12 @@ fn quantize_gguf(args: &QuantizeArgs) -> Result<ExitCode> {
         exclude: args.exclude.clone(),
         threads: args.threads.count(),
     })?;
+    if is_unweighted {
+        log(
+            "no --imatrix and no --curvature: errors are weighted by w², as llama.cpp does without an importance matrix; \
+             one of llama-imatrix gives better models",
+        );
+    }
     let stop = stop_flag().context("cannot listen for Ctrl-C")?;
     let width = plan
         .quantized()

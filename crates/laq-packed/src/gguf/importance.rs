@@ -42,7 +42,7 @@ pub enum ImportanceError {
     },
 }
 
-/// E[x²] of the inputs of each layer, by the name of its weights; several after another for several
+/// `E[x²]` of the inputs of each layer, by the name of its weights; several after another for several
 /// experts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Importance {
@@ -74,7 +74,7 @@ impl Importance {
         Ok(found)
     }
 
-    /// E[x²] of the inputs of a layer.
+    /// `E[x²]` of the inputs of a layer.
     pub fn of(&self, name: &str) -> Option<&[f32]> {
         self.layers.get(name).map(Vec::as_slice)
     }

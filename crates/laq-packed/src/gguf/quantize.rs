@@ -50,7 +50,7 @@ pub enum Curvature {
     /// d = w², the weighting of llama.cpp without an importance matrix.
     #[default]
     Squares,
-    /// d = E[x²] of the inputs, from an importance matrix.
+    /// d = `E[x²]` of the inputs, from an importance matrix.
     Importance(PathBuf),
     /// A safetensors file with a tensor of the same name and shape for each that is quantized.
     File(PathBuf),

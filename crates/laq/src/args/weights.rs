@@ -172,7 +172,8 @@ pub(crate) struct QuantizeArgs {
     /// [default: d = 1, and for GGUF d = w²].
     #[arg(long, value_name = "G.safetensors")]
     pub(crate) curvature: Option<PathBuf>,
-    /// For GGUF, an importance matrix of llama-imatrix (GGUF, or the older .dat): d = E[x²] of the inputs.
+    /// For GGUF, an importance matrix of llama-imatrix (GGUF, or the older .dat): d is the mean of x² of
+    /// the inputs x.
     #[arg(long, value_name = "FILE", conflicts_with = "curvature")]
     pub(crate) imatrix: Option<PathBuf>,
     /// For GGUF, another format for the tensors with matching names; repeatable, the first that matches counts.

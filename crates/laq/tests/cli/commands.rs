@@ -89,7 +89,9 @@ fn methods_lists_all_methods() {
     let printed = run(&test_dir, &["methods"]);
     let families = json(&test_dir, &["methods", "--json"]);
     let families = families.as_array().expect("an array");
-    assert_eq!(families.len(), laq_solvers::families().len());
+    let expected = laq_solvers::families().len() + laq_solvers::formats().len();
+    assert_eq!(families.len(), expected);
+    assert!(printed.contains("for 64 weights, in f16"), "{printed}");
     for family in families {
         assert!(printed.contains(family["id"].as_str().expect("an id")));
         assert!(!family["source"].as_str().expect("a source").is_empty());

@@ -107,7 +107,7 @@ fn inspect_prints_bits_scales_and_levels() {
     assert_fails(
         &dir,
         &["inspect", "text.txt"],
-        &["text.txt is neither a safetensors file nor an ONNX model"],
+        &["text.txt is neither a safetensors or GGUF file nor an ONNX model"],
     );
 }
 
