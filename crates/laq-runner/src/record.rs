@@ -61,7 +61,7 @@ pub struct EpochRecord {
 pub struct LayerRecord {
     /// Such as `lstm.weight_hh.forget` or `dense1.weight`.
     pub name: String,
-    /// One scale, or those of positive and negative weights.
+    /// One scale, or those of positive and negative weights; the mean magnitude of those of rows or blocks.
     pub scale: Vec<f32>,
     /// The fraction of weights whose level is 0.
     pub sparsity: f64,
@@ -159,6 +159,9 @@ pub struct Summary {
     pub title: String,
     /// The method's id.
     pub method: String,
+    /// The weights that share a scale, where it is not the method's own granularity.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub granularity: Option<String>,
     /// The name of the data.
     pub data: String,
     /// For a substitute: which data it replaces.

@@ -400,6 +400,7 @@ impl Run<'_> {
             training_version: TRAINING_VERSION,
             title: experiment.title.clone(),
             method: experiment.quantize.method.clone(),
+            granularity: experiment.quantize.granularity.clone(),
             data: experiment.data.name.clone(),
             stand_in: dataset.and_then(|dataset| dataset.stand_in).map(Into::into),
             epochs: experiment.train.epochs,
