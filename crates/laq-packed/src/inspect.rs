@@ -11,7 +11,7 @@ use crate::files::FileError;
 use crate::gguf::{GgufError, GgufFile, GgufTensor};
 use crate::onnx::{OnnxHeader, OnnxReadError, read_onnx};
 use crate::packed_file::{PackedFile, PackedFileError};
-use crate::packed_format::Tensor;
+use crate::packed_format::{Tensor, packed_name, scale_name};
 use crate::tensor::PackedTensor;
 use crate::tensor_file::{TensorFile, TensorFileError};
 
@@ -156,12 +156,16 @@ fn of_packed_file(file: &PackedFile, name: String) -> Result<TensorSummary, Pack
         let info = file.info(&name).expect("a name of the header");
         return Ok(TensorSummary::of_info(name, info));
     };
+    let parts = [packed_name(&name), scale_name(&name)];
+    let infos = parts.iter().filter_map(|part| file.info(part));
+    let bytes = infos.map(|info| info.data_offsets.1 - info.data_offsets.0);
+    let bytes = bytes.sum();
     Ok(TensorSummary {
         name,
         dtype: packed.packing().to_string(),
         shape: packed.shape().to_vec(),
         bits: Some(packed.packing().bits_per_code()),
-        bytes: packed.bytes(),
+        bytes,
         external: None,
         quantization: Some(Quantization::of(&packed)),
     })

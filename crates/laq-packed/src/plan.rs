@@ -186,6 +186,7 @@ fn groups(
         }
         // A vector is one row, unless each of its elements has a scale.
         (Granularity::Block(_), [columns]) => Ok(granularity.groups(1, *columns, 1)),
+        (Granularity::Row, [0]) => Ok(Groups::equal(0, 1)),
         (Granularity::Row, [0, ..]) => Ok(Groups::blocks(0, 0, 1)),
         (_, [rows, columns @ ..]) => Ok(granularity.groups(*rows, columns.iter().product(), 1)),
         (_, []) => Ok(Groups::equal(1, 1)),

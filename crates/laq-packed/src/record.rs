@@ -101,7 +101,7 @@ pub(crate) fn printed(scales: &[Scale], granularity: Granularity, codebook: &Cod
     let pair = |scale: &Scale| scale.pair().map(|scale| f64::from(codebook.step(scale)));
     let values = || scales.iter().flat_map(pair);
     match (granularity, scales.first()) {
-        (Granularity::Block(_), _) => Scales::Blocks {
+        (Granularity::Block(_), Some(_)) => Scales::Blocks {
             blocks: scales.len(),
             least: values().fold(f64::INFINITY, f64::min),
             largest: values().fold(f64::NEG_INFINITY, f64::max),

@@ -181,7 +181,8 @@ fn quantized_tensors_are_those_of_the_solver() {
     for of in [BlockType::Q4_0, BlockType::Iq4Nl, BlockType::Mxfp4] {
         for with_importance in [false, true] {
             let mut request = folder.request(of);
-            request.types = vec![("a.*".into(), BlockType::Q2_0)];
+            // It is no selection: the vector stays.
+            request.types = vec![("a.*".into(), BlockType::Q2_0), ("norm*".into(), of)];
             if with_importance {
                 request.curvature = Curvature::Importance(sums.clone());
             }
@@ -335,6 +336,20 @@ fn requests_that_do_not_fit_are_errors() {
         &file(3, &[entry("general.type", 8, &text("imatrix"))], &[]),
     );
     assert!(matches!(error, Missing { others: 2, .. }), "{error}");
+    // Of a matrix that has some, the others are weighted by their squares.
+    let sums = floats(&[1.0; 64]);
+    let some: [Tensor<'_>; 2] = [
+        ("a.weight.in_sum2", &[64], 0, sums),
+        ("a.weight.counts", &[1], 0, floats(&[1.0])),
+    ];
+    let some = file(3, &[entry("general.type", 8, &text("imatrix"))], &some);
+    let mut request = folder.request(BlockType::Q4_0);
+    request.curvature = Curvature::Importance(folder.write("some.gguf", &some));
+    let names = ["b.weight", "experts.weight"];
+    assert_eq!(
+        GgufPlan::new(request).expect("a plan").without_importance(),
+        names
+    );
     let error = with("im.gguf", &model());
     assert!(
         matches!(error, Importance(ImportanceError::Foreign { .. })),
@@ -400,6 +415,20 @@ fn damaged_files_are_errors() {
     let row: Tensor<'_> = ("a", &[32], 0, vec![0; 128]);
     assert!(header(&[], &[row.clone(), row]).contains("twice"));
     assert!(header(&[], &[("a", &[32], 4, vec![0; 32])]).contains("unknown type 4"));
+    let mut shared = file(
+        3,
+        &[],
+        &[("a", &[32], 0, vec![0; 128]), ("b", &[32], 0, Vec::new())],
+    );
+    shared.truncate(shared.len() - 96);
+    let second = shared
+        .windows(8)
+        .rposition(|bytes| bytes == 128u64.to_le_bytes())
+        .expect("its offset");
+    shared[second] = 0;
+    shared.extend([0; 96]);
+    let error = open(&shared);
+    assert!(error.to_string().contains("share bytes"), "{error}");
     assert!(header(&[], &[("a", &[31], 2, vec![0; 32])]).contains("whole blocks of 32"));
     assert!(header(&[], &[("a", &[1 << 40, 1 << 40], 0, vec![])]).contains("rows"));
     assert!(header(&[], &[("a", &[1, 1, 1, 1, 1], 0, vec![0; 4])]).contains("5 dimensions"));

@@ -150,6 +150,9 @@ fn a_format_replaces_the_method_of_layers_below() {
     assert_eq!(found(&["quantize.method=q2_0"]).expect("its id"), q2_0);
     let last = found(&["quantize.format=q2_0", "quantize.method=twn"]).expect("a method");
     assert_eq!(last.method, "twn");
+    // With the granularity of the method that it replaces.
+    let finer = found(&["quantize.granularity=row", "quantize.format=q2_0"]).expect("a format");
+    assert_eq!(finer, q2_0);
     // The method's own granularity is no other experiment.
     let key_with = |more: &str| key(&small(more));
     assert_eq!(key_with(""), key_with("quantize.granularity = \"gate\""));

@@ -158,6 +158,24 @@ fn what_is_trained_in_a_format_of_gguf_is_stored_without_loss() {
     }
 }
 
+/// The blocks of a filter are those of its last dimension.
+#[test]
+fn convolutions_are_stored_in_their_format() {
+    let dir = TestDir::new();
+    let experiment = dir.digits("q4_0", "model.filters = [32]\nmodel.convolutions = 2");
+    dir.train(&experiment, "run").expect("a run");
+    let out = dir.path("out.gguf");
+    export_gguf(&dir.path("run"), &out, ExportOptions::default()).expect("a file");
+    let file = GgufFile::open(&out).expect("a file");
+    let types = |name: &str| {
+        let tensor = file.tensors().iter().find(|tensor| tensor.name == name);
+        tensor.expect(name).element.name
+    };
+    assert_eq!(types("conv2.weight"), "Q4_0");
+    // Nine weights with a channel each are no whole block.
+    assert_eq!(types("conv1.weight"), "F32");
+}
+
 #[test]
 fn exported_classifiers_have_the_losses_of_training() {
     let dir = TestDir::new();

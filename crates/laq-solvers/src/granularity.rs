@@ -1,7 +1,7 @@
 //! Which weights share a scale.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use core::fmt;
 use core::ops::Range;
 use core::str::FromStr;
@@ -64,7 +64,9 @@ impl FromStr for Granularity {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let length = |text: &str| {
             let length: usize = text.parse().ok()?;
-            (1..=MAX_BLOCK).contains(&length).then_some(length)
+            // No sign and no leading zero, so that no granularity has two names.
+            let is_canonical = length.to_string() == text;
+            (is_canonical && (1..=MAX_BLOCK).contains(&length)).then_some(length)
         };
         let found = match (text, text.strip_prefix("block:")) {
             ("tensor", _) => Some(Self::Tensor),
@@ -97,7 +99,7 @@ impl Groups {
         Self {
             spans: rows,
             span: columns,
-            length,
+            length: length.min(columns).max(1),
         }
     }
 
@@ -184,8 +186,6 @@ impl Groups {
 
 #[cfg(test)]
 mod tests {
-    use alloc::string::ToString;
-
     use super::*;
 
     #[test]
@@ -207,6 +207,8 @@ mod tests {
             "block:",
             "block:0",
             "block:-1",
+            "block:064",
+            "block:+64",
             "block:65537",
             "Row",
         ] {

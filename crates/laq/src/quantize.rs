@@ -167,6 +167,15 @@ fn quantize_gguf(args: &QuantizeArgs) -> Result<ExitCode> {
              one of llama-imatrix gives better models",
         );
     }
+    if let [first, others @ ..] = plan.without_importance() {
+        let others = match others.len() {
+            0 => String::new(),
+            count => format!(" and {count} others"),
+        };
+        log(&format!(
+            "the importance matrix has nothing for {first}{others}: errors there are weighted by w²"
+        ));
+    }
     let stop = stop_flag().context("cannot listen for Ctrl-C")?;
     let width = plan
         .quantized()

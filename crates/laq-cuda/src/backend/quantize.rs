@@ -27,6 +27,10 @@ use crate::layout::{
 const BLOCKS: usize = 512;
 /// The least weights of a block.
 const MIN_CHUNK: usize = 2048;
+/// The most groups of one parameter for the search of large groups, which takes 150 kB each.
+const MAX_SEARCHES: usize = 4096;
+/// The most rows of a grid of blocks.
+const MAX_GRID_ROWS: usize = 65_535;
 /// Sums that a block leaves for the others: twelve, and two values of four bytes.
 const BLOCK_SUMS: usize = 13;
 
@@ -133,6 +137,20 @@ fn device_codebook(codebook: &Codebook, solver: Solver) -> layout::Codebook {
     }
 }
 
+/// The solver, which for small groups with one scale is that of formats, with all scales of f32. It decodes as the
+/// codebook does if a step is the scale itself.
+fn solver_of(quantizer: &laq_solvers::Quantizer, groups: Groups) -> Solver {
+    let codebook = quantizer.codebook();
+    let is_small = groups.length() <= BLOCK_WEIGHTS && codebook.levels().count() <= BLOCK_VALUES;
+    match quantizer.solver() {
+        Solver::Exact { two_scales: false } if is_small && codebook.divisor() == 1.0 => {
+            let grid = ScaleGrid::F32;
+            Solver::ExactOnGrid { grid }
+        }
+        solver => solver,
+    }
+}
+
 /// The values of a format and its scales as the kernels take them.
 fn block_codebook(codebook: &Codebook, grid: ScaleGrid) -> layout::BlockCodebook {
     let (levels, values) = (codebook.levels().collect::<Vec<_>>(), codebook.values());
@@ -203,15 +221,21 @@ impl<D: Device> Quantize for CudaBackend<D> {
         let solver = method
             .quantizer()
             .filter(has_kernels)
-            .map(laq_solvers::Quantizer::solver);
+            .map(|quantizer| solver_of(quantizer, groups));
         let Some(solver) = solver else {
             return no_kernels(String::new());
         };
+        let count = groups.count();
+        if matches!(solver, Solver::Exact { .. }) && count > MAX_SEARCHES {
+            return no_kernels(format!(" with more than {MAX_SEARCHES} scales"));
+        }
+        if method.has_latent_gradient() && count > MAX_GRID_ROWS {
+            return no_kernels(format!(" with more than {MAX_GRID_ROWS} scales"));
+        }
         if method.has_latent_gradient() && groups.equal_length().is_none() {
             return no_kernels(" with blocks of which some are shorter".into());
         }
         let blocks = groups.length().div_ceil(GRADIENT_BLOCK).max(1);
-        let count = groups.count();
         Ok(Quantizer {
             method: method.clone(),
             solver,

@@ -16,11 +16,13 @@ pub fn to_blocks(of: BlockType, packed: &PackedTensor) -> Option<Vec<u8>> {
     let columns = *shape.last()?;
     let values = format.codebook().values();
     // A row that is one block is a group of rows.
-    let is_row = columns == format.length() && packed.groups() == packed.rows();
+    let is_row = columns == format.length()
+        && packed.groups() == packed.rows()
+        && packed.rows().checked_mul(columns) == Some(packed.elements());
     let is_trained = (packed.block() == Some(format.length())
         || packed.block().is_none() && is_row)
         && !packed.has_two_steps()
-        && packed.rows().checked_mul(columns) == Some(packed.elements())
+        && packed.elements() == packed.groups() * format.length()
         && packed.table().multipliers() == values
         && of.check_row(columns).is_ok();
     if !is_trained {
@@ -36,7 +38,7 @@ pub fn to_blocks(of: BlockType, packed: &PackedTensor) -> Option<Vec<u8>> {
 /// tensor is one of [`to_blocks`].
 ///
 /// # Errors
-/// [`GgufError::File`] if the file cannot be written.
+/// [`GgufError::File`] if the file cannot be written, [`GgufError::Tensor`] for a tensor that the format does not have.
 ///
 /// # Panics
 /// If a packed tensor is none of [`to_blocks`].
@@ -67,8 +69,11 @@ pub fn write_gguf(
                 (f32s, values.flat_map(f32::to_le_bytes).collect())
             }
         };
-        let tensor = GgufTensor::new(name, tensor.shape(), element);
-        new.push(tensor.expect("whole blocks"));
+        let written = GgufTensor::new(name, tensor.shape(), element);
+        new.push(written.ok_or_else(|| GgufError::Tensor {
+            name: name.clone(),
+            shape: tensor.shape().to_vec(),
+        })?);
         all_bytes.push(bytes);
     }
     replace(out, ".tmp", |file| {

@@ -65,6 +65,16 @@ pub enum GgufError {
         /// The bytes that it should have.
         expected: u64,
     },
+    /// A tensor that the format does not have.
+    #[error(
+        "{name} of shape {shape:?} cannot be written to GGUF, which has up to 4 sizes and whole blocks"
+    )]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// Its sizes.
+        shape: Vec<usize>,
+    },
     /// The header is inconsistent.
     #[error("the header of {path} is invalid: {detail}; copy or download the file again")]
     Header {
@@ -105,8 +115,12 @@ pub struct GgufTensor {
 }
 
 impl GgufTensor {
-    /// A tensor that is to be written; `None` if its rows are not whole blocks, or if its size overflows.
+    /// A tensor that is to be written; `None` if its rows are not whole blocks, if its size overflows, or if it
+    /// has more than four dimensions.
     pub fn new(name: &str, shape: &[usize], element: ElementType) -> Option<Self> {
+        if shape.len() > MAX_DIMENSIONS as usize {
+            return None;
+        }
         Some(Self {
             name: name.into(),
             shape: shape.to_vec(),
@@ -240,6 +254,10 @@ impl GgufFile {
                 None => return Err(header.invalid(format!("{} ends beyond 2^64", tensor.name))),
             }
         }
+        let all = tensors.iter().map(|tensor| tensor.bytes as u64);
+        if all.fold(data_start, u64::saturating_add) > length {
+            return Err(header.invalid("tensors share bytes".into()));
+        }
         Ok(Self {
             path: path.into(),
             file,
@@ -283,11 +301,16 @@ impl GgufFile {
         Ok(read.map_err(FileError::on("read", &self.path))?)
     }
 
-    /// The entries of the metadata except those with a key of `others`, as they are in the file, and their
-    /// number.
-    pub(super) fn raw_entries(&self, others: &NewEntries) -> Result<(Vec<u8>, u64), GgufError> {
+    /// The entries of the metadata except those with a key of `others` or this one, as they are in the file, and
+    /// their number.
+    pub(super) fn raw_entries(
+        &self,
+        others: &NewEntries,
+        removed: &str,
+    ) -> Result<(Vec<u8>, u64), GgufError> {
         let (mut all, mut entry) = (Vec::new(), Vec::new());
-        let is_kept = |key: &str| key != "general.alignment" && !others.contains_key(key);
+        let is_kept =
+            |key: &str| !["general.alignment", removed].contains(&key) && !others.contains_key(key);
         let kept = self.entries.iter().filter(|entry| is_kept(&entry.key));
         let mut count = 0;
         for Entry { place, .. } in kept {

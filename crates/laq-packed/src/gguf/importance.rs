@@ -101,16 +101,18 @@ impl Importance {
             Float::F32.decode(&bytes, &mut values);
             Ok(values)
         };
+        let by_name = file
+            .tensors()
+            .iter()
+            .map(|tensor| (&tensor.name[..], tensor));
+        let by_name: BTreeMap<&str, &GgufTensor> = by_name.collect();
         let mut layers = BTreeMap::new();
         for tensor in file.tensors() {
             let Some(name) = tensor.name.strip_suffix(".in_sum2") else {
                 continue;
             };
             let counts_name = format!("{name}.counts");
-            let counts = file
-                .tensors()
-                .iter()
-                .find(|other| other.name == counts_name);
+            let counts = by_name.get(&counts_name[..]).copied();
             let all_f32 = |tensor: &GgufTensor| tensor.element.float() == Some(Float::F32);
             let invalid = |found: &str| ImportanceError::Value {
                 name: name.into(),

@@ -30,7 +30,8 @@ pub struct GgufRequest {
     pub weights: PathBuf,
     /// The type of the tensors that are quantized.
     pub of: BlockType,
-    /// Globs of names and the types of the tensors that match; the first that matches counts.
+    /// Globs of names and the types of the tensors that match, if they are quantized; the first that matches
+    /// counts.
     pub types: Vec<(String, BlockType)>,
     /// What the errors of weights are multiplied by.
     pub curvature: Curvature,
@@ -50,7 +51,8 @@ pub enum Curvature {
     /// d = w², the weighting of llama.cpp without an importance matrix.
     #[default]
     Squares,
-    /// d = `E[x²]` of the inputs, from an importance matrix.
+    /// d = `E[x²]` of the inputs, from an importance matrix; d = w² for tensors that it lacks, as it always does
+    /// those that are no product's, such as embeddings.
     Importance(PathBuf),
     /// A safetensors file with a tensor of the same name and shape for each that is quantized.
     File(PathBuf),
@@ -103,7 +105,7 @@ pub enum GgufQuantizeError {
         /// The defect.
         source: BlockTypeError,
     },
-    /// The curvature lacks a tensor.
+    /// The curvature lacks a tensor, or the importance matrix all of them.
     #[error(
         "{path} has nothing for {name}{}: is it of another model? It has {}; copy the tensor with --exclude, or quantize \
          without this file",
@@ -233,6 +235,8 @@ pub struct GgufPlan {
     /// The type of each tensor; `None` for one that is copied.
     types: Vec<Option<BlockType>>,
     written: Vec<GgufTensor>,
+    /// Names of tensors that the importance matrix lacks.
+    without_importance: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -283,15 +287,21 @@ impl GgufPlan {
             }
             Curvature::File(path) => Source::File(TensorFile::open(path)?),
         };
-        let plan = Self {
+        let mut plan = Self {
             request,
             weights,
             curvature,
             types,
             written,
+            without_importance: Vec::new(),
         };
-        plan.check_curvature()?;
+        plan.without_importance = plan.check_curvature()?;
         Ok(plan)
+    }
+
+    /// The tensors that the importance matrix lacks, for which d = w².
+    pub fn without_importance(&self) -> &[String] {
+        &self.without_importance
     }
 
     /// The tensors to quantize, in file order.
@@ -300,8 +310,9 @@ impl GgufPlan {
         all.filter_map(|(tensor, of)| of.is_some().then_some(tensor))
     }
 
-    /// An error if a tensor has no curvature of its size.
-    fn check_curvature(&self) -> Result<(), GgufQuantizeError> {
+    /// The tensors that the importance matrix lacks. An error if it has none, or a tensor has no curvature of its
+    /// size.
+    fn check_curvature(&self) -> Result<Vec<String>, GgufQuantizeError> {
         let size = |path: &Path, tensor: &GgufTensor, found: String, expected: String| {
             Err(GgufQuantizeError::Size {
                 path: path.into(),
@@ -337,7 +348,10 @@ impl GgufPlan {
             }
         }
         let (path, names): (&Path, Vec<String>) = match &self.curvature {
-            Source::Squares => return Ok(()),
+            Source::Squares => return Ok(Vec::new()),
+            Source::Importance(..) if missing.len() < self.quantized().count() => {
+                return Ok(missing);
+            }
             Source::Importance(importance, path) => {
                 (path, importance.names().map(String::from).collect())
             }
@@ -347,7 +361,7 @@ impl GgufPlan {
             ),
         };
         let Some(name) = missing.first() else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         Err(GgufQuantizeError::Missing {
@@ -384,7 +398,7 @@ impl GgufPlan {
         let mut totals = GgufTotals::default();
         replace(out, &ending, |file| {
             let tensors = self.written.clone();
-            let kept = self.weights.raw_entries(&entries)?;
+            let kept = self.weights.raw_entries(&entries, "general.file_type")?;
             let mut writer = GgufWriter::new(out, file, kept, &entries, tensors)?;
             let mut buffers = Buffers::default();
             let all = self.weights.tensors().iter().zip(&self.types);
@@ -429,6 +443,10 @@ impl GgufPlan {
         curvature.clear();
         let (columns, weights) = (tensor.columns(), &weights[..]);
         let of_curvature = match &self.curvature {
+            Source::Importance(importance, _) if importance.of(&tensor.name).is_none() => {
+                curvature.extend(weights.iter().map(|w| w * w));
+                self.weights.path()
+            }
             Source::Squares => {
                 curvature.extend(weights.iter().map(|w| w * w));
                 self.weights.path()
@@ -546,7 +564,7 @@ fn select(
     for tensor in file.tensors() {
         let name = &tensor.name;
         let position = typed.iter().position(|glob| glob.matches(name));
-        let named = any(&included, name) || position.is_some();
+        let named = any(&included, name);
         let by_default = included.is_empty() && tensor.shape.len() >= 2;
         let is_float = tensor.element.float().is_some();
         if any(&excluded, name) || !(named || by_default && is_float) {

@@ -335,6 +335,12 @@ impl Layers {
                 "it must be one of {ids}; others are values of quantize.method"
             ));
         }
+        // The blocks are the format's, not those of another method.
+        for below in &mut self.layers {
+            if let Some(Value::Table(quantize)) = below.get_mut("quantize") {
+                quantize.remove("granularity");
+            }
+        }
         (self.origins).insert("quantize.method".into(), origin.into());
         quantize.insert("method".into(), format);
         Ok(())

@@ -172,7 +172,7 @@ impl Search {
             is_negated: false,
             gain: 0.0,
         };
-        // Of equal solutions that with a positive scale is found, whatever the start.
+        // Both signs, since the sign of the start may be lost among equal solutions.
         let start = start.map(|start| f64::from(start.abs()));
         for sign in 0..self.signs.len() {
             if let Some(start) = start.filter(|start| *start > 0.0 && start.is_finite()) {

@@ -120,7 +120,7 @@ pub(crate) struct ClassifyArgs {
 /// Print the tensors of a file: bits, sizes, scales, sparsity, shares of the levels.
 #[derive(Debug, clap::Args)]
 pub(crate) struct InspectArgs {
-    /// A file of packed weights, any safetensors file, or an ONNX model.
+    /// A file of packed weights, any safetensors or GGUF file, or an ONNX model.
     pub(crate) file: PathBuf,
     /// Print JSON.
     #[arg(long)]
@@ -176,7 +176,8 @@ pub(crate) struct QuantizeArgs {
     /// the inputs x.
     #[arg(long, value_name = "FILE", conflicts_with = "curvature")]
     pub(crate) imatrix: Option<PathBuf>,
-    /// For GGUF, another format for the tensors with matching names; repeatable, the first that matches counts.
+    /// For GGUF, another format for those of the quantized tensors whose names match; repeatable, the first that matches
+    /// counts.
     #[arg(long = "type", value_name = "GLOB=FORMAT", value_parser = glob_and_type)]
     pub(crate) types: Vec<(String, BlockType)>,
     /// The weights that share a scale (or pair of scales): tensor, row, or block:N for N successive weights
