@@ -10,15 +10,17 @@
 //! - *One sign.* A negative scale is a positive one of the negated values. For `s > 0` the best value of
 //!   a weight is the nearest to `w/s`, and twice the reduction of the error of all zeros is `G(s) =
 //!   2s·H(s)` with `H(s) = max over c of Σ d w v − ½ s Σ d v²`, a maximum of lines and so convex.
-//! - *Cells.* Between two scales H is below its chord, which bounds G there. Scales a factor of two
-//!   apart cover the range in which G can reach the best gain found; cells whose bound is below it are
-//!   left out, the others are cut into halves a few times.
+//! - *Cells.* Between two scales H is below its chord, which bounds G there. Sixteen scales, evaluated at once, cut the
+//!   range in which G can reach the best gain found into cells; those whose bound is below it are left out, and the
+//!   others are cut once more if they are wide. A scale that is known to be good, such as that of the last step of a
+//!   training, leaves few from the start.
 //! - *Assignments.* In a remaining cell the best values change where a weight passes the middle of two
 //!   values, at `s = w/m`. These scales are sorted and visited one by one, which gives `S = Σ d w v` and
 //!   `D = Σ d v²` of every assignment that is the best for a scale of the cell.
 //! - *Grid.* For a fixed assignment E is a parabola in s with its minimum at `S/D`, so its best scale on
 //!   the grid is a neighbour of `S/D`. Both are compared wherever `S²/D` exceeds the best gain. The best
-//!   scale of the grid with its nearest values is one of the assignments visited, so it is found.
+//!   scale of the grid with its nearest values is one of the assignments visited, so it is found. Of a grid with few
+//!   scales (E4M3, E8M0) those of the remaining cells are compared one by one instead.
 //!
 //! Sums are f64 in a fixed order. All bits are equal for every instruction set and number of threads.
 
