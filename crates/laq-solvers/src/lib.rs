@@ -127,6 +127,8 @@ pub mod blocks;
 mod solvers;
 
 #[cfg(feature = "std")]
+mod families;
+#[cfg(feature = "std")]
 mod method;
 #[cfg(feature = "std")]
 mod quantizer;
@@ -138,7 +140,8 @@ pub use error::SolveError;
 pub use granularity::{Granularity, Groups, MAX_BLOCK, ParseGranularityError};
 #[cfg(feature = "std")]
 pub use {
-    method::{Family, GranularityError, Method, ParseMethodError, families, formats},
+    families::{Family, families, formats},
+    method::{GranularityError, Method, ParseMethodError},
     passes::curvature::CURVATURE_FLOOR,
     problem::{Problem, Solution},
     quantizer::{Quantizer, Solver},
