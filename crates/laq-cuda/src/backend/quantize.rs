@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use bytemuck::Zeroable;
 use laq_solvers::blocks::ScaleGrid;
-use laq_solvers::{Codebook, Groups, Method, Scale, Solver};
+use laq_solvers::{Codebook, Granularity, Groups, Method, Scale, Solver};
 use laq_tensor::{
     AdamSettings, BackendError, GroupReport, Quantize, QuantizeJob, QuantizerSnapshot,
 };
@@ -137,11 +137,12 @@ fn device_codebook(codebook: &Codebook, solver: Solver) -> layout::Codebook {
     }
 }
 
-/// The solver, which for small groups with one scale is that of formats, with all scales of f32. It decodes as the
-/// codebook does if a step is the scale itself.
-fn solver_of(quantizer: &laq_solvers::Quantizer, groups: Groups) -> Solver {
+/// The solver, which for blocks with one scale is that of formats, with all scales of f32. It decodes as the codebook
+/// does if a step is the scale itself. All parameters of a network have the same.
+fn solver_of(quantizer: &laq_solvers::Quantizer, granularity: Granularity) -> Solver {
     let codebook = quantizer.codebook();
-    let is_small = groups.length() <= BLOCK_WEIGHTS && codebook.levels().count() <= BLOCK_VALUES;
+    let is_small = matches!(granularity, Granularity::Block(length) if length <= BLOCK_WEIGHTS)
+        && codebook.levels().count() <= BLOCK_VALUES;
     match quantizer.solver() {
         Solver::Exact { two_scales: false } if is_small && codebook.divisor() == 1.0 => {
             let grid = ScaleGrid::F32;
@@ -221,7 +222,7 @@ impl<D: Device> Quantize for CudaBackend<D> {
         let solver = method
             .quantizer()
             .filter(has_kernels)
-            .map(|quantizer| solver_of(quantizer, groups));
+            .map(|quantizer| solver_of(quantizer, method.granularity()));
         let Some(solver) = solver else {
             return no_kernels(String::new());
         };
@@ -261,11 +262,12 @@ impl<D: Device> Quantize for CudaBackend<D> {
         for (parameter, job) in jobs.enumerate() {
             let quantizer = &*job.quantizer;
             let weights = quantizer.groups.weights();
-            let (name, ..) = method.get_or_insert_with(|| {
+            let (name, _, solver) = method.get_or_insert_with(|| {
                 let codebook = quantizer.codebook();
                 (quantizer.method.clone(), codebook, quantizer.solver)
             });
             assert_eq!(*name, quantizer.method, "a network has one method");
+            assert_eq!(*solver, quantizer.solver, "and one granularity");
             for tensor in [job.latent, job.second_moment, job.quantized] {
                 assert_eq!(tensor.len(), weights);
                 self.retain(tensor.memory());

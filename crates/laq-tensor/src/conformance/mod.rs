@@ -142,7 +142,10 @@ pub fn run<B: Backend>(backend: &B) -> Result<Vec<Check>, BackendError> {
             suite.quantize(&method, solver, &layouts)?;
             if !method.has_latent_gradient() {
                 // Rows of blocks, the last of them shorter.
-                suite.quantize(&method, solver, &[Granularity::Block(20).groups(2, 50, 1)])?;
+                let blocks = Granularity::Block(20);
+                let method = method.clone().with_granularity(blocks);
+                let method = method.expect("not a format");
+                suite.quantize(&method, solver, &[blocks.groups(2, 50, 1)])?;
             }
         }
     }
