@@ -72,7 +72,7 @@ pub(super) struct Extent {
 }
 
 /// The power of two that brings a positive number to [½, 1).
-pub(super) fn to_one(largest: f64) -> f64 {
+fn to_one(largest: f64) -> f64 {
     let exponent = (largest.to_bits() >> 52) as i64 - 1022;
     f64::from_bits(((1023 - exponent) as u64) << 52)
 }
@@ -142,29 +142,10 @@ impl Block {
         places: &mut [i32],
     ) -> Sums {
         values.place(isa, &self.weights, scale, places);
+        let (w, d, places) = (&self.weights, &self.curvature, &*places);
         let [product, square] = match values.are_successive {
-            true => sums_of_integers(
-                isa,
-                &self.weights,
-                &self.curvature,
-                places,
-                values.ends()[0],
-            ),
-            false => {
-                let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
-                let (weights, _) = self.weights.as_chunks::<LANES>();
-                let (curvature, _) = self.curvature.as_chunks::<LANES>();
-                let (places, _) = places.as_chunks::<LANES>();
-                for ((w, d), place) in weights.iter().zip(curvature).zip(places) {
-                    for lane in 0..LANES {
-                        let value = values.values[place[lane] as usize];
-                        let weighted = f64::from(d[lane]) * value;
-                        product[lane] += weighted * f64::from(w[lane]);
-                        square[lane] += weighted * value;
-                    }
-                }
-                [total(product), total(square)]
-            }
+            true => sums_of_places(isa, w, d, places, IntegersFrom(values.ends()[0])),
+            false => sums_of_places(isa, w, d, places, &values.values[..]),
         };
         Sums { product, square }
     }
@@ -239,16 +220,39 @@ multiversion! {
     }
 }
 
+/// The values at places.
+trait ValueAt: Copy {
+    fn at(&self, place: i32) -> f64;
+}
+
+/// The integers from this one on.
+#[derive(Clone, Copy)]
+struct IntegersFrom(f64);
+
+impl ValueAt for IntegersFrom {
+    #[inline(always)]
+    fn at(&self, place: i32) -> f64 {
+        self.0 + f64::from(place)
+    }
+}
+
+impl ValueAt for &[f64] {
+    #[inline(always)]
+    fn at(&self, place: i32) -> f64 {
+        self[place as usize]
+    }
+}
+
 multiversion! {
-    /// The sums of the integers from `first` on at `places`.
-    fn sums_of_integers(weights: &[f32], curvature: &[f32], places: &[i32], first: f64) -> [f64; 2] {
+    /// The sums of the values at `places`.
+    fn sums_of_places<V: ValueAt>(weights: &[f32], curvature: &[f32], places: &[i32], values: V) -> [f64; 2] {
         let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
         let (weights, _) = weights.as_chunks::<LANES>();
         let (curvature, _) = curvature.as_chunks::<LANES>();
         let (places, _) = places.as_chunks::<LANES>();
         for ((w, d), place) in weights.iter().zip(curvature).zip(places) {
             for lane in 0..LANES {
-                let value = first + f64::from(place[lane]);
+                let value = values.at(place[lane]);
                 let weighted = f64::from(d[lane]) * value;
                 product[lane] += weighted * f64::from(w[lane]);
                 square[lane] += weighted * value;

@@ -59,15 +59,19 @@ impl ScaleGrid {
 
     /// The smallest positive scale.
     pub(super) fn smallest_positive(self) -> f64 {
+        self.step(0.0)
+    }
+
+    /// From a scale that is not negative to the next: `2^(exponent − mantissa)`, a normal f64.
+    fn step(self, scale: f64) -> f64 {
         let (mantissa, smallest_normal, _) = self.layout();
-        f64::from_bits(((smallest_normal - mantissa + F64_BIAS) as u64) << 52)
+        let exponent = ((scale.to_bits() >> 52) as i32 - F64_BIAS).max(smallest_normal);
+        f64::from_bits(((exponent - mantissa + F64_BIAS) as u64) << 52)
     }
 
     /// The scale after a positive one, which may be beyond the largest.
     pub(super) fn after(self, scale: f64) -> f64 {
-        let (mantissa, smallest_normal, _) = self.layout();
-        let exponent = ((scale.to_bits() >> 52) as i32 - F64_BIAS).max(smallest_normal);
-        scale + f64::from_bits(((exponent - mantissa + F64_BIAS) as u64) << 52)
+        scale + self.step(scale)
     }
 
     /// The largest scale up to `scale` and the smallest from it on, of those up to `limit`. They are
@@ -75,14 +79,13 @@ impl ScaleGrid {
     ///
     /// `scale` is not negative.
     pub(super) fn neighbours(self, scale: f64, limit: f64) -> [f32; 2] {
-        let (mantissa, smallest_normal, largest) = self.layout();
+        let (.., largest) = self.layout();
         let smallest = f64::from(self.smallest());
         if scale <= smallest {
             return [self.smallest(); 2];
         }
-        let exponent = ((scale.to_bits() >> 52) as i32 - F64_BIAS).max(smallest_normal);
-        // 2^(exponent − mantissa), a normal f64. The quotient is below 2^(mantissa + 1) up to `largest`.
-        let step = f64::from_bits(((exponent - mantissa + F64_BIAS) as u64) << 52);
+        // The quotient is below 2^(mantissa + 1).
+        let step = self.step(scale);
         let below = (scale / step) as u64 as f64 * step;
         let above = if below < scale { below + step } else { below };
         // At the limit the last of the numbers below it.

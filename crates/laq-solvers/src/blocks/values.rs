@@ -120,12 +120,22 @@ impl Values {
     /// `Σ d w v` and `Σ d v²` of the values v nearest to `w · inverse` for each inverse, rounded in f32 for
     /// [`CHUNK`] weights at a time.
     pub(super) fn sums(&self, isa: Isa, w: &[f32], d: &[f32], inverses: &[f32; LANES]) -> LaneSums {
-        let first = self.ends_f32[0].to_bits();
+        let ends = self.ends_f32;
+        let first = ends[0].to_bits();
         match &self.changes {
-            _ if self.are_successive => rounded_sums(isa, w, d, inverses, self.ends_f32),
-            Changes::Eight(changes) => nearest_sums(isa, w, d, inverses, first, *changes),
-            Changes::Sixteen(changes) => nearest_sums(isa, w, d, inverses, first, *changes),
-            Changes::Many(changes) => nearest_sums(isa, w, d, inverses, first, &changes[..]),
+            _ if self.are_successive => lane_sums(isa, w, d, inverses, Rounded { ends }),
+            Changes::Eight(changes) => {
+                let changes = *changes;
+                lane_sums(isa, w, d, inverses, Changed { first, changes })
+            }
+            Changes::Sixteen(changes) => {
+                let changes = *changes;
+                lane_sums(isa, w, d, inverses, Changed { first, changes })
+            }
+            Changes::Many(changes) => {
+                let changes = &changes[..];
+                lane_sums(isa, w, d, inverses, Changed { first, changes })
+            }
         }
     }
 }
@@ -136,46 +146,52 @@ pub(super) const CHUNK: usize = 64;
 /// Products and squares of each lane.
 type LaneSums = [[f64; LANES]; 2];
 
-multiversion! {
-    /// The sums of successive integers nearest to `w · inverse`.
-    fn rounded_sums(weights: &[f32], curvature: &[f32], inverses: &[f32; LANES], ends: [f32; 2]) -> LaneSums {
-        let mut totals = [[0.0; LANES]; 2];
-        for (weights, curvature) in weights.chunks(CHUNK).zip(curvature.chunks(CHUNK)) {
-            let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
-            for (w, d) in weights.iter().zip(curvature) {
-                for lane in 0..LANES {
-                    let x = (w * inverses[lane]).max(ends[0]).min(ends[1]);
-                    let value = (x + ROUND_F32) - ROUND_F32;
-                    let weighted = d * value;
-                    product[lane] += weighted * w;
-                    square[lane] += weighted * value;
-                }
-            }
-            for lane in 0..LANES {
-                totals[0][lane] += f64::from(product[lane]);
-                totals[1][lane] += f64::from(square[lane]);
-            }
+/// The value nearest to a number.
+trait Nearest: Copy {
+    fn nearest(&self, x: f32) -> f32;
+}
+
+/// Successive integers.
+#[derive(Clone, Copy)]
+struct Rounded {
+    ends: [f32; 2],
+}
+
+impl Nearest for Rounded {
+    #[inline(always)]
+    fn nearest(&self, x: f32) -> f32 {
+        let [low, high] = self.ends;
+        (x.max(low).min(high) + ROUND_F32) - ROUND_F32
+    }
+}
+
+/// The first value, with the changes at all middles passed.
+#[derive(Clone, Copy)]
+struct Changed<T> {
+    first: u32,
+    changes: T,
+}
+
+impl<T: Table<Change>> Nearest for Changed<T> {
+    #[inline(always)]
+    fn nearest(&self, x: f32) -> f32 {
+        let mut bits = self.first;
+        for change in self.changes.get() {
+            bits ^= change.bits & u32::from(x > change.middle).wrapping_neg();
         }
-        totals
+        f32::from_bits(bits)
     }
 }
 
 multiversion! {
-    /// The sums of the values nearest to `w · inverse`: `first`, with the changes at all middles passed.
-    fn nearest_sums<T: Table<Change>>(weights: &[f32], curvature: &[f32], inverses: &[f32; LANES], first: u32, changes: T) -> LaneSums {
+    /// The sums of the values nearest to `w · inverse`.
+    fn lane_sums<N: Nearest>(weights: &[f32], curvature: &[f32], inverses: &[f32; LANES], values: N) -> LaneSums {
         let mut totals = [[0.0; LANES]; 2];
         for (weights, curvature) in weights.chunks(CHUNK).zip(curvature.chunks(CHUNK)) {
             let (mut product, mut square) = ([0.0; LANES], [0.0; LANES]);
             for (w, d) in weights.iter().zip(curvature) {
-                let mut bits = [first; LANES];
-                for change in changes.get() {
-                    for lane in 0..LANES {
-                        let passed = w * inverses[lane] > change.middle;
-                        bits[lane] ^= change.bits & u32::from(passed).wrapping_neg();
-                    }
-                }
                 for lane in 0..LANES {
-                    let value = f32::from_bits(bits[lane]);
+                    let value = values.nearest(w * inverses[lane]);
                     let weighted = d * value;
                     product[lane] += weighted * w;
                     square[lane] += weighted * value;
