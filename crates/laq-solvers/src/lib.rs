@@ -112,9 +112,11 @@
 extern crate alloc;
 
 // Layers, lowest first; a module imports from the layers below it.
-mod codebook;
 mod error;
 mod granularity;
+mod level_rule;
+
+mod codebook;
 #[cfg(feature = "std")]
 mod problem;
 

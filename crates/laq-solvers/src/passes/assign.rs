@@ -4,8 +4,9 @@ use laq_simd::{Isa, multiversion};
 
 use super::lanes::{BLOCK, Curvature, LANES, Table, padded, sum, with_curvature, with_rule};
 use super::parallel::{self, Parts};
-use crate::codebook::{Codebook, LevelValue, Magnitudes, Scale, Thresholds, step};
+use crate::codebook::{Codebook, Magnitudes, Scale, Thresholds, step};
 use crate::error::SolveError;
+use crate::level_rule::LevelValue;
 use crate::problem::Problem;
 
 impl Problem<'_> {

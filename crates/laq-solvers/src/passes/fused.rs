@@ -11,7 +11,8 @@ use super::curvature::root;
 use super::histogram::{gather_range, unpack};
 use super::lanes::{BLOCK, LANES, Side, Table, above_thresholds, magnitudes_of, padded, with_rule};
 use super::sums::Sums;
-use crate::codebook::{Codebook, LevelValue, Magnitudes};
+use crate::codebook::{Codebook, Magnitudes};
+use crate::level_rule::LevelValue;
 use crate::problem::Problem;
 
 /// The sums of one pass.

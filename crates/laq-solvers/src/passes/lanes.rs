@@ -128,11 +128,11 @@ macro_rules! with_curvature {
 macro_rules! with_rule {
     ($codebook:expr, |$rule:ident| $call:expr) => {
         match $codebook.rule() {
-            $crate::codebook::Rule::Sign($rule) => $call,
-            $crate::codebook::Rule::Affine($rule) => $call,
-            $crate::codebook::Rule::PowerOfTwo($rule) => $call,
-            $crate::codebook::Rule::Custom($rule) => $call,
-            $crate::codebook::Rule::Table($rule) => $call,
+            $crate::level_rule::Rule::Sign($rule) => $call,
+            $crate::level_rule::Rule::Affine($rule) => $call,
+            $crate::level_rule::Rule::PowerOfTwo($rule) => $call,
+            $crate::level_rule::Rule::Custom($rule) => $call,
+            $crate::level_rule::Rule::Table($rule) => $call,
         }
     };
 }

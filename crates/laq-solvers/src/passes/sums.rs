@@ -9,7 +9,8 @@ use super::lanes::{
     with_curvature, with_rule,
 };
 use super::parallel::{self, Parts};
-use crate::codebook::{Codebook, LevelValue, Magnitudes};
+use crate::codebook::{Codebook, Magnitudes};
+use crate::level_rule::LevelValue;
 use crate::problem::Problem;
 
 /// `Σ d b x` and `Σ d b²` of an assignment `b`.
