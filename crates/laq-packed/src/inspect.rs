@@ -113,11 +113,6 @@ pub enum InspectError {
 /// [`InspectError`] if the file has another format, or does not have what its header describes.
 pub fn inspect(path: &Path) -> Result<FileSummary, InspectError> {
     let (method, onnx, tensors) = match PackedFile::open(path) {
-        _ if GgufFile::is_gguf(path) => {
-            let file = GgufFile::open(path)?;
-            let tensors = file.tensors().iter().map(TensorSummary::of_gguf);
-            (None, None, tensors.collect())
-        }
         Ok(file) => {
             let tensors = file.names().into_iter();
             let tensors = tensors.map(|name| of_packed_file(&file, name));
@@ -129,6 +124,13 @@ pub fn inspect(path: &Path) -> Result<FileSummary, InspectError> {
             let file = TensorFile::open(path).map_err(PackedFileError::from)?;
             let tensors = file.tensors().into_iter();
             let tensors = tensors.map(|(name, info)| TensorSummary::of_info(name, info));
+            (None, None, tensors.collect())
+        }
+        Err(PackedFileError::TensorFile(TensorFileError::Foreign { .. }))
+            if GgufFile::is_gguf(path) =>
+        {
+            let file = GgufFile::open(path)?;
+            let tensors = file.tensors().iter().map(TensorSummary::of_gguf);
             (None, None, tensors.collect())
         }
         Err(PackedFileError::TensorFile(TensorFileError::Foreign { .. })) => {

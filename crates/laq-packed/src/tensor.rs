@@ -39,15 +39,6 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// Those of groups of rows.
-    pub fn of_rows(values: Vec<f32>, two: bool) -> Self {
-        Self {
-            values,
-            two,
-            block: None,
-        }
-    }
-
     fn per_group(&self) -> usize {
         if self.two { 2 } else { 1 }
     }

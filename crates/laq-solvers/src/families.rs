@@ -324,6 +324,17 @@ pub fn formats() -> &'static [Family] {
     &FORMATS
 }
 
+/// The format with this id, ignoring case.
+pub fn format_named(name: &str) -> Option<&'static Family> {
+    let mut formats = formats().iter();
+    formats.find(|format| format.id.eq_ignore_ascii_case(name))
+}
+
+/// The ids of all formats, for messages.
+pub fn format_ids() -> impl Iterator<Item = &'static str> + Clone {
+    formats().iter().map(|format| format.id)
+}
+
 impl Family {
     /// The id with a number of bits for M.
     pub(crate) fn id_with_bits(&self, bits: u8) -> String {

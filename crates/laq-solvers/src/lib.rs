@@ -142,7 +142,7 @@ pub use error::SolveError;
 pub use granularity::{Granularity, Groups, MAX_BLOCK, ParseGranularityError};
 #[cfg(feature = "std")]
 pub use {
-    families::{Family, families, formats},
+    families::{Family, families, format_ids, format_named, formats},
     method::{GranularityError, Method, ParseMethodError},
     passes::curvature::CURVATURE_FLOOR,
     problem::{Problem, Solution},

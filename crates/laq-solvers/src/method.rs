@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::blocks::BlockFormat;
 use crate::codebook::Bits;
-use crate::families::{Family, families, formats};
+use crate::families::{Family, families, format_ids, formats};
 use crate::granularity::Granularity;
 use crate::quantizer::{Quantizer, Solver};
 
@@ -257,7 +257,7 @@ pub enum ParseMethodError {
 
 fn list_of_ids() -> String {
     let ids: Vec<_> = families().iter().map(|family| family.id).collect();
-    let formats: Vec<_> = formats().iter().map(|format| format.id).collect();
+    let formats: Vec<_> = format_ids().collect();
     let (ids, formats) = (ids.join(", "), formats.join(", "));
     format!("{ids} (M is 2 to 8 bits), or the formats {formats}")
 }

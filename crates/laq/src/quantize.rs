@@ -9,7 +9,8 @@ use laq_lab::text::duration;
 use laq_packed::gguf::{Curvature, GgufFile, GgufPlan, GgufQuantizeError, GgufRequest};
 use laq_packed::{Plan, QuantizeError, Request, Scales, TensorRecord};
 use laq_runner::config::{nearest, with_suggestion};
-use laq_solvers::{Method, formats};
+use laq_solvers::{Method, format_ids, format_named};
+use serde::Serialize;
 
 use crate::args::QuantizeArgs;
 use crate::output::{INTERRUPTED, Output, log, log_error, stop_flag};
@@ -43,32 +44,13 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let stop = stop_flag().context("cannot listen for Ctrl-C")?;
     let width = plan.names().map(|name| name.chars().count()).max();
     let width = width.unwrap_or_default().max("tensor".len());
-    let mut printed = Ok(());
-    if !args.json {
-        printed = writeln!(
-            Output,
-            "{:<width$} {:>12} {:>21} {:>14} {:>14} {:>8} {:>4} {:>9}",
-            "tensor",
-            "weights",
-            "scale",
-            "weighted error",
-            "relative error",
-            "sparsity",
-            "bits",
-            "ms"
-        );
-    }
+    let mut lines = Lines::new(args.json);
+    lines.heading(&format!(
+        "{:<width$} {:>12} {:>21} {:>14} {:>14} {:>8} {:>4} {:>9}",
+        "tensor", "weights", "scale", "weighted error", "relative error", "sparsity", "bits", "ms"
+    ));
     let done = plan.run(&stop, &mut |record| {
-        let line = if args.json {
-            serde_json::to_string(record).map_err(io::Error::from)
-        } else {
-            Ok(quantized_line(record, width))
-        };
-        // A line that cannot be printed stops nothing; the error is reported at the end.
-        let line = line.and_then(|line| writeln!(Output, "{line}"));
-        if printed.is_ok() {
-            printed = line;
-        }
+        lines.record(record, || quantized_line(record, width));
     });
     let totals = match done {
         Err(error @ QuantizeError::Interrupted { .. }) => {
@@ -91,8 +73,49 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
             args.out.display(),
         )?;
     }
-    printed.context("the file is written, but its table could not be printed")?;
-    Ok(ExitCode::SUCCESS)
+    lines.end()
+}
+
+/// The lines of a table, or of JSON. One that cannot be printed stops nothing: the error is reported at the end.
+struct Lines {
+    is_json: bool,
+    printed: io::Result<()>,
+}
+
+impl Lines {
+    fn new(is_json: bool) -> Self {
+        Self {
+            is_json,
+            printed: Ok(()),
+        }
+    }
+
+    fn heading(&mut self, names: &str) {
+        if !self.is_json {
+            self.put(Ok(names.into()));
+        }
+    }
+
+    fn record(&mut self, record: &impl Serialize, row: impl FnOnce() -> String) {
+        let line = match self.is_json {
+            true => serde_json::to_string(record).map_err(io::Error::from),
+            false => Ok(row()),
+        };
+        self.put(line);
+    }
+
+    fn put(&mut self, line: io::Result<String>) {
+        let line = line.and_then(|line| writeln!(Output, "{line}"));
+        if self.printed.is_ok() {
+            self.printed = line;
+        }
+    }
+
+    fn end(self) -> Result<ExitCode> {
+        let printed = self.printed;
+        printed.context("the file is written, but its table could not be printed")?;
+        Ok(ExitCode::SUCCESS)
+    }
 }
 
 fn method(args: &QuantizeArgs) -> Result<Method> {
@@ -102,16 +125,13 @@ fn method(args: &QuantizeArgs) -> Result<Method> {
     };
     match (&args.method, &args.format) {
         (_, Some(format)) => {
-            let ids = formats().iter().map(|format| format.id);
-            if !ids.clone().any(|id| id.eq_ignore_ascii_case(format)) {
-                let near = nearest(format, ids.clone());
-                let near = near
-                    .map(|id| format!(" (did you mean {id}?)"))
-                    .unwrap_or_default();
-                let ids: Vec<_> = ids.collect();
+            if format_named(format).is_none() {
+                let near = nearest(format, format_ids());
+                let near = near.map(|id| format!(" (did you mean {id}?)"));
                 bail!(
-                    "unknown format {format:?}{near}, expected one of {}",
-                    ids.join(", ")
+                    "unknown format {format:?}{}, expected one of {}",
+                    near.unwrap_or_default(),
+                    format_ids().collect::<Vec<_>>().join(", ")
                 );
             }
             laq_packed::method(format, None).map_err(suggested)
@@ -183,30 +203,26 @@ fn quantize_gguf(args: &QuantizeArgs) -> Result<ExitCode> {
         .max();
     let width = width.unwrap_or_default().max("tensor".len());
     let all: usize = plan.quantized().map(|tensor| tensor.elements()).sum();
-    let mut printed = Ok(());
-    if !args.json {
-        printed = writeln!(
-            Output,
-            "{:<width$} {:>12} {:>8} {:>14} {:>14} {:>6} {:>9} {:>6} {:>8}",
-            "tensor",
-            "weights",
-            "format",
-            "weighted error",
-            "relative error",
-            "bits",
-            "ms",
-            "done",
-            "left"
-        );
-    }
+    let mut lines = Lines::new(args.json);
+    lines.heading(&format!(
+        "{:<width$} {:>12} {:>8} {:>14} {:>14} {:>6} {:>9} {:>6} {:>8}",
+        "tensor",
+        "weights",
+        "format",
+        "weighted error",
+        "relative error",
+        "bits",
+        "ms",
+        "done",
+        "left"
+    ));
     let (start, mut finished) = (Instant::now(), 0);
     let done = plan.run(&stop, &mut |record| {
         finished += record.n;
         let share = finished as f64 / all.max(1) as f64;
         let left = start.elapsed().as_secs_f64() * (1.0 / share - 1.0);
-        let line = match args.json {
-            true => serde_json::to_string(record).map_err(io::Error::from),
-            false => Ok(format!(
+        lines.record(record, || {
+            format!(
                 "{:<width$} {:>12} {:>8} {:>14} {:>14} {:>6.4} {:>9.1} {:>4.0} % {:>8}",
                 record.name,
                 record.n,
@@ -217,12 +233,8 @@ fn quantize_gguf(args: &QuantizeArgs) -> Result<ExitCode> {
                 record.milliseconds,
                 100.0 * share,
                 duration(left),
-            )),
-        };
-        let line = line.and_then(|line| writeln!(Output, "{line}"));
-        if printed.is_ok() {
-            printed = line;
-        }
+            )
+        });
     });
     let totals = match done {
         Err(error @ GgufQuantizeError::Interrupted { .. }) => {
@@ -242,8 +254,7 @@ fn quantize_gguf(args: &QuantizeArgs) -> Result<ExitCode> {
             args.out.display(),
         )?;
     }
-    printed.context("the file is written, but its table could not be printed")?;
-    Ok(ExitCode::SUCCESS)
+    lines.end()
 }
 
 /// A row of the table, printed when its tensor is done; the names are `width` characters wide.

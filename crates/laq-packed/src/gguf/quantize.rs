@@ -442,24 +442,14 @@ impl GgufPlan {
         float.decode(bytes, weights);
         curvature.clear();
         let (columns, weights) = (tensor.columns(), &weights[..]);
-        let of_curvature = match &self.curvature {
-            Source::Importance(importance, _) if importance.of(&tensor.name).is_none() => {
-                curvature.extend(weights.iter().map(|w| w * w));
-                self.weights.path()
-            }
-            Source::Squares => {
-                curvature.extend(weights.iter().map(|w| w * w));
-                self.weights.path()
-            }
+        let importance = match &self.curvature {
             Source::Importance(importance, path) => {
-                let values = importance.of(&tensor.name).expect("checked");
-                let rows = weights.len() / columns.max(1) / experts(tensor).max(1);
-                for of_expert in values.chunks(columns.max(1)) {
-                    (0..rows).for_each(|_| curvature.extend_from_slice(of_expert));
-                }
-                path
+                importance.of(&tensor.name).map(|values| (values, path))
             }
-            Source::File(file) => {
+            Source::Squares | Source::File(_) => None,
+        };
+        let of_curvature = match (&self.curvature, importance) {
+            (Source::File(file), _) => {
                 let info = file.info(&tensor.name).expect("checked");
                 let float = Float::of(info.dtype).expect("checked");
                 file.read(info, |bytes| {
@@ -467,6 +457,17 @@ impl GgufPlan {
                     Ok::<(), TensorFileError>(())
                 })?;
                 file.path()
+            }
+            (_, Some((values, path))) => {
+                let rows = weights.len() / columns.max(1) / experts(tensor).max(1);
+                for of_expert in values.chunks(columns.max(1)) {
+                    (0..rows).for_each(|_| curvature.extend_from_slice(of_expert));
+                }
+                path
+            }
+            (_, None) => {
+                curvature.extend(weights.iter().map(|w| w * w));
+                self.weights.path()
             }
         };
         let start = Instant::now();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use laq_solvers::formats;
+use laq_solvers::{format_ids, format_named};
 use thiserror::Error;
 use toml::{Table, Value};
 
@@ -323,14 +323,8 @@ impl Layers {
         if quantize.contains_key("method") {
             return range("quantize.method is set there too; keep one of them".into());
         }
-        let ids: Vec<&str> = formats().iter().map(|format| format.id).collect();
-        let is = |id: &&str| {
-            format
-                .as_str()
-                .is_some_and(|name| name.eq_ignore_ascii_case(id))
-        };
-        if !ids.iter().any(is) {
-            let ids = ids.join(", ");
+        if format.as_str().and_then(format_named).is_none() {
+            let ids = format_ids().collect::<Vec<_>>().join(", ");
             return range(format!(
                 "it must be one of {ids}; others are values of quantize.method"
             ));
