@@ -12,6 +12,7 @@ mod optimizer;
 mod pool;
 mod quantize;
 mod settings;
+mod solve;
 mod steps;
 
 use std::collections::BTreeMap;
