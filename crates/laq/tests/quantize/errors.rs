@@ -1,0 +1,304 @@
+//! Requests and files that are refused: the message, and the old file.
+
+use super::*;
+
+#[test]
+fn invalid_requests_are_errors() {
+    let cli = Quantize::new();
+    let quantize = "--method lat-e --weights w.safetensors --out q.safetensors";
+    for (arguments, expected) in [
+        (
+            "--method lat-x --weights w.safetensors --out q.safetensors",
+            &["lat-x", "did you mean"][..],
+        ),
+        (
+            "--method full --weights w.safetensors --out q.safetensors",
+            &["full does not quantize"],
+        ),
+        (
+            "--method lat-e --weights none.safetensors --out q.safetensors",
+            &["cannot read none.safetensors"],
+        ),
+        (
+            "--method lat-e --weights . --out q.safetensors",
+            &["cannot read ."],
+        ),
+        (
+            "--method lat-e --weights w.safetensors --out w.safetensors",
+            &["w.safetensors is an input file"],
+        ),
+        (
+            "--method lat-e --weights w.safetensors --out ./d.safetensors --curvature d.safetensors",
+            &["is an input file"],
+        ),
+        (
+            "--method lat-e --weights w.safetensors --out .",
+            &["not a regular file"],
+        ),
+        (
+            "--method lat-e --weights w.safetensors --out none/q.safetensors",
+            &["cannot write none/q.safetensors"],
+        ),
+        (
+            &format!("{quantize} --include lineer.*"),
+            &[
+                "--include lineer.* matches no tensor",
+                "linear.bias",
+                "and 3 more",
+            ],
+        ),
+        (
+            &format!("{quantize} --exclude conv.wieght"),
+            &["--exclude conv.wieght", "it has conv.weight, "],
+        ),
+        (
+            &format!("{quantize} --include [a"),
+            &["--include [a: ", "Pattern syntax error"],
+        ),
+        (
+            &format!("{quantize} --include steps"),
+            &[
+                "--include steps",
+                "cannot be quantized",
+                "I64",
+                "F32, F16 or BF16",
+            ],
+        ),
+        (
+            "--method lab --packing trits --weights w.safetensors --out q.safetensors --bits 1",
+            &["lab has a fixed number of bits"],
+        ),
+        (
+            "--method laq-linear-3 --packing trits --weights w.safetensors --out q.safetensors",
+            &["7 levels", "at most 3"],
+        ),
+        (
+            "--format q2_1 --weights w.safetensors --out q.safetensors",
+            &["unknown format \"q2_1\"", "did you mean q2_0?", "int4-g128"],
+        ),
+        (
+            "--method q2_0 --granularity row --weights w.safetensors --out q.safetensors",
+            &["block of 64 weights", "omit the granularity"],
+        ),
+        (
+            &format!("{quantize} --imatrix d.safetensors"),
+            &["--imatrix is for GGUF"],
+        ),
+        (
+            &format!("{quantize} --exclude *"),
+            &["no tensor to quantize", "--include"],
+        ),
+        (
+            &format!("{quantize} --include * --granularity row"),
+            &["temperature has no dimensions", "--exclude"],
+        ),
+        (
+            &format!("{quantize} --include linear.* --curvature d.safetensors"),
+            &["no curvature for linear.bias:"],
+        ),
+    ] {
+        cli.bad(arguments, expected);
+    }
+    for arguments in [
+        "",
+        "--method lat-e",
+        &format!("{quantize} --granularity rows"),
+        &format!("{quantize} --bits x"),
+        &format!("{quantize} --format q2_0"),
+        &format!("{quantize} --type *=q9"),
+    ] {
+        assert_eq!(cli.laq(arguments).status.code(), Some(2), "{arguments}");
+    }
+}
+
+#[test]
+fn invalid_tensors_are_errors_and_keep_the_old_file() {
+    let cli = Quantize::new();
+    cli.folder.write("q.safetensors", b"old");
+    let w = |values: &[f32]| f32s("w", &[2, 3], values);
+    let good = w(&[1.0; 6]);
+    let nan = w(&[1.0, 2.0, 3.0, 4.0, 5.0, f32::NAN]);
+    let huge = f16s("w", &[2, 3], &[f32::NEG_INFINITY; 6]);
+    let negative = w(&[1.0, 2.0, 3.0, -4.0, 5.0, 6.0]);
+    let first = f32s("a", &[4, 4], &[1.0; 16]);
+    for (weights, curvature, expected) in [
+        (
+            vec![first.clone(), nan.clone()],
+            None,
+            &["w[1, 2] in w.safetensors is NaN", "finite"][..],
+        ),
+        (vec![huge], None, &["w[0, 0] in w.safetensors is -inf"]),
+        (
+            vec![good.clone()],
+            Some(nan),
+            &["w[1, 2] in d.safetensors is NaN"],
+        ),
+        (
+            vec![good.clone()],
+            Some(negative),
+            &["w[1, 0] in d.safetensors is -4", "not negative"],
+        ),
+        (
+            vec![good.clone()],
+            Some(f32s("w", &[3, 2], &[1.0; 6])),
+            &["w has shape [3, 2] in d.safetensors", "[2, 3]"],
+        ),
+        (
+            vec![good.clone()],
+            Some(f32s("v", &[2, 3], &[1.0; 6])),
+            &["d.safetensors has no curvature for w:"],
+        ),
+        (
+            vec![good.clone()],
+            Some(raw("w", Dtype::I16, &[2, 3], &[0; 12])),
+            &["type I16 in d.safetensors", "BF16"],
+        ),
+        (
+            vec![raw("w", Dtype::F64, &[1, 2], &[0; 16])],
+            None,
+            &["w in w.safetensors has F64 elements", "--exclude 'w'"],
+        ),
+        (
+            vec![good.clone(), f32s("w.packed", &[1], &[1.0])],
+            None,
+            &["already has a tensor w.packed", "--exclude"],
+        ),
+        (
+            vec![good, raw("w.scale", Dtype::I8, &[1], &[1])],
+            None,
+            &["already has a tensor w.scale"],
+        ),
+        (
+            vec![raw("v", Dtype::I8, &[1], &[1])],
+            None,
+            &["no tensor to quantize", "it has v"],
+        ),
+        (vec![], None, &["no tensor to quantize", "no tensors"]),
+    ] {
+        cli.folder.write("w.safetensors", &file_bytes(&weights));
+        cli.folder.write(
+            "d.safetensors",
+            &file_bytes(&Vec::from_iter(curvature.clone())),
+        );
+        let with = if curvature.is_some() {
+            " --curvature d.safetensors"
+        } else {
+            ""
+        };
+        for granularity in ["", " --granularity row"] {
+            let arguments = "--method lat-e --weights w.safetensors --out q.safetensors";
+            cli.bad(&format!("{arguments}{with}{granularity}"), expected);
+        }
+        assert_eq!(cli.folder.read("q.safetensors"), b"old");
+    }
+}
+
+#[test]
+fn invalid_files_are_errors() {
+    let cli = Quantize::new();
+    let good = file_bytes(&model());
+    let with_header = |header: &str, data: usize| {
+        let length = (header.len() as u64).to_le_bytes();
+        [&length[..], header.as_bytes(), &vec![0; data]].concat()
+    };
+    let entry = |shape: &str, offsets: &str| {
+        format!(r#"{{"w":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#)
+    };
+    for (bytes, expected) in [
+        (
+            good[..good.len() - 1].to_vec(),
+            &[
+                "is truncated",
+                &(good.len() - 1).to_string(),
+                &good.len().to_string(),
+            ][..],
+        ),
+        (good[..50].to_vec(), &["is truncated"]),
+        ([&good[..], &[0]].concat(), &["describes"]),
+        (good[..5].to_vec(), &["not a safetensors file"]),
+        (vec![], &["not a safetensors file"]),
+        (b"To be, or not to be".to_vec(), &["not a safetensors file"]),
+        (
+            b"PK\x03\x04\x00\x00\x08\x08\x00\x00".to_vec(),
+            &["torch.save", "zip", "safetensors.torch.save_file"],
+        ),
+        (
+            b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.".to_vec(),
+            &["torch.save", "pickle", "safetensors.torch.save_file"],
+        ),
+        (
+            b"\xff\xff\xff\xff\xff\xff\xff\xff{}".to_vec(),
+            &["18446744073709551615", "100000000"],
+        ),
+        (with_header("{\"w\": ", 0), &["header", "invalid", "EOF"]),
+        (with_header("{\"w\": 3}", 0), &["header", "invalid"]),
+        (
+            with_header(&entry("[2, 2]", "[0, 17]"), 17),
+            &["header", "invalid"],
+        ),
+        (
+            with_header(&entry("[2, 2]", "[4, 20]"), 20),
+            &["header", "invalid", "offset"],
+        ),
+        (
+            with_header(&entry("[2, 2]", "[0, 16]"), 8),
+            &["is truncated"],
+        ),
+        (
+            with_header(&entry("[2, 2]", "[16, 0]"), 16),
+            &["header", "invalid"],
+        ),
+        (
+            with_header(&entry("[-2, 2]", "[0, 16]"), 16),
+            &["header", "invalid"],
+        ),
+        (
+            with_header(
+                &entry("[4294967296, 4294967296, 4294967296]", "[0, 16]"),
+                16,
+            ),
+            &["header", "invalid"],
+        ),
+        (
+            with_header(&entry("[2, 2]", "[0, 16]").replace("F32", "F33"), 16),
+            &["header", "invalid", "F33"],
+        ),
+    ] {
+        cli.folder.write("bad.safetensors", &bytes);
+        let expected = [&["bad.safetensors"], expected].concat();
+        cli.bad(
+            "--method lat-e --weights bad.safetensors --out q.safetensors",
+            &expected,
+        );
+        cli.bad("--method lat-e --weights w.safetensors --curvature bad.safetensors --out q.safetensors", &expected);
+    }
+}
+
+/// A limit of the file size simulates a full disk.
+#[test]
+#[cfg(unix)]
+fn a_full_disk_is_an_error_and_keeps_the_old_file() {
+    let cli = Quantize::new();
+    cli.folder.write(
+        "w.safetensors",
+        &file_bytes(&[f32s("w", &[100, 400], &numbers(1, 40_000))]),
+    );
+    cli.folder.write("q.safetensors", b"old");
+    let before = cli.folder.files();
+    let script = "ulimit -f 16; trap '' XFSZ; exec \"$0\" quantize --method lat-e --weights w.safetensors --out \
+                  q.safetensors";
+    let output = Command::new("sh")
+        .current_dir(cli.folder.folder.path())
+        .args(["-c", script])
+        .arg(cargo_bin!("laq"))
+        .output()
+        .expect("a shell");
+    let message = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(
+        message.starts_with("error: cannot write q.safetensors"),
+        "{message}"
+    );
+    assert_eq!(cli.folder.files(), before);
+    assert_eq!(cli.folder.read("q.safetensors"), b"old");
+}

@@ -1,0 +1,64 @@
+//! Files of llama.cpp.
+
+use super::Quantize;
+
+/// A file of llama.cpp with one matrix of `columns` columns in F32.
+fn gguf(columns: u64) -> Vec<u8> {
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let mut bytes = [
+        &b"GGUF"[..],
+        &3u32.to_le_bytes(),
+        &1u64.to_le_bytes(),
+        &0u64.to_le_bytes(),
+    ]
+    .concat();
+    bytes.extend([&text("a.weight")[..], &2u32.to_le_bytes()].concat());
+    bytes.extend([columns, 2].iter().flat_map(|size| size.to_le_bytes()));
+    bytes.extend([&0u32.to_le_bytes()[..], &0u64.to_le_bytes()].concat());
+    bytes.resize(bytes.len().next_multiple_of(32), 0);
+    bytes.extend((0..2 * columns).flat_map(|i| (0.1 * (i as f32).sin()).to_le_bytes()));
+    bytes
+}
+
+#[test]
+fn a_model_of_llama_cpp_is_quantized_to_another() {
+    let cli = Quantize::new();
+    cli.folder.write("m.gguf", &gguf(64));
+    let printed = cli.good("--weights m.gguf --format q2_0 --out q.gguf");
+    for part in [
+        "a.weight",
+        "q2_0",
+        "100 %",
+        "1 tensors quantized, 0 copied; 128 weights",
+    ] {
+        assert!(printed.contains(part), "{printed}");
+    }
+    let quantized = cli.folder.read("q.gguf");
+    assert!(quantized.starts_with(b"GGUF") && quantized.len() < 300);
+    let record = &cli.records("--weights m.gguf --format q4_0 --type a*=iq4_nl --out q.gguf")[0];
+    assert_eq!(
+        (&record["method"], &record["n"]),
+        (&"iq4_nl".into(), &128.into())
+    );
+    for (arguments, expected) in [
+        (
+            "--method lat-e",
+            &["GGUF file", "--format instead of --method"][..],
+        ),
+        ("--format int4-g128", &["int4-g128", "q4_0"]),
+        (
+            "--format q4_0 --dequantized",
+            &["--dequantized is for safetensors"],
+        ),
+        (
+            "--format tq2_0",
+            &["a.weight cannot be quantized to tq2_0", "256", "q2_0|q4_0"],
+        ),
+        ("--format q4_0 --imatrix m.gguf", &["no importance matrix"]),
+    ] {
+        cli.bad(
+            &format!("{arguments} --weights m.gguf --out q.gguf"),
+            expected,
+        );
+    }
+}
