@@ -447,9 +447,6 @@ impl<B: Backend> Parameter<B> {
     ) -> Result<(), ModelError> {
         let name = &self.spec.name;
         let shape = &self.spec.shape;
-        let latent = values(find(state, name, "", Some(shape))?)?;
-        let first_moment = values(find(state, name, ".first_moment", Some(shape))?)?;
-        let second_moment = values(find(state, name, ".second_moment", Some(shape))?)?;
         if let Some(quantized) = &mut self.quantized {
             let levels = find(state, name, ".levels", Some(shape))?;
             let StateData::I8(levels) = &levels.data else {
@@ -462,6 +459,20 @@ impl<B: Backend> Parameter<B> {
             };
             backend.quantizer_load(&snapshot, &mut quantized.quantizer, &mut quantized.values)?;
         }
+        self.load_latent(backend, state)
+    }
+
+    /// Takes the latent weights and Adam's moments from `state`, and leaves the quantizer as it is.
+    pub(crate) fn load_latent(
+        &mut self,
+        backend: &B,
+        state: &BTreeMap<&str, &StateTensor>,
+    ) -> Result<(), ModelError> {
+        let name = &self.spec.name;
+        let shape = &self.spec.shape;
+        let latent = values(find(state, name, "", Some(shape))?)?;
+        let first_moment = values(find(state, name, ".first_moment", Some(shape))?)?;
+        let second_moment = values(find(state, name, ".second_moment", Some(shape))?)?;
         backend.write(latent, &mut self.latent)?;
         backend.write(first_moment, &mut self.first_moment)?;
         backend.write(second_moment, &mut self.second_moment)?;

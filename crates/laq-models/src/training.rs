@@ -75,6 +75,8 @@ pub struct Training<B: Backend> {
     network: Box<dyn Network<B>>,
     adam: AdamSettings,
     steps: u64,
+    /// Steps of Adam before the first one, by another training; see [`Training::start_from`].
+    steps_before: u64,
     /// Whether ŵ belongs to the latent weights as they are now.
     quantized_is_current: bool,
     quantize_workspace: B::QuantizeWorkspace,
@@ -94,7 +96,7 @@ pub struct Training<B: Backend> {
     backend: B,
 }
 
-/// Name of the state tensor with the step counter and whether ŵ is current.
+/// Name of the state tensor of [`counters`].
 const COUNTERS: &str = "training.counters";
 /// The part of a profile with Adam. The CPU backend looks at most gradients when it writes them, so the
 /// check is no part of its own.
@@ -145,6 +147,7 @@ impl<B: Backend + 'static> Training<B> {
             network,
             adam,
             steps: 0,
+            steps_before: 0,
             quantized_is_current: false,
             quantize_workspace: B::QuantizeWorkspace::default(),
             update_workspace: B::UpdateWorkspace::default(),
@@ -270,7 +273,8 @@ impl<B: Backend + 'static> Training<B> {
         if self.unread == STEP_LOG_CAPACITY as u64 {
             self.read_log()?;
         }
-        let size = self.adam.step_size(learning_rate, self.steps + 1);
+        let step = self.steps_before + self.steps + 1;
+        let size = self.adam.step_size(learning_rate, step);
         let solve = !self.quantized_is_current;
         let Training {
             backend,
@@ -473,8 +477,12 @@ impl<B: Backend + 'static> Training<B> {
         self.read_log()?;
         let mut state = vec![StateTensor {
             name: COUNTERS.to_owned(),
-            shape: vec![2],
-            data: StateData::U64(vec![self.steps, u64::from(self.quantized_is_current)]),
+            shape: vec![3],
+            data: StateData::U64(vec![
+                self.steps,
+                u64::from(self.quantized_is_current),
+                self.steps_before,
+            ]),
         }];
         for parameter in self.network.parameters() {
             state.extend(parameter.save(&self.backend)?);
@@ -490,22 +498,35 @@ impl<B: Backend + 'static> Training<B> {
     /// a method with other levels. The training is then in an unspecified state until a `load`
     /// succeeds.
     pub fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
-        let by_name: BTreeMap<&str, &StateTensor> = state
-            .iter()
-            .map(|tensor| (tensor.name.as_str(), tensor))
-            .collect();
-        let (steps, current) = match by_name.get(COUNTERS).map(|tensor| &tensor.data) {
-            Some(StateData::U64(counters)) if counters.len() == 2 => (counters[0], counters[1]),
-            _ => return Err(ModelError::State(format!("tensor {COUNTERS} is missing"))),
-        };
+        let by_name = by_name(state);
+        let [steps, current, before] = counters(&by_name)?;
         for parameter in self.network.parameters_mut() {
             parameter.load(&self.backend, &by_name)?;
         }
         self.network.load(&self.backend, &by_name)?;
         self.steps = steps;
+        self.steps_before = before;
         self.quantized_is_current = current != 0;
         self.seconds = 0.0;
         self.quantize_seconds = 0.0;
+        Ok(())
+    }
+
+    /// Starts from the saved state of a network with the same parameters, quantized or not: its latent weights, running
+    /// averages, and Adam's moments with the number of their steps, so that the first step is loss-aware. Levels and
+    /// scales are solved anew. To be called before the first step.
+    ///
+    /// # Errors
+    /// As [`Training::load`].
+    pub fn start_from(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
+        let by_name = by_name(state);
+        let [steps, _, before] = counters(&by_name)?;
+        for parameter in self.network.parameters_mut() {
+            parameter.load_latent(&self.backend, &by_name)?;
+        }
+        self.network.load(&self.backend, &by_name)?;
+        self.steps_before = before.saturating_add(steps);
+        self.quantized_is_current = false;
         Ok(())
     }
 
@@ -554,11 +575,31 @@ impl<B: Backend + 'static> Training<B> {
     }
 }
 
+fn by_name(state: &[StateTensor]) -> BTreeMap<&str, &StateTensor> {
+    let named = state.iter().map(|tensor| (tensor.name.as_str(), tensor));
+    named.collect()
+}
+
+/// Steps, whether ŵ is current, and steps before the first one, which are absent from older states.
+fn counters(state: &BTreeMap<&str, &StateTensor>) -> Result<[u64; 3], ModelError> {
+    let tensor = state.get(COUNTERS).map(|tensor| &tensor.data);
+    match tensor {
+        Some(StateData::U64(counters)) => match counters[..] {
+            [steps, current] => Ok([steps, current, 0]),
+            [steps, current, before] => Ok([steps, current, before]),
+            _ => Err(ModelError::State(format!(
+                "tensor {COUNTERS} has {} numbers, expected 3",
+                counters.len()
+            ))),
+        },
+        _ => Err(ModelError::State(format!("tensor {COUNTERS} is missing"))),
+    }
+}
+
 fn unknown_dataset() -> ModelError {
     ModelError::Batch("these examples are not on the device; copy them there first".into())
 }
 
-/// Computes ŵ = solve(w, d) for all quantized parameters and times it.
 /// The weights of the parameters that are `chosen`.
 fn weights_of<B: Backend>(
     network: &dyn Network<B>,
@@ -571,6 +612,7 @@ fn weights_of<B: Backend>(
         .sum()
 }
 
+/// Computes ŵ = solve(w, d) for all quantized parameters and times it.
 fn quantize<B: Backend>(
     backend: &B,
     network: &mut dyn Network<B>,

@@ -119,6 +119,43 @@ fn the_same_bits_with_any_number_of_threads() {
     }
 }
 
+/// A method continues from another's weights; where that is full precision, as if it had never stopped.
+#[test]
+fn training_starts_from_the_weights_of_another_method() {
+    for id in METHODS {
+        let mut before = training("full", 5);
+        steps(&mut before, 0, 3);
+        let kept = before.save().unwrap();
+        let mut started = training(id, 6);
+        started.start_from(&kept).unwrap();
+        assert_eq!(started.steps_taken(), 0);
+        let state = started.save().unwrap();
+        for tensor in &kept {
+            let found = state.iter().find(|found| found.name == tensor.name);
+            match &tensor.name[..] {
+                "training.counters" => {
+                    let counters = StateData::U64(vec![0, 0, 3]);
+                    assert_eq!(found.map(|found| &found.data), Some(&counters));
+                }
+                _ => assert_eq!(found, Some(tensor), "{id}"),
+            }
+        }
+        // And again from there: the steps of both count.
+        let losses = steps(&mut started, 3, 5);
+        if id == "full" {
+            assert_eq!(losses, steps(&mut before, 3, 5));
+        }
+        let mut again = training(id, 7);
+        again.start_from(&started.save().unwrap()).unwrap();
+        let state = again.save().unwrap();
+        assert!(
+            state
+                .iter()
+                .any(|tensor| tensor.data == StateData::U64(vec![0, 0, 5]))
+        );
+    }
+}
+
 #[test]
 fn training_continues_from_a_loaded_state_with_the_same_bits() {
     for id in METHODS {

@@ -25,6 +25,7 @@ use crate::config::Experiment;
 use crate::files::{FileError, write_atomically};
 use crate::record::LayerRecord;
 use crate::run_folder::BEST;
+use crate::start::Start;
 
 /// The version of the format that is written, and the newest that is read.
 pub const FORMAT_VERSION: u32 = 1;
@@ -57,6 +58,9 @@ pub struct RunState {
     pub data_sha256: String,
     /// The kernel of the run; others round differently.
     pub kernel: String,
+    /// The weights that the run started from, if they were not drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
     /// The progress of the run.
     pub progress: Progress,
 }

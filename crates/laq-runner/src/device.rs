@@ -206,6 +206,7 @@ pub trait Trainer: Evaluator + Send {
     fn weights(&mut self) -> Result<Vec<LayerWeights>, ModelError>;
     fn save(&mut self) -> Result<Vec<StateTensor>, ModelError>;
     fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError>;
+    fn start_from(&mut self, state: &[StateTensor]) -> Result<(), ModelError>;
 }
 
 impl<B: Backend + 'static> Evaluator for Training<B> {
@@ -282,6 +283,10 @@ impl<B: Backend + 'static> Trainer for Training<B> {
 
     fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
         self.load(state)
+    }
+
+    fn start_from(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
+        self.start_from(state)
     }
 }
 

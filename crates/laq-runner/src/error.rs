@@ -104,6 +104,49 @@ pub enum RunError {
         /// What does not match.
         source: ModelError,
     },
+    /// The weights to start from are of another network.
+    #[error(
+        "train.start = {checkpoint} does not match the network: {source}; start from a run with the same [model]"
+    )]
+    StartNetwork {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// What does not match.
+        source: ModelError,
+    },
+    /// The weights to start from are of a text in another alphabet.
+    #[error(
+        "train.start = {checkpoint} was trained on another alphabet ({there} symbols, {here} here): start from a run on \
+         a text of the same characters"
+    )]
+    StartAlphabet {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// The symbols of the experiment's data.
+        here: usize,
+        /// Those of the checkpoint.
+        there: usize,
+    },
+    /// The weights to start from are quantized.
+    #[error(
+        "train.start = {checkpoint} has quantized weights alone, expected a checkpoint with latent weights: start from a \
+         run with checkpoint.keep = \"all\""
+    )]
+    PackedStart {
+        /// The file.
+        checkpoint: PathBuf,
+    },
+    /// The run began with other weights.
+    #[error(
+        "{checkpoint} did not start from {start}, which train.start names and which has changed: restore it to continue, \
+         or train from scratch in another --run-dir"
+    )]
+    OtherStart {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// The weights to start from.
+        start: PathBuf,
+    },
     /// A file of packed weights cannot be read or written.
     #[error(transparent)]
     Packed(#[from] PackedFileError),

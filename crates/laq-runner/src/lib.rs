@@ -20,6 +20,7 @@ pub mod run_folder;
 pub mod running;
 mod session;
 mod spec;
+mod start;
 pub mod summary;
 mod tensorboard;
 pub mod train;
@@ -28,6 +29,7 @@ pub use error::RunError;
 pub use laq_packed::files;
 pub use memory::memory_needed;
 pub use session::thread_pool;
+pub use start::Start;
 
 /// The version of the training numerics, incremented by every change of a run's numbers. It is part
 /// of the key of an experiment, so that results of different versions are not mixed and no run

@@ -3,6 +3,8 @@
 //! Files of older versions are readable: a missing field gets its default, an unknown one is
 //! ignored.
 
+use std::path::PathBuf;
+
 use laq_models::{LayerComparison, LayerReport};
 use laq_solvers::Scale;
 use serde::{Deserialize, Serialize};
@@ -162,6 +164,9 @@ pub struct Summary {
     /// The weights that share a scale, where it is not the method's own granularity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub granularity: Option<String>,
+    /// The run folder or checkpoint whose weights the run started from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
     /// The name of the data.
     pub data: String,
     /// For a substitute: which data it replaces.

@@ -28,6 +28,7 @@ fn checkpoint() -> Checkpoint {
             alphabet: vec![10, 32, 65, 255],
             data_sha256: "0".repeat(64),
             kernel: "portable".into(),
+            start: None,
             progress: Progress {
                 epoch: 3,
                 step: 17,

@@ -181,11 +181,15 @@ fn histograms(folder: &Path, method: &str) -> Result<Vec<Histogram>, String> {
 fn overview(runs: &[Run]) -> Markup {
     let figure = |value: Option<f64>| value.map_or("–".into(), |value| format!("{value:.4}"));
     type Field<'a> = (&'static str, &'a dyn Fn(&Summary) -> String);
-    let fields: [Field<'_>; 15] = [
+    let fields: [Field<'_>; 16] = [
         ("title", &|run| run.title.clone()),
         ("method", &|run| run.method.clone()),
         ("granularity", &|run| {
             run.granularity.clone().unwrap_or("–".into())
+        }),
+        ("start", &|run| {
+            let start = run.start.as_ref().map(|start| start.display().to_string());
+            start.unwrap_or("–".into())
         }),
         ("data", &|run| run.data.clone()),
         ("state", &|run| format!("{:?}", run.status).to_lowercase()),

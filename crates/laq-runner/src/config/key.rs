@@ -7,7 +7,7 @@ use super::schema::Experiment;
 use crate::TRAINING_VERSION;
 
 /// The first 12 hexadecimal digits of the SHA-256 of the canonical JSON (sorted keys, no spaces) of
-/// `model`, `data` (without `dir`), `quantize`, `train` and [`TRAINING_VERSION`].
+/// `model`, `data` (without `dir`), `quantize`, `train` (of `start`, whether it is set) and [`TRAINING_VERSION`].
 #[must_use]
 pub fn key(experiment: &Experiment) -> String {
     let mut keyed = keyed(experiment);
@@ -48,6 +48,10 @@ fn keyed(experiment: &Experiment) -> Value {
     }
     if let Some(data) = keyed["data"].as_object_mut() {
         data.remove("dir");
+    }
+    // Its content is compared, wherever it lies.
+    if let Some(start) = keyed["train"].get_mut("start") {
+        *start = json!(true);
     }
     keyed
 }

@@ -12,7 +12,7 @@ use super::schema::{Experiment, nearest};
 use super::{KINDS, defaults};
 
 /// Keys that have no default.
-const WITHOUT_DEFAULT: [&str; 13] = [
+const WITHOUT_DEFAULT: [&str; 14] = [
     "data.name",
     "data.path",
     "data.preprocessing",
@@ -22,6 +22,7 @@ const WITHOUT_DEFAULT: [&str; 13] = [
     "quantize.format",
     "quantize.granularity",
     "train.max_batches",
+    "train.start",
     "quantize.scale_start",
     "paper.value",
     "paper.status",

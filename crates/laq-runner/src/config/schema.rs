@@ -167,6 +167,10 @@ pub struct Train {
     pub epsilon: f64,
     /// The learning-rate schedule.
     pub schedule: Schedule,
+    /// The run folder or checkpoint whose weights and moments of Adam the run starts from, relative to the current
+    /// folder; without it, weights are drawn. Not its path but its content belongs to the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
     /// The limit of batches per epoch; its runs are marked as cut short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_batches: Option<usize>,

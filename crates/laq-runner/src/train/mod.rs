@@ -30,6 +30,7 @@ use crate::run_folder::{
     RunFolder, best_checkpoint, last_checkpoint, packed_network, read_summary,
 };
 use crate::session::{method, network, thread_pool};
+use crate::start::{same_start, start};
 use crate::{RunError, TRAINING_VERSION};
 
 /// Options of a run that do not change its results.
@@ -232,7 +233,7 @@ fn read_checkpoint(
 /// An error if `file` is of another experiment.
 fn is_of(experiment: &Experiment, file: &Path, run: &RunState) -> Result<(), RunError> {
     if run.key == key(experiment) {
-        return Ok(());
+        return same_start(experiment, file, run);
     }
     let mut differences = differences(experiment, &run.experiment);
     let there = run.training_version;
@@ -273,8 +274,12 @@ fn run(
     let input = Input::of(&examples);
     let mut network = network(device, experiment, input, experiment.data.batch)?;
     let resumed = found.is_some();
-    let progress = match found {
-        None => Progress::at_the_beginning(),
+    let (progress, start) = match found {
+        None => {
+            let path = experiment.train.start.as_deref();
+            let started = path.map(|path| start(path, examples.alphabet(), &mut network));
+            (Progress::at_the_beginning(), started.transpose()?)
+        }
         Some((checkpoint, found)) => {
             if found.run.data_sha256 != data_sha256 {
                 return Err(RunError::OtherData {
@@ -285,7 +290,7 @@ fn run(
             network
                 .load(&found.network)
                 .map_err(|source| RunError::not_loaded(&checkpoint, source))?;
-            found.run.progress
+            (found.run.progress, found.run.start)
         }
     };
     let environment = Environment::detect(&kernel, rayon::current_num_threads());
@@ -296,6 +301,7 @@ fn run(
         experiment,
         alphabet: examples.alphabet(),
         data_sha256,
+        start,
         folder,
         environment,
         exact: method(experiment)?

@@ -18,6 +18,7 @@ use crate::files::write_atomically;
 use crate::record::{ComparisonRecord, EpochRecord, LayerRecord, Status, Summary};
 use crate::run_folder::{RunFolder, best_checkpoint, last_checkpoint};
 use crate::running::Position;
+use crate::start::Start;
 use crate::{RunError, TRAINING_VERSION};
 
 /// A run in progress.
@@ -26,6 +27,7 @@ pub(super) struct Run<'a> {
     pub(super) dataset: Dataset<'a>,
     pub(super) alphabet: &'a [u8],
     pub(super) data_sha256: String,
+    pub(super) start: Option<Start>,
     pub(super) folder: &'a mut RunFolder,
     pub(super) environment: Environment,
     pub(super) network: Network,
@@ -367,6 +369,7 @@ impl Run<'_> {
             alphabet: self.alphabet.to_vec(),
             data_sha256: self.data_sha256.clone(),
             kernel: self.environment.kernel.clone(),
+            start: self.start.clone(),
             progress: self.progress.clone(),
         };
         Ok(Checkpoint { run, network })
@@ -401,6 +404,7 @@ impl Run<'_> {
             title: experiment.title.clone(),
             method: experiment.quantize.method.clone(),
             granularity: experiment.quantize.granularity.clone(),
+            start: experiment.train.start.clone(),
             data: experiment.data.name.clone(),
             stand_in: dataset.and_then(|dataset| dataset.stand_in).map(Into::into),
             epochs: experiment.train.epochs,

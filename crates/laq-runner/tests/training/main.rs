@@ -7,6 +7,7 @@ mod failures;
 mod files;
 mod numbers;
 mod resume;
+mod start;
 
 use std::fs;
 use std::path::Path;

@@ -1,0 +1,98 @@
+//! The start of a run from the weights of another.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::RunError;
+use crate::checkpoint::{Checkpoint, RunState};
+use crate::config::Experiment;
+use crate::device::Network;
+use crate::evaluate::find_checkpoint;
+use crate::files::FileError;
+use crate::packed::run_of;
+
+/// The checkpoint that a run started from, in its own checkpoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// SHA-256 of the file, in hexadecimal.
+    pub sha256: String,
+    /// See [`crate::config::key`].
+    pub key: String,
+    /// The method's id.
+    pub method: String,
+    /// Completed epochs.
+    pub epochs_done: u32,
+}
+
+/// Loads the weights of `path`, a run folder or a checkpoint, into a network at its first step.
+pub(crate) fn start(
+    path: &Path,
+    alphabet: &[u8],
+    network: &mut Network,
+) -> Result<Start, RunError> {
+    let path = find_checkpoint(path)?;
+    if run_of(&path)?.is_some() {
+        return Err(RunError::PackedStart { checkpoint: path });
+    }
+    let sha256 = digest(&path)?;
+    let Checkpoint {
+        run,
+        network: state,
+    } = Checkpoint::read(&path)?;
+    if run.alphabet != alphabet {
+        return Err(RunError::StartAlphabet {
+            checkpoint: path,
+            here: alphabet.len(),
+            there: run.alphabet.len(),
+        });
+    }
+    network
+        .start_from(&state)
+        .map_err(|source| RunError::not_started(path, source))?;
+    Ok(Start {
+        sha256,
+        key: run.key,
+        method: run.experiment.quantize.method,
+        epochs_done: run.progress.epoch - 1,
+    })
+}
+
+/// An error if `run`, in `file`, did not start from the weights that the experiment names. If these are gone, they are
+/// not needed.
+pub(crate) fn same_start(
+    experiment: &Experiment,
+    file: &Path,
+    run: &RunState,
+) -> Result<(), RunError> {
+    let (Some(path), Some(start)) = (&experiment.train.start, &run.start) else {
+        return Ok(());
+    };
+    let Ok(path) = find_checkpoint(path) else {
+        return Ok(());
+    };
+    match digest(&path)? == start.sha256 {
+        true => Ok(()),
+        false => Err(RunError::OtherStart {
+            checkpoint: file.into(),
+            start: path,
+        }),
+    }
+}
+
+fn digest(path: &Path) -> Result<String, RunError> {
+    let bytes = fs::read(path).map_err(FileError::on("read", path))?;
+    Ok(hex::encode(Sha256::digest(&bytes)))
+}
+
+impl RunError {
+    /// The error of starting from `checkpoint`: the tensors do not match, or the device failed.
+    fn not_started(checkpoint: PathBuf, source: laq_models::ModelError) -> Self {
+        match Self::not_loaded(&checkpoint, source) {
+            Self::OtherNetwork { checkpoint, source } => Self::StartNetwork { checkpoint, source },
+            error => error,
+        }
+    }
+}
