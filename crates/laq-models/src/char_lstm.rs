@@ -12,8 +12,8 @@ use crate::ModelError;
 use crate::batch::{Batch, TextShape};
 use crate::dataset::{DeviceDataset, DeviceExamples, Examples, IndexRange};
 use crate::init::Init;
-use crate::network::{Network, locate_non_finite_weights, setting, wrong_kind};
-use crate::parameter::{Parameter, ParameterSpec, StateTensor};
+use crate::network::{Network, locate_non_finite_weights, mean_squares, setting, wrong_kind};
+use crate::parameter::{Parameter, ParameterSpec, StateTensor, numbers};
 use crate::profile::{Profiler, Work, floats};
 
 /// Settings of the character network. Defaults are the paper's; `symbols` depends on the text.
@@ -337,6 +337,34 @@ impl<B: Backend> Network<B> for CharLstm<B> {
 
     fn evaluate(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError> {
         self.forward(backend, log, &mut Profiler::default())
+    }
+
+    fn squared_inputs(
+        &self,
+        backend: &B,
+        batch: Batch<'_>,
+    ) -> Result<Vec<(usize, Vec<f64>)>, BackendError> {
+        let LstmShape {
+            batch: sequences,
+            vocabulary,
+            hidden,
+            ..
+        } = self.shape;
+        let rows = self.shape.rows();
+        let mut frequencies = vec![0.0; vocabulary];
+        if let Batch::Text { inputs, .. } = batch {
+            for &symbol in inputs {
+                frequencies[usize::from(symbol)] += 1.0 / rows as f64;
+            }
+        }
+        let states = numbers(backend, &self.hidden)?;
+        // The state before the first step is zero.
+        let before = &states[..(rows - sequences) * hidden];
+        Ok(vec![
+            (0, frequencies),
+            (1, mean_squares(before, hidden, rows)),
+            (3, mean_squares(&states, hidden, rows)),
+        ])
     }
 
     fn has_classes(&self) -> bool {

@@ -25,7 +25,7 @@ pub use laq_tensor::{AdamSettings, Loss};
 pub use parameter::{LayerReport, LayerWeights, StateData, StateTensor, WeightData};
 pub use profile::{Part, Profile, Work};
 pub use summary::LayerSummary;
-pub use training::{Report, StepReport, Training};
+pub use training::{CurvatureKind, CurvatureSums, Report, StepReport, Training};
 
 /// Errors of building, training and restoring a network.
 #[derive(Debug, thiserror::Error)]

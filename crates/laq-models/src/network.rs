@@ -47,6 +47,14 @@ pub(crate) trait Network<B: Backend>: Send {
     /// the network.
     fn evaluate(&mut self, backend: &B, log: &mut B::StepLog) -> Result<(), BackendError>;
 
+    /// After [`Network::evaluate`] of `batch`: for each parameter that is a matrix, by its index, the mean square of
+    /// the input that each column is multiplied by.
+    fn squared_inputs(
+        &self,
+        backend: &B,
+        batch: Batch<'_>,
+    ) -> Result<Vec<(usize, Vec<f64>)>, BackendError>;
+
     /// Whether the outputs are classes, so that an evaluation counts errors.
     fn has_classes(&self) -> bool;
 
@@ -80,6 +88,21 @@ pub(crate) fn locate_non_finite_weights<B: Backend>(
         }
     }
     Ok(None)
+}
+
+/// The mean of the squares of each column of a matrix with `rows` rows, of which `values` may have fewer: those that are
+/// missing are zero.
+pub(crate) fn mean_squares(values: &[f32], columns: usize, rows: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; columns];
+    for row in values.chunks_exact(columns) {
+        for (sum, &value) in sums.iter_mut().zip(row) {
+            *sum += f64::from(value).powi(2);
+        }
+    }
+    for sum in &mut sums {
+        *sum /= rows as f64;
+    }
+    sums
 }
 
 /// The error for examples of the wrong kind.

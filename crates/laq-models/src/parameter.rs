@@ -223,6 +223,11 @@ impl<B: Backend> Parameter<B> {
         self.quantized.is_some()
     }
 
+    /// The last gradient, in host memory.
+    pub(crate) fn gradient(&self, backend: &B) -> Result<Vec<f32>, BackendError> {
+        numbers(backend, &self.gradient)
+    }
+
     /// The operands of ŵ = solve(w, d), where the parameter is quantized.
     pub(crate) fn quantize_job(&mut self) -> Option<QuantizeJob<'_, B>> {
         let quantized = self.quantized.as_mut()?;
@@ -496,7 +501,10 @@ impl<B: Backend> Quantized<B> {
 }
 
 /// Copies a tensor to the host.
-fn numbers<B: Backend>(backend: &B, tensor: &Tensor<B>) -> Result<Vec<f32>, BackendError> {
+pub(crate) fn numbers<B: Backend>(
+    backend: &B,
+    tensor: &Tensor<B>,
+) -> Result<Vec<f32>, BackendError> {
     Ok(backend.read(tensor)?.into_iter().collect())
 }
 

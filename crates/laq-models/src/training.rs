@@ -1,5 +1,6 @@
 //! One training iteration (PAPER.md §3, Algorithm 3), from a batch to the updated weights.
 
+mod curvature;
 mod evaluation;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ use crate::feedforward::{Feedforward, FeedforwardSpec};
 use crate::network::{Network, setting};
 use crate::parameter::{LayerReport, LayerWeights, Parameter, StateData, StateTensor, WeightData};
 use crate::profile::{Profile, Profiler, Work, floats};
+
+pub use self::curvature::{CurvatureKind, CurvatureSums};
 
 fn check(adam: AdamSettings) -> Result<(), ModelError> {
     for (name, value, ok, expected) in [

@@ -382,14 +382,14 @@ fn checksum_offset(bytes: &[u8]) -> Option<usize> {
 }
 
 /// A tensor as little-endian bytes.
-struct Raw {
+pub(crate) struct Raw {
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
 impl Raw {
-    fn new(tensor: &StateTensor) -> Self {
+    pub(crate) fn new(tensor: &StateTensor) -> Self {
         let (dtype, bytes) = match &tensor.data {
             StateData::F32(values) => (
                 Dtype::F32,

@@ -9,8 +9,8 @@ use std::time::Duration;
 pub use laq_cuda::Precision;
 use laq_cuda::{Cuda, CudaBackend, probe};
 use laq_models::{
-    Batch, DatasetHandle, Evaluation, Evaluations, Examples, LayerComparison, LayerReport,
-    LayerWeights, ModelError, Profile, Report, StateTensor, StepReport, Training,
+    Batch, CurvatureSums, DatasetHandle, Evaluation, Evaluations, Examples, LayerComparison,
+    LayerReport, LayerWeights, ModelError, Profile, Report, StateTensor, StepReport, Training,
 };
 use laq_solvers::Method;
 use laq_tensor::{Backend, CpuBackend, Memory};
@@ -207,6 +207,12 @@ pub trait Trainer: Evaluator + Send {
     fn save(&mut self) -> Result<Vec<StateTensor>, ModelError>;
     fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError>;
     fn start_from(&mut self, state: &[StateTensor]) -> Result<(), ModelError>;
+    fn add_curvature(
+        &mut self,
+        batch: Batch<'_>,
+        sums: &mut CurvatureSums,
+    ) -> Result<(), ModelError>;
+    fn curvature(&self, sums: &CurvatureSums) -> Vec<StateTensor>;
 }
 
 impl<B: Backend + 'static> Evaluator for Training<B> {
@@ -287,6 +293,18 @@ impl<B: Backend + 'static> Trainer for Training<B> {
 
     fn start_from(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
         self.start_from(state)
+    }
+
+    fn add_curvature(
+        &mut self,
+        batch: Batch<'_>,
+        sums: &mut CurvatureSums,
+    ) -> Result<(), ModelError> {
+        self.add_curvature(batch, sums)
+    }
+
+    fn curvature(&self, sums: &CurvatureSums) -> Vec<StateTensor> {
+        self.curvature(sums)
     }
 }
 

@@ -136,6 +136,14 @@ pub enum RunError {
         /// The file.
         checkpoint: PathBuf,
     },
+    /// The network to calibrate is quantized alone.
+    #[error(
+        "{checkpoint} has quantized weights alone, expected a checkpoint: calibrate a run with checkpoint.keep = \"all\""
+    )]
+    PackedCalibration {
+        /// The file.
+        checkpoint: PathBuf,
+    },
     /// The run began with other weights.
     #[error(
         "{checkpoint} did not start from {start}, which train.start names and which has changed: restore it to continue, \

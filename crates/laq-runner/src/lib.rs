@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
+pub mod calibrate;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
@@ -26,6 +27,7 @@ mod tensorboard;
 pub mod train;
 
 pub use error::RunError;
+pub use laq_models::CurvatureKind;
 pub use laq_packed::files;
 pub use memory::memory_needed;
 pub use session::thread_pool;

@@ -14,7 +14,7 @@ use laq_runner::config::{KINDS, Keep};
 use laq_runner::device::{DeviceChoice, DeviceOptions, Precision};
 
 pub(crate) use self::weights::{
-    ClassifyArgs, ExportArgs, ExportFormat, InspectArgs, QuantizeArgs, SampleArgs,
+    CalibrateArgs, ClassifyArgs, ExportArgs, ExportFormat, InspectArgs, QuantizeArgs, SampleArgs,
 };
 
 /// Trains neural networks with weights of one to eight bits.
@@ -39,6 +39,7 @@ pub(crate) enum Command {
     Config(ConfigArgs),
     Summary(SummaryArgs),
     Estimate(EstimateArgs),
+    Calibrate(CalibrateArgs),
     Quantize(QuantizeArgs),
     Methods(MethodsArgs),
     Doctor(DoctorArgs),

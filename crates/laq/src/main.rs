@@ -1,7 +1,7 @@
 //! `laq`: trains, evaluates and quantizes networks with low-bit weights, and reproduces tables of
 //! results.
 //!
-//! `args` defines the command line; `commands`, `inspect`, `packed`, `profile`, `quantize` and `reproduce` call
+//! `args` defines the command line; `calibrate`, `commands`, `inspect`, `packed`, `profile`, `quantize` and `reproduce` call
 //! the libraries and print; `progress` draws progress; `output` writes to the standard streams and handles signals.
 //!
 //! Exit codes: 0 success, 1 an error, 2 a wrong command line, 130 interrupted (and saved).
@@ -11,6 +11,7 @@
 mod args;
 #[cfg(test)]
 mod book;
+mod calibrate;
 mod commands;
 mod gpu_check;
 mod inspect;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Config(args) => commands::config(&args),
         Command::Summary(args) => commands::summary(&args),
         Command::Estimate(args) => commands::estimate(&args),
+        Command::Calibrate(args) => calibrate::calibrate(&args),
         Command::Quantize(args) => quantize::quantize(&args),
         Command::Methods(args) => commands::methods(&args),
         Command::Doctor(args) => commands::doctor(&args),

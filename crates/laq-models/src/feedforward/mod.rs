@@ -10,7 +10,7 @@ mod spec;
 use std::collections::BTreeMap;
 
 use laq_solvers::Method;
-use laq_tensor::{Backend, BackendError, Loss, Tensor};
+use laq_tensor::{Backend, BackendError, ConvolutionShape, Loss, Tensor};
 
 use self::layers::{BatchNorm, BufferSlots, Layer, Operation, Statistics};
 pub use self::spec::FeedforwardSpec;
@@ -18,8 +18,8 @@ pub(crate) use self::spec::{LayerKind, LayerSpec};
 use crate::ModelError;
 use crate::batch::{Batch, ImageShape};
 use crate::dataset::{DeviceDataset, DeviceExamples, Examples, IndexRange};
-use crate::network::{Network, locate_non_finite_weights, setting, wrong_kind};
-use crate::parameter::{Parameter, StateTensor, f32s, find, values};
+use crate::network::{Network, locate_non_finite_weights, mean_squares, setting, wrong_kind};
+use crate::parameter::{Parameter, StateTensor, f32s, find, numbers, values};
 use crate::profile::{Profiler, floats};
 
 /// The buffer with the images.
@@ -244,6 +244,28 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         backend.evaluate_outputs(self.loss, self.batch_rows, &self.targets, outputs, log)
     }
 
+    fn squared_inputs(
+        &self,
+        backend: &B,
+        _batch: Batch<'_>,
+    ) -> Result<Vec<(usize, Vec<f64>)>, BackendError> {
+        let mut squares = Vec::new();
+        for layer in &self.layers {
+            let input = &self.buffers[layer.slots.input];
+            let of_columns = match &layer.operation {
+                Operation::Dense(shape) => {
+                    mean_squares(&numbers(backend, input)?, shape.inputs, shape.rows)
+                }
+                Operation::Convolution(shape, _) => {
+                    convolution_squares(&numbers(backend, input)?, *shape)
+                }
+                _ => continue,
+            };
+            squares.push((layer.parameters.start, of_columns));
+        }
+        Ok(squares)
+    }
+
     fn has_classes(&self) -> bool {
         true
     }
@@ -328,6 +350,30 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         }
         Ok(())
     }
+}
+
+/// The mean square of what each weight of a filter, 3 × 3 × C, is multiplied by: x of the pixels that it meets, and
+/// zeros outside of the images.
+fn convolution_squares(input: &[f32], shape: ConvolutionShape) -> Vec<f64> {
+    let (height, width, channels) = (shape.height, shape.width, shape.in_channels);
+    let mut sums = vec![0.0; shape.filter()];
+    for (index, pixel) in input.chunks_exact(channels).enumerate() {
+        let (row, column) = (index / width % height, index % width);
+        for (tap, sums) in sums.chunks_exact_mut(channels).enumerate() {
+            // The pixel is met by the weight of this tap where the output lies in the image.
+            let (row, column) = (
+                (row + 1).wrapping_sub(tap / 3),
+                (column + 1).wrapping_sub(tap % 3),
+            );
+            if row >= height || column >= width {
+                continue;
+            }
+            for (sum, &value) in sums.iter_mut().zip(pixel) {
+                *sum += f64::from(value).powi(2) / shape.pixels() as f64;
+            }
+        }
+    }
+    sums
 }
 
 /// Names of the running averages in a saved state.

@@ -65,7 +65,10 @@ impl<B: Backend + 'static> Training<B> {
 
     /// Waits for the submitted evaluations, appends their losses up to the first that is not
     /// finite, and returns the number of errors.
-    fn read_evaluations(&mut self, losses: &mut Vec<f64>) -> Result<Option<usize>, ModelError> {
+    pub(super) fn read_evaluations(
+        &mut self,
+        losses: &mut Vec<f64>,
+    ) -> Result<Option<usize>, ModelError> {
         let found = (self.backend).read_log(&mut self.evaluation_log, losses)?;
         if found.stop.is_some() {
             losses.pop();
@@ -75,7 +78,7 @@ impl<B: Backend + 'static> Training<B> {
     }
 
     /// The error for the loaded batch, whose loss is not finite.
-    fn locate_non_finite(&self) -> Result<ModelError, ModelError> {
+    pub(super) fn locate_non_finite(&self) -> Result<ModelError, ModelError> {
         let (what, layer) = self.network.locate_non_finite(&self.backend)?;
         let step = self.steps;
         Ok(ModelError::NotFinite { what, layer, step })

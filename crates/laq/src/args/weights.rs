@@ -1,13 +1,14 @@
-//! Commands on trained weights and their files: export, sample, classify, inspect, quantize.
+//! Commands on trained weights and their files: calibrate, export, sample, classify, inspect, quantize.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::ValueEnum;
 use laq_packed::gguf::{BlockType, BlockTypeError};
+use laq_runner::CurvatureKind;
 use laq_solvers::Granularity;
 
-use super::ThreadsArgs;
+use super::{DeviceArgs, ThreadsArgs};
 
 /// Export a trained network, to run it without the trainer.
 ///
@@ -139,6 +140,58 @@ pub(crate) enum PackingChoice {
 impl PackingChoice {
     pub(crate) fn packing(self) -> Option<laq_packed::Packing> {
         (self == Self::Trits).then_some(laq_packed::Packing::Trits)
+    }
+}
+
+/// Compute the curvature of a trained network, for `laq quantize --curvature`.
+///
+/// The file has an F32 tensor for each parameter, of the same name and shape. `laq export --to safetensors-f32`
+/// writes the weights that belong to it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CalibrateArgs {
+    /// A run folder (for its best epoch), or a checkpoint.
+    #[arg(value_name = "RUN_DIR|CHECKPOINT")]
+    pub(crate) path: PathBuf,
+    /// The file to write; an existing one is replaced when the new one is complete.
+    #[arg(long, value_name = "G.safetensors")]
+    pub(crate) out: PathBuf,
+    /// What the curvature is.
+    #[arg(long, value_enum, default_value_t = CalibrationKind::Fisher)]
+    pub(crate) kind: CalibrationKind,
+    /// Batches of the shuffled training split; all of them if there are fewer.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batches: u32,
+    /// Sequences or images per batch; for fisher, fewer give a better estimate from as many batches
+    /// [default: as in training].
+    #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) batch: Option<u32>,
+    /// The folder of the data [default: that of the training].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) threads: ThreadsArgs,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What the curvature of a weight is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CalibrationKind {
+    /// The mean square of the gradient of a batch's loss, for every parameter.
+    Fisher,
+    /// The mean square of the input that the weight is multiplied by, for matrices.
+    Inputs,
+}
+
+impl From<CalibrationKind> for CurvatureKind {
+    fn from(kind: CalibrationKind) -> Self {
+        match kind {
+            CalibrationKind::Fisher => Self::Fisher,
+            CalibrationKind::Inputs => Self::Inputs,
+        }
     }
 }
 

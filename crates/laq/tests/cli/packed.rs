@@ -322,3 +322,58 @@ fn files_and_options_that_do_not_fit_are_errors() {
         &["bad.safetensors", "code 7"],
     );
 }
+
+/// Calibrated, exported in f32 and quantized by the curvature, a network is evaluated as any other.
+#[test]
+fn a_calibrated_network_is_quantized_and_evaluated() {
+    let dir = language_model("full");
+    run(
+        &dir,
+        &[
+            "export",
+            "runs/tiny",
+            "--to",
+            "safetensors-f32",
+            "--out",
+            "f32.safetensors",
+        ],
+    );
+    for kind in ["fisher", "inputs"] {
+        let printed = run(
+            &dir,
+            &[
+                "calibrate",
+                "runs/tiny",
+                "--kind",
+                kind,
+                "--batches",
+                "3",
+                "--out",
+                "d.safetensors",
+            ],
+        );
+        assert!(
+            printed.contains("output.weight") && printed.contains(kind),
+            "{printed}"
+        );
+        let quantize = [
+            "quantize",
+            "--format",
+            "int4-g32",
+            "--weights",
+            "f32.safetensors",
+            "--curvature",
+            "d.safetensors",
+            "--out",
+            "int4.safetensors",
+        ];
+        run(&dir, &quantize);
+        let of_run = json(&dir, &["eval", "runs/tiny", "--json"])["loss"].as_f64();
+        let of_file = json(&dir, &["eval", "int4.safetensors", "--json"])["loss"].as_f64();
+        let (of_run, of_file) = (of_run.expect("a loss"), of_file.expect("a loss"));
+        assert!(
+            of_run != of_file && (of_run - of_file).abs() < 0.1,
+            "{of_run} {of_file}"
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! The curvature of a trained network over batches of its training data, as a file for `laq quantize --curvature`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use laq_datasets::{Split, epoch_order};
+use laq_models::{CurvatureKind, CurvatureSums, ModelError, StateData, StateTensor};
+use safetensors::serialize;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::RunError;
+use crate::checkpoint::{Checkpoint, Raw};
+use crate::config::FILE;
+use crate::device::DeviceOptions;
+use crate::evaluate::{find_checkpoint, load_network};
+use crate::examples::{self, BatchBuffer, Input};
+use crate::files::write_atomically;
+use crate::packed::run_of;
+use crate::session::thread_pool;
+
+/// The metadata entry that describes a file of curvatures.
+pub const CURVATURE: &str = "laq.curvature";
+
+/// Options of a calibration.
+#[derive(Clone, Debug)]
+pub struct CalibrateOptions {
+    /// What the curvature is.
+    pub kind: CurvatureKind,
+    /// The number of batches of training examples; fewer if there are fewer.
+    pub batches: usize,
+    /// Sequences or images per batch; by default as in training.
+    pub batch: Option<usize>,
+    /// The folder of downloaded data, if not that of the experiment.
+    pub data_dir: Option<PathBuf>,
+    /// The device.
+    pub device: DeviceOptions,
+    /// The number of threads; by default one for each processor.
+    pub threads: Option<usize>,
+}
+
+/// The result of a calibration.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Calibration {
+    /// The checkpoint.
+    pub checkpoint: PathBuf,
+    /// The method's id.
+    pub method: String,
+    /// `fisher` or `inputs`.
+    pub kind: &'static str,
+    /// The batches.
+    pub batches: u64,
+    /// Sequences or images per batch.
+    pub batch: usize,
+    /// The tensors.
+    pub tensors: Vec<CalibratedTensor>,
+}
+
+/// The curvature of a tensor.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CalibratedTensor {
+    /// Its name.
+    pub name: String,
+    /// Sizes.
+    pub shape: Vec<usize>,
+    /// The mean of the curvature.
+    pub mean: f64,
+    /// The largest.
+    pub max: f32,
+    /// The share of weights without curvature.
+    pub zeros: f64,
+}
+
+/// Computes the curvature of the network of `path`, a run folder or a checkpoint, and writes it to `out`: a safetensors file
+/// with an F32 tensor for each parameter, of the same name and shape. For a run folder, the checkpoint of the best epoch is
+/// used. The batches are the first of a shuffled training split. `progress` is called before every batch with its index and
+/// the number of batches. `None` if `stop` was set; then nothing is written.
+///
+/// # Errors
+///
+/// See [`RunError`].
+pub fn calibrate(
+    path: &Path,
+    out: &Path,
+    options: &CalibrateOptions,
+    stop: &AtomicBool,
+    progress: &mut (dyn FnMut(usize, usize) + Send),
+) -> Result<Option<Calibration>, RunError> {
+    let checkpoint = find_checkpoint(path)?;
+    if run_of(&checkpoint)?.is_some() {
+        return Err(RunError::PackedCalibration { checkpoint });
+    }
+    let Checkpoint {
+        run,
+        network: state,
+    } = Checkpoint::read(&checkpoint)?;
+    let experiment = &run.experiment;
+    let mut data = experiment.data.clone();
+    if let Some(dir) = &options.data_dir {
+        if data.name == FILE {
+            return Err(RunError::NoDataDir { checkpoint });
+        }
+        data.dir.clone_from(dir);
+    }
+    data.batch = options.batch.unwrap_or(data.batch);
+    let examples = examples::load(&data, &mut |_| {})?;
+    if examples.fingerprint() != run.data_sha256 {
+        return Err(RunError::OtherData {
+            data: examples.name().into(),
+            checkpoint,
+        });
+    }
+    let batches = examples.batches(Split::Train, &data)?;
+    let order = epoch_order(batches.examples(), experiment.train.seed, 1);
+    let count = options.batches.min(batches.trained());
+    let failed = |source| match source {
+        ModelError::Backend(error) => RunError::Device(error),
+        source => RunError::Evaluation {
+            checkpoint: checkpoint.clone(),
+            source,
+        },
+    };
+    let found = thread_pool(options.threads)?.install(|| -> Result<_, RunError> {
+        let input = Input::of(&examples);
+        let (mut network, _) = load_network(
+            options.device,
+            experiment,
+            input,
+            data.batch,
+            &state,
+            &checkpoint,
+        )?;
+        let (mut buffer, mut sums) = (BatchBuffer::default(), CurvatureSums::new(options.kind));
+        for index in 0..count {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            progress(index, count);
+            let batch = buffer.fill(&batches, &order, index);
+            network.add_curvature(batch, &mut sums).map_err(failed)?;
+        }
+        Ok(Some((network.curvature(&sums), sums.batches())))
+    })?;
+    let Some((tensors, batches)) = found else {
+        return Ok(None);
+    };
+    let kind = match options.kind {
+        CurvatureKind::Fisher => "fisher",
+        CurvatureKind::Inputs => "inputs",
+    };
+    let description = json!({
+        "kind": kind,
+        "batches": batches,
+        "batch": data.batch,
+        "method": experiment.quantize.method,
+        "key": run.key,
+        "epochs_done": run.progress.epoch - 1,
+    });
+    let metadata = HashMap::from([(CURVATURE.to_owned(), description.to_string())]);
+    let named = tensors
+        .iter()
+        .map(|tensor| (tensor.name.as_str(), Raw::new(tensor)));
+    let bytes =
+        serialize(named, Some(metadata)).map_err(|error| RunError::Internal(error.to_string()))?;
+    write_atomically(out, &bytes)?;
+    Ok(Some(Calibration {
+        method: experiment.quantize.method.clone(),
+        kind,
+        batches,
+        batch: data.batch,
+        tensors: tensors.iter().map(CalibratedTensor::new).collect(),
+        checkpoint,
+    }))
+}
+
+impl CalibratedTensor {
+    fn new(tensor: &StateTensor) -> Self {
+        let StateData::F32(values) = &tensor.data else {
+            unreachable!("curvature is f32");
+        };
+        let count = values.len().max(1) as f64;
+        Self {
+            name: tensor.name.clone(),
+            shape: tensor.shape.clone(),
+            mean: values.iter().map(|&value| f64::from(value)).sum::<f64>() / count,
+            max: values.iter().copied().fold(0.0, f32::max),
+            zeros: values.iter().filter(|value| **value == 0.0).count() as f64 / count,
+        }
+    }
+}
