@@ -74,7 +74,8 @@ extern "C" __global__ void solve_begin(const Group* groups, GroupWorkspace* work
         double scale = 0.0;
         bool done = true, unweighted_side = unweighted;
         if (codebook->solver == SIGNS || codebook->solver == TANH) scale = 1.0;
-        if (codebook->solver == MEAN_SIGNS) scale = mean;
+        if (codebook->solver == MEAN_MAGNITUDE) scale = mean;
+        if (codebook->solver == LARGEST_MAGNITUDE) scale = double(largest);
         if (codebook->solver == WEIGHTED_SIGNS) scale = weighted_mean;
         if (codebook->solver == TWN || codebook->solver == TTQ) {
             // One unweighted iteration with the threshold 0.7 mean |w|.

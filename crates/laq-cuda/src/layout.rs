@@ -82,13 +82,14 @@ constants! {
     SCALE_TOLERANCE: f64 = laq_solvers::SCALE_TOLERANCE;
     /// How a scale is found.
     SIGNS: usize = 0;
-    MEAN_SIGNS: usize = 1;
+    MEAN_MAGNITUDE: usize = 1;
     WEIGHTED_SIGNS: usize = 2;
     TWN: usize = 3;
     TTQ: usize = 4;
     ALTERNATING: usize = 5;
     EXACT: usize = 6;
     TANH: usize = 7;
+    LARGEST_MAGNITUDE: usize = 8;
     /// Buckets of a side of the exact solvers, gaps between ranges included.
     BUCKETS: usize = 2048;
     /// Weights of a block of the gradient kernels.

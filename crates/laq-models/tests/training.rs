@@ -11,7 +11,7 @@ const SHAPE: TextShape = TextShape {
 };
 const SYMBOLS: usize = 11;
 
-const METHODS: [&str; 16] = [
+const METHODS: [&str; 18] = [
     "full",
     "binary-connect",
     "bwn",
@@ -28,6 +28,8 @@ const METHODS: [&str; 16] = [
     "dorefa-4",
     "laq-linear-4",
     "laq-log-4",
+    "absmean",
+    "absmax-4",
 ];
 
 fn build(spec: &CharLstmSpec, id: &str, seed: u64) -> Result<Training<CpuBackend>, ModelError> {

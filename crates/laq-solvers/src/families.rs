@@ -75,7 +75,7 @@ const HOU_2018: &str = "Hou and Kwok 2018 (arXiv 1802.08635)";
 const THIS_PROJECT: &str = "this project; not in the paper";
 
 /// In the order of the paper's tables, then what is not in the paper.
-static FAMILIES: [Family; 15] = [
+static FAMILIES: [Family; 17] = [
     Family {
         id: "full",
         aliases: &["FPN"],
@@ -107,7 +107,7 @@ static FAMILIES: [Family; 15] = [
         solver: "closed form",
         source: "Rastegari et al. 2016 (arXiv 1603.05279)",
         block: None,
-        quantizer: Some((Solver::MeanSigns, Levels::Binary)),
+        quantizer: Some((Solver::MeanMagnitude, Levels::Binary)),
     },
     Family {
         id: "lab",
@@ -243,6 +243,28 @@ static FAMILIES: [Family; 15] = [
         source: THIS_PROJECT,
         block: None,
         quantizer: Some((Solver::Exact { two_scales: false }, Levels::Logarithmic)),
+    },
+    Family {
+        id: "absmean",
+        aliases: &["BitNet"],
+        bits: None,
+        codebook: TERNARY,
+        scale: "mean magnitude",
+        solver: "rounding to nearest",
+        source: "BitNet b1.58: Ma et al. 2024 (arXiv 2402.17764)",
+        block: None,
+        quantizer: Some((Solver::MeanMagnitude, Levels::Ternary)),
+    },
+    Family {
+        id: "absmax-M",
+        aliases: &[],
+        bits: BITS,
+        codebook: LINEAR,
+        scale: "largest magnitude",
+        solver: "rounding to nearest",
+        source: "such as LLM.int8(): Dettmers et al. 2022 (arXiv 2208.07339)",
+        block: None,
+        quantizer: Some((Solver::LargestMagnitude, Levels::Linear)),
     },
 ];
 

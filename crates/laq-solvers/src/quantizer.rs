@@ -18,8 +18,10 @@ use crate::solvers::{Workspace, alternating, closed_form, exact, fast_alternatin
 pub enum Solver {
     /// Signs with scale 1 (BinaryConnect).
     Signs,
-    /// Signs with scale mean |w| (BWN).
-    MeanSigns,
+    /// The nearest levels at the scale mean |w| (BWN, absmean).
+    MeanMagnitude,
+    /// The nearest levels at the scale max |w| (absmax).
+    LargestMagnitude,
     /// Signs with scale Σ d |w| / Σ d (LAB).
     WeightedSigns,
     /// Ternary levels at 0.7 mean |w|; the scale is the mean magnitude above (TWN).
@@ -105,7 +107,10 @@ impl Quantizer {
         let (codebook, warm) = (&self.codebook, previous.is_some());
         match self.solver {
             Solver::Signs => closed_form::signs(problem, levels),
-            Solver::MeanSigns => closed_form::mean_signs(problem, levels),
+            Solver::MeanMagnitude => closed_form::at_mean_magnitude(problem, codebook, levels),
+            Solver::LargestMagnitude => {
+                closed_form::at_largest_magnitude(problem, codebook, levels)
+            }
             Solver::WeightedSigns => closed_form::weighted_signs(problem, levels),
             Solver::Threshold => threshold::mean_threshold(problem, levels),
             Solver::Trained => threshold::trained(problem, previous, levels),

@@ -15,8 +15,8 @@ use crate::buffer::{Address, Buffer};
 use crate::device::Device;
 use crate::kernels;
 use crate::layout::{
-    self, ALTERNATING, COMPARE_THREADS, EXACT, Group, GroupWorkspace, MAX_MAGNITUDES, MEAN_SIGNS,
-    SIGNS, Search, TANH, TTQ, TWN, WEIGHTED_SIGNS,
+    self, ALTERNATING, COMPARE_THREADS, EXACT, Group, GroupWorkspace, LARGEST_MAGNITUDE,
+    MAX_MAGNITUDES, MEAN_MAGNITUDE, SIGNS, Search, TANH, TTQ, TWN, WEIGHTED_SIGNS,
 };
 
 /// Blocks that share the weights of a call: enough to occupy a GPU.
@@ -85,7 +85,8 @@ fn device_codebook(codebook: &Codebook, solver: Solver) -> layout::Codebook {
     magnitude[..magnitudes.len()].copy_from_slice(&magnitudes);
     let (code, sides) = match solver {
         Solver::Signs => (SIGNS, 1),
-        Solver::MeanSigns => (MEAN_SIGNS, 1),
+        Solver::MeanMagnitude => (MEAN_MAGNITUDE, 1),
+        Solver::LargestMagnitude => (LARGEST_MAGNITUDE, 1),
         Solver::WeightedSigns => (WEIGHTED_SIGNS, 1),
         Solver::Threshold => (TWN, 1),
         Solver::Trained => (TTQ, 1),

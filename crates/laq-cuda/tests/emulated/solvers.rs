@@ -183,6 +183,8 @@ fn groups_of_several_blocks() {
     for id in [
         "binary-connect",
         "bwn",
+        "absmean",
+        "absmax-4",
         "lab",
         "twn",
         "ttq",

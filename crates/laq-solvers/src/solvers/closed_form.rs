@@ -1,4 +1,4 @@
-//! Binary methods: the sign of each weight, 1 for zero, and a scale in closed form.
+//! Methods whose scale has a closed form, with the nearest levels: for binary ones the sign of each weight, 1 for zero.
 
 use laq_simd::Isa;
 
@@ -14,11 +14,25 @@ pub(crate) fn signs(problem: Problem<'_>, levels: &mut [i8]) -> Result<Solution,
     with_signs(problem, levels, |_| 1.0)
 }
 
-/// BWN: `α = mean |w|`.
-pub(crate) fn mean_signs(problem: Problem<'_>, levels: &mut [i8]) -> Result<Solution, SolveError> {
-    with_signs(problem, levels, |isa| {
-        mean_magnitude(isa, problem.unweighted())
+/// BWN and absmean: `α = mean |w|`.
+pub(crate) fn at_mean_magnitude(
+    problem: Problem<'_>,
+    codebook: &Codebook,
+    levels: &mut [i8],
+) -> Result<Solution, SolveError> {
+    assign::with_scale(problem, codebook, levels, |isa, _, _| {
+        (mean_magnitude(isa, problem.unweighted()), 0)
     })
+}
+
+/// Absmax: `α = max |w|`.
+pub(crate) fn at_largest_magnitude(
+    problem: Problem<'_>,
+    codebook: &Codebook,
+    levels: &mut [i8],
+) -> Result<Solution, SolveError> {
+    let largest = f32::from_bits(problem.span().largest);
+    assign::with_scale(problem, codebook, levels, |_, _, _| (largest.into(), 0))
 }
 
 /// LAB: `α = Σ d |w| / Σ d`. The nearest of the levels ±1 is the sign for every scale, so this is

@@ -40,6 +40,27 @@ proptest! {
     }
 
     #[test]
+    fn rounding_at_the_mean_and_at_the_largest_magnitude(w in moderate(), bits in 2_u8..=8) {
+        let magnitude = |w: &f32| f64::from(w.abs());
+        let largest = w.iter().map(magnitude).fold(0.0, f64::max);
+        let steps = f64::from((1_u32 << (bits - 1)) - 1);
+        for (id, scale, steps) in [
+            ("absmean".to_owned(), mean(w.iter().map(magnitude)), 1.0),
+            (format!("absmax-{bits}"), largest, steps),
+        ] {
+            let (levels, solution) = solve(&id, &w, None);
+            prop_assert_eq!(solution.scale, Scale::One(scale as f32));
+            for (&w, &level) in w.iter().zip(&levels) {
+                let position = (steps * f64::from(w) / f64::from(scale as f32)).clamp(-steps, steps);
+                // At a border either level is nearest.
+                if scale > 0.0 && (position - position.floor() - 0.5).abs() > 1e-6 {
+                    prop_assert_eq!(f64::from(level), position.round(), "{} of {}", w, id);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn twn_and_the_start_of_ttq(w in moderate()) {
         let magnitude = |w: &f32| f64::from(w.abs());
         let threshold = 0.7 * mean(w.iter().map(magnitude));

@@ -109,7 +109,7 @@ fn zeros_among_others() {
     each_solution(&weights, None, |name, codebook, levels, scale, error| {
         if has_zero(codebook) {
             assert_eq!((levels[0], levels[2], levels[4]), (0, 0, 0), "{name}");
-            if name != "ttq" || scale.pair() == [0.5; 2] {
+            if !["ttq", "absmean"].contains(&&*name) || scale.pair() == [0.5; 2] {
                 assert!(error < 1e-12, "{name}: {error}");
             }
         }
@@ -211,7 +211,7 @@ fn denormals() {
         Some(&[1.0; 5]),
         |name, codebook, levels, scale, error| {
             assert!(error.is_finite(), "{name}");
-            if has_zero(codebook) && name != "ttq" {
+            if has_zero(codebook) && !["ttq", "absmean"].contains(&&*name) {
                 let zeros = error_of_zeros(&weights, None);
                 assert!(
                     error < 0.01 * zeros,

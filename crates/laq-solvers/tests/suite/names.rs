@@ -12,7 +12,7 @@ fn parse(name: &str) -> Result<String, ParseMethodError> {
 #[test]
 fn ids_are_those_of_the_specification() {
     let expected = "full binary-connect bwn lab twn lat-e lat-a ttq lat2-e lat2-a dorefa-M laq-linear-M laq-log-M \
-         laq-linear-M-e laq-log-M-e";
+         laq-linear-M-e laq-log-M-e absmean absmax-M";
     let found: Vec<&str> = families().iter().map(|family| family.id).collect();
     assert_eq!(found.join(" "), expected);
     for family in families() {
@@ -197,7 +197,7 @@ fn every_method_is_parsed_from_its_id() {
             "{method} twice"
         );
     }
-    assert_eq!(seen.len(), 10 + 5 * 7);
+    assert_eq!(seen.len(), 11 + 6 * 7);
     let names: Vec<&str> = families()
         .iter()
         .flat_map(|family| family.aliases)
