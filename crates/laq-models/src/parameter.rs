@@ -450,6 +450,7 @@ impl<B: Backend> Parameter<B> {
         backend: &B,
         state: &BTreeMap<&str, &StateTensor>,
     ) -> Result<(), ModelError> {
+        self.load_latent(backend, state)?;
         let name = &self.spec.name;
         let shape = &self.spec.shape;
         if let Some(quantized) = &mut self.quantized {
@@ -464,7 +465,7 @@ impl<B: Backend> Parameter<B> {
             };
             backend.quantizer_load(&snapshot, &mut quantized.quantizer, &mut quantized.values)?;
         }
-        self.load_latent(backend, state)
+        Ok(())
     }
 
     /// Takes the latent weights and Adam's moments from `state`, and leaves the quantizer as it is.
