@@ -1,6 +1,7 @@
 //! `laq quantize`.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -16,8 +17,11 @@ use crate::args::QuantizeArgs;
 use crate::output::{INTERRUPTED, Output, log, log_error, stop_flag};
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
-    if GgufFile::is_gguf(&args.weights) {
-        return quantize_gguf(args);
+    let Some(model) = args.model() else {
+        bail!("found no MODEL, expected the weights to quantize");
+    };
+    if GgufFile::is_gguf(model) {
+        return quantize_gguf(args, model);
     }
     let only_gguf = [
         ("--imatrix", args.imatrix.is_some()),
@@ -26,12 +30,12 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     if let Some((flag, _)) = only_gguf.iter().find(|(_, is_there)| *is_there) {
         bail!(
             "{flag} is for GGUF, which {} is not; omit it",
-            args.weights.display()
+            model.display()
         );
     }
     let method = method(args)?;
     let plan = Plan::new(Request {
-        weights: args.weights.clone(),
+        weights: model.into(),
         curvature: args.curvature.clone(),
         out: args.out.clone(),
         method,
@@ -148,11 +152,11 @@ fn method(args: &QuantizeArgs) -> Result<Method> {
 }
 
 /// `laq quantize` of a file of llama.cpp.
-fn quantize_gguf(args: &QuantizeArgs) -> Result<ExitCode> {
+fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
     let Some(format) = &args.format else {
         bail!(
             "{} is a GGUF file, which has formats of its own: give --format instead of --method",
-            args.weights.display()
+            model.display()
         );
     };
     let only_safetensors = [
@@ -162,7 +166,7 @@ fn quantize_gguf(args: &QuantizeArgs) -> Result<ExitCode> {
     if let Some((flag, _)) = only_safetensors.iter().find(|(_, is_there)| *is_there) {
         bail!(
             "{flag} is for safetensors, and {} is GGUF; omit it",
-            args.weights.display()
+            model.display()
         );
     }
     let curvature = match (&args.imatrix, &args.curvature) {
@@ -172,7 +176,7 @@ fn quantize_gguf(args: &QuantizeArgs) -> Result<ExitCode> {
     };
     let is_unweighted = curvature == Curvature::Squares;
     let plan = GgufPlan::new(GgufRequest {
-        weights: args.weights.clone(),
+        weights: model.into(),
         of: format.parse()?,
         types: args.types.clone(),
         curvature,

@@ -1,6 +1,6 @@
 //! Commands on trained weights and their files: calibrate, export, sample, classify, inspect, quantize.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::ValueEnum;
@@ -207,6 +207,12 @@ impl From<CalibrationKind> for CurvatureKind {
 /// are read one by one, so files may be larger than the memory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
+    /// The file of the weights w: safetensors or GGUF.
+    #[arg(required_unless_present = "weights", conflicts_with = "weights")]
+    model: Option<PathBuf>,
+    /// Another way to give the model.
+    #[arg(long, value_name = "MODEL", hide = true)]
+    weights: Option<PathBuf>,
     /// The method: an id of `laq methods`, such as lat-e, laq-linear-4, or laq-linear with --bits
     /// 4.
     #[arg(long, value_name = "ID", required_unless_present = "format")]
@@ -218,9 +224,6 @@ pub(crate) struct QuantizeArgs {
     /// Bits of a level, for methods with bits in their id.
     #[arg(long, value_name = "M")]
     pub(crate) bits: Option<u8>,
-    /// The file of the weights w.
-    #[arg(long, value_name = "F.safetensors|F.gguf")]
-    pub(crate) weights: PathBuf,
     /// A file of curvatures d, one tensor for each quantized one, of the same name and shape
     /// [default: d = 1, and for GGUF d = w²].
     #[arg(long, value_name = "G.safetensors")]
@@ -258,6 +261,13 @@ pub(crate) struct QuantizeArgs {
     /// Print a line of JSON for each tensor.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl QuantizeArgs {
+    /// MODEL, or `--weights`; one of them is required.
+    pub(crate) fn model(&self) -> Option<&Path> {
+        self.model.as_deref().or(self.weights.as_deref())
+    }
 }
 
 /// `GLOB=FORMAT`.

@@ -105,6 +105,8 @@ fn invalid_requests_are_errors() {
         &format!("{quantize} --granularity rows"),
         &format!("{quantize} --bits x"),
         &format!("{quantize} --format q2_0"),
+        &format!("w.safetensors {quantize}"),
+        "--method lat-e --out q.safetensors",
         &format!("{quantize} --type *=q9"),
     ] {
         assert_eq!(cli.laq(arguments).status.code(), Some(2), "{arguments}");

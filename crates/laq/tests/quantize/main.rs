@@ -167,6 +167,17 @@ fn finite_weights_stay_finite() {
 }
 
 #[test]
+fn the_model_is_an_argument_or_a_flag() {
+    let cli = Quantize::new();
+    cli.good("--weights w.safetensors --method lat-e --out q.safetensors");
+    cli.good("w.safetensors --method lat-e --out r.safetensors");
+    assert_eq!(
+        cli.folder.read("q.safetensors"),
+        cli.folder.read("r.safetensors")
+    );
+}
+
+#[test]
 fn other_tensors_are_copied() {
     let cli = Quantize::new();
     cli.good("--method lat-e --weights w.safetensors --out q.safetensors");
