@@ -1,4 +1,4 @@
-//! Errors of quantizing a file.
+//! Errors of quantizing a model.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::codes::PackError;
 use crate::files::FileError;
-use crate::{SelectionError, TensorFileError};
+use crate::{ModelIndexError, SelectionError, TensorFileError};
 
 /// An output that cannot be written.
 #[derive(Debug, Error)]
@@ -25,12 +25,24 @@ pub enum OutError {
         /// The path.
         out: PathBuf,
     },
+    /// The output folder is that of the model.
+    #[error("--out {out} is the folder of the model: give another folder")]
+    IsInputFolder {
+        /// The folder.
+        out: PathBuf,
+    },
+    /// The output of a model in shards exists and is not a folder.
+    #[error("--out {out} is a file, and the model is in shards: give the path of a folder")]
+    IsNoFolder {
+        /// The path.
+        out: PathBuf,
+    },
     /// Nothing is known of the path.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// An error of quantizing a file. Each message is one paragraph: what was found, where, and the
+/// An error of quantizing a model. Each message is one paragraph: what was found, where, and the
 /// remedy.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -68,6 +80,9 @@ pub enum QuantizeError {
     /// A file is not a valid safetensors file.
     #[error(transparent)]
     TensorFile(#[from] TensorFileError),
+    /// A folder has no model, or an index and its shards differ.
+    #[error(transparent)]
+    ModelIndex(#[from] ModelIndexError),
     /// The globs select no valid set of tensors.
     #[error(transparent)]
     Selection(#[from] SelectionError),
@@ -163,7 +178,7 @@ pub enum QuantizeError {
     /// Stopped by the caller.
     #[error("interrupted: {out} is unchanged")]
     Interrupted {
-        /// The file that was not written.
+        /// The file or folder that was not written.
         out: PathBuf,
     },
 }

@@ -62,22 +62,93 @@ pub fn replace<E: From<FileError>>(
     suffix: &str,
     write: impl FnOnce(&mut File) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(suffix);
-    let temporary = path.with_file_name(name);
-    let write_and_rename = || -> Result<(), E> {
-        let mut file = File::create(&temporary).map_err(FileError::on("write", path))?;
+    Ok(Temporary::write(path, suffix, write)?.rename()?)
+}
+
+/// A complete file under a temporary name, which is removed when it is dropped before it is renamed.
+#[derive(Debug)]
+pub(crate) struct Temporary {
+    path: PathBuf,
+    temporary: PathBuf,
+    is_renamed: bool,
+}
+
+impl Temporary {
+    /// Writes and syncs the content of `path` under that name with `suffix` appended.
+    pub(crate) fn write<E: From<FileError>>(
+        path: &Path,
+        suffix: &str,
+        write: impl FnOnce(&mut File) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        name.push(suffix);
+        let written = Self {
+            path: path.into(),
+            temporary: path.with_file_name(name),
+            is_renamed: false,
+        };
+        let mut file = File::create(&written.temporary).map_err(FileError::on("write", path))?;
         write(&mut file)?;
         file.sync_all().map_err(FileError::on("write", path))?;
-        drop(file);
-        fs::rename(&temporary, path).map_err(FileError::on("write", path))?;
-        Ok(())
-    };
-    write_and_rename().inspect_err(|_| {
-        // Frees the space; the first error is the one to report.
-        let _ = fs::remove_file(&temporary);
-    })?;
-    Ok(sync_folder(path)?)
+        Ok(written)
+    }
+
+    /// Replaces the path and syncs its folder.
+    pub(crate) fn rename(mut self) -> Result<(), FileError> {
+        fs::rename(&self.temporary, &self.path).map_err(FileError::on("write", &self.path))?;
+        self.is_renamed = true;
+        sync_folder(&self.path)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.is_renamed {
+            // Frees the space; the error that led here is the one to report.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// A folder for files to come. One that was made here is removed when it is dropped, if it is empty.
+#[derive(Debug)]
+pub(crate) struct OutFolder {
+    made: Option<PathBuf>,
+}
+
+impl OutFolder {
+    /// Makes the folder unless it exists; its parent must exist.
+    pub(crate) fn make(path: &Path) -> Result<Self, FileError> {
+        match fs::create_dir(path) {
+            Ok(()) => {}
+            Err(_) if path.is_dir() => return Ok(Self { made: None }),
+            Err(error) => return Err(FileError::on("make the folder", path)(error)),
+        }
+        let made = Self {
+            made: Some(path.into()),
+        };
+        sync_folder(path)?;
+        Ok(made)
+    }
+}
+
+impl Drop for OutFolder {
+    fn drop(&mut self) {
+        if let Some(path) = &self.made {
+            // Fails for a folder with files, which stays.
+            let _ = fs::remove_dir(path);
+        }
+    }
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(FileError::on("replace", path)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Syncs the folder of `path`, where folders can be opened as files.

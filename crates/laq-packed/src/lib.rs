@@ -44,6 +44,8 @@ pub mod gguf;
 #[cfg(feature = "std")]
 mod inspect;
 #[cfg(feature = "std")]
+mod model_files;
+#[cfg(feature = "std")]
 pub mod network;
 #[cfg(feature = "std")]
 mod npz;
@@ -71,6 +73,7 @@ pub use {
     compressed_tensors::write_compressed_tensors,
     error::{OutError, QuantizeError},
     inspect::{FileSummary, InspectError, Level, Quantization, TensorSummary, inspect},
+    model_files::ModelIndexError,
     network::{Network, NetworkError},
     npz::to_npz,
     packed_file::{PackedFile, PackedFileError},

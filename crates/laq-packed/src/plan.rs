@@ -1,34 +1,46 @@
 //! Reads the headers, selects tensors and lays out the output, before any work is done.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
 
 use laq_solvers::blocks::ScaleGrid;
 use laq_solvers::{Granularity, Groups, Method, Quantizer, Solver};
 use safetensors::tensor::{Dtype, TensorInfo};
 
-use crate::QuantizeError;
 use crate::codes::Packing;
 use crate::float::Float;
 use crate::matrix::CodeTable;
+use crate::model_files::{ModelFiles, ModelIndex};
 use crate::packed_format::{TensorEntry, packed_name, scale_name, with_entries};
-use crate::request::{Request, check_out, quantizer};
+use crate::request::{Request, check_out, check_out_folder, quantizer};
 use crate::selection::select;
 use crate::tensor::matrix_shape;
 use crate::tensor_file::{Layout, NewTensor, TensorFile, TensorFileError};
+use crate::{OutError, QuantizeError};
 
 /// A request whose headers have been checked.
 #[derive(Debug)]
 pub struct Plan {
     pub(crate) request: Request,
+    pub(crate) curvature: Option<ModelFiles>,
+    /// The files of the model: one, or its shards.
+    pub(crate) files: Vec<PlannedFile>,
+    /// For shards, the path and the text of their index.
+    pub(crate) index: Option<(PathBuf, String)>,
+    pub(crate) packing: Packing,
+}
+
+/// A file of the model.
+#[derive(Debug)]
+pub(crate) struct PlannedFile {
     pub(crate) weights: TensorFile,
-    pub(crate) curvature: Option<TensorFile>,
     /// All tensors in file order.
     pub(crate) tensors: Vec<Planned>,
-    pub(crate) packing: Packing,
+    pub(crate) out: PathBuf,
     pub(crate) layout: Layout,
 }
 
-/// A tensor of the input file.
+/// A tensor of an input file.
 #[derive(Debug)]
 pub(crate) struct Planned {
     pub(crate) name: String,
@@ -43,30 +55,104 @@ pub(crate) struct Quantized {
     pub(crate) float: Float,
     /// The weights that share a scale.
     pub(crate) groups: Groups,
-    /// The tensor's entry in the curvature file.
-    pub(crate) curvature: Option<(TensorInfo, Float)>,
+    /// The file of the curvature that has the tensor, and its entry there.
+    pub(crate) curvature: Option<(usize, TensorInfo, Float)>,
 }
 
 impl Plan {
-    /// Reads the headers, selects tensors and lays out the output file. Writes nothing.
+    /// Reads the headers, selects tensors and lays out the output. Writes nothing.
     ///
     /// # Errors
     ///
-    /// Any defect of the request or the headers; see [`QuantizeError`].
+    /// Any defect of the request, the index or the headers; see [`QuantizeError`].
     pub fn new(request: Request) -> Result<Self, QuantizeError> {
         let quantizer = quantizer(&request.method)?;
-        let inputs = [Some(&request.weights), request.curvature.as_ref()];
-        check_out(&request.out, inputs.into_iter().flatten())?;
-        let weights = TensorFile::open(&request.weights)?;
-        let curvature = request
-            .curvature
-            .as_deref()
-            .map(TensorFile::open)
-            .transpose()?;
-        let old = weights.tensors();
-        let selected = select(&request.weights, &old, &request.include, &request.exclude)?;
-        let mut tensors = Vec::with_capacity(old.len());
-        for ((name, info), selected) in old.into_iter().zip(selected) {
+        let weights = ModelFiles::open(&request.weights)?;
+        let curvature = request.curvature.as_deref();
+        let curvature = curvature.map(ModelFiles::open).transpose()?;
+        let (outs, index_out) = outs(&request.out, &weights)?;
+        for out in outs.iter().chain(&index_out) {
+            let of_curvature = curvature.iter().flat_map(ModelFiles::paths);
+            check_out(out, weights.paths().chain(of_curvature))?;
+        }
+        let mut tensors = planned(&request, &weights)?;
+        if let Some(curvature) = &curvature {
+            find_curvature(curvature, tensors.iter_mut().flatten())?;
+        }
+        let codebook = quantizer.codebook();
+        let packing = match request.packing {
+            Some(packing) => packing,
+            None => Packing::of(codebook)?,
+        };
+        packing.check_codebook(codebook)?;
+        let table = CodeTable::of(codebook)?;
+        let names = tensors.iter().flatten().map(|tensor| tensor.name.as_str());
+        let output = Output {
+            request: &request,
+            model: &weights.path,
+            packing,
+            values: table.multipliers(),
+            two_scales: quantizer.has_two_scales(),
+            taken: names.collect(),
+        };
+        let of_files = weights.files.iter().zip(&tensors).zip(&outs);
+        let layouts: Vec<Layout> = of_files
+            .map(|((file, tensors), out)| output.layout(file, tensors, out))
+            .collect::<Result<_, _>>()?;
+        let index = weights.index.as_ref().zip(index_out);
+        let index = index.map(|(index, out)| (out, new_index(index, &outs, &layouts)));
+        let files = weights.files.into_iter().zip(tensors);
+        let files = files.zip(outs.into_iter().zip(layouts));
+        Ok(Self {
+            files: files
+                .map(|((weights, tensors), (out, layout))| PlannedFile {
+                    weights,
+                    tensors,
+                    out,
+                    layout,
+                })
+                .collect(),
+            request,
+            curvature,
+            index,
+            packing,
+        })
+    }
+
+    /// Names of the tensors to quantize, in file order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let quantized = |tensor: &&Planned| tensor.quantized.is_some();
+        let tensors = self.files.iter().flat_map(|file| &file.tensors);
+        tensors.filter(quantized).map(|tensor| tensor.name.as_str())
+    }
+
+    /// Whether the model is in shards, so that the output is a folder.
+    pub fn is_sharded(&self) -> bool {
+        self.index.is_some()
+    }
+}
+
+/// The files to write, and the index of shards.
+fn outs(out: &Path, weights: &ModelFiles) -> Result<(Vec<PathBuf>, Option<PathBuf>), OutError> {
+    if weights.index.is_none() {
+        return Ok((vec![out.into()], None));
+    }
+    check_out_folder(out, &weights.path)?;
+    let in_folder = |path: &Path| out.join(path.file_name().unwrap_or_default());
+    let files = weights.files.iter().map(|file| in_folder(file.path()));
+    Ok((files.collect(), Some(in_folder(&weights.path))))
+}
+
+/// The tensors of each file, selected among those of all.
+fn planned(request: &Request, weights: &ModelFiles) -> Result<Vec<Vec<Planned>>, QuantizeError> {
+    let files: Vec<_> = weights.files.iter().map(TensorFile::tensors).collect();
+    let all = files.concat();
+    let selected = select(&weights.path, &all, &request.include, &request.exclude)?;
+    let mut selected = selected.into_iter();
+    let mut planned = Vec::with_capacity(files.len());
+    for tensors in files {
+        let mut of_file = Vec::with_capacity(tensors.len());
+        for ((name, info), selected) in tensors.into_iter().zip(selected.by_ref()) {
             let info = info.clone();
             let quantized = match Float::of(info.dtype).filter(|_| selected) {
                 Some(float) => Some(Quantized {
@@ -76,27 +162,41 @@ impl Plan {
                 }),
                 None => None,
             };
-            tensors.push(Planned {
+            of_file.push(Planned {
                 name,
                 info,
                 quantized,
             });
         }
-        if let Some(curvature) = &curvature {
-            find_curvature(curvature, &mut tensors)?;
-        }
-        let taken: HashSet<&str> = tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-        let two_scales = quantizer.has_two_scales();
-        let codebook = quantizer.codebook();
-        let packing = match request.packing {
-            Some(packing) => packing,
-            None => Packing::of(codebook)?,
-        };
-        packing.check_codebook(codebook)?;
-        let table = CodeTable::of(codebook)?;
+        planned.push(of_file);
+    }
+    Ok(planned)
+}
+
+/// What determines the tensors of the files to write.
+struct Output<'a> {
+    request: &'a Request,
+    /// The file of the weights, or the index of their shards.
+    model: &'a Path,
+    packing: Packing,
+    /// The values of the codes.
+    values: &'a [f32],
+    two_scales: bool,
+    /// Names of the tensors of all files.
+    taken: HashSet<&'a str>,
+}
+
+impl Output<'_> {
+    /// The layout of the file `out`, for the tensors of one of the input.
+    fn layout(
+        &self,
+        file: &TensorFile,
+        tensors: &[Planned],
+        out: &Path,
+    ) -> Result<Layout, QuantizeError> {
         let mut new = Vec::new();
         let mut entries = BTreeMap::new();
-        for tensor in &tensors {
+        for tensor in tensors {
             let copied = NewTensor {
                 name: tensor.name.clone(),
                 dtype: tensor.info.dtype,
@@ -106,45 +206,44 @@ impl Plan {
                 new.push(copied);
                 continue;
             };
-            if request.dequantized {
+            if self.request.dequantized {
                 new.push(copied);
             }
             let block = groups.block();
             let problems = groups.count();
             let of_rows = if block.is_some() { 1 } else { problems };
             let (rows, columns) = matrix_shape(&tensor.info.shape, of_rows);
-            let row_bytes = packing
+            let row_bytes = self
+                .packing
                 .row_bytes(columns)
-                .ok_or_else(|| TensorFileError::Huge {
-                    path: request.out.clone(),
-                })?;
+                .ok_or_else(|| TensorFileError::Huge { path: out.into() })?;
             let entry = TensorEntry {
                 shape: tensor.info.shape.clone(),
-                packing,
-                values: table.multipliers().to_vec(),
+                packing: self.packing,
+                values: self.values.to_vec(),
                 groups: problems,
-                two_scales,
+                two_scales: self.two_scales,
                 block,
             };
             entries.insert(tensor.name.clone(), entry);
-            let mut scale_shape = match (block, granularity(&request.method)) {
+            let mut scale_shape = match (block, granularity(&self.request.method)) {
                 (Some(_), _) => vec![rows, problems.checked_div(rows).unwrap_or(0)],
                 (None, Granularity::Row | Granularity::Block(_)) => vec![problems],
-                (None, _) if two_scales => Vec::new(),
+                (None, _) if self.two_scales => Vec::new(),
                 (None, _) => vec![1],
             };
-            scale_shape.extend(two_scales.then_some(2));
+            scale_shape.extend(self.two_scales.then_some(2));
             for (name, dtype, shape) in [
                 (packed_name(&tensor.name), Dtype::U8, vec![rows, row_bytes]),
                 (
                     scale_name(&tensor.name),
-                    scale_float(&request.method, groups).dtype(),
+                    scale_float(&self.request.method, groups).dtype(),
                     scale_shape,
                 ),
             ] {
-                if taken.contains(name.as_str()) {
+                if self.taken.contains(name.as_str()) {
                     return Err(QuantizeError::Taken {
-                        path: request.weights.clone(),
+                        path: self.model.into(),
                         name: tensor.name.clone(),
                         taken: name,
                     });
@@ -152,26 +251,21 @@ impl Plan {
                 new.push(NewTensor { name, dtype, shape });
             }
         }
-        let metadata = with_entries(metadata(&weights, &request), &entries);
-        let layout = Layout::new(&request.out, new, &metadata)?;
-        Ok(Self {
-            request,
-            weights,
-            curvature,
-            tensors,
-            packing,
-            layout,
-        })
+        let metadata = with_entries(metadata(file, self.request), &entries);
+        Ok(Layout::new(out, new, &metadata)?)
     }
+}
 
-    /// Names of the tensors to quantize, in file order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        let quantized = |tensor: &&Planned| tensor.quantized.is_some();
-        self.tensors
-            .iter()
-            .filter(quantized)
-            .map(|tensor| tensor.name.as_str())
+/// The text of the index of the new shards.
+fn new_index(index: &ModelIndex, outs: &[PathBuf], layouts: &[Layout]) -> String {
+    let mut weight_map = BTreeMap::new();
+    for (out, layout) in outs.iter().zip(layouts) {
+        let shard = out.file_name().unwrap_or_default().to_string_lossy();
+        let names = layout.names().map(|name| (name.into(), shard.to_string()));
+        weight_map.extend(names);
     }
+    let sizes = layouts.iter().map(Layout::data_bytes);
+    index.with_shards(weight_map, sizes.fold(0, u64::saturating_add))
 }
 
 /// The weights of a tensor that share a scale.
@@ -212,21 +306,24 @@ pub(crate) fn scale_float(method: &Method, groups: Groups) -> Float {
 }
 
 /// Finds the curvature of each quantized tensor and checks its shape.
-fn find_curvature(curvature: &TensorFile, tensors: &mut [Planned]) -> Result<(), QuantizeError> {
+fn find_curvature<'a>(
+    curvature: &ModelFiles,
+    tensors: impl Iterator<Item = &'a mut Planned>,
+) -> Result<(), QuantizeError> {
     let mut missing = Vec::new();
     for tensor in tensors {
         let Some(quantized) = &mut tensor.quantized else {
             continue;
         };
-        let other = |found, expected| QuantizeError::OtherCurvature {
-            name: tensor.name.clone(),
-            path: curvature.path().into(),
-            found,
-            expected,
-        };
-        let Some(info) = curvature.info(&tensor.name) else {
+        let Some((number, info)) = curvature.info(&tensor.name) else {
             missing.push(&tensor.name);
             continue;
+        };
+        let other = |found, expected| QuantizeError::OtherCurvature {
+            name: tensor.name.clone(),
+            path: curvature.files[number].path().into(),
+            found,
+            expected,
         };
         if info.shape != tensor.info.shape {
             let expected = format!("{:?} as in the file of weights", tensor.info.shape);
@@ -236,12 +333,12 @@ fn find_curvature(curvature: &TensorFile, tensors: &mut [Planned]) -> Result<(),
             let found = format!("elements of type {}", info.dtype);
             return Err(other(found, "F32, F16 or BF16".into()));
         };
-        quantized.curvature = Some((info.clone(), float));
+        quantized.curvature = Some((number, info.clone(), float));
     }
     match missing.split_first() {
         None => Ok(()),
         Some((first, others)) => Err(QuantizeError::NoCurvature {
-            path: curvature.path().into(),
+            path: curvature.path.clone(),
             name: (*first).clone(),
             others: others.len(),
         }),

@@ -10,15 +10,17 @@ use crate::codes::Packing;
 use crate::files::FileError;
 use crate::{OutError, QuantizeError};
 
-/// A request to quantize a file.
+/// A request to quantize a model.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The safetensors file of the weights.
+    /// The safetensors file of the weights; or the index of a model in shards, whose name ends with `.json`; or
+    /// a folder with `model.safetensors` or `model.safetensors.index.json`.
     pub weights: PathBuf,
-    /// The safetensors file of the curvature `d`: a tensor of the same name and shape for each
+    /// The curvature `d`, given as the weights are: a tensor of the same name and shape for each
     /// quantized tensor. `None` means `d = 1`.
     pub curvature: Option<PathBuf>,
-    /// The file to write.
+    /// The file to write. For a model in shards the folder, which is made; files in it have the names of the
+    /// shards and of their index.
     pub out: PathBuf,
     /// The method, and the weights that share a scale: [`Method::with_granularity`]. `gate` is as `tensor`.
     pub method: Method,
@@ -69,9 +71,9 @@ pub(crate) fn quantizer(method: &Method) -> Result<&Quantizer, QuantizeError> {
 }
 
 /// Rejects an output path that is one of the inputs, or exists and is not a file.
-pub(crate) fn check_out<'a>(
+pub(crate) fn check_out(
     out: &Path,
-    mut inputs: impl Iterator<Item = &'a PathBuf>,
+    mut inputs: impl Iterator<Item = impl AsRef<Path>>,
 ) -> Result<(), OutError> {
     match fs::metadata(out) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -81,12 +83,32 @@ pub(crate) fn check_out<'a>(
         }
         Ok(_) => {}
     }
-    let same = |input: &PathBuf| match (input.canonicalize(), out.canonicalize()) {
-        (Ok(input), Ok(out)) => input == out,
-        _ => false,
-    };
-    match inputs.any(same) {
+    match inputs.any(|input| is_same(input.as_ref(), out)) {
         true => Err(OutError::IsInput { out: out.into() }),
         false => Ok(()),
+    }
+}
+
+/// Rejects an output folder that is the one of the index, or exists and is not a folder.
+pub(crate) fn check_out_folder(out: &Path, index: &Path) -> Result<(), OutError> {
+    match fs::metadata(out) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(FileError::on("write", out)(error).into()),
+        Ok(found) if !found.is_dir() => {
+            return Err(OutError::IsNoFolder { out: out.into() });
+        }
+        Ok(_) => {}
+    }
+    match is_same(&index.with_file_name("."), out) {
+        true => Err(OutError::IsInputFolder { out: out.into() }),
+        false => Ok(()),
+    }
+}
+
+/// Whether both paths exist and are of the same file.
+fn is_same(first: &Path, second: &Path) -> bool {
+    match (first.canonicalize(), second.canonicalize()) {
+        (Ok(first), Ok(second)) => first == second,
+        _ => false,
     }
 }

@@ -1,5 +1,6 @@
 //! Solves and writes, one tensor at a time.
 
+use std::io::Write;
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use laq_solvers::{Groups, Problem, Quantizer, Scale, SolveError, solve_groups};
 use safetensors::tensor::TensorInfo;
 
 use crate::QuantizeError;
-use crate::files::replace;
+use crate::files::{FileError, OutFolder, Temporary, remove};
 use crate::float::Float;
 use crate::packed_file::write_packed;
 use crate::plan::{Plan, Planned, Quantized, granularity, scale_float};
@@ -20,7 +21,8 @@ use crate::tensor_file::{BLOCK, TensorFile, Writer};
 
 impl Plan {
     /// Quantizes all tensors and writes the output atomically. Calls `report` after each tensor and
-    /// checks `stop` between tensors.
+    /// checks `stop` between tensors. Shards replace those of an earlier output when all of them are
+    /// complete, and their index comes last.
     ///
     /// # Errors
     ///
@@ -38,41 +40,62 @@ impl Plan {
         };
         let out = &self.request.out;
         let mut totals = Totals::default();
-        // The temporary file is named after the process, so that two processes do not share one.
+        let mut buffers = Buffers::default();
+        // Temporary files are named after the process, so that two processes do not share one.
         let ending = format!(".{}.tmp", process::id());
-        replace(out, &ending, |file| {
-            let mut writer = Writer::new(&self.layout, out, file)?;
-            let mut buffers = Buffers::default();
-            for tensor in &self.tensors {
-                if stop.load(Ordering::Relaxed) {
-                    return Err(QuantizeError::Interrupted { out: out.clone() });
+        // Removed after the temporary files in it.
+        let _folder = match &self.index {
+            Some(_) => Some(OutFolder::make(out)?),
+            None => None,
+        };
+        let mut written = Vec::with_capacity(self.files.len() + 1);
+        for file in &self.files {
+            let complete = Temporary::write(&file.out, &ending, |new| {
+                let mut writer = Writer::new(&file.layout, &file.out, new)?;
+                for tensor in &file.tensors {
+                    if stop.load(Ordering::Relaxed) {
+                        return Err(QuantizeError::Interrupted { out: out.clone() });
+                    }
+                    let Some(how) = &tensor.quantized else {
+                        writer.begin(&tensor.name)?;
+                        file.weights
+                            .read(&tensor.info, |bytes| writer.write(bytes))?;
+                        totals.copied += 1;
+                        continue;
+                    };
+                    let solved = self.solve(&file.weights, tensor, how, &solver, &mut buffers)?;
+                    let bytes = self.write(tensor, how, &buffers, &mut writer)?;
+                    let record = self.record(tensor, &solved, solver.quantizer, &buffers);
+                    totals.add(
+                        &record,
+                        solved.energy,
+                        tensor.info.dtype.bitsize(),
+                        8 * bytes,
+                    );
+                    report(&record);
                 }
-                let Some(how) = &tensor.quantized else {
-                    writer.begin(&tensor.name)?;
-                    self.weights
-                        .read(&tensor.info, |bytes| writer.write(bytes))?;
-                    totals.copied += 1;
-                    continue;
-                };
-                let solved = self.solve(tensor, how, &solver, &mut buffers)?;
-                let bytes = self.write(tensor, how, &buffers, &mut writer)?;
-                let record = self.record(tensor, &solved, solver.quantizer, &buffers);
-                totals.add(
-                    &record,
-                    solved.energy,
-                    tensor.info.dtype.bitsize(),
-                    8 * bytes,
-                );
-                report(&record);
-            }
-            Ok(writer.end()?)
-        })?;
+                Ok(writer.end()?)
+            })?;
+            written.push(complete);
+        }
+        if let Some((path, text)) = &self.index {
+            written.push(Temporary::write(path, &ending, |new| {
+                let done = new.write_all(text.as_bytes());
+                done.map_err(FileError::on("write", path))
+            })?);
+            // While shards are replaced there is no index, rather than one that is wrong.
+            remove(path)?;
+        }
+        for complete in written {
+            complete.rename()?;
+        }
         Ok(totals)
     }
 
     /// Reads and solves one tensor; levels and scales are left in the buffers.
     fn solve(
         &self,
+        file: &TensorFile,
         tensor: &Planned,
         how: &Quantized,
         solver: &Solver<'_>,
@@ -85,10 +108,10 @@ impl Plan {
             scales,
         } = buffers;
         let name = &tensor.name;
-        read_floats(&self.weights, name, (&tensor.info, how.float), weights)?;
+        read_floats(file, name, (&tensor.info, how.float), weights)?;
         let curvature = match (&self.curvature, &how.curvature) {
-            (Some(file), Some((info, float))) => {
-                read_floats(file, name, (info, *float), curvature)?;
+            (Some(files), Some((number, info, float))) => {
+                read_floats(&files.files[*number], name, (info, *float), curvature)?;
                 Some(curvature.as_slice())
             }
             _ => None,
@@ -97,7 +120,7 @@ impl Plan {
         levels.resize(weights.len(), 0);
         reserve(name, how.groups.count(), scales)?;
 
-        let located = |error| self.locate(tensor, error);
+        let located = |error| self.locate(file, tensor, error);
         let start = Instant::now();
         let problem = Problem::new(weights, curvature).map_err(located)?;
         let weighted_error = solver
@@ -186,19 +209,23 @@ impl Plan {
     }
 
     /// The solver's error with the tensor's name and its multi-dimensional index.
-    fn locate(&self, tensor: &Planned, error: SolveError) -> QuantizeError {
+    fn locate(&self, file: &TensorFile, tensor: &Planned, error: SolveError) -> QuantizeError {
+        let curvature = tensor
+            .quantized
+            .as_ref()
+            .and_then(|how| how.curvature.as_ref());
         let number = |path: &Path, index, value, expected| QuantizeError::Number {
             location: location(tensor, index),
             path: path.into(),
             value,
             expected,
         };
-        match (error, &self.curvature) {
+        match (error, self.curvature.as_ref().zip(curvature)) {
             (SolveError::Weight { index, value }, _) => {
-                number(self.weights.path(), index, value, "a finite number")
+                number(file.path(), index, value, "a finite number")
             }
-            (SolveError::Curvature { index, value }, Some(file)) => number(
-                file.path(),
+            (SolveError::Curvature { index, value }, Some((files, (at, ..)))) => number(
+                files.files[*at].path(),
                 index,
                 value,
                 "a curvature that is finite and not negative",

@@ -312,6 +312,16 @@ impl Layout {
             total,
         })
     }
+
+    /// The names of the tensors, in no order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.starts.keys().map(String::as_str)
+    }
+
+    /// The bytes of all elements.
+    pub(crate) fn data_bytes(&self) -> u64 {
+        self.total - self.header.len() as u64
+    }
 }
 
 /// Writes a file; tensors may come in any order, each of them whole.

@@ -77,6 +77,13 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
             args.out.display(),
         )?;
     }
+    if plan.is_sharded() {
+        log(&format!(
+            "{} has the shards and their index; other files of the model, such as config.json and the tokenizer, are not \
+             copied",
+            args.out.display()
+        ));
+    }
     lines.end()
 }
 
@@ -117,7 +124,7 @@ impl Lines {
 
     fn end(self) -> Result<ExitCode> {
         let printed = self.printed;
-        printed.context("the file is written, but its table could not be printed")?;
+        printed.context("the output is written, but its table could not be printed")?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -195,10 +195,11 @@ impl From<CalibrationKind> for CurvatureKind {
     }
 }
 
-/// Quantize the tensors of a safetensors or GGUF file.
+/// Quantize the tensors of a safetensors or GGUF file, or of a model in shards.
 ///
 /// A GGUF file, of llama.cpp, becomes one with tensors in --format; see `--imatrix`. The following is about
-/// safetensors, such as a PyTorch state_dict.
+/// safetensors, such as a PyTorch state_dict or the shards of Hugging Face, which become shards of the same
+/// names with an index in the folder --out; other files of the model are not copied.
 ///
 /// Solves `min ½ Σ d (w − ŵ)²` for each floating-point tensor (F32, F16, BF16) with two or more
 /// dimensions. In the new file each quantized NAME is NAME.packed (U8, codes of 1 to 8 bits) and
@@ -207,7 +208,8 @@ impl From<CalibrationKind> for CurvatureKind {
 /// are read one by one, so files may be larger than the memory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
-    /// The file of the weights w: safetensors or GGUF.
+    /// The weights w: a safetensors or GGUF file, the index of a model in shards (*.safetensors.index.json), or
+    /// a folder with model.safetensors or model.safetensors.index.json.
     #[arg(required_unless_present = "weights", conflicts_with = "weights")]
     model: Option<PathBuf>,
     /// Another way to give the model.
@@ -224,9 +226,9 @@ pub(crate) struct QuantizeArgs {
     /// Bits of a level, for methods with bits in their id.
     #[arg(long, value_name = "M")]
     pub(crate) bits: Option<u8>,
-    /// A file of curvatures d, one tensor for each quantized one, of the same name and shape
-    /// [default: d = 1, and for GGUF d = w²].
-    #[arg(long, value_name = "G.safetensors")]
+    /// Curvatures d, one tensor for each quantized one, of the same name and shape: a safetensors file or, but
+    /// not for GGUF, the index of shards [default: d = 1, and for GGUF d = w²].
+    #[arg(long, value_name = "FILE")]
     pub(crate) curvature: Option<PathBuf>,
     /// For GGUF, an importance matrix of llama-imatrix (GGUF, or the older .dat): d is the mean of x² of
     /// the inputs x.
@@ -253,8 +255,9 @@ pub(crate) struct QuantizeArgs {
     /// Copy the tensors with matching names unchanged; repeatable.
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
-    /// The file to write; an existing one is replaced when the new one is complete.
-    #[arg(long, value_name = "Q.safetensors|Q.gguf")]
+    /// The file to write, or for a model in shards the folder; existing files are replaced when the new ones are
+    /// complete.
+    #[arg(long, value_name = "FILE|FOLDER")]
     pub(crate) out: PathBuf,
     #[command(flatten)]
     pub(crate) threads: ThreadsArgs,

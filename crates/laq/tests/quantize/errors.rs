@@ -21,7 +21,7 @@ fn invalid_requests_are_errors() {
         ),
         (
             "--method lat-e --weights . --out q.safetensors",
-            &["cannot read ."],
+            &[". has neither model.safetensors nor"],
         ),
         (
             "--method lat-e --weights w.safetensors --out w.safetensors",

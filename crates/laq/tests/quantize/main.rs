@@ -5,6 +5,7 @@ mod fixtures;
 
 mod errors;
 mod gguf;
+mod shards;
 
 use std::process::{Command, Output};
 
