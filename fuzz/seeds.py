@@ -62,6 +62,8 @@ weights = struct.pack("<6f", 0.5, -0.25, 0.0, 1.0, -1.0, 0.125)
 for kind in range(8):
     content = safetensors({"w": ("F32", [2, 3], weights), "b": ("F16", [4], bytes(8)), "n": ("I64", [], bytes(8))})
     put("safetensors", f"plain-{kind}", bytes([kind]) + content)
+    index = {"metadata": {"total_size": 16}, "weight_map": {"w": "a.safetensors"}}
+    put("safetensors", f"index-{kind}", bytes([128 + kind]) + json.dumps(index).encode())
     put("safetensors", f"half-{kind}", bytes([kind]) + safetensors({"w": ("BF16", [4, 2], bytes(range(16)))}, {"a": "b"}))
 for folder in sys.argv[1:]:
     for path in pathlib.Path(folder).glob("*.safetensors"):

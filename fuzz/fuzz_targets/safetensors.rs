@@ -1,5 +1,5 @@
-//! The readers of safetensors files: `laq quantize` and checkpoints. The target corrects a checkpoint's checksum,
-//! which a fuzzer cannot find, unless the first byte is odd.
+//! The readers of safetensors files: `laq quantize`, also of an index of shards, and checkpoints. The target corrects a
+//! checkpoint's checksum, which a fuzzer cannot find, unless the first byte is odd.
 
 #![no_main]
 
@@ -30,10 +30,17 @@ fuzz_target!(|input: &[u8]| {
     if let Err(error) = Checkpoint::read(&path("in")) {
         assert!(!error.to_string().is_empty());
     }
+    // The index of the shard `a.safetensors`.
+    let is_index = *kind >= 128;
+    let input = path(if is_index { "in.json" } else { "in" });
+    if is_index {
+        fs::write(&input, &content).expect("the temporary folder is writable");
+        fs::write(path("a.safetensors"), shard()).expect("the temporary folder is writable");
+    }
     let plan = Plan::new(Request {
-        weights: path("in"),
-        curvature: (kind % 8 >= 4).then(|| path("in")),
-        out: path("out"),
+        weights: input.clone(),
+        curvature: (kind % 8 >= 4).then_some(input),
+        out: path(if is_index { "shards" } else { "out" }),
         method: (method("lat-a", None).expect("a method that is there"))
             .with_granularity(match kind % 4 {
                 0 | 1 => Granularity::Tensor,
@@ -53,6 +60,12 @@ fuzz_target!(|input: &[u8]| {
         Ok(plan) => drop(plan.run(&AtomicBool::new(false), &mut |_| {})),
     }
 });
+
+/// A file with one tensor, `w`.
+fn shard() -> Vec<u8> {
+    let header = br#"{"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]}}"#;
+    [&(header.len() as u64).to_le_bytes()[..], header, &[0; 16]].concat()
+}
 
 /// Writes the SHA-256 of the file with zeros in its place behind the first `"checksum":"`.
 fn seal(content: &mut [u8]) {
