@@ -7,6 +7,7 @@ use safetensors::tensor::{Dtype, TensorInfo};
 use thiserror::Error;
 
 use crate::float::Float;
+use crate::network::MEAN_IMAGE;
 
 /// Number of names that an error lists.
 const LISTED: usize = 5;
@@ -78,8 +79,8 @@ pub enum SelectionError {
 
 /// For each of `tensors`, the tensors of the file `path`, whether it is quantized.
 ///
-/// Without `include` these are the floating-point tensors with at least two dimensions, with it the
-/// tensors that match one of its globs, of any shape. Tensors that match a glob of `exclude` are
+/// Without `include` these are the floating-point tensors with at least two dimensions except [`MEAN_IMAGE`], which is
+/// no weight; with it the tensors that match one of its globs, of any shape. Tensors that match a glob of `exclude` are
 /// not quantized.
 pub(crate) fn select(
     path: &Path,
@@ -107,7 +108,7 @@ pub(crate) fn select(
     let mut selected = Vec::with_capacity(tensors.len());
     for (name, info) in tensors {
         let wanted = if include.is_empty() {
-            info.shape.len() >= 2
+            info.shape.len() >= 2 && name != MEAN_IMAGE
         } else {
             any(&included, name)
         };

@@ -6,6 +6,7 @@ use std::fs;
 use std::sync::atomic::AtomicBool;
 
 use common::TestDir;
+use laq_packed::{Plan, Request, method};
 use laq_runner::calibrate::{CURVATURE, CalibrateOptions, Calibration, calibrate};
 use laq_runner::checkpoint::Checkpoint;
 use laq_runner::device::DeviceOptions;
@@ -59,13 +60,21 @@ fn a_file_of_curvatures_has_the_names_and_shapes_of_the_weights() {
                 let of = weights.tensor(name).expect("weights of this name");
                 assert_eq!((view.dtype(), view.shape()), (Dtype::F32, of.shape()));
             }
-            let is_weight = |name: &str| !name.starts_with("preprocessing");
-            let matrices = weights.iter();
-            let matrices =
-                matrices.filter(|(name, view)| view.shape().len() >= 2 && is_weight(name));
-            for (name, _) in matrices {
-                assert!(file.tensor(name).is_ok(), "{name}");
-            }
+            // Every matrix, and no mean image, is quantized by its curvature.
+            let plan = Plan::new(Request {
+                weights: exported.clone(),
+                curvature: Some(dir.path("curvature.safetensors")),
+                out: dir.path("quantized.safetensors"),
+                method: method("lat-e", None).expect("a method"),
+                packing: None,
+                dequantized: false,
+                include: Vec::new(),
+                exclude: Vec::new(),
+                threads: None,
+            });
+            let plan = plan.expect("all have a curvature");
+            let is_weight = |name: &str| name.ends_with(".weight") || name.contains("weight_");
+            assert!(plan.names().count() > 0 && plan.names().all(is_weight));
             assert!(found.tensors.iter().all(|tensor| tensor.mean > 0.0));
         }
     }
