@@ -1,42 +1,9 @@
-//! Block types of GGUF, compared with the decoders of the Python package gguf and with their definition.
+//! Block types of GGUF, compared with their definition; `gguf_types.rs` compares them with the Python package gguf.
 #![cfg(feature = "std")]
-
-use std::collections::BTreeMap;
 
 use laq_packed::gguf::{BlockType, BlockTypeError};
 use laq_solvers::Problem;
 use laq_test_support::Random;
-use serde::Deserialize;
-
-#[derive(Deserialize)]
-struct Decoded {
-    /// In hexadecimal.
-    bytes: String,
-    /// The bits of f32.
-    weights: Vec<u32>,
-}
-
-#[test]
-fn blocks_decode_as_by_the_package_gguf() {
-    let decoded: BTreeMap<String, Decoded> =
-        serde_json::from_str(include_str!("fixtures/gguf_blocks.json")).expect("JSON");
-    assert_eq!(decoded.len(), 6);
-    for (name, Decoded { bytes, weights }) in decoded {
-        let of: BlockType = name.parse().expect("a type");
-        let digits = bytes.as_bytes().chunks_exact(2);
-        let byte = |digits: &[u8]| u8::from_str_radix(str::from_utf8(digits).expect("ASCII"), 16);
-        let bytes: Vec<u8> = digits.map(|digits| byte(digits).expect("a byte")).collect();
-        let found = of.decode(&bytes).expect("blocks");
-        assert_eq!(found.len(), weights.len());
-        for (index, (found, expected)) in found.iter().zip(weights).enumerate() {
-            let expected = f32::from_bits(expected);
-            assert!(
-                *found == expected,
-                "{name}, weight {index}: {found}, expected {expected}"
-            );
-        }
-    }
-}
 
 #[test]
 fn one_and_two_bits_decode_in_order() {

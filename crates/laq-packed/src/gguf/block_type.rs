@@ -1,6 +1,7 @@
 //! Types of blocks: their bytes, and the problem whose optimum they store.
 
 use std::fmt;
+use std::slice::ChunksExact;
 use std::str::FromStr;
 
 use half::f16;
@@ -246,10 +247,16 @@ impl BlockType {
                 block: self.bytes(),
             });
         }
+        let mut weights = Vec::with_capacity(bytes.len() / self.bytes() * self.weights());
+        self.decode_to(bytes.chunks_exact(self.bytes()), &mut weights);
+        Ok(weights)
+    }
+
+    /// Appends the weights of blocks.
+    pub(super) fn decode_to(self, blocks: ChunksExact<'_, u8>, weights: &mut Vec<f32>) {
         let format = self.format();
         let values = &format.codebook().values()[..];
-        let mut weights = Vec::with_capacity(bytes.len() / self.bytes() * self.weights());
-        for block in bytes.chunks_exact(self.bytes()) {
+        for block in blocks {
             let scales: Vec<f32> = (0..self.scales())
                 .map(|index| self.scale(block, index))
                 .collect();
@@ -265,7 +272,6 @@ impl BlockType {
                 weights.push(scales[index / format.length()] * value);
             }
         }
-        Ok(weights)
     }
 
     /// Where the codes begin: after the scales, except in TQ1_0 and TQ2_0.

@@ -69,8 +69,17 @@ const ELEMENT_TYPES: [ElementType; 35] = [
 impl ElementType {
     /// The type with this number; `None` if it is unknown.
     pub fn of_number(number: u32) -> Option<Self> {
-        let mut types = ELEMENT_TYPES.into_iter();
-        types.find(|element| element.number == number)
+        Self::all().find(|element| element.number == number)
+    }
+
+    /// The type with this name, such as `Q4_0`; `None` if it is unknown.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|element| element.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Every type.
+    pub fn all() -> impl Iterator<Item = Self> {
+        ELEMENT_TYPES.into_iter()
     }
 
     /// The type of blocks.
@@ -78,7 +87,7 @@ impl ElementType {
         Self::of_number(of.number()).expect("the table has all block types")
     }
 
-    /// The type, where it is a float that can be quantized.
+    /// The float, if the type is one in which weights are stored.
     pub(super) fn float(self) -> Option<Float> {
         match self.name {
             "F32" => Some(Float::F32),

@@ -2,6 +2,7 @@
 //! and quantized.
 
 mod block_type;
+mod decode;
 mod element;
 mod export;
 mod file;
@@ -9,6 +10,7 @@ mod importance;
 mod quantize;
 
 pub use self::block_type::{BlockType, BlockTypeError};
+pub use self::decode::DecodeError;
 pub use self::element::ElementType;
 pub use self::export::{to_blocks, write_gguf};
 pub use self::file::{GgufError, GgufFile, GgufTensor, GgufValue};
