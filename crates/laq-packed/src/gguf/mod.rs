@@ -8,6 +8,8 @@ mod export;
 mod file;
 mod importance;
 mod quantize;
+mod quantize_error;
+mod select;
 
 pub use self::block_type::{BlockType, BlockTypeError};
 pub use self::decode::DecodeError;
@@ -15,6 +17,5 @@ pub use self::element::ElementType;
 pub use self::export::{to_blocks, write_gguf};
 pub use self::file::{GgufError, GgufFile, GgufTensor, GgufValue};
 pub use self::importance::{Importance, ImportanceError};
-pub use self::quantize::{
-    Curvature, GgufPlan, GgufQuantizeError, GgufRecord, GgufRequest, GgufTotals,
-};
+pub use self::quantize::{Curvature, GgufPlan, GgufRecord, GgufRequest, GgufTotals};
+pub use self::quantize_error::GgufQuantizeError;

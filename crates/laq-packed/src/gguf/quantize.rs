@@ -5,22 +5,17 @@ use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use glob::Pattern;
 use laq_solvers::{Problem, SolveError};
 use serde::Serialize;
-use thiserror::Error;
 
 use super::file::{GgufWriter, NewEntries, NewValue};
-use super::{
-    BlockType, BlockTypeError, ElementType, GgufError, GgufFile, GgufTensor, Importance,
-    ImportanceError,
-};
-use crate::OutError;
-use crate::files::{FileError, replace};
+use super::select::select;
+use super::{BlockType, ElementType, GgufFile, GgufQuantizeError, GgufTensor, Importance};
+use crate::files::replace;
 use crate::float::Float;
 use crate::record::relative;
 use crate::request::check_out;
-use crate::selection::{SelectionError, listed, patterns};
+use crate::selection::listed;
 use crate::tensor_file::{TensorFile, TensorFileError};
 
 /// A request to quantize a GGUF file.
@@ -56,142 +51,6 @@ pub enum Curvature {
     Importance(PathBuf),
     /// A safetensors file with a tensor of the same name and shape for each that is quantized.
     File(PathBuf),
-}
-
-/// The errors of quantizing a GGUF file.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum GgufQuantizeError {
-    /// The file cannot be read or written.
-    #[error(transparent)]
-    Gguf(#[from] GgufError),
-    /// The importance matrix cannot be read.
-    #[error(transparent)]
-    Importance(#[from] ImportanceError),
-    /// The curvature cannot be read.
-    #[error(transparent)]
-    Curvature(#[from] TensorFileError),
-    /// A file cannot be written.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The output would replace an input, or is no file.
-    #[error(transparent)]
-    Out(#[from] OutError),
-    /// The globs select no valid set of tensors.
-    #[error(transparent)]
-    Selection(#[from] SelectionError),
-    /// A tensor that is selected by name has elements that are not read.
-    #[error(
-        "{name} has elements of type {element}, expected F32, F16 or BF16: quantize the model before it was quantized"
-    )]
-    Element {
-        /// The tensor.
-        name: String,
-        /// Its type.
-        element: ElementType,
-    },
-    /// The rows of a tensor are not whole blocks.
-    #[error(
-        "{name} cannot be quantized to {of}: {source}; {}copy it with --exclude '{name}'",
-        fitting(*.columns)
-    )]
-    Rows {
-        /// The tensor.
-        name: String,
-        /// The type.
-        of: BlockType,
-        /// The length of a row.
-        columns: usize,
-        /// The defect.
-        source: BlockTypeError,
-    },
-    /// The curvature lacks a tensor, or the importance matrix all of them.
-    #[error(
-        "{path} has nothing for {name}{}: is it of another model? It has {}; copy the tensor with --exclude, or quantize \
-         without this file",
-        and_more(*.others), .names.join(", ")
-    )]
-    Missing {
-        /// The file of the curvature.
-        path: PathBuf,
-        /// The first tensor.
-        name: String,
-        /// How many others are missing.
-        others: usize,
-        /// Some names that it has.
-        names: Vec<String>,
-    },
-    /// The curvature has another size.
-    #[error("{path} has {found} for {name}, expected {expected}: it is of another model")]
-    Size {
-        /// The file of the curvature.
-        path: PathBuf,
-        /// The tensor.
-        name: String,
-        /// What was found.
-        found: String,
-        /// What was expected.
-        expected: String,
-    },
-    /// A weight or curvature is not a finite number.
-    #[error("row {row}, column {column} of {name} in {path} is {value}, expected {expected}")]
-    Number {
-        /// The tensor.
-        name: String,
-        /// The file.
-        path: PathBuf,
-        /// The place.
-        row: usize,
-        /// The place.
-        column: usize,
-        /// The value.
-        value: f32,
-        /// What was expected.
-        expected: &'static str,
-    },
-    /// The solver failed.
-    #[error("{name} cannot be quantized: {source}")]
-    Solve {
-        /// The tensor.
-        name: String,
-        /// The error.
-        source: BlockTypeError,
-    },
-    /// The threads cannot be started.
-    #[error("cannot start {threads} threads: {source}; use a smaller --threads")]
-    Threads {
-        /// Threads requested; 0 for one per processor.
-        threads: usize,
-        /// The error.
-        source: rayon::ThreadPoolBuildError,
-    },
-    /// Stopped by the caller.
-    #[error("interrupted; {out} is unchanged")]
-    Interrupted {
-        /// The output.
-        out: PathBuf,
-    },
-}
-
-/// The types that rows of this length fit.
-fn fitting(columns: usize) -> String {
-    let fits = |of: &BlockType| of.check_row(columns).is_ok();
-    let names: Vec<&str> = BlockType::ALL
-        .into_iter()
-        .filter(fits)
-        .map(BlockType::id)
-        .collect();
-    match names.is_empty() {
-        true => String::new(),
-        false => format!("give it --type '…={}', or ", names.join("|")),
-    }
-}
-
-fn and_more(others: usize) -> String {
-    match others {
-        0 => String::new(),
-        _ => format!(" and {others} others"),
-    }
 }
 
 /// The result for one tensor.
@@ -543,49 +402,4 @@ fn file_type(of: BlockType) -> Option<u32> {
         BlockType::Tq2_0 => Some(37),
         _ => None,
     }
-}
-
-/// The type of each tensor; `None` for one that is copied.
-fn select(
-    request: &GgufRequest,
-    file: &GgufFile,
-) -> Result<Vec<Option<BlockType>>, GgufQuantizeError> {
-    let path = request.weights.display().to_string();
-    let names: Vec<&str> = file
-        .tensors()
-        .iter()
-        .map(|tensor| &tensor.name[..])
-        .collect();
-    let globs: Vec<String> = request.types.iter().map(|(glob, _)| glob.clone()).collect();
-    let included = patterns("--include", &request.include, &path, &names)?;
-    let excluded = patterns("--exclude", &request.exclude, &path, &names)?;
-    let typed = patterns("--type", &globs, &path, &names)?;
-    let any = |globs: &[Pattern], name: &str| globs.iter().any(|glob| glob.matches(name));
-    let mut types = Vec::new();
-    for tensor in file.tensors() {
-        let name = &tensor.name;
-        let position = typed.iter().position(|glob| glob.matches(name));
-        let named = any(&included, name);
-        let by_default = included.is_empty() && tensor.shape.len() >= 2;
-        let is_float = tensor.element.float().is_some();
-        if any(&excluded, name) || !(named || by_default && is_float) {
-            types.push(None);
-            continue;
-        }
-        if !is_float {
-            return Err(GgufQuantizeError::Element {
-                name: name.clone(),
-                element: tensor.element,
-            });
-        }
-        types.push(Some(position.map_or(request.of, |at| request.types[at].1)));
-    }
-    if types.iter().all(Option::is_none) {
-        return Err(SelectionError::Nothing {
-            path,
-            names: listed(&names),
-        }
-        .into());
-    }
-    Ok(types)
 }
