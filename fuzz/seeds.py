@@ -138,13 +138,20 @@ def gguf_text(text):
     return struct.pack("<Q", len(text)) + text.encode()
 
 
-def gguf(kind, name, sizes, numbers):
+def gguf(kind, name, sizes, numbers, number=0, data=None):
     header = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + gguf_text("general.type") + struct.pack("<I", 8) + gguf_text(kind)
     header += gguf_text(name) + struct.pack("<I", len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes)
-    header += struct.pack("<IQ", 0, 0)
-    return header + bytes(-len(header) % 32) + struct.pack(f"<{numbers}f", *range(numbers))
+    header += struct.pack("<IQ", number, 0)
+    return header + bytes(-len(header) % 32) + (data or struct.pack(f"<{numbers}f", *range(numbers)))
 
 
 put("gguf", "model", gguf("model", "a.weight", [32, 2], 64))
+# Types of blocks: their numbers, and the bytes of 256 weights.
+for number, size in {
+    2: 144, 3: 160, 6: 176, 7: 192, 8: 272, 10: 84, 11: 110, 12: 144, 13: 176, 14: 210, 16: 66, 17: 74, 18: 98, 19: 50, 20: 144, 21: 110,
+    22: 82, 23: 136, 29: 56, 34: 54, 35: 66, 39: 136, 40: 144, 41: 36, 42: 72,
+}.items():
+    data = bytes(index % 30 for index in range(size))
+    put("gguf", f"type{number}", gguf("model", "a.weight", [256, 1], 0, number, data))
 put("gguf", "importance", gguf("imatrix", "a.weight.in_sum2", [32], 32))
 put("gguf", "older", struct.pack("<iicii2f", 1, 1, b"a", 1, 2, 1.0, 2.0))

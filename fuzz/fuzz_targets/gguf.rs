@@ -1,5 +1,5 @@
-//! GGUF files, as models and as importance matrices: what is accepted is quantized to a file that is read, and an error
-//! is one line.
+//! GGUF files, as models and as importance matrices: what is accepted is quantized to a file that is read, from any type
+//! of weights, and an error is one line.
 
 #![no_main]
 
@@ -20,12 +20,13 @@ fuzz_target!(|content: &[u8]| {
     let _ = Importance::read(&path("in"));
     let plan = GgufPlan::new(GgufRequest {
         weights: path("in"),
-        of: BlockType::Q4_0,
+        of: BlockType::Iq4Nl,
         types: Vec::new(),
         curvature: Curvature::Squares,
         out: path("out"),
         include: Vec::new(),
         exclude: Vec::new(),
+        requantize: true,
         threads: Some(1),
     });
     let done = plan.and_then(|plan| plan.run(&AtomicBool::new(false), &mut |_| {}));

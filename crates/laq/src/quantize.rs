@@ -26,6 +26,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let only_gguf = [
         ("--imatrix", args.imatrix.is_some()),
         ("--type", !args.types.is_empty()),
+        ("--requantize", args.requantize),
     ];
     if let Some((flag, _)) = only_gguf.iter().find(|(_, is_there)| *is_there) {
         bail!(
@@ -190,21 +191,32 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
         out: args.out.clone(),
         include: args.include.clone(),
         exclude: args.exclude.clone(),
+        requantize: args.requantize,
         threads: args.threads.count(),
     })?;
+    let requantized: Vec<String> = plan
+        .requantized()
+        .map(|tensor| tensor.name.clone())
+        .collect();
+    if let Some(names) = first_and_others(&requantized) {
+        log(&format!(
+            "quantized already, decoded and quantized again: {names}; a model in full precision gives a better one"
+        ));
+    }
+    if let Some(names) = first_and_others(plan.kept()) {
+        log(&format!(
+            "quantized already and copied: {names}; --requantize quantizes them again"
+        ));
+    }
     if is_unweighted {
         log(
             "no --imatrix and no --curvature: errors are weighted by w², as llama.cpp does without an importance matrix; \
              one of llama-imatrix gives better models",
         );
     }
-    if let [first, others @ ..] = plan.without_importance() {
-        let others = match others.len() {
-            0 => String::new(),
-            count => format!(" and {count} others"),
-        };
+    if let Some(names) = first_and_others(plan.without_importance()) {
         log(&format!(
-            "the importance matrix has nothing for {first}{others}: errors there are weighted by w²"
+            "the importance matrix has nothing for {names}: errors there are weighted by w²"
         ));
     }
     let stop = stop_flag().context("cannot listen for Ctrl-C")?;
@@ -216,9 +228,10 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
     let all: usize = plan.quantized().map(|tensor| tensor.elements()).sum();
     let mut lines = Lines::new(args.json);
     lines.heading(&format!(
-        "{:<width$} {:>12} {:>8} {:>14} {:>14} {:>6} {:>9} {:>6} {:>8}",
+        "{:<width$} {:>12} {:>8} {:>8} {:>14} {:>14} {:>6} {:>9} {:>6} {:>8}",
         "tensor",
         "weights",
+        "from",
         "format",
         "weighted error",
         "relative error",
@@ -234,9 +247,10 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
         let left = start.elapsed().as_secs_f64() * (1.0 / share - 1.0);
         lines.record(record, || {
             format!(
-                "{:<width$} {:>12} {:>8} {:>14} {:>14} {:>6.4} {:>9.1} {:>4.0} % {:>8}",
+                "{:<width$} {:>12} {:>8} {:>8} {:>14} {:>14} {:>6.4} {:>9.1} {:>4.0} % {:>8}",
                 record.name,
                 record.n,
+                record.from,
                 record.method,
                 figure(Some(record.weighted_error)),
                 figure(record.relative_error),
@@ -266,6 +280,15 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
         )?;
     }
     lines.end()
+}
+
+/// The first name and the number of others; `None` without names.
+fn first_and_others(names: &[String]) -> Option<String> {
+    let (first, others) = names.split_first()?;
+    Some(match others.len() {
+        0 => first.clone(),
+        count => format!("{first} and {count} others"),
+    })
 }
 
 /// A row of the table, printed when its tensor is done; the names are `width` characters wide.

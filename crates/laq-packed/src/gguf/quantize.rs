@@ -9,7 +9,7 @@ use laq_solvers::{Problem, SolveError};
 use serde::Serialize;
 
 use super::file::{GgufWriter, NewEntries, NewValue};
-use super::select::select;
+use super::select::{Selected, select};
 use super::{BlockType, ElementType, GgufFile, GgufQuantizeError, GgufTensor, Importance};
 use crate::files::replace;
 use crate::float::Float;
@@ -32,10 +32,13 @@ pub struct GgufRequest {
     pub curvature: Curvature,
     /// The file to write.
     pub out: PathBuf,
-    /// Globs of names to quantize; empty for all tensors in F32, F16 or BF16 with at least two dimensions.
+    /// Globs of names to quantize, in any type that is read; empty for all tensors with at least two dimensions that are in
+    /// F32, F16 or BF16 or that `types` names.
     pub include: Vec<String>,
     /// Globs of names to copy unchanged.
     pub exclude: Vec<String>,
+    /// Without `include`, also quantize the tensors with at least two dimensions that are quantized already.
+    pub requantize: bool,
     /// Threads; `None` for one per processor. The result does not depend on it.
     pub threads: Option<usize>,
 }
@@ -60,9 +63,13 @@ pub struct GgufRecord {
     pub name: String,
     /// The number of weights.
     pub n: usize,
+    /// The name of the type that it had, such as `F16`.
+    pub from: &'static str,
+    /// Bits of a weight in that type.
+    pub bits_before: f64,
     /// The id of its type.
     pub method: &'static str,
-    /// `½ Σ d (w − ŵ)²`.
+    /// `½ Σ d (w − ŵ)²`, w as it was stored.
     pub weighted_error: f64,
     /// That over `½ Σ d w²`; `None` if only the latter is zero.
     pub relative_error: Option<f64>,
@@ -91,8 +98,7 @@ pub struct GgufPlan {
     request: GgufRequest,
     weights: GgufFile,
     curvature: Source,
-    /// The type of each tensor; `None` for one that is copied.
-    types: Vec<Option<BlockType>>,
+    selected: Selected,
     written: Vec<GgufTensor>,
     /// Names of tensors that the importance matrix lacks.
     without_importance: Vec<String>,
@@ -120,9 +126,9 @@ impl GgufPlan {
             [Some(&request.weights), curvature].into_iter().flatten(),
         )?;
         let weights = GgufFile::open(&request.weights)?;
-        let types = select(&request, &weights)?;
+        let selected = select(&request, &weights)?;
         let mut written = Vec::new();
-        for (tensor, of) in weights.tensors().iter().zip(&types) {
+        for (tensor, of) in weights.tensors().iter().zip(&selected.types) {
             let Some(of) = *of else {
                 written.push(tensor.clone());
                 continue;
@@ -150,7 +156,7 @@ impl GgufPlan {
             request,
             weights,
             curvature,
-            types,
+            selected,
             written,
             without_importance: Vec::new(),
         };
@@ -163,9 +169,20 @@ impl GgufPlan {
         &self.without_importance
     }
 
+    /// The tensors with at least two dimensions that are copied only because they are quantized already.
+    pub fn kept(&self) -> &[String] {
+        &self.selected.kept
+    }
+
+    /// The tensors to quantize that are quantized already.
+    pub fn requantized(&self) -> impl Iterator<Item = &GgufTensor> {
+        self.quantized()
+            .filter(|tensor| tensor.element.is_quantized())
+    }
+
     /// The tensors to quantize, in file order.
     pub fn quantized(&self) -> impl Iterator<Item = &GgufTensor> {
-        let all = self.weights.tensors().iter().zip(&self.types);
+        let all = self.weights.tensors().iter().zip(&self.selected.types);
         all.filter_map(|(tensor, of)| of.is_some().then_some(tensor))
     }
 
@@ -260,7 +277,7 @@ impl GgufPlan {
             let kept = self.weights.raw_entries(&entries, "general.file_type")?;
             let mut writer = GgufWriter::new(out, file, kept, &entries, tensors)?;
             let mut buffers = Buffers::default();
-            let all = self.weights.tensors().iter().zip(&self.types);
+            let all = self.weights.tensors().iter().zip(&self.selected.types);
             for (tensor, of) in all {
                 if stop.load(Ordering::Relaxed) {
                     return Err(GgufQuantizeError::Interrupted { out: out.clone() });
@@ -296,9 +313,9 @@ impl GgufPlan {
             curvature,
         }: &mut Buffers,
     ) -> Result<(Vec<u8>, GgufRecord), GgufQuantizeError> {
-        let float = tensor.element.float().expect("selected");
         weights.clear();
-        float.decode(bytes, weights);
+        let decoded = tensor.element.decode_to(bytes, weights);
+        decoded.expect("a type that is read, in whole blocks");
         curvature.clear();
         let (columns, weights) = (tensor.columns(), &weights[..]);
         let importance = match &self.curvature {
@@ -367,6 +384,8 @@ impl GgufPlan {
         let record = GgufRecord {
             name: tensor.name.clone(),
             n: weights.len(),
+            from: tensor.element.name,
+            bits_before: tensor.element.bits(),
             method: of.id(),
             weighted_error,
             relative_error: relative(weighted_error, energy),

@@ -31,9 +31,23 @@ pub enum GgufQuantizeError {
     /// The globs select no valid set of tensors.
     #[error(transparent)]
     Selection(#[from] SelectionError),
+    /// Nothing but tensors that are quantized already, and they are not asked for.
+    #[error(
+        "{path} has no tensor in F32, F16 or BF16 to quantize; quantized already: {name}{}; take the model as it was before, \
+         or decode and quantize it again with --requantize, which adds to its error",
+        and_more(*.others)
+    )]
+    Quantized {
+        /// The file.
+        path: PathBuf,
+        /// The first tensor.
+        name: String,
+        /// How many others there are.
+        others: usize,
+    },
     /// A tensor that is selected by name has elements that are not read.
     #[error(
-        "{name} has elements of type {element}, expected F32, F16 or BF16: quantize the model before it was quantized"
+        "{name} has elements of type {element}, expected floats or blocks of weights: copy it with --exclude '{name}'"
     )]
     Element {
         /// The tensor.

@@ -2,14 +2,23 @@
 
 use glob::Pattern;
 
-use super::{BlockType, GgufFile, GgufQuantizeError, GgufRequest};
+use super::{BlockType, ElementType, GgufFile, GgufQuantizeError, GgufRequest};
 use crate::selection::{SelectionError, listed, patterns};
 
-/// The type of each tensor; `None` for one that is copied.
+/// What is done with the tensors of a file.
+#[derive(Debug)]
+pub(super) struct Selected {
+    /// The type of each tensor; `None` for one that is copied.
+    pub(super) types: Vec<Option<BlockType>>,
+    /// The matrices that are copied only because they are quantized already.
+    pub(super) kept: Vec<String>,
+}
+
+/// Selects tensors. One that has its new type already is copied: quantizing it again could only lose.
 pub(super) fn select(
     request: &GgufRequest,
     file: &GgufFile,
-) -> Result<Vec<Option<BlockType>>, GgufQuantizeError> {
+) -> Result<Selected, GgufQuantizeError> {
     let path = request.weights.display().to_string();
     let names: Vec<&str> = file
         .tensors()
@@ -21,31 +30,41 @@ pub(super) fn select(
     let excluded = patterns("--exclude", &request.exclude, &path, &names)?;
     let typed = patterns("--type", &globs, &path, &names)?;
     let any = |globs: &[Pattern], name: &str| globs.iter().any(|glob| glob.matches(name));
-    let mut types = Vec::new();
+    let (mut types, mut kept) = (Vec::new(), Vec::new());
+    let mut is_nothing_selected = true;
     for tensor in file.tensors() {
-        let name = &tensor.name;
+        let (name, element) = (&tensor.name, tensor.element);
         let position = typed.iter().position(|glob| glob.matches(name));
-        let named = any(&included, name);
-        let by_default = included.is_empty() && tensor.shape.len() >= 2;
-        let is_float = tensor.element.float().is_some();
-        if any(&excluded, name) || !(named || by_default && is_float) {
+        let by_default = included.is_empty() && tensor.shape.len() >= 2 && element.is_read();
+        if any(&excluded, name) || !(by_default || any(&included, name)) {
             types.push(None);
             continue;
         }
-        if !is_float {
+        if !element.is_read() {
             return Err(GgufQuantizeError::Element {
                 name: name.clone(),
-                element: tensor.element,
+                element,
             });
         }
-        types.push(Some(position.map_or(request.of, |at| request.types[at].1)));
-    }
-    if types.iter().all(Option::is_none) {
-        return Err(SelectionError::Nothing {
-            path,
-            names: listed(&names),
+        if by_default && element.is_quantized() && !request.requantize && position.is_none() {
+            types.push(None);
+            kept.push(name.clone());
+            continue;
         }
-        .into());
+        is_nothing_selected = false;
+        let of = position.map_or(request.of, |at| request.types[at].1);
+        types.push(Some(of).filter(|of| ElementType::of_blocks(*of) != element));
     }
-    Ok(types)
+    match kept.first() {
+        _ if !is_nothing_selected => Ok(Selected { types, kept }),
+        Some(name) => Err(GgufQuantizeError::Quantized {
+            path: request.weights.clone(),
+            name: name.clone(),
+            others: kept.len() - 1,
+        }),
+        None => {
+            let names = listed(&names);
+            Err(SelectionError::Nothing { path, names }.into())
+        }
+    }
 }

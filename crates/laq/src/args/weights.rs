@@ -197,9 +197,10 @@ impl From<CalibrationKind> for CurvatureKind {
 
 /// Quantize the tensors of a safetensors or GGUF file, or of a model in shards.
 ///
-/// A GGUF file, of llama.cpp, becomes one with tensors in --format; see `--imatrix`. The following is about
-/// safetensors, such as a PyTorch state_dict or the shards of Hugging Face, which become shards of the same
-/// names with an index in the folder --out; other files of the model are not copied.
+/// A GGUF file, of llama.cpp, becomes one with tensors in --format; see `--imatrix`, and `--requantize` for one that is
+/// quantized already. The following is about safetensors, such as a PyTorch state_dict or the shards of Hugging
+/// Face, which become shards of the same names with an index in the folder --out; other files of the model are
+/// not copied.
 ///
 /// Solves `min ½ Σ d (w − ŵ)²` for each floating-point tensor (F32, F16, BF16) with two or more
 /// dimensions. In the new file each quantized NAME is NAME.packed (U8, codes of 1 to 8 bits) and
@@ -234,10 +235,14 @@ pub(crate) struct QuantizeArgs {
     /// the inputs x.
     #[arg(long, value_name = "FILE", conflicts_with = "curvature")]
     pub(crate) imatrix: Option<PathBuf>,
-    /// For GGUF, another format for those of the quantized tensors whose names match; repeatable, the first that matches
-    /// counts.
+    /// For GGUF, another format for those of the quantized tensors whose names match, and for those that match and are
+    /// quantized already; repeatable, the first that matches counts.
     #[arg(long = "type", value_name = "GLOB=FORMAT", value_parser = glob_and_type)]
     pub(crate) types: Vec<(String, BlockType)>,
+    /// For GGUF, also decode the tensors that are quantized already, such as those in Q8_0 or Q6_K, and quantize them
+    /// again, which adds to their error.
+    #[arg(long)]
+    pub(crate) requantize: bool,
     /// The weights that share a scale (or pair of scales): tensor, row, or block:N for N successive weights
     /// of a row [default: tensor].
     #[arg(long, value_name = "G", value_parser = Granularity::from_str)]
@@ -248,8 +253,8 @@ pub(crate) struct QuantizeArgs {
     /// Also write each quantized tensor under its name, as scale · level in its element type.
     #[arg(long)]
     pub(crate) dequantized: bool,
-    /// Quantize the floating-point tensors with matching names, of any dimensions, and no others;
-    /// `*` matches any characters including dots. Repeatable.
+    /// Quantize the floating-point tensors with matching names, of any dimensions, and no others, in GGUF also those
+    /// that are quantized already; `*` matches any characters including dots. Repeatable.
     #[arg(long, value_name = "GLOB")]
     pub(crate) include: Vec<String>,
     /// Copy the tensors with matching names unchanged; repeatable.

@@ -4,6 +4,12 @@ use super::Quantize;
 
 /// A file of llama.cpp with one matrix of `columns` columns in F32.
 fn gguf(columns: u64) -> Vec<u8> {
+    let values = (0..2 * columns).flat_map(|i| (0.1 * (i as f32).sin()).to_le_bytes());
+    file(columns, 0, values.collect())
+}
+
+/// A file with one matrix of two rows in the type with this number.
+fn file(columns: u64, kind: u32, data: Vec<u8>) -> Vec<u8> {
     let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
     let mut bytes = [
         &b"GGUF"[..],
@@ -14,9 +20,9 @@ fn gguf(columns: u64) -> Vec<u8> {
     .concat();
     bytes.extend([&text("a.weight")[..], &2u32.to_le_bytes()].concat());
     bytes.extend([columns, 2].iter().flat_map(|size| size.to_le_bytes()));
-    bytes.extend([&0u32.to_le_bytes()[..], &0u64.to_le_bytes()].concat());
+    bytes.extend([&kind.to_le_bytes()[..], &0u64.to_le_bytes()].concat());
     bytes.resize(bytes.len().next_multiple_of(32), 0);
-    bytes.extend((0..2 * columns).flat_map(|i| (0.1 * (i as f32).sin()).to_le_bytes()));
+    bytes.extend(data);
     bytes
 }
 
@@ -61,4 +67,28 @@ fn a_model_of_llama_cpp_is_quantized_to_another() {
             expected,
         );
     }
+}
+
+#[test]
+fn a_quantized_model_is_quantized_again_on_request() {
+    let cli = Quantize::new();
+    // Q8_0: the scale 1/16 in f16, and 32 integers.
+    let block = [vec![0x00, 0x2c], (0..32).collect()].concat();
+    cli.folder.write("m.gguf", &file(32, 8, block.repeat(2)));
+    let arguments = "--weights m.gguf --format iq4_nl --out q.gguf";
+    cli.bad(arguments, &["quantized already: a.weight", "--requantize"]);
+    for asked_for in ["--requantize", "--include a*", "--type *=q4_0"] {
+        let record = &cli.records(&format!("{arguments} {asked_for}"))[0];
+        assert_eq!(
+            (&record["from"], &record["bits_before"]),
+            (&"Q8_0".into(), &8.5.into()),
+            "{asked_for}"
+        );
+    }
+    let printed = cli.good(&format!("{arguments} --requantize"));
+    assert!(printed.contains("Q8_0   iq4_nl"), "{printed}");
+    cli.bad(
+        "--method lat-e --weights w.safetensors --out q.safetensors --requantize",
+        &["--requantize is for GGUF"],
+    );
 }

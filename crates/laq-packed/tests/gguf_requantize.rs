@@ -1,0 +1,162 @@
+//! GGUF files whose tensors are quantized already.
+#![cfg(feature = "std")]
+
+#[path = "fixtures/gguf.rs"]
+mod gguf;
+
+use std::sync::atomic::AtomicBool;
+
+use gguf::{Folder, Tensor, bytes, file, floats, quantize, random};
+use laq_packed::gguf::{BlockType, GgufFile, GgufPlan, GgufQuantizeError};
+use laq_solvers::Problem;
+
+/// Matrices in F32, Q8_0, Q6_K and Q4_0, with scales in f16 that are numbers.
+fn model() -> Vec<u8> {
+    let q8_0 = [vec![0x00, 0x2c], (0..32).map(|i| i * 7).collect()].concat();
+    let mut q6_k: Vec<u8> = (0..210).map(|i| (i * i % 251) as u8).collect();
+    q6_k[208..].copy_from_slice(&[0x10, 0x20]);
+    let q4_0 = [vec![0x00, 0x2c], (0..16).map(|i| i * 13).collect()].concat();
+    let tensors: [Tensor<'_>; 5] = [
+        ("a.float", &[32, 2], 0, floats(&random(64, 1))),
+        ("b.q8_0", &[32, 2], 8, q8_0.repeat(2)),
+        ("c.q6_k", &[256, 1], 14, q6_k),
+        ("d.q4_0", &[32, 3], 2, q4_0.repeat(3)),
+        ("e.vector", &[32], 8, q8_0),
+    ];
+    file(3, &[], &tensors)
+}
+
+/// Globs of --include, --exclude and --type, and --requantize; which tensors are quantized, and which are copied because they
+/// are quantized already.
+type Case<'a> = ([&'a [&'a str]; 3], bool, &'a [&'a str], &'a [&'a str]);
+
+/// They are copied unless they are asked for.
+#[test]
+fn quantized_tensors_are_quantized_again_where_they_are_asked_for() {
+    let folder = Folder::new(&model());
+    let old = GgufFile::open(&folder.path("in.gguf")).expect("a file");
+    let cases: [Case<'_>; 6] = [
+        (
+            [&[], &[], &[]],
+            false,
+            &["a.float"],
+            &["b.q8_0", "c.q6_k", "d.q4_0"],
+        ),
+        (
+            [&[], &[], &[]],
+            true,
+            &["a.float", "b.q8_0", "c.q6_k", "d.q4_0"],
+            &[],
+        ),
+        ([&[], &["a*", "d*"], &[]], true, &["b.q8_0", "c.q6_k"], &[]),
+        (
+            [&[], &[], &["c*", "d*"]],
+            false,
+            &["a.float", "c.q6_k", "d.q4_0"],
+            &["b.q8_0"],
+        ),
+        (
+            [&["[be]*"], &[], &["c*"]],
+            false,
+            &["b.q8_0", "e.vector"],
+            &[],
+        ),
+        ([&["c*"], &[], &[]], false, &["c.q6_k"], &[]),
+    ];
+    for ([include, exclude, types], requantize, expected, kept) in cases {
+        let mut request = folder.request(BlockType::Iq4Nl);
+        let globs = |globs: &[&str]| globs.iter().map(|glob| (*glob).to_owned()).collect();
+        request.include = globs(include);
+        request.exclude = globs(exclude);
+        request.types = types
+            .iter()
+            .map(|glob| ((*glob).to_owned(), BlockType::Mxfp4))
+            .collect();
+        request.requantize = requantize;
+        let plan = GgufPlan::new(request).expect("a plan");
+        assert_eq!(plan.kept(), kept);
+        let requantized: Vec<&str> = plan.requantized().map(|tensor| &tensor.name[..]).collect();
+        let floats = expected.iter().filter(|name| **name == "a.float").count();
+        assert_eq!(requantized, expected[floats..]);
+        let mut records = Vec::new();
+        let totals = plan.run(&AtomicBool::new(false), &mut |record| {
+            records.push(record.clone());
+        });
+        assert_eq!(totals.expect("a file").copied, 5 - expected.len());
+        let names: Vec<&str> = records.iter().map(|record| &record.name[..]).collect();
+        assert_eq!(names, expected);
+        let new = GgufFile::open(&folder.path("out.gguf")).expect("a file");
+        for (old_tensor, new_tensor) in old.tensors().iter().zip(new.tensors()) {
+            let (name, raw) = (&old_tensor.name[..], bytes(&old, &old_tensor.name));
+            let Some(record) = records.iter().find(|record| record.name == name) else {
+                assert_eq!(new_tensor.element, old_tensor.element);
+                assert_eq!(bytes(&new, name), raw);
+                continue;
+            };
+            let is_typed = types.iter().any(|glob| name.starts_with(&glob[..1]));
+            let of = if is_typed {
+                BlockType::Mxfp4
+            } else {
+                BlockType::Iq4Nl
+            };
+            let w = old_tensor.element.decode(&raw).expect("blocks");
+            let d: Vec<f32> = w.iter().map(|w| w * w).collect();
+            let problem = Problem::new(&w, Some(&d)).expect("numbers");
+            let (expected, error) = of.quantize(problem, new_tensor.columns()).expect("blocks");
+            assert_eq!(bytes(&new, name), expected, "{name}");
+            assert_eq!(
+                (record.from, record.bits_before, record.weighted_error),
+                (old_tensor.element.name, old_tensor.element.bits(), error)
+            );
+        }
+    }
+}
+
+/// Quantizing them again could lose: they keep their bytes.
+#[test]
+fn tensors_that_have_the_type_are_copied() {
+    let folder = Folder::new(&model());
+    let mut request = folder.request(BlockType::Q4_0);
+    request.include = vec!["d*".into()];
+    quantize(request).expect("a file");
+    let open = |name: &str| GgufFile::open(&folder.path(name)).expect("a file");
+    let (old, new) = (open("in.gguf"), open("out.gguf"));
+    for tensor in old.tensors() {
+        assert_eq!(bytes(&new, &tensor.name), bytes(&old, &tensor.name));
+    }
+}
+
+#[test]
+fn models_are_not_quantized_again_unasked() {
+    use GgufQuantizeError::{Number, Quantized};
+    let folder = Folder::new(&model());
+    let mut request = folder.request(BlockType::Iq4Nl);
+    request.exclude = vec!["a*".into()];
+    let error = quantize(request.clone()).expect_err("an error");
+    assert!(matches!(error, Quantized { others: 2, .. }), "{error}");
+    let message = error.to_string();
+    assert!(
+        message.contains("quantized already: b.q8_0 and 2 others")
+            && message.contains("--requantize"),
+        "{message}"
+    );
+    // A scale that is no number.
+    let block = [vec![0xff, 0x7f], vec![1; 32]].concat();
+    let good = [vec![0x00, 0x3c], vec![1; 32]].concat();
+    let tensors: [Tensor<'_>; 1] = [("a", &[64, 2], 8, [good.repeat(3), block].concat())];
+    folder.write("in.gguf", &file(3, &[], &tensors));
+    request.exclude.clear();
+    request.requantize = true;
+    let error = quantize(request).expect_err("an error");
+    assert!(
+        matches!(
+            error,
+            Number {
+                row: 1,
+                column: 32,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
