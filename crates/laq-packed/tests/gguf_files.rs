@@ -89,7 +89,10 @@ fn quantized_tensors_are_those_of_the_solver() {
         for with_importance in [false, true] {
             let mut request = folder.request(of);
             // It is no selection: the vector stays.
-            request.types = vec![("a.*".into(), BlockType::Q2_0), ("norm*".into(), of)];
+            request.types = vec![
+                ("a.*".into(), BlockType::Q2_0.into()),
+                ("norm*".into(), of.into()),
+            ];
             if with_importance {
                 request.curvature = Curvature::Importance(sums.clone());
             }
@@ -215,7 +218,7 @@ fn requests_that_do_not_fit_are_errors() {
     assert!(matches!(&error, Rows { columns: 32, .. }), "{error}");
     let message = error.to_string();
     assert!(
-        message.contains("b.weight") && message.contains("q4_0|iq4_nl|mxfp4"),
+        message.contains("b.weight") && message.contains("q4_0|iq4_nl|mxfp4|q8_0|f16|bf16|f32"),
         "{message}"
     );
     let error = plan(&|request| request.exclude = vec!["*".into()]);
@@ -359,7 +362,7 @@ proptest! {
             }
         }
         folder.write("in.gguf", &bytes);
-        let mut request = folder.request(BlockType::Iq4Nl);
+        let mut request = folder.request(BlockType::Mxfp4);
         request.requantize = true;
         if let Err(error) = quantize(request) {
             prop_assert_eq!(error.to_string().lines().count(), 1);

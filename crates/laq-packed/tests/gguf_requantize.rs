@@ -7,7 +7,7 @@ mod gguf;
 use std::sync::atomic::AtomicBool;
 
 use gguf::{Folder, Tensor, bytes, file, floats, quantize, random};
-use laq_packed::gguf::{BlockType, GgufFile, GgufPlan, GgufQuantizeError};
+use laq_packed::gguf::{BlockType, GgufFile, GgufPlan, GgufQuantizeError, TargetType};
 use laq_solvers::Problem;
 
 /// Matrices in F32, Q8_0, Q6_K and Q4_0, with scales in f16 that are numbers.
@@ -70,7 +70,7 @@ fn quantized_tensors_are_quantized_again_where_they_are_asked_for() {
         request.exclude = globs(exclude);
         request.types = types
             .iter()
-            .map(|glob| ((*glob).to_owned(), BlockType::Mxfp4))
+            .map(|glob| ((*glob).to_owned(), BlockType::Mxfp4.into()))
             .collect();
         request.requantize = requantize;
         let plan = GgufPlan::new(request).expect("a plan");
@@ -134,6 +134,11 @@ fn models_are_not_quantized_again_unasked() {
     request.exclude = vec!["a*".into()];
     let error = quantize(request.clone()).expect_err("an error");
     assert!(matches!(error, Quantized { others: 2, .. }), "{error}");
+    // One of them has the type already, and would not change.
+    let mut to_q4_0 = request.clone();
+    to_q4_0.of = BlockType::Q4_0;
+    let other = quantize(to_q4_0).expect_err("an error");
+    assert!(matches!(other, Quantized { others: 1, .. }), "{other}");
     let message = error.to_string();
     assert!(
         message.contains("quantized already: b.q8_0 and 2 others")
@@ -159,4 +164,54 @@ fn models_are_not_quantized_again_unasked() {
         ),
         "{error}"
     );
+}
+
+/// Floats and blocks that are decoded become floats and Q8_0.
+#[test]
+fn tensors_are_rounded_where_they_are_asked_for() {
+    let folder = Folder::new(&model());
+    let old = GgufFile::open(&folder.path("in.gguf")).expect("a file");
+    let types = [
+        TargetType::Q8_0,
+        TargetType::F16,
+        TargetType::Bf16,
+        TargetType::F32,
+    ];
+    for of in types {
+        let mut request = folder.request(BlockType::Iq4Nl);
+        request.types = vec![("[a-d]*".into(), of)];
+        let plan = GgufPlan::new(request).expect("a plan");
+        let mut records = Vec::new();
+        let totals = plan.run(&AtomicBool::new(false), &mut |record| {
+            records.push(record.clone());
+        });
+        let new = GgufFile::open(&folder.path("out.gguf")).expect("a file");
+        let bytes_after: usize = new.tensors().iter().map(|tensor| tensor.bytes()).sum();
+        assert_eq!(totals.expect("a file").bytes[1], bytes_after);
+        for (old_tensor, new_tensor) in old.tensors().iter().zip(new.tensors()).take(4) {
+            let name = &old_tensor.name[..];
+            assert_eq!(new_tensor.element, of.element());
+            let w = old_tensor
+                .element
+                .decode(&bytes(&old, name))
+                .expect("blocks");
+            let v = of.element().decode(&bytes(&new, name)).expect("blocks");
+            let Some(record) = records.iter().find(|record| record.name == name) else {
+                // It has the type already.
+                assert_eq!(w, v);
+                assert_eq!(old_tensor.element, of.element());
+                continue;
+            };
+            assert_eq!((record.method, record.bits), (of.id(), of.element().bits()));
+            let error: f64 = w
+                .iter()
+                .zip(&v)
+                .map(|(w, v)| 0.5 * f64::from(w * w) * f64::from(w - v).powi(2))
+                .sum();
+            assert!(
+                (record.weighted_error - error).abs() <= 1e-6 * error,
+                "{of} {name}"
+            );
+        }
+    }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::{env, fs};
 
-use laq_packed::gguf::{BlockType, ElementType};
+use laq_packed::gguf::{BlockType, BlockTypeError, ElementType, TargetType};
+use laq_solvers::Problem;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -18,7 +19,15 @@ struct Decoded {
     every_23rd: Vec<u32>,
 }
 
-fn fixture() -> BTreeMap<String, Decoded> {
+#[derive(Deserialize)]
+struct Fixture {
+    /// In hexadecimal, by type; F32 is what was rounded.
+    rounded: BTreeMap<String, String>,
+    #[serde(flatten)]
+    decoded: BTreeMap<String, Decoded>,
+}
+
+fn fixture() -> Fixture {
     serde_json::from_str(include_str!("fixtures/gguf_types.json")).expect("JSON")
 }
 
@@ -38,7 +47,7 @@ fn fnv_1a(weights: &[f32]) -> u64 {
 
 #[test]
 fn types_decode_as_by_the_package_gguf() {
-    let all = fixture();
+    let all = fixture().decoded;
     // All types that are read, but the two that the package does not have.
     let read = ElementType::all().filter(|element| element.is_read());
     let mut names: Vec<&str> = read.map(|element| element.name).collect();
@@ -65,6 +74,75 @@ fn types_decode_as_by_the_package_gguf() {
     }
 }
 
+fn check_rounded(weights: &[u8], rounded: &BTreeMap<String, Vec<u8>>) {
+    let f32s = ElementType::named("F32").expect("a type");
+    let weights = f32s.decode(weights).expect("numbers");
+    let problem = Problem::new(&weights, None).expect("finite");
+    for (name, expected) in rounded {
+        let of: TargetType = name.parse().expect("a type");
+        let (found, error) = of.quantize(problem, 32).expect("whole blocks");
+        assert_eq!(found.len(), expected.len());
+        let different = (0..found.len()).find(|place| found[*place] != expected[*place]);
+        assert_eq!(different, None, "{name}");
+        let decoded = of.element().decode(&found).expect("blocks");
+        let squares = weights.iter().zip(&decoded).map(|(w, v)| (w - v).powi(2));
+        let sum: f64 = squares.map(f64::from).sum();
+        assert!((error - 0.5 * sum).abs() <= 1e-5 * error, "{name}: {error}");
+    }
+}
+
+#[test]
+fn weights_are_rounded_as_by_the_package_gguf() {
+    let rounded: BTreeMap<String, Vec<u8>> = (fixture().rounded.iter())
+        .map(|(name, digits)| (name.clone(), bytes_of(digits)))
+        .collect();
+    assert_eq!(
+        rounded.keys().collect::<Vec<_>>(),
+        ["BF16", "F16", "F32", "Q8_0"]
+    );
+    check_rounded(&rounded["F32"], &rounded);
+}
+
+/// Where the package has infinity the largest numbers of the type are stored.
+#[test]
+fn large_weights_stay_finite() {
+    let mut weights = [f32::MAX; 32];
+    weights[1] = -f32::MAX;
+    weights[2] = 1.0;
+    let problem = Problem::new(&weights, None).expect("finite");
+    for of in [
+        TargetType::Q8_0,
+        TargetType::F16,
+        TargetType::Bf16,
+        TargetType::F32,
+    ] {
+        let (bytes, _) = of.quantize(problem, 32).expect("whole blocks");
+        let decoded = of.element().decode(&bytes).expect("blocks");
+        let largest = match of {
+            TargetType::Q8_0 => 127.0 * 65504.0,
+            TargetType::F16 => 65504.0,
+            TargetType::Bf16 => f32::from_bits(0x7f7f_0000),
+            _ => f32::MAX,
+        };
+        assert_eq!((decoded[0], decoded[1]), (largest, -largest), "{of}");
+    }
+    let error = TargetType::Q8_0
+        .quantize(problem, 16)
+        .expect_err("an error");
+    assert!(
+        matches!(error, BlockTypeError::Rounded { columns: 16, .. }),
+        "{error}"
+    );
+    let error = "q5_0".parse::<TargetType>().expect_err("an error");
+    assert!(
+        error.to_string().contains("nvfp4, q8_0, f16, bf16, f32"),
+        "{error}"
+    );
+    for of in TargetType::ALL {
+        assert_eq!(of.to_string().parse(), Ok(of));
+    }
+}
+
 /// Any bytes are numbers or none, and bytes that are no whole blocks are errors.
 #[test]
 fn any_bytes_decode() {
@@ -82,10 +160,13 @@ fn any_bytes_decode() {
 /// The folder that `python/gguf_types.py` wrote.
 #[test]
 #[ignore = "needs files of the package gguf"]
-fn many_blocks_decode_as_by_the_package_gguf() {
+fn many_blocks_are_those_of_the_package_gguf() {
     let folder = env::var_os("LAQ_GGUF_TYPES").expect("the folder");
     let read = |name: String| fs::read(Path::new(&folder).join(name)).expect("a file");
-    for name in fixture().into_keys() {
+    let rounded =
+        ["Q8_0", "F16", "BF16"].map(|name| (name.into(), read(format!("{name}.rounded"))));
+    check_rounded(&read("weights.f32".into()), &rounded.into());
+    for name in fixture().decoded.into_keys() {
         let element = ElementType::named(&name).expect("a type");
         let found = element
             .decode(&read(format!("{name}.blocks")))

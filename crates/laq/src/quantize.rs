@@ -200,7 +200,7 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
         .collect();
     if let Some(names) = first_and_others(&requantized) {
         log(&format!(
-            "quantized already, decoded and quantized again: {names}; a model in full precision gives a better one"
+            "quantized already and decoded: {names}; a model in full precision gives a better one"
         ));
     }
     if let Some(names) = first_and_others(plan.kept()) {

@@ -9,6 +9,8 @@ use laq_solvers::blocks::{BlockFormat, solve_blocks};
 use laq_solvers::{Method, Problem, SolveError};
 use thiserror::Error;
 
+use super::ElementType;
+
 /// An error of a block type.
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
@@ -30,6 +32,17 @@ pub enum BlockTypeError {
         columns: usize,
         /// The weights of a block.
         block: usize,
+    },
+    /// A row is not made of whole blocks of a type to which weights are rounded.
+    #[error(
+        "a row has {columns} weights, and {of} stores whole blocks of {}: expected a multiple of it",
+        .of.weights
+    )]
+    Rounded {
+        /// The type.
+        of: ElementType,
+        /// The weights of a row.
+        columns: usize,
     },
     /// The bytes are not whole blocks.
     #[error("there are {found} bytes, and {of} stores blocks of {block} bytes")]

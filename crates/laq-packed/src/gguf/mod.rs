@@ -10,6 +10,7 @@ mod importance;
 mod quantize;
 mod quantize_error;
 mod select;
+mod target;
 
 pub use self::block_type::{BlockType, BlockTypeError};
 pub use self::decode::DecodeError;
@@ -19,3 +20,4 @@ pub use self::file::{GgufError, GgufFile, GgufTensor, GgufValue};
 pub use self::importance::{Importance, ImportanceError};
 pub use self::quantize::{Curvature, GgufPlan, GgufRecord, GgufRequest, GgufTotals};
 pub use self::quantize_error::GgufQuantizeError;
+pub use self::target::{TargetType, TargetTypeError};

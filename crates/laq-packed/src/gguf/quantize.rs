@@ -1,4 +1,4 @@
-//! Quantizes the tensors of a GGUF file to blocks, one tensor at a time.
+//! Quantizes the tensors of a GGUF file, one tensor at a time.
 
 use std::path::{Path, PathBuf};
 use std::process;
@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use super::file::{GgufWriter, NewEntries, NewValue};
 use super::select::{Selected, select};
-use super::{BlockType, ElementType, GgufFile, GgufQuantizeError, GgufTensor, Importance};
+use super::{
+    BlockType, GgufError, GgufFile, GgufQuantizeError, GgufTensor, Importance, TargetType,
+};
 use crate::files::replace;
 use crate::float::Float;
 use crate::record::relative;
@@ -25,9 +27,8 @@ pub struct GgufRequest {
     pub weights: PathBuf,
     /// The type of the tensors that are quantized.
     pub of: BlockType,
-    /// Globs of names and the types of the tensors that match, if they are quantized; the first that matches
-    /// counts.
-    pub types: Vec<(String, BlockType)>,
+    /// Globs of names and the types of the tensors that match, if they are selected; the first that matches counts.
+    pub types: Vec<(String, TargetType)>,
     /// What the errors of weights are multiplied by.
     pub curvature: Curvature,
     /// The file to write.
@@ -134,16 +135,16 @@ impl GgufPlan {
                 continue;
             };
             let columns = tensor.columns();
-            let rows = |source| GgufQuantizeError::Rows {
-                name: tensor.name.clone(),
-                of,
-                columns,
-                source,
-            };
-            of.check_row(columns).map_err(rows)?;
-            let element = ElementType::of_blocks(of);
+            let element = of.element();
+            if !columns.is_multiple_of(element.weights) {
+                let name = tensor.name.clone();
+                return Err(GgufQuantizeError::Rows { name, of, columns });
+            }
             let new = GgufTensor::new(&tensor.name, &tensor.shape, element);
-            written.push(new.expect("whole blocks, and fewer bytes than before"));
+            written.push(new.ok_or_else(|| GgufError::Tensor {
+                name: tensor.name.clone(),
+                shape: tensor.shape.clone(),
+            })?);
         }
         let curvature = match &request.curvature {
             Curvature::Squares => Source::Squares,
@@ -204,7 +205,7 @@ impl GgufPlan {
                 Source::Importance(importance, path) => match importance.of(&tensor.name) {
                     None => missing.push(tensor.name.clone()),
                     Some(values) => {
-                        let expected = tensor.columns() * experts(tensor);
+                        let expected = tensor.columns().saturating_mul(experts(tensor));
                         if values.len() != expected {
                             let found = format!("{} values", values.len());
                             return size(path, tensor, found, expected.to_string());
@@ -306,7 +307,7 @@ impl GgufPlan {
     fn solve(
         &self,
         tensor: &GgufTensor,
-        of: BlockType,
+        of: TargetType,
         Buffers {
             bytes,
             weights,
@@ -389,7 +390,7 @@ impl GgufPlan {
             method: of.id(),
             weighted_error,
             relative_error: relative(weighted_error, energy),
-            bits: of.bits_per_weight(),
+            bits: of.element().bits(),
             milliseconds,
         };
         Ok((bytes, record))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::{BlockType, BlockTypeError, ElementType, GgufError, ImportanceError};
+use super::{BlockTypeError, ElementType, GgufError, ImportanceError, TargetType};
 use crate::files::FileError;
 use crate::tensor_file::TensorFileError;
 use crate::{OutError, SelectionError};
@@ -57,18 +57,17 @@ pub enum GgufQuantizeError {
     },
     /// The rows of a tensor are not whole blocks.
     #[error(
-        "{name} cannot be quantized to {of}: {source}; {}copy it with --exclude '{name}'",
-        fitting(*.columns)
+        "{name} cannot be quantized to {of}: a row has {columns} weights, and {of} stores whole blocks of {}: expected a \
+         multiple of it; {}copy it with --exclude '{name}'",
+        .of.element().weights, fitting(*.columns)
     )]
     Rows {
         /// The tensor.
         name: String,
         /// The type.
-        of: BlockType,
+        of: TargetType,
         /// The length of a row.
         columns: usize,
-        /// The defect.
-        source: BlockTypeError,
     },
     /// The curvature lacks a tensor, or the importance matrix all of them.
     #[error(
@@ -140,16 +139,13 @@ pub enum GgufQuantizeError {
 
 /// The types that rows of this length fit.
 fn fitting(columns: usize) -> String {
-    let fits = |of: &BlockType| of.check_row(columns).is_ok();
-    let names: Vec<&str> = BlockType::ALL
+    let fits = |of: &TargetType| columns.is_multiple_of(of.element().weights);
+    let names: Vec<&str> = TargetType::ALL
         .into_iter()
         .filter(fits)
-        .map(BlockType::id)
+        .map(TargetType::id)
         .collect();
-    match names.is_empty() {
-        true => String::new(),
-        false => format!("give it --type '…={}', or ", names.join("|")),
-    }
+    format!("give it --type '…={}', or ", names.join("|"))
 }
 
 fn and_more(others: usize) -> String {

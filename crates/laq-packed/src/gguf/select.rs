@@ -2,14 +2,14 @@
 
 use glob::Pattern;
 
-use super::{BlockType, ElementType, GgufFile, GgufQuantizeError, GgufRequest};
+use super::{GgufFile, GgufQuantizeError, GgufRequest, TargetType};
 use crate::selection::{SelectionError, listed, patterns};
 
 /// What is done with the tensors of a file.
 #[derive(Debug)]
 pub(super) struct Selected {
     /// The type of each tensor; `None` for one that is copied.
-    pub(super) types: Vec<Option<BlockType>>,
+    pub(super) types: Vec<Option<TargetType>>,
     /// The matrices that are copied only because they are quantized already.
     pub(super) kept: Vec<String>,
 }
@@ -46,14 +46,17 @@ pub(super) fn select(
                 element,
             });
         }
+        let of = position.map_or(request.of.into(), |at| request.types[at].1);
+        let has_type = of.element() == element;
         if by_default && element.is_quantized() && !request.requantize && position.is_none() {
             types.push(None);
-            kept.push(name.clone());
+            if !has_type {
+                kept.push(name.clone());
+            }
             continue;
         }
         is_nothing_selected = false;
-        let of = position.map_or(request.of, |at| request.types[at].1);
-        types.push(Some(of).filter(|of| ElementType::of_blocks(*of) != element));
+        types.push((!has_type).then_some(of));
     }
     match kept.first() {
         _ if !is_nothing_selected => Ok(Selected { types, kept }),

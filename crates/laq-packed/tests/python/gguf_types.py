@@ -1,12 +1,12 @@
-"""Decodes random blocks of every type that the package gguf (0.19) reads, for tests/gguf_types.rs: prints a JSON object of
-types, each with the bytes of four blocks in hexadecimal, the hash of the bytes of the decoded f32 (FNV-1a of 64 bits), and the
-bits of every 23rd.
+"""Decodes random blocks of every type that the package gguf (0.19) reads, for tests/gguf_types.rs: prints a JSON object with
+the types, each with the bytes of four blocks in hexadecimal, the hash of the bytes of the decoded f32 (FNV-1a of 64 bits), and
+the bits of every 23rd; and with weights that are rounded to Q8_0, F16 and BF16, all in hexadecimal.
 
     python3 -m venv venv && venv/bin/pip install numpy==2.4.6 gguf==0.19.0
     venv/bin/python gguf_types.py > ../fixtures/gguf_types.json
 
 With a folder it writes thousands of blocks and what they decode to there instead, NAME.blocks and NAME.f32, with a scale that
-is no number in some; the test that is ignored by default compares them:
+is no number in some, and weights.f32 rounded to NAME.rounded; the test that is ignored by default compares them:
 
     venv/bin/python gguf_types.py /tmp/gguf
     LAQ_GGUF_TYPES=/tmp/gguf cargo test -p laq-packed --test gguf_types -- --ignored
@@ -66,6 +66,28 @@ def fnv_1a(data):
     return found
 
 
+def rounded(random, repeats):
+    """Weights of many sizes, in blocks of 32: some are halfway between two integers times the scale."""
+    sizes = [0.02, 3.0, 1e-6, 1e-39, 2e-42, 1e6, 0.0]
+    weights = np.repeat(sizes, repeats)[:, None] * random.normal(size=(len(sizes) * repeats, 32))
+    halfway = random.integers(-253, 254, (repeats, 32)) / 2
+    halfway[:, 0] = 127
+    bits = random.integers(0x30000000, 0x47000000, (repeats, 32)).astype(np.uint32)
+    # Halfway between floats of 16 bits.
+    bits[:, ::2] = bits[:, ::2] & 0xFFFFE000 | 0x1000
+    bits[:, ::4] = bits[:, ::4] & 0xFFFF0000 | 0x8000
+    weights = np.concatenate([weights, halfway, halfway * 2.0**-9, bits.view(np.float32)]).astype(np.float32)
+    # Finite weights stay finite here.
+    limit = float(np.finfo(np.float16).max)
+    with np.errstate(all="ignore"):
+        by_type = {
+            "Q8_0": quants.quantize(weights, GGMLQuantizationType.Q8_0),
+            "F16": quants.quantize(np.clip(weights, -limit, limit), GGMLQuantizationType.F16),
+            "BF16": quants.quantize(weights, GGMLQuantizationType.BF16),
+        }
+    return weights, by_type
+
+
 def fixture():
     random = np.random.default_rng(7)
     found = {}
@@ -82,6 +104,8 @@ def fixture():
             "hash": f"{fnv_1a(bits.tobytes()):016x}",
             "every_23rd": bits[::23].tolist(),
         }
+    weights, by_type = rounded(random, 1)
+    found["rounded"] = {name: data.tobytes().hex() for name, data in {"F32": weights, **by_type}.items()}
     lines = (f"{json.dumps(name)}: {json.dumps(of_type)}" for name, of_type in found.items())
     print("{\n" + ",\n".join(lines) + "\n}")
 
@@ -94,6 +118,10 @@ def many(folder):
             weights = decode(blocks, name)
         blocks.tofile(folder / f"{name}.blocks")
         weights.tofile(folder / f"{name}.f32")
+    weights, by_type = rounded(random, 2000)
+    weights.tofile(folder / "weights.f32")
+    for name, data in by_type.items():
+        data.tofile(folder / f"{name}.rounded")
 
 
 if len(sys.argv) > 1:

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use laq_packed::gguf::{BlockType, BlockTypeError};
+use laq_packed::gguf::{TargetType, TargetTypeError};
 use laq_runner::CurvatureKind;
 use laq_solvers::Granularity;
 
@@ -236,9 +236,10 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "curvature")]
     pub(crate) imatrix: Option<PathBuf>,
     /// For GGUF, another format for those of the quantized tensors whose names match, and for those that match and are
-    /// quantized already; repeatable, the first that matches counts.
+    /// quantized already: one of GGUF, or q8_0, f16, bf16 or f32, to which weights are rounded. Repeatable, the first that
+    /// matches counts.
     #[arg(long = "type", value_name = "GLOB=FORMAT", value_parser = glob_and_type)]
-    pub(crate) types: Vec<(String, BlockType)>,
+    pub(crate) types: Vec<(String, TargetType)>,
     /// For GGUF, also decode the tensors that are quantized already, such as those in Q8_0 or Q6_K, and quantize them
     /// again, which adds to their error.
     #[arg(long)]
@@ -279,12 +280,12 @@ impl QuantizeArgs {
 }
 
 /// `GLOB=FORMAT`.
-fn glob_and_type(text: &str) -> Result<(String, BlockType), String> {
+fn glob_and_type(text: &str) -> Result<(String, TargetType), String> {
     let Some((glob, format)) = text.rsplit_once('=') else {
         return Err("expected GLOB=FORMAT, such as output.weight=q4_0".into());
     };
     let format = format
         .parse()
-        .map_err(|error: BlockTypeError| error.to_string())?;
+        .map_err(|error: TargetTypeError| error.to_string())?;
     Ok((glob.into(), format))
 }

@@ -46,6 +46,8 @@ fn a_model_of_llama_cpp_is_quantized_to_another() {
         (&record["method"], &record["n"]),
         (&"iq4_nl".into(), &128.into())
     );
+    let printed = cli.good("--weights m.gguf --format q4_0 --type a*=bf16 --out q.gguf");
+    assert!(printed.contains("F32     bf16"), "{printed}");
     for (arguments, expected) in [
         (
             "--method lat-e",
@@ -61,6 +63,7 @@ fn a_model_of_llama_cpp_is_quantized_to_another() {
             &["a.weight cannot be quantized to tq2_0", "256", "q2_0|q4_0"],
         ),
         ("--format q4_0 --imatrix m.gguf", &["no importance matrix"]),
+        ("--format q8_0", &["unknown block type `q8_0`"]),
     ] {
         cli.bad(
             &format!("{arguments} --weights m.gguf --out q.gguf"),
