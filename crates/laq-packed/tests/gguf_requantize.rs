@@ -7,7 +7,7 @@ mod gguf;
 use std::sync::atomic::AtomicBool;
 
 use gguf::{Folder, Tensor, bytes, file, floats, quantize, random};
-use laq_packed::gguf::{BlockType, GgufFile, GgufPlan, GgufQuantizeError, TargetType};
+use laq_packed::gguf::{BlockType, GgufError, GgufFile, GgufPlan, GgufQuantizeError, TargetType};
 use laq_solvers::Problem;
 
 /// Matrices in F32, Q8_0, Q6_K and Q4_0, with scales in f16 that are numbers.
@@ -214,4 +214,37 @@ fn tensors_are_rounded_where_they_are_asked_for() {
             );
         }
     }
+}
+
+#[test]
+fn truncated_models_are_errors() {
+    let folder = Folder::new(&model());
+    let good = model();
+    let mut request = folder.request(BlockType::Iq4Nl);
+    request.requantize = true;
+    // The padding of the last tensor is no part of it.
+    for length in (0..good.len() - 31).step_by(7) {
+        folder.write("in.gguf", &good[..length]);
+        let error = quantize(request.clone()).expect_err("an error");
+        assert!(
+            matches!(error, GgufQuantizeError::Gguf(_)),
+            "{length}: {error}"
+        );
+    }
+}
+
+/// A tensor without rows, whose row fits in 2⁶⁴ bytes only as it is.
+#[test]
+fn sizes_that_overflow_are_errors() {
+    let tensors: [Tensor<'_>; 1] = [("a", &[1 << 62, 0], 19, vec![])];
+    let folder = Folder::new(&file(3, &[], &tensors));
+    let mut request = folder.request(BlockType::Iq4Nl);
+    request.requantize = true;
+    quantize(request.clone()).expect("a file");
+    request.types = vec![("a".into(), TargetType::F32)];
+    let error = quantize(request).expect_err("an error");
+    assert!(
+        matches!(error, GgufQuantizeError::Gguf(GgufError::Tensor { .. })),
+        "{error}"
+    );
 }
