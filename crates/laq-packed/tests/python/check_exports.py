@@ -27,6 +27,8 @@ try:
 except ImportError:
     qonnx = None
 
+DTYPES = {"F32": np.float32, "F16": np.float16, "U8": np.uint8, "I32": np.int32, "I64": np.int64}
+
 # Of an output, relative to the largest, and of the mean loss.
 TOLERANCE = 1e-5
 LOSS_TOLERANCE = 1e-6
@@ -43,7 +45,7 @@ def read_npz(path):
     """The weights of an archive of arrays."""
     arrays = np.load(path)
     described = json.loads(arrays["laq.json"].tobytes())
-    yield from decode(described["tensors"], lambda name, _: arrays[name])
+    yield from decode(described["tensors"], lambda name: arrays[name])
 
 
 def safetensors(path):
@@ -52,9 +54,9 @@ def safetensors(path):
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
 
-    def tensor(name, dtype):
+    def tensor(name):
         start, end = header[name]["data_offsets"]
-        data = np.frombuffer(content[8 + length + start : 8 + length + end], dtype)
+        data = np.frombuffer(content[8 + length + start : 8 + length + end], DTYPES[header[name]["dtype"]])
         return data.reshape(header[name]["shape"])
 
     return header, tensor
@@ -65,16 +67,17 @@ def check_compressed(folder, packed):
     header, tensor = safetensors(folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())["quantization_config"]
     groups = config["config_groups"].values()
-    bits_of = {target: group["weights"]["num_bits"] for group in groups for target in group["targets"]}
+    weights_of = {target: group["weights"] for group in groups for target in group["targets"]}
     if compressed_tensors:
         compressed_tensors.quantization.QuantizationConfig.model_validate(config)
     for name, weights in packed.items():
         if name + "_packed" not in header:
-            assert np.array_equal(tensor(name, np.float32), weights), name
+            assert np.array_equal(tensor(name), weights), name
             continue
-        bits = bits_of[name.removesuffix(".weight")]
-        words, scale = tensor(name + "_packed", np.int32), tensor(name + "_scale", np.float32)
-        rows, columns = tensor(name + "_shape", np.int64)
+        described = weights_of[name.removesuffix(".weight")]
+        bits, group = described["num_bits"], described.get("group_size")
+        words, scale = tensor(name + "_packed"), tensor(name + "_scale").astype(np.float32)
+        rows, columns = tensor(name + "_shape")
         fields = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little")
         fields = fields[:, : columns * bits].reshape(rows, columns, bits)
         integers = (fields @ (1 << np.arange(bits))) - 2 ** (bits - 1)
@@ -82,6 +85,11 @@ def check_compressed(folder, packed):
             unpack = compressed_tensors.compressors.pack_quantized.helpers.unpack_from_int32
             theirs = unpack(torch.from_numpy(words.copy()), bits, torch.Size([rows, columns]))
             assert np.array_equal(theirs.numpy(), integers), name
+            args = compressed_tensors.quantization.QuantizationArgs.model_validate(described)
+            dequantize = compressed_tensors.quantization.lifecycle.forward.dequantize
+            theirs = dequantize(theirs.to(torch.float32), torch.from_numpy(scale), args=args)
+            assert np.array_equal(theirs.numpy(), weights), name
+        scale = scale if group is None else scale.repeat(group, axis=1)[:, :columns]
         assert np.array_equal(integers.astype(np.float32) * scale, weights), name
 
 
@@ -120,7 +128,7 @@ def read_packed(path):
 
 def decode(described, tensor):
     for name, t in described.items():
-        packed, scale = tensor(name + ".packed", np.uint8), tensor(name + ".scale", np.float32)
+        packed, scale = tensor(name + ".packed"), tensor(name + ".scale").astype(np.float32)
         rows, columns = len(packed), int(np.prod(t["shape"])) // len(packed)
         if t["packing"] == "trits5":
             codes = packed[:, :, None] // 3 ** np.arange(5) % 3
@@ -130,8 +138,11 @@ def decode(described, tensor):
             codes = bits[:, : columns * width].reshape(rows, columns, width) @ (1 << np.arange(width))
         codes = codes.reshape(rows, -1)[:, :columns]
         values = np.array(t["values"], np.float32)[codes]
-        scale = scale.reshape(t["groups"], -1).repeat(rows // t["groups"], axis=0)
-        weights = values * np.where(values < 0, scale[:, -1:], scale[:, :1])
+        if "block" in t:
+            scale = scale.reshape(rows, -1, 1 + t["two_scales"]).repeat(t["block"], axis=1)[:, :columns]
+        else:
+            scale = scale.reshape(t["groups"], 1, -1).repeat(rows // t["groups"], axis=0)
+        weights = values * np.where(values < 0, scale[..., -1], scale[..., 0])
         yield name, weights.reshape(t["shape"])
 
 
