@@ -107,6 +107,19 @@ pub enum SolveError {
         /// The number found.
         found: usize,
     },
+    /// The codes, factors or integers of super-blocks have another length.
+    #[error(
+        "there are {found} {what}, expected {expected}: a code for each weight, a pair of integers for each block and a \
+         pair of factors for each super-block of a row"
+    )]
+    SuperBlockOutput {
+        /// `codes`, `pairs of factors` or `pairs of integers`.
+        what: &'static str,
+        /// Their expected number.
+        expected: usize,
+        /// The number found.
+        found: usize,
+    },
     /// Magnitudes that do not form a codebook.
     #[error(
         "invalid magnitudes of a codebook: {reason}; expected up to 128 of them, rising, within 0 to 1, the last \

@@ -30,6 +30,7 @@
 //! | §2, *beyond the paper* | the optimum in linear time; `laq-linear-M-e`, `laq-log-M-e` | [`exact`] |
 //! | none | custom codebooks | [`Codebook::custom`] |
 //! | none | a scale per block of a row, as files store it | [`blocks`] |
+//! | none | scales of two levels | [`super_blocks`] |
 //! | none | a scale per row of a matrix | [`solve_rows`] |
 //! | §3, step 1 | the warm start | `previous` of [`Quantizer::solve`] |
 //!
@@ -136,6 +137,8 @@ mod method;
 mod quantizer;
 #[cfg(feature = "std")]
 mod rows;
+#[cfg(feature = "std")]
+pub mod super_blocks;
 
 pub use codebook::{Bits, Codebook, Custom, Scale, ValueTable};
 pub use error::SolveError;

@@ -6,9 +6,9 @@ use super::values::{LANES, Values, total};
 
 /// `S = Σ d w v` and `D = Σ d v²`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Sums {
-    pub(super) product: f64,
-    pub(super) square: f64,
+pub(crate) struct Sums {
+    pub(crate) product: f64,
+    pub(crate) square: f64,
 }
 
 impl Sums {
@@ -26,49 +26,49 @@ impl Sums {
     }
 
     /// Twice the reduction of the error at a scale.
-    pub(super) fn gain_at(self, scale: f64) -> f64 {
+    pub(crate) fn gain_at(self, scale: f64) -> f64 {
         scale * (2.0 * self.product - scale * self.square)
     }
 }
 
 /// Scales with the sums of their nearest values, up to rounding in f32.
-pub(super) struct Points {
-    pub(super) scales: [f64; LANES],
-    pub(super) products: [f64; LANES],
-    pub(super) squares: [f64; LANES],
+pub(crate) struct Points {
+    pub(crate) scales: [f64; LANES],
+    pub(crate) products: [f64; LANES],
+    pub(crate) squares: [f64; LANES],
     /// `H = S − ½ s D`
-    pub(super) heights: [f64; LANES],
+    pub(crate) heights: [f64; LANES],
 }
 
 /// The weights of a block, padded with zeros to a multiple of [`LANES`].
 #[derive(Clone, Debug, Default)]
-pub(super) struct Block {
-    pub(super) length: usize,
-    pub(super) weights: Vec<f32>,
-    pub(super) curvature: Vec<f32>,
+pub(crate) struct Block {
+    pub(crate) length: usize,
+    pub(crate) weights: Vec<f32>,
+    pub(crate) curvature: Vec<f32>,
     /// The same with the largest in [½, 1): times a power of two each. What has no part in any sum is zero.
     scaled_weights: Vec<f32>,
     scaled_curvature: Vec<f32>,
     /// Those powers of two.
     factors: [f64; 2],
-    pub(super) extent: Extent,
+    pub(crate) extent: Extent,
 }
 
 /// What bounds the scales and sums of a block.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Extent {
+pub(crate) struct Extent {
     /// The largest weight with curvature, or zero.
-    pub(super) largest: f64,
+    pub(crate) largest: f64,
     /// The smallest weight with curvature, or zero.
-    pub(super) smallest: f64,
+    pub(crate) smallest: f64,
     /// The largest curvature of a weight that is not zero.
     most: f64,
     /// The largest curvature.
     most_of_all: f64,
     /// `Σ d w` of positive weights, and `Σ d |w|` of negative ones.
-    pub(super) products: [f64; 2],
+    pub(crate) products: [f64; 2],
     /// `Σ d`
-    pub(super) curvatures: f64,
+    pub(crate) curvatures: f64,
 }
 
 /// The power of two that brings a positive number to [½, 1).
@@ -80,7 +80,7 @@ fn to_one(largest: f64) -> f64 {
 impl Block {
     /// Takes the weights, or with `magnitudes` theirs. With a value of zero a weight of zero has no part in
     /// any sum.
-    pub(super) fn set(
+    pub(crate) fn set(
         &mut self,
         isa: Isa,
         weights: &[f32],
@@ -124,8 +124,14 @@ impl Block {
         rescale(isa, w, d, factors, has_zero, to_w, to_d);
     }
 
+    /// The weights and curvature, each times a power of two, and those powers.
+    pub(crate) fn rescaled(&self) -> (&[f32], &[f32], [f64; 2]) {
+        (&self.scaled_weights, &self.scaled_curvature, self.factors)
+    }
+
     /// The sums at the values nearest to `w / scale` for each of the scales, rounded as by [`Values::sums`].
-    pub(super) fn points(&self, isa: Isa, values: &Values, scales: &[f64; LANES]) -> Points {
+    /// Scales may be negative.
+    pub(crate) fn points(&self, isa: Isa, values: &Values, scales: &[f64; LANES]) -> Points {
         let inverses = inverses(isa, scales, self.factors[0]);
         let weights = &self.scaled_weights[..self.length];
         let curvature = &self.scaled_curvature[..self.length];
@@ -134,7 +140,7 @@ impl Block {
     }
 
     /// The sums of the values nearest to `w / scale`. Writes their places.
-    pub(super) fn sums_at(
+    pub(crate) fn sums_at(
         &self,
         isa: Isa,
         values: &Values,
@@ -156,7 +162,8 @@ multiversion! {
     fn inverses(scales: &[f64; LANES], factor: f64) -> [f32; LANES] {
         let mut inverses = [0.0; LANES];
         for lane in 0..LANES {
-            inverses[lane] = (1.0 / (scales[lane] * factor)).min(f64::from(f32::MAX)) as f32;
+            let most = f64::from(f32::MAX);
+            inverses[lane] = (1.0 / (scales[lane] * factor)).max(-most).min(most) as f32;
         }
         inverses
     }

@@ -63,7 +63,7 @@ impl ScaleGrid {
     }
 
     /// From a scale that is not negative to the next: `2^(exponent − mantissa)`, a normal f64.
-    fn step(self, scale: f64) -> f64 {
+    pub(crate) fn step(self, scale: f64) -> f64 {
         let (mantissa, smallest_normal, _) = self.layout();
         let exponent = ((scale.to_bits() >> 52) as i32 - F64_BIAS).max(smallest_normal);
         f64::from_bits(((exponent - mantissa + F64_BIAS) as u64) << 52)
@@ -78,7 +78,7 @@ impl ScaleGrid {
     /// equal if `scale` can be stored, or is beyond the smallest or largest of all.
     ///
     /// `scale` is not negative.
-    pub(super) fn neighbours(self, scale: f64, limit: f64) -> [f32; 2] {
+    pub(crate) fn neighbours(self, scale: f64, limit: f64) -> [f32; 2] {
         let (.., largest) = self.layout();
         let smallest = f64::from(self.smallest());
         if scale <= smallest {

@@ -24,12 +24,12 @@
 //!
 //! Sums are f64 in a fixed order. All bits are equal for every instruction set and number of threads.
 
-mod block;
+pub(crate) mod block;
 mod grid;
 mod search;
 #[cfg(test)]
 mod tests;
-mod values;
+pub(crate) mod values;
 
 pub use self::grid::ScaleGrid;
 

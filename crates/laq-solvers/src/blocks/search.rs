@@ -116,7 +116,7 @@ impl Search {
         Self::with_isa(codebook, grid, Isa::selected())
     }
 
-    pub(super) fn with_isa(codebook: &Codebook, grid: ScaleGrid, isa: Isa) -> Self {
+    pub(crate) fn with_isa(codebook: &Codebook, grid: ScaleGrid, isa: Isa) -> Self {
         let (values, is_symmetric) = (codebook.values(), codebook.is_symmetric());
         let not_negative = values
             .iter()

@@ -7,20 +7,20 @@ use laq_simd::{Isa, multiversion};
 use crate::passes::lanes::Table;
 
 /// Weights that are handled together; blocks are padded to a multiple with zeros.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Adding and subtracting it rounds an f32 of up to 2²² to an integer.
-const ROUND_F32: f32 = 12_582_912.0;
+pub(crate) const ROUND_F32: f32 = 12_582_912.0;
 
 /// Adding and subtracting it rounds an f64 of up to 2⁵¹ to an integer.
-const ROUND_F64: f64 = 6_755_399_441_055_744.0;
+pub(crate) const ROUND_F64: f64 = 6_755_399_441_055_744.0;
 
 /// The values of one sign of the scale. Of symmetric values only the magnitudes, for the magnitudes of
 /// weights.
 #[derive(Clone, Debug)]
-pub(super) struct Values {
+pub(crate) struct Values {
     /// In rising order.
-    pub(super) values: Vec<f64>,
+    pub(crate) values: Vec<f64>,
     /// Between each value and the next.
     pub(super) middles: Vec<f64>,
     /// Whether the values are successive integers.
@@ -72,7 +72,7 @@ fn padded<const N: usize>(changes: &[Change]) -> Option<[Change; N]> {
 }
 
 impl Values {
-    pub(super) fn new(values: impl Iterator<Item = f32>, is_negated: bool) -> Self {
+    pub(crate) fn new(values: impl Iterator<Item = f32>, is_negated: bool) -> Self {
         let all: Vec<f32> = values.collect();
         let values: Vec<f64> = all.iter().map(|value| f64::from(*value)).collect();
         let middles: Vec<f64> = (values.windows(2))
@@ -104,8 +104,8 @@ impl Values {
     }
 
     /// Writes the places of the values nearest to `weight / scale`; at scale 0 to zero.
-    pub(super) fn place(&self, isa: Isa, weights: &[f32], scale: f64, places: &mut [i32]) {
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    pub(crate) fn place(&self, isa: Isa, weights: &[f32], scale: f64, places: &mut [i32]) {
+        let inverse = if scale != 0.0 { 1.0 / scale } else { 0.0 };
         match self.are_successive {
             true => rounded_places(isa, weights, inverse, self.ends(), places),
             false => nearest_places(isa, weights, inverse, &self.middles, places),
@@ -113,7 +113,7 @@ impl Values {
     }
 
     /// Whether zero is a value.
-    pub(super) fn has_zero(&self) -> bool {
+    pub(crate) fn has_zero(&self) -> bool {
         self.magnitudes[0] == 0.0
     }
 
@@ -235,7 +235,7 @@ multiversion! {
 
 /// The sum of the lanes, in halves.
 #[inline(always)]
-pub(super) fn total<T: Copy + AddAssign>(mut lanes: [T; LANES]) -> T {
+pub(crate) fn total<T: Copy + AddAssign>(mut lanes: [T; LANES]) -> T {
     let mut half = LANES / 2;
     while half > 0 {
         for lane in 0..half {
