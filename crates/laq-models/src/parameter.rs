@@ -149,6 +149,8 @@ pub(crate) struct Parameter<B: Backend> {
     first_moment: Tensor<B>,
     second_moment: Tensor<B>,
     quantized: Option<Quantized<B>>,
+    /// Latent weights that are quantized stay within ± this.
+    pub(crate) clip: f32,
 }
 
 struct Quantized<B: Backend> {
@@ -199,6 +201,7 @@ impl<B: Backend> Parameter<B> {
             first_moment: zeros()?,
             second_moment: zeros()?,
             quantized,
+            clip: 1.0,
             spec,
         })
     }
@@ -366,10 +369,10 @@ impl<B: Backend> Parameter<B> {
         backend.quantizer_backward(&self.latent, &mut quantized.quantizer, &mut self.gradient)
     }
 
-    /// The operands of Adam. Only quantized parameters are clipped, to [−1, 1].
+    /// The operands of Adam. Only quantized parameters are clipped, to ± [`Parameter::clip`].
     pub(crate) fn update_job(&mut self) -> UpdateJob<'_, B> {
         UpdateJob {
-            clip: self.quantized.is_some().then_some(1.0),
+            clip: self.quantized.is_some().then_some(self.clip),
             gradient: &self.gradient,
             weight: &mut self.latent,
             first_moment: &mut self.first_moment,

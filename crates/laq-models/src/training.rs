@@ -190,7 +190,7 @@ impl<B: Backend + 'static> Training<B> {
     ///
     /// 1. ŵ = solve(w, d) for every quantized matrix.
     /// 2. Forward and backward with ŵ in place of w.
-    /// 3. Adam on the latent weights, clipped to [−1, 1], and on what is not quantized.
+    /// 3. Adam on the latent weights, clipped to [−1, 1] or [`Training::set_clip`], and on what is not quantized.
     ///
     /// # Errors
     /// [`ModelError::NotFinite`] or [`ModelError::Solve`] when a number is no longer finite; the
@@ -205,6 +205,19 @@ impl<B: Backend + 'static> Training<B> {
             seconds: report.seconds,
             quantize_seconds: report.quantize_seconds,
         })
+    }
+
+    /// Sets the range ± `clip` of the latent weights that are quantized, which is 1 otherwise. To be called before the first
+    /// step.
+    ///
+    /// # Errors
+    /// [`ModelError::Setting`] unless `clip` is a number above 0.
+    pub fn set_clip(&mut self, clip: f32) -> Result<(), ModelError> {
+        setting(clip > 0.0, "clip", clip, "a number above 0")?;
+        for parameter in self.network.parameters_mut() {
+            parameter.clip = clip;
+        }
+        Ok(())
     }
 
     /// [`Training::step`] without synchronization. The next [`Training::report`] returns the loss,

@@ -207,6 +207,7 @@ pub trait Trainer: Evaluator + Send {
     fn save(&mut self) -> Result<Vec<StateTensor>, ModelError>;
     fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError>;
     fn start_from(&mut self, state: &[StateTensor]) -> Result<(), ModelError>;
+    fn set_clip(&mut self, clip: f32) -> Result<(), ModelError>;
     fn add_curvature(
         &mut self,
         batch: Batch<'_>,
@@ -293,6 +294,10 @@ impl<B: Backend + 'static> Trainer for Training<B> {
 
     fn start_from(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
         self.start_from(state)
+    }
+
+    fn set_clip(&mut self, clip: f32) -> Result<(), ModelError> {
+        self.set_clip(clip)
     }
 
     fn add_curvature(

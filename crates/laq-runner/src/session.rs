@@ -65,11 +65,15 @@ pub(crate) fn network(
         let estimate = MemoryEstimate::of(&parts.spec, parts.length, site)?;
         estimate.check(&parts.spec, parts.length, batch, available)?;
     }
-    match device {
+    let network = match device {
         OpenDevice::Cpu(backend) => parts.build(backend),
         OpenDevice::Cuda(backend) => parts.build(*backend),
+    };
+    let mut network = network.map_err(RunError::Build)?;
+    if let Some(clip) = experiment.quantize.clip {
+        network.set_clip(clip as f32).map_err(RunError::Build)?;
     }
-    .map_err(RunError::Build)
+    Ok(network)
 }
 
 /// All that makes a network.

@@ -307,6 +307,7 @@ fn errors_of_values_have_key_value_and_range() {
             "quantize.scale_start = 1.0",
             ["quantize.scale_start = 1", "does not train its scales"],
         ),
+        ("quantize.clip = -1.0", ["quantize.clip = -1", "above 0"]),
         (
             "quantize.granularity = \"rows\"",
             ["quantize.granularity = \"rows\"", "`block:N`"],

@@ -12,7 +12,7 @@ use super::schema::{Experiment, nearest};
 use super::{KINDS, defaults};
 
 /// Keys that have no default.
-const WITHOUT_DEFAULT: [&str; 14] = [
+const WITHOUT_DEFAULT: [&str; 15] = [
     "data.name",
     "data.path",
     "data.preprocessing",
@@ -24,6 +24,7 @@ const WITHOUT_DEFAULT: [&str; 14] = [
     "train.max_batches",
     "train.start",
     "quantize.scale_start",
+    "quantize.clip",
     "paper.value",
     "paper.status",
     "paper.epochs",

@@ -147,6 +147,9 @@ pub struct Quantize {
     /// The start of trained scales; without it they start at those of TWN.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale_start: Option<f64>,
+    /// Latent weights stay within ± this; without it within ± 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
 }
 
 /// The optimization.
@@ -349,6 +352,13 @@ impl Experiment {
             );
         }
         self.check()?;
+        if let Some(clip) = self.quantize.clip {
+            above_zero("quantize.clip", clip, f64::from(f32::MAX))?;
+            if method.quantizer().is_none() {
+                let allowed = "it must be omitted, because nothing is quantized".into();
+                return Err(("quantize.clip", clip.to_string(), allowed));
+            }
+        }
         if let Some(start) = self.quantize.scale_start {
             above_zero("quantize.scale_start", start, f64::from(f32::MAX))?;
             if !method.has_trained_scales() {

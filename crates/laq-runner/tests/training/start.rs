@@ -121,3 +121,37 @@ fn a_start_that_does_not_fit_is_an_error_of_one_line() {
     let error = fails(&dir.experiment("lat-e", &start), "other-text");
     assert!(error.contains("another alphabet"), "{error}");
 }
+
+/// Weights beyond ±1 are clipped in the first step, or stay where the experiment allows them.
+#[test]
+fn latent_weights_stay_within_the_clip() {
+    let dir = TestDir::new();
+    let wide = "model.init_range = 1.0\ntrain.learning_rate = 0.3";
+    dir.train(&dir.experiment("full", wide), "full")
+        .expect("a run in full precision");
+    let largest = |name: &str| {
+        let network = network(&dir.path(name).join("last.safetensors"));
+        let of = network
+            .iter()
+            .find(|tensor| tensor.name == "lstm.weight_hh");
+        match &of.expect("a parameter").data {
+            StateData::F32(values) => values.iter().fold(0.0f32, |most, w| most.max(w.abs())),
+            _ => panic!("weights in f32"),
+        }
+    };
+    assert!(largest("full") > 1.5, "{}", largest("full"));
+    let start = format!(
+        "train.learning_rate = 0.001\ntrain.start = '{}'",
+        dir.path("full").display()
+    );
+    for (name, more, low, high) in [
+        ("clipped", "", 1.0, 1.0),
+        ("free", "quantize.clip = 1.25", 1.25, 1.25),
+        ("wide", "quantize.clip = 1e30", 1.5, 1e30),
+    ] {
+        let experiment = dir.experiment("lat-e", &format!("{start}\n{more}"));
+        dir.train(&experiment, name).expect("a run");
+        let largest = largest(name);
+        assert!((low..=high).contains(&largest), "{name}: {largest}");
+    }
+}
