@@ -355,6 +355,18 @@ impl<B: Backend> Parameter<B> {
         })
     }
 
+    pub(crate) fn has_trained_scales(&self) -> bool {
+        let quantized = self.quantized.as_ref();
+        quantized.is_some_and(|quantized| quantized.method.has_trained_scales())
+    }
+
+    /// Sets Adam's moments to zero, as before the first step.
+    pub(crate) fn clear_moments(&mut self, backend: &B) -> Result<(), BackendError> {
+        let zeros = vec![0.0; self.spec.shape.iter().product()];
+        backend.write(&zeros, &mut self.first_moment)?;
+        backend.write(&zeros, &mut self.second_moment)
+    }
+
     /// Whether [`Parameter::quantizer_backward`] changes the gradient (PAPER.md §2).
     pub(crate) fn has_latent_gradient(&self) -> bool {
         let quantized = self.quantized.as_ref();

@@ -491,14 +491,14 @@ impl<B: Backend + 'static> Training<B> {
     /// When the device fails, and as [`Training::report`].
     pub fn save(&mut self) -> Result<Vec<StateTensor>, ModelError> {
         self.read_log()?;
+        let mut counters = vec![self.steps, u64::from(self.quantized_is_current)];
+        if self.steps_before > 0 {
+            counters.push(self.steps_before);
+        }
         let mut state = vec![StateTensor {
             name: COUNTERS.to_owned(),
-            shape: vec![3],
-            data: StateData::U64(vec![
-                self.steps,
-                u64::from(self.quantized_is_current),
-                self.steps_before,
-            ]),
+            shape: vec![counters.len()],
+            data: StateData::U64(counters),
         }];
         for parameter in self.network.parameters() {
             state.extend(parameter.save(&self.backend)?);
@@ -530,18 +530,31 @@ impl<B: Backend + 'static> Training<B> {
 
     /// Starts from the saved state of a network with the same parameters, quantized or not: its latent weights, running
     /// averages, and Adam's moments with the number of their steps, so that the first step is loss-aware. Levels and
-    /// scales are solved anew. To be called before the first step.
+    /// scales are found anew. With trained scales, which have no moments yet, all of Adam starts anew.
     ///
     /// # Errors
-    /// As [`Training::load`].
+    /// As [`Training::load`]; [`ModelError::State`] after the first step.
     pub fn start_from(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
+        if self.steps > 0 || self.unread > 0 {
+            let steps = self.steps + self.unread;
+            let error = format!("a training starts before its first step, and {steps} were taken");
+            return Err(ModelError::State(error));
+        }
         let by_name = by_name(state);
         let [steps, _, before] = counters(&by_name)?;
-        for parameter in self.network.parameters_mut() {
+        let parameters = self.network.parameters_mut();
+        let keeps_moments = !parameters.iter().any(Parameter::has_trained_scales);
+        for parameter in parameters {
             parameter.load_latent(&self.backend, &by_name)?;
+            if !keeps_moments {
+                parameter.clear_moments(&self.backend)?;
+            }
         }
         self.network.load(&self.backend, &by_name)?;
-        self.steps_before = before.saturating_add(steps);
+        self.steps_before = match keeps_moments {
+            true => before.saturating_add(steps),
+            false => 0,
+        };
         self.quantized_is_current = false;
         Ok(())
     }

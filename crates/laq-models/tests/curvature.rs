@@ -217,7 +217,7 @@ fn inputs_of_the_lstm_are_symbols_and_states() {
     }
 }
 
-/// The first convolution reads the images; a dense layer after a convolution reads what pooling left.
+/// The first convolution reads the images.
 #[test]
 fn inputs_of_a_convolution_are_the_pixels_under_each_weight() {
     let mut training = feedforward("full");

@@ -136,8 +136,18 @@ fn training_starts_from_the_weights_of_another_method() {
             let found = state.iter().find(|found| found.name == tensor.name);
             match &tensor.name[..] {
                 "training.counters" => {
-                    let counters = StateData::U64(vec![0, 0, 3]);
+                    let counters = if id == "ttq" {
+                        vec![0, 0]
+                    } else {
+                        vec![0, 0, 3]
+                    };
+                    let counters = StateData::U64(counters);
                     assert_eq!(found.map(|found| &found.data), Some(&counters));
+                }
+                // The trained scales have no moments yet, so Adam starts anew.
+                name if id == "ttq" && name.ends_with("moment") => {
+                    let zeros = StateData::F32(vec![0.0; tensor.shape.iter().product()]);
+                    assert_eq!(found.map(|found| &found.data), Some(&zeros));
                 }
                 _ => assert_eq!(found, Some(tensor), "{id}"),
             }
@@ -150,10 +160,17 @@ fn training_starts_from_the_weights_of_another_method() {
         let mut again = training(id, 7);
         again.start_from(&started.save().unwrap()).unwrap();
         let state = again.save().unwrap();
+        let counters = if id == "ttq" {
+            vec![0, 0]
+        } else {
+            vec![0, 0, 5]
+        };
+        let counters = StateData::U64(counters);
+        assert!(state.iter().any(|tensor| tensor.data == counters));
+        let error = started.start_from(&kept).unwrap_err().to_string();
         assert!(
-            state
-                .iter()
-                .any(|tensor| tensor.data == StateData::U64(vec![0, 0, 5]))
+            error.contains("before its first step, and 2 were taken"),
+            "{error}"
         );
     }
 }

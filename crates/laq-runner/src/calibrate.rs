@@ -1,6 +1,7 @@
 //! The curvature of a trained network over batches of its training data, as a file for `laq quantize --curvature`.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,16 +13,19 @@ use serde_json::json;
 
 use crate::RunError;
 use crate::checkpoint::{Checkpoint, Raw};
-use crate::config::FILE;
+use crate::config::{Experiment, FILE, Model};
 use crate::device::DeviceOptions;
-use crate::evaluate::{find_checkpoint, load_network};
+use crate::evaluate::load_network;
 use crate::examples::{self, BatchBuffer, Input};
-use crate::files::write_atomically;
-use crate::packed::run_of;
+use crate::files::{FileError, write_atomically};
 use crate::session::thread_pool;
+use crate::start::Latent;
 
 /// The metadata entry that describes a file of curvatures.
 pub const CURVATURE: &str = "laq.curvature";
+
+/// The least batch whose gradients are taken through batch normalization.
+const MIN_NORMALIZED: usize = 16;
 
 /// Options of a calibration.
 #[derive(Clone, Debug)]
@@ -87,14 +91,15 @@ pub fn calibrate(
     stop: &AtomicBool,
     progress: &mut (dyn FnMut(usize, usize) + Send),
 ) -> Result<Option<Calibration>, RunError> {
-    let checkpoint = find_checkpoint(path)?;
-    if run_of(&checkpoint)?.is_some() {
-        return Err(RunError::PackedCalibration { checkpoint });
-    }
-    let Checkpoint {
-        run,
-        network: state,
-    } = Checkpoint::read(&checkpoint)?;
+    let Latent {
+        path: checkpoint,
+        checkpoint: Checkpoint {
+            run,
+            network: state,
+        },
+        ..
+    } = Latent::read(path)?;
+    check_out(out, &checkpoint)?;
     let experiment = &run.experiment;
     let mut data = experiment.data.clone();
     if let Some(dir) = &options.data_dir {
@@ -104,6 +109,7 @@ pub fn calibrate(
         data.dir.clone_from(dir);
     }
     data.batch = options.batch.unwrap_or(data.batch);
+    check_batch(experiment, options.kind, data.batch)?;
     let examples = examples::load(&data, &mut |_| {})?;
     if examples.fingerprint() != run.data_sha256 {
         return Err(RunError::OtherData {
@@ -172,6 +178,38 @@ pub fn calibrate(
         tensors: tensors.iter().map(CalibratedTensor::new).collect(),
         checkpoint,
     }))
+}
+
+/// An error if the file cannot be written, before the work.
+fn check_out(out: &Path, checkpoint: &Path) -> Result<(), RunError> {
+    let folder = match out.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    fs::read_dir(folder).map_err(FileError::on("write into", folder))?;
+    match (out.canonicalize(), checkpoint.canonicalize()) {
+        (Ok(found), Ok(checkpoint)) if found == checkpoint => {
+            Err(RunError::OutIsInput { out: out.into() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gradients are those of training, where a small batch that is normalized by its own statistics has none.
+fn check_batch(experiment: &Experiment, kind: CurvatureKind, batch: usize) -> Result<(), RunError> {
+    match &experiment.model {
+        Model::Feedforward(model)
+            if kind == CurvatureKind::Fisher
+                && (model.batch_norm || model.output_batch_norm)
+                && batch < MIN_NORMALIZED =>
+        {
+            Err(RunError::SmallBatch {
+                batch,
+                least: MIN_NORMALIZED,
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 impl CalibratedTensor {

@@ -287,7 +287,7 @@ impl Checkpoint {
         Self::from_bytes(fs::read(path).map_err(FileError::on("read", path))?, path)
     }
 
-    fn from_bytes(mut bytes: Vec<u8>, path: &Path) -> Result<Self, CheckpointError> {
+    pub(crate) fn from_bytes(mut bytes: Vec<u8>, path: &Path) -> Result<Self, CheckpointError> {
         let foreign = |detail: &str| CheckpointError::Foreign {
             path: path.into(),
             detail: detail.into(),

@@ -106,7 +106,8 @@ pub enum RunError {
     },
     /// The weights to start from are of another network.
     #[error(
-        "train.start = {checkpoint} does not match the network: {source}; start from a run with the same [model]"
+        "train.start = {checkpoint} does not match the network: {source}; start from a run with the same [model] on data of \
+         the same shape"
     )]
     StartNetwork {
         /// The checkpoint.
@@ -127,27 +128,35 @@ pub enum RunError {
         /// Those of the checkpoint.
         there: usize,
     },
-    /// The weights to start from are quantized.
+    /// Latent weights are needed, and the file has quantized ones.
     #[error(
-        "train.start = {checkpoint} has quantized weights alone, expected a checkpoint with latent weights: start from a \
-         run with checkpoint.keep = \"all\""
+        "{checkpoint} has quantized weights alone, expected a checkpoint with latent weights, which a run keeps with \
+         checkpoint.keep = \"all\""
     )]
-    PackedStart {
+    NoLatentWeights {
         /// The file.
         checkpoint: PathBuf,
     },
-    /// The network to calibrate is quantized alone.
+    /// A batch is too small for batch normalization.
     #[error(
-        "{checkpoint} has quantized weights alone, expected a checkpoint: calibrate a run with checkpoint.keep = \"all\""
+        "found --batch {batch}, expected at least {least}, because the network normalizes by the statistics of a batch"
     )]
-    PackedCalibration {
+    SmallBatch {
+        /// The images of a batch.
+        batch: usize,
+        /// The least.
+        least: usize,
+    },
+    /// The file to write is one that is read.
+    #[error("{out} is the checkpoint that is read; use another --out")]
+    OutIsInput {
         /// The file.
-        checkpoint: PathBuf,
+        out: PathBuf,
     },
     /// The run began with other weights.
     #[error(
-        "{checkpoint} did not start from {start}, which train.start names and which has changed: restore it to continue, \
-         or train from scratch in another --run-dir"
+        "{checkpoint} started from other weights than those that {start}, which train.start names, has now: restore that \
+         file or move it away to continue, or train from scratch in another --run-dir"
     )]
     OtherStart {
         /// The checkpoint.

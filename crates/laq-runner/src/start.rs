@@ -13,6 +13,7 @@ use crate::device::Network;
 use crate::evaluate::find_checkpoint;
 use crate::files::FileError;
 use crate::packed::run_of;
+use crate::run_folder::last_checkpoint;
 
 /// The checkpoint that a run started from, in its own checkpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,21 +28,49 @@ pub struct Start {
     pub epochs_done: u32,
 }
 
+/// A checkpoint with latent weights.
+pub(crate) struct Latent {
+    pub(crate) path: PathBuf,
+    pub(crate) checkpoint: Checkpoint,
+    /// SHA-256 of the file.
+    sha256: String,
+}
+
+impl Latent {
+    /// Reads `path`, a checkpoint or a run folder, of which the best epoch is taken.
+    pub(crate) fn read(path: &Path) -> Result<Self, RunError> {
+        let file = find_checkpoint(path)?;
+        if run_of(&file)?.is_some() {
+            return Err(RunError::NoLatentWeights { checkpoint: file });
+        }
+        let bytes = fs::read(&file).map_err(FileError::on("read", &file))?;
+        let sha256 = hex::encode(Sha256::digest(&bytes));
+        let checkpoint = Checkpoint::from_bytes(bytes, &file)?;
+        if file == last_checkpoint(path) && checkpoint.run.progress.best.is_some() {
+            return Err(RunError::NoBest {
+                folder: path.into(),
+            });
+        }
+        Ok(Self {
+            path: file,
+            checkpoint,
+            sha256,
+        })
+    }
+}
+
 /// Loads the weights of `path`, a run folder or a checkpoint, into a network at its first step.
 pub(crate) fn start(
     path: &Path,
     alphabet: &[u8],
     network: &mut Network,
 ) -> Result<Start, RunError> {
-    let path = find_checkpoint(path)?;
-    if run_of(&path)?.is_some() {
-        return Err(RunError::PackedStart { checkpoint: path });
-    }
-    let sha256 = digest(&path)?;
-    let Checkpoint {
-        run,
-        network: state,
-    } = Checkpoint::read(&path)?;
+    let Latent {
+        path,
+        checkpoint,
+        sha256,
+    } = Latent::read(path)?;
+    let run = checkpoint.run;
     if run.alphabet != alphabet {
         return Err(RunError::StartAlphabet {
             checkpoint: path,
@@ -50,7 +79,7 @@ pub(crate) fn start(
         });
     }
     network
-        .start_from(&state)
+        .start_from(&checkpoint.network)
         .map_err(|source| RunError::not_started(path, source))?;
     Ok(Start {
         sha256,
@@ -60,8 +89,8 @@ pub(crate) fn start(
     })
 }
 
-/// An error if `run`, in `file`, did not start from the weights that the experiment names. If these are gone, they are
-/// not needed.
+/// An error if `run`, in `file`, did not start from the weights that the experiment names. If these are gone, or packed
+/// since, they are not needed.
 pub(crate) fn same_start(
     experiment: &Experiment,
     file: &Path,
@@ -73,18 +102,17 @@ pub(crate) fn same_start(
     let Ok(path) = find_checkpoint(path) else {
         return Ok(());
     };
-    match digest(&path)? == start.sha256 {
+    if run_of(&path)?.is_some() {
+        return Ok(());
+    }
+    let bytes = fs::read(&path).map_err(FileError::on("read", &path))?;
+    match hex::encode(Sha256::digest(&bytes)) == start.sha256 {
         true => Ok(()),
         false => Err(RunError::OtherStart {
             checkpoint: file.into(),
             start: path,
         }),
     }
-}
-
-fn digest(path: &Path) -> Result<String, RunError> {
-    let bytes = fs::read(path).map_err(FileError::on("read", path))?;
-    Ok(hex::encode(Sha256::digest(&bytes)))
 }
 
 impl RunError {

@@ -116,12 +116,27 @@ fn a_calibration_that_fails_or_is_interrupted_writes_nothing() {
     assert!(matches!(fails("nowhere"), RunError::NoCheckpoint { .. }));
     let packed = dir.experiment("lat-e", "checkpoint.keep = \"packed\"");
     dir.train(&packed, "packed").expect("a packed run");
-    assert!(matches!(
-        fails("packed"),
-        RunError::PackedCalibration { .. }
-    ));
+    assert!(matches!(fails("packed"), RunError::NoLatentWeights { .. }));
+    dir.train(&dir.digits("full", ""), "images").expect("a run");
+    let (go_on, out) = (AtomicBool::new(false), dir.path("curvature.safetensors"));
+    let small = CalibrateOptions {
+        batch: Some(2),
+        ..options(CurvatureKind::Fisher)
+    };
+    let images = dir.path("images");
+    let found = calibrate(&images, &out, &small, &go_on, &mut |_, _| {});
+    assert!(matches!(found, Err(RunError::SmallBatch { batch: 2, .. })));
     dir.train(&dir.experiment("full", ""), "run")
         .expect("a run");
+    let best = dir.path("run/best.safetensors");
+    let before = fs::read(&best).expect("a checkpoint");
+    let fisher = options(CurvatureKind::Fisher);
+    let found = calibrate(&dir.path("run"), &best, &fisher, &go_on, &mut |_, _| {});
+    assert!(matches!(found, Err(RunError::OutIsInput { .. })));
+    assert!(before == fs::read(&best).expect("a checkpoint"));
+    let nowhere = dir.path("nowhere/d.safetensors");
+    let found = calibrate(&dir.path("run"), &nowhere, &fisher, &go_on, &mut |_, _| {});
+    assert!(matches!(found, Err(RunError::File(_))));
     let (stop, out) = (AtomicBool::new(true), dir.path("curvature.safetensors"));
     let options = options(CurvatureKind::Fisher);
     let found = calibrate(&dir.path("run"), &out, &options, &stop, &mut |_, _| {});

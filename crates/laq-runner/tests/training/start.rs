@@ -37,6 +37,8 @@ fn a_run_starts_from_the_best_weights_of_another_and_records_it() {
                 .expect("the same parameters");
             match &tensor.data {
                 StateData::U64(_) => {}
+                // Trained scales have no moments yet, so Adam starts anew.
+                _ if method == "ttq" && tensor.name.ends_with("moment") => {}
                 _ => assert_eq!(tensor, same, "{method}"),
             }
         }
@@ -116,6 +118,11 @@ fn a_start_that_does_not_fit_is_an_error_of_one_line() {
     let packed = format!("train.start = '{}'", dir.path("packed").display());
     let error = fails(&dir.experiment("lat-e", &packed), "from-packed");
     assert!(error.contains("has quantized weights alone"), "{error}");
+    copy(&dir.path("full"), &dir.path("no-best"));
+    fs::remove_file(dir.path("no-best/best.safetensors")).expect("removed");
+    let no_best = format!("train.start = '{}'", dir.path("no-best").display());
+    let error = fails(&dir.experiment("lat-e", &no_best), "from-no-best");
+    assert!(error.contains("best.safetensors is missing"), "{error}");
     let text = fs::read_to_string(dir.path("text.txt")).expect("the text");
     fs::write(dir.path("text.txt"), text.replace("fog", "FOG")).expect("another text");
     let error = fails(&dir.experiment("lat-e", &start), "other-text");

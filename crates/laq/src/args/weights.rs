@@ -161,8 +161,8 @@ pub(crate) struct CalibrateArgs {
     /// Batches of the shuffled training split; all of them if there are fewer.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batches: u32,
-    /// Sequences or images per batch; for fisher, fewer give a better estimate from as many batches
-    /// [default: as in training].
+    /// Sequences or images per batch; for fisher of a language model, fewer give a better estimate [default: as
+    /// in training].
     #[arg(long, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) batch: Option<u32>,
     /// The folder of the data [default: that of the training].

@@ -338,6 +338,7 @@ fn a_calibrated_network_is_quantized_and_evaluated() {
             "f32.safetensors",
         ],
     );
+    let mut files = Vec::new();
     for kind in ["fisher", "inputs"] {
         let printed = run(
             &dir,
@@ -368,6 +369,7 @@ fn a_calibrated_network_is_quantized_and_evaluated() {
             "int4.safetensors",
         ];
         run(&dir, &quantize);
+        files.push(fs::read(dir.path("int4.safetensors")).expect("a file"));
         let of_run = json(&dir, &["eval", "runs/tiny", "--json"])["loss"].as_f64();
         let of_file = json(&dir, &["eval", "int4.safetensors", "--json"])["loss"].as_f64();
         let (of_run, of_file) = (of_run.expect("a loss"), of_file.expect("a loss"));
@@ -376,4 +378,5 @@ fn a_calibrated_network_is_quantized_and_evaluated() {
             "{of_run} {of_file}"
         );
     }
+    assert!(files[0] != files[1], "the curvature is read");
 }
