@@ -20,7 +20,7 @@ fuzz_target!(|content: &[u8]| {
     let _ = Importance::read(&path("in"));
     let plan = GgufPlan::new(GgufRequest {
         weights: path("in"),
-        of: BlockType::Mxfp4,
+        of: BlockType::Mxfp4.into(),
         types: Vec::new(),
         curvature: Curvature::Squares,
         out: path("out"),

@@ -214,7 +214,7 @@ fn requests_that_do_not_fit_are_errors() {
         assert_eq!(fs::read(&old).expect("a file"), b"old");
         error
     };
-    let error = plan(&|request| request.of = BlockType::Q2_0);
+    let error = plan(&|request| request.of = BlockType::Q2_0.into());
     assert!(matches!(&error, Rows { columns: 32, .. }), "{error}");
     let message = error.to_string();
     assert!(

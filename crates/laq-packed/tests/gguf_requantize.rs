@@ -136,7 +136,7 @@ fn models_are_not_quantized_again_unasked() {
     assert!(matches!(error, Quantized { others: 2, .. }), "{error}");
     // One of them has the type already, and would not change.
     let mut to_q4_0 = request.clone();
-    to_q4_0.of = BlockType::Q4_0;
+    to_q4_0.of = BlockType::Q4_0.into();
     let other = quantize(to_q4_0).expect_err("an error");
     assert!(matches!(other, Quantized { others: 1, .. }), "{other}");
     let message = error.to_string();

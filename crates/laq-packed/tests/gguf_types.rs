@@ -135,7 +135,9 @@ fn large_weights_stay_finite() {
     );
     let error = "q5_0".parse::<TargetType>().expect_err("an error");
     assert!(
-        error.to_string().contains("nvfp4, q8_0, f16, bf16, f32"),
+        error
+            .to_string()
+            .contains("nvfp4, q2_k, q3_k, q4_k, iq4_xs, q8_0, f16, bf16, f32"),
         "{error}"
     );
     for of in TargetType::ALL {

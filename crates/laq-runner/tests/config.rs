@@ -159,6 +159,10 @@ fn a_format_replaces_the_method_of_layers_below() {
     assert_ne!(key_with(""), key_with("quantize.granularity = \"row\""));
     for (sets, expected) in [
         (
+            &["quantize.format=q4_k"][..],
+            "for `laq quantize` alone, because its solution is not exact",
+        ),
+        (
             &["quantize.format=lat-e"][..],
             "others are values of quantize.method",
         ),

@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use laq_lab::text::duration;
-use laq_packed::gguf::{Curvature, GgufFile, GgufPlan, GgufQuantizeError, GgufRequest};
+use laq_packed::gguf::{Curvature, GgufFile, GgufPlan, GgufQuantizeError, GgufRequest, TargetType};
 use laq_packed::{Plan, QuantizeError, Request, Scales, TensorRecord};
 use laq_runner::config::{nearest, with_suggestion};
+use laq_solvers::super_blocks::SuperBlockFormat;
 use laq_solvers::{Method, format_ids, format_named};
 use serde::Serialize;
 
@@ -137,6 +138,12 @@ fn method(args: &QuantizeArgs) -> Result<Method> {
     };
     match (&args.method, &args.format) {
         (_, Some(format)) => {
+            if SuperBlockFormat::named(format).is_some() {
+                bail!(
+                    "{format} is a format of GGUF files, which {} is not",
+                    args.weights.display()
+                );
+            }
             if format_named(format).is_none() {
                 let near = nearest(format, format_ids());
                 let near = near.map(|id| format!(" (did you mean {id}?)"));
@@ -156,6 +163,24 @@ fn method(args: &QuantizeArgs) -> Result<Method> {
             })
         }
         (None, None) => bail!("found neither --method nor --format, expected one of them"),
+    }
+}
+
+/// The format of a GGUF file: a type that is solved for.
+fn gguf_type(format: &str) -> Result<TargetType> {
+    match format.parse() {
+        Ok(of) if TargetType::is_solved(of) => Ok(of),
+        found => {
+            let solved = TargetType::ALL.into_iter().filter(|of| of.is_solved());
+            let ids = solved.map(TargetType::id).collect::<Vec<_>>().join(", ");
+            let is_rounded = found.is_ok();
+            let hint = if is_rounded {
+                "; single tensors are rounded to it by --type"
+            } else {
+                ""
+            };
+            bail!("unknown format {format:?}, expected one of {ids}{hint}")
+        }
     }
 }
 
@@ -185,7 +210,7 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
     let is_unweighted = curvature == Curvature::Squares;
     let plan = GgufPlan::new(GgufRequest {
         weights: model.into(),
-        of: format.parse()?,
+        of: gguf_type(format)?,
         types: args.types.clone(),
         curvature,
         out: args.out.clone(),

@@ -33,7 +33,7 @@ pub enum BlockTypeError {
         /// The weights of a block.
         block: usize,
     },
-    /// A row is not made of whole blocks of a type to which weights are rounded.
+    /// A row is not made of whole blocks of another type.
     #[error(
         "a row has {columns} weights, and {of} stores whole blocks of {}: expected a multiple of it",
         .of.weights

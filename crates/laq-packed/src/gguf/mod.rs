@@ -10,6 +10,7 @@ mod importance;
 mod quantize;
 mod quantize_error;
 mod select;
+mod super_block_type;
 mod target;
 
 pub use self::block_type::{BlockType, BlockTypeError};
@@ -20,4 +21,5 @@ pub use self::file::{GgufError, GgufFile, GgufTensor, GgufValue};
 pub use self::importance::{Importance, ImportanceError};
 pub use self::quantize::{Curvature, GgufPlan, GgufRecord, GgufRequest, GgufTotals};
 pub use self::quantize_error::GgufQuantizeError;
+pub use self::super_block_type::SuperBlockType;
 pub use self::target::{TargetType, TargetTypeError};

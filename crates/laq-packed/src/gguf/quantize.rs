@@ -11,7 +11,8 @@ use serde::Serialize;
 use super::file::{GgufWriter, NewEntries, NewValue};
 use super::select::{Selected, select};
 use super::{
-    BlockType, GgufError, GgufFile, GgufQuantizeError, GgufTensor, Importance, TargetType,
+    BlockType, GgufError, GgufFile, GgufQuantizeError, GgufTensor, Importance, SuperBlockType,
+    TargetType,
 };
 use crate::files::replace;
 use crate::float::Float;
@@ -26,7 +27,7 @@ pub struct GgufRequest {
     /// The file of the weights.
     pub weights: PathBuf,
     /// The type of the tensors that are quantized.
-    pub of: BlockType,
+    pub of: TargetType,
     /// Globs of names and the types of the tensors that match, if they are selected; the first that matches counts.
     pub types: Vec<(String, TargetType)>,
     /// What the errors of weights are multiplied by.
@@ -414,12 +415,17 @@ fn experts(tensor: &GgufTensor) -> usize {
 }
 
 /// llama.cpp's number of a file whose tensors are mostly of this type.
-fn file_type(of: BlockType) -> Option<u32> {
+fn file_type(of: TargetType) -> Option<u32> {
     match of {
-        BlockType::Q4_0 => Some(2),
-        BlockType::Iq4Nl => Some(25),
-        BlockType::Tq1_0 => Some(36),
-        BlockType::Tq2_0 => Some(37),
+        TargetType::Blocks(BlockType::Q4_0) => Some(2),
+        TargetType::Blocks(BlockType::Iq4Nl) => Some(25),
+        TargetType::Blocks(BlockType::Tq1_0) => Some(36),
+        TargetType::Blocks(BlockType::Tq2_0) => Some(37),
+        // Of its mixtures the smallest, which have few other types.
+        TargetType::SuperBlocks(SuperBlockType::Q2K) => Some(10),
+        TargetType::SuperBlocks(SuperBlockType::Q3K) => Some(11),
+        TargetType::SuperBlocks(SuperBlockType::Q4K) => Some(14),
+        TargetType::SuperBlocks(SuperBlockType::Iq4Xs) => Some(30),
         _ => None,
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn select(
                 element,
             });
         }
-        let of = position.map_or(request.of.into(), |at| request.types[at].1);
+        let of = position.map_or(request.of, |at| request.types[at].1);
         let has_type = of.element() == element;
         if by_default && element.is_quantized() && !request.requantize && position.is_none() {
             types.push(None);

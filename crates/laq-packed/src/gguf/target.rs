@@ -1,4 +1,5 @@
-//! The types that tensors are stored in: blocks that are solved for, and types to which weights are rounded.
+//! The types that tensors are stored in: blocks and super-blocks that are solved for, and types to which weights are
+//! rounded.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,10 +8,13 @@ use half::f16;
 use laq_solvers::Problem;
 use thiserror::Error;
 
-use super::{BlockType, BlockTypeError, ElementType};
+use super::{BlockType, BlockTypeError, ElementType, SuperBlockType};
+
+/// The number of types with one level of scales.
+const BLOCKS: usize = BlockType::ALL.len();
 
 /// The number of types that are solved for.
-const BLOCKS: usize = BlockType::ALL.len();
+const SOLVED: usize = BLOCKS + SuperBlockType::ALL.len();
 
 /// An error of a [`TargetType`].
 #[derive(Clone, Debug, PartialEq, Error)]
@@ -33,6 +37,7 @@ fn list_of_ids() -> String {
 /// | type | weights | bytes | ŵ |
 /// |---|---|---|---|
 /// | those of [`BlockType`] | | | the optimum of `½ Σ d (w − ŵ)²` |
+/// | those of [`SuperBlockType`] | 256 | | the least found of the same |
 /// | `q8_0` | 32 | 34 | `s · round(w / s)`, `s = max \|w\| / 127` |
 /// | `f16`, `bf16`, `f32` | 1 | 2, 2, 4 | the nearest float |
 ///
@@ -44,6 +49,8 @@ fn list_of_ids() -> String {
 pub enum TargetType {
     /// Blocks that are solved for.
     Blocks(BlockType),
+    /// Super-blocks that are solved for.
+    SuperBlocks(SuperBlockType),
     /// Integers of 8 bits with a scale in f16 for each 32.
     Q8_0,
     /// Half precision.
@@ -56,14 +63,18 @@ pub enum TargetType {
 
 impl TargetType {
     /// Every type.
-    pub const ALL: [Self; BLOCKS + 4] = {
-        let mut all = [Self::F32; BLOCKS + 4];
+    pub const ALL: [Self; SOLVED + 4] = {
+        let mut all = [Self::F32; SOLVED + 4];
         let mut index = 0;
         while index < BLOCKS {
             all[index] = Self::Blocks(BlockType::ALL[index]);
             index += 1;
         }
-        [all[BLOCKS], all[BLOCKS + 1], all[BLOCKS + 2]] = [Self::Q8_0, Self::F16, Self::Bf16];
+        while index < SOLVED {
+            all[index] = Self::SuperBlocks(SuperBlockType::ALL[index - BLOCKS]);
+            index += 1;
+        }
+        [all[SOLVED], all[SOLVED + 1], all[SOLVED + 2]] = [Self::Q8_0, Self::F16, Self::Bf16];
         all
     };
 
@@ -71,11 +82,17 @@ impl TargetType {
     pub fn id(self) -> &'static str {
         match self {
             Self::Blocks(of) => of.id(),
+            Self::SuperBlocks(of) => of.id(),
             Self::Q8_0 => "q8_0",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
             Self::F32 => "f32",
         }
+    }
+
+    /// Whether the type is solved for, instead of rounding each weight.
+    pub fn is_solved(self) -> bool {
+        matches!(self, Self::Blocks(_) | Self::SuperBlocks(_))
     }
 
     /// The element type in a file.
@@ -97,14 +114,17 @@ impl TargetType {
     /// ```
     ///
     /// # Errors
-    /// Those of [`BlockType::quantize`]; [`BlockTypeError::Rounded`] if a row is not whole blocks of `q8_0`.
+    /// Those of [`BlockType::quantize`]; [`BlockTypeError::Rounded`] if a row is not whole super-blocks, or
+    /// blocks of `q8_0`.
     pub fn quantize(
         self,
         problem: Problem<'_>,
         columns: usize,
     ) -> Result<(Vec<u8>, f64), BlockTypeError> {
-        if let Self::Blocks(of) = self {
-            return of.quantize(problem, columns);
+        match self {
+            Self::Blocks(of) => return of.quantize(problem, columns),
+            Self::SuperBlocks(of) => return of.quantize(problem, columns),
+            _ => {}
         }
         let (element, weights) = (self.element(), problem.weights());
         if !columns.is_multiple_of(element.weights)
@@ -138,6 +158,12 @@ impl TargetType {
 impl From<BlockType> for TargetType {
     fn from(of: BlockType) -> Self {
         Self::Blocks(of)
+    }
+}
+
+impl From<SuperBlockType> for TargetType {
+    fn from(of: SuperBlockType) -> Self {
+        Self::SuperBlocks(of)
     }
 }
 

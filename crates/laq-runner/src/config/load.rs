@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use laq_solvers::super_blocks::SuperBlockFormat;
 use laq_solvers::{format_ids, format_named};
 use thiserror::Error;
 use toml::{Table, Value};
@@ -327,6 +328,11 @@ impl Layers {
         }
         if format.as_str().and_then(format_named).is_none() {
             let ids = format_ids().collect::<Vec<_>>().join(", ");
+            if format.as_str().and_then(SuperBlockFormat::named).is_some() {
+                return range(format!(
+                    "it is for `laq quantize` alone, because its solution is not exact; to train it must be one of {ids}"
+                ));
+            }
             return range(format!(
                 "it must be one of {ids}; others are values of quantize.method"
             ));

@@ -221,7 +221,7 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, value_name = "ID", required_unless_present = "format")]
     pub(crate) method: Option<String>,
     /// Instead of a method, the file format whose values and scales are used, such as q2_0 or int4-g128:
-    /// the optimum in every block.
+    /// the optimum in every block. For GGUF also q2_k, q3_k, q4_k or iq4_xs: the best solution found.
     #[arg(long, value_name = "FORMAT", conflicts_with_all = ["method", "bits", "granularity"])]
     pub(crate) format: Option<String>,
     /// Bits of a level, for methods with bits in their id.

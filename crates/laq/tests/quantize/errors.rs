@@ -77,6 +77,10 @@ fn invalid_requests_are_errors() {
             &["unknown format \"q2_1\"", "did you mean q2_0?", "int4-g128"],
         ),
         (
+            "--format q4_k --weights w.safetensors --out q.safetensors",
+            &["q4_k is a format of GGUF files, which w.safetensors is not"],
+        ),
+        (
             "--method q2_0 --granularity row --weights w.safetensors --out q.safetensors",
             &["block of 64 weights", "omit the granularity"],
         ),

@@ -48,6 +48,13 @@ fn a_model_of_llama_cpp_is_quantized_to_another() {
     );
     let printed = cli.good("--weights m.gguf --format q4_0 --type a*=bf16 --out q.gguf");
     assert!(printed.contains("F32     bf16"), "{printed}");
+    cli.folder.write("k.gguf", &gguf(256));
+    for format in ["q2_k", "q3_k", "q4_k", "iq4_xs"] {
+        let record = &cli.records(&format!("--weights k.gguf --format {format} --out q.gguf"))[0];
+        assert_eq!(record["method"], format);
+        let error = record["relative_error"].as_f64().expect("a number");
+        assert!(error > 0.0 && error < 0.02, "{format}: {error}");
+    }
     for (arguments, expected) in [
         (
             "--method lat-e",
@@ -63,7 +70,18 @@ fn a_model_of_llama_cpp_is_quantized_to_another() {
             &["a.weight cannot be quantized to tq2_0", "256", "q2_0|q4_0"],
         ),
         ("--format q4_0 --imatrix m.gguf", &["no importance matrix"]),
-        ("--format q8_0", &["unknown block type `q8_0`"]),
+        (
+            "--format q8_0",
+            &[
+                "unknown format \"q8_0\"",
+                "q4_k, iq4_xs; single tensors",
+                "--type",
+            ],
+        ),
+        (
+            "--format q4_k",
+            &["a.weight cannot be quantized to q4_k", "256"],
+        ),
     ] {
         cli.bad(
             &format!("{arguments} --weights m.gguf --out q.gguf"),
