@@ -7,7 +7,9 @@ mod gguf;
 use std::sync::atomic::AtomicBool;
 
 use gguf::{Folder, Tensor, bytes, file, floats, quantize, random};
-use laq_packed::gguf::{BlockType, GgufError, GgufFile, GgufPlan, GgufQuantizeError, TargetType};
+use laq_packed::gguf::{
+    BlockType, Curvature, GgufError, GgufFile, GgufPlan, GgufQuantizeError, GgufValue, TargetType,
+};
 use laq_solvers::Problem;
 
 /// Matrices in F32, Q8_0, Q6_K and Q4_0, with scales in f16 that are numbers.
@@ -126,6 +128,45 @@ fn tensors_that_have_the_type_are_copied() {
     }
 }
 
+/// A file says which type most of its weights have, and needs no curvature of tensors that are rounded.
+#[test]
+fn rounded_tensors_need_no_curvature_and_count_for_the_type_of_the_file() {
+    let huge = [vec![1e30; 32], random(32, 2)].concat();
+    let tensors: [Tensor<'_>; 2] = [
+        ("a", &[32, 2], 0, floats(&huge)),
+        ("b", &[32, 1], 0, floats(&random(32, 3))),
+    ];
+    let folder = Folder::new(&file(3, &[], &tensors));
+    let of_b = safetensors::tensor::TensorView::new(
+        safetensors::Dtype::F32,
+        vec![1, 32],
+        &[0, 0, 128, 63].repeat(32),
+    )
+    .map(|view| safetensors::serialize([("b", view)], None).expect("a file"));
+    folder.write("d.safetensors", &of_b.expect("a tensor"));
+    for (of, number) in [
+        (TargetType::Q8_0, Some(7)),
+        (TargetType::F16, Some(1)),
+        (TargetType::Bf16, Some(32)),
+        (BlockType::Mxfp4.into(), None),
+        (BlockType::Q4_0.into(), Some(2)),
+        (BlockType::Iq4Nl.into(), Some(25)),
+    ] {
+        let mut request = folder.request(BlockType::Q4_0);
+        request.types = vec![("a".into(), of)];
+        if of.is_solved() {
+            // w² is beyond the largest float.
+            quantize(request).expect("a file");
+        } else {
+            request.curvature = Curvature::File(folder.path("d.safetensors"));
+            quantize(request).expect("a file");
+        }
+        let new = GgufFile::open(&folder.path("out.gguf")).expect("a file");
+        let found = new.value("general.file_type").cloned();
+        assert_eq!(found, number.map(GgufValue::Integer), "{of}");
+    }
+}
+
 #[test]
 fn models_are_not_quantized_again_unasked() {
     use GgufQuantizeError::{Number, Quantized};
@@ -145,6 +186,10 @@ fn models_are_not_quantized_again_unasked() {
             && message.contains("--requantize"),
         "{message}"
     );
+    request.exclude = vec!["[a-c]*".into()];
+    request.of = BlockType::Q4_0.into();
+    let error = quantize(request.clone()).expect_err("an error").to_string();
+    assert!(error.contains("are q4_0 already"), "{error}");
     // A scale that is no number.
     let block = [vec![0xff, 0x7f], vec![1; 32]].concat();
     let good = [vec![0x00, 0x3c], vec![1; 32]].concat();
@@ -206,7 +251,7 @@ fn tensors_are_rounded_where_they_are_asked_for() {
             let error: f64 = w
                 .iter()
                 .zip(&v)
-                .map(|(w, v)| 0.5 * f64::from(w * w) * f64::from(w - v).powi(2))
+                .map(|(w, v)| 0.5 * (f64::from(*w) - f64::from(*v)).powi(2))
                 .sum();
             assert!(
                 (record.weighted_error - error).abs() <= 1e-6 * error,

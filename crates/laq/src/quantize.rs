@@ -35,7 +35,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
             model.display()
         );
     }
-    let method = method(args)?;
+    let method = method(args, model)?;
     let plan = Plan::new(Request {
         weights: model.into(),
         curvature: args.curvature.clone(),
@@ -131,7 +131,7 @@ impl Lines {
     }
 }
 
-fn method(args: &QuantizeArgs) -> Result<Method> {
+fn method(args: &QuantizeArgs, model: &Path) -> Result<Method> {
     let suggested = |error| match error {
         QuantizeError::Method(error) => anyhow!(with_suggestion(&error)),
         error => error.into(),
@@ -141,7 +141,7 @@ fn method(args: &QuantizeArgs) -> Result<Method> {
             if SuperBlockFormat::named(format).is_some() {
                 bail!(
                     "{format} is a format of GGUF files, which {} is not",
-                    args.weights.display()
+                    model.display()
                 );
             }
             if format_named(format).is_none() {

@@ -1,5 +1,6 @@
 //! Quantizes the tensors of a GGUF file, one tensor at a time.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +12,7 @@ use serde::Serialize;
 use super::file::{GgufWriter, NewEntries, NewValue};
 use super::select::{Selected, select};
 use super::{
-    BlockType, GgufError, GgufFile, GgufQuantizeError, GgufTensor, Importance, SuperBlockType,
-    TargetType,
+    ElementType, GgufError, GgufFile, GgufQuantizeError, GgufTensor, Importance, TargetType,
 };
 use crate::files::replace;
 use crate::float::Float;
@@ -184,8 +184,19 @@ impl GgufPlan {
 
     /// The tensors to quantize, in file order.
     pub fn quantized(&self) -> impl Iterator<Item = &GgufTensor> {
+        self.with_types().map(|(tensor, _)| tensor)
+    }
+
+    /// The tensors to quantize, with their new types.
+    fn with_types(&self) -> impl Iterator<Item = (&GgufTensor, TargetType)> {
         let all = self.weights.tensors().iter().zip(&self.selected.types);
-        all.filter_map(|(tensor, of)| of.is_some().then_some(tensor))
+        all.filter_map(|(tensor, of)| Some((tensor, (*of)?)))
+    }
+
+    /// The tensors that are solved for, which have a curvature.
+    fn solved(&self) -> impl Iterator<Item = &GgufTensor> {
+        let solved = self.with_types().filter(|(_, of)| of.is_solved());
+        solved.map(|(tensor, _)| tensor)
     }
 
     /// The tensors that the importance matrix lacks. An error if it has none, or a tensor has no curvature of its
@@ -200,7 +211,7 @@ impl GgufPlan {
             })
         };
         let mut missing = Vec::new();
-        for tensor in self.quantized() {
+        for tensor in self.solved() {
             match &self.curvature {
                 Source::Squares => {}
                 Source::Importance(importance, path) => match importance.of(&tensor.name) {
@@ -227,7 +238,7 @@ impl GgufPlan {
         }
         let (path, names): (&Path, Vec<String>) = match &self.curvature {
             Source::Squares => return Ok(Vec::new()),
-            Source::Importance(..) if missing.len() < self.quantized().count() => {
+            Source::Importance(..) if missing.len() < self.solved().count() => {
                 return Ok(missing);
             }
             Source::Importance(importance, path) => {
@@ -270,7 +281,7 @@ impl GgufPlan {
             "general.quantization_version".to_owned(),
             NewValue::Number(2),
         )]);
-        if let Some(number) = file_type(self.request.of) {
+        if let Some(number) = most_common(&self.written).and_then(file_type) {
             entries.insert("general.file_type".to_owned(), NewValue::Number(number));
         }
         let mut totals = GgufTotals::default();
@@ -327,6 +338,11 @@ impl GgufPlan {
             Source::Squares | Source::File(_) => None,
         };
         let of_curvature = match (&self.curvature, importance) {
+            // Rounding needs none; its error is reported for d = 1.
+            _ if !of.is_solved() => {
+                curvature.resize(weights.len(), 1.0);
+                self.weights.path()
+            }
             (Source::File(file), _) => {
                 let info = file.info(&tensor.name).expect("checked");
                 let float = Float::of(info.dtype).expect("checked");
@@ -344,7 +360,7 @@ impl GgufPlan {
                 path
             }
             (_, None) => {
-                curvature.extend(weights.iter().map(|w| w * w));
+                curvature.extend(weights.iter().map(|w| (w * w).min(f32::MAX)));
                 self.weights.path()
             }
         };
@@ -414,18 +430,33 @@ fn experts(tensor: &GgufTensor) -> usize {
     }
 }
 
-/// llama.cpp's number of a file whose tensors are mostly of this type.
-fn file_type(of: TargetType) -> Option<u32> {
-    match of {
-        TargetType::Blocks(BlockType::Q4_0) => Some(2),
-        TargetType::Blocks(BlockType::Iq4Nl) => Some(25),
-        TargetType::Blocks(BlockType::Tq1_0) => Some(36),
-        TargetType::Blocks(BlockType::Tq2_0) => Some(37),
-        // Of its mixtures the smallest, which have few other types.
-        TargetType::SuperBlocks(SuperBlockType::Q2K) => Some(10),
-        TargetType::SuperBlocks(SuperBlockType::Q3K) => Some(11),
-        TargetType::SuperBlocks(SuperBlockType::Q4K) => Some(14),
-        TargetType::SuperBlocks(SuperBlockType::Iq4Xs) => Some(30),
-        _ => None,
+/// The type of most weights.
+fn most_common(tensors: &[GgufTensor]) -> Option<ElementType> {
+    let mut weights: BTreeMap<u32, (usize, ElementType)> = BTreeMap::new();
+    for tensor in tensors {
+        let of = weights.entry(tensor.element.number);
+        of.or_insert((0, tensor.element)).0 += tensor.elements();
     }
+    let most = weights.into_values().max_by_key(|(weights, _)| *weights);
+    most.map(|(_, of)| of)
+}
+
+/// llama.cpp's number of a file whose tensors are mostly of this type; of its mixtures that with the fewest other types.
+fn file_type(of: ElementType) -> Option<u32> {
+    let number = match of.name {
+        "F32" => 0,
+        "F16" => 1,
+        "Q4_0" => 2,
+        "Q8_0" => 7,
+        "Q2_K" => 10,
+        "Q3_K" => 11,
+        "Q4_K" => 14,
+        "IQ4_NL" => 25,
+        "IQ4_XS" => 30,
+        "BF16" => 32,
+        "TQ1_0" => 36,
+        "TQ2_0" => 37,
+        _ => return None,
+    };
+    Some(number)
 }

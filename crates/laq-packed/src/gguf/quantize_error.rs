@@ -45,6 +45,14 @@ pub enum GgufQuantizeError {
         /// How many others there are.
         others: usize,
     },
+    /// All matrices have the type already.
+    #[error("the matrices of {path} are {of} already: there is nothing to quantize")]
+    HasType {
+        /// The file.
+        path: PathBuf,
+        /// The type.
+        of: TargetType,
+    },
     /// A tensor that is selected by name has elements that are not read.
     #[error(
         "{name} has elements of type {element}, expected floats or blocks of weights: copy it with --exclude '{name}'"

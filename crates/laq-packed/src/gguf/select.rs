@@ -31,7 +31,7 @@ pub(super) fn select(
     let typed = patterns("--type", &globs, &path, &names)?;
     let any = |globs: &[Pattern], name: &str| globs.iter().any(|glob| glob.matches(name));
     let (mut types, mut kept) = (Vec::new(), Vec::new());
-    let mut is_nothing_selected = true;
+    let (mut is_nothing_selected, mut have_type) = (true, false);
     for tensor in file.tensors() {
         let (name, element) = (&tensor.name, tensor.element);
         let position = typed.iter().position(|glob| glob.matches(name));
@@ -50,6 +50,7 @@ pub(super) fn select(
         let has_type = of.element() == element;
         if by_default && element.is_quantized() && !request.requantize && position.is_none() {
             types.push(None);
+            have_type |= has_type;
             if !has_type {
                 kept.push(name.clone());
             }
@@ -64,6 +65,10 @@ pub(super) fn select(
             path: request.weights.clone(),
             name: name.clone(),
             others: kept.len() - 1,
+        }),
+        None if have_type => Err(GgufQuantizeError::HasType {
+            path: request.weights.clone(),
+            of: request.of,
         }),
         None => {
             let names = listed(&names);
