@@ -80,13 +80,13 @@ fn everything_that_can_be_stored_is() {
 
 #[test]
 fn files_have_them_by_name() {
-    let weights = random(2 * 256, 1);
+    let weights = random(3 * 256, 1);
     let model = file(
         3,
         &[],
         &[
-            ("a.weight", &[256, 1], 0, floats(&weights[..256])),
-            ("b.weight", &[256, 1], 0, floats(&weights[256..])),
+            ("a.weight", &[256, 2], 0, floats(&weights[..512])),
+            ("b.weight", &[256, 1], 0, floats(&weights[512..])),
         ],
     );
     let folder = Folder::new(&model);
@@ -97,7 +97,7 @@ fn files_have_them_by_name() {
         let new = GgufFile::open(&folder.path("out.gguf")).expect("a file");
         let expected = Some(GgufValue::Integer(file_type));
         assert_eq!(new.value("general.file_type").cloned(), expected);
-        let parts = weights.chunks(256).zip([of, SuperBlockType::Q4K]);
+        let parts = weights.chunks(512).zip([of, SuperBlockType::Q4K]);
         for (tensor, (w, of)) in new.tensors().iter().zip(parts) {
             let d: Vec<f32> = w.iter().map(|w| w * w).collect();
             let problem = Problem::new(w, Some(&d)).expect("numbers");
