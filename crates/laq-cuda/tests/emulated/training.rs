@@ -4,8 +4,8 @@ use crate::emulator::Emulator;
 use crate::emulator::device::{CaptureFailure, Emulated};
 use laq_cuda::{CudaBackend, Device};
 use laq_models::{
-    AdamSettings, Batch, CharLstmSpec, Examples, FeedforwardSpec, ImageShape, ModelError,
-    TextShape, Training,
+    AdamSettings, Batch, CharLstmSpec, CurvatureKind, CurvatureSums, Examples, FeedforwardSpec,
+    ImageShape, ModelError, StateData, StateTensor, TextShape, Training,
 };
 use laq_solvers::Method;
 use laq_tensor::{Backend, CpuBackend};
@@ -522,6 +522,55 @@ fn batches_on_the_device_are_evaluated_as_those_of_the_host() {
 }
 
 /// Steps submitted after one that is not finite change nothing; the error names the right step.
+/// Of a network that starts from another and has taken steps, captured ones among them.
+fn curvatures<B: Backend + 'static>(backend: B, kind: CurvatureKind) -> Vec<StateTensor> {
+    let method = Method::try_from("lat-e").unwrap();
+    let mut before = Lstm.build(CpuBackend::new().unwrap(), &method);
+    Lstm.begin(&mut before, 0, 0.01);
+    let mut training = Lstm.build(backend, &method);
+    training.start_from(&before.save().unwrap()).unwrap();
+    for number in 0..4 {
+        Lstm.begin(&mut training, number, 0.01);
+    }
+    let mut sums = CurvatureSums::new(kind);
+    for number in 0..2 {
+        let (inputs, targets) = Lstm::batch(number);
+        let batch = Batch::text(&inputs, &targets);
+        training.add_curvature(batch, &mut sums).unwrap();
+    }
+    training.curvature(&sums)
+}
+
+#[test]
+fn curvatures_are_those_of_the_cpu() {
+    let Some(emulator) = Emulator::get() else {
+        return;
+    };
+    for kind in [CurvatureKind::Fisher, CurvatureKind::Inputs] {
+        let expected = curvatures(CpuBackend::new().unwrap(), kind);
+        let found = curvatures(backend(emulator), kind);
+        assert_eq!(found.len(), expected.len());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_eq!(
+                (&found.name, &found.shape),
+                (&expected.name, &expected.shape)
+            );
+            let (StateData::F32(found), StateData::F32(values)) = (&found.data, &expected.data)
+            else {
+                panic!("curvatures in f32");
+            };
+            let largest = values.iter().fold(0.0f32, |most, value| most.max(*value));
+            for (found, value) in found.iter().zip(values) {
+                let name = &expected.name;
+                assert!(
+                    (found - value).abs() <= 1e-3 * largest,
+                    "{name}: {found} {value}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_step_that_is_not_finite_stops_later_ones() {
     let Some(emulator) = Emulator::get() else {
