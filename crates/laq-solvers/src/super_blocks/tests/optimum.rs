@@ -95,11 +95,11 @@ fn compare_small(has_minima: bool, cases: u64) -> [f64; 2] {
 
 #[test]
 fn small_super_blocks_are_close_to_the_best_of_all() {
-    // Measured: 0.058 and 1.021; 0.010 and 1.13.
+    // Measured: 0.058 and 1.016; 0.003 and 1.17.
     let [excess, quotient] = compare_small(false, 300);
     assert!(excess < 0.07 && quotient < 1.04, "{excess} {quotient}");
-    let [excess, quotient] = compare_small(true, 60);
-    assert!(excess < 0.02 && quotient < 1.3, "{excess} {quotient}");
+    let [excess, quotient] = compare_small(true, 20);
+    assert!(excess < 0.01 && quotient < 1.3, "{excess} {quotient}");
 }
 
 /// The least error of all `d` in f16 of some octaves, of either sign, and all integers.
