@@ -12,6 +12,9 @@ use crate::blocks::values::{LANES, ROUND_F32, ROUND_F64, total};
 /// Values of `d` and of `m` that are compared in the last octave.
 const STEPS: usize = 16;
 
+/// Starts with at most so many times the least error are improved.
+const PROMISING: f64 = 1.002;
+
 /// Iterations of the fit of a block.
 const FITS: usize = 5;
 
@@ -105,12 +108,29 @@ impl MinimaSolver {
         let mut negated = take(&mut self.negated);
         negated.clear();
         negated.extend(weights.iter().map(|w| -w));
-        let mut best: Option<(Point, bool)> = None;
-        for (weights, is_negated) in [(weights, false), (&negated, true)] {
+        // The errors of the starts: of the weights and the negated ones, with offsets of either sign.
+        let mut starts = [[f64::INFINITY; 2]; 2];
+        for (weights, starts) in [weights, &negated].into_iter().zip(&mut starts) {
             let ends = self.set(weights, curvature);
-            for sign in [1.0, -1.0] {
-                // Offsets that add to the weights serve weights of one sign.
-                if sign < 0.0 && ends[0] <= 0.0 {
+            starts[0] = self.start(1.0).error;
+            // Offsets that add to the weights serve weights of one sign.
+            if ends[0] > 0.0 {
+                starts[1] = self.start(-1.0).error;
+            }
+        }
+        let least = starts
+            .as_flattened()
+            .iter()
+            .copied()
+            .fold(f64::INFINITY, f64::min);
+        let mut best: Option<(Point, bool)> = None;
+        for (is_negated, starts) in [false, true].into_iter().zip(starts) {
+            if starts.iter().all(|error| *error > PROMISING * least) {
+                continue;
+            }
+            self.set(if is_negated { &negated } else { weights }, curvature);
+            for (sign, error) in [1.0, -1.0].into_iter().zip(starts) {
+                if error > PROMISING * least {
                     continue;
                 }
                 let point = self.best_factors(sign);
@@ -119,10 +139,8 @@ impl MinimaSolver {
                 }
             }
         }
-        let (point, is_negated) = best.expect("one of the signs at least");
-        if !is_negated {
-            self.set(weights, curvature);
-        }
+        let (point, is_negated) = best.expect("one of the starts at least");
+        self.set(if is_negated { &negated } else { weights }, curvature);
         self.negated = negated;
         // The offsets of the last fit may have had another sign.
         self.fit_blocks(point.factors[1].signum());
@@ -169,23 +187,34 @@ impl MinimaSolver {
         }
     }
 
-    /// The best factors found with offsets of this sign.
-    fn best_factors(&mut self, sign: f64) -> Point {
+    /// Fits the blocks with offsets of this sign, and chooses factors for the largest scale and offset.
+    fn start(&mut self, sign: f64) -> Point {
         self.fit_blocks(sign);
-        let mut largest = [0.0f64; 2];
-        for one in self.blocks[..self.count].iter().filter(|one| one.counts) {
-            largest = [largest[0].max(one.scale), largest[1].max(one.offset.abs())];
-        }
-        let (mut all, most) = (take(&mut self.factors), f64::from(self.most));
-        for (factors, largest) in all.iter_mut().zip(largest) {
-            set_factors(factors, self.grid, largest, most, STEPS);
-        }
+        let most = f64::from(self.most);
         let start = |largest: f64| match largest > 0.0 {
             true => stored(self.grid, largest / most),
             false => 0.0,
         };
-        let [d, m] = largest.map(start);
-        let mut best = self.evaluate([d, sign * m]);
+        let [d, m] = self.largest().map(start);
+        self.evaluate([d, sign * m])
+    }
+
+    /// The largest scale and offset of the fits.
+    fn largest(&self) -> [f64; 2] {
+        let counted = self.blocks[..self.count].iter().filter(|one| one.counts);
+        counted.fold([0.0f64; 2], |[scale, offset], one| {
+            [scale.max(one.scale), offset.max(one.offset.abs())]
+        })
+    }
+
+    /// The best factors found with offsets of this sign.
+    fn best_factors(&mut self, sign: f64) -> Point {
+        let mut best = self.start(sign);
+        let largest = self.largest();
+        let (mut all, most) = (take(&mut self.factors), f64::from(self.most));
+        for (factors, largest) in all.iter_mut().zip(largest) {
+            set_factors(factors, self.grid, largest, most, STEPS);
+        }
         for which in [0, 1] {
             for factor in &all[which] {
                 let mut factors = best.factors;
