@@ -79,7 +79,7 @@ pub use {
     packed_file::{PackedFile, PackedFileError},
     plan::Plan,
     record::{Scales, TensorRecord, Totals},
-    request::{Request, method},
+    request::{Request, check_out, method},
     selection::SelectionError,
     tensor_file::TensorFileError,
 };

@@ -71,7 +71,11 @@ pub(crate) fn quantizer(method: &Method) -> Result<&Quantizer, QuantizeError> {
 }
 
 /// Rejects an output path that is one of the inputs, or exists and is not a file.
-pub(crate) fn check_out(
+///
+/// # Errors
+///
+/// [`OutError`].
+pub fn check_out(
     out: &Path,
     mut inputs: impl Iterator<Item = impl AsRef<Path>>,
 ) -> Result<(), OutError> {

@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use laq_datasets::{Split, epoch_order};
-use laq_models::{CurvatureKind, CurvatureSums, ModelError, StateData, StateTensor};
+use laq_models::{CurvatureKind, CurvatureSums, StateData, StateTensor};
+use laq_packed::check_out;
 use safetensors::serialize;
 use serde::Serialize;
 use serde_json::json;
 
 use crate::RunError;
 use crate::checkpoint::{Checkpoint, Raw};
-use crate::config::{Experiment, FILE, Model};
+use crate::config::{Experiment, Model};
 use crate::device::DeviceOptions;
-use crate::evaluate::load_network;
-use crate::examples::{self, BatchBuffer, Input};
+use crate::evaluate::{load_data, load_network};
+use crate::examples::{BatchBuffer, Input};
 use crate::files::{FileError, write_atomically};
 use crate::session::thread_pool;
 use crate::start::Latent;
@@ -99,41 +100,24 @@ pub fn calibrate(
         },
         ..
     } = Latent::read(path)?;
-    check_out(out, &checkpoint)?;
+    check_folder(out)?;
+    check_out(out, [&checkpoint].into_iter())?;
     let experiment = &run.experiment;
-    let mut data = experiment.data.clone();
-    if let Some(dir) = &options.data_dir {
-        if data.name == FILE {
-            return Err(RunError::NoDataDir { checkpoint });
-        }
-        data.dir.clone_from(dir);
-    }
-    data.batch = options.batch.unwrap_or(data.batch);
-    check_batch(experiment, options.kind, data.batch)?;
-    let examples = examples::load(&data, &mut |_| {})?;
-    if examples.fingerprint() != run.data_sha256 {
-        return Err(RunError::OtherData {
-            data: examples.name().into(),
-            checkpoint,
-        });
-    }
+    let batch = options.batch.unwrap_or(experiment.data.batch);
+    check_batch(experiment, options.kind, batch)?;
+    let (mut data, examples) = load_data(&run, options.data_dir.as_deref(), &checkpoint)?;
+    data.batch = batch;
     let batches = examples.batches(Split::Train, &data)?;
     let order = epoch_order(batches.examples(), experiment.train.seed, 1);
     let count = options.batches.min(batches.trained());
-    let failed = |source| match source {
-        ModelError::Backend(error) => RunError::Device(error),
-        source => RunError::Evaluation {
-            checkpoint: checkpoint.clone(),
-            source,
-        },
-    };
+    let failed = |source| RunError::not_evaluated(&checkpoint, source);
     let found = thread_pool(options.threads)?.install(|| -> Result<_, RunError> {
         let input = Input::of(&examples);
         let (mut network, _) = load_network(
             options.device,
             experiment,
             input,
-            data.batch,
+            batch,
             &state,
             &checkpoint,
         )?;
@@ -143,8 +127,8 @@ pub fn calibrate(
                 return Ok(None);
             }
             progress(index, count);
-            let batch = buffer.fill(&batches, &order, index);
-            network.add_curvature(batch, &mut sums).map_err(failed)?;
+            let filled = buffer.fill(&batches, &order, index);
+            network.add_curvature(filled, &mut sums).map_err(failed)?;
         }
         Ok(Some((network.curvature(&sums), sums.batches())))
     })?;
@@ -158,7 +142,7 @@ pub fn calibrate(
     let description = json!({
         "kind": kind,
         "batches": batches,
-        "batch": data.batch,
+        "batch": batch,
         "method": experiment.quantize.method,
         "key": run.key,
         "epochs_done": run.progress.epoch - 1,
@@ -174,25 +158,20 @@ pub fn calibrate(
         method: experiment.quantize.method.clone(),
         kind,
         batches,
-        batch: data.batch,
+        batch,
         tensors: tensors.iter().map(CalibratedTensor::new).collect(),
         checkpoint,
     }))
 }
 
-/// An error if the file cannot be written, before the work.
-fn check_out(out: &Path, checkpoint: &Path) -> Result<(), RunError> {
+/// An error if the folder of the file is not there, before the work.
+fn check_folder(out: &Path) -> Result<(), FileError> {
     let folder = match out.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
     fs::read_dir(folder).map_err(FileError::on("write into", folder))?;
-    match (out.canonicalize(), checkpoint.canonicalize()) {
-        (Ok(found), Ok(checkpoint)) if found == checkpoint => {
-            Err(RunError::OutIsInput { out: out.into() })
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 /// Gradients are those of training, where a small batch that is normalized by its own statistics has none.

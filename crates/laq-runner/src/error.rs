@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use laq_datasets::{ImageError, SequencesError, Split, SymbolError, TextError};
 use laq_models::ModelError;
-use laq_packed::{NetworkError, PackedFileError};
+use laq_packed::{NetworkError, OutError, PackedFileError};
 use laq_tensor::BackendError;
 use thiserror::Error;
 
@@ -147,12 +147,9 @@ pub enum RunError {
         /// The least.
         least: usize,
     },
-    /// The file to write is one that is read.
-    #[error("{out} is the checkpoint that is read; use another --out")]
-    OutIsInput {
-        /// The file.
-        out: PathBuf,
-    },
+    /// The file cannot be written.
+    #[error(transparent)]
+    Out(#[from] OutError),
     /// The run began with other weights.
     #[error(
         "{checkpoint} started from other weights than those that {start}, which train.start names, has now: restore that \
@@ -387,6 +384,17 @@ impl From<ImageError> for RunError {
 }
 
 impl RunError {
+    /// The error of computing with the network of a checkpoint; the device may have failed, and not the checkpoint.
+    pub(crate) fn not_evaluated(checkpoint: &Path, source: ModelError) -> Self {
+        match source {
+            ModelError::Backend(error) => Self::Device(error),
+            source => Self::Evaluation {
+                checkpoint: checkpoint.to_path_buf(),
+                source,
+            },
+        }
+    }
+
     /// The error of loading a checkpoint into a network: the tensors do not match, or the device
     /// failed.
     pub(crate) fn not_loaded(checkpoint: &Path, source: ModelError) -> Self {

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use laq_datasets::{Alphabet, Sequences, Split};
-use laq_models::{ModelError, StateTensor};
+use laq_models::StateTensor;
 use serde::Serialize;
 
 use crate::RunError;
-use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::config::{Experiment, FILE, Model};
+use crate::checkpoint::{Checkpoint, CheckpointError, RunState};
+use crate::config::{Data, Experiment, FILE, Model};
 use crate::device::{DeviceOptions, Network, OpenDevice};
 use crate::examples::{self, Batches, Examples, Input, score};
 use crate::files::FileError;
@@ -84,6 +84,41 @@ pub(crate) fn load_network(
     Ok((network, on_gpu))
 }
 
+/// An error if `checkpoint` is the last of a run folder `path` that has a best epoch.
+pub(crate) fn check_best(path: &Path, checkpoint: &Path, run: &RunState) -> Result<(), RunError> {
+    if checkpoint == last_checkpoint(path) && run.progress.best.is_some() {
+        return Err(RunError::NoBest {
+            folder: path.into(),
+        });
+    }
+    Ok(())
+}
+
+/// The data of `run`, in the folder `data_dir` if there is one; an error if they are not those of `checkpoint`.
+pub(crate) fn load_data(
+    run: &RunState,
+    data_dir: Option<&Path>,
+    checkpoint: &Path,
+) -> Result<(Data, Examples), RunError> {
+    let mut data = run.experiment.data.clone();
+    if let Some(dir) = data_dir {
+        if data.name == FILE {
+            return Err(RunError::NoDataDir {
+                checkpoint: checkpoint.into(),
+            });
+        }
+        data.dir = dir.into();
+    }
+    let examples = examples::load(&data, &mut |_| {})?;
+    if examples.fingerprint() != run.data_sha256 {
+        return Err(RunError::OtherData {
+            data: examples.name().into(),
+            checkpoint: checkpoint.into(),
+        });
+    }
+    Ok((data, examples))
+}
+
 /// Evaluates the network of `path`, a run folder, a checkpoint or a file of
 /// [`crate::export::export_packed`], with quantized weights.
 /// `progress` is called before every batch with its index and the number of batches.
@@ -110,30 +145,14 @@ pub fn evaluate(
             (found.run, Some(found.network))
         }
     };
-    if checkpoint == last_checkpoint(path) && run.progress.best.is_some() {
-        return Err(RunError::NoBest {
-            folder: path.into(),
-        });
-    }
+    check_best(path, &checkpoint, &run)?;
     let experiment = &run.experiment;
-    let mut data = experiment.data.clone();
-    let length = data.length.unwrap_or_default();
+    let length = experiment.data.length.unwrap_or_default();
     let (examples, symbols);
     let (batches, input, available, name) = match source {
         Source::Split { split, data_dir } => {
-            if let Some(dir) = data_dir {
-                if data.name == FILE {
-                    return Err(RunError::NoDataDir { checkpoint });
-                }
-                data.dir.clone_from(dir);
-            }
-            examples = examples::load(&data, &mut |_| {})?;
-            if examples.fingerprint() != run.data_sha256 {
-                return Err(RunError::OtherData {
-                    data: examples.name().into(),
-                    checkpoint,
-                });
-            }
+            let data;
+            (data, examples) = load_data(&run, data_dir.as_deref(), &checkpoint)?;
             let batches = examples.batches(*split, &data)?;
             let available = match &examples {
                 Examples::Text(text) => text.split(*split).len(),
@@ -158,13 +177,11 @@ pub fn evaluate(
                 source,
             })?;
             let whole = symbols.len().saturating_sub(1) / length;
-            let sequences =
-                Sequences::new(&symbols, length, data.batch.min(whole)).map_err(|_| {
-                    RunError::ShortText {
-                        path: path.clone(),
-                        found: bytes.len(),
-                        needed: length + 1,
-                    }
+            let sequences = Sequences::new(&symbols, length, experiment.data.batch.min(whole))
+                .map_err(|_| RunError::ShortText {
+                    path: path.clone(),
+                    found: bytes.len(),
+                    needed: length + 1,
                 })?;
             (
                 Batches::Text(sequences),
@@ -191,14 +208,7 @@ pub fn evaluate(
         progress(batch, all);
         true
     };
-    let failed = |source| match source {
-        // The device failed, not the checkpoint.
-        ModelError::Backend(error) => RunError::Device(error),
-        source => RunError::Evaluation {
-            checkpoint: checkpoint.clone(),
-            source,
-        },
-    };
+    let failed = |source| RunError::not_evaluated(&checkpoint, source);
     let score = thread_pool(threads)?.install(|| {
         let Some(state) = state else {
             let mut network = PackedEvaluator::open(&checkpoint, batch)?;

@@ -10,10 +10,9 @@ use crate::RunError;
 use crate::checkpoint::{Checkpoint, RunState};
 use crate::config::Experiment;
 use crate::device::Network;
-use crate::evaluate::find_checkpoint;
+use crate::evaluate::{check_best, find_checkpoint};
 use crate::files::FileError;
 use crate::packed::run_of;
-use crate::run_folder::last_checkpoint;
 
 /// The checkpoint that a run started from, in its own checkpoints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,11 +45,7 @@ impl Latent {
         let bytes = fs::read(&file).map_err(FileError::on("read", &file))?;
         let sha256 = hex::encode(Sha256::digest(&bytes));
         let checkpoint = Checkpoint::from_bytes(bytes, &file)?;
-        if file == last_checkpoint(path) && checkpoint.run.progress.best.is_some() {
-            return Err(RunError::NoBest {
-                folder: path.into(),
-            });
-        }
+        check_best(path, &file, &checkpoint.run)?;
         Ok(Self {
             path: file,
             checkpoint,

@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::atomic::AtomicBool;
 
 use common::TestDir;
-use laq_packed::{Plan, Request, method};
+use laq_packed::{OutError, Plan, Request, method};
 use laq_runner::calibrate::{CURVATURE, CalibrateOptions, Calibration, calibrate};
 use laq_runner::checkpoint::Checkpoint;
 use laq_runner::device::DeviceOptions;
@@ -132,7 +132,10 @@ fn a_calibration_that_fails_or_is_interrupted_writes_nothing() {
     let before = fs::read(&best).expect("a checkpoint");
     let fisher = options(CurvatureKind::Fisher);
     let found = calibrate(&dir.path("run"), &best, &fisher, &go_on, &mut |_, _| {});
-    assert!(matches!(found, Err(RunError::OutIsInput { .. })));
+    assert!(matches!(
+        found,
+        Err(RunError::Out(OutError::IsInput { .. }))
+    ));
     assert!(before == fs::read(&best).expect("a checkpoint"));
     let nowhere = dir.path("nowhere/d.safetensors");
     let found = calibrate(&dir.path("run"), &nowhere, &fisher, &go_on, &mut |_, _| {});
