@@ -6,6 +6,7 @@ use half::f16;
 use laq_solvers::Problem;
 use laq_solvers::super_blocks::{SuperBlockFormat, solve_super_blocks};
 
+use super::decode::place;
 use super::{BlockTypeError, ElementType};
 
 /// A type of GGUF with super-blocks of 256 weights: an integer scale `s` for each block, with `t` an integer minimum, and
@@ -216,10 +217,8 @@ fn put_iq4_xs(
     }
 }
 
-/// Adds code `index` of `BITS` bits to bytes that are zero there: each run of `RUN` bytes has codes in its lowest bits,
-/// the following ones in the next bits, and so on.
+/// Adds code `index` of `BITS` bits to bytes that are zero at its [`place`].
 fn put<const BITS: usize, const RUN: usize>(bytes: &mut [u8], index: usize, code: u8) {
-    let parts = 8 / BITS;
-    let byte = index / (RUN * parts) * RUN + index % RUN;
-    bytes[byte] |= code << (index / RUN % parts * BITS);
+    let (byte, shift) = place::<BITS, RUN>(index);
+    bytes[byte] |= code << shift;
 }

@@ -135,12 +135,17 @@ fn half(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// Code `index` of `BITS` bits: each run of `RUN` bytes has codes in its lowest bits, the following ones in the next
-/// bits, and so on.
-fn code<const BITS: usize, const RUN: usize>(bytes: &[u8], index: usize) -> u8 {
+/// The byte and the lowest bit of code `index` of `BITS` bits: each run of `RUN` bytes has codes in its lowest bits, the
+/// following ones in the next bits, and so on.
+pub(super) fn place<const BITS: usize, const RUN: usize>(index: usize) -> (usize, usize) {
     let parts = 8 / BITS;
     let byte = index / (RUN * parts) * RUN + index % RUN;
-    let shift = index / RUN % parts * BITS;
+    (byte, index / RUN % parts * BITS)
+}
+
+/// The code at its [`place`].
+fn code<const BITS: usize, const RUN: usize>(bytes: &[u8], index: usize) -> u8 {
+    let (byte, shift) = place::<BITS, RUN>(index);
     bytes[byte] >> shift & ((1 << BITS) - 1)
 }
 
