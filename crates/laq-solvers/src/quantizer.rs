@@ -68,6 +68,30 @@ pub struct Quantizer {
 }
 
 impl Quantizer {
+    /// The optimum of problem (1) for a codebook. A problem with a codebook of [`Codebook::table`] has at
+    /// most [`MAX_BLOCK`] weights.
+    ///
+    /// ```
+    /// use laq_solvers::{Codebook, Problem, Quantizer, Workspace};
+    ///
+    /// let quantizer = Quantizer::exact(Codebook::custom([0.0, 0.25, 1.0])?);
+    /// let problem = Problem::new(&[0.9, -0.2, 0.05, -0.8], None)?;
+    /// let mut levels = [0; 4];
+    /// quantizer.solve(problem, None, &mut levels, &mut Workspace::default())?;
+    /// assert_eq!(levels, [2, -1, 0, -2]);
+    /// # Ok::<(), laq_solvers::SolveError>(())
+    /// ```
+    pub fn exact(codebook: Codebook) -> Self {
+        let solver = match codebook {
+            Codebook::Binary => Solver::WeightedSigns,
+            Codebook::Table(_) => Solver::ExactOnGrid {
+                grid: ScaleGrid::F32,
+            },
+            _ => Solver::Exact { two_scales: false },
+        };
+        Self { solver, codebook }
+    }
+
     /// The codebook.
     pub fn codebook(&self) -> &Codebook {
         &self.codebook
