@@ -142,6 +142,16 @@ impl Matrix {
         self.product((Isa::selected(), activations), x, 1, DENSE_DEPTH, false, y)
     }
 
+    /// `Y = X·Wᵀ` in f32: `x` is `batch` × columns and `y` `batch` × rows, row-major.
+    ///
+    /// # Panics
+    /// If a length does not match.
+    pub fn multiply_batch(&self, x: &[f32], batch: usize, y: &mut [f32]) {
+        let kind = (Isa::selected(), Activations::F32);
+        let product = self.product(kind, x, batch, DENSE_DEPTH, false, y);
+        product.expect("any activation in f32");
+    }
+
     /// Y ← X·Wᵀ, or Y ← Y + X·Wᵀ with `accumulate`, of `batch` rows of X. With
     /// [`Activations::Int8`] each row of X is rounded to 8 bits where the weights are packed.
     ///

@@ -226,7 +226,7 @@ impl PackedTensor {
     }
 
     /// The code of each weight, row-major.
-    pub(crate) fn codes(&self) -> Vec<u8> {
+    pub fn codes(&self) -> Vec<u8> {
         let mut codes = vec![0; self.elements()];
         self.for_each_code(|index, code| codes[index] = code);
         codes
