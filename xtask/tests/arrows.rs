@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("laq-models", &["laq-solvers", "laq-tensor"]),
     ("laq-cuda", &["laq-solvers", "laq-tensor"]),
     ("laq-packed", &["laq-simd", "laq-solvers"]),
+    ("laq-python", &["laq-packed", "laq-solvers"]),
     (
         "laq-runner",
         &[
@@ -69,6 +70,8 @@ const PLACES: &[(&[&str], &[&str])] = &[
         &["clap", "clap_complete", "clap_mangen", "indicatif"],
         &["laq", "xtask"],
     ),
+    // Python.
+    (&["pyo3", "numpy"], &["laq-python"]),
 ];
 
 /// Libraries that `laq-solvers` leaves to its users.
@@ -173,6 +176,27 @@ fn crates_depend_on_allowed_crates() {
     assert_eq!(broken(&packages), Vec::<String>::new());
 }
 
+/// A command without `-p` and `--workspace` needs no Python.
+#[test]
+fn all_crates_but_that_of_python_are_default_members() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    let manifest: toml::Table = toml::from_str(&manifest).expect("TOML");
+    let members = manifest["workspace"]["default-members"].as_array();
+    let members = members
+        .expect("a list")
+        .iter()
+        .filter_map(toml::Value::as_str);
+    let mut members: BTreeSet<&str> = members
+        .map(|path| path.rsplit('/').next().unwrap())
+        .collect();
+    // The package of this folder is `laq-benches`.
+    assert!(members.remove("benches") && members.insert("laq-benches"));
+    let packages = packages();
+    let others = packages.keys().map(String::as_str);
+    let others: BTreeSet<&str> = others.filter(|name| *name != "laq-python").collect();
+    assert_eq!(members, others);
+}
+
 #[test]
 fn a_wrong_arrow_is_found() {
     let dependency = |name: &str, kind: &str| Dependency {
@@ -194,6 +218,9 @@ fn a_wrong_arrow_is_found() {
         ("laq", "clap", "normal", false),
         ("laq-runner", "ureq", "normal", true),
         ("laq-tensor", "cudarc", "normal", true),
+        ("laq-packed", "pyo3", "normal", true),
+        ("laq-python", "pyo3", "normal", false),
+        ("laq-python", "laq-runner", "normal", true),
         ("xtask", "laq-runner", "normal", true),
         ("laq-other", "serde", "normal", true),
     ] {

@@ -1,0 +1,93 @@
+"""The part in Rust: arrays are contiguous vectors here."""
+
+from os import PathLike
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+MAX_BLOCK: int
+
+# The shape with `axis` in front, `axis`, rows, columns, and the weights of a block: None for one scale, 0 for one
+# a row.
+_Layout: TypeAlias = tuple[tuple[int, ...], int, int, int, int | None]
+_Record: TypeAlias = tuple[str, int, str, str, str, str, int | None]
+
+class Codebook:
+    @staticmethod
+    def binary() -> Codebook: ...
+    @staticmethod
+    def ternary() -> Codebook: ...
+    @staticmethod
+    def linear(bits: int) -> Codebook: ...
+    @staticmethod
+    def logarithmic(bits: int) -> Codebook: ...
+    @staticmethod
+    def uniform(bits: int) -> Codebook: ...
+    @staticmethod
+    def custom(values: list[float]) -> Codebook: ...
+    def level_indices(self) -> list[int]: ...
+    def multipliers(self) -> list[float]: ...
+    @property
+    def bits(self) -> int: ...
+
+class Quantizer:
+    id: str
+    block: int | None
+    codebook: Codebook
+    two_scales: bool
+    @staticmethod
+    def of_method(name: str, bits: int | None) -> Quantizer: ...
+    @staticmethod
+    def of_format(name: str) -> Quantizer: ...
+    @staticmethod
+    def of_codebook(codebook: Codebook) -> Quantizer: ...
+    def solve(
+        self,
+        w: NDArray[np.float32],
+        d: NDArray[np.float32] | None,
+        layout: _Layout,
+        levels: NDArray[np.int8],
+        decoded: NDArray[np.float32],
+        threads: int | None,
+    ) -> tuple[NDArray[np.float32], float]: ...
+
+class Packed:
+    shape: list[int]
+    rows: int
+    elements: int
+    bits: float
+    packing: str
+    block: int | None
+    two_scales: bool
+    nbytes: int
+    @staticmethod
+    def pack(
+        levels: NDArray[np.int8],
+        codebook: Codebook,
+        layout: _Layout,
+        steps: list[float],
+        two_scales: bool,
+        packing: str | None,
+    ) -> Packed: ...
+    def multipliers(self) -> list[float]: ...
+    def steps(self) -> NDArray[np.float32]: ...
+    def codes(self) -> NDArray[np.uint8]: ...
+    def decode(self) -> NDArray[np.float32]: ...
+    def multiply(
+        self, x: NDArray[np.float32], y: NDArray[np.float32], threads: int | None
+    ) -> None: ...
+
+def methods() -> list[_Record]: ...
+def formats() -> list[_Record]: ...
+def read_packed(
+    path: str | PathLike[str],
+) -> tuple[list[tuple[str, Packed]], list[str], dict[str, str]]: ...
+def write_packed(
+    path: str | PathLike[str],
+    packed: list[tuple[str, Packed]],
+    floats: list[tuple[str, tuple[int, ...], NDArray[np.float32]]],
+    metadata: dict[str, str],
+) -> None: ...
+def toml_to_json(text: str) -> str: ...
