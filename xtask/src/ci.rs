@@ -49,6 +49,8 @@ const STEPS: &[(&str, Variables)] = &[
         "xtask reproduce table1 --preset demo --out target/ci/table1",
         &[],
     ),
+    // After the above, which build the program that it exchanges files with.
+    ("xtask test-python", &[]),
 ];
 
 /// The step under Miri: threads that share a slice, scratch, packing and the portable tile.

@@ -1,6 +1,6 @@
 //! The project's own commands, run as `cargo xtask …`.
 //!
-//! `bench` and `ci` are modules of their own. The other commands build the release binary `laq` and
+//! `bench`, `ci`, `gpu_kit` and `python` are modules of their own. The other commands build the release binary `laq` and
 //! run its command of the same name. xtask links none of the project's crates.
 
 #![forbid(unsafe_code)]
@@ -9,6 +9,7 @@ mod bench;
 mod ci;
 mod gpu_kit;
 mod laq;
+mod python;
 
 use std::env;
 use std::ffi::OsString;
@@ -45,6 +46,10 @@ enum Command {
     /// Time the solvers, or training steps of several methods, interleaved
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Build a wheel of the Python package for every Linux since 2014, into target/wheels
+    Wheel,
+    /// Install the Python package into target/python-venv and run its tests
+    TestPython,
     /// Run every check of the project: format, lints, documentation, tests, benches, demo
     Ci,
 }
@@ -64,6 +69,8 @@ fn main() -> ExitCode {
         Command::GpuCheck(Arguments { arguments }) => laq::run("gpu-check", &arguments),
         Command::GpuKit(options) => gpu_kit::run(&options),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Wheel => python::wheel(),
+        Command::TestPython => python::test(),
         Command::Ci => ci::run(),
     };
     result.unwrap_or_else(|error| {

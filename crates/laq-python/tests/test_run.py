@@ -104,6 +104,7 @@ def test_a_run_of_the_program(tmp_path):
     text.write_text("a small text of few letters, repeated. " * 200)
     config.write_text(
         f'title = "tiny"\n[data]\nname = "file"\npath = "{text}"\ntrain_fraction = 0.8\nvalidation_fraction = 0.1\n'
+        'length = 10\nbatch = 10\n'
         '[quantize]\nmethod = "lat-a"\n[model]\nhidden = 8\n[train]\nepochs = 1\nmax_batches = 2\n'
     )
     folder = tmp_path / "run"

@@ -4,7 +4,7 @@
 //! and fails instead where `LAQ_TEST_REQUIRE` lists the capability:
 //!
 //! ```text
-//! LAQ_TEST_REQUIRE=cxx,nvrtc,avx2,avx512,tensorboard,onnx,slurm cargo test --workspace
+//! LAQ_TEST_REQUIRE=cxx,nvrtc,avx2,avx512,tensorboard,onnx,slurm,python cargo test --workspace
 //! ```
 //!
 //! ```
@@ -41,11 +41,13 @@ pub enum Capability {
     Onnx,
     /// `slurm`: the daemons of Slurm and munge, and root, which may start them.
     Slurm,
+    /// `python`: Python with packages from PyPI, for the step of `cargo xtask ci` that tests the Python package.
+    Python,
 }
 
 impl Capability {
     /// All capabilities.
-    pub const ALL: [Capability; 7] = [
+    pub const ALL: [Capability; 8] = [
         Capability::Cxx,
         Capability::Nvrtc,
         Capability::Avx2,
@@ -53,6 +55,7 @@ impl Capability {
         Capability::TensorBoard,
         Capability::Onnx,
         Capability::Slurm,
+        Capability::Python,
     ];
 
     /// The name in `LAQ_TEST_REQUIRE`.
@@ -65,6 +68,7 @@ impl Capability {
             Capability::TensorBoard => "tensorboard",
             Capability::Onnx => "onnx",
             Capability::Slurm => "slurm",
+            Capability::Python => "python",
         }
     }
 
