@@ -32,7 +32,7 @@
 //! | none | a scale per block of a row, as files store it | [`blocks`] |
 //! | none | scales of two levels | [`super_blocks`] |
 //! | none | a scale per row of a matrix | [`solve_rows`] |
-//! | §3, step 1 | the warm start | `previous` of [`Quantizer::solve`] |
+//! | §3, step 1 | the warm start | `previous` of [`Quantizer::solve`], [`ParameterQuantizer`] |
 //!
 //! # Why the exact solvers are exact
 //!
@@ -133,6 +133,8 @@ mod solvers;
 mod families;
 #[cfg(feature = "std")]
 mod method;
+#[cfg(feature = "rayon")]
+mod parameter;
 #[cfg(feature = "std")]
 mod quantizer;
 #[cfg(feature = "std")]
@@ -143,6 +145,8 @@ pub mod super_blocks;
 pub use codebook::{Bits, Codebook, Custom, Scale, ValueTable};
 pub use error::SolveError;
 pub use granularity::{Granularity, Groups, MAX_BLOCK, ParseGranularityError};
+#[cfg(feature = "rayon")]
+pub use parameter::{Curvature, ParameterQuantizer};
 #[cfg(feature = "std")]
 pub use {
     families::{Family, families, format_ids, format_named, formats},

@@ -29,7 +29,7 @@ pub use limits::Limits;
 pub use lstm::LstmWorkspace;
 pub use memory::Buffer;
 pub use norm::NormWorkspace;
-pub use quantize::ParameterQuantizer;
+pub use quantize::CpuQuantizer;
 pub use steps::StepLog;
 
 /// Computes on the processor, in f32, with rayon.
