@@ -9,6 +9,7 @@ mod codebook;
 mod errors;
 mod methods;
 mod packed;
+mod parameter;
 mod solve;
 mod threads;
 
@@ -21,9 +22,12 @@ fn _laq(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<codebook::Codebook>()?;
     module.add_class::<solve::Quantizer>()?;
     module.add_class::<packed::Packed>()?;
+    module.add_class::<parameter::ParameterQuantizer>()?;
     for function in [
         wrap_pyfunction!(methods::methods, module)?,
         wrap_pyfunction!(methods::formats, module)?,
+        wrap_pyfunction!(parameter::solve_parameters, module)?,
+        wrap_pyfunction!(parameter::latent_gradients, module)?,
         wrap_pyfunction!(packed::read_packed, module)?,
         wrap_pyfunction!(packed::write_packed, module)?,
         wrap_pyfunction!(toml_to_json, module)?,

@@ -152,6 +152,10 @@ impl Quantizer {
         })
     }
 
+    pub(crate) fn solver(&self) -> &Solver {
+        &self.solver
+    }
+
     /// The steps of the multipliers: one of each group, or those of both signs.
     fn steps(&self, solved: &[Solution]) -> PyResult<Vec<f32>> {
         let each = if self.solver.has_two_scales() { 2 } else { 1 };
