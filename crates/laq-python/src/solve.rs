@@ -84,6 +84,12 @@ impl Quantizer {
         self.solver.codebook().clone().into()
     }
 
+    /// Whether the gradient of latent weights differs from that of quantized ones.
+    #[getter]
+    fn has_latent_gradient(&self) -> bool {
+        self.solver.has_latent_gradient()
+    }
+
     #[getter]
     fn two_scales(&self) -> bool {
         self.solver.has_two_scales()

@@ -37,6 +37,7 @@ class Quantizer:
     block: int | None
     codebook: Codebook
     two_scales: bool
+    has_latent_gradient: bool
     @staticmethod
     def of_method(name: str, bits: int | None) -> Quantizer: ...
     @staticmethod
@@ -52,6 +53,31 @@ class Quantizer:
         decoded: NDArray[np.float32],
         threads: int | None,
     ) -> tuple[NDArray[np.float32], float]: ...
+
+class ParameterQuantizer:
+    def __init__(
+        self, name: str, shape: list[int], quantizer: Quantizer, granularity: str, gates: int
+    ) -> None: ...
+    def levels(self) -> NDArray[np.int8]: ...
+    def scales(self) -> NDArray[np.float32]: ...
+    def steps(self) -> NDArray[np.float32]: ...
+    def error(self) -> float: ...
+    def load(
+        self, levels: NDArray[np.int8], scales: NDArray[np.float32], out: NDArray[np.float32]
+    ) -> None: ...
+    def set_scales(self, scales: NDArray[np.float32]) -> None: ...
+    def scale_gradients(self) -> NDArray[np.float32]: ...
+
+def solve_parameters(
+    jobs: list[
+        tuple[ParameterQuantizer, NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32]]
+    ],
+    second_moment: bool,
+    threads: int | None,
+) -> None: ...
+def latent_gradients(
+    jobs: list[tuple[ParameterQuantizer, NDArray[np.float32], NDArray[np.float32]]], threads: int | None
+) -> None: ...
 
 class Packed:
     shape: list[int]

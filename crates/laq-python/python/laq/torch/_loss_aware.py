@@ -1,0 +1,296 @@
+"""Training with quantized weights, by wrapping an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+
+from .. import _laq
+from .._codebook import Codebook
+from ._parameter import ParameterState
+from ._selection import Rules, Selection, choose, remember
+
+Curvature: TypeAlias = Callable[[str, torch.nn.Parameter], torch.Tensor]
+
+_SECOND_MOMENTS = ("exp_avg_sq", "square_avg", "sum")
+"""Where the optimizers of PyTorch keep a mean (or sum) of squared gradients: Adam, AdamW, NAdam and RAdam; RMSprop and
+Adadelta; Adagrad."""
+
+
+class LossAware(torch.optim.Optimizer):
+    """An optimizer whose model computes with quantized weights.
+
+    Every chosen parameter w has latent weights, which the wrapped optimizer updates, and quantized weights ŵ, which are
+    its ``data`` between steps: forward and backward passes use them without a change to the model. After each step of the
+    optimizer, ŵ minimises
+
+        ½ Σ d (w − ŵ)²,   d = √v + 1e-8,
+
+    where v is the optimizer's running mean of squared gradients (Hou and Kwok, ICLR 2018).
+
+    It is a ``torch.optim.Optimizer`` with the parameter groups and the state of the wrapped one: schedulers,
+    ``torch.amp.GradScaler``, accumulation and clipping of gradients are used as always.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Any optimizer that updates parameters in place and calls a closure at most once.
+    model : torch.nn.Module
+        The model, on its device already; also a compiled one.
+    method, bits, format, codebook
+        As those of :func:`laq.quantize`; ``lat-e`` if none is given.
+    granularity : str, optional
+        The weights that share a scale: ``tensor``; ``gate`` (the default), which is each gate of an LSTM or GRU and the
+        tensor for others; ``row``, which is an output; ``block:N``. A format has its own blocks.
+    include, exclude : str, list of str, or predicate, optional
+        Globs of parameter names (``"encoder.*.weight"``), or ``predicate(name, parameter)``. Without ``include``: the
+        weights with two or more dimensions of linear, convolutional, recurrent and attention modules that the optimizer
+        trains.
+    rules : dict, optional
+        Instead of all of these: globs with a method, a dict of ``method``, ``bits``, ``format``, ``codebook`` and
+        ``granularity``, or None for full precision. The first that matches holds; parameters without a match keep full
+        precision. ``{"lstm.*": "lat-e", "head.weight": {"format": "q4_0"}}``
+    clip : float, optional
+        Keeps latent weights within ± clip after each step, as the paper does with 1.
+    curvature : callable, optional
+        ``curvature(name, parameter)`` returns d, a tensor of the parameter's shape. Without it v is that of Adam, AdamW,
+        NAdam, RAdam, RMSprop, Adadelta or Adagrad; for optimizers without one, such as SGD, it is a running mean of
+        squared gradients with the factor ``beta2``.
+    beta2 : float, optional
+        The factor of that mean.
+    threads : int, optional
+        The threads of the solvers; ``torch.get_num_threads()`` if None. No result depends on it.
+
+    Raises
+    ------
+    ValueError
+        Unknown methods, globs that match nothing, parameters that are not float32 or not trained by the optimizer.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: torch.nn.Module,
+        method: str | None = None,
+        *,
+        bits: int | None = None,
+        format: str | None = None,
+        codebook: Codebook | None = None,
+        granularity: str | None = None,
+        include: Selection | None = None,
+        exclude: Selection = (),
+        rules: Rules | None = None,
+        clip: float | None = None,
+        curvature: Curvature | None = None,
+        beta2: float = 0.999,
+        threads: int | None = None,
+    ) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"optimizer is a {type(optimizer).__name__}, expected a torch.optim.Optimizer")
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise ValueError("LBFGS evaluates the loss several times in a step, which this does not support")
+        if clip is not None and not clip > 0:
+            raise ValueError(f"found clip={clip!r}, expected a number above 0, or None")
+        if not 0 <= beta2 < 1:
+            raise ValueError(f"found beta2={beta2!r}, expected 0 to below 1")
+        chosen = choose(
+            model, method, bits, format, codebook, granularity, include, exclude, rules
+        )
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        untrained = [found.name for found in chosen if id(found.parameter) not in trained]
+        if untrained and (include is not None or rules is not None or len(untrained) == len(chosen)):
+            raise ValueError(f"{untrained[0]} is not among the parameters of the optimizer: exclude it")
+        chosen = [found for found in chosen if id(found.parameter) in trained]
+
+        # For the hooks and the profiler of the base class; groups and state are those of the wrapped optimizer.
+        super().__init__([dict(group) for group in optimizer.param_groups], {})
+        self.optimizer = optimizer
+        self._share()
+        self._clip = clip
+        self._curvature = curvature
+        self._beta2 = beta2
+        self._threads = threads
+        self._running: dict[str, torch.Tensor] = {}
+        self._states = [
+            ParameterState(
+                found.name,
+                found.parameter,
+                found.quantizer,
+                found.granularity,
+                found.gates,
+                found.axis,
+            )
+            for found in chosen
+        ]
+        self._scales: dict[str, torch.nn.Parameter] = {}
+        self._solve(self._states)
+        self._add_scales()
+        for state in self._states:
+            remember(state.parameter, state)
+            state.use_quantized()
+
+    @property
+    def scales(self) -> dict[str, torch.nn.Parameter]:
+        """The trained scales of TTQ by the name of their parameter, shape (groups, 2): of positive and negative levels.
+
+        They are in a parameter group of their own, the last.
+        """
+        return dict(self._scales)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the quantized parameters."""
+        return [state.name for state in self._states]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """A step of the optimizer on the latent weights, and the quantized weights of the new ones.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Computes the loss and its gradients, with the quantized weights.
+
+        Raises
+        ------
+        ValueError
+            A latent weight or its curvature is no longer finite.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._prepare_gradients()
+        for state in self._states:
+            state.use_latent()
+        try:
+            self.optimizer.step()
+            if self._clip is not None:
+                for state in self._states:
+                    state.latent.clamp_(-self._clip, self._clip)
+            self._solve(self._states)
+        finally:
+            for state in self._states:
+                state.use_quantized()
+        return loss
+
+    @contextmanager
+    def latent(self) -> Iterator[None]:
+        """Within it the model has its latent weights, in full precision, to look at or to load others.
+
+        Weights that were changed are quantized at its end.
+        """
+        before = [state.latent.clone() for state in self._states]
+        for state in self._states:
+            state.use_latent()
+        try:
+            yield
+        finally:
+            changed = [s for s, old in zip(self._states, before, strict=True) if not torch.equal(s.latent, old)]
+            try:
+                self._solve(changed)
+            finally:
+                for state in self._states:
+                    state.use_quantized()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the optimizer, latent weights, levels and scales: training that goes on from it has the same bits."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "parameters": {state.name: state.state_dict() for state in self._states},
+            "scales": {name: scales.detach().clone() for name, scales in self._scales.items()},
+            "running": {name: running.clone() for name, running in self._running.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores :meth:`state_dict`; the model has the quantized weights of it afterwards.
+
+        Raises
+        ------
+        ValueError
+            The state of other parameters, shapes or methods. Nothing is changed then, unless only shapes or methods are
+            others.
+        """
+        missing = {"optimizer", "parameters", "scales", "running"} - set(state_dict)
+        if missing:
+            raise ValueError(f"this is no state of LossAware: {sorted(missing)[0]!r} is missing")
+        saved = state_dict["parameters"]
+        different = sorted(set(saved) ^ set(self.names))
+        if different:
+            where = "saved" if different[0] in saved else "quantized here"
+            raise ValueError(f"the state is of other parameters: only {where} is {different[0]}")
+        for state in self._states:
+            state.load_state_dict(saved[state.name])
+            state.use_quantized()
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self._share()
+        with torch.no_grad():
+            for name, scales in self._scales.items():
+                scales.copy_(state_dict["scales"][name])
+        self._running = {name: running.clone() for name, running in state_dict["running"].items()}
+
+    def _share(self) -> None:
+        self.defaults = self.optimizer.defaults
+        self.state = self.optimizer.state
+        self.param_groups = self.optimizer.param_groups
+
+    def _add_scales(self) -> None:
+        """The scales of TTQ as parameters, which the optimizer trains."""
+        for state in self._states:
+            if state.trains_scales:
+                scales = torch.from_numpy(state.solver.scales()).to(state.latent.device)
+                self._scales[state.name] = torch.nn.Parameter(scales)
+        if self._scales:
+            group = {"params": list(self._scales.values())}
+            if "weight_decay" in self.defaults:
+                group["weight_decay"] = 0.0  # type: ignore[assignment]
+            self.optimizer.add_param_group(group)
+
+    def _prepare_gradients(self) -> None:
+        threads = self._thread_count()
+        for state in self._states:
+            gradient = state.parameter.grad
+            if gradient is None:
+                continue
+            if state.has_latent_gradient:
+                state.to_latent_gradient(threads)
+                if state.name in self._scales:
+                    scales = self._scales[state.name]
+                    scales.grad = torch.from_numpy(state.solver.scale_gradients()).to(scales.device)
+            if self._curvature is None and self._own_second_moment(state) is None:
+                running = self._running.setdefault(state.name, torch.zeros_like(state.latent))
+                gradient = gradient.to_dense() if gradient.is_sparse else gradient
+                running.mul_(self._beta2).addcmul_(gradient, gradient, value=1 - self._beta2)
+
+    def _own_second_moment(self, state: ParameterState) -> torch.Tensor | None:
+        """That of the optimizer, which most have after their first step."""
+        own = self.optimizer.state.get(state.parameter, {})
+        return next((own[key] for key in _SECOND_MOMENTS if key in own), None)
+
+    def _second_moment(self, state: ParameterState) -> torch.Tensor | None:
+        found = self._own_second_moment(state)
+        if found is None:
+            return self._running.get(state.name)
+        self._running.pop(state.name, None)
+        return found
+
+    def _solve(self, states: list[ParameterState]) -> None:
+        jobs = []
+        for state in states:
+            if state.name in self._scales:
+                scales = self._scales[state.name].detach()
+                state.solver.set_scales(scales.cpu().numpy())
+            if self._curvature is not None:
+                jobs.append(state.job(self._curvature(state.name, state.parameter)))
+            else:
+                jobs.append(state.job(self._second_moment(state)))
+        _laq.solve_parameters(jobs, self._curvature is None, self._thread_count())
+        for state in states:
+            state.finish()
+
+    def _thread_count(self) -> int:
+        return torch.get_num_threads() if self._threads is None else self._threads
+

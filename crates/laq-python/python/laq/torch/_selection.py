@@ -1,0 +1,192 @@
+"""Which parameters of a model are quantized, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
+
+import torch
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from .. import _laq
+from .._codebook import Codebook
+from .._quantize import Quantized, _quantizer
+from ._parameter import ParameterState
+
+Predicate: TypeAlias = Callable[[str, torch.nn.Parameter], bool]
+Selection: TypeAlias = str | Sequence[str] | Predicate
+Rules: TypeAlias = Mapping[str, str | Mapping[str, Any] | None]
+
+_CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+_TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
+_GATES = {torch.nn.LSTM: 4, torch.nn.LSTMCell: 4, torch.nn.GRU: 3, torch.nn.GRUCell: 3}
+_RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)
+
+_OPTIONS = ("method", "bits", "format", "codebook", "granularity")
+
+_states: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""The state of every parameter that is quantized."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A parameter that is to be quantized."""
+
+    name: str
+    parameter: torch.nn.Parameter
+    quantizer: _laq.Quantizer
+    granularity: str
+    gates: int
+    axis: int
+    """The axis of the outputs."""
+
+
+def modules_of(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself if it is a compiled one."""
+    found = getattr(model, "_orig_mod", model)
+    if not isinstance(found, torch.nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
+    return found
+
+
+def named_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, torch.nn.Parameter]]:
+    """The parameters with two or more dimensions, each once, and the modules that have them."""
+    seen: set[int] = set()
+    for prefix, module in modules_of(model).named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() >= 2 and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield f"{prefix}.{name}" if prefix else name, module, parameter
+
+
+def choose(
+    model: torch.nn.Module,
+    method: str | None,
+    bits: int | None,
+    format: str | None,
+    codebook: Codebook | None,
+    granularity: str | None,
+    include: Selection | None,
+    exclude: Selection,
+    rules: Rules | None,
+) -> list[Chosen]:
+    """The parameters that are chosen by ``include`` without ``exclude``, or by the first of ``rules`` that matches."""
+    weights = list(named_weights(model))
+    options = dict(zip(_OPTIONS, (method, bits, format, codebook, granularity), strict=True))
+    if rules is not None:
+        given = [name for name, value in options.items() if value is not None]
+        given += ["include"] if include is not None else []
+        given += ["exclude"] if exclude != () else []
+        if given:
+            raise ValueError(f"found rules and {', '.join(given)}, which are part of a rule")
+        return [
+            _chosen(name, module, parameter, **rule)
+            for name, module, parameter in weights
+            if (rule := _rule(name, rules, [name for name, _, _ in weights])) is not None
+        ]
+    names = [name for name, _, _ in weights]
+    included = None if include is None else _matcher(include, names, "include")
+    excluded = _matcher(exclude, names, "exclude")
+    found = []
+    for name, module, parameter in weights:
+        is_included = _is_matrix_of(module) if included is None else included(name, parameter)
+        if is_included and not excluded(name, parameter):
+            found.append(_chosen(name, module, parameter, **options))
+    if not found:
+        raise ValueError(f"no parameter is to be quantized; the model has {_listed(names)}")
+    return found
+
+
+def remember(parameter: torch.nn.Parameter, state: ParameterState) -> None:
+    """Keeps the state for :func:`quantized`, as long as the parameter exists."""
+    _states[parameter] = state
+
+
+def quantized(model: torch.nn.Module) -> dict[str, Quantized]:
+    """The parameters of a model that :class:`LossAware` or :func:`quantize_` has quantized, by their names.
+
+    Tied parameters are there once, under their first name. With the floats of ``model.state_dict()`` they are what
+    ``laq.save`` writes.
+
+    Raises
+    ------
+    ValueError
+        A quantized parameter was written to by others, so that it has no levels.
+    """
+    found = {}
+    for name, _, parameter in named_weights(model):
+        state = _states.get(parameter)
+        if state is not None:
+            found[name] = state.quantized()
+    return found
+
+
+def _is_matrix_of(module: torch.nn.Module) -> bool:
+    """Whether weights of this module are quantized if nothing else is said."""
+    dense = (torch.nn.Linear, torch.nn.Bilinear, torch.nn.MultiheadAttention)
+    return isinstance(module, (*dense, *_CONVOLUTIONS, *_TRANSPOSED, *_RECURRENT))
+
+
+def _chosen(
+    name: str,
+    module: torch.nn.Module,
+    parameter: torch.nn.Parameter,
+    method: str | None = None,
+    bits: int | None = None,
+    format: str | None = None,
+    codebook: Codebook | None = None,
+    granularity: str | None = None,
+) -> Chosen:
+    if parameter.dtype != torch.float32:
+        raise ValueError(
+            f"{name} has elements of {parameter.dtype}, expected torch.float32: train float32 weights with "
+            f"torch.autocast, or exclude it"
+        )
+    quantizer = _quantizer(method, bits, format, codebook)
+    if quantizer.block is not None:
+        own = f"block:{quantizer.block}"
+        if granularity not in (None, own):
+            raise ValueError(
+                f"`{quantizer.id}` has a scale for {quantizer.block} weights, found "
+                f"granularity={granularity!r}: omit it"
+            )
+        granularity = own
+    if isinstance(module, _RECURRENT):
+        gates = next((gates for kind, gates in _GATES.items() if isinstance(module, kind)), 1)
+    else:
+        gates = 3 if name.rsplit(".", 1)[-1] == "in_proj_weight" else 1
+    if isinstance(module, torch.nn.LSTM) and name.rsplit(".", 1)[-1].startswith("weight_hr"):
+        gates = 1
+    axis = 1 if isinstance(module, _TRANSPOSED) else 0
+    return Chosen(name, parameter, quantizer, granularity or "gate", gates, axis)
+
+
+def _rule(name: str, rules: Rules, names: list[str]) -> dict[str, Any] | None:
+    """The options of the first rule that matches."""
+    for pattern, rule in rules.items():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"the rule {pattern!r} matches no parameter; the model has {_listed(names)}")
+        if isinstance(rule, Mapping):
+            unknown = sorted(set(rule) - set(_OPTIONS))
+            if unknown:
+                raise ValueError(f"the rule {pattern!r} has {unknown[0]!r}, expected {', '.join(_OPTIONS)}")
+    for pattern, rule in rules.items():
+        if fnmatchcase(name, pattern):
+            return dict(rule) if isinstance(rule, Mapping) else None if rule is None else {"method": rule}
+    return None
+
+
+def _matcher(selection: Selection, names: list[str], argument: str) -> Predicate:
+    if callable(selection):
+        return selection
+    patterns = [selection] if isinstance(selection, str) else list(selection)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"{argument}: {pattern!r} matches no parameter; the model has {_listed(names)}")
+    return lambda name, _: any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _listed(names: list[str]) -> str:
+    return (", ".join(names[:8]) + (f" and {len(names) - 8} others" if len(names) > 8 else "")) or "none"
