@@ -36,24 +36,25 @@ pub(crate) fn borrow(name: &'static str) -> impl FnOnce(BorrowError) -> PyErr {
     }
 }
 
-/// For `map_err`: an error of a solver, with the index of a weight in an array of `shape`, whose axis
+/// For `map_err`: an error of a solver after `what`, with the index of a weight in an array of `shape`, whose axis
 /// `axis` was moved to the front.
-pub(crate) fn solve(shape: &[usize], axis: usize) -> impl Fn(SolveError) -> PyErr {
+pub(crate) fn solve(what: &str, shape: &[usize], axis: usize) -> impl Fn(SolveError) -> PyErr {
     let at = place(shape, axis);
     move |error| match error {
-        SolveError::Weight { index, value: w } => {
-            value(format!("w[{}] is {w}, expected finite numbers", at(index)))
-        }
+        SolveError::Weight { index, value: w } => value(format!(
+            "{what}w[{}] is {w}, expected finite numbers",
+            at(index)
+        )),
         SolveError::Curvature { index, value: d } => value(format!(
-            "d[{}] is {d}, expected finite numbers that are not negative",
+            "{what}d[{}] is {d}, expected finite numbers that are not negative",
             at(index)
         )),
         SolveError::BlockLength { length } => value(format!(
-            "{length} weights share a scale, expected at most {} for values that are not symmetric around 0 within \
+            "{what}{length} weights share a scale, expected at most {} for values that are not symmetric around 0 within \
              -1 to 1; pass block=",
             laq_solvers::MAX_BLOCK
         )),
-        error => value(error),
+        error => value(format!("{what}{error}")),
     }
 }
 

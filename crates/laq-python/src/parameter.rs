@@ -45,8 +45,7 @@ impl ParameterQuantizer {
             },
             error => error,
         };
-        let error = errors::solve(&self.shape, 0)(error);
-        value(format!("cannot quantize {}: {error}", self.name))
+        errors::solve(&format!("cannot quantize {}: ", self.name), &self.shape, 0)(error)
     }
 
     fn check_lengths(&self, solver: &Solver, found: &[usize]) -> PyResult<()> {

@@ -120,7 +120,7 @@ impl Quantizer {
             let d = d.map_err(errors::slice("d"))?;
             let solve = || solve_groups(&self.solver, Problem::new(w, d)?, groups, levels);
             let solved = py.detach(|| pool.install(solve));
-            solved.map_err(errors::solve(&layout.shape, layout.axis))?
+            solved.map_err(errors::solve("", &layout.shape, layout.axis))?
         };
         let error = solved
             .iter()
