@@ -7,6 +7,7 @@ use super::assign;
 use crate::codebook::{Codebook, Scale, floor_f32, to_f32};
 use crate::error::SolveError;
 use crate::passes::lanes::Side;
+use crate::passes::parallel::{self, Parts};
 use crate::passes::sums;
 use crate::problem::{Problem, Solution};
 
@@ -70,13 +71,13 @@ pub(crate) fn trained(
 /// TTQ: `∂loss/∂w` is `W_p·g` for level 1, `W_n·g` for −1, and `g` for 0.
 pub(crate) fn trained_latent_gradient(scale: Scale, levels: &[i8], gradient: &mut [f32]) {
     let [positive, negative] = scale.pair();
-    for (gradient, &level) in gradient.iter_mut().zip(levels) {
-        *gradient *= match level {
-            1.. => positive,
-            0 => 1.0,
-            ..0 => negative,
-        };
-    }
+    let scale = |(gradient, levels): (&mut [f32], &[i8])| {
+        for (gradient, &level) in gradient.iter_mut().zip(levels) {
+            let of_side = if level > 0 { positive } else { negative };
+            *gradient *= if level == 0 { 1.0 } else { of_side };
+        }
+    };
+    parallel::for_each((gradient, levels), Parts::of(levels.len()), &scale);
 }
 
 /// TTQ: `∂W_p = Σ g` over the levels 1 and `∂W_n = −Σ g` over the levels −1, because `ŵ = −W_n`
@@ -84,12 +85,10 @@ pub(crate) fn trained_latent_gradient(scale: Scale, levels: &[i8], gradient: &mu
 pub(crate) fn trained_scale_gradient(levels: &[i8], gradient: &[f32]) -> [f64; 2] {
     let mut sums = [0.0; 2];
     for (&gradient, &level) in gradient.iter().zip(levels) {
+        // Without branches, which random levels would mispredict.
         let gradient = f64::from(gradient);
-        match level {
-            1.. => sums[0] += gradient,
-            0 => {}
-            ..0 => sums[1] -= gradient,
-        }
+        sums[0] += if level > 0 { gradient } else { 0.0 };
+        sums[1] -= if level < 0 { gradient } else { 0.0 };
     }
     sums
 }

@@ -125,6 +125,10 @@ class LossAware(torch.optim.Optimizer):
             )
             for found in chosen
         ]
+        self._by_name = {state.name: state for state in self._states}
+        # Those whose squared gradients are averaged here, until the optimizer is seen to do so.
+        self._averaged = {} if curvature is not None else dict(self._by_name)
+        self._transformed = [state for state in self._states if state.has_latent_gradient]
         self._scales: dict[str, torch.nn.Parameter] = {}
         self._solve(self._states)
         self._add_scales()
@@ -230,6 +234,7 @@ class LossAware(torch.optim.Optimizer):
         with torch.no_grad():
             for name, scales in self._scales.items():
                 scales.copy_(state_dict["scales"][name])
+        self._averaged = {} if self._curvature is not None else dict(self._by_name)
         self._running = {name: running.clone() for name, running in state_dict["running"].items()}
 
     def _share(self) -> None:
@@ -250,43 +255,37 @@ class LossAware(torch.optim.Optimizer):
             self.optimizer.add_param_group(group)
 
     def _prepare_gradients(self) -> None:
-        threads = self._thread_count()
-        for state in self._states:
-            gradient = state.parameter.grad
-            if gradient is None:
-                continue
-            if state.has_latent_gradient:
-                state.to_latent_gradient(threads)
+        for state in self._transformed:
+            if state.parameter.grad is not None:
+                state.to_latent_gradient(self._thread_count())
                 if state.name in self._scales:
                     scales = self._scales[state.name]
                     scales.grad = torch.from_numpy(state.solver.scale_gradients()).to(scales.device)
-            if self._curvature is None and self._own_second_moment(state) is None:
-                running = self._running.setdefault(state.name, torch.zeros_like(state.latent))
+        for name, state in self._averaged.items():
+            gradient = state.parameter.grad
+            if gradient is not None:
+                running = self._running.setdefault(name, torch.zeros_like(state.latent))
                 gradient = gradient.to_dense() if gradient.is_sparse else gradient
                 running.mul_(self._beta2).addcmul_(gradient, gradient, value=1 - self._beta2)
 
-    def _own_second_moment(self, state: ParameterState) -> torch.Tensor | None:
-        """That of the optimizer, which most have after their first step."""
-        own = self.optimizer.state.get(state.parameter, {})
-        return next((own[key] for key in _SECOND_MOMENTS if key in own), None)
-
     def _second_moment(self, state: ParameterState) -> torch.Tensor | None:
-        found = self._own_second_moment(state)
-        if found is None:
-            return self._running.get(state.name)
-        self._running.pop(state.name, None)
-        return found
+        own = self.optimizer.state.get(state.parameter)
+        if own:
+            for key in _SECOND_MOMENTS:
+                if key in own:
+                    self._averaged.pop(state.name, None)
+                    self._running.pop(state.name, None)
+                    found: torch.Tensor = own[key]
+                    return found
+        return self._running.get(state.name)
 
     def _solve(self, states: list[ParameterState]) -> None:
-        jobs = []
-        for state in states:
-            if state.name in self._scales:
-                scales = self._scales[state.name].detach()
-                state.solver.set_scales(scales.cpu().numpy())
-            if self._curvature is not None:
-                jobs.append(state.job(self._curvature(state.name, state.parameter)))
-            else:
-                jobs.append(state.job(self._second_moment(state)))
+        for name, scales in self._scales.items():
+            self._by_name[name].solver.set_scales(scales.detach().cpu().numpy())
+        if self._curvature is None:
+            jobs = [state.job(self._second_moment(state)) for state in states]
+        else:
+            jobs = [state.job(self._curvature(state.name, state.parameter)) for state in states]
         _laq.solve_parameters(jobs, self._curvature is None, self._thread_count())
         for state in states:
             state.finish()

@@ -36,24 +36,18 @@ class ParameterState:
         self.granularity = granularity
         self.axis = axis
         self.definition = quantizer
+        self.trains_scales = quantizer.id == "ttq"
+        self.has_latent_gradient = quantizer.has_latent_gradient
         self.latent = parameter.detach()
         self.quantized_weights = torch.empty_like(self.latent)
         matrix = self._matrix(self.latent)
         self.solver = _laq.ParameterQuantizer(name, list(matrix.shape), quantizer, granularity, gates)
         self._is_direct = matrix.data_ptr() == self.latent.data_ptr()
         self._arrays = (self._flat(self.latent), self._flat(self.quantized_weights))
-        self._curvature: tuple[torch.Tensor | None, NDArray[np.float32] | None] = (None, None)
+        self._known: torch.Tensor | None = None
+        self._job: Job | None = None
+        self._pointer = self.quantized_weights.data_ptr()
         self._version = -1
-
-    @property
-    def trains_scales(self) -> bool:
-        """Whether the scales are trained (TTQ)."""
-        return self.definition.id == "ttq"
-
-    @property
-    def has_latent_gradient(self) -> bool:
-        """Whether the gradient of the latent weights is another than that of the quantized ones."""
-        return self.definition.has_latent_gradient
 
     def use_latent(self) -> None:
         """Gives the parameter its latent weights."""
@@ -69,7 +63,7 @@ class ParameterState:
 
     def check(self) -> None:
         """An error if the parameter has other weights than the quantized ones."""
-        if self.parameter.data_ptr() != self.quantized_weights.data_ptr():
+        if self.parameter.data_ptr() != self._pointer:
             raise RuntimeError(
                 f"the data of {self.name} was replaced: move or convert a model before it is quantized"
             )
@@ -81,11 +75,17 @@ class ParameterState:
 
     def job(self, curvature: torch.Tensor | None) -> Job:
         """What ``_laq.solve_parameters`` takes; :meth:`finish` comes after it."""
+        if curvature is self._known and self._job is not None:
+            return self._job
         d = None if curvature is None else self._curvature_array(curvature)
-        if self._is_direct:
-            return (self.solver, self._arrays[0], d, self._arrays[1])
-        self._copy = np.empty(self.latent.numel(), np.float32)
-        return (self.solver, self._flat(self.latent), d, self._copy)
+        if not self._is_direct:
+            self._copy = np.empty(self.latent.numel(), np.float32)
+            return (self.solver, self._flat(self.latent), d, self._copy)
+        job = (self.solver, self._arrays[0], d, self._arrays[1])
+        if d is None or d.ctypes.data == curvature.data_ptr():
+            # Optimizers write to the same tensor in every step.
+            self._known, self._job = curvature, job
+        return job
 
     def finish(self) -> None:
         """Takes the result of a job."""
@@ -167,18 +167,10 @@ class ParameterState:
         return array
 
     def _curvature_array(self, curvature: torch.Tensor) -> NDArray[np.float32]:
-        known, array = self._curvature
-        if curvature is known and array is not None:
-            return array
         if not isinstance(curvature, torch.Tensor) or curvature.shape != self.latent.shape:
             shape = tuple(getattr(curvature, "shape", ()))
             raise ValueError(
                 f"the curvature of {self.name} is a {type(curvature).__name__} of shape {shape}, expected a "
                 f"tensor of shape {tuple(self.latent.shape)}"
             )
-        converted = curvature.detach().to(self.latent.device, torch.float32)
-        array = self._flat(converted)
-        if array.ctypes.data == curvature.data_ptr():
-            # Optimizers write to the same tensor in every step.
-            self._curvature = (curvature, array)
-        return array
+        return self._flat(curvature.detach().to(self.latent.device, torch.float32))
