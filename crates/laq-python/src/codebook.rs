@@ -69,6 +69,12 @@ impl Codebook {
         levels.map(|level| self.inner.multiplier(level)).collect()
     }
 
+    /// What a scale is divided by, in f32, to give the step: the factor of the multipliers.
+    #[getter]
+    fn divisor(&self) -> f32 {
+        self.inner.divisor()
+    }
+
     #[getter]
     fn bits(&self) -> u8 {
         self.inner.storage_bits().max(1)

@@ -28,6 +28,7 @@ fn _laq(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(methods::formats, module)?,
         wrap_pyfunction!(parameter::solve_parameters, module)?,
         wrap_pyfunction!(parameter::latent_gradients, module)?,
+        wrap_pyfunction!(solve::groups, module)?,
         wrap_pyfunction!(packed::read_packed, module)?,
         wrap_pyfunction!(packed::write_packed, module)?,
         wrap_pyfunction!(toml_to_json, module)?,

@@ -1,6 +1,9 @@
 //! Quantizing an array.
 
-use laq_solvers::{Groups, MAX_BLOCK, Problem, Quantizer as Solver, Scale, Solution, solve_groups};
+use laq_solvers::{
+    Granularity, Groups, MAX_BLOCK, Problem, Quantizer as Solver, Scale, Solution,
+    Solver as Algorithm, solve_groups,
+};
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 
@@ -58,6 +61,25 @@ impl Layout {
     }
 }
 
+/// The groups of weights of a matrix whose rows form `gates` equal parts: a number of spans, the weights of each, and
+/// the weights of a group of a span, of which the last may have fewer.
+#[pyfunction]
+pub(crate) fn groups(
+    granularity: &str,
+    rows: usize,
+    columns: usize,
+    gates: usize,
+) -> PyResult<(usize, usize, usize)> {
+    let granularity: Granularity = granularity.parse().map_err(value)?;
+    if rows == 0 || gates == 0 || !rows.is_multiple_of(gates) {
+        return Err(value(format!(
+            "found {rows} rows and {gates} gates, expected rows that form equal gates"
+        )));
+    }
+    let groups = granularity.groups(rows, columns, gates);
+    Ok((groups.spans(), groups.span(), groups.length()))
+}
+
 #[pymethods]
 impl Quantizer {
     #[staticmethod]
@@ -93,6 +115,35 @@ impl Quantizer {
     #[getter]
     fn two_scales(&self) -> bool {
         self.solver.has_two_scales()
+    }
+
+    /// The solver.
+    #[getter]
+    fn algorithm(&self) -> &'static str {
+        match self.solver.solver() {
+            Algorithm::Signs => "signs",
+            Algorithm::MeanMagnitude => "mean-magnitude",
+            Algorithm::LargestMagnitude => "largest-magnitude",
+            Algorithm::WeightedSigns => "weighted-signs",
+            Algorithm::Threshold => "threshold",
+            Algorithm::Trained => "trained",
+            Algorithm::Alternating { .. } => "alternating",
+            Algorithm::Exact { .. } => "exact",
+            Algorithm::ExactOnGrid { .. } => "exact-on-grid",
+            Algorithm::Tanh => "tanh",
+        }
+    }
+
+    /// The scales of `exact-on-grid`: bits of the mantissa, the exponent of the smallest normal scale, the smallest
+    /// and the largest scale that are not negative, and whether others are.
+    #[getter]
+    fn grid(&self) -> Option<(i32, i32, f32, f64, bool)> {
+        let Algorithm::ExactOnGrid { grid } = self.solver.solver() else {
+            return None;
+        };
+        let (mantissa, exponent, largest) = grid.layout();
+        let (smallest, is_signed) = (grid.smallest(), grid.is_signed());
+        Some((mantissa, exponent, smallest, largest, is_signed))
     }
 
     /// Quantizes `w`: writes the levels, and the decoded weights to `decoded`, which may be `w`. Returns the
