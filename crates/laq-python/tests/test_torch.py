@@ -1,14 +1,14 @@
 """Training, quantizing and looking at PyTorch models, beside plain loops."""
 
+import copy
 import math
 
+import laq
 import numpy as np
 import pytest
 
-import laq
-
 torch = pytest.importorskip("torch")
-import laq.torch  # noqa: E402
+import laq.torch
 
 F = torch.nn.functional
 FLOOR = 1e-8
@@ -40,7 +40,8 @@ def train(model, optimizer, steps, start=0):
 METHODS = [
     method.id
     for method in laq.methods()
-    if method.id != "full" and not method.id.endswith(("-4", "-5", "-6", "-7", "-8", "-4-e", "-5-e", "-6-e", "-7-e", "-8-e"))
+    if method.id != "full"
+    and not method.id.endswith(("-4", "-5", "-6", "-7", "-8", "-4-e", "-5-e", "-6-e", "-7-e", "-8-e"))
 ]
 
 
@@ -111,7 +112,11 @@ def test_training_is_algorithm_3(method):
     loop = PlainLoop(theirs, method, 0.25)
     # Levels at a threshold differ after more steps.
     steps = {"absmax-2": 5, "dorefa-3": 4}.get(method, 15)
-    steps = 1 if method.endswith("-a") or method in ("laq-linear-3", "laq-linear-2", "laq-log-3", "laq-log-2") else steps
+    steps = (
+        1
+        if method.endswith("-a") or method in ("laq-linear-3", "laq-linear-2", "laq-log-3", "laq-log-2")
+        else steps
+    )
     for step in range(steps):
         x, y = data(step)
         losses = []
@@ -194,10 +199,10 @@ def test_a_callable_has_the_curvature():
     expected = laq.quantize(latent, d["2.weight"], "lat-e")
     assert (model[2].weight.detach().numpy() == expected.decoded).all()
 
-    with pytest.raises(ValueError, match=r"the curvature of 0.weight is a Tensor of shape \(3,\), expected .*\(24, 12\)"):
-        laq.torch.LossAware(
-            torch.optim.Adam(model.parameters()), model, curvature=lambda *_: torch.ones(3)
-        )
+    with pytest.raises(
+        ValueError, match=r"the curvature of 0.weight is a Tensor of shape \(3,\), expected .*\(24, 12\)"
+    ):
+        laq.torch.LossAware(torch.optim.Adam(model.parameters()), model, curvature=lambda *_: torch.ones(3))
 
 
 def test_schedulers_clipping_and_accumulation_are_used_as_always():
@@ -218,7 +223,9 @@ def test_schedulers_clipping_and_accumulation_are_used_as_always():
             group["lr"] = 0.1 * 0.5**step
         second.zero_grad()
         F.cross_entropy(two(x), y).backward()
-        assert norm.item() == pytest.approx(torch.nn.utils.clip_grad_norm_(two.parameters(), 0.05).item(), rel=1e-4)
+        assert norm.item() == pytest.approx(
+            torch.nn.utils.clip_grad_norm_(two.parameters(), 0.05).item(), rel=1e-4
+        )
         second.step()
     assert first.param_groups[0]["lr"] == pytest.approx(0.0125)
     with first.latent(), second.latent():
@@ -356,7 +363,9 @@ def test_gates_rows_and_blocks_have_scales_of_their_own():
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     names = laq.torch.LossAware(optimizer, model).names
     assert "embed.weight" not in names and "norm.weight" not in names
-    assert {"lstm.weight_hh_l1_reverse", "gru.weight_ih_l0", "attention.in_proj_weight", "up.weight"} <= set(names)
+    assert {"lstm.weight_hh_l1_reverse", "gru.weight_ih_l0", "attention.in_proj_weight", "up.weight"} <= set(
+        names
+    )
 
     def scales(**options):
         fresh = recurrent()
@@ -408,8 +417,16 @@ def test_what_is_quantized_is_chosen_by_name_predicate_and_rules():
         model = recurrent()
         return laq.torch.LossAware(torch.optim.Adam(model.parameters()), model, **options).names
 
-    assert names(include="*.weight", exclude="up.*") == ["embed.weight", "conv.weight", "attention.out_proj.weight"]
-    assert names(include=["lstm.*_l0", "embed*"]) == ["embed.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"]
+    assert names(include="*.weight", exclude="up.*") == [
+        "embed.weight",
+        "conv.weight",
+        "attention.out_proj.weight",
+    ]
+    assert names(include=["lstm.*_l0", "embed*"]) == [
+        "embed.weight",
+        "lstm.weight_ih_l0",
+        "lstm.weight_hh_l0",
+    ]
     assert names(include=lambda name, p: p.dim() == 4) == ["conv.weight", "up.weight"]
     model = recurrent()
     laq.torch.LossAware(
@@ -418,9 +435,9 @@ def test_what_is_quantized_is_chosen_by_name_predicate_and_rules():
         rules={"lstm.*hh*": None, "lstm.*": "lab", "conv.weight": {"format": "q4_0"}},
     )
     found = laq.torch.quantized(model)
-    assert set(found) == {name for name, _ in model.named_parameters() if "weight_ih" in name and "lstm" in name} | {
-        "conv.weight"
-    }
+    assert set(found) == {
+        name for name, _ in model.named_parameters() if "weight_ih" in name and "lstm" in name
+    } | {"conv.weight"}
     assert found["lstm.weight_ih_l0"].method == "lab" and found["conv.weight"].method == "q4_0"
 
 
@@ -434,7 +451,10 @@ def test_what_is_quantized_is_chosen_by_name_predicate_and_rules():
         ({"rules": {"head": "lab"}}, "the rule 'head' matches no parameter"),
         ({"rules": {"0.*": {"methd": "lab"}}}, "has 'methd', expected method"),
         ({"rules": {"0.*": "lab"}, "method": "lab"}, "found rules and method"),
-        ({"format": "q4_0", "granularity": "row"}, "`q4_0` has a scale for 32 weights, found granularity='row'"),
+        (
+            {"format": "q4_0", "granularity": "row"},
+            "`q4_0` has a scale for 32 weights, found granularity='row'",
+        ),
         ({"granularity": "rows"}, "unknown granularity `rows`"),
         ({"clip": 0.0}, "clip=0.0"),
         ({"beta2": 1.0}, "beta2=1.0"),
@@ -516,7 +536,7 @@ def test_fisher_is_the_mean_of_squared_gradients():
     for x, y in batches:
         model.zero_grad()
         F.cross_entropy(model(x), y).backward()
-        expected += model[0].weight.grad**2 / 5
+        expected += model[0].weight.grad ** 2 / 5
     torch.testing.assert_close(found["0.weight"], expected)
     assert set(found) == {"0.weight", "2.weight"}
     with pytest.raises(ValueError, match="there are no batches"):
@@ -561,7 +581,11 @@ def test_inputs_of_recurrent_layers(kind, batch_first):
     x = torch.randn(5, 2, 3)
     shape = (4, 2, 4)
     start = torch.randn(shape) if kind is not torch.nn.LSTM else (torch.randn(shape), torch.randn(shape))
-    cell_kind = {torch.nn.LSTM: torch.nn.LSTMCell, torch.nn.GRU: torch.nn.GRUCell, torch.nn.RNN: torch.nn.RNNCell}[kind]
+    cell_kind = {
+        torch.nn.LSTM: torch.nn.LSTMCell,
+        torch.nn.GRU: torch.nn.GRUCell,
+        torch.nn.RNN: torch.nn.RNNCell,
+    }[kind]
     inputs = x
     expected = {}
     for layer in range(2):
@@ -614,3 +638,56 @@ def test_inputs_of_other_layers():
         torch.testing.assert_close(found[rows], (part**2).mean((0, 1)).expand(4, 4))
     with pytest.raises(ValueError, match="the inputs of weight are not finite"):
         laq.torch.input_second_moments(linear, [torch.full((1, 5), math.nan)])
+
+
+@pytest.mark.parametrize("method", ["lat-e", "lat-a", "ttq", "dorefa-3", "q4_0", "lat2-e"])
+def test_other_devices_have_the_same_results(method, monkeypatch):
+    """The solvers in operations of torch, here on the CPU."""
+    kind = {"format": method} if method == "q4_0" else {"method": method}
+
+    def run(steps):
+        model = network()
+        optimizer = laq.torch.LossAware(torch.optim.Adam(model.parameters(), 0.01), model, clip=0.25, **kind)
+        return model, optimizer, train(model, optimizer, steps)
+
+    expected_model, _, expected = run(4)
+    records = laq.torch.quantized(expected_model)
+    monkeypatch.setattr("laq.torch._parameter.is_on_host", lambda _: False)
+    model, optimizer, found = run(4)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for name, record in laq.torch.quantized(model).items():
+        np.testing.assert_array_equal(record.levels, records[name].levels)
+        np.testing.assert_allclose(record.scale, records[name].scale, rtol=1e-5)
+        assert record.error == pytest.approx(records[name].error, rel=1e-4)
+        assert (record.decoded == dict(model.named_parameters())[name].detach().numpy()).all()
+
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    state = copy.deepcopy(optimizer.state_dict())
+    whole = train(model, optimizer, 3, 4)
+    other, resumed, _ = run(1)
+    with resumed.latent():
+        other.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    assert train(other, resumed, 3, 4) == whole
+
+
+def test_errors_on_other_devices_have_names(monkeypatch):
+    monkeypatch.setattr("laq.torch._parameter.is_on_host", lambda _: False)
+    model = network()
+    optimizer = laq.torch.LossAware(torch.optim.Adam(model.parameters(), 0.01), model)
+    train(model, optimizer, 1)
+    model[2].weight.grad[1, 5] = math.nan
+    with pytest.raises(ValueError, match=r"cannot quantize 2.weight: w\[1, 5\] is NaN"):
+        optimizer.step()
+
+
+def test_channels_on_other_devices(monkeypatch):
+    model = recurrent()
+    errors = laq.torch.quantize_(model, granularity="row")
+    monkeypatch.setattr("laq.torch._parameter.is_on_host", lambda _: False)
+    other = recurrent()
+    found = laq.torch.quantize_(other, granularity="row")
+    for name, error in errors.items():
+        assert found[name] == pytest.approx(error, rel=1e-5)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)

@@ -9,8 +9,8 @@ from laq import _laq
 
 torch = pytest.importorskip("torch")
 
-from laq.torch import _optimum  # noqa: E402
-from laq.torch._device import DeviceQuantizer  # noqa: E402
+from laq.torch import _optimum
+from laq.torch._device import DeviceQuantizer
 
 METHODS = [method.id for method in laq.methods() if method.id != "full"]
 FORMATS = {record.id: record.block for record in laq.formats()}

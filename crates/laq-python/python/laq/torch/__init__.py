@@ -1,13 +1,13 @@
 """Loss-aware quantization of PyTorch models, in training and after it::
 
-    import laq, laq.torch
+import laq, laq.torch
 
-    optimizer = laq.torch.LossAware(torch.optim.Adam(model.parameters(), 2e-3), model, method="lat-e")
-    for x, y in batches:
-        optimizer.zero_grad()
-        loss(model(x), y).backward()
-        optimizer.step()
-    laq.save("model.safetensors", laq.torch.quantized(model))
+optimizer = laq.torch.LossAware(torch.optim.Adam(model.parameters(), 2e-3), model, method="lat-e")
+for x, y in batches:
+    optimizer.zero_grad()
+    loss(model(x), y).backward()
+    optimizer.step()
+laq.save("model.safetensors", laq.torch.quantized(model))
 """
 
 from ._curvature import fisher, input_second_moments

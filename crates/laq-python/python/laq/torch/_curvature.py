@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -118,9 +119,9 @@ class _Moments:
     """Sums of x² by parameter, in shapes that expand to those of the parameters, and how many positions they are of."""
 
     def __init__(self) -> None:
-        self.sums: dict[int, tuple[torch.nn.Parameter, tuple[torch.Tensor, int]]] = {}
+        self.sums: dict[int, tuple[torch.Tensor, tuple[torch.Tensor, int]]] = {}
 
-    def add(self, parameter: torch.nn.Parameter, total: torch.Tensor, positions: int) -> None:
+    def add(self, parameter: torch.Tensor, total: torch.Tensor, positions: int) -> None:
         _, (before, count) = self.sums.get(id(parameter), (parameter, (torch.zeros_like(total), 0)))
         self.sums[id(parameter)] = (parameter, (before + total, count + positions))
 
@@ -168,9 +169,7 @@ class _Moments:
         with torch.enable_grad():
             dimension = module.weight.dim() - 2
             convolution = getattr(torch.nn.functional, f"conv{dimension}d")
-            y = convolution(
-                squares, weight, None, module.stride, padding, module.dilation, module.groups
-            )
+            y = convolution(squares, weight, None, module.stride, padding, module.dilation, module.groups)
             (total,) = torch.autograd.grad(y.sum(), weight)
         positions = y.numel() // y.shape[1]
         # A filter has the inputs of its group.
@@ -185,20 +184,19 @@ class _Moments:
         elif module.batch_first:
             x = x.transpose(0, 1)
         directions = 2 if module.bidirectional else 1
-        options = {"bias": module.bias, "bidirectional": module.bidirectional}
+        options: dict[str, Any] = {"bias": module.bias, "bidirectional": module.bidirectional}
         if isinstance(module, torch.nn.LSTM):
             options["proj_size"] = module.proj_size
         elif isinstance(module, torch.nn.RNN):
             options["nonlinearity"] = module.nonlinearity
         for layer in range(module.num_layers):
-            single = type(module)(x.shape[-1], module.hidden_size, 1, **options)
+            single: Any = type(module)(x.shape[-1], module.hidden_size, 1, **options)
             suffixes = ["", "_reverse"][:directions]
             for suffix in suffixes:
                 for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"):
                     if hasattr(module, f"{kind}_l{layer}{suffix}"):
                         setattr(single, f"{kind}_l0{suffix}", getattr(module, f"{kind}_l{layer}{suffix}"))
-            part = slice(layer * directions, (layer + 1) * directions)
-            own = _map_state(state, lambda whole, part=part: whole[part])
+            own = _map_state(state, operator.itemgetter(slice(layer * directions, (layer + 1) * directions)))
             y = single(x, own)[0]
             squares = (x.double() ** 2).sum((0, 1))
             width = y.shape[-1] // directions

@@ -9,7 +9,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from .. import _laq
-from ._optimum import LARGEST, Grid, Values, chunks, floor_float32, optimum, optimum_on_grid
+from ._optimum import (
+    LARGEST,
+    Grid,
+    Values,
+    chunks,
+    floor_float32,
+    optimum,
+    optimum_on_grid,
+)
 
 # The curvature is √v plus this.
 _CURVATURE_FLOOR = 1e-8

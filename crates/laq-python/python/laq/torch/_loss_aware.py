@@ -8,9 +8,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from .. import _laq
 from .._codebook import Codebook
-from ._parameter import ParameterState
+from ._parameter import ParameterState, solve
 from ._selection import Rules, Selection, choose, remember
 
 Curvature: TypeAlias = Callable[[str, torch.nn.Parameter], torch.Tensor]
@@ -96,9 +95,7 @@ class LossAware(torch.optim.Optimizer):
             raise ValueError(f"found clip={clip!r}, expected a number above 0, or None")
         if not 0 <= beta2 < 1:
             raise ValueError(f"found beta2={beta2!r}, expected 0 to below 1")
-        chosen = choose(
-            model, method, bits, format, codebook, granularity, include, exclude, rules
-        )
+        chosen = choose(model, method, bits, format, codebook, granularity, include, exclude, rules)
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
         untrained = [found.name for found in chosen if id(found.parameter) not in trained]
         if untrained and (include is not None or rules is not None or len(untrained) == len(chosen)):
@@ -193,7 +190,9 @@ class LossAware(torch.optim.Optimizer):
         try:
             yield
         finally:
-            changed = [s for s, old in zip(self._states, before, strict=True) if not torch.equal(s.latent, old)]
+            changed = [
+                s for s, old in zip(self._states, before, strict=True) if not torch.equal(s.latent, old)
+            ]
             try:
                 self._solve(changed)
             finally:
@@ -246,8 +245,7 @@ class LossAware(torch.optim.Optimizer):
         """The scales of TTQ as parameters, which the optimizer trains."""
         for state in self._states:
             if state.trains_scales:
-                scales = torch.from_numpy(state.solver.scales()).to(state.latent.device)
-                self._scales[state.name] = torch.nn.Parameter(scales)
+                self._scales[state.name] = torch.nn.Parameter(state.scales())
         if self._scales:
             group = {"params": list(self._scales.values())}
             if "weight_decay" in self.defaults:
@@ -259,8 +257,7 @@ class LossAware(torch.optim.Optimizer):
             if state.parameter.grad is not None:
                 state.to_latent_gradient(self._thread_count())
                 if state.name in self._scales:
-                    scales = self._scales[state.name]
-                    scales.grad = torch.from_numpy(state.solver.scale_gradients()).to(scales.device)
+                    self._scales[state.name].grad = state.scale_gradients()
         for name, state in self._averaged.items():
             gradient = state.parameter.grad
             if gradient is not None:
@@ -281,15 +278,17 @@ class LossAware(torch.optim.Optimizer):
 
     def _solve(self, states: list[ParameterState]) -> None:
         for name, scales in self._scales.items():
-            self._by_name[name].solver.set_scales(scales.detach().cpu().numpy())
-        if self._curvature is None:
-            jobs = [state.job(self._second_moment(state)) for state in states]
-        else:
-            jobs = [state.job(self._curvature(state.name, state.parameter)) for state in states]
-        _laq.solve_parameters(jobs, self._curvature is None, self._thread_count())
-        for state in states:
-            state.finish()
+            self._by_name[name].set_scales(scales.detach())
+        solve(
+            states,
+            self._second_moment if self._curvature is None else self._given_curvature,
+            self._curvature is None,
+            self._thread_count(),
+        )
+
+    def _given_curvature(self, state: ParameterState) -> torch.Tensor:
+        assert self._curvature is not None
+        return self._curvature(state.name, state.parameter)
 
     def _thread_count(self) -> int:
         return torch.get_num_threads() if self._threads is None else self._threads
-

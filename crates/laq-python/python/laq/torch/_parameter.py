@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,17 +11,21 @@ from numpy.typing import NDArray
 from .. import _laq
 from .._codebook import Codebook
 from .._quantize import Quantized
+from ._device import DeviceQuantizer
 
-Job = tuple[
-    _laq.ParameterQuantizer, NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32]
-]
+Job = tuple[_laq.ParameterQuantizer, NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32]]
+
+
+def is_on_host(tensor: torch.Tensor) -> bool:
+    """Whether the solvers in Rust reach the memory of a tensor."""
+    return tensor.device.type == "cpu"
 
 
 class ParameterState:
     """The quantizer of a parameter, with buffers for its latent and its quantized weights.
 
     The parameter has one of both as its ``data``. Weights that are not contiguous, or whose outputs are not in front,
-    are copied for the solver.
+    are copied for the solver. Those on another device than the CPU are solved there.
     """
 
     def __init__(
@@ -42,8 +48,15 @@ class ParameterState:
         self.quantized_weights = torch.empty_like(self.latent)
         matrix = self._matrix(self.latent)
         self.solver = _laq.ParameterQuantizer(name, list(matrix.shape), quantizer, granularity, gates)
+        self.device: DeviceQuantizer | None = None
         self._is_direct = matrix.data_ptr() == self.latent.data_ptr()
-        self._arrays = (self._flat(self.latent), self._flat(self.quantized_weights))
+        if is_on_host(self.latent):
+            self._arrays = (self._flat(self.latent), self._flat(self.quantized_weights))
+        else:
+            columns = matrix[0].numel()
+            place = self.latent.device
+            self.device = DeviceQuantizer(quantizer, len(matrix), columns, granularity, gates, place)
+        self._scale_gradient: torch.Tensor | None = None
         self._known: torch.Tensor | None = None
         self._job: Job | None = None
         self._pointer = self.quantized_weights.data_ptr()
@@ -77,22 +90,37 @@ class ParameterState:
         """What ``_laq.solve_parameters`` takes; :meth:`finish` comes after it."""
         if curvature is self._known and self._job is not None:
             return self._job
-        d = None if curvature is None else self._curvature_array(curvature)
+        d = None if curvature is None else self._flat(self._checked(curvature))
         if not self._is_direct:
             self._copy = np.empty(self.latent.numel(), np.float32)
             return (self.solver, self._flat(self.latent), d, self._copy)
         job = (self.solver, self._arrays[0], d, self._arrays[1])
-        if d is None or d.ctypes.data == curvature.data_ptr():
+        if curvature is None or d is None or d.ctypes.data == curvature.data_ptr():
             # Optimizers write to the same tensor in every step.
             self._known, self._job = curvature, job
         return job
 
     def finish(self) -> None:
         """Takes the result of a job."""
-        if not self._is_direct:
+        if self.device is None and not self._is_direct:
             copied = torch.from_numpy(self._copy)
             self.quantized_weights.copy_(self._unmatrix(copied))
             del self._copy
+
+    def solve_on_device(self, curvature: torch.Tensor | None, is_second_moment: bool) -> None:
+        """Solves where the parameter is."""
+        assert self.device is not None
+        w, out = self._matrix(self.latent), self._matrix(self.quantized_weights)
+        d = None if curvature is None else self._matrix(self._checked(curvature))
+        try:
+            if d is not None and is_second_moment:
+                self.device.solve(w, d, out)
+            else:
+                self.device.solve_with_curvature(w, d, out)
+        except ValueError as error:
+            raise ValueError(f"cannot quantize {self.name}: {error}") from None
+        if not self._is_direct:
+            self.quantized_weights.copy_(self._unmatrix(out.view(-1)))
 
     def to_latent_gradient(self, threads: int | None) -> None:
         """Turns the gradient of the quantized weights into that of the latent ones."""
@@ -100,17 +128,44 @@ class ParameterState:
         if gradient is None:
             return
         matrix = self._matrix(gradient)
-        _laq.latent_gradients([(self.solver, self._flat(self.latent), matrix.view(-1).numpy())], threads)
+        if self.device is not None:
+            self._scale_gradient = self.device.scale_gradient(matrix)
+            self.device.latent_gradient(self._matrix(self.latent), matrix)
+        else:
+            w, g = self._flat(self.latent), matrix.view(-1).numpy()
+            _laq.latent_gradients([(self.solver, w, g)], threads)
         if matrix.data_ptr() != gradient.data_ptr():
             gradient.copy_(self._unmatrix(matrix.view(-1)))
 
+    def scales(self) -> torch.Tensor:
+        """The scales, a row for each group, where the parameter is."""
+        if self.device is not None:
+            return self.device.scales.view(-1, 2 if self.definition.two_scales else 1).clone()
+        return torch.from_numpy(self.solver.scales())
+
+    def scale_gradients(self) -> torch.Tensor:
+        """The gradients of trained scales as of the last :meth:`to_latent_gradient`."""
+        if self.device is not None:
+            assert self._scale_gradient is not None
+            return self._scale_gradient
+        return torch.from_numpy(self.solver.scale_gradients())
+
+    def set_scales(self, scales: torch.Tensor) -> None:
+        """Replaces trained scales."""
+        if self.device is not None:
+            self.device.load(self.device.levels, scales)
+        else:
+            self.solver.set_scales(scales.numpy())
+
+    def error(self) -> float:
+        """½ Σ d (w − ŵ)² as of the last solve."""
+        return self.solver.error() if self.device is None else float(self.device.weighted_error.sum())
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Latent weights, levels and scales."""
-        return {
-            "latent": self.latent.clone(),
-            "levels": torch.from_numpy(self.solver.levels()),
-            "scales": torch.from_numpy(self.solver.scales()),
-        }
+        on_host = torch.from_numpy(self.solver.levels())
+        levels = on_host if self.device is None else self.device.levels.clone()
+        return {"latent": self.latent.clone(), "levels": levels, "scales": self.scales()}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Restores :meth:`state_dict`; the parameter has its quantized weights afterwards."""
@@ -119,17 +174,26 @@ class ParameterState:
                 f"the state of {self.name} has the shape {tuple(state['latent'].shape)}, expected "
                 f"{tuple(self.latent.shape)}"
             )
-        decoded = np.empty(self.latent.numel(), np.float32)
-        self.solver.load(state["levels"].numpy(), state["scales"].numpy(), decoded)
+        decoded = self._load(state["levels"], state["scales"])
+        if self.device is not None:
+            self.device.load(state["levels"], state["scales"])
         self.latent.copy_(state["latent"])
-        self.quantized_weights.copy_(self._unmatrix(torch.from_numpy(decoded)))
+        self.quantized_weights.copy_(self._unmatrix(decoded))
+
+    def _load(self, levels: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        """Gives levels and scales to the solver in Rust, which decodes them."""
+        decoded = np.empty(self.latent.numel(), np.float32)
+        self.solver.load(levels.cpu().numpy(), scales.cpu().numpy(), decoded)
+        return torch.from_numpy(decoded)
 
     def quantized(self) -> Quantized:
         """Levels and scales of the quantized weights."""
         self.check()
+        if self.device is not None:
+            self._load(self.device.levels, self.scales())
         levels = torch.from_numpy(self.solver.levels())
         steps = self.solver.steps()
-        rows = self._matrix(self.latent).shape[0]
+        rows = self.latent.shape[self.axis]
         block = None
         if self.granularity.startswith("block:"):
             block = int(self.granularity.removeprefix("block:"))
@@ -146,8 +210,8 @@ class ParameterState:
         return Quantized(
             levels=self._unmatrix(levels).contiguous().numpy(),
             scale=steps.reshape(shape),
-            error=self.solver.error(),
-            decoded=self.quantized_weights.contiguous().numpy().copy(),
+            error=self.error(),
+            decoded=self.quantized_weights.contiguous().cpu().numpy().copy(),
             method=self.definition.id,
             codebook=Codebook(self.definition.codebook),
             axis=axis,
@@ -166,11 +230,30 @@ class ParameterState:
         array: NDArray[np.float32] = self._matrix(tensor.detach()).view(-1).numpy()
         return array
 
-    def _curvature_array(self, curvature: torch.Tensor) -> NDArray[np.float32]:
+    def _checked(self, curvature: torch.Tensor) -> torch.Tensor:
         if not isinstance(curvature, torch.Tensor) or curvature.shape != self.latent.shape:
             shape = tuple(getattr(curvature, "shape", ()))
             raise ValueError(
                 f"the curvature of {self.name} is a {type(curvature).__name__} of shape {shape}, expected a "
                 f"tensor of shape {tuple(self.latent.shape)}"
             )
-        return self._flat(curvature.detach().to(self.latent.device, torch.float32))
+        return curvature.detach().to(self.latent.device, torch.float32)
+
+
+def solve(
+    states: list[ParameterState],
+    curvature_of: Callable[[ParameterState], torch.Tensor | None],
+    is_second_moment: bool,
+    threads: int,
+) -> None:
+    """Writes the quantized weights of all parameters, with d or the second moment of each."""
+    jobs = []
+    for state in states:
+        if state.device is None:
+            jobs.append(state.job(curvature_of(state)))
+        else:
+            state.solve_on_device(curvature_of(state), is_second_moment)
+    if jobs:
+        _laq.solve_parameters(jobs, is_second_moment, threads)
+    for state in states:
+        state.finish()

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from .. import _laq
 from .._codebook import Codebook
-from ._parameter import ParameterState
+from ._parameter import ParameterState, solve
 from ._selection import Rules, Selection, choose, remember
 
 
@@ -57,16 +56,15 @@ def quantize_(
     unknown = sorted(set(given) - {name for name, _ in model.named_parameters()})
     if unknown:
         raise ValueError(f"the curvature has {unknown[0]}, which is no parameter of the model")
-    jobs = [state.job(given.get(state.name)) for state in states]
-    _laq.solve_parameters(jobs, False, torch.get_num_threads() if threads is None else threads)
+    count = torch.get_num_threads() if threads is None else threads
+    solve(states, lambda state: given.get(state.name), False, count)
     errors = {}
     for state in states:
-        state.finish()
         squares = state.latent.double() ** 2
         if state.name in given:
             squares *= given[state.name].to(squares.device)
         whole = float(squares.sum())
-        errors[state.name] = 2 * state.solver.error() / whole if whole > 0 else 0.0
+        errors[state.name] = 2 * state.error() / whole if whole > 0 else 0.0
     for state in states:
         remember(state.parameter, state)
         state.use_quantized()

@@ -74,7 +74,7 @@ def choose(
 ) -> list[Chosen]:
     """The parameters that are chosen by ``include`` without ``exclude``, or by the first of ``rules`` that matches."""
     weights = list(named_weights(model))
-    options = dict(zip(_OPTIONS, (method, bits, format, codebook, granularity), strict=True))
+    options: dict[str, Any] = dict(zip(_OPTIONS, (method, bits, format, codebook, granularity), strict=True))
     if rules is not None:
         given = [name for name, value in options.items() if value is not None]
         given += ["include"] if include is not None else []
@@ -117,7 +117,7 @@ def quantized(model: torch.nn.Module) -> dict[str, Quantized]:
     """
     found = {}
     for name, _, parameter in named_weights(model):
-        state = _states.get(parameter)
+        state: ParameterState | None = _states[parameter] if parameter in _states else None
         if state is not None:
             found[name] = state.quantized()
     return found
