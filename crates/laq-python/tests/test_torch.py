@@ -1,7 +1,9 @@
 """Training, quantizing and looking at PyTorch models, beside plain loops."""
 
 import copy
+import gc
 import math
+import weakref
 
 import laq
 import numpy as np
@@ -301,6 +303,18 @@ def test_backward_through_old_weights_is_an_error():
     train(model, optimizer, 1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_parameters_are_freed():
+    model, trained = network(), network()
+    laq.torch.quantize_(model)
+    optimizer = laq.torch.LossAware(torch.optim.Adam(trained.parameters()), trained)
+    train(trained, optimizer, 1)
+    parameters = [weakref.ref(model[0].weight), weakref.ref(trained[0].weight)]
+    assert len(laq.torch.quantized(model)) == len(laq.torch.quantized(trained)) == 2
+    del model, trained, optimizer
+    gc.collect()
+    assert [parameter() for parameter in parameters] == [None, None]
 
 
 def test_a_moved_model_is_an_error():

@@ -189,8 +189,9 @@ class _Moments:
             options["proj_size"] = module.proj_size
         elif isinstance(module, torch.nn.RNN):
             options["nonlinearity"] = module.nonlinearity
+        kind_of_layer: Any = type(module)
         for layer in range(module.num_layers):
-            single: Any = type(module)(x.shape[-1], module.hidden_size, 1, **options)
+            single = kind_of_layer(x.shape[-1], module.hidden_size, 1, **options)
             suffixes = ["", "_reverse"][:directions]
             for suffix in suffixes:
                 for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr"):

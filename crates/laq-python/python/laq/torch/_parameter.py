@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -38,7 +39,8 @@ class ParameterState:
         axis: int,
     ) -> None:
         self.name = name
-        self.parameter = parameter
+        # States are kept for as long as their parameters exist.
+        self._parameter = weakref.ref(parameter)
         self.granularity = granularity
         self.axis = axis
         self.definition = quantizer
@@ -50,6 +52,7 @@ class ParameterState:
         self.solver = _laq.ParameterQuantizer(name, list(matrix.shape), quantizer, granularity, gates)
         self.device: DeviceQuantizer | None = None
         self._is_direct = matrix.data_ptr() == self.latent.data_ptr()
+        self._arrays: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         if is_on_host(self.latent):
             self._arrays = (self._flat(self.latent), self._flat(self.quantized_weights))
         else:
@@ -61,6 +64,18 @@ class ParameterState:
         self._job: Job | None = None
         self._pointer = self.quantized_weights.data_ptr()
         self._version = -1
+
+    @property
+    def parameter(self) -> torch.nn.Parameter:
+        """The parameter."""
+        found = self._parameter()
+        assert found is not None
+        return found
+
+    def forget_latent(self) -> None:
+        """Frees the latent weights, after the last solve."""
+        self.latent = self.quantized_weights
+        self._arrays, self._known, self._job = None, None, None
 
     def use_latent(self) -> None:
         """Gives the parameter its latent weights."""
@@ -94,6 +109,7 @@ class ParameterState:
         if not self._is_direct:
             self._copy = np.empty(self.latent.numel(), np.float32)
             return (self.solver, self._flat(self.latent), d, self._copy)
+        assert self._arrays is not None
         job = (self.solver, self._arrays[0], d, self._arrays[1])
         if curvature is None or d is None or d.ctypes.data == curvature.data_ptr():
             # Optimizers write to the same tensor in every step.

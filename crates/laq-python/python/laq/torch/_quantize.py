@@ -68,4 +68,5 @@ def quantize_(
     for state in states:
         remember(state.parameter, state)
         state.use_quantized()
+        state.forget_latent()
     return errors
