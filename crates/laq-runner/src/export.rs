@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use laq_datasets::{Kind, Preprocessing, Split};
 use laq_models::{LayerWeights, WeightData};
-use laq_packed::gguf::{BlockType, to_blocks, write_gguf};
+use laq_packed::gguf::{BlockType, NewValue, to_blocks, write_gguf};
 use laq_packed::network::{LayerSpec, LossSpec, MEAN_IMAGE, NETWORK, NetworkSpec};
 use laq_packed::onnx::{OnnxOptions, to_onnx};
 use laq_packed::{
@@ -153,7 +153,10 @@ pub fn export_gguf(path: &Path, out: &Path, options: ExportOptions) -> Result<Ex
                 };
             }
         }
-        let written = write_gguf(out, of, &trained.tensors, &metadata);
+        let metadata = (metadata.into_iter())
+            .map(|(key, text)| (key, NewValue::Text(text)))
+            .collect();
+        let written = write_gguf(out, |_| of, &trained.tensors, metadata);
         written.map_err(|error| RunError::Export(error.to_string()))
     })
 }

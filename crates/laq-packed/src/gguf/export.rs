@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::file::{GgufWriter, NewEntries, NewValue};
-use super::{BlockType, ElementType, GgufError, GgufTensor};
+use super::file::GgufWriter;
+use super::{BlockType, ElementType, GgufError, GgufTensor, NewValue};
 use crate::files::replace;
 use crate::packed_format::Tensor;
 use crate::tensor::PackedTensor;
@@ -34,41 +34,36 @@ pub fn to_blocks(of: BlockType, packed: &PackedTensor) -> Option<Vec<u8>> {
     of.decode(&bytes).is_ok_and(is_same).then_some(bytes)
 }
 
-/// Writes tensors as a GGUF file of the architecture `laq`: packed ones in `of`, all others in F32. Every packed
-/// tensor is one of [`to_blocks`].
+/// Writes tensors as a GGUF file: a packed one as the blocks that it was trained in, the type `of` its name, if
+/// [`to_blocks`] has them, all others in F32. The architecture is `laq` unless the metadata have another.
 ///
 /// # Errors
 /// [`GgufError::File`] if the file cannot be written, [`GgufError::Tensor`] for a tensor that the format does not have.
-///
-/// # Panics
-/// If a packed tensor is none of [`to_blocks`].
 pub fn write_gguf(
     out: &Path,
-    of: Option<BlockType>,
+    of: impl Fn(&str) -> Option<BlockType>,
     tensors: &BTreeMap<String, Tensor>,
-    metadata: &BTreeMap<String, String>,
+    metadata: BTreeMap<String, NewValue>,
 ) -> Result<(), GgufError> {
-    let mut entries = NewEntries::from([(
-        "general.architecture".to_owned(),
-        NewValue::Text("laq".to_owned()),
-    )]);
-    for (key, value) in metadata {
-        entries.insert(key.clone(), NewValue::Text(value.clone()));
-    }
+    let mut entries = metadata;
+    entries
+        .entry("general.architecture".to_owned())
+        .or_insert_with(|| NewValue::Text("laq".to_owned()));
     let mut new = Vec::new();
     let mut all_bytes = Vec::new();
     for (name, tensor) in tensors {
-        let (element, bytes) = match (tensor, of) {
+        let blocks = match (tensor, of(name)) {
             (Tensor::Packed(packed), Some(of)) => {
-                let bytes = to_blocks(of, packed).expect("trained in this type");
-                (ElementType::of_blocks(of), bytes)
+                let bytes = to_blocks(of, packed);
+                bytes.map(|bytes| (ElementType::of_blocks(of), bytes))
             }
-            _ => {
-                let values = tensor.to_f32().into_iter();
-                let f32s = ElementType::of_number(0).expect("F32");
-                (f32s, values.flat_map(f32::to_le_bytes).collect())
-            }
+            _ => None,
         };
+        let (element, bytes) = blocks.unwrap_or_else(|| {
+            let values = tensor.to_f32().into_iter();
+            let f32s = ElementType::of_number(0).expect("F32");
+            (f32s, values.flat_map(f32::to_le_bytes).collect())
+        });
         let written = GgufTensor::new(name, tensor.shape(), element);
         new.push(written.ok_or_else(|| GgufError::Tensor {
             name: name.clone(),

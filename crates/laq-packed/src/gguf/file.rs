@@ -475,9 +475,16 @@ impl Reader<'_> {
 /// New entries of the metadata.
 pub(super) type NewEntries = BTreeMap<String, NewValue>;
 
-/// A value of a new entry.
-pub(super) enum NewValue {
+/// A value of a new entry of the metadata.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NewValue {
+    /// An integer.
     Number(u32),
+    /// A floating-point number.
+    Float(f32),
+    /// A truth value.
+    Bool(bool),
+    /// A text.
     Text(String),
 }
 
@@ -513,6 +520,14 @@ impl<'a> GgufWriter<'a> {
                 NewValue::Number(value) => {
                     header.extend_from_slice(&4u32.to_le_bytes());
                     header.extend_from_slice(&value.to_le_bytes());
+                }
+                NewValue::Float(value) => {
+                    header.extend_from_slice(&6u32.to_le_bytes());
+                    header.extend_from_slice(&value.to_le_bytes());
+                }
+                NewValue::Bool(value) => {
+                    header.extend_from_slice(&7u32.to_le_bytes());
+                    header.push(u8::from(*value));
                 }
                 NewValue::Text(text) => {
                     header.extend_from_slice(&8u32.to_le_bytes());

@@ -17,7 +17,7 @@ pub use self::block_type::{BlockType, BlockTypeError};
 pub use self::decode::DecodeError;
 pub use self::element::ElementType;
 pub use self::export::{to_blocks, write_gguf};
-pub use self::file::{GgufError, GgufFile, GgufTensor, GgufValue};
+pub use self::file::{GgufError, GgufFile, GgufTensor, GgufValue, NewValue};
 pub use self::importance::{Importance, ImportanceError};
 pub use self::quantize::{Curvature, GgufPlan, GgufRecord, GgufRequest, GgufTotals};
 pub use self::quantize_error::GgufQuantizeError;
