@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use laq_packed::files::FileError;
+use laq_packed::gguf::GgufError;
 use laq_packed::{PackedFileError, TensorFileError};
 use laq_solvers::SolveError;
 use numpy::{AsSliceError, BorrowError};
@@ -85,7 +86,16 @@ pub(crate) fn file(error: PackedFileError) -> PyErr {
     }
 }
 
-fn system(error: &FileError) -> PyErr {
+/// An error of a GGUF file, likewise.
+pub(crate) fn gguf(error: GgufError) -> PyErr {
+    match error {
+        GgufError::File(error) => system(&error),
+        error => value(error),
+    }
+}
+
+/// An error of the system.
+pub(crate) fn system(error: &FileError) -> PyErr {
     match error.source.raw_os_error() {
         // With a number Python chooses the subclass, such as `FileNotFoundError`.
         Some(number) => PyOSError::new_err((number, error.to_string())),

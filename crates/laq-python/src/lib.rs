@@ -31,6 +31,9 @@ fn _laq(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(solve::groups, module)?,
         wrap_pyfunction!(packed::read_packed, module)?,
         wrap_pyfunction!(packed::write_packed, module)?,
+        wrap_pyfunction!(packed::write_compressed_tensors, module)?,
+        wrap_pyfunction!(packed::write_gguf, module)?,
+        wrap_pyfunction!(packed::write_bytes, module)?,
         wrap_pyfunction!(toml_to_json, module)?,
     ] {
         module.add_function(function)?;

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use laq_packed::files::write_atomically;
+use laq_packed::gguf::{self, NewValue};
 use laq_packed::{CodeTable, Matrix, PackedFile, PackedTensor, Packing, Steps, Tensor};
 use numpy::{PyArray1, PyArrayMethods};
 use pyo3::prelude::*;
@@ -192,23 +194,90 @@ pub(crate) fn read_packed(py: Python<'_>, path: PathBuf) -> PyResult<Contents> {
     py.detach(read).map_err(errors::file)
 }
 
-/// Writes a file of packed weights, and tensors in f32 with their shapes.
+/// Tensors by name: packed ones, and those in f32 with their shapes.
+#[derive(FromPyObject)]
+pub(crate) struct NewTensors<'py>(
+    Vec<(String, Bound<'py, Packed>)>,
+    Vec<(String, Vec<usize>, Bound<'py, PyArray1<f32>>)>,
+);
+
+impl NewTensors<'_> {
+    fn into_map(self) -> PyResult<BTreeMap<String, Tensor>> {
+        let mut tensors = BTreeMap::new();
+        for (name, packed) in self.0 {
+            tensors.insert(name, packed.get().tensor.clone());
+        }
+        for (name, shape, values) in self.1 {
+            let values = values.to_vec().map_err(errors::slice("an array"))?;
+            tensors.insert(name, Tensor::F32 { shape, values });
+        }
+        Ok(tensors)
+    }
+}
+
+/// Writes a file of packed weights.
 #[pyfunction]
 pub(crate) fn write_packed(
     py: Python<'_>,
     path: PathBuf,
-    packed: Vec<(String, Bound<'_, Packed>)>,
-    floats: Vec<(String, Vec<usize>, Bound<'_, PyArray1<f32>>)>,
+    tensors: NewTensors<'_>,
     metadata: BTreeMap<String, String>,
 ) -> PyResult<()> {
-    let mut tensors = BTreeMap::new();
-    for (name, packed) in packed {
-        tensors.insert(name, packed.get().tensor.clone());
-    }
-    for (name, shape, values) in floats {
-        let values = values.to_vec().map_err(errors::slice("an array"))?;
-        tensors.insert(name, Tensor::F32 { shape, values });
-    }
+    let tensors = tensors.into_map()?;
     py.detach(|| PackedFile::write(&path, &tensors, metadata))
         .map_err(errors::file)
+}
+
+/// Writes a folder in the format of compressed-tensors.
+#[pyfunction]
+pub(crate) fn write_compressed_tensors(
+    py: Python<'_>,
+    path: PathBuf,
+    tensors: NewTensors<'_>,
+    metadata: BTreeMap<String, String>,
+) -> PyResult<()> {
+    let tensors = tensors.into_map()?;
+    py.detach(|| laq_packed::write_compressed_tensors(&path, &tensors, &metadata))
+        .map_err(errors::file)
+}
+
+/// A value of the metadata of a GGUF file.
+#[derive(FromPyObject)]
+pub(crate) enum Entry {
+    Bool(bool),
+    Number(u32),
+    Float(f32),
+    Text(String),
+}
+
+/// Writes a GGUF file: packed tensors as blocks of the formats of their names, where they were trained in them.
+#[pyfunction]
+pub(crate) fn write_gguf(
+    py: Python<'_>,
+    path: PathBuf,
+    tensors: NewTensors<'_>,
+    formats: BTreeMap<String, String>,
+    metadata: BTreeMap<String, Entry>,
+) -> PyResult<()> {
+    let tensors = tensors.into_map()?;
+    let metadata = metadata.into_iter().map(|(key, entry)| {
+        let value = match entry {
+            Entry::Bool(flag) => NewValue::Bool(flag),
+            Entry::Number(number) => NewValue::Number(number),
+            Entry::Float(number) => NewValue::Float(number),
+            Entry::Text(text) => NewValue::Text(text),
+        };
+        (key, value)
+    });
+    let metadata = metadata.collect();
+    let of = |name: &str| formats.get(name)?.parse().ok();
+    py.detach(|| gguf::write_gguf(&path, of, &tensors, metadata))
+        .map_err(errors::gguf)
+}
+
+/// Writes a file atomically.
+#[pyfunction]
+pub(crate) fn write_bytes(py: Python<'_>, path: PathBuf, bytes: &[u8]) -> PyResult<()> {
+    py.detach(|| write_atomically(&path, bytes))
+        .map_err(|error| errors::system(&error))
 }

@@ -10,6 +10,7 @@ Finds scales s and levels b that minimise ½ Σ d (w − ŵ)² with ŵ = s · v(
 """
 
 from ._codebook import Codebook
+from ._export import export
 from ._laq import __version__
 from ._packed import Packed, Tensors, load, matvec, pack, save, unpack
 from ._quantize import Method, Quantized, formats, methods, quantize
@@ -24,6 +25,7 @@ __all__ = [
     "Run",
     "Tensors",
     "__version__",
+    "export",
     "formats",
     "load",
     "matvec",

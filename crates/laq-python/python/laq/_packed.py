@@ -238,13 +238,39 @@ def save(
     OSError
         The file cannot be written.
     """
+    packed, floats = contents(tensors)
+    parts = {name + part for name, _ in packed for part in (".packed", ".scale")}
+    clash = next((name for name in tensors if name in parts or name == "__metadata__"), None)
+    if clash is not None:
+        raise ValueError(f"the name {clash} is that of a part of the file: choose another")
+    entries = check_metadata(metadata)
+    for key in ("laq.format_version", "laq.tensors"):
+        if key in entries:
+            raise ValueError(f"the metadata entry {key} is written by laq: choose another")
+    _laq.write_packed(path, (packed, floats), entries)
+
+
+def check_metadata(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    """The metadata, which are texts."""
+    entries = dict(metadata or {})
+    for key, text in entries.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise TypeError(f"the metadata {key!r}: {text!r} is not a str: str")
+    return entries
+
+
+def contents(tensors: Mapping[str, Any]) -> _laq.NewTensors:
+    """Tensors by name as files have them: those that are packed, and all others in float32 with their shapes."""
     packed: list[tuple[str, _laq.Packed]] = []
     floats: list[tuple[str, tuple[int, ...], NDArray[np.float32]]] = []
     for name, tensor in tensors.items():
         if not isinstance(name, str):
             raise TypeError(f"the name {name!r} is not a str")
         if isinstance(tensor, Quantized):
-            tensor = pack(tensor)
+            try:
+                tensor = pack(tensor)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
         if isinstance(tensor, Packed):
             packed.append((name, tensor._core))
             continue
@@ -253,17 +279,7 @@ def save(
             raise TypeError(f"{name} has elements of {array.dtype}, expected floats or packed weights")
         values = np.ascontiguousarray(array, np.float32)
         floats.append((name, array.shape, values.reshape(-1)))
-    parts = {name + part for name, _ in packed for part in (".packed", ".scale")}
-    clash = next((name for name in tensors if name in parts or name == "__metadata__"), None)
-    if clash is not None:
-        raise ValueError(f"the name {clash} is that of a part of the file: choose another")
-    entries = dict(metadata or {})
-    for key, text in entries.items():
-        if not isinstance(key, str) or not isinstance(text, str):
-            raise TypeError(f"the metadata {key!r}: {text!r} is not a str: str")
-        if key in ("laq.format_version", "laq.tensors"):
-            raise ValueError(f"the metadata entry {key} is written by laq: choose another")
-    _laq.write_packed(path, packed, floats, entries)
+    return packed, floats
 
 
 def load(path: str | os.PathLike[str]) -> Tensors:

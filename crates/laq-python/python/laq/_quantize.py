@@ -58,7 +58,8 @@ class Quantized:
     """The factor of the values.
 
     Shape ``()`` for a tensor, ``(rows,)`` with ``axis``, ``(rows, blocks)`` with ``block`` or a format (``(blocks,)``
-    for a vector); then 2, for values that are not negative and for negative ones, if the method has two scales.
+    for a vector); then 2, for values that are not negative and for negative ones, if the method has two scales. With
+    ``axis=0`` it may also have one for each of equal parts of the rows, such as the gates of an LSTM.
     """
     error: float
     """½ Σ d (w − ŵ)², summed in float64."""
