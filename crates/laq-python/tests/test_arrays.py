@@ -275,7 +275,11 @@ def test_other_values_quantize_at_most_a_block():
     with pytest.raises(ValueError, match="pass block="):
         laq.quantize(w, codebook=codebook)
     assert laq.quantize(w, codebook=codebook, block=4096).error == 0
-    for wrong in (lambda: laq.Codebook([1]), lambda: laq.Codebook.linear(2.0), lambda: laq.Codebook.custom("a")):
+    for wrong in (
+        lambda: laq.Codebook([1]),
+        lambda: laq.Codebook.linear(2.0),
+        lambda: laq.Codebook.custom("a"),
+    ):
         with pytest.raises(TypeError):
             wrong()
     for bits in (1, 9, -1, 10**6):

@@ -169,7 +169,9 @@ def test_files_with_tensors_of_other_types(tmp_path, problem):
     data = path.read_bytes()
     header = int.from_bytes(data[:8], "little")
     found = data[8 : 8 + header]
-    path.write_bytes(data[:8] + found.replace(b'"bias":{"dtype":"F32"', b'"bias":{"dtype":"I32"') + data[8 + header :])
+    path.write_bytes(
+        data[:8] + found.replace(b'"bias":{"dtype":"F32"', b'"bias":{"dtype":"I32"') + data[8 + header :]
+    )
     assert laq.load(path)["bias"].tolist() == [0x3F800000] * 4
 
 
@@ -179,7 +181,9 @@ def test_files_of_the_program_and_for_it(tmp_path, problem):
     w, _ = problem(8, 64)
     mine = tmp_path / "mine.safetensors"
     laq.save(mine, {"weight": laq.quantize(w, axis=0), "blocks": laq.quantize(w, format="q4_0")})
-    printed = subprocess.run([laq_binary, "inspect", mine, "--json"], capture_output=True, check=True, text=True)
+    printed = subprocess.run(
+        [laq_binary, "inspect", mine, "--json"], capture_output=True, check=True, text=True
+    )
     names = json.dumps(json.loads(printed.stdout))
     assert "weight" in names and "blocks" in names
     # A file of it, from weights that safetensors has: those of a file without packed ones.
@@ -188,7 +192,10 @@ def test_files_of_the_program_and_for_it(tmp_path, problem):
     for options, arguments in [
         ({"method": "lat-e", "axis": 0}, ["--method", "lat-e", "--granularity", "row"]),
         ({"method": "lat2-e"}, ["--method", "lat2-e", "--granularity", "tensor"]),
-        ({"method": "laq-linear-4-e", "block": 16}, ["--method", "laq-linear-4-e", "--granularity", "block:16"]),
+        (
+            {"method": "laq-linear-4-e", "block": 16},
+            ["--method", "laq-linear-4-e", "--granularity", "block:16"],
+        ),
         ({"format": "q4_0"}, ["--format", "q4_0"]),
     ]:
         command = [laq_binary, "quantize", plain, "--out", theirs, *arguments]

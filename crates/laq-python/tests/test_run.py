@@ -25,7 +25,13 @@ def safetensors(arrays, metadata):
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "config.toml").write_text(CONFIG)
-    layer = {"name": "dense1.weight", "scale": [0.5], "sparsity": 0.25, "weighted_error": 1.5, "iterations": 3}
+    layer = {
+        "name": "dense1.weight",
+        "scale": [0.5],
+        "sparsity": 0.25,
+        "weighted_error": 1.5,
+        "iterations": 3,
+    }
     two = {**layer, "name": "dense2.weight", "scale": [0.5, 0.75]}
     lines = [
         {"epoch": 1, "train_loss": 2.5, "test_loss": 2.25, "layers": [layer, two]},
@@ -104,7 +110,7 @@ def test_a_run_of_the_program(tmp_path):
     text.write_text("a small text of few letters, repeated. " * 200)
     config.write_text(
         f'title = "tiny"\n[data]\nname = "file"\npath = "{text}"\ntrain_fraction = 0.8\nvalidation_fraction = 0.1\n'
-        'length = 10\nbatch = 10\n'
+        "length = 10\nbatch = 10\n"
         '[quantize]\nmethod = "lat-a"\n[model]\nhidden = 8\n[train]\nepochs = 1\nmax_batches = 2\n'
     )
     folder = tmp_path / "run"

@@ -152,9 +152,7 @@ def _quantizer(
         raise ValueError(f"found bits={bits!r} and {names[0]}, which has its own bits")
     if codebook is not None:
         if not isinstance(codebook, Codebook):
-            raise TypeError(
-                f"codebook is a {type(codebook).__name__}, expected laq.Codebook.custom(values)"
-            )
+            raise TypeError(f"codebook is a {type(codebook).__name__}, expected laq.Codebook.custom(values)")
         return _laq.Quantizer.of_codebook(codebook._core)
     name = format if format is not None else ("lat-e" if method is None else method)
     if not isinstance(name, str):

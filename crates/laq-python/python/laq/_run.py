@@ -48,9 +48,7 @@ class Run:
         self.folder = Path(folder)
         """The folder."""
         if not (self.folder / "config.toml").is_file():
-            raise FileNotFoundError(
-                f"{self.folder} has no config.toml: expected a run folder of `laq train`"
-            )
+            raise FileNotFoundError(f"{self.folder} has no config.toml: expected a run folder of `laq train`")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -155,7 +153,9 @@ def _column(values: list[Any]) -> NDArray[Any]:
     values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in values]
     width = max((len(value) for value in values if isinstance(value, list)), default=None)
     if width is not None:
-        rows = [value if isinstance(value, list) and len(value) == width else [np.nan] * width for value in values]
+        rows = [
+            value if isinstance(value, list) and len(value) == width else [np.nan] * width for value in values
+        ]
         return np.array(rows, np.float64)
     if all(isinstance(value, int) for value in values):
         return np.array(values, np.int64)

@@ -7,7 +7,7 @@ for x, y in batches:
     optimizer.zero_grad()
     loss(model(x), y).backward()
     optimizer.step()
-laq.save("model.safetensors", laq.torch.quantized(model))
+laq.export(model, "model.safetensors")
 """
 
 from ._curvature import fisher, input_second_moments

@@ -209,18 +209,16 @@ class ParameterState:
             self._load(self.device.levels, self.scales())
         levels = torch.from_numpy(self.solver.levels())
         steps = self.solver.steps()
-        rows = self.latent.shape[self.axis]
         block = None
         if self.granularity.startswith("block:"):
             block = int(self.granularity.removeprefix("block:"))
             axis: int | None = self.axis
+            rows = self.latent.shape[self.axis]
             shape: tuple[int, ...] = (rows, len(steps) // rows)
         elif len(steps) == 1:
             axis, shape = None, ()
         else:
-            # Gates are rows with equal scales.
-            axis, shape = self.axis, (rows,)
-            steps = np.repeat(steps, rows // len(steps), axis=0)
+            axis, shape = self.axis, (len(steps),)
         if steps.shape[1] == 2:
             shape = (*shape, 2)
         return Quantized(

@@ -107,8 +107,7 @@ def remember(parameter: torch.nn.Parameter, state: ParameterState) -> None:
 def quantized(model: torch.nn.Module) -> dict[str, Quantized]:
     """The parameters of a model that :class:`LossAware` or :func:`quantize_` has quantized, by their names.
 
-    Tied parameters are there once, under their first name. With the floats of ``model.state_dict()`` they are what
-    ``laq.save`` writes.
+    Tied parameters are there once, under their first name.
 
     Raises
     ------
