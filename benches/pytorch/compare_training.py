@@ -1,12 +1,13 @@
 """Ternary and 2-bit training at equal budget in PyTorch: full precision, `laq.torch.LossAware`, the straight-through
 estimator with absmean and TWN, PARQ of torchao, and Brevitas's default weight quantizer.
 
-    python3 benches/pytorch/compare_training.py mlp DATA/mnist [--epochs 2] [--seeds 1,2,3]
-    python3 benches/pytorch/compare_training.py lstm DATA/war-and-peace/warpeace_input.txt [--hidden 256]
+    python3 benches/pytorch/compare_training.py mlp DATA/mnist [--units 512] [--epochs 3] [--seeds 1,2,3]
+    python3 benches/pytorch/compare_training.py lstm DATA/war-and-peace/warpeace_input.txt [--units 256]
 
-All have the same network, initial weights, batches, Adam and learning rates; what is quantized are all weights of the MLP
-(784-2048-2048-2048-10, batch normalization, squared hinge loss) and the weights of the character LSTM. Without a scale
-for each row or block a tensor has one, or each gate of the LSTM. PARQ quantizes softly until 80 % of the steps are done.
+All have the same network, initial weights, batches, and Adam with a learning rate that falls linearly to 0; what is quantized are
+all weights of the MLP (three hidden layers, batch normalization, squared hinge loss) and the weights of the character LSTM.
+Without a scale for each row or block a tensor has one, or each gate of the LSTM. PARQ quantizes softly until 80 % of the
+steps are done.
 A line of the table is printed when all seeds of a method are done.
 """
 
@@ -48,10 +49,10 @@ class Mlp:
 
     def __init__(self, options):
         (self.x, self.y), self.test = mnist(options.data)
-        self.steps = options.epochs * 500
+        self.steps, self.units = options.epochs * 500, options.units or 512
 
     def network(self, brevitas):
-        model = feedforward.mlp()
+        model = feedforward.mlp(units=self.units)
         if brevitas:
             from brevitas.nn import QuantLinear
 
@@ -96,7 +97,7 @@ class Text:
     def __init__(self, options):
         text = options.data.read_bytes()
         alphabet = sorted(set(text))
-        self.symbols, self.hidden = len(alphabet), options.hidden
+        self.symbols, self.hidden = len(alphabet), options.units or 256
         table = np.zeros(256, np.int64)
         table[alphabet] = np.arange(len(alphabet))
         numbers = torch.from_numpy(table[np.frombuffer(text, np.uint8)])
@@ -168,7 +169,9 @@ def train(task, kind, seed):
         optimizer = parq(make, model, task.include, task.steps)
     else:
         optimizer = make(model.parameters())
-    for batch in task.batches(seed, task.steps):
+    for step, batch in enumerate(task.batches(seed, task.steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = task.rate * (1 - step / task.steps)
         optimizer.zero_grad()
         task.loss(model, batch).backward()
         optimizer.step()
@@ -181,8 +184,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=["mlp", "lstm"])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--hidden", type=int, default=256, help="units of the LSTM")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--units", type=int, help="of the LSTM (256) or of a hidden layer (512)")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--methods", default="", help="only those whose name contains one of these, by commas")
     options = parser.parse_args()

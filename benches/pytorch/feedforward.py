@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 
-def mlp(quantized=False):
-    """784-2048-2048-2048-10."""
-    units = [784, 2048, 2048, 2048, 10]
-    return started(nn.Sequential(*dense(units)), quantized)
+def mlp(quantized=False, units=2048):
+    """784-2048-2048-2048-10, or with as many hidden units."""
+    return started(nn.Sequential(*dense([784, units, units, units, 10])), quantized)
 
 
 def vgg():
