@@ -191,10 +191,19 @@ impl Text {
     /// [`TextError::Fractions`], [`TextError::Io`], or [`TextError::Empty`] if a split is empty.
     pub fn from_file(path: &Path, fractions: Fractions) -> Result<Self, TextError> {
         fractions.check()?;
-        let content = fs::read(path).map_err(|source| TextError::Io {
+        let unreadable = |source| TextError::Io {
             path: path.to_owned(),
             source,
-        })?;
+        };
+        // A device such as /dev/zero has no end.
+        if !fs::metadata(path).map_err(unreadable)?.is_file() {
+            let message = "it is no plain file";
+            return Err(unreadable(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                message,
+            )));
+        }
+        let content = fs::read(path).map_err(unreadable)?;
         Self::cut(&path.display().to_string(), &content, fractions)
     }
 

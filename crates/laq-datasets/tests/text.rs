@@ -521,3 +521,15 @@ proptest! {
         prop_assert_eq!(text.alphabet.decode(&symbols).unwrap(), content);
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_device_is_no_text() {
+    let fractions = Fractions {
+        train: 0.8,
+        validation: 0.1,
+    };
+    let error = Text::from_file("/dev/zero".as_ref(), fractions).expect_err("it has no end");
+    let expected = "/dev/zero cannot be read: it is no plain file";
+    assert_eq!(error.to_string(), expected);
+}

@@ -488,6 +488,18 @@ fn invalid_sets_are_errors() {
         ("train.epochs=many", "--set train.epochs=many"),
         ("train.epochs=3\nseed=4", "--set"),
         ("train.epochs=0", "set by --set train.epochs=0"),
+        (
+            "train.seed=9223372036854775808",
+            "found 9223372036854775808, expected at most 9223372036854775807",
+        ),
+        (&"a.".repeat(10_000), "key=value"),
+        (&format!("{}b=3", "a.".repeat(10_000)), "a.a.a.a"),
+        (
+            "train.epsilon=0",
+            "train.epsilon = 0 (set by --set train.epsilon=0) is not allowed: it must be 1e-30 to 1",
+        ),
+        ("train.epsilon=1e-31", "it must be 1e-30 to 1"),
+        ("train.epsilon=2", "it must be 1e-30 to 1"),
     ] {
         let message = load(&file, &[], &sets(&[set])).expect_err(set).to_string();
         assert!(
@@ -495,6 +507,82 @@ fn invalid_sets_are_errors() {
             "{expected:?} is not in {message:?}"
         );
     }
+}
+
+#[test]
+fn strings_need_no_quotes() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let file = write(&folder, "file.toml", SMALL);
+    for (text, title) in [
+        ("2024", "2024"),
+        ("1e3", "1e3"),
+        ("true", "true"),
+        ("\"2024\"", "2024"),
+        (" a b ", "a b"),
+    ] {
+        let set = format!("title={text}");
+        assert_eq!(load(&file, &[], &sets(&[&set])).expect(&set).title, title);
+    }
+}
+
+#[test]
+fn fractions_leave_a_part_for_testing() {
+    let of_file = |fractions: &str| {
+        let text = format!(
+            "quantize.method = \"full\"\n[data]\nname = \"file\"\npath = \"x\"\n{fractions}"
+        );
+        parse(&text, "my.toml")
+            .map(|found| (found.data.train_fraction, found.data.validation_fraction))
+    };
+    assert_eq!(
+        of_file("train_fraction = 0.85").unwrap(),
+        (Some(0.85), Some(0.1))
+    );
+    for (fractions, expected) in [
+        (
+            "train_fraction = 0.95",
+            "data.train_fraction = 0.95 (set by my.toml) is not allowed: with data.validation_fraction = 0.1, its \
+             default, their sum must be below 1",
+        ),
+        (
+            "train_fraction = 0.95\nvalidation_fraction = 0.05",
+            "data.validation_fraction = 0.05 (set by my.toml) is not allowed: with data.train_fraction = 0.95",
+        ),
+        (
+            "train_fraction = 1.0",
+            "data.train_fraction = 1 (set by my.toml) is not allowed: it must be above 0 and below 1",
+        ),
+        (
+            "validation_fraction = 0.2",
+            "data.validation_fraction = 0.2",
+        ),
+        (
+            "validation_fraction = nan",
+            "it must be above 0 and below 1",
+        ),
+    ] {
+        let message = of_file(fractions).expect_err(fractions).to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn endless_files_are_errors() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let message = load("/dev/zero".as_ref(), &[], &[])
+        .expect_err("no end")
+        .to_string();
+    assert!(
+        message.contains("/dev/zero") && message.contains("1048576 bytes"),
+        "{message}"
+    );
+    let file = write(&folder, "file.toml", "extends = \"/dev/zero\"");
+    let message = load(&file, &[], &[]).expect_err("no end").to_string();
+    assert!(
+        message.contains("/dev/zero") && message.contains("named by"),
+        "{message}"
+    );
 }
 
 /// The experiments of this repository are read with the names that they are spelt with here.

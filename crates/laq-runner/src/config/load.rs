@@ -1,7 +1,8 @@
 //! Reads experiments: merges layers of TOML over the defaults and checks keys and values.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use laq_solvers::super_blocks::SuperBlockFormat;
@@ -30,6 +31,27 @@ const WITHOUT_DEFAULT: [&str; 15] = [
     "paper.status",
     "paper.epochs",
 ];
+
+/// Keys whose values are strings, which `--set` takes without quotes even if they look like a number.
+const STRINGS: [&str; 11] = [
+    "title",
+    "model.kind",
+    "data.name",
+    "data.dir",
+    "data.path",
+    "data.preprocessing",
+    "quantize.method",
+    "quantize.format",
+    "train.start",
+    "train.schedule.kind",
+    "paper.status",
+];
+
+/// The most bytes of a configuration.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The most parts of a key, above those of every known one.
+const MAX_PARTS: usize = 8;
 
 /// Keys of a [`super::Schedule`] of another kind than the default one.
 const OTHER_KINDS: [&str; 1] = ["train.schedule.epochs"];
@@ -158,6 +180,19 @@ pub fn parse(text: &str, origin: &str) -> Result<Experiment, ConfigError> {
     layers.experiment()
 }
 
+/// The text of a file of at most [`MAX_BYTES`].
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?
+        .take(MAX_BYTES + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        let message = format!("it has more than {MAX_BYTES} bytes, expected an experiment in TOML");
+        return Err(io::Error::other(message));
+    }
+    Ok(text)
+}
+
 fn parse_table(text: &str, origin: &str) -> Result<Table, ConfigError> {
     text.parse().map_err(|error: toml::de::Error| {
         let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
@@ -232,7 +267,7 @@ impl Layers {
             from: above.last().cloned(),
             source,
         };
-        let text = fs::read_to_string(path).map_err(error)?;
+        let text = read(path).map_err(error)?;
         let origin = path.display().to_string();
         let mut table = parse_table(&text, &origin)?;
         if let Some(base) = table.remove("extends") {
@@ -265,11 +300,33 @@ impl Layers {
         if key.is_empty() || key.split('.').any(str::is_empty) {
             return Err(error());
         }
+        if key.split('.').count() > MAX_PARTS {
+            let shown: String = key.chars().take(40).collect();
+            return Err(ConfigError::UnknownKey {
+                origin: "--set".into(),
+                key: format!("{shown}…"),
+                suggestion: None,
+            });
+        }
+        if text
+            .trim()
+            .parse::<u128>()
+            .is_ok_and(|number| number > i64::MAX as u128)
+            && !STRINGS.contains(&key)
+        {
+            return Err(ConfigError::Type {
+                origin: format!("--set {set}"),
+                message: format!("found {}, expected at most {}", text.trim(), i64::MAX),
+            });
+        }
         // A value that is not TOML is a string, to avoid nested quotes in a shell.
-        let mut value = match format!("value = {text}").parse::<Table>() {
-            Ok(mut table) if table.len() == 1 => table.remove("value").ok_or_else(error)?,
-            _ => Value::String(text.into()),
+        let parsed = match format!("value = {text}").parse::<Table>() {
+            Ok(mut table) if table.len() == 1 => table.remove("value"),
+            _ => None,
         };
+        let is_string = |value: &Value| value.is_str() || value.is_table() || value.is_array();
+        let parsed = parsed.filter(|value| is_string(value) || !STRINGS.contains(&key));
+        let mut value = parsed.unwrap_or_else(|| Value::String(text.trim().into()));
         let mut table = Table::new();
         for (depth, part) in key.rsplit('.').enumerate() {
             if depth > 0 {

@@ -305,6 +305,36 @@ impl Quantize {
 /// The default fractions of a [`FILE`]: those of War and Peace.
 const FILE_FRACTIONS: (f64, f64) = (0.8, 0.1);
 
+impl Data {
+    /// Fills in the fractions of a [`FILE`].
+    fn resolve_fractions(&mut self) -> Result<(), OutOfRange> {
+        let train = *self.train_fraction.get_or_insert(FILE_FRACTIONS.0);
+        let is_given = self.validation_fraction.is_some();
+        let validation = *self.validation_fraction.get_or_insert(FILE_FRACTIONS.1);
+        for (name, fraction) in [
+            ("data.train_fraction", train),
+            ("data.validation_fraction", validation),
+        ] {
+            if !(fraction > 0.0 && fraction < 1.0) {
+                let allowed = "it must be above 0 and below 1".into();
+                return Err((name, fraction.to_string(), allowed));
+            }
+        }
+        if train + validation < 1.0 {
+            return Ok(());
+        }
+        let rest = "their sum must be below 1, to leave a fraction for testing";
+        if is_given {
+            let allowed = format!("with data.train_fraction = {train} {rest}");
+            return Err(("data.validation_fraction", validation.to_string(), allowed));
+        }
+        let allowed = format!(
+            "with data.validation_fraction = {validation}, its default, {rest}; set that as well"
+        );
+        Err(("data.train_fraction", train.to_string(), allowed))
+    }
+}
+
 impl Experiment {
     /// Fills in values that depend on others, and replaces the method by its canonical id.
     ///
@@ -322,10 +352,7 @@ impl Experiment {
         self.quantize.method = method.id().to_string();
         let method = self.quantize.resolve_granularity(method)?;
         if self.data.name == FILE {
-            self.data.train_fraction.get_or_insert(FILE_FRACTIONS.0);
-            self.data
-                .validation_fraction
-                .get_or_insert(FILE_FRACTIONS.1);
+            self.data.resolve_fractions()?;
         }
         if let Model::Feedforward(_) = self.model
             && let Ok(dataset) = laq_datasets::find(&self.data.name)
@@ -409,7 +436,11 @@ impl Experiment {
         whole("train.seed", train.seed as usize, 0, i64::MAX as usize)?;
         within("train.beta1", train.beta1, 0.0, 0.999_999)?;
         within("train.beta2", train.beta2, 0.0, 0.999_999)?;
-        above_zero("train.epsilon", train.epsilon, 1.0)?;
+        // Below it, √v + ε would be zero in f32 for a weight that never had a gradient.
+        if !(1e-30..=1.0).contains(&train.epsilon) {
+            let allowed = "it must be 1e-30 to 1".into();
+            return Err(("train.epsilon", train.epsilon.to_string(), allowed));
+        }
         self.check_schedule()?;
         if let Some(batches) = train.max_batches {
             whole("train.max_batches", batches, 1, 1_000_000_000)?;
@@ -478,17 +509,6 @@ impl Experiment {
             let allowed =
                 format!("it must be the path of a text file, because data.name = {FILE:?}");
             return Err(("data.path", "missing".into(), allowed));
-        }
-        let train = data.train_fraction.unwrap_or(FILE_FRACTIONS.0);
-        let validation = data.validation_fraction.unwrap_or(FILE_FRACTIONS.1);
-        above_zero("data.train_fraction", train, 1.0)?;
-        above_zero("data.validation_fraction", validation, 1.0)?;
-        if train + validation >= 1.0 {
-            let allowed = format!(
-                "it must be below {} to leave a fraction for testing",
-                1.0 - train
-            );
-            return Err(("data.validation_fraction", validation.to_string(), allowed));
         }
         Ok(())
     }
