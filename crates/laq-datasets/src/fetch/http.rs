@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::thread::sleep;
+use std::time::Instant;
 
 use ureq::http::{Response, StatusCode, Uri, header};
 use ureq::{Agent, Body};
@@ -46,6 +47,15 @@ impl Size {
     }
 }
 
+/// How a transfer came to its end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Fetched {
+    /// In one response.
+    AtOnce,
+    /// In several, each of which went on after the last.
+    InPieces,
+}
+
 /// The error of an attempt.
 enum AttemptError {
     /// Worth another attempt.
@@ -62,24 +72,37 @@ pub(super) fn fetch(
     size: Size,
     options: &DownloadOptions,
     report: &mut dyn FnMut(Phase<'_>, u64, u64),
-) -> Result<(), Failure> {
+) -> Result<Fetched, Failure> {
     let agent = agent(url, options);
     let disk = |error| Failure::Disk(path.to_owned(), error);
     let mut answered = false;
     let mut attempts = 0;
+    let mut fetched = Fetched::AtOnce;
     loop {
         let before = part.metadata().map_err(disk)?.len();
         if let Size::Exactly(bytes) = size
             && bytes == before
         {
-            return Ok(());
+            return Ok(fetched);
         }
-        let reason = match attempt(&agent, url, part, path, size, &mut answered, report) {
-            Ok(()) => return Ok(()),
+        let reason = match attempt(
+            &agent,
+            url,
+            part,
+            path,
+            size,
+            options,
+            &mut answered,
+            report,
+        ) {
+            Ok(()) => return Ok(fetched),
             Err(AttemptError::Permanent(failure)) => return Err(failure),
             Err(AttemptError::Transient(reason)) => reason,
         };
         let after = part.metadata().map_err(disk)?.len();
+        if after > 0 {
+            fetched = Fetched::InPieces;
+        }
         if after < before.saturating_add(MIN_PROGRESS) {
             attempts += 1;
         }
@@ -120,6 +143,7 @@ fn attempt(
     part: &mut File,
     path: &Path,
     size: Size,
+    options: &DownloadOptions,
     answered: &mut bool,
     report: &mut dyn FnMut(Phase<'_>, u64, u64),
 ) -> Result<(), AttemptError> {
@@ -198,7 +222,18 @@ fn attempt(
     let mut body = response.into_body().into_reader();
     let mut buffer = vec![0; 1 << 16];
     report(Phase::Fetch(url), done, total);
+    let mut window = (Instant::now(), done);
     loop {
+        if window.0.elapsed() >= options.timeout {
+            let received = done - window.1;
+            if received < options.least_bytes {
+                return Err(AttemptError::Transient(format!(
+                    "the server sent {received} bytes in {:.0?} and {done} of {total} in all",
+                    options.timeout
+                )));
+            }
+            window = (Instant::now(), done);
+        }
         let read = match body.read(&mut buffer) {
             Ok(0) => break,
             Ok(read) => read,

@@ -42,6 +42,9 @@ pub struct DownloadOptions {
     pub retry_delay: Duration,
     /// The timeout of connections and reads. Default: 30 s.
     pub timeout: Duration,
+    /// The fewest bytes that a server sends within the timeout; a slower transfer counts as interrupted.
+    /// Default: 30 KiB.
+    pub least_bytes: u64,
 }
 
 impl Default for DownloadOptions {
@@ -50,6 +53,7 @@ impl Default for DownloadOptions {
             mirror: None,
             retry_delay: Duration::from_secs(1),
             timeout: Duration::from_secs(30),
+            least_bytes: 30 << 10,
         }
     }
 }
@@ -226,8 +230,15 @@ impl Job<'_> {
         Err(Box::new(not_found).into())
     }
 
-    /// The mirror, then the addresses of the catalogue.
+    /// The compressed file where the file belongs, if there is one, the mirror, then the addresses of the
+    /// catalogue.
     fn sources(&self) -> Vec<Source> {
+        let packed = self.sibling(".gz");
+        let address = packed.display().to_string();
+        let beside = (packed.is_file() && self.is_compressed(&address)).then(|| Source {
+            locations: vec![address.clone()],
+            address,
+        });
         let mirror = self.options.mirror.iter().map(|mirror| {
             let own_layout = format!("{}/{}", self.dataset.name, self.file.name);
             let names = [self.file.name, self.file.mirror_path, &own_layout];
@@ -247,7 +258,7 @@ impl Job<'_> {
                 address,
             }
         });
-        mirror.chain(catalogue).collect()
+        beside.into_iter().chain(mirror).chain(catalogue).collect()
     }
 
     /// Tries every location of `source`. Returns the path of verified content and its location, or
@@ -325,6 +336,7 @@ impl Job<'_> {
             }
             false => part,
         };
+        let mut may_retry = true;
         loop {
             let resumed = part.metadata().map_err(disk)?.len() > 0;
             let (dataset, file, progress) =
@@ -344,7 +356,8 @@ impl Job<'_> {
                 },
                 false => http::Size::Exactly(self.file.bytes),
             };
-            http::fetch(url, part, &part_path, size, self.options, &mut report)?;
+            let fetched = http::fetch(url, part, &part_path, size, self.options, &mut report)?;
+            let pieced = resumed || fetched == http::Fetched::InPieces;
             let content = match packed {
                 true => {
                     part.rewind().map_err(disk)?;
@@ -354,13 +367,13 @@ impl Job<'_> {
             };
             match content.and_then(|content| self.verify(&content).map(|()| content)) {
                 Err(Failure::Invalid(reason)) => {
-                    // The bytes are invalid. If some of them are from an earlier run, those may be
-                    // the cause, so the address is tried once more from the
-                    // start.
+                    // If the bytes are of several responses, between which the file may have changed, the
+                    // address is tried once more from the start.
                     part.set_len(0).map_err(disk)?;
-                    if !resumed {
+                    if !(pieced && may_retry) {
                         return Err(Failure::Invalid(reason));
                     }
+                    may_retry = false;
                 }
                 result => return result,
             }

@@ -75,6 +75,7 @@ impl Fixture {
                 mirror: None,
                 retry_delay: Duration::ZERO,
                 timeout: Duration::from_secs(20),
+                least_bytes: 0,
             },
         }
     }

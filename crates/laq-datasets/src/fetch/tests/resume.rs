@@ -38,6 +38,49 @@ fn a_stalled_transfer_is_resumed_after_the_timeout() {
     fixture.assert_complete(&content);
 }
 
+/// A byte comes before every timeout, but 10,000 of them would take minutes.
+#[test]
+fn a_trickling_transfer_is_resumed() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let server = Server::start(move |number, _| match number {
+        0 => Reply::Trickle {
+            content: served.clone(),
+            bytes: 6000,
+        },
+        _ => Reply::whole(&served),
+    });
+    let mut fixture = Fixture::new();
+    fixture.options.timeout = Duration::from_millis(300);
+    fixture.options.least_bytes = 1000;
+    fixture
+        .download(&dataset(&content, &[server.url("sub.txt")]))
+        .unwrap();
+    let ranges = server.ranges();
+    assert!(matches!(ranges[..], [None, Some(6000..7000)]), "{ranges:?}");
+    fixture.assert_complete(&content);
+}
+
+/// The first response is cut and of an older content of the same size.
+#[test]
+fn a_file_that_changes_between_two_responses_is_fetched_again() {
+    let content = random_content(10_000);
+    let served = content.clone();
+    let server = Server::start(move |number, _| match number {
+        0 => Reply::Part {
+            content: vec![7; 10_000],
+            bytes: 4000,
+        },
+        _ => Reply::whole(&served),
+    });
+    let fixture = Fixture::new();
+    fixture
+        .download(&dataset(&content, &[server.url("sub.txt")]))
+        .unwrap();
+    assert_eq!(server.ranges(), [None, Some(4000), None]);
+    fixture.assert_complete(&content);
+}
+
 #[test]
 fn the_next_run_resumes_a_failed_transfer() {
     let content = random_content(10_000);

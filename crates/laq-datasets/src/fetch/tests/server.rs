@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// A request: the path without the leading slash, and the first byte of the range.
 pub(super) type Request = (String, Option<usize>);
@@ -20,6 +21,8 @@ pub(super) enum Reply {
     Part { content: Vec<u8>, bytes: usize },
     /// As `Part`, then keeps the connection open until the client closes it.
     Stall { content: Vec<u8>, bytes: usize },
+    /// As `Part`, then a byte every 20 ms until the client closes the connection.
+    Trickle { content: Vec<u8>, bytes: usize },
 }
 
 impl Reply {
@@ -116,6 +119,7 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
 }
 
 fn answer(stream: &mut TcpStream, reply: Reply, range: Option<usize>) -> std::io::Result<()> {
+    let trickles = matches!(reply, Reply::Trickle { .. });
     let (content, bytes, stall) = match reply {
         Reply::Raw {
             status,
@@ -128,7 +132,9 @@ fn answer(stream: &mut TcpStream, reply: Reply, range: Option<usize>) -> std::io
             )?;
             return stream.write_all(&body);
         }
-        Reply::Part { content, bytes } => (content, bytes, false),
+        Reply::Part { content, bytes } | Reply::Trickle { content, bytes } => {
+            (content, bytes, false)
+        }
         Reply::Stall { content, bytes } => (content, bytes, true),
     };
     let total = content.len();
@@ -151,7 +157,14 @@ fn answer(stream: &mut TcpStream, reply: Reply, range: Option<usize>) -> std::io
         "HTTP/1.1 {head}Connection: close\r\nContent-Length: {}\r\n\r\n",
         total - start
     )?;
-    stream.write_all(&content[start..(start + bytes).min(total)])?;
+    let sent = (start + bytes).min(total);
+    stream.write_all(&content[start..sent])?;
+    if trickles {
+        for byte in &content[sent..] {
+            thread::sleep(Duration::from_millis(20));
+            stream.write_all(&[*byte])?;
+        }
+    }
     if stall {
         stream.flush()?;
         stream.read_to_end(&mut Vec::new())?;

@@ -210,3 +210,21 @@ fn an_invalid_file_in_a_mirror_is_skipped() {
     );
     fixture.assert_complete(&content);
 }
+
+#[test]
+fn a_compressed_file_in_the_data_folder_is_unpacked() {
+    let content = random_content(10_000);
+    let fixture = Fixture::new();
+    fixture.put(".gz", &gzip(&content));
+    fixture
+        .download(&dataset(&content, &[unreachable_url()]))
+        .unwrap();
+    assert!(fixture.read("").unwrap() == content);
+    assert_eq!(fixture.names(), ["sub.txt", "sub.txt.gz"]);
+
+    let other = Fixture::new();
+    other.put(".gz", &gzip(b"another file"));
+    let error = other.error(&dataset(&content, &[unreachable_url()]));
+    assert_has(&error, &["sub.txt.gz", "its content is"]);
+    assert_eq!(other.names(), ["sub.txt.gz"]);
+}
