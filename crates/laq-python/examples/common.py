@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 import laq
-import laq.torch
 
 Pairs = tuple[torch.Tensor, torch.Tensor]
 
@@ -133,8 +132,7 @@ def report(
     path: str, full: torch.nn.Module, quantized: torch.nn.Module, figures: dict[str, tuple[float, float]]
 ) -> None:
     """Writes the packed file of ``quantized``; prints its size and ``figures`` beside full precision."""
-    floats = {name: tensor for name, tensor in quantized.state_dict().items() if tensor.is_floating_point()}
-    laq.save(path, floats | laq.torch.quantized(quantized))
+    laq.export(quantized, path)
     before = sum(4 * tensor.numel() for tensor in full.state_dict().values())
     print(f"{'':24}{'full precision':>16}{'quantized':>12}")
     for name, (first, second) in figures.items():
