@@ -530,6 +530,9 @@ def test_optimizers_and_weights_that_do_not_fit_are_told():
     model = network()
     with pytest.raises(ValueError, match="LBFGS"):
         laq.torch.LossAware(torch.optim.LBFGS(model.parameters()), model)
+    aware = laq.torch.LossAware(torch.optim.Adam(model.parameters()), model)
+    with pytest.raises(ValueError, match="optimizer is a LossAware already"):
+        laq.torch.LossAware(aware, model)
     with pytest.raises(ValueError, match="2.weight is not among the parameters of the optimizer"):
         laq.torch.LossAware(torch.optim.Adam(model[0].parameters()), model, include="*.weight")
     assert laq.torch.LossAware(torch.optim.Adam(model[0].parameters()), model).names == ["0.weight"]

@@ -89,6 +89,10 @@ class LossAware(torch.optim.Optimizer):
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer is a {type(optimizer).__name__}, expected a torch.optim.Optimizer")
+        if isinstance(optimizer, LossAware):
+            raise ValueError(
+                "optimizer is a LossAware already: wrap its optimizer once, with rules= for several methods"
+            )
         if isinstance(optimizer, torch.optim.LBFGS):
             raise ValueError("LBFGS evaluates the loss several times in a step, which this does not support")
         if clip is not None and not clip > 0:

@@ -93,7 +93,8 @@ class ParameterState:
         """An error if the parameter has other weights than the quantized ones."""
         if self.parameter.data_ptr() != self._pointer:
             raise RuntimeError(
-                f"the data of {self.name} was replaced: move or convert a model before it is quantized"
+                f"the data of {self.name} was replaced: move or convert a model before it is quantized, and "
+                f"quantize it with one optimizer"
             )
         if self.parameter._version != self._version:
             raise RuntimeError(
