@@ -11,6 +11,7 @@ import argparse
 import copy
 import importlib.util
 import os
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -178,7 +179,7 @@ def distill(
     aware = laq.torch.LossAware(optimizer, detector, rules=LAST | rules)
     schedule = torch.optim.lr_scheduler.OneCycleLR(aware, 2e-3, steps, pct_start=0.03, cycle_momentum=False)
     variances = clips.features.var((0, 1)) + 1e-3, clips.hidden.var((0, 1)) + 1e-4
-    for _ in range(steps):
+    for step in range(steps):
         batch = torch.randint(len(clips.spectra), (8,))
         features, hidden = detector.hidden(clips.spectra[batch])
         of_outputs = functional.binary_cross_entropy_with_logits(
@@ -191,6 +192,7 @@ def distill(
         nn.utils.clip_grad_norm_(detector.parameters(), 1.0)
         aware.step()
         schedule.step()
+        print(f"step {step + 1} of {steps}", end="\r", file=sys.stderr)
 
 
 def packed_size(detector: Detector, path: str) -> int:
