@@ -438,6 +438,9 @@ def test_what_was_trained_is_exported(tmp_path):
         def forward(self, x):
             return self.head(self.lstm(x)[0])
 
+    with pytest.raises(ValueError, match="no parameter of the model is quantized"):
+        laq.export(copy.deepcopy(model), tmp_path / "copy.safetensors")
+
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
     import onnxruntime
@@ -505,6 +508,8 @@ def test_what_is_quantized_is_chosen_by_name_predicate_and_rules():
         ({"exclude": "head"}, "exclude: 'head' matches no parameter"),
         ({"exclude": "*"}, "no parameter is to be quantized"),
         ({"rules": {"head": "lab"}}, "the rule 'head' matches no parameter"),
+        ({"rules": {"*": "lab", "2.*": None}}, "the rule '2.\\*' comes after others"),
+        ({"rules": {"*": None}}, "the rules leave all parameters in full precision"),
         ({"rules": {"0.*": {"methd": "lab"}}}, "has 'methd', expected method"),
         ({"rules": {"0.*": "lab"}, "method": "lab"}, "found rules and method"),
         (

@@ -72,7 +72,7 @@ def export(
     Raises
     ------
     ValueError
-        An unknown suffix or format, a name or shape that is not that of a parameter, scales along another
+        Nothing is quantized, an unknown suffix or format, a name or shape that is not that of a parameter, scales along another
         axis than 0 (which ONNX alone has), or a quantized weight that the graph of ONNX does not have.
     ImportError
         ONNX needs the packages torch, onnx and onnxscript.
@@ -84,6 +84,11 @@ def export(
         from . import torch as laq_torch
 
         quantized = laq_torch.quantized(model)
+        if not quantized:
+            raise ValueError(
+                "no parameter of the model is quantized: export the model that laq.torch has quantized, not a copy of "
+                "it, or pass quantized="
+            )
     state = model.state_dict(keep_vars=True)
     first: dict[int, str] = {}
     aliases = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}

@@ -50,8 +50,8 @@ class LossAware(torch.optim.Optimizer):
         trains.
     rules : dict, optional
         Instead of all of these: globs with a method, a dict of ``method``, ``bits``, ``format``, ``codebook`` and
-        ``granularity``, or None for full precision. The first that matches holds; parameters without a match keep full
-        precision. ``{"lstm.*": "lat-e", "head.weight": {"format": "q4_0"}}``
+        ``granularity``, or None for full precision. The first that matches holds, for any parameter with two or more
+        dimensions; those without a match keep full precision. ``{"lstm.*": "lat-e", "head.weight": {"format": "q4_0"}}``
     clip : float, optional
         Keeps latent weights within ± clip after each step, as the paper does with 1.
     curvature : callable, optional

@@ -74,6 +74,7 @@ def choose(
 ) -> list[Chosen]:
     """The parameters that are chosen by ``include`` without ``exclude``, or by the first of ``rules`` that matches."""
     weights = list(named_weights(model))
+    names = [name for name, _, _ in weights]
     options: dict[str, Any] = dict(zip(_OPTIONS, (method, bits, format, codebook, granularity), strict=True))
     if rules is not None:
         given = [name for name, value in options.items() if value is not None]
@@ -81,12 +82,17 @@ def choose(
         given += ["exclude"] if exclude != () else []
         if given:
             raise ValueError(f"found rules and {', '.join(given)}, which are part of a rule")
-        return [
-            _chosen(name, module, parameter, **rule)
-            for name, module, parameter in weights
-            if (rule := _rule(name, rules, [name for name, _, _ in weights])) is not None
-        ]
-    names = [name for name, _, _ in weights]
+        _check_rules(rules, names)
+        found = []
+        for name, module, parameter in weights:
+            pattern = _first_match(rules, name)
+            rule = None if pattern is None else rules[pattern]
+            if rule is not None:
+                own = dict(rule) if isinstance(rule, Mapping) else {"method": rule}
+                found.append(_chosen(name, module, parameter, **own))
+        if not found:
+            raise ValueError("the rules leave all parameters in full precision")
+        return found
     included = None if include is None else _matcher(include, names, "include")
     excluded = _matcher(exclude, names, "exclude")
     found = []
@@ -162,19 +168,23 @@ def _chosen(
     return Chosen(name, parameter, quantizer, granularity or "gate", gates, axis)
 
 
-def _rule(name: str, rules: Rules, names: list[str]) -> dict[str, Any] | None:
-    """The options of the first rule that matches."""
+def _check_rules(rules: Rules, names: list[str]) -> None:
+    """Every rule is the first that matches some parameter, and has known options."""
+    first = {_first_match(rules, name) for name in names}
     for pattern, rule in rules.items():
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ValueError(f"the rule {pattern!r} matches no parameter; the model has {_listed(names)}")
-        if isinstance(rule, Mapping):
-            unknown = sorted(set(rule) - set(_OPTIONS))
-            if unknown:
-                raise ValueError(f"the rule {pattern!r} has {unknown[0]!r}, expected {', '.join(_OPTIONS)}")
-    for pattern, rule in rules.items():
-        if fnmatchcase(name, pattern):
-            return dict(rule) if isinstance(rule, Mapping) else None if rule is None else {"method": rule}
-    return None
+        if pattern not in first:
+            raise ValueError(
+                f"the rule {pattern!r} comes after others that match all of its parameters: move it up"
+            )
+        unknown = sorted(set(rule) - set(_OPTIONS)) if isinstance(rule, Mapping) else []
+        if unknown:
+            raise ValueError(f"the rule {pattern!r} has {unknown[0]!r}, expected {', '.join(_OPTIONS)}")
+
+
+def _first_match(rules: Rules, name: str) -> str | None:
+    return next((pattern for pattern in rules if fnmatchcase(name, pattern)), None)
 
 
 def _matcher(selection: Selection, names: list[str], argument: str) -> Predicate:
