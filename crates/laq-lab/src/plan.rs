@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use laq_runner::config::{self, Experiment};
 use laq_runner::record::{Status, Summary};
-use laq_runner::run_folder::{last_checkpoint, read_summary};
+use laq_runner::run_folder::{check_summary, last_checkpoint, read_summary};
 use laq_solvers::Method;
 use serde_json::{Value, json};
 
@@ -226,14 +226,16 @@ impl Cell {
         let begun = last_checkpoint(&self.folder).exists();
         match summary {
             Some(summary) if summary.status == Status::Finished => {
-                if (self.measure.test)(&summary).is_some() {
-                    return State::Finished(summary);
-                }
-                // A finished run is not trained again, so only its removal helps.
-                let reason = format!(
-                    "summary.json has the status \"finished\" and no {}; remove the run folder to train the cell again",
-                    self.measure.field
-                );
+                let reason = match check_summary(&self.folder, &summary) {
+                    Ok(()) if (self.measure.test)(&summary).is_some() => {
+                        return State::Finished(summary);
+                    }
+                    Ok(()) => format!(
+                        "summary.json has the status \"finished\" and no {}; remove it to train the cell again",
+                        self.measure.field
+                    ),
+                    Err(error) => error.to_string(),
+                };
                 State::Failed(Summary {
                     reason: Some(reason),
                     ..summary

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use laq_runner::files::FileError;
 use laq_runner::record::{Status as RunStatus, Summary};
-use laq_runner::run_folder::{last_checkpoint, read_summary, write_json};
+use laq_runner::run_folder::{check_summary, last_checkpoint, read_summary, write_json};
 use laq_runner::running::{Running, read_running};
 use serde::{Deserialize, Serialize};
 
@@ -183,7 +183,14 @@ impl Status {
 impl CellStatus {
     /// The state of the run in `folder`; `epochs` where it has not begun.
     fn of(name: String, folder: PathBuf, epochs: u32) -> Self {
-        let summary = read_summary(&folder);
+        let mut summary = read_summary(&folder);
+        if let Some(found) = &mut summary
+            && found.status == RunStatus::Finished
+            && let Err(error) = check_summary(&folder, found)
+        {
+            found.status = RunStatus::Failed;
+            found.reason = Some(error.to_string());
+        }
         let running = read_running(&folder)
             .filter(|(running, age)| running.is_current(*age))
             .map(|(running, _)| running);

@@ -13,6 +13,7 @@ use laq_lab::launcher::Stop;
 use laq_lab::plan::{Plan, State};
 use laq_lab::report::{self, Report};
 use laq_lab::reproduce::{Event, Options, Outcome, reproduce};
+use laq_lab::status::{CellState, Status};
 use laq_lab::table::TableId::{Table1, Table2};
 use laq_lab::table::{Selection, TableId, Unknown};
 use laq_runner::environment::Environment;
@@ -68,21 +69,45 @@ fn a_summary_that_is_incomplete_or_of_another_key_does_not_count() {
     assert_eq!(fake.rows(), ["full", "lab"]);
 }
 
+/// The reason of a cell that has failed.
+fn reason(plan: &Plan) -> String {
+    let State::Failed(summary) = plan.cells[0].state() else {
+        panic!("{:?}", plan.cells[0].state());
+    };
+    summary.reason.expect("a reason")
+}
+
 #[test]
-fn a_finished_run_without_a_figure_has_failed() {
+fn a_finished_run_without_a_figure_or_with_another_has_failed() {
     for (table, field) in [(Table1, "test_error"), (Table2, "test_loss")] {
-        let dir = TestDir::new();
+        let (dir, fake) = (TestDir::new(), Fake::default());
         let plan = dir.plan(table, "demo", "lab", "");
-        run(&plan, &Fake::default());
-        let path = plan.cells[0].folder.join("summary.json");
+        run(&plan, &fake);
+        let folder = &plan.cells[0].folder;
+        let path = folder.join("summary.json");
         let text = fs::read_to_string(&path).expect("a summary");
-        let mut summary: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        summary[field] = serde_json::Value::Null;
-        fs::write(&path, summary.to_string()).expect("written");
-        let State::Failed(summary) = plan.cells[0].state() else {
-            panic!("{:?}", plan.cells[0].state());
-        };
-        assert!(summary.reason.expect("a reason").contains(field));
+        for value in [serde_json::json!(0.25), serde_json::Value::Null] {
+            let mut summary: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            summary[field] = value;
+            fs::write(&path, summary.to_string()).expect("written");
+            // The checkpoint has it, so that the cell needs no training.
+            let reason = reason(&plan);
+            assert!(reason.contains("last.safetensors"), "{reason}");
+            let status = Status::of(&dir.out()).expect("a status");
+            assert_eq!(status.cells[0].state, CellState::Failed);
+            let report = report::write(dir.plan(table, "demo", "lab", "")).expect("a report");
+            assert!(report.render().contains("0 of 1 cells finished"));
+        }
+        fs::remove_file(folder.join("last.safetensors")).expect("removed");
+        let reason = reason(&plan);
+        assert!(
+            reason.contains(field) && reason.contains("summary.json"),
+            "{reason}"
+        );
+        fake.rows();
+        run(&plan, &fake);
+        assert_eq!(fake.rows(), ["lab"]);
+        assert!(matches!(plan.cells[0].state(), State::Finished(_)));
     }
 }
 
@@ -92,6 +117,7 @@ fn summaries_of_other_versions_are_read() {
     let plan = dir.plan(Table2, "demo", "lab", "");
     run(&plan, &fake);
     let cell = &plan.cells[0];
+    fs::remove_file(cell.folder.join("last.safetensors")).expect("removed");
     let text = format!(
         "{{\"status\": \"finished\", \"key\": {:?}, \"test_loss\": 1.5, \"unheard_of\": [1]}}",
         cell.key

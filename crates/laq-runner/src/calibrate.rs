@@ -37,7 +37,7 @@ pub struct CalibrateOptions {
     pub batches: usize,
     /// Sequences or images per batch; by default as in training.
     pub batch: Option<usize>,
-    /// The folder of downloaded data, if not that of the experiment.
+    /// The folder of the data, if not that of the experiment.
     pub data_dir: Option<PathBuf>,
     /// The device.
     pub device: DeviceOptions,

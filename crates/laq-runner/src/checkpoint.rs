@@ -12,7 +12,8 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use laq_models::{StateData, StateTensor};
@@ -21,10 +22,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::config::Experiment;
+use crate::config::{Experiment, key};
 use crate::files::{FileError, write_atomically};
 use crate::record::LayerRecord;
-use crate::run_folder::BEST;
+use crate::run_folder::{BEST, LAST};
 use crate::start::Start;
 
 /// The version of the format that is written, and the newest that is read.
@@ -33,6 +34,10 @@ pub const FORMAT_VERSION: u32 = 1;
 const FORMAT: &str = "laq-checkpoint";
 const CHECKSUM_MARK: &[u8] = b"\"checksum\":\"";
 const CHECKSUM_LENGTH: usize = 64;
+/// Bytes of the header length, which precedes the header.
+const LENGTH_BYTES: u64 = 8;
+/// The longest header of the format.
+const MAX_HEADER: u64 = 100_000_000;
 
 /// A run between two steps.
 #[derive(Debug)]
@@ -201,9 +206,7 @@ pub enum CheckpointError {
         detail: String,
     },
     /// The file is not a checkpoint of this program.
-    #[error(
-        "{path} is not a checkpoint ({detail}); expected a run folder or one of its .safetensors files"
-    )]
+    #[error("{path} is not a checkpoint ({detail}); {}", advice_on_foreign(path))]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -229,11 +232,23 @@ pub enum CheckpointError {
     },
 }
 
+/// How to proceed with a file that is no checkpoint.
+fn advice_on_foreign(path: &Path) -> &'static str {
+    match path.file_name().and_then(|name| name.to_str()) {
+        Some(BEST) => "move it away: it is in the place of the weights of the best epoch",
+        Some(LAST) => {
+            "move it away, and train with --resume to continue from the other checkpoint of the run, or from the \
+             beginning if there is none"
+        }
+        _ => "expected a run folder or one of its .safetensors files",
+    }
+}
+
 /// How to proceed without a damaged checkpoint.
 fn advice(path: &Path) -> &'static str {
     if path.file_name().is_some_and(|name| name == BEST) {
-        "it has the weights of the best epoch: pass last.safetensors to use the last ones, or train from scratch in \
-         another --run-dir"
+        "it has the weights of the best epoch: pass last.safetensors to use the last ones, or move it away to train \
+         on without it"
     } else {
         "delete it, and train with --resume to continue from the other checkpoint of the run, or from the beginning if \
          there is none"
@@ -288,60 +303,12 @@ impl Checkpoint {
     }
 
     pub(crate) fn from_bytes(mut bytes: Vec<u8>, path: &Path) -> Result<Self, CheckpointError> {
-        let foreign = |detail: &str| CheckpointError::Foreign {
-            path: path.into(),
-            detail: detail.into(),
-        };
         let altered = |detail: String| CheckpointError::Altered {
             path: path.into(),
             detail,
         };
-        let truncated = |found: usize, expected: u64| CheckpointError::Truncated {
-            path: path.into(),
-            found: found as u64,
-            expected,
-        };
-        let (length, _) = bytes
-            .split_first_chunk::<8>()
-            .ok_or_else(|| truncated(bytes.len(), 8))?;
-        let data_start = u64::from_le_bytes(*length).saturating_add(8);
-        if bytes.get(8).is_some_and(|&byte| byte != b'{') {
-            return Err(foreign("no safetensors header"));
-        }
-        if data_start > bytes.len() as u64 {
-            return Err(truncated(bytes.len(), data_start));
-        }
-        let header: Metadata = serde_json::from_slice(&bytes[8..data_start as usize])
-            .map_err(|error| altered(format!("its header: {error}")))?;
-        let expected = data_start.saturating_add(header.data_len() as u64);
-        let metadata = header
-            .metadata()
-            .as_ref()
-            .ok_or_else(|| foreign("no metadata"))?;
-        let entry = |name: &str| {
-            metadata
-                .get(name)
-                .map(String::as_str)
-                .ok_or_else(|| foreign(&format!("no {name}")))
-        };
-        if entry("format")? != FORMAT {
-            return Err(foreign("another format"));
-        }
-        // The version is checked first, since a newer format may have another checksum.
-        let version = entry("format_version")?
-            .parse()
-            .map_err(|_| altered("its version".into()))?;
-        if version > FORMAT_VERSION {
-            return Err(CheckpointError::Newer {
-                path: path.into(),
-                found: version,
-            });
-        }
-        if expected > bytes.len() as u64 {
-            return Err(truncated(bytes.len(), expected));
-        }
-        let run = entry("run")?.to_string();
-        let checksum = entry("checksum")?.to_string();
+        let header = Header::read(&bytes, bytes.len() as u64, path)?;
+        let checksum = header.entry("checksum", path)?.to_string();
         let place = checksum_offset(&bytes)
             .filter(|place| place + CHECKSUM_LENGTH <= bytes.len())
             .ok_or_else(|| altered("no checksum".into()))?;
@@ -349,12 +316,7 @@ impl Checkpoint {
         if hex::encode(Sha256::digest(&bytes)) != checksum {
             return Err(altered("its checksum does not match".into()));
         }
-        let run: RunState = serde_json::from_str(&run)
-            .map_err(|error| altered(format!("its run entry: {error}")))?;
-        run.experiment
-            .clone()
-            .resolve()
-            .map_err(|(key, value, allowed)| altered(format!("{key} = {value}: {allowed}")))?;
+        let run = header.run(path)?;
         let tensors = SafeTensors::deserialize(&bytes)
             .map_err(|error| altered(format!("its tensors: {error}")))?;
         let network = tensors
@@ -370,6 +332,125 @@ impl Checkpoint {
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { run, network })
+    }
+}
+
+impl RunState {
+    /// Reads the header of a checkpoint. The tensors are not read, and the checksum is not verified.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, is truncated, foreign or of a newer version, or its header is damaged.
+    pub fn read(path: &Path) -> Result<Self, CheckpointError> {
+        let (start, length) = read_start(path).map_err(FileError::on("read", path))?;
+        Header::read(&start, length, path)?.run(path)
+    }
+
+    /// Whether both are states of runs of one experiment.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        let same = || key(&self.experiment) == key(&other.experiment);
+        self.training_version == other.training_version && (self.key == other.key || same())
+    }
+
+    /// Completed epochs.
+    pub(crate) fn epochs_done(&self) -> u32 {
+        self.progress.epoch.saturating_sub(1)
+    }
+}
+
+/// The bytes of a file up to the end of its header, and the length of the file.
+fn read_start(path: &Path) -> io::Result<(Vec<u8>, u64)> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut start = Vec::new();
+    Read::by_ref(&mut file)
+        .take(LENGTH_BYTES)
+        .read_to_end(&mut start)?;
+    if let Some((header_bytes, _)) = start.split_first_chunk() {
+        let header_bytes = u64::from_le_bytes(*header_bytes).min(MAX_HEADER);
+        file.take(header_bytes).read_to_end(&mut start)?;
+    }
+    Ok((start, length))
+}
+
+/// The header of a checkpoint.
+struct Header(HashMap<String, String>);
+
+impl Header {
+    /// Checks the header of a file of `length` bytes that begins with `start`, which has all of it.
+    fn read(start: &[u8], length: u64, path: &Path) -> Result<Self, CheckpointError> {
+        let altered = |detail: String| CheckpointError::Altered {
+            path: path.into(),
+            detail,
+        };
+        let truncated = |expected: u64| CheckpointError::Truncated {
+            path: path.into(),
+            found: length,
+            expected,
+        };
+        let (header_bytes, rest) =
+            (start.split_first_chunk()).ok_or_else(|| truncated(LENGTH_BYTES))?;
+        let header_bytes = u64::from_le_bytes(*header_bytes);
+        if header_bytes == 0 {
+            // As after a loss of power, where the content was not yet on the disk.
+            return Err(altered("it begins with zeros".into()));
+        }
+        if rest.first().is_some_and(|&byte| byte != b'{') {
+            return Err(foreign(path, "no safetensors header"));
+        }
+        let data_start = header_bytes.saturating_add(LENGTH_BYTES);
+        if data_start > length {
+            return Err(truncated(data_start));
+        }
+        let header = usize::try_from(header_bytes)
+            .ok()
+            .and_then(|bytes| rest.get(..bytes));
+        let header = header.ok_or_else(|| altered("its header is too long".into()))?;
+        let header: Metadata = serde_json::from_slice(header)
+            .map_err(|error| altered(format!("its header: {error}")))?;
+        let expected = data_start.saturating_add(header.data_len() as u64);
+        let entries = header.metadata().clone();
+        let header = Self(entries.ok_or_else(|| foreign(path, "no metadata"))?);
+        if header.entry("format", path)? != FORMAT {
+            return Err(foreign(path, "another format"));
+        }
+        // The version is checked first, since a newer format may have another checksum.
+        let version = header.entry("format_version", path)?;
+        let version = version.parse().map_err(|_| altered("its version".into()))?;
+        if version > FORMAT_VERSION {
+            return Err(CheckpointError::Newer {
+                path: path.into(),
+                found: version,
+            });
+        }
+        match expected > length {
+            true => Err(truncated(expected)),
+            false => Ok(header),
+        }
+    }
+
+    fn entry(&self, name: &str, path: &Path) -> Result<&str, CheckpointError> {
+        let entry = self.0.get(name).map(String::as_str);
+        entry.ok_or_else(|| foreign(path, &format!("no {name}")))
+    }
+
+    fn run(&self, path: &Path) -> Result<RunState, CheckpointError> {
+        let altered = |detail: String| CheckpointError::Altered {
+            path: path.into(),
+            detail,
+        };
+        let run: RunState = serde_json::from_str(self.entry("run", path)?)
+            .map_err(|error| altered(format!("its run entry: {error}")))?;
+        (run.experiment.clone().resolve())
+            .map_err(|(key, value, allowed)| altered(format!("{key} = {value}: {allowed}")))?;
+        Ok(run)
+    }
+}
+
+fn foreign(path: &Path, detail: &str) -> CheckpointError {
+    CheckpointError::Foreign {
+        path: path.into(),
+        detail: detail.into(),
     }
 }
 

@@ -212,6 +212,54 @@ pub enum RunError {
         /// The file.
         file: PathBuf,
     },
+    /// The folder has no checkpoint, but files of a run that is not known.
+    #[error(
+        "{file} exists without a checkpoint, {config} does not say that it is of this experiment ({detail}), and the run \
+         would replace it: move it away, or use another --run-dir"
+    )]
+    UnknownFiles {
+        /// The file.
+        file: PathBuf,
+        /// The configuration beside it.
+        config: PathBuf,
+        /// Why it does not say so.
+        detail: String,
+    },
+    /// A file of the user's has the name of one of a run.
+    #[error(
+        "{path} is not a file of a run, and the run would replace it: move it away, or use another --run-dir"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The summary of a finished run is not that of its weights.
+    #[error(
+        "{summary} does not have the figures of {weights}: train with --resume, which writes them again from there \
+         without training"
+    )]
+    OtherSummary {
+        /// The summary.
+        summary: PathBuf,
+        /// The checkpoint, or the packed network.
+        weights: PathBuf,
+    },
+    /// The checkpoint of the best epoch is of another run or epoch.
+    #[error(
+        "{path} is the checkpoint of epoch {epoch} {}, expected {}: move it away; the last weights are in last.safetensors",
+        match is_of_run { true => "of this run", false => "of another run" },
+        match expected { Some(epoch) => format!("epoch {epoch}, the best"), None => "none before the first evaluation".into() }
+    )]
+    OtherBest {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Its completed epochs.
+        epoch: u32,
+        /// Whether its experiment is that of the last checkpoint.
+        is_of_run: bool,
+        /// The best epoch of the run.
+        expected: Option<u32>,
+    },
     /// The checkpoint was trained with another kernel.
     #[error(
         "{checkpoint} was trained with the kernel {there}, and the kernel in use, {here}, rounds differently: set \
@@ -294,15 +342,9 @@ pub enum RunError {
         /// The folder.
         folder: PathBuf,
     },
-    /// A data folder was given to a network that was trained on a text file.
-    #[error(
-        "{checkpoint} was trained on a text file, and --data-dir is for downloaded data: omit it, or pass a file by \
-         --text"
-    )]
-    NoDataDir {
-        /// The checkpoint.
-        checkpoint: PathBuf,
-    },
+    /// The text that a network was trained on is not where it was.
+    #[error("{0}; if the file lies elsewhere now, pass its folder by --data-dir")]
+    NoTextFile(TextError),
     /// The backend cannot be created.
     #[error(transparent)]
     Backend(#[from] BackendError),

@@ -3,18 +3,18 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use laq_datasets::{Alphabet, Sequences, Split};
+use laq_datasets::{Alphabet, Sequences, Split, TextError};
 use laq_models::StateTensor;
 use serde::Serialize;
 
 use crate::RunError;
 use crate::checkpoint::{Checkpoint, CheckpointError, RunState};
-use crate::config::{Data, Experiment, FILE, Model};
+use crate::config::{Data, Experiment, Model};
 use crate::device::{DeviceOptions, Network, OpenDevice};
 use crate::examples::{self, Batches, Examples, Input, score};
 use crate::files::FileError;
 use crate::packed::{PackedEvaluator, run_of};
-use crate::run_folder::{best_checkpoint, last_checkpoint, packed_network};
+use crate::run_folder::{best_checkpoint, check_best, last_checkpoint, packed_network};
 use crate::session::{network, thread_pool};
 
 /// The data of an evaluation.
@@ -24,7 +24,7 @@ pub enum Source {
     Split {
         /// The split.
         split: Split,
-        /// The folder of downloaded data, if not that of the experiment.
+        /// The folder of the data, if not that of the experiment.
         data_dir: Option<PathBuf>,
     },
     /// A text file, in the alphabet of the checkpoint.
@@ -53,17 +53,30 @@ pub struct Evaluation {
 }
 
 /// `path` itself if it is a file; of a run folder the best checkpoint, the packed network, or the last
-/// checkpoint if there is none of both.
+/// checkpoint if there is none of both. An error if the best checkpoint is not that of the run.
 pub(crate) fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
-    [
-        path.to_path_buf(),
-        best_checkpoint(path),
-        packed_network(path),
-        last_checkpoint(path),
-    ]
-    .into_iter()
-    .find(|candidate| candidate.is_file())
-    .ok_or_else(|| RunError::NoCheckpoint { path: path.into() })
+    let [best, last] = [best_checkpoint(path), last_checkpoint(path)];
+    if path.is_file() {
+        return Ok(path.into());
+    }
+    if best.is_file() {
+        let found = RunState::read(&best)?;
+        // A last checkpoint that cannot be read does not keep from using the best.
+        if let Ok(last) = RunState::read(&last) {
+            check_best(path, &found, &last)?;
+        }
+        return Ok(best);
+    }
+    if packed_network(path).is_file() {
+        return Ok(packed_network(path));
+    }
+    match last.is_file() {
+        true if RunState::read(&last)?.progress.best.is_some() => Err(RunError::NoBest {
+            folder: path.into(),
+        }),
+        true => Ok(last),
+        false => Err(RunError::NoCheckpoint { path: path.into() }),
+    }
 }
 
 /// The network of a checkpoint on a device, and whether that is a GPU.
@@ -84,17 +97,8 @@ pub(crate) fn load_network(
     Ok((network, on_gpu))
 }
 
-/// An error if `checkpoint` is the last of a run folder `path` that has a best epoch.
-pub(crate) fn check_best(path: &Path, checkpoint: &Path, run: &RunState) -> Result<(), RunError> {
-    if checkpoint == last_checkpoint(path) && run.progress.best.is_some() {
-        return Err(RunError::NoBest {
-            folder: path.into(),
-        });
-    }
-    Ok(())
-}
-
-/// The data of `run`, in the folder `data_dir` if there is one; an error if they are not those of `checkpoint`.
+/// The data of `run`, in the folder `data_dir` if there is one, whose text has the same name there; an error if they are
+/// not those of `checkpoint`.
 pub(crate) fn load_data(
     run: &RunState,
     data_dir: Option<&Path>,
@@ -102,14 +106,15 @@ pub(crate) fn load_data(
 ) -> Result<(Data, Examples), RunError> {
     let mut data = run.experiment.data.clone();
     if let Some(dir) = data_dir {
-        if data.name == FILE {
-            return Err(RunError::NoDataDir {
-                checkpoint: checkpoint.into(),
-            });
-        }
         data.dir = dir.into();
+        if let Some(path) = &mut data.path {
+            *path = dir.join(path.file_name().unwrap_or_default());
+        }
     }
-    let examples = examples::load(&data, &mut |_| {})?;
+    let examples = examples::load(&data, &mut |_| {}).map_err(|error| match error {
+        RunError::Text(source @ TextError::Io { .. }) => RunError::NoTextFile(source),
+        error => error,
+    })?;
     if examples.fingerprint() != run.data_sha256 {
         return Err(RunError::OtherData {
             data: examples.name().into(),
@@ -145,7 +150,6 @@ pub fn evaluate(
             (found.run, Some(found.network))
         }
     };
-    check_best(path, &checkpoint, &run)?;
     let experiment = &run.experiment;
     let length = experiment.data.length.unwrap_or_default();
     let (examples, symbols);

@@ -9,6 +9,7 @@ use laq_models::{LayerComparison, LayerReport};
 use laq_solvers::Scale;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Best;
 use crate::config::Paper;
 
 /// The status of a run.
@@ -209,4 +210,29 @@ pub struct Summary {
     pub kernel: String,
     /// The peak resident memory of the process; null if the system does not report it.
     pub peak_memory_bytes: Option<u64>,
+}
+
+impl Summary {
+    /// The results of the best epoch; `None` if there is none, or one of its figures is missing.
+    #[must_use]
+    pub fn best(&self) -> Option<Best> {
+        Some(Best {
+            epoch: self.best_epoch?,
+            train_loss: self.train_loss?,
+            validation_loss: self.validation_loss?,
+            test_loss: self.test_loss?,
+            validation_error: self.validation_error,
+            test_error: self.test_error,
+        })
+    }
+
+    /// Sets the results of the best epoch.
+    pub(crate) fn set_best(&mut self, best: Option<Best>) {
+        self.best_epoch = best.map(|best| best.epoch);
+        self.train_loss = best.map(|best| best.train_loss);
+        self.validation_loss = best.map(|best| best.validation_loss);
+        self.test_loss = best.map(|best| best.test_loss);
+        self.validation_error = best.and_then(|best| best.validation_error);
+        self.test_error = best.and_then(|best| best.test_error);
+    }
 }

@@ -6,35 +6,45 @@
 //! | `environment.json` | [`crate::environment::Environment`] |
 //! | `metrics.jsonl` | one [`EpochRecord`] a line |
 //! | `comparison.jsonl` | one [`ComparisonRecord`] a line, where the experiment asks for comparisons |
+//! | `*.jsonl.damaged` | lines of these that could not be read when the run was resumed |
 //! | `events.out.tfevents.laq` | TensorBoard events, one an epoch, with `log.tensorboard` |
 //! | `summary.json` | [`Summary`] |
 //! | `last.safetensors`, `best.safetensors` | [`crate::checkpoint`]s: the newest, and that of the best epoch |
 //! | `packed.safetensors` | with `checkpoint.keep = "packed"`, once finished: the network of the best epoch, instead of both |
 //! | `lock`, `running.json` | held while the run is trained; see [`crate::running`] |
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use laq_packed::PackedFile;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
-use crate::RunError;
-use crate::config::Experiment;
+use crate::checkpoint::RunState;
+use crate::config::{Data, Experiment, differences, parse};
 use crate::environment::Environment;
 use crate::files::{FileError, write_atomically};
+use crate::packed::run_in;
 use crate::record::{ComparisonRecord, EpochRecord, Summary};
-use crate::running::{Holder, Position, has_no_locks, read_running};
-use crate::tensorboard;
+use crate::running::{Holder, Position, RUNNING, has_no_locks, read_running};
+use crate::{RunError, TRAINING_VERSION, tensorboard};
 
 pub(crate) const BEST: &str = "best.safetensors";
+pub(crate) const LAST: &str = "last.safetensors";
+const LOCK: &str = "lock";
+const CONFIG: &str = "config.toml";
+const ENVIRONMENT: &str = "environment.json";
+const SUMMARY: &str = "summary.json";
 const METRICS: &str = "metrics.jsonl";
 const COMPARISON: &str = "comparison.jsonl";
 
 /// The newest checkpoint of the run in `folder`.
 #[must_use]
 pub fn last_checkpoint(folder: &Path) -> PathBuf {
-    folder.join("last.safetensors")
+    folder.join(LAST)
 }
 
 /// The checkpoint of the best epoch of the run in `folder`.
@@ -52,7 +62,137 @@ pub fn packed_network(folder: &Path) -> PathBuf {
 /// The summary of the run in `folder`, if there is one that can be read.
 #[must_use]
 pub fn read_summary(folder: &Path) -> Option<Summary> {
-    serde_json::from_slice(&fs::read(folder.join("summary.json")).ok()?).ok()
+    serde_json::from_slice(&fs::read(folder.join(SUMMARY)).ok()?).ok()
+}
+
+/// Compares the summary of a finished run with its weights, which are believed. Their headers alone are read.
+///
+/// # Errors
+///
+/// [`RunError::OtherSummary`] if they differ, and weights that cannot be read. A run whose weights were removed is
+/// as its summary says.
+pub fn check_summary(folder: &Path, summary: &Summary) -> Result<(), RunError> {
+    let (last, packed) = (last_checkpoint(folder), packed_network(folder));
+    let (weights, run, epochs) = if last.is_file() {
+        let run = RunState::read(&last)?;
+        let epochs = run.epochs_done();
+        (last, run, epochs)
+    } else if let Some(run) = packed_state(&packed)? {
+        (packed, run, summary.epochs)
+    } else {
+        return Ok(());
+    };
+    let is_of_run = run.key == summary.key && epochs == summary.epochs;
+    match is_of_run && run.progress.best == summary.best() {
+        true => Ok(()),
+        false => Err(RunError::OtherSummary {
+            summary: folder.join(SUMMARY),
+            weights,
+        }),
+    }
+}
+
+/// The state of the run in the header of its packed network; `None` if there is no such file.
+pub(crate) fn packed_state(path: &Path) -> Result<Option<RunState>, RunError> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    Ok(Some(run_in(&PackedFile::open(path)?)?))
+}
+
+/// An error if the checkpoint of the best epoch, whose state is `best`, does not belong to the run that `last` is the
+/// last checkpoint of.
+pub(crate) fn check_best(folder: &Path, best: &RunState, last: &RunState) -> Result<(), RunError> {
+    // It is written before the last checkpoint: after a crash it may be of a later epoch.
+    let is_later = best.epochs_done() > last.epochs_done();
+    if best.is_as(last) && (is_later || best.progress.best == last.progress.best) {
+        return Ok(());
+    }
+    Err(RunError::OtherBest {
+        path: best_checkpoint(folder),
+        epoch: best.epochs_done(),
+        is_of_run: best.is_as(last),
+        expected: last.progress.best.map(|best| best.epoch),
+    })
+}
+
+/// An error if a new run in `folder` would replace a file that is not of `experiment`. With `resume`, files of an
+/// earlier start of it may be replaced.
+pub(crate) fn check_new(
+    folder: &Path,
+    experiment: &Experiment,
+    resume: bool,
+) -> Result<(), RunError> {
+    let names = [CONFIG, METRICS, COMPARISON, tensorboard::FILE, SUMMARY];
+    let files = names.map(|name| folder.join(name));
+    let Some(file) = files.into_iter().find(|path| path.exists()) else {
+        return Ok(());
+    };
+    if !resume {
+        return Err(RunError::HasFiles { file });
+    }
+    let config = folder.join(CONFIG);
+    let unknown = |detail| RunError::UnknownFiles {
+        file,
+        config: config.clone(),
+        detail,
+    };
+    let text = match fs::read_to_string(&config) {
+        Ok(text) => text,
+        Err(error) => return Err(unknown(error.to_string())),
+    };
+    let there = match parse(&text, "it") {
+        Ok(there) => there,
+        Err(error) => return Err(unknown(error.to_string())),
+    };
+    let mut differences = differences(experiment, &there);
+    // Without a checkpoint nothing is known of the content.
+    if experiment.data.path != there.data.path {
+        let path = |data: &Data| json!(data.path).to_string();
+        let (here, there) = (path(&experiment.data), path(&there.data));
+        differences.push(format!("data.path: {here} here, {there} there"));
+    }
+    let version = read_summary(folder).map_or(0, |summary| summary.training_version);
+    if ![0, TRAINING_VERSION].contains(&version) {
+        differences.push(format!(
+            "training version: {TRAINING_VERSION} here, {version} there"
+        ));
+    }
+    match differences.is_empty() {
+        true => Ok(()),
+        false => Err(RunError::OtherExperiment {
+            checkpoint: config,
+            differences,
+        }),
+    }
+}
+
+/// An error if a file in `folder` has a name that a run uses, but is not of a run.
+fn check_foreign(folder: &Path) -> Result<(), RunError> {
+    let is_empty = |bytes: &[u8]| bytes.is_empty();
+    let is_environment = |bytes: &[u8]| {
+        let found: Option<Value> = serde_json::from_slice(bytes).ok();
+        found.is_some_and(|found| found["laq"].is_string())
+    };
+    let is_running = |bytes: &[u8]| {
+        let found: Option<Value> = serde_json::from_slice(bytes).ok();
+        found.is_some_and(|found| found["host"].is_string() && found["pid"].is_u64())
+    };
+    let checks: [(&str, &dyn Fn(&[u8]) -> bool); 3] = [
+        (LOCK, &is_empty),
+        (ENVIRONMENT, &is_environment),
+        (RUNNING, &is_running),
+    ];
+    for (name, is_ours) in checks {
+        let path = folder.join(name);
+        match fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(FileError::on("read", &path)(error).into()),
+            Ok(bytes) if is_ours(&bytes) => {}
+            Ok(_) => return Err(RunError::Foreign { path }),
+        }
+    }
+    Ok(())
 }
 
 /// The epochs of the run in `folder`. Lines that cannot be read are skipped: the last one may be
@@ -81,9 +221,10 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), FileError> 
 }
 
 fn read_lines<Record: DeserializeOwned>(path: &Path) -> Vec<Record> {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
+    let bytes = fs::read(path).unwrap_or_default();
+    bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice(line).ok())
         .collect()
 }
 
@@ -112,7 +253,7 @@ impl Drop for Lock {
 impl Lock {
     /// The system's lock on the folder, where the file system has locks.
     fn take(folder: &Path) -> Result<Option<Self>, RunError> {
-        let path = folder.join("lock");
+        let path = folder.join(LOCK);
         let file = OpenOptions::new()
             .create(true)
             .read(true)
@@ -142,9 +283,10 @@ impl RunFolder {
     ///
     /// # Errors
     ///
-    /// A folder that cannot be made or that another process holds.
+    /// A folder that cannot be made, that another process holds, or that has files of others under the names of ours.
     pub fn open(path: &Path) -> Result<Self, RunError> {
         fs::create_dir_all(path).map_err(FileError::on("make the run folder", path))?;
+        check_foreign(path)?;
         let lock = Lock::take(path)?;
         Ok(Self {
             path: path.into(),
@@ -168,47 +310,18 @@ impl RunFolder {
         &self.path
     }
 
-    /// The checkpoint to go on from: the newest, or, where that was deleted, the best epoch's.
-    #[must_use]
-    pub fn checkpoint_to_resume(&self) -> Option<PathBuf> {
-        [last_checkpoint(&self.path), best_checkpoint(&self.path)]
-            .into_iter()
-            .find(|path| path.exists())
-    }
-
-    /// The first existing file that a new run would replace.
-    pub(crate) fn file_of_a_run(&self) -> Option<PathBuf> {
-        let names = [
-            "config.toml",
-            METRICS,
-            COMPARISON,
-            tensorboard::FILE,
-            "summary.json",
-        ];
-        names
-            .map(|name| self.path.join(name))
-            .into_iter()
-            .find(|path| path.exists())
-    }
-
     pub(crate) fn write_config(&self, experiment: &Experiment) -> Result<(), RunError> {
         let text =
             toml::to_string(experiment).map_err(|error| RunError::Internal(error.to_string()))?;
-        Ok(write_atomically(
-            &self.path.join("config.toml"),
-            text.as_bytes(),
-        )?)
+        Ok(write_atomically(&self.path.join(CONFIG), text.as_bytes())?)
     }
 
     pub(crate) fn write_environment(&self, environment: &Environment) -> Result<(), RunError> {
-        Ok(write_json(
-            &self.path.join("environment.json"),
-            environment,
-        )?)
+        Ok(write_json(&self.path.join(ENVIRONMENT), environment)?)
     }
 
     pub(crate) fn write_summary(&self, summary: &Summary) -> Result<(), RunError> {
-        Ok(write_json(&self.path.join("summary.json"), summary)?)
+        Ok(write_json(&self.path.join(SUMMARY), summary)?)
     }
 
     pub(crate) fn append_epoch(&self, record: &EpochRecord) -> Result<(), RunError> {
@@ -247,40 +360,92 @@ impl RunFolder {
 
     /// Removes the metrics after `epochs` epochs, the comparisons after `steps` steps, and partial
     /// lines: a run that resumes from an older checkpoint writes them again. Rewrites the
-    /// TensorBoard events from the remaining metrics if `with_events`, or if there are any.
+    /// TensorBoard events from the remaining metrics if `with_events`, or if there are any. Returns
+    /// what is defective; lines that cannot be read go into a file of their own.
     pub(crate) fn cut_records(
         &self,
         epochs: u32,
         steps: u64,
         with_events: bool,
-    ) -> Result<(), RunError> {
-        self.cut(METRICS, |record: EpochRecord| record.epoch <= epochs)?;
+    ) -> Result<Vec<String>, RunError> {
+        let mut defects = Vec::new();
+        defects.extend(self.cut(METRICS, |record: EpochRecord| record.epoch <= epochs)?);
+        defects.extend(self.missing_epochs(epochs));
         let events = self.path.join(tensorboard::FILE);
         if with_events || events.exists() {
             write_atomically(&events, &tensorboard::file(&read_epochs(&self.path)))?;
         }
-        self.cut(COMPARISON, |record: ComparisonRecord| record.step <= steps)
+        defects.extend(self.cut(COMPARISON, |record: ComparisonRecord| record.step <= steps)?);
+        Ok(defects)
+    }
+
+    /// Which of the first `epochs` epochs the metrics lack, in words.
+    pub(crate) fn missing_epochs(&self, epochs: u32) -> Option<String> {
+        let found: BTreeSet<u32> = (read_epochs(&self.path).iter())
+            .map(|record| record.epoch)
+            .collect();
+        let missing: Vec<u32> = (1..=epochs)
+            .filter(|epoch| !found.contains(epoch))
+            .collect();
+        let [first, others @ ..] = &missing[..] else {
+            return None;
+        };
+        let path = self.path.join(METRICS);
+        let epochs = match others.last() {
+            None => format!("epoch {first}"),
+            Some(last) if last - first == others.len() as u32 => {
+                format!("epochs {first} to {last}")
+            }
+            Some(_) => {
+                let names: Vec<String> = missing.iter().map(u32::to_string).collect();
+                format!("epochs {}", names.join(", "))
+            }
+        };
+        Some(format!(
+            "{} lacks {epochs}, which the run has done: the lines were lost",
+            path.display()
+        ))
     }
 
     fn cut<Record: DeserializeOwned>(
         &self,
         name: &str,
         keep: impl Fn(Record) -> bool,
-    ) -> Result<(), RunError> {
+    ) -> Result<Option<String>, RunError> {
         let path = self.path.join(name);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(FileError::on("read", &path)(error).into()),
         };
-        let kept: String = text
-            .lines()
-            .filter(|line| serde_json::from_str(line).is_ok_and(&keep))
-            .flat_map(|line| [line, "\n"])
-            .collect();
-        if kept != text {
-            write_atomically(&path, kept.as_bytes())?;
+        let (mut kept, mut unreadable) = (Vec::new(), Vec::new());
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, is_whole) = match line.split_last() {
+                Some((b'\n', text)) => (text, true),
+                _ => (line, false),
+            };
+            match serde_json::from_slice(text).map(&keep) {
+                Ok(true) => kept.extend([text, b"\n"].concat()),
+                Ok(false) => {}
+                Err(_) if is_whole => unreadable.extend(line),
+                // The run was killed while it wrote the line.
+                Err(_) => {}
+            }
         }
-        Ok(())
+        let defect = match unreadable.is_empty() {
+            true => None,
+            false => {
+                let damaged = format!("{name}.damaged");
+                self.append_bytes(&damaged, &unreadable)?;
+                let path = path.display();
+                Some(format!(
+                    "{path} has lines that cannot be read; they are in {damaged} now"
+                ))
+            }
+        };
+        if kept != bytes {
+            write_atomically(&path, &kept)?;
+        }
+        Ok(defect)
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::RunError;
 use crate::files::{FileError, replace};
 
-const NAME: &str = "running.json";
+pub(crate) const RUNNING: &str = "running.json";
 
 /// The time between two writes.
 const BEAT: Duration = Duration::from_secs(5);
@@ -103,7 +103,7 @@ pub fn read_running(folder: &Path) -> Option<(Running, Duration)> {
 }
 
 fn read_running_at(folder: &Path, now: SystemTime) -> Option<(Running, Duration)> {
-    let path = folder.join(NAME);
+    let path = folder.join(RUNNING);
     let found = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
     let written = fs::metadata(&path).and_then(|data| data.modified()).ok()?;
     let age = now.duration_since(written);
@@ -126,7 +126,7 @@ impl Holder {
     /// this machine has ended.
     pub(crate) fn take(folder: &Path, locked: bool) -> Result<Self, RunError> {
         let mut holder = Self {
-            path: folder.join(NAME),
+            path: folder.join(RUNNING),
             running: Running::here(),
             written: Instant::now(),
             tried: Instant::now(),
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     fn write(folder: &Path, running: &Running, age: Duration) {
-        let path = folder.join(NAME);
+        let path = folder.join(RUNNING);
         let text = serde_json::to_string(running).expect("JSON");
         fs::write(&path, text).expect("written");
         let file = fs::File::options().write(true).open(&path).expect("a file");

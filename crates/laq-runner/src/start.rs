@@ -10,7 +10,7 @@ use crate::RunError;
 use crate::checkpoint::{Checkpoint, RunState};
 use crate::config::Experiment;
 use crate::device::Network;
-use crate::evaluate::{check_best, find_checkpoint};
+use crate::evaluate::find_checkpoint;
 use crate::files::FileError;
 use crate::packed::run_of;
 
@@ -45,7 +45,6 @@ impl Latent {
         let bytes = fs::read(&file).map_err(FileError::on("read", &file))?;
         let sha256 = hex::encode(Sha256::digest(&bytes));
         let checkpoint = Checkpoint::from_bytes(bytes, &file)?;
-        check_best(path, &file, &checkpoint.run)?;
         Ok(Self {
             path: file,
             checkpoint,

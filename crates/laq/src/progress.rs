@@ -116,6 +116,7 @@ impl Progress {
                 self.bar.set_position(work);
                 self.log(&format!("{}, ETA {}", self.line(record), self.eta(work)));
             }
+            Event::Warning { text } => self.bar.suspend(|| log(&format!("warning: {text}"))),
             Event::Stopping => self.log("stopping: saving the run; another Ctrl-C stops at once"),
             _ => {}
         }

@@ -171,6 +171,34 @@ fn a_failing_cell_is_reported() {
     );
 }
 
+/// A digit of a summary that was changed, and a figure that is gone, come back from the checkpoint.
+#[test]
+fn a_changed_summary_is_written_again_from_its_checkpoint() {
+    let dir = TestDir::new();
+    assert_eq!(dir.reproduce("--rows full").code, Some(0));
+    let path = dir.runs()[0].join("summary.json");
+    let before = json(&fs::read_to_string(&path).expect("a summary"));
+    for value in [Value::from(0.25), Value::Null] {
+        let mut changed = before.clone();
+        changed["test_loss"] = value;
+        fs::write(&path, changed.to_string()).expect("written");
+        let run = dir.runs()[0].display().to_string();
+        for words in [
+            "report table2 --configs configs --out out --rows full",
+            &format!("report {run}"),
+        ] {
+            let report = dir.laq(words);
+            let text = report.out + &report.err;
+            assert!(
+                text.contains("does not have the figures"),
+                "{words}: {text}"
+            );
+        }
+        assert_eq!(dir.reproduce("--rows full").code, Some(0));
+        assert_eq!(json(&fs::read_to_string(&path).expect("a summary")), before);
+    }
+}
+
 #[test]
 fn wrong_names_are_a_wrong_command_line() {
     let dir = TestDir::new();

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use laq_models::StateData;
 use laq_runner::checkpoint::Checkpoint;
-use laq_runner::record::{EpochRecord, LayerRecord, Summary};
+use laq_runner::record::{EpochRecord, LayerRecord, Status, Summary};
 use laq_runner::run_folder::{
-    best_checkpoint, last_checkpoint, packed_network, read_epochs, read_summary,
+    best_checkpoint, check_summary, last_checkpoint, packed_network, read_epochs, read_summary,
 };
 use laq_solvers::Method;
 use maud::{Markup, html};
@@ -107,7 +107,12 @@ impl Run {
     fn read(folder: &Path) -> Result<Self, LabError> {
         let epochs = read_epochs(folder);
         let summary = match read_summary(folder) {
-            Some(summary) => summary,
+            Some(summary) => {
+                if summary.status == Status::Finished {
+                    check_summary(folder, &summary)?;
+                }
+                summary
+            }
             None if !epochs.is_empty() => Summary::default(),
             None => return Err(LabError::NoRun(folder.into())),
         };

@@ -12,6 +12,8 @@ use laq_lab::configs::Configs;
 use laq_lab::launcher::{Change, Job, Launcher, Stop};
 use laq_lab::plan::Plan;
 use laq_lab::table::{Selection, TableId};
+use laq_runner::TRAINING_VERSION;
+use laq_runner::checkpoint::{Checkpoint, Progress, RunState};
 use laq_runner::config::{Model, key};
 use laq_runner::record::{ComparisonRecord, EpochRecord, LayerComparisonRecord, Status, Summary};
 use tempfile::TempDir;
@@ -220,7 +222,9 @@ impl Fake {
             serde_json::to_string(&record).expect("JSON")
         });
         write(&job.folder.join("metrics.jsonl"), &lines(epochs.collect()));
-        write(&job.folder.join("last.safetensors"), "");
+        checkpoint(job, &summary)
+            .write(&job.folder.join("last.safetensors"))
+            .expect("a checkpoint");
         if every > 0 {
             // 0.1 %, 10 %, none and 1 % above the optimum; the last line is incomplete.
             let ratios = [Some(1.001), Some(1.1), None, Some(1.01)];
@@ -262,6 +266,29 @@ impl Launcher for Fake {
             report(Change::Ended(index, self.train(job)));
         }
         Ok(())
+    }
+}
+
+/// The last checkpoint of a run with this summary, without tensors.
+fn checkpoint(job: &Job, summary: &Summary) -> Checkpoint {
+    let progress = Progress {
+        epoch: summary.epochs_done + 1,
+        best: summary.best(),
+        ..Progress::at_the_beginning()
+    };
+    let run = RunState {
+        key: summary.key.clone(),
+        training_version: TRAINING_VERSION,
+        experiment: job.experiment.clone(),
+        alphabet: Vec::new(),
+        data_sha256: String::new(),
+        kernel: summary.kernel.clone(),
+        start: None,
+        progress,
+    };
+    Checkpoint {
+        run,
+        network: Vec::new(),
     }
 }
 

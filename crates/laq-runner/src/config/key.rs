@@ -7,7 +7,8 @@ use super::schema::Experiment;
 use crate::TRAINING_VERSION;
 
 /// The first 12 hexadecimal digits of the SHA-256 of the canonical JSON (sorted keys, no spaces) of
-/// `model`, `data` (without `dir`), `quantize`, `train` (of `start`, whether it is set) and [`TRAINING_VERSION`].
+/// `model`, `data` (without `dir`; of `path`, whether it is set), `quantize`, `train` (of `start`, whether it is set) and
+/// [`TRAINING_VERSION`].
 #[must_use]
 pub fn key(experiment: &Experiment) -> String {
     let mut keyed = keyed(experiment);
@@ -49,9 +50,11 @@ fn keyed(experiment: &Experiment) -> Value {
     if let Some(data) = keyed["data"].as_object_mut() {
         data.remove("dir");
     }
-    // Its content is compared, wherever it lies.
-    if let Some(start) = keyed["train"].get_mut("start") {
-        *start = json!(true);
+    // Their content is compared, wherever it lies.
+    for (section, name) in [("data", "path"), ("train", "start")] {
+        if let Some(path) = keyed[section].get_mut(name) {
+            *path = json!(true);
+        }
     }
     keyed
 }

@@ -7,7 +7,7 @@
 mod dataset;
 mod run;
 
-use std::fs::remove_file;
+use std::fs::{self, remove_file};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -21,13 +21,13 @@ use crate::checkpoint::{Checkpoint, Progress, RunState};
 use crate::config::{Experiment, Keep, differences, key};
 use crate::device::{DeviceChoice, DeviceOptions, OpenDevice, was_on_cuda};
 use crate::environment::Environment;
-use crate::examples::{Input, load};
+use crate::examples::{Examples, Input, load};
 use crate::export::{ExportOptions, export_packed};
-use crate::files::FileError;
-use crate::packed::run_of;
+use crate::files::{FileError, write_atomically};
 use crate::record::{EpochRecord, Status, Summary};
 use crate::run_folder::{
-    RunFolder, best_checkpoint, last_checkpoint, packed_network, read_summary,
+    RunFolder, best_checkpoint, check_best, check_new, last_checkpoint, packed_network,
+    packed_state, read_summary,
 };
 use crate::session::{method, network, thread_pool};
 use crate::start::{same_start, start};
@@ -100,6 +100,11 @@ pub enum Event<'a> {
         /// Steps done in the epoch.
         step: usize,
     },
+    /// Something is missing or defective, and the run goes on.
+    Warning {
+        /// What, and what follows from it.
+        text: &'a str,
+    },
     /// The run was interrupted and is about to be saved.
     Stopping,
 }
@@ -124,22 +129,21 @@ pub fn train(
     observer: &mut Observer<'_>,
 ) -> Result<Summary, RunError> {
     let pool = thread_pool(options.threads)?;
+    // A refused run leaves nothing in the folder, not even its lock.
+    check_folder(experiment, options)?;
     let mut folder = RunFolder::open(&options.run_dir)?;
+    check_folder(experiment, options)?;
     let run_dir = folder.path().to_owned();
-    let found = read_checkpoint(experiment, &folder, options.resume)?;
-    let finished = read_summary(&run_dir).filter(|summary| {
-        let done = match &found {
-            Found::Nothing => false,
-            Found::Checkpoint(_, found) => found.run.progress.epoch > experiment.train.epochs,
-            Found::Packed => true,
-        };
-        done && summary.status == Status::Finished && summary.key == key(experiment)
-    });
+    let found = read_checkpoint(experiment, &run_dir)?;
+    if let Found::Checkpoint(_, found) = &found {
+        verify_best(&run_dir, &found.run, observer)?;
+    }
+    let finished = finished_summary(experiment, &folder, &found, observer)?;
     let found = match found {
         Found::Nothing => None,
         Found::Checkpoint(path, found) => Some((path, *found)),
-        Found::Packed if finished.is_some() => None,
-        Found::Packed => return Err(RunError::PackedWithoutSummary { folder: run_dir }),
+        Found::Packed(_) if finished.is_some() => None,
+        Found::Packed(_) => return Err(RunError::PackedWithoutSummary { folder: run_dir }),
     };
     // All parallel loops run on the threads of the pool.
     pool.install(|| {
@@ -198,45 +202,121 @@ enum Found {
     Nothing,
     Checkpoint(PathBuf, Box<Checkpoint>),
     /// The packed network of a finished run.
-    Packed,
+    Packed(Box<RunState>),
+}
+
+/// The checkpoint to go on from: the newest, or, where that was deleted, the best epoch's.
+fn checkpoint_to_resume(run_dir: &Path) -> Option<PathBuf> {
+    [last_checkpoint(run_dir), best_checkpoint(run_dir)]
+        .into_iter()
+        .find(|path| path.exists())
+}
+
+/// An error if the run would replace files of another.
+fn check_folder(experiment: &Experiment, options: &Options) -> Result<(), RunError> {
+    let folder = &options.run_dir;
+    match checkpoint_to_resume(folder) {
+        Some(_) if options.resume => Ok(()),
+        Some(_) => Err(RunError::HasCheckpoint {
+            folder: folder.into(),
+        }),
+        None => check_new(folder, experiment, options.resume),
+    }
 }
 
 /// What there is to resume from; an error if it is of another experiment.
-fn read_checkpoint(
+fn read_checkpoint(experiment: &Experiment, run_dir: &Path) -> Result<Found, RunError> {
+    if let Some(path) = checkpoint_to_resume(run_dir) {
+        let found = Checkpoint::read(&path)?;
+        is_of(experiment, &path, &found.run)?;
+        return Ok(Found::Checkpoint(path, Box::new(found)));
+    }
+    let packed = packed_network(run_dir);
+    let Some(run) = packed_state(&packed)? else {
+        return Ok(Found::Nothing);
+    };
+    is_of(experiment, &packed, &run)?;
+    Ok(Found::Packed(Box::new(run)))
+}
+
+/// Verifies the checkpoint of the best epoch of `last`. One that is gone is written again if the last checkpoint is of that
+/// epoch; otherwise the run goes on without it, with a warning.
+fn verify_best(
+    run_dir: &Path,
+    last: &RunState,
+    observer: &mut Observer<'_>,
+) -> Result<(), RunError> {
+    let path = best_checkpoint(run_dir);
+    if path.exists() {
+        return check_best(run_dir, &Checkpoint::read(&path)?.run, last);
+    }
+    let Some(best) = last.progress.best else {
+        return Ok(());
+    };
+    if (best.epoch, 0) == (last.epochs_done(), last.progress.step) {
+        let last = last_checkpoint(run_dir);
+        let bytes = fs::read(&last).map_err(FileError::on("read", &last))?;
+        return Ok(write_atomically(&path, &bytes)?);
+    }
+    observer(Event::Warning {
+        text: &format!(
+            "{} is missing: the weights of epoch {}, the best so far, are lost, and its figures are kept",
+            path.display(),
+            best.epoch
+        ),
+    });
+    Ok(())
+}
+
+/// The summary of a finished run, with the figures of its weights; `None` if there is something left to do.
+fn finished_summary(
     experiment: &Experiment,
     folder: &RunFolder,
-    resume: bool,
-) -> Result<Found, RunError> {
-    let Some(path) = folder.checkpoint_to_resume() else {
-        if let Some(file) = folder.file_of_a_run().filter(|_| !resume) {
-            return Err(RunError::HasFiles { file });
-        }
-        let packed = packed_network(folder.path());
-        if !packed.is_file() {
-            return Ok(Found::Nothing);
-        }
-        if let Some(run) = run_of(&packed)? {
-            is_of(experiment, &packed, &run)?;
-        }
-        return Ok(Found::Packed);
+    found: &Found,
+    observer: &mut Observer<'_>,
+) -> Result<Option<Summary>, RunError> {
+    let (key, best) = match found {
+        Found::Nothing => (key(experiment), None),
+        Found::Packed(run) => (run.key.clone(), Some(run.progress.best)),
+        Found::Checkpoint(_, found) => (found.run.key.clone(), Some(found.run.progress.best)),
     };
-    if !resume {
-        return Err(RunError::HasCheckpoint {
-            folder: folder.path().into(),
-        });
+    let is_done = match found {
+        Found::Checkpoint(_, found) => found.run.progress.epoch > experiment.train.epochs,
+        Found::Nothing | Found::Packed(_) => true,
+    };
+    let summary = read_summary(folder.path());
+    let summary =
+        summary.filter(|summary| summary.status == Status::Finished && summary.key == key);
+    let Some(mut summary) = summary.filter(|_| is_done) else {
+        return Ok(None);
+    };
+    let mut warn = |text: &str| observer(Event::Warning { text });
+    match best {
+        None => warn(
+            "the run is finished, and its weights are gone: train in another --run-dir to have them again",
+        ),
+        Some(best) if summary.best() != best => {
+            warn("summary.json did not have the figures of the run's weights: it is written again");
+            summary.set_best(best);
+            folder.write_summary(&summary)?;
+        }
+        Some(_) => {}
     }
-    let found = Checkpoint::read(&path)?;
-    is_of(experiment, &path, &found.run)?;
-    Ok(Found::Checkpoint(path, Box::new(found)))
+    if let Some(missing) = folder.missing_epochs(summary.epochs) {
+        warn(&missing);
+    }
+    Ok(Some(summary))
 }
 
 /// An error if `file` is of another experiment.
 fn is_of(experiment: &Experiment, file: &Path, run: &RunState) -> Result<(), RunError> {
-    if run.key == key(experiment) {
+    let here = key(experiment);
+    let there = run.training_version;
+    if run.key == here || there == TRAINING_VERSION && key(&run.experiment) == here {
+        same_text(experiment, file, run)?;
         return same_start(experiment, file, run);
     }
     let mut differences = differences(experiment, &run.experiment);
-    let there = run.training_version;
     if there != TRAINING_VERSION {
         differences.push(format!(
             "training version: {TRAINING_VERSION} here, {there} there"
@@ -246,6 +326,28 @@ fn is_of(experiment: &Experiment, file: &Path, run: &RunState) -> Result<(), Run
         checkpoint: file.into(),
         differences,
     })
+}
+
+/// An error if `run`, in `file`, has another text than the one that the experiment names. A finished run does not need it.
+fn same_text(experiment: &Experiment, file: &Path, run: &RunState) -> Result<(), RunError> {
+    let Some(path) = &experiment.data.path else {
+        return Ok(());
+    };
+    if run.experiment.data.path.as_ref() == Some(path) && !path.exists() {
+        return Ok(());
+    }
+    same_data(&load(&experiment.data, &mut |_| {})?, file, run)
+}
+
+/// An error if the data of `run`, in `file`, are others.
+fn same_data(examples: &Examples, file: &Path, run: &RunState) -> Result<(), RunError> {
+    match examples.fingerprint() == run.data_sha256 {
+        true => Ok(()),
+        false => Err(RunError::OtherData {
+            data: examples.name().into(),
+            checkpoint: file.into(),
+        }),
+    }
 }
 
 fn run(
@@ -281,12 +383,7 @@ fn run(
             (Progress::at_the_beginning(), started.transpose()?)
         }
         Some((checkpoint, found)) => {
-            if found.run.data_sha256 != data_sha256 {
-                return Err(RunError::OtherData {
-                    data: examples.name().into(),
-                    checkpoint,
-                });
-            }
+            same_data(&examples, &checkpoint, &found.run)?;
             network
                 .load(&found.network)
                 .map_err(|source| RunError::not_loaded(&checkpoint, source))?;

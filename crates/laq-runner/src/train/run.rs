@@ -68,9 +68,12 @@ impl Run<'_> {
     /// an epoch.
     pub(super) fn begin(&mut self, resumed: bool) -> Result<(), RunError> {
         let (epochs, steps) = (self.progress.epoch - 1, self.network.steps_taken());
-        self.folder
-            .cut_records(epochs, steps, self.experiment.log.tensorboard)?;
+        // The configuration says whose the other files are.
         self.folder.write_config(self.experiment)?;
+        let with_events = self.experiment.log.tensorboard;
+        for defect in self.folder.cut_records(epochs, steps, with_events)? {
+            (self.observer)(Event::Warning { text: &defect });
+        }
         self.folder.write_environment(&self.environment)?;
         let summary = self.summary(Status::Running, None);
         self.folder.write_summary(&summary)?;
@@ -396,7 +399,7 @@ impl Run<'_> {
     pub(super) fn summary(&self, status: Status, reason: Option<String>) -> Summary {
         let (experiment, progress) = (self.experiment, &self.progress);
         let dataset = laq_datasets::find(&experiment.data.name).ok();
-        Summary {
+        let mut summary = Summary {
             status,
             reason,
             key: key(experiment),
@@ -409,12 +412,6 @@ impl Run<'_> {
             stand_in: dataset.and_then(|dataset| dataset.stand_in).map(Into::into),
             epochs: experiment.train.epochs,
             epochs_done: progress.epoch - 1,
-            best_epoch: progress.best.map(|best| best.epoch),
-            train_loss: progress.best.map(|best| best.train_loss),
-            validation_loss: progress.best.map(|best| best.validation_loss),
-            test_loss: progress.best.map(|best| best.test_loss),
-            validation_error: progress.best.and_then(|best| best.validation_error),
-            test_error: progress.best.and_then(|best| best.test_error),
             seconds: progress.seconds,
             seconds_per_step: progress.times.per_step(),
             quantize_share: progress.times.quantize_share(),
@@ -426,6 +423,9 @@ impl Run<'_> {
             threads: self.environment.threads,
             kernel: self.environment.kernel.clone(),
             peak_memory_bytes: peak_memory_bytes(),
-        }
+            ..Summary::default()
+        };
+        summary.set_best(progress.best);
+        summary
     }
 }

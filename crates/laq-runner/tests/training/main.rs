@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod damage;
 mod failures;
 mod files;
 mod numbers;
@@ -10,18 +11,18 @@ mod resume;
 mod start;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::{TestDir, bits, run_bits};
 use laq_datasets::Split;
 use laq_runner::RunError;
 use laq_runner::checkpoint::Checkpoint;
-use laq_runner::config::{load, parse};
+use laq_runner::config::{Experiment, key, load, parse};
 use laq_runner::device::DeviceOptions;
 use laq_runner::estimate::estimate;
 use laq_runner::evaluate::{Source, evaluate};
-use laq_runner::record::{ComparisonRecord, Status};
-use laq_runner::run_folder::{RunFolder, read_epochs, read_summary};
+use laq_runner::record::{ComparisonRecord, Status, Summary};
+use laq_runner::run_folder::{RunFolder, check_summary, read_epochs, read_summary};
 use laq_runner::train::Event;
 
 /// Methods whose state goes from step to step in different ways: none, levels, trained scales, two

@@ -117,11 +117,6 @@ fn invalid_evaluations() {
         &["runs/tiny has no checkpoint"],
     );
     run(&test_dir, &["train", "tiny.toml"]);
-    assert_fails(
-        &test_dir,
-        &["eval", "runs/tiny", "--data-dir", "."],
-        &["best.safetensors", "--data-dir", "--text"],
-    );
     fs::write(test_dir.path("foreign.txt"), "wind tide sail \u{e9}t\u{e9}").expect("a file");
     let expected = ["foreign.txt", "0xc3", "offset 15", "best.safetensors"];
     assert_fails(
