@@ -83,7 +83,7 @@ pub fn write_compressed_tensors(
     fs::create_dir_all(out).map_err(FileError::on("make the folder", out))?;
     let path = out.join("model.safetensors");
     let layout = Layout::new(&path, new.collect(), metadata)?;
-    replace(&path, ".tmp", |file| {
+    replace(&path, |file| {
         let mut writer = Writer::new(&layout, &path, file)?;
         for part in &parts {
             writer.begin(&part.name)?;

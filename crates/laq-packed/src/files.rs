@@ -1,10 +1,26 @@
 //! Atomic file writes: a reader or a crash never sees a partial file.
+//!
+//! The new content goes to a temporary file beside the old one, which is renamed when it is complete. The file that
+//! replaces another has its mode; a symbolic link stays, and its target is replaced. A process locks its temporary files:
+//! those of one that was killed are held by nobody, and the next write of the same file removes them.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::ffi::OsStr;
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::process;
+use std::time::SystemTime;
 
 use thiserror::Error;
+
+/// The end of the names of temporary files, after the name of the file and two numbers.
+const TEMPORARY: &str = ".laq.tmp";
+
+/// Folders of open files, whose entries are no files of a disk even where they look so.
+const OPEN_FILES: [&str; 2] = ["/dev/fd", "/proc"];
+
+/// More symbolic links than that are a circle.
+const MAX_LINKS: usize = 40;
 
 /// A file that cannot be read or written.
 #[derive(Debug, Error)]
@@ -22,6 +38,9 @@ fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; free some space: the previous file is intact"
+        }
+        io::ErrorKind::FileTooLarge => {
+            "; raise the limit of the size of files (ulimit -f): the previous file is intact"
         }
         _ => "",
     }
@@ -44,60 +63,88 @@ impl FileError {
 ///
 /// # Errors
 ///
-/// Any error of the system; `path` is unchanged then.
+/// Any error of the system, and a path that is no plain file; `path` is unchanged then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
-    replace(path, ".tmp", |file| {
+    replace(path, |file| {
         file.write_all(bytes).map_err(FileError::on("write", path))
     })
 }
 
-/// Writes `path` atomically with a callback, as [`write_atomically`] does. The temporary file is
-/// `path` with `suffix` appended.
+/// Writes `path` atomically with a callback, as [`write_atomically`] does.
 ///
 /// # Errors
 ///
 /// Errors of `write` and of the system; `path` is unchanged then and the temporary file is removed.
 pub fn replace<E: From<FileError>>(
     path: &Path,
-    suffix: &str,
     write: impl FnOnce(&mut File) -> Result<(), E>,
 ) -> Result<(), E> {
-    Ok(Temporary::write(path, suffix, write)?.rename()?)
+    Ok(Temporary::write(path, write)?.rename()?)
 }
 
-/// A complete file under a temporary name, which is removed when it is dropped before it is renamed.
+/// The time of the clock that gives new files in `folder` their times, which may be that of a server.
+///
+/// # Errors
+///
+/// No file can be made there.
+pub fn clock_of(folder: &Path) -> io::Result<SystemTime> {
+    let path = folder.join("clock");
+    let file = Temporary::create(&path).map_err(|error| error.source)?;
+    file.file.metadata()?.modified()
+}
+
+/// A file under a temporary name, which is removed when it is dropped before it is renamed.
 #[derive(Debug)]
 pub(crate) struct Temporary {
+    /// The path that is named in errors.
     path: PathBuf,
+    /// The file to replace.
+    target: PathBuf,
     temporary: PathBuf,
+    /// Locked, where the file system has locks.
+    file: File,
     is_renamed: bool,
 }
 
 impl Temporary {
-    /// Writes and syncs the content of `path` under that name with `suffix` appended.
+    /// Writes and syncs the content of `path` under another name.
     pub(crate) fn write<E: From<FileError>>(
         path: &Path,
-        suffix: &str,
         write: impl FnOnce(&mut File) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(suffix);
-        let written = Self {
-            path: path.into(),
-            temporary: path.with_file_name(name),
-            is_renamed: false,
-        };
-        let mut file = File::create(&written.temporary).map_err(FileError::on("write", path))?;
-        write(&mut file)?;
-        file.sync_all().map_err(FileError::on("write", path))?;
+        let mut written = Self::create(path)?;
+        write(&mut written.file)?;
+        let synced = written.file.sync_all();
+        synced.map_err(FileError::on("write", path))?;
         Ok(written)
+    }
+
+    /// Makes an empty file for the content of `path`, with the mode of the file that it will replace.
+    fn create(path: &Path) -> Result<Self, FileError> {
+        let made = target(path).and_then(|target| {
+            remove_abandoned(&target);
+            let old = fs::metadata(&target).ok();
+            let (temporary, file) = new_file(&target, old.is_some())?;
+            let made = Self {
+                path: path.into(),
+                target,
+                temporary,
+                file,
+                is_renamed: false,
+            };
+            if let Some(old) = old {
+                keep_mode(&made.file, &old)?;
+            }
+            Ok(made)
+        });
+        made.map_err(FileError::on("write", path))
     }
 
     /// Replaces the path and syncs its folder.
     pub(crate) fn rename(mut self) -> Result<(), FileError> {
-        fs::rename(&self.temporary, &self.path).map_err(FileError::on("write", &self.path))?;
+        fs::rename(&self.temporary, &self.target).map_err(FileError::on("write", &self.path))?;
         self.is_renamed = true;
-        sync_folder(&self.path)
+        sync_folder(&self.target)
     }
 }
 
@@ -108,6 +155,118 @@ impl Drop for Temporary {
             let _ = fs::remove_file(&self.temporary);
         }
     }
+}
+
+/// The file that is replaced when `path` is written: itself, or what it links to. An error if that is no plain file.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    let mut target = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        let found = match fs::symlink_metadata(&target) {
+            Ok(found) => found,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(target),
+            Err(error) => return Err(error),
+        };
+        let is_open_file = OPEN_FILES.iter().any(|folder| target.starts_with(folder));
+        if is_open_file || !found.is_file() && !found.is_symlink() {
+            let detail =
+                "it is not a plain file, which alone can be replaced; give the path of a file";
+            return Err(io::Error::new(ErrorKind::InvalidInput, detail));
+        }
+        if found.is_file() {
+            return Ok(target);
+        }
+        let link = fs::read_link(&target)?;
+        target = target.parent().unwrap_or(Path::new("")).join(link);
+    }
+    Err(io::Error::new(
+        ErrorKind::InvalidInput,
+        "it is a symbolic link to itself",
+    ))
+}
+
+/// An error if `path` cannot be written because it, or what it links to, is no plain file.
+pub(crate) fn check_target(path: &Path) -> Result<(), FileError> {
+    target(path).map(drop).map_err(FileError::on("write", path))
+}
+
+/// A new, locked file beside `target`, for its owner alone if `is_private`.
+fn new_file(target: &Path, is_private: bool) -> io::Result<(PathBuf, File)> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    if is_private {
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    }
+    #[cfg(not(unix))]
+    let _ = is_private;
+    let mut number = 0;
+    loop {
+        let mut name = target.file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".{}-{number}{TEMPORARY}", process::id()));
+        let temporary = target.with_file_name(name);
+        number += 1;
+        let file = match options.open(&temporary) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(error),
+        };
+        // Another process may have found it before it was locked, and remove it.
+        match file.try_lock() {
+            Ok(()) if !temporary.exists() => {}
+            Err(TryLockError::WouldBlock) => {}
+            // Without locks, nobody removes it.
+            Ok(()) | Err(TryLockError::Error(_)) => return Ok((temporary, file)),
+        }
+    }
+}
+
+/// Removes the temporary files of `target` that no process holds.
+fn remove_abandoned(target: &Path) {
+    let name = target.file_name().unwrap_or_default();
+    for entry in fs::read_dir(folder_of(target))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let is_file = entry.file_type().is_ok_and(|found| found.is_file());
+        if !is_file || !is_temporary(&entry.file_name(), name) {
+            continue;
+        }
+        // What cannot be locked or removed stays; it is in nobody's way.
+        let file = OpenOptions::new().write(true).open(entry.path());
+        if file.is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether `found` is the name of a temporary file of `name`.
+fn is_temporary(found: &OsStr, name: &OsStr) -> bool {
+    let numbers = (found.as_encoded_bytes())
+        .strip_prefix(name.as_encoded_bytes())
+        .and_then(|rest| rest.strip_prefix(b"."))
+        .and_then(|rest| rest.strip_suffix(TEMPORARY.as_bytes()));
+    numbers.is_some_and(|numbers| {
+        let mut parts = numbers.split(|byte| *byte == b'-');
+        let mut is_number = || {
+            (parts.next())
+                .is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))
+        };
+        is_number() && is_number() && parts.next().is_none()
+    })
+}
+
+/// Gives `file` the mode of `old` and, where this process may, its owner.
+fn keep_mode(file: &File, old: &Metadata) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt, fchown};
+        let new = file.metadata()?;
+        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+            let _ = fchown(file, Some(old.uid()), Some(old.gid()));
+        }
+    }
+    file.set_permissions(old.permissions())
 }
 
 /// A folder for files to come. One that was made here is removed when it is dropped, if it is empty.
@@ -141,25 +300,175 @@ impl Drop for OutFolder {
     }
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, or the one that it links to, if it is there.
 pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+    match target(path).and_then(fs::remove_file) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(FileError::on("replace", path)(error))
         }
         _ => Ok(()),
     }
 }
 
+/// The folder of `path`; the parent of a bare file name is empty.
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    folder.unwrap_or(Path::new("."))
+}
+
 /// Syncs the folder of `path`, where folders can be opened as files.
 fn sync_folder(path: &Path) -> Result<(), FileError> {
-    // The parent of a bare file name is empty.
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    let folder = folder.unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     if cfg!(unix) {
         File::open(folder)
             .and_then(|folder| folder.sync_all())
             .map_err(FileError::on("write", folder))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).expect("a folder");
+        let mut names: Vec<String> = entries
+            .map(|entry| {
+                entry
+                    .expect("an entry")
+                    .file_name()
+                    .into_string()
+                    .expect("text")
+            })
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// A killed process cannot remove its files, and holds no lock.
+    #[test]
+    fn temporary_files_that_nobody_holds_are_removed_and_no_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        let pid = process::id();
+        let others = [
+            "q.tmp",
+            "q.12.tmp",
+            "q.laq.tmp",
+            "q.mine.laq.tmp",
+            "q.12-.laq.tmp",
+            "q.1-2-3.laq.tmp",
+            "q.x.12-0.laq.tmp",
+            "p.12-0.laq.tmp",
+            "q.12-0.laq.tmp.txt",
+        ];
+        let abandoned = ["q.12-0.laq.tmp".into(), format!("q.{pid}-0.laq.tmp")];
+        for name in others
+            .into_iter()
+            .chain(abandoned.iter().map(String::as_str))
+        {
+            fs::write(path(name), name).expect("written");
+        }
+        let held = Temporary::create(&path("q")).expect("a file");
+        assert!(!path(&abandoned[0]).exists());
+        assert_eq!(
+            held.temporary,
+            path(&abandoned[1]),
+            "the number is free again"
+        );
+        write_atomically(&path("q"), b"new").expect("written");
+        assert!(held.temporary.exists(), "its process lives");
+        drop(held);
+        let mut expected = [&others[..], &["q"]].concat();
+        expected.sort_unstable();
+        assert_eq!(names(folder.path()), expected);
+        for name in others {
+            assert_eq!(fs::read_to_string(path(name)).expect("read"), name);
+        }
+        assert_eq!(fs::read(path("q")).expect("read"), b"new");
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_file_that_replaces_another_has_its_mode() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("q");
+        let mode = || fs::metadata(&path).expect("a file").permissions().mode() & 0o7777;
+        write_atomically(&path, b"1").expect("written");
+        let plain = folder.path().join("plain");
+        File::create(&plain).expect("a file");
+        let new = fs::metadata(plain).expect("a file").permissions().mode() & 0o7777;
+        assert_eq!(mode(), new, "as other new files");
+        for expected in [0o600, 0o640, 0o444, 0o755] {
+            let permissions = fs::Permissions::from_mode(expected);
+            fs::set_permissions(&path, permissions).expect("a mode");
+            replace(&path, |file| {
+                let found = file.metadata().expect("a file").permissions().mode() & 0o7777;
+                assert_eq!(found, expected, "also while it is written");
+                file.write_all(b"2").map_err(FileError::on("write", &path))
+            })
+            .expect("written");
+            assert_eq!(mode(), expected);
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_link_stays_and_its_target_is_written() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("there")).expect("a folder");
+        fs::write(path("there/old"), "old").expect("written");
+        symlink(path("there/old"), path("absolute")).expect("a link");
+        symlink("there/old", path("relative")).expect("a link");
+        symlink("relative", path("chain")).expect("a link");
+        symlink("there/new", path("dangling")).expect("a link");
+        for (link, target) in [
+            ("absolute", "there/old"),
+            ("relative", "there/old"),
+            ("chain", "there/old"),
+            ("dangling", "there/new"),
+        ] {
+            write_atomically(&path(link), link.as_bytes()).expect("written");
+            assert!(path(link).is_symlink(), "{link}");
+            assert!(!path(target).is_symlink(), "{link}");
+            assert_eq!(fs::read_to_string(path(target)).expect("read"), link);
+        }
+        remove(&path("dangling")).expect("removed");
+        assert!(path("dangling").is_symlink() && !path("there/new").exists());
+        assert_eq!(names(&path("there")), ["old"]);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn what_is_no_plain_file_is_not_replaced() {
+        use std::os::unix::fs::symlink;
+        use std::os::unix::net::UnixListener;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        fs::create_dir(path("folder")).expect("a folder");
+        let _listener = UnixListener::bind(path("socket")).expect("a socket");
+        symlink("/dev/null", path("null")).expect("a link");
+        symlink("circle", path("circle")).expect("a link");
+        // An open file of this process, which looks like a plain one.
+        let open = File::create(path("open")).expect("a file");
+        let number = std::os::fd::AsRawFd::as_raw_fd(&open);
+        symlink(format!("/proc/self/fd/{number}"), path("output")).expect("a link");
+        let mut refused = vec!["folder", "socket", "null", "circle"];
+        if cfg!(target_os = "linux") {
+            refused.push("output");
+        }
+        let before = names(folder.path());
+        for name in refused {
+            let error = write_atomically(&path(name), b"new").expect_err(name);
+            assert_eq!(error.source.kind(), ErrorKind::InvalidInput, "{error}");
+            assert!(check_target(&path(name)).is_err());
+        }
+        assert_eq!(names(folder.path()), before);
+        assert!(path("null").is_symlink());
+        assert_eq!(open.metadata().expect("a file").len(), 0);
+    }
 }

@@ -44,6 +44,8 @@ pub mod gguf;
 #[cfg(feature = "std")]
 mod inspect;
 #[cfg(feature = "std")]
+mod interrupt;
+#[cfg(feature = "std")]
 mod model_files;
 #[cfg(feature = "std")]
 pub mod network;

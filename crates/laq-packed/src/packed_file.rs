@@ -163,7 +163,7 @@ impl PackedFile {
             }
         }
         let layout = Layout::new(path, new, &with_entries(metadata, &entries))?;
-        replace(path, ".tmp", |file| {
+        replace(path, |file| {
             let mut writer = Writer::new(&layout, path, file)?;
             for (name, tensor) in tensors {
                 match tensor {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use laq_solvers::{Method, ParseMethodError, Quantizer};
 
 use crate::codes::Packing;
-use crate::files::FileError;
+use crate::files::{FileError, check_target};
 use crate::{OutError, QuantizeError};
 
 /// A request to quantize a model.
@@ -79,13 +79,11 @@ pub fn check_out(
     out: &Path,
     mut inputs: impl Iterator<Item = impl AsRef<Path>>,
 ) -> Result<(), OutError> {
-    match fs::metadata(out) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(FileError::on("write", out)(error).into()),
-        Ok(found) if !found.is_file() => {
+    match check_target(out) {
+        Err(error) if error.source.kind() == io::ErrorKind::InvalidInput => {
             return Err(OutError::IsNoFile { out: out.into() });
         }
-        Ok(_) => {}
+        checked => checked?,
     }
     match inputs.any(|input| is_same(input.as_ref(), out)) {
         true => Err(OutError::IsInput { out: out.into() }),

@@ -1,17 +1,20 @@
 //! Solves and writes, one tensor at a time.
 
 use std::io::Write;
+use std::mem;
 use std::path::Path;
-use std::process;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use laq_solvers::{Groups, Problem, Quantizer, Scale, SolveError, solve_groups};
+use laq_solvers::{Groups, Method, Problem, Quantizer, Scale, SolveError, solve_groups};
 use safetensors::tensor::TensorInfo;
 
 use crate::QuantizeError;
+use crate::codes::{PackError, Packing};
 use crate::files::{FileError, OutFolder, Temporary, remove};
 use crate::float::Float;
+use crate::interrupt::until_stopped;
 use crate::packed_file::write_packed;
 use crate::plan::{Plan, Planned, Quantized, granularity, scale_float};
 use crate::record::{TensorRecord, Totals, printed, relative};
@@ -20,9 +23,10 @@ use crate::tensor::PackedTensor;
 use crate::tensor_file::{BLOCK, TensorFile, Writer};
 
 impl Plan {
-    /// Quantizes all tensors and writes the output atomically. Calls `report` after each tensor and
-    /// checks `stop` between tensors. Shards replace those of an earlier output when all of them are
-    /// complete, and their index comes last.
+    /// Quantizes all tensors and writes the output atomically. Calls `report` after each tensor.
+    /// `stop` ends it at once, also within a tensor, whose solver then goes on in the background
+    /// until it is done. Shards replace those of an earlier output when all of them are complete,
+    /// and their index comes last.
     ///
     /// # Errors
     ///
@@ -34,15 +38,16 @@ impl Plan {
         stop: &AtomicBool,
         report: &mut dyn FnMut(&TensorRecord),
     ) -> Result<Totals, QuantizeError> {
-        let solver = Solver {
-            quantizer: quantizer(&self.request.method)?,
-            pool: pool(self.request.threads)?,
-        };
+        let quantizer = quantizer(&self.request.method)?;
+        let pool = pool(self.request.threads)?;
+        let method = Arc::new(self.request.method.clone());
         let out = &self.request.out;
         let mut totals = Totals::default();
         let mut buffers = Buffers::default();
-        // Temporary files are named after the process, so that two processes do not share one.
-        let ending = format!(".{}.tmp", process::id());
+        let go_on = || match stop.load(Ordering::Relaxed) {
+            true => Err(QuantizeError::Interrupted { out: out.clone() }),
+            false => Ok(()),
+        };
         // Removed after the temporary files in it.
         let _folder = match &self.index {
             Some(_) => Some(OutFolder::make(out)?),
@@ -50,25 +55,46 @@ impl Plan {
         };
         let mut written = Vec::with_capacity(self.files.len() + 1);
         for file in &self.files {
-            let complete = Temporary::write(&file.out, &ending, |new| {
+            let complete = Temporary::write(&file.out, |new| {
                 let mut writer = Writer::new(&file.layout, &file.out, new)?;
                 for tensor in &file.tensors {
-                    if stop.load(Ordering::Relaxed) {
-                        return Err(QuantizeError::Interrupted { out: out.clone() });
-                    }
+                    go_on()?;
                     let Some(how) = &tensor.quantized else {
                         writer.begin(&tensor.name)?;
-                        file.weights
-                            .read(&tensor.info, |bytes| writer.write(bytes))?;
+                        file.weights.read(&tensor.info, |bytes| {
+                            go_on()?;
+                            Ok::<(), QuantizeError>(writer.write(bytes)?)
+                        })?;
                         totals.copied += 1;
                         continue;
                     };
-                    let solved = self.solve(&file.weights, tensor, how, &solver, &mut buffers)?;
-                    let bytes = self.write(tensor, how, &buffers, &mut writer)?;
-                    let record = self.record(tensor, &solved, solver.quantizer, &buffers);
+                    self.read(&file.weights, tensor, how, &go_on, &mut buffers)?;
+                    let work = Work {
+                        method: method.clone(),
+                        shape: tensor.info.shape.clone(),
+                        groups: how.groups,
+                        has_curvature: how.curvature.is_some(),
+                        packing: self.packing,
+                        buffers: mem::take(&mut buffers),
+                    };
+                    let done = until_stopped(&pool, stop, move || work.solve());
+                    let Some((returned, solved)) = done else {
+                        return Err(QuantizeError::Interrupted { out: out.clone() });
+                    };
+                    buffers = returned;
+                    let solved =
+                        solved.map_err(|error| self.locate(&file.weights, tensor, error))?;
+                    let bytes = self.write(
+                        tensor,
+                        how,
+                        (&solved.packed?, &buffers),
+                        &go_on,
+                        &mut writer,
+                    )?;
+                    let record = self.record(tensor, &solved.figures, quantizer, &buffers);
                     totals.add(
                         &record,
-                        solved.energy,
+                        solved.figures.energy,
                         tensor.info.dtype.bitsize(),
                         8 * bytes,
                     );
@@ -79,10 +105,14 @@ impl Plan {
             written.push(complete);
         }
         if let Some((path, text)) = &self.index {
-            written.push(Temporary::write(path, &ending, |new| {
+            written.push(Temporary::write(path, |new| {
                 let done = new.write_all(text.as_bytes());
                 done.map_err(FileError::on("write", path))
             })?);
+        }
+        // From here on files are replaced.
+        go_on()?;
+        if let Some((path, _)) = &self.index {
             // While shards are replaced there is no index, rather than one that is wrong.
             remove(path)?;
         }
@@ -92,15 +122,15 @@ impl Plan {
         Ok(totals)
     }
 
-    /// Reads and solves one tensor; levels and scales are left in the buffers.
-    fn solve(
+    /// Reads one tensor and its curvature into the buffers.
+    fn read(
         &self,
         file: &TensorFile,
         tensor: &Planned,
         how: &Quantized,
-        solver: &Solver<'_>,
+        go_on: &impl Fn() -> Result<(), QuantizeError>,
         buffers: &mut Buffers,
-    ) -> Result<Solved, QuantizeError> {
+    ) -> Result<(), QuantizeError> {
         let Buffers {
             weights,
             curvature,
@@ -108,34 +138,14 @@ impl Plan {
             scales,
         } = buffers;
         let name = &tensor.name;
-        read_floats(file, name, (&tensor.info, how.float), weights)?;
-        let curvature = match (&self.curvature, &how.curvature) {
-            (Some(files), Some((number, info, float))) => {
-                read_floats(&files.files[*number], name, (info, *float), curvature)?;
-                Some(curvature.as_slice())
-            }
-            _ => None,
-        };
+        read_floats(file, name, (&tensor.info, how.float), go_on, weights)?;
+        if let (Some(files), Some((number, info, float))) = (&self.curvature, &how.curvature) {
+            let file = &files.files[*number];
+            read_floats(file, name, (info, *float), go_on, curvature)?;
+        }
         reserve(name, weights.len(), levels)?;
         levels.resize(weights.len(), 0);
-        reserve(name, how.groups.count(), scales)?;
-
-        let located = |error| self.locate(file, tensor, error);
-        let start = Instant::now();
-        let problem = Problem::new(weights, curvature).map_err(located)?;
-        let weighted_error = solver
-            .solve(problem, how.groups, levels, scales)
-            .map_err(located)?;
-        let milliseconds = 1e3 * start.elapsed().as_secs_f64();
-        // With scale zero the error is ½ Σ d w².
-        let energy = problem
-            .weighted_error(solver.quantizer.codebook(), Scale::One(0.0), levels)
-            .map_err(located)?;
-        Ok(Solved {
-            weighted_error,
-            energy,
-            milliseconds,
-        })
+        reserve(name, how.groups.count(), scales)
     }
 
     /// Writes the packed codes and steps and, with `dequantized`, the decoded weights. Returns the
@@ -144,17 +154,15 @@ impl Plan {
         &self,
         tensor: &Planned,
         how: &Quantized,
-        Buffers { levels, scales, .. }: &Buffers,
+        (packed, Buffers { levels, scales, .. }): (&PackedTensor, &Buffers),
+        go_on: &impl Fn() -> Result<(), QuantizeError>,
         writer: &mut Writer<'_>,
     ) -> Result<usize, QuantizeError> {
         let method = &self.request.method;
         let codebook = quantizer(method)?.codebook();
-        let (shape, groups) = (&tensor.info.shape, how.groups);
-        let packed =
-            PackedTensor::from_groups(shape, levels, codebook, groups, scales, self.packing)?;
-        let float = scale_float(method, groups);
+        let float = scale_float(method, how.groups);
         let bytes = packed.packed().len() + packed.steps().len() * float.dtype().bitsize() / 8;
-        write_packed(writer, &tensor.name, &packed, float)?;
+        write_packed(writer, &tensor.name, packed, float)?;
         if !self.request.dequantized {
             return Ok(bytes);
         }
@@ -165,6 +173,7 @@ impl Plan {
         for (range, scale) in how.groups.ranges().zip(scales) {
             for levels in levels[range].chunks(BLOCK) {
                 if quantized.len() + levels.len() > BLOCK {
+                    go_on()?;
                     how.float.encode(&quantized, &mut encoded);
                     writer.write(&encoded)?;
                     encoded.clear();
@@ -183,7 +192,7 @@ impl Plan {
     fn record(
         &self,
         tensor: &Planned,
-        solved: &Solved,
+        solved: &Figures,
         quantizer: &Quantizer,
         buffers: &Buffers,
     ) -> TensorRecord {
@@ -247,34 +256,70 @@ struct Buffers {
     scales: Vec<Scale>,
 }
 
+/// A tensor to solve, with everything that it needs.
+struct Work {
+    method: Arc<Method>,
+    shape: Vec<usize>,
+    groups: Groups,
+    has_curvature: bool,
+    packing: Packing,
+    buffers: Buffers,
+}
+
 /// The solution of a tensor.
 struct Solved {
+    figures: Figures,
+    packed: Result<PackedTensor, PackError>,
+}
+
+struct Figures {
     weighted_error: f64,
     /// `½ Σ d w²`.
     energy: f64,
     milliseconds: f64,
 }
 
-struct Solver<'a> {
-    quantizer: &'a Quantizer,
-    pool: rayon::ThreadPool,
-}
+impl Work {
+    /// Solves and packs; returns the buffers with levels and scales.
+    fn solve(mut self) -> (Buffers, Result<Solved, SolveError>) {
+        let solved = self.solved();
+        (self.buffers, solved)
+    }
 
-impl Solver<'_> {
-    /// Solves the groups of a tensor. Appends their scales in order and returns the sum of their errors.
-    fn solve(
-        &self,
-        problem: Problem<'_>,
-        groups: Groups,
-        levels: &mut [i8],
-        scales: &mut Vec<Scale>,
-    ) -> Result<f64, SolveError> {
-        let solve = || solve_groups(self.quantizer, problem, groups, levels);
-        let solved = self.pool.install(solve)?;
+    fn solved(&mut self) -> Result<Solved, SolveError> {
+        let Buffers {
+            weights,
+            curvature,
+            levels,
+            scales,
+        } = &mut self.buffers;
+        let quantizer = self.method.quantizer().expect("checked before");
+        let start = Instant::now();
+        let curvature = self.has_curvature.then_some(curvature.as_slice());
+        let problem = Problem::new(weights, curvature)?;
+        let solved = solve_groups(quantizer, problem, self.groups, levels)?;
         scales.extend(solved.iter().map(|group| group.scale));
-        Ok(solved
-            .iter()
-            .fold(0.0, |sum, group| sum + group.weighted_error))
+        let weighted_error = (solved.iter()).fold(0.0, |sum, group| sum + group.weighted_error);
+        let milliseconds = 1e3 * start.elapsed().as_secs_f64();
+        let codebook = quantizer.codebook();
+        // With scale zero the error is ½ Σ d w².
+        let energy = problem.weighted_error(codebook, Scale::One(0.0), levels)?;
+        let (shape, groups) = (&self.shape, self.groups);
+        Ok(Solved {
+            figures: Figures {
+                weighted_error,
+                energy,
+                milliseconds,
+            },
+            packed: PackedTensor::from_groups(
+                shape,
+                levels,
+                codebook,
+                groups,
+                scales,
+                self.packing,
+            ),
+        })
     }
 }
 
@@ -283,10 +328,12 @@ fn read_floats(
     file: &TensorFile,
     name: &str,
     (info, float): (&TensorInfo, Float),
+    go_on: &impl Fn() -> Result<(), QuantizeError>,
     values: &mut Vec<f32>,
 ) -> Result<(), QuantizeError> {
     reserve(name, info.shape.iter().product(), values)?;
     file.read(info, |bytes| {
+        go_on()?;
         float.decode(bytes, values);
         Ok(())
     })

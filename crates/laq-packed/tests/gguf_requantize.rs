@@ -4,7 +4,7 @@
 #[path = "fixtures/gguf.rs"]
 mod gguf;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use gguf::{Folder, Tensor, bytes, file, floats, quantize, random};
 use laq_packed::gguf::{
@@ -115,6 +115,34 @@ fn quantized_tensors_are_quantized_again_where_they_are_asked_for() {
 }
 
 /// Quantizing them again could lose: they keep their bytes.
+/// Also after the last.
+#[test]
+fn a_stop_after_any_tensor_keeps_the_old_file() {
+    let folder = Folder::new(&model());
+    let mut request = folder.request(BlockType::Iq4Nl);
+    request.include = vec!["*".into()];
+    let out = request.out.clone();
+    std::fs::write(&out, "old").expect("written");
+    let plan = GgufPlan::new(request).expect("a plan");
+    let count = plan.quantized().count();
+    assert_eq!(count, 5);
+    let names = || {
+        let entries = std::fs::read_dir(out.parent().expect("a folder")).expect("a folder");
+        entries.count()
+    };
+    let before = names();
+    for last in 1..=count {
+        let (stop, mut done) = (AtomicBool::new(false), 0);
+        let error = plan.run(&stop, &mut |_| {
+            done += 1;
+            stop.store(done == last, Ordering::Relaxed);
+        });
+        assert!(matches!(error, Err(GgufQuantizeError::Interrupted { .. })));
+        assert_eq!((done, names()), (last, before));
+        assert_eq!(std::fs::read_to_string(&out).expect("read"), "old");
+    }
+}
+
 #[test]
 fn tensors_that_have_the_type_are_copied() {
     let folder = Folder::new(&model());

@@ -102,22 +102,25 @@ fn the_file_alone_restores_the_weights_of_every_method() {
 }
 
 #[test]
-fn a_stop_between_two_tensors_keeps_the_old_file() {
+fn a_stop_after_any_tensor_keeps_the_old_file() {
     let folder = TestDir::new();
     folder.write("q.safetensors", b"old");
     let before = folder.files();
     let plan = Plan::new(folder.request("lat-e".parse().expect("a method"))).expect("a plan");
-    let stop = AtomicBool::new(false);
-    let mut done = 0;
-    let error = plan
-        .run(&stop, &mut |_| {
-            done += 1;
-            stop.store(true, Ordering::Relaxed);
-        })
-        .expect_err("an interruption");
-    assert!(matches!(error, QuantizeError::Interrupted { .. }));
-    assert_eq!((done, folder.files()), (1, before));
-    assert_eq!(folder.read("q.safetensors"), b"old");
+    // Also after the last.
+    for count in 1..=plan.names().count() {
+        let stop = AtomicBool::new(false);
+        let mut done = 0;
+        let error = plan
+            .run(&stop, &mut |_| {
+                done += 1;
+                stop.store(done == count, Ordering::Relaxed);
+            })
+            .expect_err("an interruption");
+        assert!(matches!(error, QuantizeError::Interrupted { .. }));
+        assert_eq!((done, folder.files()), (count, before.clone()));
+        assert_eq!(folder.read("q.safetensors"), b"old");
+    }
 }
 
 #[test]

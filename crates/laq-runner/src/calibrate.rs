@@ -130,6 +130,9 @@ pub fn calibrate(
             let filled = buffer.fill(&batches, &order, index);
             network.add_curvature(filled, &mut sums).map_err(failed)?;
         }
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
         Ok(Some((network.curvature(&sums), sums.batches())))
     })?;
     let Some((tensors, batches)) = found else {

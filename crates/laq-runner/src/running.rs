@@ -6,14 +6,14 @@
 //! another one's file waits until it is [`STALE`].
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::RunError;
-use crate::files::{FileError, replace};
+use crate::files::{clock_of, write_atomically};
 
 pub(crate) const RUNNING: &str = "running.json";
 
@@ -131,7 +131,8 @@ impl Holder {
             written: Instant::now(),
             tried: Instant::now(),
         };
-        let other = read_running_at(folder, holder.now_there());
+        let now = clock_of(folder).unwrap_or_else(|_| SystemTime::now());
+        let other = read_running_at(folder, now);
         if let Some((other, age)) = &other {
             let ended = locked && other.host == holder.running.host;
             if !ended && other.is_current(*age) {
@@ -175,28 +176,9 @@ impl Holder {
     fn write(&mut self) -> Result<(), RunError> {
         let text = serde_json::to_string_pretty(&self.running)
             .map_err(|error| RunError::Internal(error.to_string()))?;
-        // Other machines may write at the same time.
-        replace(&self.path, &self.suffix(), |file| {
-            let written = file.write_all(format!("{text}\n").as_bytes());
-            written.map_err(FileError::on("write", &self.path))
-        })?;
+        write_atomically(&self.path, format!("{text}\n").as_bytes())?;
         self.written = Instant::now();
         Ok(())
-    }
-
-    /// Of files that only this process writes.
-    fn suffix(&self) -> String {
-        format!(".{}.{}.tmp", self.running.host, self.running.pid)
-    }
-
-    /// The time of the clock that gives files their times, which may be that of a server.
-    fn now_there(&self) -> SystemTime {
-        let mut name = self.path.clone().into_os_string();
-        name.push(self.suffix());
-        let path = PathBuf::from(name);
-        let written = fs::write(&path, "").and_then(|()| fs::metadata(&path)?.modified());
-        let _ = fs::remove_file(&path);
-        written.unwrap_or_else(|_| SystemTime::now())
     }
 }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::TestDir;
 use laq_packed::{OutError, Plan, Request, method};
@@ -143,6 +143,18 @@ fn a_calibration_that_fails_or_is_interrupted_writes_nothing() {
     let (stop, out) = (AtomicBool::new(true), dir.path("curvature.safetensors"));
     let options = options(CurvatureKind::Fisher);
     let found = calibrate(&dir.path("run"), &out, &options, &stop, &mut |_, _| {});
+    assert!(found.expect("no error").is_none() && !out.exists());
+    // In the last batch.
+    let stop = AtomicBool::new(false);
+    let found = calibrate(
+        &dir.path("run"),
+        &out,
+        &options,
+        &stop,
+        &mut |index, count| {
+            stop.store(index + 1 == count, Ordering::Relaxed);
+        },
+    );
     assert!(found.expect("no error").is_none() && !out.exists());
     fs::write(
         dir.path("text.txt"),

@@ -71,7 +71,7 @@ pub fn write_gguf(
         })?);
         all_bytes.push(bytes);
     }
-    replace(out, ".tmp", |file| {
+    replace(out, |file| {
         let mut writer = GgufWriter::new(out, file, (Vec::new(), 0), &entries, new)?;
         for bytes in &all_bytes {
             writer.write(bytes)?;

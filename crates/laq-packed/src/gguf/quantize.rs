@@ -1,8 +1,8 @@
 //! Quantizes the tensors of a GGUF file, one tensor at a time.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::path::{Path, PathBuf};
-use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -12,10 +12,12 @@ use serde::Serialize;
 use super::file::{GgufWriter, NewEntries, NewValue};
 use super::select::{Selected, select};
 use super::{
-    ElementType, GgufError, GgufFile, GgufQuantizeError, GgufTensor, Importance, TargetType,
+    BlockTypeError, ElementType, GgufError, GgufFile, GgufQuantizeError, GgufTensor, Importance,
+    TargetType,
 };
 use crate::files::replace;
 use crate::float::Float;
+use crate::interrupt::until_stopped;
 use crate::record::relative;
 use crate::request::check_out;
 use crate::selection::listed;
@@ -261,8 +263,8 @@ impl GgufPlan {
         })
     }
 
-    /// Quantizes and writes the output atomically. Calls `report` after each tensor and checks `stop` between
-    /// tensors.
+    /// Quantizes and writes the output atomically. Calls `report` after each tensor. `stop` ends it at once, also
+    /// within a tensor, whose solver then goes on in the background until it is done.
     ///
     /// # Errors
     /// A number that is not finite, [`GgufQuantizeError::Interrupted`] after `stop`, and errors of files. The
@@ -276,7 +278,7 @@ impl GgufPlan {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(|source| GgufQuantizeError::Threads { threads, source })?;
         let out = &self.request.out;
-        let ending = format!(".{}.tmp", process::id());
+        let interrupted = || GgufQuantizeError::Interrupted { out: out.clone() };
         let mut entries = NewEntries::from([(
             "general.quantization_version".to_owned(),
             NewValue::Number(2),
@@ -285,7 +287,7 @@ impl GgufPlan {
             entries.insert("general.file_type".to_owned(), NewValue::Number(number));
         }
         let mut totals = GgufTotals::default();
-        replace(out, &ending, |file| {
+        replace(out, |file| {
             let tensors = self.written.clone();
             let kept = self.weights.raw_entries(&entries, "general.file_type")?;
             let mut writer = GgufWriter::new(out, file, kept, &entries, tensors)?;
@@ -293,7 +295,7 @@ impl GgufPlan {
             let all = self.weights.tensors().iter().zip(&self.selected.types);
             for (tensor, of) in all {
                 if stop.load(Ordering::Relaxed) {
-                    return Err(GgufQuantizeError::Interrupted { out: out.clone() });
+                    return Err(interrupted());
                 }
                 self.weights.read(tensor, &mut buffers.bytes)?;
                 totals.bytes[0] += tensor.bytes();
@@ -303,7 +305,18 @@ impl GgufPlan {
                     writer.write(&buffers.bytes)?;
                     continue;
                 };
-                let (bytes, record) = pool.install(|| self.solve(tensor, of, &mut buffers))?;
+                let of_curvature = self.read(tensor, of, &mut buffers)?;
+                let (taken, columns) = (mem::take(&mut buffers), tensor.columns());
+                let solved = until_stopped(&pool, stop, move || solve(taken, of, columns));
+                let (returned, solved) = solved.ok_or_else(interrupted)?;
+                buffers = returned;
+                let solved = solved.map_err(|error| self.located(tensor, of_curvature, error))?;
+                let Solved { bytes, figures } =
+                    solved.map_err(|source| GgufQuantizeError::Solve {
+                        name: tensor.name.clone(),
+                        source,
+                    })?;
+                let record = figures.record(tensor, of);
                 writer.write(&bytes)?;
                 totals.bytes[1] += bytes.len();
                 totals.tensors += 1;
@@ -311,12 +324,16 @@ impl GgufPlan {
                 report(&record);
             }
             writer.end()?;
-            Ok::<(), GgufQuantizeError>(())
+            match stop.load(Ordering::Relaxed) {
+                true => Err(interrupted()),
+                false => Ok(()),
+            }
         })?;
         Ok(totals)
     }
 
-    fn solve(
+    /// Decodes a tensor and takes its curvature, both into the buffers. Returns the file of the curvature.
+    fn read(
         &self,
         tensor: &GgufTensor,
         of: TargetType,
@@ -325,7 +342,7 @@ impl GgufPlan {
             weights,
             curvature,
         }: &mut Buffers,
-    ) -> Result<(Vec<u8>, GgufRecord), GgufQuantizeError> {
+    ) -> Result<&Path, GgufQuantizeError> {
         weights.clear();
         let decoded = tensor.element.decode_to(bytes, weights);
         decoded.expect("a type that is read, in whole blocks");
@@ -337,7 +354,7 @@ impl GgufPlan {
             }
             Source::Squares | Source::File(_) => None,
         };
-        let of_curvature = match (&self.curvature, importance) {
+        Ok(match (&self.curvature, importance) {
             // Rounding needs none; its error is reported for d = 1.
             _ if !of.is_solved() => {
                 curvature.resize(weights.len(), 1.0);
@@ -363,17 +380,26 @@ impl GgufPlan {
                 curvature.extend(weights.iter().map(|w| (w * w).min(f32::MAX)));
                 self.weights.path()
             }
-        };
-        let start = Instant::now();
+        })
+    }
+
+    /// The error of a weight or curvature, with its file and its place in the tensor.
+    fn located(
+        &self,
+        tensor: &GgufTensor,
+        of_curvature: &Path,
+        error: SolveError,
+    ) -> GgufQuantizeError {
+        let columns = tensor.columns().max(1);
         let number = |path: &Path, index: usize, value, expected| GgufQuantizeError::Number {
             name: tensor.name.clone(),
             path: path.into(),
-            row: index / columns.max(1),
-            column: index % columns.max(1),
+            row: index / columns,
+            column: index % columns,
             value,
             expected,
         };
-        let problem = Problem::new(weights, Some(curvature)).map_err(|error| match error {
+        match error {
             SolveError::Weight { index, value } => {
                 number(self.weights.path(), index, value, "a finite number")
             }
@@ -385,33 +411,63 @@ impl GgufPlan {
                 name: tensor.name.clone(),
                 source: source.into(),
             },
-        })?;
-        let solved = of.quantize(problem, columns);
-        let (bytes, weighted_error) = solved.map_err(|source| GgufQuantizeError::Solve {
+        }
+    }
+}
+
+/// A tensor in another type.
+struct Solved {
+    bytes: Vec<u8>,
+    figures: Figures,
+}
+
+struct Figures {
+    weighted_error: f64,
+    /// `½ Σ d w²`.
+    energy: f64,
+    milliseconds: f64,
+}
+
+impl Figures {
+    fn record(&self, tensor: &GgufTensor, of: TargetType) -> GgufRecord {
+        GgufRecord {
             name: tensor.name.clone(),
-            source,
-        })?;
-        let milliseconds = 1e3 * start.elapsed().as_secs_f64();
-        let energy = |(w, d): (&f32, &f32)| f64::from(*d) * f64::from(*w).powi(2);
-        let energy = 0.5
-            * weights
-                .iter()
-                .zip(curvature.iter())
-                .map(energy)
-                .sum::<f64>();
-        let record = GgufRecord {
-            name: tensor.name.clone(),
-            n: weights.len(),
+            n: tensor.elements(),
             from: tensor.element.name,
             bits_before: tensor.element.bits(),
             method: of.id(),
-            weighted_error,
-            relative_error: relative(weighted_error, energy),
+            weighted_error: self.weighted_error,
+            relative_error: relative(self.weighted_error, self.energy),
             bits: of.element().bits(),
+            milliseconds: self.milliseconds,
+        }
+    }
+}
+
+/// Solves for the weights in the buffers, which it returns. The errors are those of numbers, and those of the solver.
+fn solve(
+    buffers: Buffers,
+    of: TargetType,
+    columns: usize,
+) -> (Buffers, Result<Result<Solved, BlockTypeError>, SolveError>) {
+    let Buffers {
+        weights, curvature, ..
+    } = &buffers;
+    let start = Instant::now();
+    let problem = Problem::new(weights, Some(curvature));
+    let solved = problem.map(|problem| {
+        let (bytes, weighted_error) = of.quantize(problem, columns)?;
+        let milliseconds = 1e3 * start.elapsed().as_secs_f64();
+        let energy = |(w, d): (&f32, &f32)| f64::from(*d) * f64::from(*w).powi(2);
+        let energies = weights.iter().zip(curvature).map(energy);
+        let figures = Figures {
+            weighted_error,
+            energy: 0.5 * energies.sum::<f64>(),
             milliseconds,
         };
-        Ok((bytes, record))
-    }
+        Ok(Solved { bytes, figures })
+    });
+    (buffers, solved)
 }
 
 /// Buffers, reused from tensor to tensor.

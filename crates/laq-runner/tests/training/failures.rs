@@ -94,62 +94,33 @@ fn a_full_disk_stops_the_run_and_loses_nothing() {
     let dir = TestDir::new();
     let experiment = dir.experiment("lat-a", "");
     dir.train(&experiment, "whole").expect("a whole run");
-    for name in [
-        "last.safetensors.tmp",
-        "best.safetensors.tmp",
-        "metrics.jsonl",
-        "summary.json.tmp",
-    ] {
-        let run = format!("run-{name}");
-        let stop = &mut |event: &Event<'_>| {
-            matches!(
-                event,
-                Event::Step {
-                    epoch: 1,
-                    step: 2,
-                    ..
-                }
-            )
-        };
-        dir.train_until(&experiment, &run, None, stop)
-            .expect("a part of a run");
-        let last = dir.path(&run).join("last.safetensors");
-        let before = bits(&last);
-        let full = dir.path(&run).join(name);
-        let fill = &mut |event: &Event<'_>| {
-            if matches!(
-                event,
-                Event::Step {
-                    epoch: 1,
-                    step: 4,
-                    ..
-                }
-            ) {
-                symlink("/dev/full", &full).expect("a link");
-            }
-            false
-        };
-        let message = dir
-            .train_until(&experiment, &run, None, fill)
-            .expect_err("a full disk")
-            .to_string();
-        let file = name.trim_end_matches(".tmp");
-        assert!(
-            message.contains("cannot write") && message.contains(file),
-            "{message}"
-        );
-        assert!(
-            message.contains("No space left") && message.contains("free some space"),
-            "{message}"
-        );
-        assert_eq!(bits(&last), before, "{name}");
-        // With space again it goes on, with the same bits.
-        if full.is_symlink() {
-            fs::remove_file(&full).expect("removed");
+    let at = |event: &Event<'_>, last: usize| matches!(event, Event::Step { epoch: 1, step, .. } if *step == last);
+    dir.train_until(&experiment, "run", None, &mut |event| at(event, 2))
+        .expect("a part of a run");
+    let last = dir.path("run/last.safetensors");
+    let before = bits(&last);
+    let full = dir.path("run/metrics.jsonl");
+    let fill = &mut |event: &Event<'_>| {
+        if at(event, 4) {
+            symlink("/dev/full", &full).expect("a link");
         }
-        dir.train(&experiment, &run).expect("the rest");
-        assert_eq!(run_bits(&dir, "whole"), run_bits(&dir, &run), "{name}");
+        false
+    };
+    let error = dir.train_until(&experiment, "run", None, fill);
+    let message = error.expect_err("a full disk").to_string();
+    for part in [
+        "cannot write",
+        "metrics.jsonl",
+        "No space left",
+        "free some space",
+    ] {
+        assert!(message.contains(part), "{message}");
     }
+    assert_eq!(bits(&last), before);
+    // With space again it goes on, with the same bits.
+    fs::remove_file(&full).expect("removed");
+    dir.train(&experiment, "run").expect("the rest");
+    assert_eq!(run_bits(&dir, "whole"), run_bits(&dir, "run"));
 }
 
 #[test]
