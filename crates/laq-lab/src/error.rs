@@ -46,6 +46,9 @@ pub enum LabError {
     /// There is no run in or below a folder.
     #[error("{} has no runs: expected a run folder, or one above run folders, such as runs/table2", .0.display())]
     NoRuns(PathBuf),
+    /// A file of the user's has the name of one of a table.
+    #[error("{} is not a list of the cells of a table: move it away, or use another --out", .0.display())]
+    Foreign(PathBuf),
     /// The launcher cannot start runs.
     #[error("cannot launch runs: {0}")]
     Launch(String),

@@ -1,6 +1,7 @@
 //! The state of all cells below a folder, from files alone: also while other machines train them.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use laq_runner::files::FileError;
@@ -36,10 +37,15 @@ struct KnownCell {
 ///
 /// # Errors
 ///
-/// A file that cannot be written.
+/// A file that cannot be written, or that is none of ours.
 pub fn write_cells(plan: &Plan) -> Result<(), LabError> {
     fs::create_dir_all(&plan.out).map_err(FileError::on("make", &plan.out))?;
-    let mut cells = known_cells(&plan.out);
+    let path = plan.out.join(CELLS);
+    let mut cells = match fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(FileError::on("read", &path)(error).into()),
+        Ok(text) => serde_json::from_slice(&text).map_err(|_| LabError::Foreign(path.clone()))?,
+    };
     for cell in &plan.cells {
         let name = |known: &KnownCell| (known.row.clone(), known.column.clone(), known.seed);
         cells.retain(|known| name(known) != (cell.row.clone(), cell.column.clone(), cell.seed));
@@ -51,7 +57,7 @@ pub fn write_cells(plan: &Plan) -> Result<(), LabError> {
             folder: plan.relative_folder(cell).into(),
         });
     }
-    Ok(write_json(&plan.out.join(CELLS), &cells)?)
+    Ok(write_json(&path, &cells)?)
 }
 
 fn known_cells(folder: &Path) -> Vec<KnownCell> {

@@ -112,6 +112,21 @@ fn a_finished_run_without_a_figure_or_with_another_has_failed() {
 }
 
 #[test]
+fn a_file_of_the_user_is_not_replaced_by_the_cells() {
+    let dir = TestDir::new();
+    let plan = dir.plan(Table2, "demo", "lab", "");
+    let path = dir.out().join("cells.json");
+    for text in ["mine", "{\"mine\": 1}"] {
+        common::write(&path, text);
+        let (options, fake) = (Options::default(), Fake::default());
+        let error = reproduce(&plan, &options, &fake, &Stop::default(), &mut |_| {});
+        assert!(matches!(error, Err(LabError::Foreign(found)) if found == path));
+        assert_eq!(fs::read_to_string(&path).expect("read"), text);
+        assert!(fake.rows().is_empty());
+    }
+}
+
+#[test]
 fn summaries_of_other_versions_are_read() {
     let (dir, fake) = (TestDir::new(), Fake::default());
     let plan = dir.plan(Table2, "demo", "lab", "");

@@ -53,8 +53,12 @@ pub struct Evaluation {
 }
 
 /// `path` itself if it is a file; of a run folder the best checkpoint, the packed network, or the last
-/// checkpoint if there is none of both. An error if the best checkpoint is not that of the run.
-pub(crate) fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
+/// checkpoint if there is none of both.
+///
+/// # Errors
+///
+/// There is none, or the best checkpoint is not that of the run.
+pub fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
     let [best, last] = [best_checkpoint(path), last_checkpoint(path)];
     if path.is_file() {
         return Ok(path.into());

@@ -52,6 +52,23 @@ pub(crate) enum Command {
     Man(ManArgs),
 }
 
+impl Command {
+    /// Whether the result is what is printed. That of the others is in files, and what they print is about it.
+    pub(crate) fn prints_result(&self) -> bool {
+        match self {
+            Self::Train(args) => args.profile.is_some(),
+            Self::Export(args) => args.json,
+            Self::Calibrate(args) => args.json,
+            Self::Quantize(args) => args.json,
+            Self::Reproduce(args) => args.json,
+            Self::Report(args) => args.json,
+            Self::Download(_) | Self::GpuCheck(_) => false,
+            Self::Man(args) => args.out.is_none(),
+            _ => true,
+        }
+    }
+}
+
 /// An experiment.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExperimentArgs {

@@ -37,6 +37,8 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let quiet = args.quiet;
     output::set_quiet(quiet);
+    output::survive_size_limit();
+    let prints_result = args.command.prints_result();
     if let Err(error) = laq_simd::Isa::from_environment() {
         output::log_error(&format!("error: {error}"));
         return ExitCode::FAILURE;
@@ -66,9 +68,22 @@ fn main() -> ExitCode {
         Command::Completions(args) => commands::completions(&args),
         Command::Man(args) => commands::man(&args),
     };
-    match done {
-        Ok(code) => code,
-        Err(error) => {
+    match (done, output::end_output()) {
+        (Ok(_), Some(error)) if prints_result => {
+            output::log_error(&format!(
+                "error: cannot write to the standard output: {error}"
+            ));
+            ExitCode::FAILURE
+        }
+        (Ok(code), failed) => {
+            if let Some(error) = failed {
+                output::log(&format!(
+                    "warning: the work is done and its files are written, but not all of this could be printed: {error}"
+                ));
+            }
+            code
+        }
+        (Err(error), _) => {
             output::log_error(&format!("error: {error:#}"));
             // A name that does not exist is a wrong command line.
             let wrong = matches!(error.downcast_ref(), Some(LabError::Unknown(_)));

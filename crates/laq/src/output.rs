@@ -1,8 +1,8 @@
 //! The standard streams, and the signals that stop a command.
 
 use std::io::{self, ErrorKind, Write, stderr, stdout};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 pub(crate) use laq_lab::launcher::{LOCKED, STOPPED as INTERRUPTED};
@@ -12,24 +12,50 @@ use signal_hook::flag;
 
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// The standard output. When the reader closes it early, as `head` does, the command continues,
-/// with the same exit code.
+/// The first error of the standard output.
+static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// The standard output. When the reader closes it early, as `head` does, or it takes no more, as a
+/// full disk, the command continues; [`end_output`] has the error.
 pub(crate) struct Output;
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut failed = FAILED.lock().expect("no panic while it is held");
+        if failed.is_some() {
+            return Ok(bytes.len());
+        }
         match stdout().write(bytes) {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(bytes.len()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
+            Err(error) => {
+                *failed = Some(error);
+                Ok(bytes.len())
+            }
             written => written,
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match stdout().flush() {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-            flushed => flushed,
+        if let Err(error) = stdout().flush() {
+            let mut failed = FAILED.lock().expect("no panic while it is held");
+            failed.get_or_insert(error);
         }
+        Ok(())
     }
+}
+
+/// Flushes the standard output, and returns its first error unless the reader has closed it.
+pub(crate) fn end_output() -> Option<io::Error> {
+    let _ = Output.flush();
+    let failed = FAILED.lock().expect("no panic while it is held").take();
+    failed.filter(|error| error.kind() != ErrorKind::BrokenPipe)
+}
+
+/// Lets a write beyond the limit of the size of files be an error instead of the end of the process.
+pub(crate) fn survive_size_limit() {
+    // An ignored signal would stay ignored in the commands that are started.
+    #[cfg(unix)]
+    let _ = flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
 }
 
 /// Turns [`log`] off.

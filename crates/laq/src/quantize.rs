@@ -50,11 +50,11 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let stop = stop_flag().context("cannot listen for Ctrl-C")?;
     let width = plan.names().map(|name| name.chars().count()).max();
     let width = width.unwrap_or_default().max("tensor".len());
-    let mut lines = Lines::new(args.json);
+    let lines = Lines { is_json: args.json };
     lines.heading(&format!(
         "{:<width$} {:>12} {:>21} {:>14} {:>14} {:>8} {:>4} {:>9}",
         "tensor", "weights", "scale", "weighted error", "relative error", "sparsity", "bits", "ms"
-    ));
+    ))?;
     let done = plan.run(&stop, &mut |record| {
         lines.record(record, || quantized_line(record, width));
     });
@@ -86,48 +86,29 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
             args.out.display()
         ));
     }
-    lines.end()
+    Ok(ExitCode::SUCCESS)
 }
 
-/// The lines of a table, or of JSON. One that cannot be printed stops nothing: the error is reported at the end.
+/// The lines of a table, or of JSON.
 struct Lines {
     is_json: bool,
-    printed: io::Result<()>,
 }
 
 impl Lines {
-    fn new(is_json: bool) -> Self {
-        Self {
-            is_json,
-            printed: Ok(()),
+    fn heading(&self, names: &str) -> io::Result<()> {
+        match self.is_json {
+            true => Ok(()),
+            false => writeln!(Output, "{names}"),
         }
     }
 
-    fn heading(&mut self, names: &str) {
-        if !self.is_json {
-            self.put(Ok(names.into()));
-        }
-    }
-
-    fn record(&mut self, record: &impl Serialize, row: impl FnOnce() -> String) {
+    /// A line that cannot be written stops nothing: see [`Output`].
+    fn record(&self, record: &impl Serialize, row: impl FnOnce() -> String) {
         let line = match self.is_json {
-            true => serde_json::to_string(record).map_err(io::Error::from),
-            false => Ok(row()),
+            true => serde_json::to_string(record).expect("numbers and strings"),
+            false => row(),
         };
-        self.put(line);
-    }
-
-    fn put(&mut self, line: io::Result<String>) {
-        let line = line.and_then(|line| writeln!(Output, "{line}"));
-        if self.printed.is_ok() {
-            self.printed = line;
-        }
-    }
-
-    fn end(self) -> Result<ExitCode> {
-        let printed = self.printed;
-        printed.context("the output is written, but its table could not be printed")?;
-        Ok(ExitCode::SUCCESS)
+        let _ = writeln!(Output, "{line}");
     }
 }
 
@@ -251,7 +232,7 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
         .max();
     let width = width.unwrap_or_default().max("tensor".len());
     let all: usize = plan.quantized().map(|tensor| tensor.elements()).sum();
-    let mut lines = Lines::new(args.json);
+    let lines = Lines { is_json: args.json };
     lines.heading(&format!(
         "{:<width$} {:>12} {:>8} {:>8} {:>14} {:>14} {:>6} {:>9} {:>6} {:>8}",
         "tensor",
@@ -264,7 +245,7 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
         "ms",
         "done",
         "left"
-    ));
+    ))?;
     let (start, mut finished) = (Instant::now(), 0);
     let done = plan.run(&stop, &mut |record| {
         finished += record.n;
@@ -304,7 +285,7 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
             args.out.display(),
         )?;
     }
-    lines.end()
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The first name and the number of others; `None` without names.

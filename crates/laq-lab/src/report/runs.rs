@@ -8,10 +8,9 @@ use std::path::{Path, PathBuf};
 
 use laq_models::StateData;
 use laq_runner::checkpoint::Checkpoint;
+use laq_runner::evaluate::find_checkpoint;
 use laq_runner::record::{EpochRecord, LayerRecord, Status, Summary};
-use laq_runner::run_folder::{
-    best_checkpoint, check_summary, last_checkpoint, packed_network, read_epochs, read_summary,
-};
+use laq_runner::run_folder::{check_summary, packed_network, read_epochs, read_summary};
 use laq_solvers::Method;
 use maud::{Markup, html};
 
@@ -142,16 +141,13 @@ impl Run {
 
 /// The histograms of the best checkpoint, or of the latest where no epoch is complete.
 fn histograms(folder: &Path, method: &str) -> Result<Vec<Histogram>, String> {
-    let candidates = [best_checkpoint(folder), last_checkpoint(folder)];
-    let Some(path) = candidates.into_iter().find(|path| path.is_file()) else {
-        return Err(match packed_network(folder).is_file() {
-            true => {
-                "its checkpoints gave way to packed.safetensors, whose levels `laq inspect` shows"
-                    .into()
-            }
-            false => "the folder has no checkpoint".into(),
-        });
-    };
+    let path = find_checkpoint(folder).map_err(|error| error.to_string())?;
+    if path == packed_network(folder) {
+        return Err(
+            "its checkpoints gave way to packed.safetensors, whose levels `laq inspect` shows"
+                .into(),
+        );
+    }
     let checkpoint = Checkpoint::read(&path).map_err(|error| error.to_string())?;
     let method = Method::try_from(method).map_err(|error| error.to_string())?;
     let Some(quantizer) = method.quantizer() else {

@@ -203,39 +203,90 @@ fn an_unknown_kernel() {
     );
 }
 
+/// A limit of the size of files stands for a disk that is full: at the start, in the middle of an epoch, and after it.
 #[test]
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 fn a_full_disk() {
     let test_dir = TestDir::new();
-    test_dir.file("lat-a", "");
-    run(
-        &test_dir,
-        &[
-            "train",
-            "tiny.toml",
-            "--set",
-            "train.epochs=2",
-            "--run-dir",
-            "good",
-        ],
-    );
-    fs::create_dir_all(test_dir.path("runs/tiny")).expect("a folder");
-    // A full disk from the start: found before the first step.
-    std::os::unix::fs::symlink("/dev/full", test_dir.path("runs/tiny/last.safetensors.tmp"))
-        .expect("a link");
-    assert_fails(
-        &test_dir,
-        &["train", "tiny.toml"],
-        &[
-            "cannot write",
-            "last.safetensors",
-            "No space left",
-            "free some space",
-        ],
-    );
-    let summary = read_summary(&test_dir.path("runs/tiny")).expect("a summary");
-    assert_eq!(summary.status, Status::Failed);
+    test_dir.file("lat-a", "model.hidden = 40");
+    run(&test_dir, &["train", "tiny.toml", "--run-dir", "whole"]);
+    let limited = |more: &[&str], file: &str| {
+        // In blocks of 512 bytes, or of 1,024: larger than all files but the checkpoints.
+        let output = Command::new("sh")
+            .current_dir(test_dir.folder.path())
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .args(["-c", "ulimit -f 30; exec \"$0\" train tiny.toml \"$@\""])
+            .arg(cargo_bin!("laq"))
+            .args(more)
+            .output()
+            .expect("a shell");
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        for part in ["error: cannot write", file, "ulimit -f"] {
+            assert!(message.contains(part), "{message}");
+        }
+        let summary = read_summary(&test_dir.path("runs/tiny")).expect("a summary");
+        assert_eq!(summary.status, Status::Failed);
+    };
+    // Found before the first step.
+    limited(&[], "last.safetensors");
+    let experiment = load(&test_dir.path("tiny.toml"), &[], &[]).expect("the experiment");
+    let stop = &mut |event: &Event<'_>| matches!(event, Event::Step { step: 2, .. });
+    test_dir
+        .train_until(&experiment, "runs/tiny", None, stop)
+        .expect("a part of a run");
+    let before = last_checkpoint(&test_dir);
+    let often = ["--resume", "--set", "checkpoint.minutes=0"];
+    for (more, file) in [
+        (&often[..], "last.safetensors"),
+        (&["--resume"], "best.safetensors"),
+    ] {
+        limited(more, file);
+        assert_eq!(last_checkpoint(&test_dir), before);
+    }
     run(&test_dir, &["train", "tiny.toml", "--resume"]);
+    assert_eq!(
+        run_bits(&test_dir, "whole"),
+        run_bits(&test_dir, "runs/tiny")
+    );
+}
+
+/// A run is in its folder; of an evaluation the output is all there is.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_output_that_takes_nothing() {
+    let test_dir = TestDir::new();
+    test_dir.file("lat-a", "");
+    for (arguments, code, expected) in [
+        (&["train", "tiny.toml"][..], 0, "warning: the work is done"),
+        (
+            &["eval", "runs/tiny"],
+            1,
+            "error: cannot write to the standard output",
+        ),
+        (
+            &["eval", "runs/tiny", "--json"],
+            1,
+            "error: cannot write to the standard output",
+        ),
+        (&["report", "runs/tiny"], 0, "warning: the work is done"),
+    ] {
+        let output = std::process::Command::new(cargo_bin!("laq"))
+            .current_dir(test_dir.folder.path())
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .args(arguments)
+            .stdout(
+                fs::File::options()
+                    .write(true)
+                    .open("/dev/full")
+                    .expect("it"),
+            )
+            .output()
+            .expect("laq runs");
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+        assert!(message.contains(expected), "{arguments:?}: {message}");
+    }
 }
 
 #[test]

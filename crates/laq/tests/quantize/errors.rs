@@ -1,5 +1,7 @@
 //! Requests and files that are refused: the message, and the old file.
 
+use laq_packed::PackedFile;
+
 use super::*;
 
 #[test]
@@ -291,7 +293,7 @@ fn a_full_disk_is_an_error_and_keeps_the_old_file() {
     );
     cli.folder.write("q.safetensors", b"old");
     let before = cli.folder.files();
-    let script = "ulimit -f 16; trap '' XFSZ; exec \"$0\" quantize --method lat-e --weights w.safetensors --out \
+    let script = "ulimit -f 16; exec \"$0\" quantize --method lat-e --weights w.safetensors --out \
                   q.safetensors";
     let output = Command::new("sh")
         .current_dir(cli.folder.folder.path())
@@ -307,4 +309,79 @@ fn a_full_disk_is_an_error_and_keeps_the_old_file() {
     );
     assert_eq!(cli.folder.files(), before);
     assert_eq!(cli.folder.read("q.safetensors"), b"old");
+}
+
+/// The work is in the file; of the table, and of JSON alone, it is told.
+#[test]
+#[cfg(target_os = "linux")]
+fn an_output_that_takes_nothing_does_not_undo_the_work() {
+    let cli = Quantize::new();
+    for (more, code, expected) in [
+        ("", 0, "warning: the work is done"),
+        ("--json", 1, "error: cannot write to the standard output"),
+    ] {
+        let arguments =
+            format!("--method lat-e --weights w.safetensors --out q.safetensors {more}");
+        let output = Command::new(cargo_bin!("laq"))
+            .current_dir(cli.folder.folder.path())
+            .arg("quantize")
+            .args(arguments.split_whitespace())
+            .stdout(
+                std::fs::File::options()
+                    .write(true)
+                    .open("/dev/full")
+                    .expect("it"),
+            )
+            .output()
+            .expect("laq runs");
+        let message = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(code), "{message}");
+        assert!(message.contains(expected), "{message}");
+        PackedFile::open(&cli.folder.path("q.safetensors")).expect("a file");
+        std::fs::remove_file(cli.folder.path("q.safetensors")).expect("removed");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn outputs_that_are_no_plain_files_are_refused() {
+    use std::os::unix::fs::symlink;
+    let cli = Quantize::new();
+    symlink("/dev/null", cli.folder.path("null")).expect("a link");
+    std::fs::create_dir(cli.folder.path("folder")).expect("a folder");
+    let mut outputs = vec!["null", "folder", "/dev/null"];
+    if cfg!(target_os = "linux") {
+        outputs.extend(["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"]);
+    }
+    for out in outputs {
+        cli.bad(
+            &format!("--method lat-e --weights w.safetensors --out {out}"),
+            &[out, "not a regular file"],
+        );
+    }
+}
+
+/// A link to an output is followed, its mode stays, and what a killed process has left is removed.
+#[test]
+#[cfg(unix)]
+fn an_output_is_replaced_where_and_as_it_is() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let cli = Quantize::new();
+    let path = |name: &str| cli.folder.path(name);
+    std::fs::create_dir(path("there")).expect("a folder");
+    cli.folder.write("there/q.safetensors", b"old");
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path("there/q.safetensors"), private).expect("a mode");
+    symlink("there/q.safetensors", path("q.safetensors")).expect("a link");
+    for name in ["q.safetensors.12-0.laq.tmp", "q.safetensors.tmp"] {
+        cli.folder.write(&format!("there/{name}"), b"half");
+    }
+    cli.good("--method lat-e --weights w.safetensors --out q.safetensors");
+    assert!(path("q.safetensors").is_symlink());
+    PackedFile::open(&path("there/q.safetensors")).expect("a file");
+    let found = std::fs::metadata(path("there/q.safetensors")).expect("a file");
+    assert_eq!(found.permissions().mode() & 0o777, 0o600);
+    let mut files = cli.folder.files_of("there");
+    files.sort();
+    assert_eq!(files, ["q.safetensors", "q.safetensors.tmp"]);
 }
