@@ -258,15 +258,19 @@ fn is_temporary(found: &OsStr, name: &OsStr) -> bool {
 
 /// Gives `file` the mode of `old` and, where this process may, its owner.
 fn keep_mode(file: &File, old: &Metadata) -> io::Result<()> {
+    let new = file.metadata()?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::{MetadataExt, fchown};
-        let new = file.metadata()?;
         if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
             let _ = fchown(file, Some(old.uid()), Some(old.gid()));
         }
     }
-    file.set_permissions(old.permissions())
+    // Some file systems have one mode for all files.
+    match new.permissions() == old.permissions() {
+        true => Ok(()),
+        false => file.set_permissions(old.permissions()),
+    }
 }
 
 /// A folder for files to come. One that was made here is removed when it is dropped, if it is empty.

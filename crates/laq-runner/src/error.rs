@@ -244,14 +244,14 @@ pub enum RunError {
         /// The checkpoint, or the packed network.
         weights: PathBuf,
     },
-    /// The checkpoint of the best epoch is of another run or epoch.
+    /// The weights of the best epoch are of another run or epoch.
     #[error(
-        "{path} is the checkpoint of epoch {epoch} {}, expected {}: move it away; the last weights are in last.safetensors",
+        "{path} has the weights of epoch {epoch} {}, expected {}: move it away; the last weights are in last.safetensors",
         match is_of_run { true => "of this run", false => "of another run" },
         match expected { Some(epoch) => format!("epoch {epoch}, the best"), None => "none before the first evaluation".into() }
     )]
     OtherBest {
-        /// The checkpoint.
+        /// The checkpoint, or the packed network.
         path: PathBuf,
         /// Its completed epochs.
         epoch: u32,

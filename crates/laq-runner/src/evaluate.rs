@@ -14,7 +14,9 @@ use crate::device::{DeviceOptions, Network, OpenDevice};
 use crate::examples::{self, Batches, Examples, Input, score};
 use crate::files::FileError;
 use crate::packed::{PackedEvaluator, run_of};
-use crate::run_folder::{best_checkpoint, check_best, last_checkpoint, packed_network};
+use crate::run_folder::{
+    best_checkpoint, check_best, last_checkpoint, packed_network, packed_state,
+};
 use crate::session::{network, thread_pool};
 
 /// The data of an evaluation.
@@ -59,20 +61,21 @@ pub struct Evaluation {
 ///
 /// There is none, or the best checkpoint is not that of the run.
 pub fn find_checkpoint(path: &Path) -> Result<PathBuf, RunError> {
-    let [best, last] = [best_checkpoint(path), last_checkpoint(path)];
     if path.is_file() {
         return Ok(path.into());
     }
-    if best.is_file() {
-        let found = RunState::read(&best)?;
-        // A last checkpoint that cannot be read does not keep from using the best.
+    let [best, packed] = [best_checkpoint(path), packed_network(path)];
+    let last = last_checkpoint(path);
+    let found = match best.is_file() {
+        true => Some((RunState::read(&best)?, best)),
+        false => packed_state(&packed)?.map(|run| (run, packed)),
+    };
+    if let Some((run, found)) = found {
+        // A last checkpoint that is gone, or damaged, does not keep from using the best.
         if let Ok(last) = RunState::read(&last) {
-            check_best(path, &found, &last)?;
+            check_best(&found, &run, &last)?;
         }
-        return Ok(best);
-    }
-    if packed_network(path).is_file() {
-        return Ok(packed_network(path));
+        return Ok(found);
     }
     match last.is_file() {
         true if RunState::read(&last)?.progress.best.is_some() => Err(RunError::NoBest {

@@ -100,16 +100,16 @@ pub(crate) fn packed_state(path: &Path) -> Result<Option<RunState>, RunError> {
     Ok(Some(run_in(&PackedFile::open(path)?)?))
 }
 
-/// An error if the checkpoint of the best epoch, whose state is `best`, does not belong to the run that `last` is the
-/// last checkpoint of.
-pub(crate) fn check_best(folder: &Path, best: &RunState, last: &RunState) -> Result<(), RunError> {
+/// An error if `best` in the file `path`, of the best epoch, does not belong to the run that `last` is the last
+/// checkpoint of.
+pub(crate) fn check_best(path: &Path, best: &RunState, last: &RunState) -> Result<(), RunError> {
     // It is written before the last checkpoint: after a crash it may be of a later epoch.
     let is_later = best.epochs_done() > last.epochs_done();
     if best.is_as(last) && (is_later || best.progress.best == last.progress.best) {
         return Ok(());
     }
     Err(RunError::OtherBest {
-        path: best_checkpoint(folder),
+        path: path.into(),
         epoch: best.epochs_done(),
         is_of_run: best.is_as(last),
         expected: last.progress.best.map(|best| best.epoch),

@@ -169,13 +169,18 @@ pub fn train(
 
 /// Replaces the checkpoints of a finished run by its packed network.
 fn pack(experiment: &Experiment, run_dir: &Path) -> Result<(), RunError> {
-    let best = best_checkpoint(run_dir);
+    let [best, packed] = [best_checkpoint(run_dir), packed_network(run_dir)];
+    let last = last_checkpoint(run_dir);
+    // The checkpoints give way to it.
+    if let Some(found) = packed_state(&packed)? {
+        check_best(&packed, &found, &RunState::read(&last)?)?;
+    }
     if best.is_file() {
         let options = ExportOptions {
             threads: Some(rayon::current_num_threads()),
             ..ExportOptions::default()
         };
-        let exported = export_packed(&best, &packed_network(run_dir), options)?;
+        let exported = export_packed(&best, &packed, options)?;
         let mean_image = Some(Preprocessing::MeanImage.name());
         let subtracts_mean = experiment.data.preprocessing.as_deref() == mean_image;
         let has_mean = exported
@@ -183,15 +188,13 @@ fn pack(experiment: &Experiment, run_dir: &Path) -> Result<(), RunError> {
             .iter()
             .any(|tensor| tensor.name == MEAN_IMAGE);
         if subtracts_mean && !has_mean {
-            let packed = packed_network(run_dir);
             remove_file(&packed).map_err(FileError::on("remove", &packed))?;
             return Err(RunError::NoMeanImage { checkpoint: best });
         }
         remove_file(&best).map_err(FileError::on("remove", &best))?;
     }
     // A run that is killed in between has its last checkpoint, and packs again.
-    if packed_network(run_dir).is_file() {
-        let last = last_checkpoint(run_dir);
+    if packed.is_file() {
         remove_file(&last).map_err(FileError::on("remove", &last))?;
     }
     Ok(())
@@ -248,11 +251,15 @@ fn verify_best(
 ) -> Result<(), RunError> {
     let path = best_checkpoint(run_dir);
     if path.exists() {
-        return check_best(run_dir, &Checkpoint::read(&path)?.run, last);
+        return check_best(&path, &Checkpoint::read(&path)?.run, last);
     }
     let Some(best) = last.progress.best else {
         return Ok(());
     };
+    // A process that was killed while the checkpoints gave way to it.
+    if packed_network(run_dir).is_file() {
+        return Ok(());
+    }
     if (best.epoch, 0) == (last.epochs_done(), last.progress.step) {
         let last = last_checkpoint(run_dir);
         let bytes = fs::read(&last).map_err(FileError::on("read", &last))?;

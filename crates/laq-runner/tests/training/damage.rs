@@ -145,6 +145,37 @@ fn the_best_checkpoint_is_that_of_the_run() {
     assert_eq!(run_bits(&dir, "whole"), run_bits(&dir, "part"));
 }
 
+/// The checkpoints of a run give way to its own packed network alone.
+#[test]
+fn a_packed_network_of_another_run_replaces_no_checkpoint() {
+    let dir = TestDir::new();
+    let other = dir.experiment("lat-a", "train.seed = 2\ncheckpoint.keep = \"packed\"");
+    dir.train(&other, "other").expect("another run");
+    let experiment = dir.experiment("lat-a", "");
+    dir.train(&experiment, "run").expect("a run");
+    let packed = dir.path("run/packed.safetensors");
+    fs::copy(dir.path("other/packed.safetensors"), &packed).expect("copied");
+    let before = fs::read(&packed).expect("read");
+    let packs = dir.experiment("lat-a", "checkpoint.keep = \"packed\"");
+    for gone in ["nothing", "best.safetensors"] {
+        let _ = fs::remove_file(dir.path("run").join(gone));
+        let error = dir.train(&packs, "run").expect_err("another network");
+        assert!(matches!(error, RunError::OtherBest { .. }), "{error}");
+        assert_eq!(fs::read(&packed).expect("read"), before);
+        assert!(dir.path("run/last.safetensors").is_file());
+    }
+    let source = Source::Split {
+        split: Split::Test,
+        data_dir: None,
+    };
+    let run = dir.path("run");
+    let error = evaluate(&run, &source, DeviceOptions::CPU, None, &mut |_, _| {});
+    assert!(matches!(error, Err(RunError::OtherBest { .. })));
+    fs::remove_file(&packed).expect("removed");
+    dir.train(&packs, "run").expect("its own network");
+    assert!(packed.is_file() && !dir.path("run/last.safetensors").exists());
+}
+
 #[test]
 fn a_best_checkpoint_that_is_gone_is_restored_or_named() {
     let dir = TestDir::new();
