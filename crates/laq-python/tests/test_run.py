@@ -97,6 +97,13 @@ def test_errors_of_runs(folder, tmp_path_factory):
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_line_hides_no_other(folder):
+    path = folder / "metrics.jsonl"
+    first, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(first.replace(b"epoch", b"ep\xffch") + b"\n" + rest)
+    assert laq.read_run(folder).metrics["epoch"].tolist() == [2]
+
+
 def test_metrics_become_a_data_frame(folder):
     pytest.importorskip("pandas")
     frame = laq.read_run(folder).metrics.to_pandas()

@@ -127,9 +127,9 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
 
 
 def _columns(path: Path) -> Metrics:
-    """The lines of a file by field. A line that is not complete is left out: the run may be writing it."""
+    """The lines of a file by field. Damaged lines are left out, and the last if the run is still writing it."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
             record = json.loads(line)
         except ValueError:
