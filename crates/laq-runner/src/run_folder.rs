@@ -169,27 +169,20 @@ pub(crate) fn check_new(
 
 /// An error if a file in `folder` has a name that a run uses, but is not of a run.
 fn check_foreign(folder: &Path) -> Result<(), RunError> {
-    let is_empty = |bytes: &[u8]| bytes.is_empty();
-    let is_environment = |bytes: &[u8]| {
-        let found: Option<Value> = serde_json::from_slice(bytes).ok();
-        found.is_some_and(|found| found["laq"].is_string())
-    };
-    let is_running = |bytes: &[u8]| {
-        let found: Option<Value> = serde_json::from_slice(bytes).ok();
-        found.is_some_and(|found| found["host"].is_string() && found["pid"].is_u64())
-    };
-    let checks: [(&str, &dyn Fn(&[u8]) -> bool); 3] = [
-        (LOCK, &is_empty),
-        (ENVIRONMENT, &is_environment),
-        (RUNNING, &is_running),
-    ];
-    for (name, is_ours) in checks {
+    for name in [LOCK, ENVIRONMENT, RUNNING] {
         let path = folder.join(name);
-        match fs::read(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(FileError::on("read", &path)(error).into()),
-            Ok(bytes) if is_ours(&bytes) => {}
-            Ok(_) => return Err(RunError::Foreign { path }),
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            found => found.map_err(FileError::on("read", &path))?,
+        };
+        let found: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let is_ours = match name {
+            ENVIRONMENT => found["laq"].is_string(),
+            RUNNING => found["host"].is_string() && found["pid"].is_u64(),
+            _ => bytes.is_empty(),
+        };
+        if !is_ours {
+            return Err(RunError::Foreign { path });
         }
     }
     Ok(())
