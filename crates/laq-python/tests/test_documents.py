@@ -1,6 +1,8 @@
 """The code blocks of the README and of the book run as they are, one after the other in a page."""
 
+import importlib
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,3 +26,11 @@ def test_code_blocks_run(page, tmp_path, monkeypatch):
     np.random.seed(0)
     for number, block in enumerate(blocks, 1):
         exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+
+
+def test_pytorch_is_asked_for_by_name(monkeypatch):
+    for name in [name for name in sys.modules if name == "torch" or name.startswith("laq.torch")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match="laq.torch needs PyTorch: pip install torch"):
+        importlib.import_module("laq.torch")

@@ -10,6 +10,11 @@ for x, y in batches:
 laq.export(model, "model.safetensors")
 """
 
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("laq.torch needs PyTorch: pip install torch") from error
+
 from ._curvature import fisher, input_second_moments
 from ._loss_aware import LossAware
 from ._quantize import quantize_
