@@ -1,5 +1,7 @@
 //! The quantizer of a parameter in training: the levels and scales of all groups, from step to step.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::codebook::Scale;
@@ -19,6 +21,23 @@ pub enum Curvature<'a> {
     SecondMoment(&'a [f32]),
     /// d itself; `None` means 1.
     Given(Option<&'a [f32]>),
+}
+
+impl<'a> Curvature<'a> {
+    fn values(self) -> Option<&'a [f32]> {
+        match self {
+            Self::SecondMoment(values) => Some(values),
+            Self::Given(values) => values,
+        }
+    }
+
+    /// That of some of the weights.
+    fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Self::SecondMoment(values) => Self::SecondMoment(&values[range]),
+            Self::Given(values) => Self::Given(values.map(|values| &values[range])),
+        }
+    }
 }
 
 /// Levels and scales of a parameter, which the next step starts from.
@@ -131,29 +150,9 @@ impl ParameterQuantizer {
         quantized: &mut [f32],
     ) -> Result<(), (usize, SolveError)> {
         assert!(weights.len() == self.levels.len() && quantized.len() == weights.len());
-        let (Curvature::SecondMoment(curvature_of) | Curvature::Given(Some(curvature_of))) =
-            curvature
-        else {
-            return self.solve_each(weights, weights, quantized, |_| Curvature::Given(None));
-        };
-        assert_eq!(curvature_of.len(), weights.len());
-        match curvature {
-            Curvature::SecondMoment(_) => {
-                self.solve_each(weights, curvature_of, quantized, Curvature::SecondMoment)
-            }
-            Curvature::Given(_) => self.solve_each(weights, curvature_of, quantized, |values| {
-                Curvature::Given(Some(values))
-            }),
+        if let Some(values) = curvature.values() {
+            assert_eq!(values.len(), weights.len());
         }
-    }
-
-    fn solve_each<'a>(
-        &mut self,
-        weights: &'a [f32],
-        curvature: &'a [f32],
-        quantized: &mut [f32],
-        kind: impl Fn(&'a [f32]) -> Curvature<'a> + Sync,
-    ) -> Result<(), (usize, SolveError)> {
         let [size, groups] = self.task_sizes();
         if size == 0 {
             return Ok(());
@@ -163,16 +162,16 @@ impl ParameterQuantizer {
             .zip(self.groups.par_chunks_mut(groups))
             .zip(self.levels.par_chunks_mut(size))
             .zip(weights.par_chunks(size))
-            .zip(curvature.par_chunks(size))
             .zip(quantized.par_chunks_mut(size))
             .for_each(|(parts, quantized)| {
-                let (((((index, task), of_task), levels), weights), curvature) = parts;
+                let ((((index, task), of_task), levels), weights) = parts;
                 for (within, group) in of_task.iter_mut().enumerate() {
                     let range = layout.range(within);
+                    let start = index * size;
                     let solved = solve_group(
                         quantizer,
                         &weights[range.clone()],
-                        kind(&curvature[range.clone()]),
+                        curvature.part(start + range.start..start + range.end),
                         group.scale,
                         &mut levels[range.clone()],
                         &mut quantized[range],
