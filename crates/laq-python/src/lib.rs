@@ -27,7 +27,6 @@ fn _laq(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(methods::methods, module)?,
         wrap_pyfunction!(methods::formats, module)?,
         wrap_pyfunction!(parameter::solve_parameters, module)?,
-        wrap_pyfunction!(parameter::latent_gradients, module)?,
         wrap_pyfunction!(solve::groups, module)?,
         wrap_pyfunction!(packed::read_packed, module)?,
         wrap_pyfunction!(packed::write_packed, module)?,

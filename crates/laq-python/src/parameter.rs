@@ -198,7 +198,31 @@ impl ParameterQuantizer {
         Ok(())
     }
 
-    /// The gradient of trained scales as of the last `latent_gradients`.
+    /// Turns the gradient of the quantized weights into that of the latent ones, in place (TTQ, DoReFa).
+    fn latent_gradient<'py>(
+        &self,
+        py: Python<'py>,
+        w: &Array<'py>,
+        gradient: &Array<'py>,
+        threads: Option<i64>,
+    ) -> PyResult<()> {
+        let pool = pool(threads)?;
+        let w = w.try_readonly().map_err(errors::borrow("w"))?;
+        let w = w.as_slice().map_err(errors::slice("w"))?;
+        let mut gradient = gradient
+            .try_readwrite()
+            .map_err(errors::borrow("the gradient"))?;
+        let gradient = gradient
+            .as_slice_mut()
+            .map_err(errors::slice("the gradient"))?;
+        let mut solver = self.solver()?;
+        self.check_lengths(&solver, &[w.len(), gradient.len()])?;
+        let solver = &mut *solver;
+        py.detach(|| pool.install(|| solver.latent_gradient(w, gradient)));
+        Ok(())
+    }
+
+    /// The gradient of trained scales as of the last `latent_gradient`.
     fn scale_gradients<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let mut solver = self.solver()?;
         let gradients: Vec<_> = solver
@@ -286,30 +310,4 @@ impl Job<'_> {
             self.quantizer.unsolved(start, error)
         })
     }
-}
-
-/// Turns the gradients of quantized weights into those of latent weights, in place (TTQ, DoReFa).
-#[pyfunction]
-pub(crate) fn latent_gradients<'py>(
-    py: Python<'py>,
-    jobs: Vec<(Bound<'py, ParameterQuantizer>, Array<'py>, Array<'py>)>,
-    threads: Option<i64>,
-) -> PyResult<()> {
-    let pool = pool(threads)?;
-    for (quantizer, w, gradient) in &jobs {
-        let quantizer = quantizer.get();
-        let w = w.try_readonly().map_err(errors::borrow("w"))?;
-        let w = w.as_slice().map_err(errors::slice("w"))?;
-        let mut gradient = gradient
-            .try_readwrite()
-            .map_err(errors::borrow("the gradient"))?;
-        let gradient = gradient
-            .as_slice_mut()
-            .map_err(errors::slice("the gradient"))?;
-        let mut solver = quantizer.solver()?;
-        quantizer.check_lengths(&solver, &[w.len(), gradient.len()])?;
-        let solver = &mut *solver;
-        py.detach(|| pool.install(|| solver.latent_gradient(w, gradient)));
-    }
-    Ok(())
 }

@@ -71,6 +71,9 @@ class ParameterQuantizer:
     def load(
         self, levels: NDArray[np.int8], scales: NDArray[np.float32], out: NDArray[np.float32]
     ) -> None: ...
+    def latent_gradient(
+        self, w: NDArray[np.float32], gradient: NDArray[np.float32], threads: int | None
+    ) -> None: ...
     def set_scales(self, scales: NDArray[np.float32]) -> None: ...
     def scale_gradients(self) -> NDArray[np.float32]: ...
 
@@ -80,9 +83,6 @@ def solve_parameters(
     ],
     second_moment: bool,
     threads: int | None,
-) -> None: ...
-def latent_gradients(
-    jobs: list[tuple[ParameterQuantizer, NDArray[np.float32], NDArray[np.float32]]], threads: int | None
 ) -> None: ...
 
 class Packed:

@@ -115,17 +115,7 @@ class LossAware(torch.optim.Optimizer):
         self._beta2 = beta2
         self._threads = threads
         self._running: dict[str, torch.Tensor] = {}
-        self._states = [
-            ParameterState(
-                found.name,
-                found.parameter,
-                found.quantizer,
-                found.granularity,
-                found.gates,
-                found.axis,
-            )
-            for found in chosen
-        ]
+        self._states = [found.state() for found in chosen]
         self._by_name = {state.name: state for state in self._states}
         # Those whose squared gradients are averaged here, until the optimizer is seen to do so.
         self._averaged = {} if curvature is not None else dict(self._by_name)

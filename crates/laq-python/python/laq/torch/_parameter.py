@@ -149,8 +149,7 @@ class ParameterState:
             self._scale_gradient = self.device.scale_gradient(matrix)
             self.device.latent_gradient(self._matrix(self.latent), matrix)
         else:
-            w, g = self._flat(self.latent), matrix.view(-1).numpy()
-            _laq.latent_gradients([(self.solver, w, g)], threads)
+            self.solver.latent_gradient(self._flat(self.latent), matrix.view(-1).numpy(), threads)
         if matrix.data_ptr() != gradient.data_ptr():
             gradient.copy_(self._unmatrix(matrix.view(-1)))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from .._codebook import Codebook
-from ._parameter import ParameterState, solve
+from ._parameter import solve
 from ._selection import Rules, Selection, choose, remember
 
 
@@ -49,9 +49,7 @@ def quantize_(
         As :class:`LossAware`; a weight or curvature that is not finite. No weight is changed then.
     """
     chosen = choose(model, method, bits, format, codebook, granularity, include, exclude, rules)
-    states = [
-        ParameterState(c.name, c.parameter, c.quantizer, c.granularity, c.gates, c.axis) for c in chosen
-    ]
+    states = [found.state() for found in chosen]
     given = {} if curvature is None else curvature
     unknown = sorted(set(given) - {name for name, _ in model.named_parameters()})
     if unknown:

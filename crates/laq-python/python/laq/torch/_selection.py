@@ -42,6 +42,12 @@ class Chosen:
     axis: int
     """The axis of the outputs."""
 
+    def state(self) -> ParameterState:
+        """A quantizer of the parameter that has solved nothing."""
+        return ParameterState(
+            self.name, self.parameter, self.quantizer, self.granularity, self.gates, self.axis
+        )
+
 
 def modules_of(model: torch.nn.Module) -> torch.nn.Module:
     """The model itself if it is a compiled one."""
