@@ -8,12 +8,12 @@ use std::io::Write;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
-use common::{TestDir, bits};
+use common::{TestDir, at, bits};
 use laq_runner::RunError;
 use laq_runner::config::key;
 use laq_runner::device::DeviceOptions;
 use laq_runner::record::{EpochRecord, Status};
-use laq_runner::train::{Event, Options, train};
+use laq_runner::train::{Options, train};
 use laq_test_support::{Capability, skip};
 
 const FILE: &str = "events.out.tfevents.laq";
@@ -220,16 +220,7 @@ fn events_are_off_by_default_and_change_no_numbers() {
 fn a_resumed_run_writes_no_event_twice() {
     let dir = TestDir::new();
     let experiment = dir.experiment("lat-a", ENABLED);
-    let stop = &mut |event: &Event<'_>| {
-        matches!(
-            event,
-            Event::Step {
-                epoch: 2,
-                step: 2,
-                ..
-            }
-        )
-    };
+    let stop = &mut at(2, 2);
     let summary = dir
         .train_until(&experiment, "run", None, stop)
         .expect("a part");

@@ -32,6 +32,11 @@ pub(crate) fn text() -> String {
     text
 }
 
+/// For [`TestDir::train_until`]: stops after a step of an epoch.
+pub(crate) fn at(epoch: u32, step: usize) -> impl FnMut(&Event<'_>) -> bool + Send {
+    move |event| matches!(event, Event::Step { epoch: e, step: s, .. } if (*e, *s) == (epoch, step))
+}
+
 /// A temporary folder with `text.txt`.
 pub(crate) struct TestDir {
     pub(crate) folder: TempDir,

@@ -73,16 +73,7 @@ fn a_finished_run_without_weights_is_not_trained_again() {
 fn the_best_checkpoint_is_that_of_the_run() {
     let dir = TestDir::new();
     let experiment = dir.experiment("lat-a", "checkpoint.minutes = 0");
-    let stop = &mut |event: &Event<'_>| {
-        matches!(
-            event,
-            Event::Step {
-                epoch: 3,
-                step: 2,
-                ..
-            }
-        )
-    };
+    let stop = &mut at(3, 2);
     dir.train_until(&experiment, "part", None, stop)
         .expect("a part of a run");
     dir.train(&experiment, "whole").expect("a whole run");
@@ -206,16 +197,7 @@ fn a_best_checkpoint_that_is_gone_is_restored_or_named() {
 fn lost_lines_of_the_metrics_are_named() {
     let dir = TestDir::new();
     let experiment = dir.experiment("lat-a", "train.epochs = 6\ncomparison.every = 5");
-    let stop = &mut |event: &Event<'_>| {
-        matches!(
-            event,
-            Event::Step {
-                epoch: 6,
-                step: 2,
-                ..
-            }
-        )
-    };
+    let stop = &mut at(6, 2);
     dir.train_until(&experiment, "part", None, stop)
         .expect("a part of a run");
     let read = |run: &str, name: &str| fs::read(dir.path(run).join(name)).expect("read");
@@ -274,16 +256,7 @@ fn lost_lines_of_the_metrics_are_named() {
 fn files_of_another_experiment_are_not_replaced() {
     let dir = TestDir::new();
     let other = dir.experiment("lat-a", "train.seed = 2\ncomparison.every = 5");
-    let stop = &mut |event: &Event<'_>| {
-        matches!(
-            event,
-            Event::Step {
-                epoch: 2,
-                step: 2,
-                ..
-            }
-        )
-    };
+    let stop = &mut at(2, 2);
     dir.train_until(&other, "run", None, stop)
         .expect("a part of a run");
     for name in ["last", "best"] {
@@ -361,16 +334,7 @@ fn the_content_of_a_text_counts_and_not_its_place() {
     let dir = TestDir::new();
     let experiment = dir.experiment("lat-a", "");
     dir.train(&experiment, "whole").expect("a whole run");
-    let stop = &mut |event: &Event<'_>| {
-        matches!(
-            event,
-            Event::Step {
-                epoch: 2,
-                step: 2,
-                ..
-            }
-        )
-    };
+    let stop = &mut at(2, 2);
     dir.train_until(&experiment, "run", None, stop)
         .expect("a part of a run");
     fs::create_dir(dir.path("elsewhere")).expect("a folder");

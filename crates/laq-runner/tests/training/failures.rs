@@ -40,16 +40,7 @@ fn a_value_that_is_not_finite_stops_the_run() {
 fn a_late_overflow_keeps_the_checkpoints() {
     let dir = TestDir::new();
     let experiment = dir.experiment("full", "");
-    let stop = &mut |event: &Event<'_>| {
-        matches!(
-            event,
-            Event::Step {
-                epoch: 2,
-                step: 2,
-                ..
-            }
-        )
-    };
+    let stop = &mut at(2, 2);
     dir.train_until(&experiment, "run", None, stop)
         .expect("a part of a run");
     let (last, best) = (

@@ -236,16 +236,7 @@ fn metrics_are_cut_back_to_the_checkpoint() {
     let test_dir = TestDir::new();
     let experiment = test_dir.experiment("lat-a", "");
     test_dir.train(&experiment, "whole").expect("a whole run");
-    let stop = &mut |event: &Event<'_>| {
-        matches!(
-            event,
-            Event::Step {
-                epoch: 2,
-                step: 3,
-                ..
-            }
-        )
-    };
+    let stop = &mut at(2, 3);
     test_dir
         .train_until(&experiment, "run", None, stop)
         .expect("a part of a run");

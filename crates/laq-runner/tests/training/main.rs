@@ -13,7 +13,7 @@ mod start;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{TestDir, bits, run_bits};
+use common::{TestDir, at, bits, run_bits};
 use laq_datasets::Split;
 use laq_runner::RunError;
 use laq_runner::checkpoint::Checkpoint;

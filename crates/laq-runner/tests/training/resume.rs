@@ -258,16 +258,7 @@ fn a_run_resumes_from_the_best_checkpoint_without_the_last() {
     let dir = TestDir::new();
     let experiment = dir.experiment("lat-a", "");
     dir.train(&experiment, "whole").expect("a whole run");
-    let stop = &mut |event: &Event<'_>| {
-        matches!(
-            event,
-            Event::Step {
-                epoch: 3,
-                step: 2,
-                ..
-            }
-        )
-    };
+    let stop = &mut at(3, 2);
     dir.train_until(&experiment, "run", None, stop)
         .expect("a part of a run");
     fs::remove_file(dir.path("run").join("last.safetensors")).expect("removed");
