@@ -397,14 +397,15 @@ impl OneBlock {
         sums(isa, &block.weights, &block.curvature, decoded, top)
     }
 
-    /// Writes the codes for the integers; returns twice the error.
+    /// Writes the codes for the integers; returns twice the error. ŵ is exact in f64, where `w + y` loses a weight
+    /// that is tiny beside the offset.
     fn put(&self, factors: [f64; 2], top: f64, codes: &mut [u8]) -> f64 {
         let [scale, offset] = self.scale_and_offset(factors);
         let weights = self.block.weights.iter().zip(&self.block.curvature);
         let mut error = 0.0;
         for (code, (w, d)) in codes.iter_mut().zip(weights) {
             let q = nearest_code(f64::from(*w) + offset, inverse(scale), top);
-            let rest = f64::from(*w) + offset - scale * q;
+            let rest = f64::from(*w) - (scale * q - offset);
             error += f64::from(*d) * rest * rest;
             *code = q as u8;
         }
@@ -482,7 +483,7 @@ multiversion! {
             for lane in 0..LANES {
                 let (w, d) = (f64::from(w[lane]), f64::from(d[lane]));
                 let q = nearest_code(w + offset, inverse, top);
-                let rest = w + offset - scale * q;
+                let rest = w - (scale * q - offset);
                 sums[0][lane] += d * q;
                 sums[1][lane] += d * q * q;
                 sums[2][lane] += d * q * w;

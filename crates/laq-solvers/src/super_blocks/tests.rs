@@ -379,6 +379,16 @@ proptest! {
     }
 }
 
+/// Beside the least offset of f16 the weight vanishes in a sum; `solve` checks the error of what is stored.
+#[test]
+fn a_tiny_weight_beside_an_offset_has_its_error() {
+    let weights = [0.0, 0.0, 0.0, 0.0, -1e-40];
+    for name in NAMES {
+        let stored = solve(&named(name), &weights, None, weights.len());
+        assert!(stored.error > 0.0, "{name}");
+    }
+}
+
 #[test]
 fn wrong_sizes_are_errors() {
     let format = named("q3_k");
