@@ -275,11 +275,10 @@ mod tests {
     use super::*;
     use crate::granularity::Granularity;
     use crate::method::Method;
-    use crate::rows::solve_groups;
 
-    /// A cold start with a given curvature is `solve_groups`, and that of Adam's second moment is close to it.
+    /// A cold start with a given curvature solves each group, and that of Adam's second moment is close to it.
     #[test]
-    fn groups_are_those_of_one_call() {
+    fn groups_are_separate_problems() {
         let (rows, columns) = (12, 75);
         let mut random = Random(5);
         let weights: Vec<f32> = (0..rows * columns)
@@ -302,8 +301,14 @@ mod tests {
                 let quantizer = method.quantizer().unwrap();
                 let groups = granularity.groups(rows, columns, 4);
                 let mut levels = vec![0; weights.len()];
-                let problem = Problem::new(&weights, Some(&d)).unwrap();
-                let expected = solve_groups(quantizer, problem, groups, &mut levels).unwrap();
+                let mut solve = |range: Range<usize>| {
+                    let (w, d) = (&weights[range.clone()], &d[range.clone()]);
+                    let group = Problem::new(w, Some(d)).unwrap();
+                    let workspace = &mut Workspace::default();
+                    quantizer.solve(group, None, &mut levels[range], workspace)
+                };
+                let expected = groups.ranges().map(|range| solve(range).unwrap());
+                let expected: Vec<_> = expected.collect();
                 let mut found = ParameterQuantizer::new(quantizer.clone(), groups);
                 let mut quantized = vec![0.0; weights.len()];
                 found

@@ -13,6 +13,9 @@ use crate::passes::curvature::CURVATURE_FLOOR;
 use crate::problem::{Problem, Solution};
 use crate::solvers::{Workspace, alternating, closed_form, exact, fast_alternating, threshold};
 
+/// The iterations at which [`Quantizer::solve_once`] ends at the latest.
+const MOST_ITERATIONS: u32 = 10_000;
+
 /// The computation of scale and levels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Solver {
@@ -90,6 +93,14 @@ impl Quantizer {
             _ => Solver::Exact { two_scales: false },
         };
         Self { solver, codebook }
+    }
+
+    /// The nearest levels at the scale max |w|: rounding without a search (absmax), for a codebook without a table.
+    pub fn rounding(codebook: Codebook) -> Self {
+        Self {
+            solver: Solver::LargestMagnitude,
+            codebook,
+        }
     }
 
     /// The codebook.
@@ -174,6 +185,33 @@ impl Quantizer {
                     weighted_error,
                     iterations: 1,
                 })
+            }
+        }
+    }
+
+    /// [`solve`](Self::solve) outside of training: from a cold start, and an alternating solver goes on from its own
+    /// result until that lowers the error no more, instead of in the next training step. Its iterations are counted
+    /// together.
+    ///
+    /// # Errors
+    /// As [`solve`](Self::solve).
+    pub fn solve_once(
+        &self,
+        problem: Problem<'_>,
+        levels: &mut [i8],
+        workspace: &mut Workspace,
+    ) -> Result<Solution, SolveError> {
+        let mut solution = self.solve(problem, None, levels, workspace)?;
+        if !matches!(self.solver, Solver::Alternating { .. }) {
+            return Ok(solution);
+        }
+        loop {
+            let last = solution;
+            solution = self.solve(problem, Some(last.scale), levels, workspace)?;
+            solution.iterations += last.iterations;
+            let is_lower = solution.weighted_error < last.weighted_error;
+            if !is_lower || solution.iterations >= MOST_ITERATIONS {
+                return Ok(solution);
             }
         }
     }

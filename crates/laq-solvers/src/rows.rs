@@ -9,7 +9,7 @@ use crate::problem::{Problem, Solution, other_size};
 use crate::quantizer::Quantizer;
 use crate::solvers::Workspace;
 
-/// Solves each row of a row-major matrix as a separate problem, from a cold start: one scale (or
+/// Solves each row of a row-major matrix as a separate problem, [once](Quantizer::solve_once): one scale (or
 /// pair of scales) per row, for instance per output channel.
 ///
 /// Writes `levels`, of the length of the weights, and returns one solution per row. Rows are
@@ -68,7 +68,7 @@ pub fn solve_groups(
         });
     }
     if groups.count() == 1 {
-        let solution = quantizer.solve(problem, None, levels, &mut Workspace::default())?;
+        let solution = quantizer.solve_once(problem, levels, &mut Workspace::default())?;
         return Ok(vec![solution]);
     }
     let solve = |workspace: &mut Workspace, range: Range<usize>, levels: &mut [i8]| {
@@ -76,7 +76,7 @@ pub fn solve_groups(
             .curvature()
             .map(|curvature| &curvature[range.clone()]);
         let group = Problem::new(&weights[range], curvature)?;
-        quantizer.solve(group, None, levels, workspace)
+        quantizer.solve_once(group, levels, workspace)
     };
     if weights.is_empty() {
         let empty = solve(&mut Workspace::default(), 0..0, &mut []);

@@ -2,10 +2,47 @@
 
 use crate::common::*;
 use laq_solvers::{
-    Codebook, MAX_ITERATIONS, Problem, SCALE_TOLERANCE, Scale, Workspace, alternating,
+    Codebook, MAX_ITERATIONS, Method, Problem, SCALE_TOLERANCE, Scale, Workspace, alternating,
     exact_by_sorting,
 };
 use proptest::prelude::*;
+
+/// Solved once, an alternating method is repeated until its levels stay.
+#[test]
+fn solved_once_no_further_step_lowers_the_error() {
+    let mut lower = 0;
+    for id in [
+        "lat-a",
+        "lat2-a",
+        "laq-linear-3",
+        "laq-linear-8",
+        "laq-log-5",
+    ] {
+        let method: Method = id.parse().unwrap();
+        let quantizer = method.quantizer().unwrap();
+        for (seed, factor) in [(1, 1.0), (2, 1e-6), (3, 1e6)] {
+            let weights: Vec<f32> = bell(3_000, seed).iter().map(|w| factor * w).collect();
+            let problem = Problem::new(&weights, None).unwrap();
+            let workspace = &mut Workspace::default();
+            let mut levels = vec![0; weights.len()];
+            let cold = quantizer
+                .solve(problem, None, &mut levels, workspace)
+                .unwrap();
+            let once = quantizer
+                .solve_once(problem, &mut levels, workspace)
+                .unwrap();
+            let next = quantizer
+                .solve(problem, Some(once.scale), &mut levels, workspace)
+                .unwrap();
+            let slack = 1e-12 * cold.weighted_error;
+            assert!(once.weighted_error <= cold.weighted_error + slack, "{id}");
+            assert!(next.weighted_error >= once.weighted_error - slack, "{id}");
+            assert!(once.iterations > cold.iterations, "{id}");
+            lower += u32::from(once.weighted_error < cold.weighted_error);
+        }
+    }
+    assert!(lower >= 5, "{lower}");
+}
 
 /// The codebooks of the alternating methods.
 fn codebooks() -> impl Strategy<Value = Codebook> {

@@ -87,7 +87,11 @@ fn rows_are_separate_problems() {
         assert_eq!(one, four, "{method}");
         let rows = weights.chunks(COLUMNS).zip(curvature.chunks(COLUMNS));
         for (row, (weights, curvature)) in rows.enumerate() {
-            let (levels, solution) = solve(&method.id(), weights, Some(curvature));
+            let problem = Problem::new(weights, Some(curvature)).unwrap();
+            let (mut levels, workspace) = (vec![0; COLUMNS], &mut Workspace::default());
+            let solution = quantizer
+                .solve_once(problem, &mut levels, workspace)
+                .unwrap();
             assert_eq!(one.0[row], solution, "{method}");
             assert_eq!(one.1[row * COLUMNS..][..COLUMNS], levels, "{method}");
         }
