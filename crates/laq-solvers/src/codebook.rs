@@ -415,6 +415,11 @@ impl Magnitudes {
         &self.values[..self.count]
     }
 
+    /// Whether zero is a level.
+    pub(crate) fn has_zero(&self) -> bool {
+        self.values[0] == 0.0
+    }
+
     /// Midpoints between adjacent magnitudes, rising; one fewer than magnitudes.
     pub(crate) fn midpoints(&self) -> impl ExactSizeIterator<Item = f64> {
         self.values()

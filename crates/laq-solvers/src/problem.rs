@@ -9,9 +9,9 @@ use crate::error::SolveError;
 /// Both slices have length n. All weights are finite, all curvatures are finite and not negative.
 /// No curvature means `d_i = 1`, the unweighted problem.
 ///
-/// Multiplying `d` by a positive constant does not change the solution. If `d` is zero everywhere,
-/// every solution has error zero; the solvers return that of the unweighted problem, the limit of
-/// constant curvatures that go to zero.
+/// Multiplying `d` by a positive constant does not change the solution. If `d` is zero everywhere or, with a codebook
+/// that has zero, for all weights other than zero, solutions of many scales have error zero; the solvers return that
+/// of the unweighted problem, the limit of `d + ε` for `ε` that goes to zero.
 #[derive(Clone, Copy, Debug)]
 pub struct Problem<'a> {
     weights: &'a [f32],

@@ -77,6 +77,15 @@ fn to_one(largest: f64) -> f64 {
     f64::from_bits(((1023 - exponent) as u64) << 52)
 }
 
+/// Whether no curvature counts: every solution is as good as that of the unweighted problem, see [`Problem`]. With a
+/// value of zero a weight of zero has no error at any scale.
+///
+/// [`Problem`]: crate::Problem
+pub(crate) fn is_flat(weights: &[f32], curvature: &[f32], has_zero: bool) -> bool {
+    let mut all = weights.iter().zip(curvature);
+    all.all(|(w, d)| *d == 0.0 || (has_zero && *w == 0.0))
+}
+
 impl Block {
     /// Takes the weights, or with `magnitudes` theirs. With a value of zero a weight of zero has no part in
     /// any sum.

@@ -89,7 +89,7 @@ impl BlockFormat {
 /// shorter. Writes a code for each weight and a scale for each block, row by row, and returns `½ Σ d (w −
 /// ŵ)²` with `ŵ = scale · v(code)`.
 ///
-/// A block whose curvature is zero everywhere is solved without curvature. Rows are shared out to the
+/// A block without curvature that counts, as [`Problem`] has it, is solved without curvature. Rows are shared out to the
 /// threads of the current rayon pool (feature `rayon`).
 ///
 /// ```

@@ -5,7 +5,7 @@ use std::mem::{swap, take};
 use laq_simd::{Isa, multiversion};
 
 use super::ScaleGrid;
-use super::block::{Block, Extent, Points, Sums};
+use super::block::{Block, Extent, Points, Sums, is_flat};
 use super::values::{CHUNK, LANES, Values};
 use crate::codebook::Codebook;
 
@@ -161,9 +161,9 @@ impl Search {
         mut put: impl FnMut(usize, u8),
     ) -> (f32, f64) {
         // Then every solution has error zero.
-        let is_flat = curvature.is_some_and(|d| d.iter().all(|d| *d == 0.0));
-        let curvature = curvature.filter(|_| !is_flat);
         let (has_zero, magnitudes) = (self.signs[0].has_zero(), self.is_symmetric);
+        let is_flat = curvature.is_some_and(|d| is_flat(weights, d, has_zero));
+        let curvature = curvature.filter(|_| !is_flat);
         (self.block).set(self.isa, weights, curvature, magnitudes, has_zero);
         self.places.resize(self.block.weights.len(), 0);
         self.last_places.resize(self.block.weights.len(), 0);

@@ -231,15 +231,17 @@ fn values_of<R: LevelValue>(
 }
 
 /// The problem of one side and its totals. Without the curvature if that is zero for all weights of
-/// the side; `None` if these weights are all zero, so that the best scale is zero.
+/// the side, or `has_zero`, with zero among the levels, for all that are not zero: see [`Problem`]. `None` if the best
+/// scale is zero.
 pub(crate) fn drop_zero_curvature<'a>(
     isa: Isa,
     problem: Problem<'a>,
     side: Side,
+    has_zero: bool,
 ) -> Option<(Problem<'a>, Sums)> {
     [problem, problem.unweighted()]
         .into_iter()
         .map(|problem| (problem, totals(isa, problem, side)))
-        .find(|(_, totals)| totals.square > 0.0)
+        .find(|(_, totals)| totals.product > 0.0 || (totals.square > 0.0 && !has_zero))
         .filter(|(_, totals)| totals.product > 0.0)
 }

@@ -76,7 +76,7 @@ fn fixed_point(
         .filter(Sums::has_scale);
     let Some((problem, sums)) = warm
         .map(|sums| (problem, sums))
-        .or_else(|| drop_zero_curvature(isa, problem, side))
+        .or_else(|| drop_zero_curvature(isa, problem, side, magnitudes.has_zero()))
     else {
         return (0.0, 0);
     };

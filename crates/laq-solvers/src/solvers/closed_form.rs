@@ -56,5 +56,5 @@ fn with_signs(
 
 /// `Σ d |w| / Σ d`; zero if all weights are.
 fn mean_magnitude(isa: Isa, problem: Problem<'_>) -> f64 {
-    drop_zero_curvature(isa, problem, Side::Both).map_or(0.0, |(_, totals)| totals.scale())
+    drop_zero_curvature(isa, problem, Side::Both, false).map_or(0.0, |(_, totals)| totals.scale())
 }

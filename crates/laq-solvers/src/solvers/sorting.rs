@@ -61,7 +61,8 @@ pub(crate) fn best_state(
     magnitudes: &Magnitudes,
     workspace: &mut Workspace,
 ) -> Best {
-    let Some((problem, totals)) = drop_zero_curvature(isa, problem, side) else {
+    let totals = drop_zero_curvature(isa, problem, side, magnitudes.has_zero());
+    let Some((problem, totals)) = totals else {
         return Best::default();
     };
     let sorted = &mut workspace.sorted;

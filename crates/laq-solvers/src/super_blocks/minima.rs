@@ -4,9 +4,9 @@ use std::mem::take;
 
 use laq_simd::{Isa, multiversion};
 
-use super::{SuperBlockFormat, is_zero, set_factors, steps_from, stored};
+use super::{SuperBlockFormat, set_factors, steps_from, stored};
 use crate::blocks::ScaleGrid;
-use crate::blocks::block::Block;
+use crate::blocks::block::{Block, is_flat};
 use crate::blocks::values::{LANES, ROUND_F32, ROUND_F64, total};
 
 /// Values of `d` and of `m` that are compared in the last octave.
@@ -168,7 +168,7 @@ impl MinimaSolver {
         for (index, one) in self.blocks[..self.count].iter_mut().enumerate() {
             let range = index * self.length..weights.len().min((index + 1) * self.length);
             let (w, d) = (&weights[range.clone()], curvature.map(|all| &all[range]));
-            one.counts = !d.is_some_and(is_zero);
+            one.counts = !d.is_some_and(|d| is_flat(w, d, false));
             one.block
                 .set(self.isa, w, d.filter(|_| one.counts), false, false);
             let [above, below] = one.block.extent.products;

@@ -46,6 +46,7 @@ pub use self::tensor_scale::solve_tensor_scale;
 use self::minima::MinimaSolver;
 use self::scales::ScaleSolver;
 use crate::blocks::ScaleGrid;
+use crate::blocks::block::is_flat;
 use crate::codebook::{Bits, Codebook};
 use crate::error::SolveError;
 use crate::families::Levels;
@@ -168,8 +169,8 @@ impl SuperBlockFormat {
 /// - `[d, m]` for each super-block, numbers of f16; `m` is 0 without minima,
 /// - `[s, t]` for each block; `t` is 0 without minima.
 ///
-/// The result is the best found, see the [module](self). A block whose curvature is zero everywhere is
-/// solved without curvature for the `d` and `m` of the others, and a super-block of which this is true as a
+/// The result is the best found, see the [module](self). A block without curvature that counts, as
+/// [`Problem`] has it, is solved without curvature for the `d` and `m` of the others, and a super-block of which this is true as a
 /// whole. Rows are shared out to the threads of the current rayon pool (feature `rayon`).
 ///
 /// ```
@@ -283,7 +284,11 @@ impl Solver {
         (codes, factors, integers): (&mut [u8], &mut [f32; 2], &mut [[i8; 2]]),
     ) -> f64 {
         // Then every solution has error zero.
-        let is_flat = curvature.is_some_and(is_zero);
+        let has_zero = match self {
+            Self::Scales(solver) => solver.has_zero(),
+            Self::Minima(_) => false,
+        };
+        let is_flat = curvature.is_some_and(|d| is_flat(weights, d, has_zero));
         let curvature = curvature.filter(|_| !is_flat);
         let error = match self {
             Self::Scales(solver) => {
@@ -299,10 +304,6 @@ impl Solver {
         };
         if is_flat { 0.0 } else { error }
     }
-}
-
-fn is_zero(curvature: &[f32]) -> bool {
-    curvature.iter().all(|d| *d == 0.0)
 }
 
 /// Sets the factors to compare, for the largest real scale of a block: that over numbers from twice the largest

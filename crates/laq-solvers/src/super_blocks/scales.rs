@@ -4,8 +4,8 @@ use std::mem::{replace, take};
 
 use laq_simd::Isa;
 
-use super::{SuperBlockFormat, is_zero, set_factors, steps_from, stored};
-use crate::blocks::block::{Block, Sums};
+use super::{SuperBlockFormat, set_factors, steps_from, stored};
+use crate::blocks::block::{Block, Sums, is_flat};
 use crate::blocks::values::{LANES, Values};
 use crate::blocks::{ScaleGrid, Search};
 
@@ -106,8 +106,14 @@ impl ScaleSolver {
         (factor as f32, 0.5 * error)
     }
 
+    /// Whether zero is a value of the codes.
+    pub(super) fn has_zero(&self) -> bool {
+        self.values.has_zero()
+    }
+
     /// Takes the weights, and finds the best real scales of the blocks.
     fn set(&mut self, weights: &[f32], curvature: Option<&[f32]>) {
+        let has_zero = self.values.has_zero();
         self.count = weights.len().div_ceil(self.length);
         if self.blocks.len() < self.count {
             self.blocks.resize(self.count, OneBlock::default());
@@ -116,9 +122,8 @@ impl ScaleSolver {
         for (index, one) in self.blocks[..self.count].iter_mut().enumerate() {
             let range = index * self.length..weights.len().min((index + 1) * self.length);
             let (w, d) = (&weights[range.clone()], curvature.map(|all| &all[range]));
-            one.counts = !d.is_some_and(is_zero);
+            one.counts = !d.is_some_and(|d| is_flat(w, d, has_zero));
             let d = d.filter(|_| one.counts);
-            let has_zero = self.values.has_zero();
             one.block.set(self.isa, w, d, false, has_zero);
             let (best, _) = self.search.solve(w, d, None, |_, _| {});
             one.scales = [

@@ -1,6 +1,6 @@
 //! Blocks with one more factor for all of them; see the [module](super).
 
-use super::is_zero;
+use crate::blocks::block::is_flat;
 use crate::blocks::{BlockFormat, ScaleGrid, Search};
 use crate::error::SolveError;
 use crate::passes::parallel::map_with;
@@ -135,12 +135,13 @@ impl Tensor<'_> {
 
     /// The largest real scale of a block with curvature.
     fn largest_scale(&self) -> f64 {
+        let has_zero = self.format.codebook().values().contains(&0.0);
         let parts = (0..self.count).step_by(PART).collect();
         let largest = |solver: &mut BlockSolver, _, first: usize| {
             let mut largest = 0.0f64;
             for index in first..self.count.min(first + PART) {
                 let (weights, curvature) = self.block(index);
-                if !curvature.is_some_and(is_zero) {
+                if !curvature.is_some_and(|d| is_flat(weights, d, has_zero)) {
                     let (scale, _) = solver.search.solve(weights, curvature, None, |_, _| {});
                     largest = largest.max(f64::from(scale.abs()));
                 }

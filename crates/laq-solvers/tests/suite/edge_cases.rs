@@ -1,7 +1,9 @@
 //! Edge cases, one per test.
 
 use crate::common::*;
-use laq_solvers::{Codebook, Problem, Scale, SolveError, Workspace, alternating, exact_by_sorting};
+use laq_solvers::{
+    Codebook, Problem, Scale, SolveError, Solver, Workspace, alternating, exact_by_sorting,
+};
 
 /// Calls `check` with the solution of every method, and of both solvers with every codebook.
 fn each_solution(
@@ -303,6 +305,40 @@ fn zero_curvature() {
             "{method}"
         );
         assert_eq!(solution.weighted_error, 0.0, "{method}");
+    }
+}
+
+/// Curvature on zero weights alone says nothing about the others: with zero among the levels the solution is that of the
+/// unweighted problem, also where buckets are used. Without zero the least scale is the best.
+#[test]
+fn curvature_of_zero_weights_alone() {
+    for count in [200, 20_000] {
+        let mut weights = bell(count, 44);
+        let is_zero = |index: usize| index.is_multiple_of(7);
+        for index in (0..count).filter(|index| is_zero(*index)) {
+            weights[index] = 0.0;
+        }
+        let curvature: Vec<f32> = (0..count)
+            .map(|i| f32::from(u8::from(is_zero(i))))
+            .collect();
+        for method in quantizing() {
+            let quantizer = method.quantizer().expect("it quantizes");
+            let longest = if matches!(quantizer.solver(), Solver::ExactOnGrid { .. }) {
+                200
+            } else {
+                count
+            };
+            let (w, d) = (&weights[..longest], &curvature[..longest]);
+            let (levels, solution) = solve(&method.id(), w, Some(d));
+            if quantizer.codebook().values().contains(&0.0) {
+                let (plain_levels, plain) = solve(&method.id(), w, None);
+                assert_eq!(levels, plain_levels, "{method}");
+                assert_eq!(solution.scale, plain.scale, "{method}");
+                assert_eq!(solution.weighted_error, 0.0, "{method}");
+            } else if method.is_exact() {
+                assert!(solution.weighted_error < 1e-6 * w.len() as f64, "{method}");
+            }
+        }
     }
 }
 

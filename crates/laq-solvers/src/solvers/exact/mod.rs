@@ -173,8 +173,9 @@ fn by_buckets(
     fill(isa, problem, side, keys.clone(), parts, of_parts, buckets);
     let nothing_above = |all: &Sums| all.product == 0.0;
     if buckets.above.first().is_none_or(nothing_above) {
-        // All weights or all curvatures are zero.
-        let Some((unweighted, _)) = drop_zero_curvature(isa, problem, side) else {
+        // All weights are zero, or all that have curvature.
+        let unweighted = drop_zero_curvature(isa, problem, side, magnitudes.has_zero());
+        let Some((unweighted, _)) = unweighted else {
             return Best::default();
         };
         problem = unweighted;
