@@ -46,6 +46,8 @@ mod inspect;
 #[cfg(feature = "std")]
 mod interrupt;
 #[cfg(feature = "std")]
+mod memory;
+#[cfg(feature = "std")]
 mod model_files;
 #[cfg(feature = "std")]
 pub mod network;
@@ -75,6 +77,7 @@ pub use {
     compressed_tensors::write_compressed_tensors,
     error::{OutError, QuantizeError},
     inspect::{FileSummary, InspectError, Level, Quantization, TensorSummary, inspect},
+    memory::{AvailableMemory, available_memory},
     model_files::ModelIndexError,
     network::{Network, NetworkError},
     npz::to_npz,

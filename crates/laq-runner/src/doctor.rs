@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use laq_datasets::{FileState, catalogue};
+use laq_packed::available_memory;
 use laq_tensor::CpuBackend;
 use serde::Serialize;
 
 use crate::RunError;
-use crate::environment::{Environment, total_memory_bytes};
+use crate::environment::Environment;
 
 /// The diagnosis.
 #[derive(Clone, Debug, Serialize)]
@@ -21,8 +22,10 @@ pub struct Diagnosis {
     pub cuda: Vec<CudaFound>,
     /// The device that `auto` selects, and the reason.
     pub device: String,
-    /// The memory of the machine; null if the system does not report it.
+    /// The memory that this process may take; null if the system does not report it.
     pub memory_bytes: Option<u64>,
+    /// What limits it.
+    pub memory_limit: Option<String>,
     /// The free disk space for run folders; null if the system does not report it.
     pub free_disk_bytes: Option<u64>,
     /// The files of all data sets.
@@ -61,6 +64,7 @@ pub struct DataFileFound {
 pub fn diagnose(data_dir: &Path, runs: &Path) -> Result<Diagnosis, RunError> {
     let kernel = CpuBackend::new()?.isa().name();
     let probe = laq_cuda::probe();
+    let memory = available_memory();
     Ok(Diagnosis {
         environment: Environment::detect(kernel, rayon::current_num_threads()),
         features: features(),
@@ -69,7 +73,8 @@ pub fn diagnose(data_dir: &Path, runs: &Path) -> Result<Diagnosis, RunError> {
             Err(reason) => format!("cpu, because {reason}"),
         },
         cuda: cuda(&probe),
-        memory_bytes: total_memory_bytes(),
+        memory_bytes: memory.as_ref().map(|memory| memory.bytes),
+        memory_limit: memory.map(|memory| memory.limit),
         free_disk_bytes: free_disk_bytes(runs),
         data: data(data_dir),
     })

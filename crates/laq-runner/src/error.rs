@@ -361,7 +361,7 @@ pub enum RunError {
     },
     /// The network does not fit in memory.
     #[error(
-        "{sizes} need at least {needed} MB of memory, and {available} MB are available: lower one of them{}",
+        "{sizes} need at least {needed} MB of memory, and {available} MB are available ({limit}): lower one of them{}",
         match fits { 0 => String::new(), fits => format!(" (data.batch to at most {fits})") }
     )]
     Memory {
@@ -371,6 +371,8 @@ pub enum RunError {
         needed: u128,
         /// The available memory in MB.
         available: u64,
+        /// What limits it.
+        limit: String,
         /// The largest batch that fits; 0 if none does.
         fits: u128,
     },

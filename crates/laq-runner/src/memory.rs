@@ -1,5 +1,7 @@
 //! A lower bound of the memory of a network, checked before it is allocated.
 
+use laq_packed::AvailableMemory;
+
 use crate::RunError;
 use crate::config::Experiment;
 use crate::examples::sizes;
@@ -84,19 +86,20 @@ impl MemoryEstimate {
         4 * (batch as u128 * self.of_example + self.fixed)
     }
 
-    /// Returns an error if the estimate exceeds `available` bytes.
+    /// Returns an error if the estimate exceeds the available memory.
     pub(crate) fn check(
         &self,
         spec: &Spec,
         length: usize,
         batch: usize,
-        available: u64,
+        available: &AvailableMemory,
     ) -> Result<(), RunError> {
         let needed = self.bytes(batch);
-        if needed <= u128::from(available) {
+        let bytes = u128::from(available.bytes);
+        if needed <= bytes {
             return Ok(());
         }
-        let room = (u128::from(available) / 4).saturating_sub(self.fixed);
+        let room = (bytes / 4).saturating_sub(self.fixed);
         Err(RunError::Memory {
             sizes: match spec {
                 Spec::CharLstm(spec) => format!(
@@ -109,7 +112,8 @@ impl MemoryEstimate {
                 ),
             },
             needed: needed / 1_000_000,
-            available: available / 1_000_000,
+            available: available.bytes / 1_000_000,
+            limit: available.limit.clone(),
             fits: room / self.of_example.max(1),
         })
     }
@@ -126,6 +130,10 @@ mod tests {
     /// The batch size in the error fits; one more does not.
     #[test]
     fn the_error_has_the_largest_batch() {
+        let available = AvailableMemory {
+            bytes: 2_000_000_000,
+            limit: "a limit".into(),
+        };
         let specs = [
             Spec::CharLstm(CharLstmSpec::paper(87)),
             Spec::Feedforward(FeedforwardSpec::mnist()),
@@ -134,7 +142,7 @@ mod tests {
         for spec in specs {
             for site in [MemorySite::Cpu, GPU] {
                 let estimate = MemoryEstimate::of(&spec, 100, site).expect("a good network");
-                let check = |batch: usize| estimate.check(&spec, 100, batch, 2_000_000_000);
+                let check = |batch: usize| estimate.check(&spec, 100, batch, &available);
                 let Err(RunError::Memory { fits, .. }) = check(1 << 40) else {
                     panic!("a batch of 2^40 fits");
                 };

@@ -1,6 +1,7 @@
 //! The network and the threads of training, evaluation and estimates.
 
 use laq_models::{AdamSettings, ModelError, TextShape, Training};
+use laq_packed::{AvailableMemory, available_memory};
 use laq_solvers::{Method, ParseGranularityError};
 use laq_tensor::Backend;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -8,7 +9,6 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use crate::RunError;
 use crate::config::Experiment;
 use crate::device::{Network, OpenDevice};
-use crate::environment::total_memory_bytes;
 use crate::examples::Input;
 use crate::memory::{MemoryEstimate, MemorySite};
 use crate::spec::{Spec, spec};
@@ -50,10 +50,11 @@ pub(crate) fn network(
         seed: train.seed,
     };
     let available = match &device {
-        OpenDevice::Cpu(_) => total_memory_bytes(),
-        OpenDevice::Cuda(backend) => {
-            Some(backend.device().memory().map_err(RunError::Device)?.free)
-        }
+        OpenDevice::Cpu(_) => available_memory(),
+        OpenDevice::Cuda(backend) => Some(AvailableMemory {
+            bytes: backend.device().memory().map_err(RunError::Device)?.free,
+            limit: "what is free on the GPU".into(),
+        }),
     };
     if let Some(available) = available {
         let site = match &device {
@@ -63,7 +64,7 @@ pub(crate) fn network(
             },
         };
         let estimate = MemoryEstimate::of(&parts.spec, parts.length, site)?;
-        estimate.check(&parts.spec, parts.length, batch, available)?;
+        estimate.check(&parts.spec, parts.length, batch, &available)?;
     }
     let network = match device {
         OpenDevice::Cpu(backend) => parts.build(backend),

@@ -244,6 +244,11 @@ fn impossible_networks_are_errors() {
             "data.batch = 5000",
             "4000 images, expected at least data.batch = 5000",
         ),
+        (
+            // More than the memory too.
+            "data.batch = 1000000\nmodel.filters = [512]",
+            "4000 images, expected at least data.batch = 1000000",
+        ),
         ("model.units = [65536, 65536, 65536]", "MB of memory"),
     ] {
         let found = dir.train(&dir.digits("full", more), "run");

@@ -304,7 +304,8 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
             writeln!(out, "CUDA       {:<8} {}", cuda.name, cuda.state)?;
         }
         writeln!(out, "device     {} (--device takes another)", found.device)?;
-        writeln!(out, "memory     {}", gigabytes(found.memory_bytes))?;
+        let limit = found.memory_limit.as_deref().unwrap_or("unknown");
+        writeln!(out, "memory     {}, {limit}", gigabytes(found.memory_bytes))?;
         writeln!(
             out,
             "free disk  {} where runs/ goes",

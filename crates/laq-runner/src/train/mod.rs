@@ -381,6 +381,8 @@ fn run(
     })?;
     let data_sha256 = examples.fingerprint();
     let input = Input::of(&examples);
+    // Splits that are too short for a batch are an error of their own, whatever memory there is.
+    let dataset = Dataset::new(&examples, experiment, on_gpu)?;
     let mut network = network(device, experiment, input, experiment.data.batch)?;
     let resumed = found.is_some();
     let (progress, start) = match found {
@@ -398,7 +400,6 @@ fn run(
         }
     };
     let environment = Environment::detect(&kernel, rayon::current_num_threads());
-    let dataset = Dataset::new(&examples, experiment, on_gpu)?;
     let mut run = Run {
         pending: Pending::new(report_interval),
         dataset,

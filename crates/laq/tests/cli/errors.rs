@@ -181,6 +181,20 @@ fn a_network_larger_than_the_memory() {
         ],
         &["model.hidden = 60000", "MB of memory"],
     );
+    // More than the process may take, on a machine of any size.
+    let output = Command::new("sh")
+        .current_dir(test_dir.folder.path())
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .args(["-c", "ulimit -v 2000000; exec \"$0\" \"$@\""])
+        .arg(cargo_bin!("laq"))
+        .args(["estimate", "huge.toml", "--threads", "1"])
+        .args(["--set", "model.hidden=8192", "--set", "data.batch=1"])
+        .output()
+        .expect("a shell");
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    let limit = "MB are available (the limit of 1.9 GiB of address space (ulimit -v), ";
+    assert!(message.contains(limit), "{message}");
 }
 
 #[test]
