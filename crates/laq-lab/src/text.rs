@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
+/// The most characters of a name in a table.
+const LONGEST_NAME: usize = 64;
+
 /// A table without lines: columns two spaces apart, those for which `right` holds aligned to the
 /// right. A field of several lines makes a row of several lines.
 #[must_use]
@@ -25,6 +28,35 @@ where
         }
     }
     table.trim_fmt() + "\n"
+}
+
+/// A name of a file for a table: its control characters escaped, which a terminal might obey, and the middle of a long
+/// one left out.
+#[must_use]
+pub fn shown(name: &str) -> String {
+    let name = escaped(name);
+    let length = name.chars().count();
+    if length <= LONGEST_NAME {
+        return name;
+    }
+    let start = name.chars().take(LONGEST_NAME / 2);
+    let end = name
+        .chars()
+        .skip(length - (LONGEST_NAME - LONGEST_NAME / 2 - 1));
+    start.chain(['…']).chain(end).collect()
+}
+
+/// `text` with its control characters escaped, except ends of lines.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() && character != '\n' {
+            true => escaped.extend(character.escape_default()),
+            false => escaped.push(character),
+        }
+    }
+    escaped
 }
 
 /// Two units of time, such as `3h 20m`, `4m 5s` or `12.3s`; whole minutes from an hour on, whole
@@ -62,6 +94,18 @@ mod tests {
             table(rows, |index| index == 1),
             "row     s  x\nlat−a  10  y\n"
         );
+    }
+
+    #[test]
+    fn names_are_shown_short_and_without_control_characters() {
+        assert_eq!(shown("blocks.0.größe"), "blocks.0.größe");
+        assert_eq!(shown("a\u{1b}[2Jb\tc"), "a\\u{1b}[2Jb\\tc");
+        let long = format!("begin{}end", "x".repeat(70_000));
+        let name = shown(&long);
+        assert_eq!(name.chars().count(), LONGEST_NAME);
+        assert!(name.starts_with("beginxx") && name.ends_with("xxend") && name.contains('…'));
+        let fits = "y".repeat(LONGEST_NAME);
+        assert_eq!(shown(&fits), fits);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use laq_lab::text::table;
+use laq_lab::text::{shown, table};
 use laq_packed::onnx::OnnxHeader;
 use laq_packed::{FileSummary, Level, TensorSummary};
 
@@ -89,7 +89,7 @@ fn row(tensor: &TensorSummary) -> [String; 9] {
     let quantization = tensor.quantization.as_ref();
     let sparsity = quantization.and_then(|quantization| quantization.sparsity);
     [
-        tensor.name.clone(),
+        shown(&tensor.name),
         shape(&tensor.shape),
         tensor.dtype.clone(),
         tensor.bits.map_or(String::new(), |bits| bits.to_string()),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 pub(crate) use laq_lab::launcher::{LOCKED, STOPPED as INTERRUPTED};
+use laq_lab::text::escaped;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -74,9 +75,9 @@ pub(crate) fn log(line: &str) {
     }
 }
 
-/// Writes a line to the standard error, `--quiet` or not.
+/// Writes a line to the standard error, `--quiet` or not. Names from files have no effect on a terminal.
 pub(crate) fn log_error(line: &str) {
-    let _ = writeln!(stderr(), "{line}");
+    let _ = writeln!(stderr(), "{}", escaped(line));
 }
 
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
