@@ -52,6 +52,7 @@ fuzz_target!(|input: &[u8]| {
         dequantized: kind % 16 >= 8,
         include: Vec::new(),
         exclude: Vec::new(),
+        channel_axes: Vec::new(),
         threads: Some(1),
     });
     match plan {

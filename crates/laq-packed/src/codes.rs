@@ -196,6 +196,22 @@ pub enum PackError {
         "blocks have steps of their own, which products do not take; decode the weights instead"
     )]
     NoBlocks,
+    /// A product needs rows of the tensor.
+    #[error(
+        "the steps are those of axis {axis}, and products take those of axis 0; decode the weights instead"
+    )]
+    OtherAxis {
+        /// The axis.
+        axis: usize,
+    },
+    /// An axis that a tensor does not have.
+    #[error("found axis {axis}, expected one of the {} of shape {shape:?}", .shape.len())]
+    NoAxis {
+        /// The axis.
+        axis: usize,
+        /// The shape.
+        shape: Vec<usize>,
+    },
     /// A step is not finite.
     #[error("step {index} is {value}, expected a finite number")]
     Step {

@@ -52,6 +52,7 @@ pub fn write_compressed_tensors(
         let layer = name.strip_suffix(".weight").unwrap_or(name).to_owned();
         if let Tensor::Packed(packed) = tensor
             && packed.shape().len() == 2
+            && packed.axis() == 0
             && packed
                 .block()
                 .is_none_or(|block| packed.shape()[1].is_multiple_of(block))

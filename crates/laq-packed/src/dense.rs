@@ -85,7 +85,7 @@ impl DenseMatrix {
 pub enum Matrix {
     /// Packed codes.
     Packed(PackedMatrix),
-    /// Full precision, or more than 16 codes, or blocks with steps of their own.
+    /// Full precision, or more than 16 codes, or steps of blocks or of another axis.
     Dense(DenseMatrix),
 }
 
@@ -97,7 +97,9 @@ impl Matrix {
     pub fn of(tensor: &Tensor) -> Result<Self, PackError> {
         let weights = match tensor {
             Tensor::Packed(packed)
-                if packed.table().multipliers().len() <= MAX_CODES && packed.block().is_none() =>
+                if packed.table().multipliers().len() <= MAX_CODES
+                    && packed.block().is_none()
+                    && packed.axis() == 0 =>
             {
                 return packed.matrix().map(Self::Packed);
             }

@@ -7,7 +7,9 @@ use thiserror::Error;
 
 use crate::codes::PackError;
 use crate::files::FileError;
-use crate::{ModelIndexError, SelectionError, TensorFileError};
+use crate::memory::MemoryShortage;
+use crate::selection::only;
+use crate::{ModelIndexError, SelectionError, TensorFileError, ThreadsError};
 
 /// An output that cannot be written.
 #[derive(Debug, Error)]
@@ -91,8 +93,8 @@ pub enum QuantizeError {
     Out(#[from] OutError),
     /// The input already has a tensor with the name of an output.
     #[error(
-        "{path} already has a tensor {taken}, the name of an output of {name}: exclude {name} with --exclude or rename one \
-         of them (was the file written by `laq quantize`?)"
+        "{path} already has a tensor {taken}, the name of an output of {name}: copy {name} with {} or rename one of them (was the \
+         file written by `laq quantize`?)", only("--exclude", .name)
     )]
     Taken {
         /// The file.
@@ -107,12 +109,24 @@ pub enum QuantizeError {
     Packing(#[from] PackError),
     /// A tensor without dimensions has no rows.
     #[error(
-        "{name} has no dimensions and therefore no rows: exclude it with --exclude, or give its tensor one scale with \
-         --granularity tensor"
+        "{name} has no dimensions and therefore no rows: copy it with {}, or give its tensor one scale with \
+         --granularity tensor", only("--exclude", .name)
     )]
     NoRows {
         /// The tensor.
         name: String,
+    },
+    /// The axis of the channels is not one of the tensor.
+    #[error(
+        "{name} has the shape {shape:?} and no axis {axis}, which --channel-axis gives for it: the first axis is 0"
+    )]
+    NoAxis {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// The axis.
+        axis: usize,
     },
     /// Missing curvature.
     #[error(
@@ -151,13 +165,18 @@ pub enum QuantizeError {
         /// The values allowed.
         expected: &'static str,
     },
-    /// Out of memory.
-    #[error("out of memory for {name} with {elements} elements")]
+    /// Too little memory for a tensor.
+    #[error(
+        "{name} with {weights} weights {source}: quantize it on a machine with more, or copy it with {}",
+        only("--exclude", .name)
+    )]
     Memory {
         /// The tensor.
         name: String,
-        /// Its elements.
-        elements: usize,
+        /// Its weights.
+        weights: usize,
+        /// The memory.
+        source: MemoryShortage,
     },
     /// The solver failed.
     #[error("{name} cannot be quantized: {source}")]
@@ -168,13 +187,8 @@ pub enum QuantizeError {
         source: SolveError,
     },
     /// The threads cannot be started.
-    #[error("cannot start {threads} threads: {source}; use a smaller --threads")]
-    Threads {
-        /// Threads requested; 0 for one per processor.
-        threads: usize,
-        /// The error.
-        source: rayon::ThreadPoolBuildError,
-    },
+    #[error(transparent)]
+    Threads(#[from] ThreadsError),
     /// Stopped by the caller.
     #[error("interrupted: {out} is unchanged")]
     Interrupted {

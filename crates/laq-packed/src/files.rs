@@ -58,6 +58,23 @@ impl FileError {
     }
 }
 
+/// Opens a file to read. A pipe or a device, which cannot be read from any place, is refused: opening a pipe waits
+/// for its writer.
+///
+/// # Errors
+///
+/// Any error of the system, and a path that is no file.
+pub fn open(path: &Path) -> Result<File, FileError> {
+    let opened = fs::metadata(path).and_then(|found| match found.is_file() || found.is_dir() {
+        true => File::open(path),
+        false => Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "it is a pipe or a device, expected a regular file: write its content to one first",
+        )),
+    });
+    opened.map_err(FileError::on("read", path))
+}
+
 /// Writes `bytes` to `path` atomically: writes a temporary file in the same folder, syncs and
 /// renames it. `path` holds the old content or the new at any time.
 ///

@@ -12,6 +12,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod axis;
 mod codes;
 mod dense;
 mod float;
@@ -33,6 +34,8 @@ pub use packed_bytes::PackedBytes;
 pub use packed_format::{PACKED_FORMAT_KEY, PACKED_FORMAT_VERSION, PackedFormatError, Tensor};
 pub use tensor::{PackedTensor, Steps};
 
+#[cfg(feature = "std")]
+mod channels;
 #[cfg(feature = "std")]
 mod compressed_tensors;
 #[cfg(feature = "std")]
@@ -69,15 +72,18 @@ mod run;
 mod selection;
 #[cfg(feature = "std")]
 mod tensor_file;
+#[cfg(feature = "std")]
+mod thread_pool;
 
 pub use laq_solvers::Granularity;
 
 #[cfg(feature = "std")]
 pub use {
+    channels::LostChannels,
     compressed_tensors::write_compressed_tensors,
     error::{OutError, QuantizeError},
     inspect::{FileSummary, InspectError, Level, Quantization, TensorSummary, inspect},
-    memory::{AvailableMemory, available_memory},
+    memory::{AvailableMemory, MemoryShortage, available_memory},
     model_files::ModelIndexError,
     network::{Network, NetworkError},
     npz::to_npz,
@@ -87,4 +93,5 @@ pub use {
     request::{Request, check_out, method},
     selection::SelectionError,
     tensor_file::TensorFileError,
+    thread_pool::{MAX_THREADS, ThreadsError, default_threads, thread_pool},
 };

@@ -4,6 +4,8 @@ use std::fmt;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use thiserror::Error;
+
 /// The memory that a process may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AvailableMemory {
@@ -56,6 +58,39 @@ fn available(root: &Path) -> Option<AvailableMemory> {
     });
     let all = machine.into_iter().chain(own).chain(groups);
     all.min_by_key(|limit| limit.bytes)
+}
+
+/// More memory than a process may take.
+#[derive(Debug, Error)]
+#[error("takes about {} of memory, and there is {limit}", Size(*.needed))]
+pub struct MemoryShortage {
+    /// Bytes.
+    pub needed: u64,
+    /// What limits the memory.
+    pub limit: String,
+}
+
+/// Whether so many bytes can be taken. The system is asked for them too, which limits them where it says nothing.
+pub(crate) fn check_memory(needed: u64) -> Result<(), MemoryShortage> {
+    let available = available_memory();
+    let is_there = available.as_ref().is_none_or(|found| needed <= found.bytes);
+    let reserved = usize::try_from(needed)
+        .is_ok_and(|needed| Vec::<u8>::new().try_reserve_exact(needed).is_ok());
+    match is_there && reserved {
+        true => Ok(()),
+        false => Err(MemoryShortage::of(needed)),
+    }
+}
+
+impl MemoryShortage {
+    /// Of `needed` bytes.
+    pub(crate) fn of(needed: u64) -> Self {
+        let limit = available_memory().map(|found| found.limit);
+        Self {
+            needed,
+            limit: limit.unwrap_or_else(|| "less".into()),
+        }
+    }
 }
 
 fn read(root: &Path, path: impl AsRef<Path>) -> Option<String> {

@@ -1,7 +1,7 @@
 //! The files of a model: one safetensors file, or shards with an index as Hugging Face writes them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Component, Path, PathBuf};
 
 use safetensors::tensor::TensorInfo;
@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::QuantizeError;
 use crate::files::FileError;
 use crate::selection::listed;
-use crate::tensor_file::TensorFile;
+use crate::tensor_file::{TensorFile, TensorFileError};
 
 /// The name of a model of one file.
 const FILE: &str = "model.safetensors";
@@ -129,6 +129,15 @@ impl ModelFiles {
             path,
             index: Some(index),
             files,
+        })
+    }
+
+    /// A model of one open file, which errors call `path`.
+    pub(crate) fn of(file: File, path: &Path) -> Result<Self, TensorFileError> {
+        Ok(Self {
+            path: path.into(),
+            index: None,
+            files: vec![TensorFile::of(file, path)?],
         })
     }
 

@@ -109,7 +109,7 @@ impl<D: AsRef<[u8]>> PackedBytes<D> {
                 entry,
                 codes,
                 steps,
-            } if entry.values.len() <= MAX_CODES && entry.block.is_none() => {
+            } if entry.values.len() <= MAX_CODES && entry.has_rows() => {
                 let steps = self.floats(steps.0, steps.1);
                 let matrix = entry.matrix(name, codes.shape[0], self.bytes(codes), &steps)?;
                 Ok(Matrix::Packed(matrix))

@@ -1,6 +1,7 @@
 //! The file of packed weights on a disk.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -147,6 +148,21 @@ impl PackedFile {
         tensors: &BTreeMap<String, Tensor>,
         metadata: BTreeMap<String, String>,
     ) -> Result<(), PackedFileError> {
+        Ok(replace(path, |file| {
+            Self::write_to(file, path, tensors, metadata)
+        })?)
+    }
+
+    /// Writes tensors and metadata into an empty file, which errors call `path`.
+    ///
+    /// # Errors
+    /// The file cannot be written, or the format does not have so many tensors.
+    pub fn write_to(
+        file: &File,
+        path: &Path,
+        tensors: &BTreeMap<String, Tensor>,
+        metadata: BTreeMap<String, String>,
+    ) -> Result<(), TensorFileError> {
         let mut new = Vec::new();
         let mut entries = BTreeMap::new();
         for (name, tensor) in tensors {
@@ -163,24 +179,21 @@ impl PackedFile {
             }
         }
         let layout = Layout::new(path, new, &with_entries(metadata, &entries))?;
-        replace(path, |file| {
-            let mut writer = Writer::new(&layout, path, file)?;
-            for (name, tensor) in tensors {
-                match tensor {
-                    Tensor::Packed(tensor) => {
-                        write_packed(&mut writer, name, tensor, float_of_steps(tensor))?;
-                    }
-                    Tensor::F32 { values, .. } => {
-                        writer.begin(name)?;
-                        let mut bytes = Vec::new();
-                        Float::F32.encode(values, &mut bytes);
-                        writer.write(&bytes)?;
-                    }
+        let mut writer = Writer::new(&layout, path, file)?;
+        for (name, tensor) in tensors {
+            match tensor {
+                Tensor::Packed(tensor) => {
+                    write_packed(&mut writer, name, tensor, float_of_steps(tensor))?;
+                }
+                Tensor::F32 { values, .. } => {
+                    writer.begin(name)?;
+                    let mut bytes = Vec::new();
+                    Float::F32.encode(values, &mut bytes);
+                    writer.write(&bytes)?;
                 }
             }
-            writer.end()
-        })?;
-        Ok(())
+        }
+        Ok(writer.end()?)
     }
 }
 

@@ -10,14 +10,15 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::axis::front_shape;
 use crate::codes::{PackError, Packing};
 use crate::float::Float;
 use crate::matrix::{CodeTable, PackedMatrix};
 use crate::tensor::{PackedTensor, Steps, columns_of};
 
-/// The newest version of the format that is read. Files without blocks are written as version 1, those with
-/// blocks as version 2.
-pub const PACKED_FORMAT_VERSION: u32 = 2;
+/// The newest version of the format that is read. Files are written as version 1, with blocks as version 2, and with
+/// channels on another axis than the first as version 3.
+pub const PACKED_FORMAT_VERSION: u32 = 3;
 
 /// The metadata entry with the version of the format.
 pub const PACKED_FORMAT_KEY: &str = "laq.format_version";
@@ -41,6 +42,14 @@ pub(crate) struct TensorEntry {
     /// The weights of a block, where blocks have steps of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) block: Option<usize>,
+    /// The dimension of the tensor that is the first of the codes; the others follow in their order.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub(crate) axis: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_first(axis: &usize) -> bool {
+    *axis == 0
 }
 
 /// The errors of packed weights.
@@ -277,6 +286,11 @@ impl Header {
 }
 
 impl TensorEntry {
+    /// Whether the rows of the codes are those of the tensor, with a step or two each.
+    pub(crate) fn has_rows(&self) -> bool {
+        self.block.is_none() && self.axis == 0
+    }
+
     pub(crate) fn of(tensor: &PackedTensor) -> Self {
         Self {
             shape: tensor.shape().to_vec(),
@@ -285,6 +299,7 @@ impl TensorEntry {
             groups: tensor.groups(),
             two_scales: tensor.has_two_steps(),
             block: tensor.block(),
+            axis: tensor.axis(),
         }
     }
 
@@ -303,7 +318,8 @@ impl TensorEntry {
                 two: self.two_scales,
                 block: self.block,
             };
-            PackedTensor::new(&self.shape, rows, self.packing, codes, table, steps)
+            let front = front_shape(&self.shape, self.axis);
+            PackedTensor::new(&front, rows, self.packing, codes, table, steps)?.with_axis(self.axis)
         });
         tensor.map_err(invalid(name))
     }
@@ -339,7 +355,12 @@ pub(crate) fn with_entries(
     entries: &BTreeMap<String, TensorEntry>,
 ) -> BTreeMap<String, String> {
     let has_blocks = entries.values().any(|entry| entry.block.is_some());
-    let version = if has_blocks { PACKED_FORMAT_VERSION } else { 1 };
+    let has_axes = entries.values().any(|entry| entry.axis > 0);
+    let version = match (has_axes, has_blocks) {
+        (true, _) => PACKED_FORMAT_VERSION,
+        (false, true) => 2,
+        (false, false) => 1,
+    };
     metadata.insert(PACKED_FORMAT_KEY.into(), version.to_string());
     let entries = serde_json::to_string(entries).expect("plain numbers and strings");
     metadata.insert(TENSORS.into(), entries);

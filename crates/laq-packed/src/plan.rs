@@ -1,22 +1,26 @@
 //! Reads the headers, selects tensors and lays out the output, before any work is done.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use laq_solvers::blocks::ScaleGrid;
-use laq_solvers::{Granularity, Groups, Method, Quantizer, Solver};
+use laq_solvers::{Codebook, Granularity, Groups, Method, Quantizer, Solver};
 use safetensors::tensor::{Dtype, TensorInfo};
 
+use crate::axis::front_shape;
 use crate::codes::Packing;
 use crate::float::Float;
 use crate::matrix::CodeTable;
+use crate::memory::check_memory;
 use crate::model_files::{ModelFiles, ModelIndex};
 use crate::packed_format::{TensorEntry, packed_name, scale_name, with_entries};
 use crate::request::{Request, check_out, check_out_folder, quantizer};
-use crate::selection::select;
+use crate::selection::{patterns, select};
 use crate::tensor::matrix_shape;
 use crate::tensor_file::{Layout, NewTensor, TensorFile, TensorFileError};
-use crate::{OutError, QuantizeError};
+use crate::thread_pool::default_threads;
+use crate::{OutError, QuantizeError, SelectionError};
 
 /// A request whose headers have been checked.
 #[derive(Debug)]
@@ -53,7 +57,9 @@ pub(crate) struct Planned {
 #[derive(Debug)]
 pub(crate) struct Quantized {
     pub(crate) float: Float,
-    /// The weights that share a scale.
+    /// The dimension of the channels, which comes first in the matrix of weights.
+    pub(crate) axis: usize,
+    /// The weights of that matrix that share a scale.
     pub(crate) groups: Groups,
     /// The file of the curvature that has the tensor, and its entry there.
     pub(crate) curvature: Option<(usize, TensorInfo, Float)>,
@@ -66,8 +72,22 @@ impl Plan {
     ///
     /// Any defect of the request, the index or the headers; see [`QuantizeError`].
     pub fn new(request: Request) -> Result<Self, QuantizeError> {
-        let quantizer = quantizer(&request.method)?;
         let weights = ModelFiles::open(&request.weights)?;
+        Self::of(request, weights)
+    }
+
+    /// [`new`](Self::new) for weights in an open file, which errors call by the path of the request.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn of_file(request: Request, weights: File) -> Result<Self, QuantizeError> {
+        let weights = ModelFiles::of(weights, &request.weights)?;
+        Self::of(request, weights)
+    }
+
+    fn of(request: Request, weights: ModelFiles) -> Result<Self, QuantizeError> {
+        let quantizer = quantizer(&request.method)?;
         let curvature = request.curvature.as_deref();
         let curvature = curvature.map(ModelFiles::open).transpose()?;
         let (outs, index_out) = outs(&request.out, &weights)?;
@@ -101,6 +121,7 @@ impl Plan {
             .collect::<Result<_, _>>()?;
         let index = weights.index.as_ref().zip(index_out);
         let index = index.map(|(index, out)| (out, new_index(index, &outs, &layouts)));
+        check_need(&request, packing, tensors.iter().flatten())?;
         let files = weights.files.into_iter().zip(tensors);
         let files = files.zip(outs.into_iter().zip(layouts));
         Ok(Self {
@@ -148,6 +169,7 @@ fn planned(request: &Request, weights: &ModelFiles) -> Result<Vec<Vec<Planned>>,
     let files: Vec<_> = weights.files.iter().map(TensorFile::tensors).collect();
     let all = files.concat();
     let selected = select(&weights.path, &all, &request.include, &request.exclude)?;
+    let axis_of = channel_axes(request, weights, &all)?;
     let mut selected = selected.into_iter();
     let mut planned = Vec::with_capacity(files.len());
     for tensors in files {
@@ -155,11 +177,15 @@ fn planned(request: &Request, weights: &ModelFiles) -> Result<Vec<Vec<Planned>>,
         for ((name, info), selected) in tensors.into_iter().zip(selected.by_ref()) {
             let info = info.clone();
             let quantized = match Float::of(info.dtype).filter(|_| selected) {
-                Some(float) => Some(Quantized {
-                    float,
-                    groups: groups(&name, &info, request.method.granularity())?,
-                    curvature: None,
-                }),
+                Some(float) => {
+                    let axis = axis_of(&name);
+                    Some(Quantized {
+                        float,
+                        axis,
+                        groups: groups(&name, &info, axis, request.method.granularity())?,
+                        curvature: None,
+                    })
+                }
                 None => None,
             };
             of_file.push(Planned {
@@ -171,6 +197,22 @@ fn planned(request: &Request, weights: &ModelFiles) -> Result<Vec<Vec<Planned>>,
         planned.push(of_file);
     }
     Ok(planned)
+}
+
+/// The dimension of the channels of a tensor.
+fn channel_axes(
+    request: &Request,
+    weights: &ModelFiles,
+    tensors: &[(String, &TensorInfo)],
+) -> Result<impl Fn(&str) -> usize, SelectionError> {
+    let names: Vec<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
+    let (globs, axes): (Vec<_>, Vec<_>) = request.channel_axes.iter().cloned().unzip();
+    let path = weights.path.display().to_string();
+    let globs = patterns("--channel-axis", &globs, &path, &names)?;
+    Ok(move |name: &str| {
+        let found = globs.iter().position(|glob| glob.matches(name));
+        found.map_or(0, |index| axes[index])
+    })
 }
 
 /// What determines the tensors of the files to write.
@@ -202,7 +244,7 @@ impl Output<'_> {
                 dtype: tensor.info.dtype,
                 shape: tensor.info.shape.clone(),
             };
-            let Some(Quantized { groups, .. }) = tensor.quantized else {
+            let Some(Quantized { groups, axis, .. }) = tensor.quantized else {
                 new.push(copied);
                 continue;
             };
@@ -212,7 +254,7 @@ impl Output<'_> {
             let block = groups.block();
             let problems = groups.count();
             let of_rows = if block.is_some() { 1 } else { problems };
-            let (rows, columns) = matrix_shape(&tensor.info.shape, of_rows);
+            let (rows, columns) = matrix_shape(&front_shape(&tensor.info.shape, axis), of_rows);
             let row_bytes = self
                 .packing
                 .row_bytes(columns)
@@ -224,6 +266,7 @@ impl Output<'_> {
                 groups: problems,
                 two_scales: self.two_scales,
                 block,
+                axis,
             };
             entries.insert(tensor.name.clone(), entry);
             let mut scale_shape = match (block, granularity(&self.request.method)) {
@@ -256,6 +299,58 @@ impl Output<'_> {
     }
 }
 
+/// Bytes of a group, with its scale, its solution and its step.
+const GROUP_BYTES: u64 = 64;
+
+/// Bytes of what does not depend on the tensor: blocks of files, sums and scratch of each thread.
+const FIXED_BYTES: u64 = 64 << 20;
+
+impl Quantized {
+    /// About the bytes that it takes to quantize `weights` weights, as measured.
+    fn memory(&self, weights: usize, request: &Request, packing: Packing) -> Option<u64> {
+        let quantizer = request.method.quantizer()?;
+        let alternates = matches!(quantizer.solver(), Solver::Alternating { .. });
+        let of_weight = 5.0
+            + packing.bits_per_code() / 8.0
+            + if self.curvature.is_some() { 4.0 } else { 0.0 }
+            + if alternates { 1.0 } else { 0.0 }
+            + if self.axis > 0 { 4.0 } else { 0.0 };
+        // The exact solver sorts more of the weights, the more uniform levels there are.
+        let of_solver = match (quantizer.solver(), quantizer.codebook()) {
+            (Solver::Exact { .. }, Codebook::Ternary | Codebook::Logarithmic { .. }) => 1.0,
+            (Solver::Exact { .. }, codebook) => codebook.levels().count() as f64 / 8.0,
+            _ => 0.0,
+        };
+        let groups = self.groups.count();
+        let at_once = groups.min(request.threads.or_else(|| default_threads().ok())?);
+        let solved = at_once as f64 * self.groups.length().min(weights) as f64;
+        let of_weights = of_weight * weights as f64 + of_solver * solved;
+        let of_groups = GROUP_BYTES.saturating_mul(groups as u64);
+        Some((of_weights as u64).saturating_add(of_groups.saturating_add(FIXED_BYTES)))
+    }
+}
+
+/// Checks that there is memory for the tensor that takes most.
+fn check_need<'a>(
+    request: &Request,
+    packing: Packing,
+    tensors: impl Iterator<Item = &'a Planned>,
+) -> Result<(), QuantizeError> {
+    let need = |tensor: &'a Planned| {
+        let weights = tensor.info.shape.iter().product();
+        let bytes = (tensor.quantized.as_ref()?).memory(weights, request, packing)?;
+        Some((bytes, weights, tensor))
+    };
+    let Some((bytes, weights, tensor)) = tensors.filter_map(need).max_by_key(|need| need.0) else {
+        return Ok(());
+    };
+    check_memory(bytes).map_err(|source| QuantizeError::Memory {
+        name: tensor.name.clone(),
+        weights,
+        source,
+    })
+}
+
 /// The text of the index of the new shards.
 fn new_index(index: &ModelIndex, outs: &[PathBuf], layouts: &[Layout]) -> String {
     let mut weight_map = BTreeMap::new();
@@ -268,20 +363,26 @@ fn new_index(index: &ModelIndex, outs: &[PathBuf], layouts: &[Layout]) -> String
     index.with_shards(weight_map, sizes.fold(0, u64::saturating_add))
 }
 
-/// The weights of a tensor that share a scale.
+/// The weights of a tensor that share a scale, with its dimension `axis` first.
 fn groups(
     name: &str,
     info: &TensorInfo,
+    axis: usize,
     granularity: Granularity,
 ) -> Result<Groups, QuantizeError> {
-    match (granularity, &info.shape[..]) {
+    if axis > 0 && axis >= info.shape.len() {
+        return Err(QuantizeError::NoAxis {
+            name: name.into(),
+            shape: info.shape.clone(),
+            axis,
+        });
+    }
+    match (granularity, &front_shape(&info.shape, axis)[..]) {
         (Granularity::Row | Granularity::Block(_), []) => {
             Err(QuantizeError::NoRows { name: name.into() })
         }
         // A vector is one row, unless each of its elements has a scale.
         (Granularity::Block(_), [columns]) => Ok(granularity.groups(1, *columns, 1)),
-        (Granularity::Row, [0]) => Ok(Groups::equal(0, 1)),
-        (Granularity::Row, [0, ..]) => Ok(Groups::blocks(0, 0, 1)),
         (_, [rows, columns @ ..]) => Ok(granularity.groups(*rows, columns.iter().product(), 1)),
         (_, []) => Ok(Groups::equal(1, 1)),
     }

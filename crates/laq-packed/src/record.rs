@@ -3,6 +3,8 @@
 use laq_solvers::{Codebook, Granularity, Scale};
 use serde::Serialize;
 
+use crate::LostChannels;
+
 /// The result for one tensor.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TensorRecord {
@@ -18,6 +20,11 @@ pub struct TensorRecord {
     pub weighted_error: f64,
     /// `weighted_error` over `½ Σ d w²`; `None` if only the latter is zero.
     pub relative_error: Option<f64>,
+    /// The `weighted_error` of the nearest levels with the largest magnitude of each group as its scale, for methods that
+    /// alternate; `None` for others.
+    pub rounding_error: Option<f64>,
+    /// Channels of which little is left; `None` if there are none.
+    pub lost_channels: Option<LostChannels>,
     /// Share of weights whose level is zero.
     pub sparsity: f64,
     /// Bits of a packed code; 1.6 for trits.

@@ -33,6 +33,9 @@ pub struct Request {
     pub include: Vec<String>,
     /// Globs of names to copy unchanged.
     pub exclude: Vec<String>,
+    /// Globs of names with the dimension of their channels, whose indices are the rows of the method's granularity; the
+    /// first that matches counts, and for other tensors it is the first dimension.
+    pub channel_axes: Vec<(String, usize)>,
     /// Threads; `None` for one per processor. The result does not depend on it.
     pub threads: Option<usize>,
 }

@@ -7,20 +7,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use laq_solvers::{Groups, Method, Problem, Quantizer, Scale, SolveError, solve_groups};
+use laq_solvers::{
+    Codebook, Groups, Method, Problem, Quantizer, Scale, SolveError, Solver, solve_groups,
+};
 use safetensors::tensor::TensorInfo;
 
 use crate::QuantizeError;
+use crate::axis::{Axis, front_shape};
+use crate::channels::{Decoded, LostChannels, compare};
 use crate::codes::{PackError, Packing};
 use crate::files::{FileError, OutFolder, Temporary, remove};
 use crate::float::Float;
 use crate::interrupt::until_stopped;
+use crate::memory::MemoryShortage;
 use crate::packed_file::write_packed;
 use crate::plan::{Plan, Planned, Quantized, granularity, scale_float};
 use crate::record::{TensorRecord, Totals, printed, relative};
 use crate::request::quantizer;
 use crate::tensor::PackedTensor;
 use crate::tensor_file::{BLOCK, TensorFile, Writer};
+use crate::thread_pool::thread_pool;
 
 impl Plan {
     /// Quantizes all tensors and writes the output atomically. Calls `report` after each tensor.
@@ -39,7 +45,7 @@ impl Plan {
         report: &mut dyn FnMut(&TensorRecord),
     ) -> Result<Totals, QuantizeError> {
         let quantizer = quantizer(&self.request.method)?;
-        let pool = pool(self.request.threads)?;
+        let pool = thread_pool(self.request.threads)?;
         let method = Arc::new(self.request.method.clone());
         let out = &self.request.out;
         let mut totals = Totals::default();
@@ -72,6 +78,7 @@ impl Plan {
                     let work = Work {
                         method: method.clone(),
                         shape: tensor.info.shape.clone(),
+                        axis: how.axis,
                         groups: how.groups,
                         has_curvature: how.curvature.is_some(),
                         packing: self.packing,
@@ -139,9 +146,11 @@ impl Plan {
         } = buffers;
         let name = &tensor.name;
         read_floats(file, name, (&tensor.info, how.float), go_on, weights)?;
+        to_front(tensor, how, weights);
         if let (Some(files), Some((number, info, float))) = (&self.curvature, &how.curvature) {
             let file = &files.files[*number];
             read_floats(file, name, (info, *float), go_on, curvature)?;
+            to_front(tensor, how, curvature);
         }
         reserve(name, weights.len(), levels)?;
         levels.resize(weights.len(), 0);
@@ -168,6 +177,15 @@ impl Plan {
         }
         writer.begin(&tensor.name)?;
         let mut encoded = Vec::new();
+        if how.axis > 0 {
+            for quantized in packed.decode().chunks(BLOCK) {
+                go_on()?;
+                encoded.clear();
+                how.float.encode(quantized, &mut encoded);
+                writer.write(&encoded)?;
+            }
+            return Ok(bytes);
+        }
         let mut quantized = Vec::new();
         // Many small groups are written together.
         for (range, scale) in how.groups.ranges().zip(scales) {
@@ -207,6 +225,8 @@ impl Plan {
             scale: printed(&buffers.scales, granularity(&self.request.method), codebook),
             weighted_error: solved.weighted_error,
             relative_error: relative(solved.weighted_error, solved.energy),
+            rounding_error: solved.rounding_error,
+            lost_channels: solved.lost_channels.clone(),
             sparsity: if has_zero {
                 zeros as f64 / n.max(1) as f64
             } else {
@@ -260,6 +280,7 @@ struct Buffers {
 struct Work {
     method: Arc<Method>,
     shape: Vec<usize>,
+    axis: usize,
     groups: Groups,
     has_curvature: bool,
     packing: Packing,
@@ -274,8 +295,11 @@ struct Solved {
 
 struct Figures {
     weighted_error: f64,
+    /// That of the nearest levels at the largest magnitude, where the method alternates.
+    rounding_error: Option<f64>,
     /// `½ Σ d w²`.
     energy: f64,
+    lost_channels: Option<LostChannels>,
     milliseconds: f64,
 }
 
@@ -301,25 +325,63 @@ impl Work {
         scales.extend(solved.iter().map(|group| group.scale));
         let weighted_error = (solved.iter()).fold(0.0, |sum, group| sum + group.weighted_error);
         let milliseconds = 1e3 * start.elapsed().as_secs_f64();
-        let codebook = quantizer.codebook();
-        // With scale zero the error is ½ Σ d w².
-        let energy = problem.weighted_error(codebook, Scale::One(0.0), levels)?;
-        let (shape, groups) = (&self.shape, self.groups);
+        let (codebook, groups) = (quantizer.codebook(), self.groups);
+        let alternates = matches!(quantizer.solver(), Solver::Alternating { .. });
+        let rounding_error = match alternates {
+            true => Some(rounding_error(codebook, problem, groups)?),
+            false => None,
+        };
+        let shape = front_shape(&self.shape, self.axis);
+        let decoded = Decoded {
+            weights,
+            curvature,
+            codebook,
+            levels,
+            groups,
+            scales,
+        };
+        let (energy, lost_channels) = compare(decoded, channels(&shape));
+        let packed =
+            PackedTensor::from_groups(&shape, levels, codebook, groups, scales, self.packing);
         Ok(Solved {
             figures: Figures {
                 weighted_error,
+                rounding_error,
                 energy,
+                lost_channels,
                 milliseconds,
             },
-            packed: PackedTensor::from_groups(
-                shape,
-                levels,
-                codebook,
-                groups,
-                scales,
-                self.packing,
-            ),
+            packed: packed.and_then(|packed| packed.with_axis(self.axis)),
         })
+    }
+}
+
+/// The error of rounding to the nearest levels, with the largest magnitude of each group as its scale.
+fn rounding_error(
+    codebook: &Codebook,
+    problem: Problem<'_>,
+    groups: Groups,
+) -> Result<f64, SolveError> {
+    let quantizer = Quantizer::rounding(codebook.clone());
+    let mut levels = vec![0; problem.weights().len()];
+    let rounded = solve_groups(&quantizer, problem, groups, &mut levels)?;
+    Ok(rounded.iter().map(|group| group.weighted_error).sum())
+}
+
+/// The channels of a tensor with their axis first; a vector is one.
+fn channels(shape: &[usize]) -> usize {
+    match shape {
+        [channels, _, ..] => *channels,
+        _ => 1,
+    }
+}
+
+/// Moves the axis of the channels to the front of the elements.
+fn to_front(tensor: &Planned, how: &Quantized, values: &mut Vec<f32>) {
+    if how.axis > 0
+        && let Some(axis) = Axis::of(&tensor.info.shape, how.axis)
+    {
+        *values = axis.moved_to_front(values);
     }
 }
 
@@ -346,12 +408,16 @@ fn reserve<T>(name: &str, length: usize, buffer: &mut Vec<T>) -> Result<(), Quan
         .try_reserve_exact(length)
         .map_err(|_| QuantizeError::Memory {
             name: name.into(),
-            elements: length,
+            weights: length,
+            source: MemoryShortage::of(length as u64 * size_of::<T>() as u64),
         })
 }
 
-/// `name[3, 7]` for an index into the flat tensor.
-fn location(tensor: &Planned, mut index: usize) -> String {
+/// `name[3, 7]` for an index into the flat tensor, whose axis of the channels is in front.
+fn location(tensor: &Planned, front: usize) -> String {
+    let axis = tensor.quantized.as_ref().map_or(0, |how| how.axis);
+    let axis = Axis::of(&tensor.info.shape, axis);
+    let mut index = axis.map_or(front, |axis| axis.place(front));
     let mut indices = Vec::new();
     for &length in tensor.info.shape.iter().rev() {
         indices.push((index % length.max(1)).to_string());
@@ -359,12 +425,4 @@ fn location(tensor: &Planned, mut index: usize) -> String {
     }
     indices.reverse();
     format!("{}[{}]", tensor.name, indices.join(", "))
-}
-
-fn pool(threads: Option<usize>) -> Result<rayon::ThreadPool, QuantizeError> {
-    let threads = threads.unwrap_or(0);
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|source| QuantizeError::Threads { threads, source })
 }

@@ -54,7 +54,7 @@ pub enum SelectionError {
     /// A floating-point type that is not supported.
     #[error(
         "{name} in {path} has {dtype} elements, expected F32, F16 or BF16: convert it (in PyTorch, `tensor.float()`) or copy \
-         it unchanged with --exclude '{name}'"
+         it unchanged with {}", only("--exclude", .name)
     )]
     Dtype {
         /// The tensor.
@@ -66,8 +66,8 @@ pub enum SelectionError {
     },
     /// Nothing is selected.
     #[error(
-        "{path} has no tensor to quantize: without --include these are the tensors with F32, F16 or BF16 elements and at \
-         least two dimensions that --exclude does not match; it has {}", .names.join(", ")
+        "{path} has no tensor to quantize: without --include these are the tensors with F32, F16 or BF16 elements, at least \
+         one of them, and at least two dimensions that --exclude does not match; it has {}", .names.join(", ")
     )]
     Nothing {
         /// The file.
@@ -80,8 +80,8 @@ pub enum SelectionError {
 /// For each of `tensors`, the tensors of the file `path`, whether it is quantized.
 ///
 /// Without `include` these are the floating-point tensors with at least two dimensions except [`MEAN_IMAGE`], which is
-/// no weight; with it the tensors that match one of its globs, of any shape. Tensors that match a glob of `exclude` are
-/// not quantized.
+/// no weight; with it the tensors that match one of its globs, of any shape. Tensors that match a glob of `exclude`, or
+/// have no elements, are not quantized.
 pub(crate) fn select(
     path: &Path,
     tensors: &[(String, &TensorInfo)],
@@ -98,13 +98,13 @@ pub(crate) fn select(
         let weights = matching.clone().any(|(_, info)| is_floating(info.dtype));
         if let Some((name, info)) = matching.next().filter(|_| !weights) {
             return Err(SelectionError::NotFloating {
-                glob: glob.to_string(),
+                glob: glob.text.clone(),
                 name: name.clone(),
                 dtype: info.dtype,
             });
         }
     }
-    let any = |globs: &[Pattern], name: &str| globs.iter().any(|glob| glob.matches(name));
+    let any = |globs: &[NameGlob], name: &str| globs.iter().any(|glob| glob.matches(name));
     let mut selected = Vec::with_capacity(tensors.len());
     for (name, info) in tensors {
         let wanted = if include.is_empty() {
@@ -112,7 +112,8 @@ pub(crate) fn select(
         } else {
             any(&included, name)
         };
-        let taken = wanted && is_floating(info.dtype) && !any(&excluded, name);
+        let has_elements = !info.shape.contains(&0);
+        let taken = wanted && has_elements && is_floating(info.dtype) && !any(&excluded, name);
         if taken && Float::of(info.dtype).is_none() {
             return Err(SelectionError::Dtype {
                 name: name.clone(),
@@ -131,21 +132,51 @@ pub(crate) fn select(
     Ok(selected)
 }
 
+/// A glob of names. It also matches the name that it is letter by letter, such as `blocks[0].w`, where `[0]` is a
+/// set of one character.
+#[derive(Debug)]
+pub(crate) struct NameGlob {
+    text: String,
+    /// `None` for a name that is no glob.
+    pattern: Option<Pattern>,
+}
+
+impl NameGlob {
+    pub(crate) fn matches(&self, name: &str) -> bool {
+        let pattern = self.pattern.as_ref();
+        name == self.text || pattern.is_some_and(|pattern| pattern.matches(name))
+    }
+}
+
+/// The option `flag` for the tensor `name` and no other, as words of a shell.
+pub(crate) fn only(flag: &str, name: &str) -> String {
+    let glob = Pattern::escape(name).replace('\'', r"'\''");
+    format!("{flag} '{glob}'")
+}
+
 /// Parses the globs of `flag`; each must match a name.
 pub(crate) fn patterns(
     flag: &'static str,
     globs: &[String],
     path: &str,
     names: &[&str],
-) -> Result<Vec<Pattern>, SelectionError> {
+) -> Result<Vec<NameGlob>, SelectionError> {
     let pattern = |glob: &String| {
-        let pattern = Pattern::new(glob).map_err(|source| SelectionError::Glob {
-            flag,
-            glob: glob.clone(),
-            source,
-        })?;
-        if names.iter().any(|name| pattern.matches(name)) {
-            return Ok(pattern);
+        let pattern = match Pattern::new(glob) {
+            Ok(pattern) => Some(pattern),
+            Err(_) if names.contains(&glob.as_str()) => None,
+            Err(source) => {
+                return Err(SelectionError::Glob {
+                    flag,
+                    glob: glob.clone(),
+                    source,
+                });
+            }
+        };
+        let text = glob.clone();
+        let found = NameGlob { text, pattern };
+        if names.iter().any(|name| found.matches(name)) {
+            return Ok(found);
         }
         let mut nearest = names.to_vec();
         nearest.sort_by_cached_key(|name| strsim::damerau_levenshtein(glob, name));

@@ -6,12 +6,14 @@ use core::ops::Range;
 
 use laq_solvers::{Codebook, Groups, MAX_BLOCK, Scale};
 
+use crate::axis::Axis;
 use crate::codes::{BLOCK, PackError, Packing};
 use crate::matrix::{CodeTable, PackedMatrix};
 
 /// A tensor of packed codes: a weight is `step · multiplier[code]`, rounded once to f32.
 ///
-/// The codes are a matrix of `rows` × `columns`: the first dimension of the shape, and all others.
+/// The codes are a matrix of `rows` × `columns`: the first dimension of the shape, or [another](Self::with_axis), and
+/// all others.
 /// Its weights are cut into groups with steps of their own, see [`Steps`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct PackedTensor {
@@ -22,6 +24,7 @@ pub struct PackedTensor {
     packed: Vec<u8>,
     table: CodeTable,
     steps: Steps,
+    axis: usize,
 }
 
 /// The steps of the groups of a matrix.
@@ -153,7 +156,30 @@ impl PackedTensor {
             packed,
             table,
             steps,
+            axis: 0,
         })
+    }
+
+    /// The tensor whose dimension `axis` is the first of this one, and whose others follow in their order: for
+    /// steps of the channels of a transposed convolution, or of weights stored by inputs.
+    ///
+    /// # Errors
+    /// [`PackError::NoAxis`] if there are no so many dimensions.
+    pub fn with_axis(mut self, axis: usize) -> Result<Self, PackError> {
+        if axis >= self.shape.len().max(1) {
+            let shape = self.shape;
+            return Err(PackError::NoAxis { axis, shape });
+        }
+        if axis > 0 {
+            self.shape[..=axis].rotate_left(1);
+        }
+        self.axis = axis;
+        Ok(self)
+    }
+
+    /// The dimension of the tensor that is the first of the codes.
+    pub fn axis(&self) -> usize {
+        self.axis
     }
 
     /// The sizes of the tensor.
@@ -229,10 +255,18 @@ impl PackedTensor {
     pub fn codes(&self) -> Vec<u8> {
         let mut codes = vec![0; self.elements()];
         self.for_each_code(|index, code| codes[index] = code);
-        codes
+        self.ordered(codes)
     }
 
-    /// The group of a weight.
+    /// The elements of the matrix in the order of the tensor.
+    fn ordered<T: Copy + Default>(&self, values: Vec<T>) -> Vec<T> {
+        match Axis::of(&self.shape, self.axis) {
+            Some(axis) if self.axis > 0 => axis.moved_back(&values),
+            _ => values,
+        }
+    }
+
+    /// The group of an element of the matrix.
     pub(crate) fn group_of(&self, index: usize) -> usize {
         self.steps.groups(self.rows, self.columns).group_of(index)
     }
@@ -261,15 +295,18 @@ impl PackedTensor {
             let multiplier = multipliers[usize::from(code)];
             weights[index] = multiplier * steps[usize::from(multiplier < 0.0)];
         });
-        weights
+        self.ordered(weights)
     }
 
     /// The matrix of rows × columns, for products.
     ///
     /// # Errors
     /// [`PackError::TooManyCodes`] if there are more than 16 multipliers, [`PackError::NoBlocks`] if blocks have
-    /// steps.
+    /// steps, [`PackError::OtherAxis`] if the rows are another axis of the tensor than the first.
     pub fn matrix(&self) -> Result<PackedMatrix, PackError> {
+        if self.axis > 0 {
+            return Err(PackError::OtherAxis { axis: self.axis });
+        }
         if self.steps.block.is_some() {
             return Err(PackError::NoBlocks);
         }

@@ -1,22 +1,32 @@
 //! Reads and writes safetensors files one tensor at a time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::{self, Formatter};
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde_json::{Map, Value};
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use serde::de::{Error as _, IntoDeserializer, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-use crate::files::FileError;
+use crate::files::{self, FileError};
+use crate::memory::{MemoryShortage, check_memory};
 
 /// Bytes read at a time; a multiple of every element size.
 pub(crate) const BLOCK: usize = 1 << 20;
 
 /// Maximum length of a header in the format.
 const MAX_HEADER: u64 = 100_000_000;
+
+/// The entry of a header that is no tensor.
+const METADATA: &str = "__metadata__";
+
+/// Bytes in memory for a byte of the header, with what is planned for its tensors.
+const PARSED_BYTES: u64 = 24;
 
 /// Bytes of the header length, which precedes the header.
 const LENGTH_BYTES: u64 = 8;
@@ -60,6 +70,16 @@ pub enum TensorFileError {
         /// Bytes expected.
         expected: u64,
     },
+    /// Too little memory for the header.
+    #[error("the header of {path}, of {length} bytes, {source}")]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of the header.
+        length: u64,
+        /// The memory.
+        source: MemoryShortage,
+    },
     /// The header is inconsistent.
     #[error("the header of {path} is invalid: {detail}; copy or download the file again")]
     Header {
@@ -67,6 +87,19 @@ pub enum TensorFileError {
         path: PathBuf,
         /// The inconsistency.
         detail: String,
+    },
+    /// Elements of a type that is not known.
+    #[error(
+        "{name} in {path} has elements of the type {dtype:?}, which is not known here: convert it to one of F64, F32, F16, \
+         BF16, F8_E4M3, F8_E5M2, I64, I32, I16, I8, U64, U32, U16, U8 and BOOL"
+    )]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The type found.
+        dtype: String,
     },
     /// The output header exceeds the maximum of the format.
     #[error(
@@ -99,9 +132,14 @@ pub(crate) struct TensorFile {
 impl TensorFile {
     /// Reads the header and checks it against the length of the file.
     pub(crate) fn open(path: &Path) -> Result<Self, TensorFileError> {
-        let mut file = File::open(path).map_err(FileError::on("read", path))?;
+        Self::of(files::open(path)?, path)
+    }
+
+    /// [`open`](Self::open) for a file that is open, and that errors call `path`.
+    pub(crate) fn of(mut file: File, path: &Path) -> Result<Self, TensorFileError> {
         let found = file.metadata().map_err(FileError::on("read", path))?.len();
         let mut start = Vec::new();
+        file.rewind().map_err(FileError::on("read", path))?;
         Read::by_ref(&mut file)
             .take(LENGTH_BYTES + 1)
             .read_to_end(&mut start)
@@ -142,12 +180,18 @@ impl TensorFile {
         if data_start > found {
             return Err(truncated(data_start));
         }
+        check_memory(PARSED_BYTES * length).map_err(|source| TensorFileError::Memory {
+            path: path.into(),
+            length,
+            source,
+        })?;
         let mut bytes = vec![0; length as usize];
         file.seek(SeekFrom::Start(LENGTH_BYTES))
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(FileError::on("read", path))?;
-        let header: Metadata =
+        let header: Header =
             serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
+        let header = header.checked(path)?;
         let expected = data_start.saturating_add(header.data_len() as u64);
         if expected > found {
             return Err(truncated(expected));
@@ -230,6 +274,84 @@ impl TensorFile {
     }
 }
 
+/// A header as it stands in a file.
+struct Header {
+    metadata: Option<HashMap<String, String>>,
+    tensors: Vec<(String, HeaderEntry)>,
+}
+
+/// [`TensorInfo`] with a type that need not be known.
+#[derive(Deserialize)]
+struct HeaderEntry {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: (usize, usize),
+}
+
+impl Header {
+    /// Checks that every name is there once, and types and offsets.
+    fn checked(mut self, path: &Path) -> Result<Metadata, TensorFileError> {
+        let invalid = |detail| TensorFileError::Header {
+            path: path.into(),
+            detail,
+        };
+        let mut names = HashSet::with_capacity(self.tensors.len());
+        if let Some((name, _)) = self.tensors.iter().find(|(name, _)| !names.insert(name)) {
+            return Err(invalid(format!("{name} is there twice")));
+        }
+        self.tensors.sort_by_key(|(_, entry)| entry.data_offsets);
+        let mut tensors = Vec::with_capacity(self.tensors.len());
+        for (name, entry) in self.tensors {
+            let dtype: StrDeserializer<'_, ValueError> = entry.dtype.as_str().into_deserializer();
+            let Ok(dtype) = Dtype::deserialize(dtype) else {
+                return Err(TensorFileError::Dtype {
+                    path: path.into(),
+                    name,
+                    dtype: entry.dtype,
+                });
+            };
+            let info = TensorInfo {
+                dtype,
+                shape: entry.shape,
+                data_offsets: entry.data_offsets,
+            };
+            tensors.push((name, info));
+        }
+        Metadata::new(self.metadata, tensors).map_err(|error| invalid(error.to_string()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a map from names to tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+        let mut header = Header {
+            metadata: None,
+            tensors: Vec::new(),
+        };
+        while let Some(name) = map.next_key::<String>()? {
+            if name != METADATA {
+                header.tensors.push((name, map.next_value()?));
+            } else if header.metadata.replace(map.next_value()?).is_some() {
+                return Err(A::Error::custom(format!("{METADATA} is there twice")));
+            }
+        }
+        Ok(header)
+    }
+}
+
 /// The format of `torch.save` that begins with these bytes.
 fn pytorch_kind(start: &[u8]) -> Option<&'static str> {
     match start {
@@ -247,11 +369,24 @@ pub(crate) struct NewTensor {
     pub(crate) shape: Vec<usize>,
 }
 
+/// An entry of a header; its fields are in the order of their names.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum HeaderItem<'a> {
+    Metadata(&'a BTreeMap<String, String>),
+    Tensor {
+        data_offsets: (usize, usize),
+        dtype: Dtype,
+        shape: &'a [usize],
+    },
+}
+
 /// The header of an output file and the offset of each tensor.
 #[derive(Debug)]
 pub(crate) struct Layout {
     /// The header, preceded by its length.
     header: Vec<u8>,
+    /// The place of each tensor behind the header.
     starts: HashMap<String, u64>,
     total: u64,
 }
@@ -266,33 +401,31 @@ impl Layout {
     ) -> Result<Self, TensorFileError> {
         let huge = || TensorFileError::Huge { path: path.into() };
         tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
-        let mut header = Map::new();
+        let mut header = BTreeMap::new();
         if !metadata.is_empty() {
-            let entries = metadata.iter().map(|(key, value)| (key, value.as_str()));
-            header.insert("__metadata__".into(), entries.collect());
+            header.insert(METADATA, HeaderItem::Metadata(metadata));
         }
-        let mut offsets = Vec::with_capacity(tensors.len());
+        let mut starts = HashMap::with_capacity(tensors.len());
         let mut end = 0_usize;
-        for tensor in tensors {
+        for NewTensor { name, dtype, shape } in &tensors {
             let start = end;
-            let elements = tensor.shape.iter().copied().try_fold(1, usize::checked_mul);
+            let elements = shape.iter().copied().try_fold(1, usize::checked_mul);
             end = elements
-                .and_then(|elements: usize| elements.checked_mul(tensor.dtype.bitsize()))
+                .and_then(|elements: usize| elements.checked_mul(dtype.bitsize()))
                 .and_then(|bits| start.checked_add(bits / 8))
                 .ok_or_else(huge)?;
-            let info = TensorInfo {
-                dtype: tensor.dtype,
-                shape: tensor.shape,
+            let item = HeaderItem::Tensor {
                 data_offsets: (start, end),
+                dtype: *dtype,
+                shape,
             };
-            let info = serde_json::to_value(info).map_err(|error| TensorFileError::Header {
-                path: path.into(),
-                detail: error.to_string(),
-            })?;
-            header.insert(tensor.name.clone(), info);
-            offsets.push((tensor.name, start as u64));
+            header.insert(name, item);
+            starts.insert(name.clone(), start as u64);
         }
-        let mut text = Value::Object(header).to_string().into_bytes();
+        let mut text = serde_json::to_vec(&header).map_err(|error| TensorFileError::Header {
+            path: path.into(),
+            detail: error.to_string(),
+        })?;
         text.resize(text.len().next_multiple_of(LENGTH_BYTES as usize), b' ');
         let length = text.len() as u64;
         if length > MAX_HEADER {
@@ -305,10 +438,7 @@ impl Layout {
         let total = data_start.checked_add(end as u64).ok_or_else(huge)?;
         Ok(Self {
             header: [length.to_le_bytes().to_vec(), text].concat(),
-            starts: offsets
-                .into_iter()
-                .map(|(name, start)| (name, data_start + start))
-                .collect(),
+            starts,
             total,
         })
     }
@@ -318,9 +448,13 @@ impl Layout {
         self.starts.keys().map(String::as_str)
     }
 
+    fn header_bytes(&self) -> u64 {
+        self.header.len() as u64
+    }
+
     /// The bytes of all elements.
     pub(crate) fn data_bytes(&self) -> u64 {
-        self.total - self.header.len() as u64
+        self.total - self.header_bytes()
     }
 }
 
@@ -352,7 +486,7 @@ impl<'a> Writer<'a> {
 
     /// Moves to the tensor `name` of the layout.
     pub(crate) fn begin(&mut self, name: &str) -> Result<(), FileError> {
-        let start = self.layout.starts[name];
+        let start = self.layout.header_bytes() + self.layout.starts[name];
         self.file
             .seek(SeekFrom::Start(start))
             .map(drop)

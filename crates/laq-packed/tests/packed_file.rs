@@ -158,7 +158,7 @@ fn descriptions_that_do_not_fit_are_errors() {
         PackedFormatError::Codes { source, .. } => format!("{source:?}"),
         other => panic!("{other}"),
     };
-    let error = replaced("format_version\":\"1\"", "format_version\":\"3\"");
+    let error = replaced("format_version\":\"1\"", "format_version\":\"4\"");
     assert!(matches!(error, PackedFormatError::Newer { .. }), "{error}");
     let error = replaced("laq.format_version", "laq.format_versiom");
     assert!(

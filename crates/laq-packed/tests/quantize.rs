@@ -94,11 +94,205 @@ fn the_file_alone_restores_the_weights_of_every_method() {
                 }
                 let names: Vec<_> = records.iter().map(|record| record.name.as_str()).collect();
                 assert_eq!(names, plan.names().collect::<Vec<_>>());
-                assert_eq!((totals.tensors, totals.copied), (4, 4));
+                assert_eq!((totals.tensors, totals.copied), (3, 5));
                 assert!(close(totals.weighted_error, errors, totals.energy));
             }
         }
     }
+}
+
+/// A tensor with the dimension `axis` in front, by its indices.
+fn moved(shape: &[usize], axis: usize, values: &[f32]) -> (Vec<usize>, Vec<f32>) {
+    let mut front = shape.to_vec();
+    let length = front.remove(axis);
+    let after: usize = shape[axis + 1..].iter().product();
+    let mut parts = vec![Vec::new(); length];
+    for (index, value) in values.iter().enumerate() {
+        parts[index / after % length].push(*value);
+    }
+    front.insert(0, length);
+    (front, parts.concat())
+}
+
+#[test]
+fn another_axis_of_channels_is_the_first_of_the_transposed_tensor() {
+    let folder = TestDir::new();
+    let shape = [4, 6, 3, 2];
+    let (w, d) = (numbers(21, 144), positive(22, 144));
+    let solve = |shape: &[usize], w: &[f32], d: &[f32], request: Request| {
+        folder.write("w.safetensors", &file_bytes(&[f32s("w", shape, w)]));
+        folder.write("d.safetensors", &file_bytes(&[f32s("w", shape, d)]));
+        let request = Request {
+            curvature: Some(folder.path("d.safetensors")),
+            ..request
+        };
+        let plan = Plan::new(request).expect("a plan");
+        let mut records = Vec::new();
+        let never = AtomicBool::new(false);
+        let run = plan.run(&never, &mut |record| records.push(record.clone()));
+        run.expect("a file");
+        let file = PackedFile::open(&folder.path("q.safetensors")).expect("a file");
+        let tensor = file.tensor("w").expect("a tensor");
+        assert_eq!(tensor.shape(), shape);
+        let written = Written::read(&folder.path("q.safetensors"));
+        assert_eq!(written.f32s("w"), tensor.to_f32());
+        let matrix = file.matrix("w").expect("a matrix");
+        assert_eq!(
+            (matrix.rows(), matrix.columns()),
+            (shape[0], 144 / shape[0])
+        );
+        let version = written.metadata["laq.format_version"].clone();
+        (tensor.to_f32(), records.remove(0), version)
+    };
+    for id in ["lat-e", "lat2-e", "laq-linear-3"] {
+        for granularity in [Granularity::Tensor, Granularity::Row, Granularity::Block(5)] {
+            let method: Method = id.parse().expect("a method");
+            let method = method.with_granularity(granularity).expect("valid");
+            let request = folder.request(method);
+            for axis in 1..4 {
+                let axes = vec![("w".into(), axis), ("*".into(), 0)];
+                let of_axis = Request {
+                    channel_axes: axes,
+                    ..request.clone()
+                };
+                let (front, of_front) = moved(&shape, axis, &w);
+                let (_, curvature) = moved(&shape, axis, &d);
+                let (found, record, version) = solve(&shape, &w, &d, of_axis);
+                let (expected, of_first, _) = solve(&front, &of_front, &curvature, request.clone());
+                assert_eq!(version, "3", "{id} {granularity} {axis}");
+                assert_eq!(
+                    moved(&shape, axis, &found).1,
+                    expected,
+                    "{id} {granularity} {axis}"
+                );
+                assert_eq!(record.weighted_error, of_first.weighted_error);
+                assert_eq!(record.scale, of_first.scale);
+            }
+        }
+    }
+    // An error has the index of the file.
+    let mut bad = w.clone();
+    bad[36 + 5 * 6 + 2 * 2 + 1] = f32::NAN;
+    folder.write("w.safetensors", &file_bytes(&[f32s("w", &shape, &bad)]));
+    let request = Request {
+        channel_axes: vec![("*".into(), 1)],
+        ..folder.request("lat-e".parse().expect("a method"))
+    };
+    let plan = Plan::new(request.clone()).expect("a plan");
+    let error = plan
+        .run(&AtomicBool::new(false), &mut |_| {})
+        .expect_err("NaN");
+    assert!(error.to_string().contains("w[1, 5, 2, 1]"), "{error}");
+    for (axis, glob, expected) in [
+        (4, "*", "no axis 4"),
+        (1, "v*", "--channel-axis v* matches no"),
+    ] {
+        let channel_axes = vec![(glob.into(), axis)];
+        let error = Plan::new(Request {
+            channel_axes,
+            ..request.clone()
+        })
+        .expect_err("an error");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn channels_of_which_nothing_is_left_are_told() {
+    let folder = TestDir::new();
+    let mut w = numbers(31, 5 * 64);
+    for channel in [1, 3] {
+        for weight in &mut w[channel * 64..][..64] {
+            *weight *= if channel == 1 { 1e-3 } else { 2e-3 };
+        }
+    }
+    folder.write("w.safetensors", &file_bytes(&[f32s("w", &[5, 8, 8], &w)]));
+    let lost = |granularity: Granularity| {
+        let method = method("lat-e", None)
+            .expect("a method")
+            .with_granularity(granularity);
+        let plan = Plan::new(folder.request(method.expect("valid"))).expect("a plan");
+        let mut found = None;
+        let run = plan.run(&AtomicBool::new(false), &mut |record| {
+            found = record.lost_channels.clone();
+        });
+        run.expect("a file");
+        found
+    };
+    let found = lost(Granularity::Tensor).expect("two channels");
+    assert_eq!((found.count, found.channels, found.worst), (2, 5, 1));
+    assert_eq!(found.relative_error, 1.0);
+    assert_eq!(lost(Granularity::Row), None);
+    assert_eq!(lost(Granularity::Block(16)), None);
+}
+
+#[test]
+fn an_alternating_method_is_compared_with_rounding() {
+    let folder = TestDir::new();
+    let w = numbers(41, 4_000);
+    folder.write("w.safetensors", &file_bytes(&[f32s("w", &[2, 2_000], &w)]));
+    for id in ["laq-linear-6", "laq-linear-6-e", "lat-a"] {
+        let method: Method = id.parse().expect("a method");
+        let codebook = method.quantizer().expect("it quantizes").codebook().clone();
+        let plan = Plan::new(folder.request(method.clone())).expect("a plan");
+        let mut found = Vec::new();
+        let run = plan.run(&AtomicBool::new(false), &mut |record| {
+            found.push(record.clone())
+        });
+        run.expect("a file");
+        let largest = w.iter().fold(0.0f32, |largest, w| largest.max(w.abs()));
+        let nearest = |w: &f32| {
+            let values = codebook.values().into_iter().map(|value| largest * value);
+            values.fold(f64::INFINITY, |least, value| {
+                least.min((f64::from(*w) - f64::from(value)).powi(2))
+            })
+        };
+        let expected = 0.5 * w.iter().map(nearest).sum::<f64>();
+        match (method.is_alternating(), found[0].rounding_error) {
+            (true, Some(error)) => assert!(
+                close(error, expected, 1e6 * expected),
+                "{id}: {error} {expected}"
+            ),
+            (false, None) => {}
+            other => panic!("{id}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn names_are_globs_of_themselves() {
+    let folder = TestDir::new();
+    let names = ["blocks[0].w", "blocks0.w", "it's", "a*", "ab", "x[", "?!"];
+    let tensors = names.map(|name| f32s(name, &[2, 2], &[1.0, 2.0, 3.0, 4.0]));
+    folder.write("w.safetensors", &file_bytes(&tensors));
+    let selected = |include: &str| {
+        let request = Request {
+            include: vec![include.into()],
+            ..folder.request("lab".parse().expect("a method"))
+        };
+        let plan = Plan::new(request)?;
+        Ok::<_, QuantizeError>(plan.names().map(String::from).collect::<Vec<_>>())
+    };
+    let of = |include| selected(include).expect("names");
+    assert_eq!(of("blocks[0].w"), ["blocks0.w", "blocks[0].w"]);
+    assert_eq!(of("blocks[[]0].w"), ["blocks[0].w"]);
+    assert_eq!(of("x["), ["x["]);
+    assert_eq!(of("a*"), ["a*", "ab"]);
+    assert!(selected("y[").is_err());
+    // What an error proposes selects the tensor and no other, as a shell reads it.
+    let tensors = names.map(|name| raw(name, Dtype::F64, &[2, 2], &[0; 32]));
+    folder.write("w.safetensors", &file_bytes(&tensors));
+    let mut request = folder.request("lab".parse().expect("a method"));
+    for left in (1..=names.len()).rev() {
+        let error = Plan::new(request.clone()).expect_err("F64").to_string();
+        let (_, proposal) = error.split_once("copy it unchanged with ").expect(&error);
+        let words = shlex::split(proposal).expect("words");
+        assert_eq!((words.len(), &words[0][..]), (2, "--exclude"), "{error}");
+        request.exclude.push(words[1].clone());
+        assert_eq!(request.exclude.len(), names.len() + 1 - left);
+    }
+    let error = Plan::new(request).expect_err("nothing is left").to_string();
+    assert!(error.contains("has no tensor to quantize"), "{error}");
 }
 
 #[test]

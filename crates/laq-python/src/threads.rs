@@ -5,8 +5,9 @@ use std::mem;
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use laq_packed::{MAX_THREADS, default_threads, thread_pool};
 use pyo3::PyResult;
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPool;
 
 use crate::errors::value;
 
@@ -23,11 +24,15 @@ static POOLS: Mutex<(u32, BTreeMap<usize, Arc<ThreadPool>>)> = Mutex::new((0, BT
 /// The pool with this number of threads; `None` for one per processor.
 pub(crate) fn pool(threads: Option<i64>) -> PyResult<Arc<ThreadPool>> {
     let count = match threads {
-        None => 0,
+        None => default_threads().map_err(value)?,
         Some(count) => usize::try_from(count)
             .ok()
-            .filter(|count| (1..=rayon::max_num_threads()).contains(count))
-            .ok_or_else(|| value(format!("found threads={count}, expected 1 or more")))?,
+            .filter(|count| (1..=MAX_THREADS).contains(count))
+            .ok_or_else(|| {
+                value(format!(
+                    "found threads={count}, expected 1 to {MAX_THREADS}"
+                ))
+            })?,
     };
     let mut guard = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
     let (process, pools) = &mut *guard;
@@ -42,9 +47,7 @@ pub(crate) fn pool(threads: Option<i64>) -> PyResult<Arc<ThreadPool>> {
     if pools.len() == MAX_POOLS {
         pools.pop_last();
     }
-    let pool = ThreadPoolBuilder::new().num_threads(count).build();
-    let pool = pool.map_err(|error| value(format!("cannot start {count} threads: {error}")))?;
-    let pool = Arc::new(pool);
+    let pool = Arc::new(thread_pool(Some(count)).map_err(value)?);
     pools.insert(count, pool.clone());
     Ok(pool)
 }

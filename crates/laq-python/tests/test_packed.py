@@ -193,6 +193,10 @@ def test_files_of_the_program_and_for_it(tmp_path, problem):
         ({"method": "lat-e", "axis": 0}, ["--method", "lat-e", "--granularity", "row"]),
         ({"method": "lat2-e"}, ["--method", "lat2-e", "--granularity", "tensor"]),
         (
+            {"method": "lat-e", "axis": 1},
+            ["--method", "lat-e", "--granularity", "row", "--channel-axis", "weight=1"],
+        ),
+        (
             {"method": "laq-linear-4-e", "block": 16},
             ["--method", "laq-linear-4-e", "--granularity", "block:16"],
         ),

@@ -19,8 +19,8 @@ use crate::device::DeviceOptions;
 use crate::evaluate::{load_data, load_network};
 use crate::examples::{BatchBuffer, Input};
 use crate::files::{FileError, write_atomically};
-use crate::session::thread_pool;
 use crate::start::Latent;
+use laq_packed::thread_pool;
 
 /// The metadata entry that describes a file of curvatures.
 pub const CURVATURE: &str = "laq.curvature";

@@ -358,6 +358,16 @@ impl RunState {
     }
 }
 
+/// Whether a file says that it is a checkpoint; what it has is not looked at.
+pub(crate) fn is_checkpoint(path: &Path) -> bool {
+    let format = format!("\"format\":\"{FORMAT}\"");
+    let begins_so = |(start, _): (Vec<u8>, u64)| {
+        let mut parts = start.windows(format.len());
+        parts.any(|part| part == format.as_bytes())
+    };
+    path.is_file() && read_start(path).is_ok_and(begins_so)
+}
+
 /// The bytes of a file up to the end of its header, and the length of the file.
 fn read_start(path: &Path) -> io::Result<(Vec<u8>, u64)> {
     let mut file = File::open(path)?;

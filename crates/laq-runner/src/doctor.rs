@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use laq_datasets::{FileState, catalogue};
-use laq_packed::available_memory;
+use laq_packed::{available_memory, default_threads};
 use laq_tensor::CpuBackend;
 use serde::Serialize;
 
@@ -60,13 +60,13 @@ pub struct DataFileFound {
 ///
 /// # Errors
 ///
-/// `LAQ_KERNEL` names a kernel that this processor does not have.
+/// `LAQ_KERNEL` names a kernel that this processor does not have, or `RAYON_NUM_THREADS` no number of threads.
 pub fn diagnose(data_dir: &Path, runs: &Path) -> Result<Diagnosis, RunError> {
     let kernel = CpuBackend::new()?.isa().name();
     let probe = laq_cuda::probe();
     let memory = available_memory();
     Ok(Diagnosis {
-        environment: Environment::detect(kernel, rayon::current_num_threads()),
+        environment: Environment::detect(kernel, default_threads()?),
         features: features(),
         device: match probe.usable() {
             Ok(()) => "cuda:0".into(),

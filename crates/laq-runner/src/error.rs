@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use laq_datasets::{ImageError, SequencesError, Split, SymbolError, TextError};
 use laq_models::ModelError;
-use laq_packed::{NetworkError, OutError, PackedFileError};
+use laq_packed::{NetworkError, OutError, PackedFileError, ThreadsError};
 use laq_tensor::BackendError;
 use thiserror::Error;
 
@@ -409,13 +409,8 @@ pub enum RunError {
         source: ModelError,
     },
     /// The threads cannot be started.
-    #[error("cannot start {threads} threads: {source}; use a smaller --threads")]
-    Threads {
-        /// The number of threads.
-        threads: usize,
-        /// The error of the thread pool.
-        source: rayon::ThreadPoolBuildError,
-    },
+    #[error(transparent)]
+    Threads(#[from] ThreadsError),
     /// A bug in this program.
     #[error("a bug in this program, please report it: {0}")]
     Internal(String),

@@ -7,13 +7,15 @@ use std::time::Instant;
 use laq_models::ModelError;
 use serde::Serialize;
 
+use laq_packed::thread_pool;
+
 use crate::RunError;
 use crate::checkpoint::StepTimes;
 use crate::config::{Experiment, key};
 use crate::device::{DeviceOptions, OpenDevice};
 use crate::examples::{Input, sizes};
 use crate::random_batch::RandomBatch;
-use crate::session::{network, thread_pool};
+use crate::session::network;
 
 /// The minimal and maximal number of timed steps; between them, timing ends after
 /// [`TIMED_SECONDS`].

@@ -7,6 +7,8 @@ use laq_datasets::{Alphabet, Sequences, Split, TextError};
 use laq_models::StateTensor;
 use serde::Serialize;
 
+use laq_packed::thread_pool;
+
 use crate::RunError;
 use crate::checkpoint::{Checkpoint, CheckpointError, RunState};
 use crate::config::{Data, Experiment, Model};
@@ -17,7 +19,7 @@ use crate::packed::{PackedEvaluator, run_of};
 use crate::run_folder::{
     best_checkpoint, check_best, last_checkpoint, packed_network, packed_state,
 };
-use crate::session::{network, thread_pool};
+use crate::session::network;
 
 /// The data of an evaluation.
 #[derive(Clone, Debug)]

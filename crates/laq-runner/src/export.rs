@@ -1,6 +1,7 @@
 //! Exports a trained network: to a file of packed weights, to ONNX, to compressed-tensors, or to arrays of numpy.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use laq_datasets::{Kind, Preprocessing, Split};
@@ -9,20 +10,22 @@ use laq_packed::gguf::{BlockType, NewValue, to_blocks, write_gguf};
 use laq_packed::network::{LayerSpec, LossSpec, MEAN_IMAGE, NETWORK, NetworkSpec};
 use laq_packed::onnx::{OnnxOptions, to_onnx};
 use laq_packed::{
-    Network, PackedFile, PackedTensor, Packing, Tensor, to_npz, write_compressed_tensors,
+    Network, PackedFile, PackedFileError, PackedTensor, Packing, Tensor, thread_pool, to_npz,
+    write_compressed_tensors,
 };
 use laq_solvers::{Codebook, Method, Problem, Scale, solve_rows};
 use serde::Serialize;
 
 use crate::RunError;
-use crate::checkpoint::{Checkpoint, RunState};
+use crate::checkpoint::{Checkpoint, RunState, is_checkpoint};
 use crate::config::{Feedforward, Loss, Model};
 use crate::device::DeviceOptions;
 use crate::evaluate::{find_checkpoint, load_network};
 use crate::examples::{Examples, Input, load};
-use crate::files::write_atomically;
+use crate::files::{FileError, write_atomically};
 use crate::packed::{open_packed, run_in};
-use crate::session::{method, thread_pool};
+use crate::run_folder::{best_checkpoint, last_checkpoint};
+use crate::session::method;
 
 /// The metadata entry with the state of the run, [`RunState`] as JSON.
 pub(crate) const RUN: &str = "laq.run";
@@ -173,31 +176,9 @@ fn export(
         quantize_output(&mut trained.tensors, bits)?;
     }
     if options.decoded {
-        for tensor in trained.tensors.values_mut() {
-            *tensor = Tensor::F32 {
-                shape: tensor.shape().to_vec(),
-                values: tensor.to_f32(),
-            };
-        }
+        trained.decode();
     }
-    let Trained { run, spec, .. } = &trained;
-    let metadata = BTreeMap::from([
-        (
-            "laq.version".to_owned(),
-            env!("CARGO_PKG_VERSION").to_owned(),
-        ),
-        (
-            "laq.method".to_owned(),
-            run.experiment.quantize.method.clone(),
-        ),
-        (
-            "laq.granularity".to_owned(),
-            method(&run.experiment)?.granularity().to_string(),
-        ),
-        ("laq.config_key".to_owned(), run.key.clone()),
-        (NETWORK.to_owned(), json(spec)?),
-        (RUN.to_owned(), json(run)?),
-    ]);
+    let metadata = trained.metadata()?;
     write(&mut trained, metadata)?;
     let exported = trained.tensors.iter().map(|(name, tensor)| {
         let elements: usize = tensor.shape().iter().product();
@@ -217,7 +198,7 @@ fn export(
     } else {
         out
     };
-    let file_bytes = std::fs::metadata(file).map_err(crate::files::FileError::on("read", file))?;
+    let file_bytes = std::fs::metadata(file).map_err(FileError::on("read", file))?;
     Ok(Exported {
         tensors: exported.collect(),
         method: trained.run.experiment.quantize.method.clone(),
@@ -231,6 +212,72 @@ struct Trained {
     run: RunState,
     spec: NetworkSpec,
     tensors: BTreeMap<String, Tensor>,
+}
+
+impl Trained {
+    /// Replaces packed weights by their values.
+    fn decode(&mut self) {
+        for tensor in self.tensors.values_mut() {
+            *tensor = Tensor::F32 {
+                shape: tensor.shape().to_vec(),
+                values: tensor.to_f32(),
+            };
+        }
+    }
+
+    fn metadata(&self) -> Result<BTreeMap<String, String>, RunError> {
+        let Self { run, spec, .. } = self;
+        Ok(BTreeMap::from([
+            (
+                "laq.version".to_owned(),
+                env!("CARGO_PKG_VERSION").to_owned(),
+            ),
+            (
+                "laq.method".to_owned(),
+                run.experiment.quantize.method.clone(),
+            ),
+            (
+                "laq.granularity".to_owned(),
+                method(&run.experiment)?.granularity().to_string(),
+            ),
+            ("laq.config_key".to_owned(), run.key.clone()),
+            (NETWORK.to_owned(), json(spec)?),
+            (RUN.to_owned(), json(run)?),
+        ]))
+    }
+}
+
+/// The weights of a run folder or a checkpoint as `laq export --to safetensors-f32` writes them, in an unnamed file in
+/// `folder`, with the path of the checkpoint; `None` for any other file or folder.
+///
+/// # Errors
+///
+/// See [`RunError`].
+pub fn trained_weights(
+    path: &Path,
+    folder: &Path,
+    threads: Option<usize>,
+) -> Result<Option<(PathBuf, File)>, RunError> {
+    let checkpoint = match path.is_dir() {
+        true if !(best_checkpoint(path).is_file() || last_checkpoint(path).is_file()) => {
+            return Ok(None);
+        }
+        true => find_checkpoint(path)?,
+        false => path.into(),
+    };
+    if !is_checkpoint(&checkpoint) {
+        return Ok(None);
+    }
+    let options = ExportOptions {
+        threads,
+        ..ExportOptions::default()
+    };
+    let mut trained = read_trained(&checkpoint, &options)?;
+    trained.decode();
+    let file = tempfile::tempfile_in(folder).map_err(FileError::on("write", folder))?;
+    let written = PackedFile::write_to(&file, &checkpoint, &trained.tensors, trained.metadata()?);
+    written.map_err(PackedFileError::from)?;
+    Ok(Some((checkpoint, file)))
 }
 
 fn read_trained(checkpoint: &Path, options: &ExportOptions) -> Result<Trained, RunError> {

@@ -30,7 +30,6 @@ pub use error::RunError;
 pub use laq_models::CurvatureKind;
 pub use laq_packed::files;
 pub use memory::memory_needed;
-pub use session::thread_pool;
 pub use start::Start;
 
 /// The version of the training numerics, incremented by every change of a run's numbers. It is part

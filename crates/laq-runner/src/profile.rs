@@ -5,13 +5,15 @@ use laq_models::Work;
 use laq_tensor::CpuBackend;
 use serde::Serialize;
 
+use laq_packed::thread_pool;
+
 use crate::RunError;
 use crate::config::Experiment;
 use crate::device::OpenDevice;
 use crate::environment::{commit, cpu};
 use crate::examples::sizes;
 use crate::random_batch::RandomBatch;
-use crate::session::{network, thread_pool};
+use crate::session::network;
 
 /// Untimed steps: the alternating solvers start near their last solution once Adam's moments change
 /// slowly.

@@ -4,7 +4,6 @@ use laq_models::{AdamSettings, ModelError, TextShape, Training};
 use laq_packed::{AvailableMemory, available_memory};
 use laq_solvers::{Method, ParseGranularityError};
 use laq_tensor::Backend;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::RunError;
 use crate::config::Experiment;
@@ -12,19 +11,6 @@ use crate::device::{Network, OpenDevice};
 use crate::examples::Input;
 use crate::memory::{MemoryEstimate, MemorySite};
 use crate::spec::{Spec, spec};
-
-/// A pool of `threads` threads, by default one for each processor.
-///
-/// # Errors
-///
-/// The system does not start the threads.
-pub fn thread_pool(threads: Option<usize>) -> Result<ThreadPool, RunError> {
-    let threads = threads.unwrap_or(0);
-    ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .map_err(|source| RunError::Threads { threads, source })
-}
 
 /// The network of `experiment` at its first step on `device`, for batches of `batch` sequences or
 /// images.

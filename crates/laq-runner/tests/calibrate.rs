@@ -70,6 +70,7 @@ fn a_file_of_curvatures_has_the_names_and_shapes_of_the_weights() {
                 dequantized: false,
                 include: Vec::new(),
                 exclude: Vec::new(),
+                channel_axes: Vec::new(),
                 threads: None,
             });
             let plan = plan.expect("all have a curvature");

@@ -10,6 +10,7 @@ use laq_lab::LabError;
 use laq_lab::configs::Configs;
 use laq_lab::slurm::Settings;
 use laq_lab::table::{Selection, TableId};
+use laq_packed::MAX_THREADS;
 use laq_runner::config::{KINDS, Keep};
 use laq_runner::device::{DeviceChoice, DeviceOptions, Precision};
 
@@ -126,8 +127,9 @@ impl DeviceArgs {
 /// The number of threads.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ThreadsArgs {
-    /// Threads; results do not depend on their number [default: one for each processor].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Threads; results do not depend on their number [default: RAYON_NUM_THREADS,
+    /// and one for each processor where that is not set].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
     pub(crate) threads: Option<u16>,
 }
 

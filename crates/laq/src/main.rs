@@ -33,14 +33,21 @@ use laq_runner::RunError;
 
 use crate::output::LOCKED;
 
+/// Checks the variables that no command checks itself.
+fn environment() -> anyhow::Result<()> {
+    laq_simd::Isa::from_environment()?;
+    laq_packed::default_threads()?;
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let quiet = args.quiet;
     output::set_quiet(quiet);
     output::survive_size_limit();
     let prints_result = args.command.prints_result();
-    if let Err(error) = laq_simd::Isa::from_environment() {
-        output::log_error(&format!("error: {error}"));
+    if let Err(error) = environment() {
+        output::log_error(&format!("error: {error:#}"));
         return ExitCode::FAILURE;
     }
     let done = match args.command {

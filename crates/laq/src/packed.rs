@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use laq_datasets::{ImageError, Images, Preprocessing, RawImages, idx};
-use laq_lab::text::table;
+use laq_lab::text::{shown, table};
 use laq_packed::network::{Feedforward, Prediction};
 use laq_packed::onnx::OnnxOptions;
-use laq_packed::{Activations, Network};
+use laq_packed::{Activations, Network, thread_pool};
 use laq_runner::export::{
     ExportOptions, export_compressed_tensors, export_gguf, export_npz, export_onnx, export_packed,
     open_network,
@@ -66,7 +66,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
     let (mut packed, mut f32_bytes) = (0, 0);
     for tensor in &exported.tensors {
         rows.push([
-            tensor.name.clone(),
+            shown(&tensor.name),
             shape(&tensor.shape),
             tensor.bits.to_string(),
             bytes(tensor.bytes),
@@ -119,6 +119,10 @@ fn open(path: &Path, int8: bool) -> Result<Network> {
 }
 
 pub(crate) fn sample(args: &SampleArgs) -> Result<ExitCode> {
+    thread_pool(None)?.install(|| sample_here(args))
+}
+
+fn sample_here(args: &SampleArgs) -> Result<ExitCode> {
     let Network::CharLstm(network) = open(&args.path, args.int8)? else {
         bail!(
             "{} classifies images, expected a language model: use laq classify",
@@ -158,6 +162,10 @@ pub(crate) fn sample(args: &SampleArgs) -> Result<ExitCode> {
 const BATCH: usize = 64;
 
 pub(crate) fn classify(args: &ClassifyArgs) -> Result<ExitCode> {
+    thread_pool(None)?.install(|| classify_here(args))
+}
+
+fn classify_here(args: &ClassifyArgs) -> Result<ExitCode> {
     let Network::Feedforward(network) = open(&args.path, args.int8)? else {
         bail!(
             "{} is a language model, expected a network on images: use laq sample",

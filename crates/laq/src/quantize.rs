@@ -6,16 +6,20 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
-use laq_lab::text::duration;
+use laq_lab::text::{duration, shown};
 use laq_packed::gguf::{Curvature, GgufFile, GgufPlan, GgufQuantizeError, GgufRequest, TargetType};
 use laq_packed::{Plan, QuantizeError, Request, Scales, TensorRecord};
 use laq_runner::config::{nearest, with_suggestion};
+use laq_runner::export::trained_weights;
 use laq_solvers::super_blocks::SuperBlockFormat;
 use laq_solvers::{Method, format_ids, format_named};
 use serde::Serialize;
 
 use crate::args::QuantizeArgs;
 use crate::output::{INTERRUPTED, Output, log, log_error, stop_flag};
+
+/// The bits of the method where neither it nor its bits are given.
+const DEFAULT_BITS: u8 = 4;
 
 pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let Some(model) = args.model() else {
@@ -36,8 +40,20 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
         );
     }
     let method = method(args, model)?;
-    let plan = Plan::new(Request {
-        weights: model.into(),
+    let folder = args.out.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
+    let trained = trained_weights(model, folder, args.threads.count())?;
+    if let Some((checkpoint, _)) = &trained {
+        log(&format!(
+            "{} is a checkpoint of laq train: its weights are quantized, Adam's moments and the rest are left out",
+            checkpoint.display()
+        ));
+    }
+    let request = Request {
+        weights: trained
+            .as_ref()
+            .map_or(model, |(checkpoint, _)| checkpoint)
+            .into(),
         curvature: args.curvature.clone(),
         out: args.out.clone(),
         method,
@@ -45,18 +61,24 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
         dequantized: args.dequantized,
         include: args.include.clone(),
         exclude: args.exclude.clone(),
+        channel_axes: args.channel_axis.clone(),
         threads: args.threads.count(),
-    })?;
+    };
+    let plan = match trained {
+        Some((_, file)) => Plan::of_file(request, file)?,
+        None => Plan::new(request)?,
+    };
     let stop = stop_flag().context("cannot listen for Ctrl-C")?;
-    let width = plan.names().map(|name| name.chars().count()).max();
-    let width = width.unwrap_or_default().max("tensor".len());
+    let width = name_width(plan.names());
     let lines = Lines { is_json: args.json };
     lines.heading(&format!(
         "{:<width$} {:>12} {:>21} {:>14} {:>14} {:>8} {:>4} {:>9}",
         "tensor", "weights", "scale", "weighted error", "relative error", "sparsity", "bits", "ms"
     ))?;
+    let mut warnings = Vec::new();
     let done = plan.run(&stop, &mut |record| {
         lines.record(record, || quantized_line(record, width));
+        warnings.extend(warnings_of(record));
     });
     let totals = match done {
         Err(error @ QuantizeError::Interrupted { .. }) => {
@@ -78,6 +100,9 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
             figure(totals.relative_error()),
             args.out.display(),
         )?;
+    }
+    for warning in warnings {
+        log(&format!("warning: {warning}"));
     }
     if plan.is_sharded() {
         log(&format!(
@@ -112,6 +137,42 @@ impl Lines {
     }
 }
 
+/// The exact method of a number of bits.
+fn exact_method(bits: u8) -> Result<Method> {
+    let id = match bits {
+        1 => "lab".to_owned(),
+        2 => "lat-e".to_owned(),
+        3..=8 => format!("laq-linear-{bits}-e"),
+        _ => bail!("found --bits {bits}, expected 1 to 8"),
+    };
+    Ok(laq_packed::method(&id, None)?)
+}
+
+/// What a user should know of a result.
+fn warnings_of(record: &TensorRecord) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let rounding = record.rounding_error;
+    if let Some(rounding) = rounding.filter(|rounding| record.weighted_error > *rounding) {
+        warnings.push(format!(
+            "{}: {} ends at the weighted error {}, and rounding with the largest magnitude as the scale has {}; {}-e \
+             finds the optimum",
+            record.name,
+            record.method,
+            figure(Some(record.weighted_error)),
+            figure(Some(rounding)),
+            record.method.trim_end_matches("-a"),
+        ));
+    }
+    if let Some(lost) = &record.lost_channels {
+        warnings.push(format!(
+            "{}: of {} of the {} channels little is left, relative errors above a half and up to {:.2} (channel {}): give \
+             each a scale of its own with --granularity row, or more bits",
+            record.name, lost.count, lost.channels, lost.relative_error, lost.worst,
+        ));
+    }
+    warnings
+}
+
 fn method(args: &QuantizeArgs, model: &Path) -> Result<Method> {
     let suggested = |error| match error {
         QuantizeError::Method(error) => anyhow!(with_suggestion(&error)),
@@ -143,7 +204,13 @@ fn method(args: &QuantizeArgs, model: &Path) -> Result<Method> {
                 None => method,
             })
         }
-        (None, None) => bail!("found neither --method nor --format, expected one of them"),
+        (None, None) => {
+            let method = exact_method(args.bits.unwrap_or(DEFAULT_BITS))?;
+            Ok(match args.granularity {
+                Some(granularity) => method.with_granularity(granularity)?,
+                None => method,
+            })
+        }
     }
 }
 
@@ -174,6 +241,7 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
         );
     };
     let only_safetensors = [
+        ("--channel-axis", !args.channel_axis.is_empty()),
         ("--packing", args.packing.packing().is_some()),
         ("--dequantized", args.dequantized),
     ];
@@ -226,11 +294,7 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
         ));
     }
     let stop = stop_flag().context("cannot listen for Ctrl-C")?;
-    let width = plan
-        .quantized()
-        .map(|tensor| tensor.name.chars().count())
-        .max();
-    let width = width.unwrap_or_default().max("tensor".len());
+    let width = name_width(plan.quantized().map(|tensor| tensor.name.as_str()));
     let all: usize = plan.quantized().map(|tensor| tensor.elements()).sum();
     let lines = Lines { is_json: args.json };
     lines.heading(&format!(
@@ -254,7 +318,7 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
         lines.record(record, || {
             format!(
                 "{:<width$} {:>12} {:>8} {:>8} {:>14} {:>14} {:>6.4} {:>9.1} {:>4.0} % {:>8}",
-                record.name,
+                shown(&record.name),
                 record.n,
                 record.from,
                 record.method,
@@ -288,6 +352,12 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The width of the column of names.
+fn name_width<'a>(names: impl Iterator<Item = &'a str>) -> usize {
+    let widths = names.map(|name| shown(name).chars().count());
+    widths.max().unwrap_or_default().max("tensor".len())
+}
+
 /// The first name and the number of others; `None` without names.
 fn first_and_others(names: &[String]) -> Option<String> {
     let (first, others) = names.split_first()?;
@@ -311,7 +381,7 @@ fn quantized_line(record: &TensorRecord, width: usize) -> String {
     };
     format!(
         "{:<width$} {:>12} {scale:>21} {:>14} {:>14} {:>8.4} {:>4} {:>9.1}",
-        record.name,
+        shown(&record.name),
         record.n,
         figure(Some(record.weighted_error)),
         figure(record.relative_error),

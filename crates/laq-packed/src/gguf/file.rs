@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::ElementType;
-use crate::files::FileError;
+use crate::files::{self, FileError};
 
 /// The first bytes of a file.
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -178,7 +178,7 @@ impl GgufFile {
     /// Whether a file begins as one of GGUF.
     pub fn is_gguf(path: &Path) -> bool {
         let mut start = [0; 4];
-        File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok())
+        files::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok())
             && start == *MAGIC
     }
 
@@ -187,7 +187,7 @@ impl GgufFile {
     /// # Errors
     /// [`GgufError`].
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let file = File::open(path).map_err(FileError::on("read", path))?;
+        let file = files::open(path)?;
         let length = file.metadata().map_err(FileError::on("read", path))?.len();
         let mut header = Reader {
             path,

@@ -18,10 +18,12 @@ use super::{
 use crate::files::replace;
 use crate::float::Float;
 use crate::interrupt::until_stopped;
+use crate::memory::check_memory;
 use crate::record::relative;
 use crate::request::check_out;
 use crate::selection::listed;
 use crate::tensor_file::{TensorFile, TensorFileError};
+use crate::thread_pool::thread_pool;
 
 /// A request to quantize a GGUF file.
 #[derive(Clone, Debug)]
@@ -144,10 +146,12 @@ impl GgufPlan {
                 return Err(GgufQuantizeError::Rows { name, of, columns });
             }
             let new = GgufTensor::new(&tensor.name, &tensor.shape, element);
-            written.push(new.ok_or_else(|| GgufError::Tensor {
+            let new = new.ok_or_else(|| GgufError::Tensor {
                 name: tensor.name.clone(),
                 shape: tensor.shape.clone(),
-            })?);
+            })?;
+            check_need(tensor, &new)?;
+            written.push(new);
         }
         let curvature = match &request.curvature {
             Curvature::Squares => Source::Squares,
@@ -274,9 +278,7 @@ impl GgufPlan {
         stop: &AtomicBool,
         report: &mut dyn FnMut(&GgufRecord),
     ) -> Result<GgufTotals, GgufQuantizeError> {
-        let threads = self.request.threads.unwrap_or(0);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let pool = pool.map_err(|source| GgufQuantizeError::Threads { threads, source })?;
+        let pool = thread_pool(self.request.threads)?;
         let out = &self.request.out;
         let interrupted = || GgufQuantizeError::Interrupted { out: out.clone() };
         let mut entries = NewEntries::from([(
@@ -413,6 +415,18 @@ impl GgufPlan {
             },
         }
     }
+}
+
+/// Checks that there is memory to quantize `tensor` to `new`: for both, and for the weights and the curvature in f32.
+fn check_need(tensor: &GgufTensor, new: &GgufTensor) -> Result<(), GgufQuantizeError> {
+    let weights = tensor.elements();
+    let of_weights = 8_u64.saturating_mul(weights as u64);
+    let needed = of_weights.saturating_add((tensor.bytes() + new.bytes()) as u64);
+    check_memory(needed).map_err(|source| GgufQuantizeError::Memory {
+        name: tensor.name.clone(),
+        weights,
+        source,
+    })
 }
 
 /// A tensor in another type.

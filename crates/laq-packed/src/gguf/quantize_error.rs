@@ -6,8 +6,10 @@ use thiserror::Error;
 
 use super::{BlockTypeError, ElementType, GgufError, ImportanceError, TargetType};
 use crate::files::FileError;
+use crate::memory::MemoryShortage;
+use crate::selection::only;
 use crate::tensor_file::TensorFileError;
-use crate::{OutError, SelectionError};
+use crate::{OutError, SelectionError, ThreadsError};
 
 /// The errors of quantizing a GGUF file.
 #[derive(Debug, Error)]
@@ -55,7 +57,8 @@ pub enum GgufQuantizeError {
     },
     /// A tensor that is selected by name has elements that are not read.
     #[error(
-        "{name} has elements of type {element}, expected floats or blocks of weights: copy it with --exclude '{name}'"
+        "{name} has elements of type {element}, expected floats or blocks of weights: copy it with {}",
+        only("--exclude", .name)
     )]
     Element {
         /// The tensor.
@@ -66,8 +69,8 @@ pub enum GgufQuantizeError {
     /// The rows of a tensor are not whole blocks.
     #[error(
         "{name} cannot be quantized to {of}: a row has {columns} weights, and {of} stores whole blocks of {}: expected a \
-         multiple of it; {}copy it with --exclude '{name}'",
-        .of.element().weights, fitting(*.columns)
+         multiple of it; {}copy it with {}",
+        .of.element().weights, fitting(*.columns), only("--exclude", .name)
     )]
     Rows {
         /// The tensor.
@@ -129,14 +132,22 @@ pub enum GgufQuantizeError {
         /// The error.
         source: BlockTypeError,
     },
-    /// The threads cannot be started.
-    #[error("cannot start {threads} threads: {source}; use a smaller --threads")]
-    Threads {
-        /// Threads requested; 0 for one per processor.
-        threads: usize,
-        /// The error.
-        source: rayon::ThreadPoolBuildError,
+    /// Too little memory for a tensor.
+    #[error(
+        "{name} with {weights} weights {source}: quantize it on a machine with more, or copy it with {}",
+        only("--exclude", .name)
+    )]
+    Memory {
+        /// The tensor.
+        name: String,
+        /// Its weights.
+        weights: usize,
+        /// The memory.
+        source: MemoryShortage,
     },
+    /// The threads cannot be started.
+    #[error(transparent)]
+    Threads(#[from] ThreadsError),
     /// Stopped by the caller.
     #[error("interrupted; {out} is unchanged")]
     Interrupted {

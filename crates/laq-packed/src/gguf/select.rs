@@ -1,9 +1,7 @@
 //! Selects the tensors of a GGUF file to quantize.
 
-use glob::Pattern;
-
 use super::{GgufFile, GgufQuantizeError, GgufRequest, TargetType};
-use crate::selection::{SelectionError, listed, patterns};
+use crate::selection::{NameGlob, SelectionError, listed, patterns};
 
 /// What is done with the tensors of a file.
 #[derive(Debug)]
@@ -29,7 +27,7 @@ pub(super) fn select(
     let included = patterns("--include", &request.include, &path, &names)?;
     let excluded = patterns("--exclude", &request.exclude, &path, &names)?;
     let typed = patterns("--type", &globs, &path, &names)?;
-    let any = |globs: &[Pattern], name: &str| globs.iter().any(|glob| glob.matches(name));
+    let any = |globs: &[NameGlob], name: &str| globs.iter().any(|glob| glob.matches(name));
     let (mut types, mut kept) = (Vec::new(), Vec::new());
     let (mut is_nothing_selected, mut have_type) = (true, false);
     for tensor in file.tensors() {

@@ -2,7 +2,6 @@
 //! main graph.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +13,7 @@ use thiserror::Error;
 use super::constant::{Constant, Defect};
 use super::proto::{Graph, Model};
 use super::quantized::quantizations;
-use crate::files::FileError;
+use crate::files::{self, FileError};
 use crate::inspect::TensorSummary;
 
 /// The maximum of a protobuf.
@@ -120,7 +119,7 @@ pub(crate) fn read_onnx(path: &Path) -> Result<(OnnxHeader, Vec<TensorSummary>),
 
 /// The content of a file that begins as a model does.
 fn read_file(path: &Path) -> Result<Vec<u8>, OnnxReadError> {
-    let mut file = File::open(path).map_err(FileError::on("read", path))?;
+    let mut file = files::open(path)?;
     let mut content = Vec::new();
     let mut first = Read::by_ref(&mut file).take(1);
     (first.read_to_end(&mut content)).map_err(FileError::on("read", path))?;

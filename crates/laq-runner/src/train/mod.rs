@@ -17,6 +17,8 @@ use laq_packed::network::MEAN_IMAGE;
 
 use self::dataset::Dataset;
 use self::run::{Pending, Run};
+use laq_packed::thread_pool;
+
 use crate::checkpoint::{Checkpoint, Progress, RunState};
 use crate::config::{Experiment, Keep, differences, key};
 use crate::device::{DeviceChoice, DeviceOptions, OpenDevice, was_on_cuda};
@@ -29,7 +31,7 @@ use crate::run_folder::{
     RunFolder, best_checkpoint, check_best, check_new, last_checkpoint, packed_network,
     packed_state, read_summary,
 };
-use crate::session::{method, network, thread_pool};
+use crate::session::{method, network};
 use crate::start::{same_start, start};
 use crate::{RunError, TRAINING_VERSION};
 

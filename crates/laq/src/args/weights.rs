@@ -217,14 +217,14 @@ pub(crate) struct QuantizeArgs {
     #[arg(long, value_name = "MODEL", hide = true)]
     weights: Option<PathBuf>,
     /// The method: an id of `laq methods`, such as lat-e, laq-linear-4, or laq-linear with --bits
-    /// 4.
-    #[arg(long, value_name = "ID", required_unless_present = "format")]
+    /// 4 [default: the exact one of --bits: lab, lat-e, or laq-linear-M-e].
+    #[arg(long, value_name = "ID")]
     pub(crate) method: Option<String>,
     /// Instead of a method, the file format whose values and scales are used, such as q2_0 or int4-g128:
     /// the optimum in every block. For GGUF also q2_k, q3_k, q4_k or iq4_xs: the best solution found.
     #[arg(long, value_name = "FORMAT", conflicts_with_all = ["method", "bits", "granularity"])]
     pub(crate) format: Option<String>,
-    /// Bits of a level, for methods with bits in their id.
+    /// Bits of a level, for methods with bits in their id, and for the default method [default for that: 4].
     #[arg(long, value_name = "M")]
     pub(crate) bits: Option<u8>,
     /// Curvatures d, one tensor for each quantized one, of the same name and shape: a safetensors file or, but
@@ -248,6 +248,11 @@ pub(crate) struct QuantizeArgs {
     /// of a row [default: tensor].
     #[arg(long, value_name = "G", value_parser = Granularity::from_str)]
     pub(crate) granularity: Option<Granularity>,
+    /// The dimension of the output channels of the tensors whose names match, which are the rows of --granularity: 1 for
+    /// the weights of PyTorch's ConvTranspose2d, and for matrices that are stored as inputs by outputs. Repeatable, the
+    /// first that matches counts [default: 0].
+    #[arg(long, value_name = "GLOB=AXIS", value_parser = glob_and_axis)]
+    pub(crate) channel_axis: Vec<(String, usize)>,
     /// How codes are packed: in the fewest whole bits, or ternary ones five to a byte.
     #[arg(long, value_enum, default_value_t = PackingChoice::Bits)]
     pub(crate) packing: PackingChoice,
@@ -277,6 +282,13 @@ impl QuantizeArgs {
     pub(crate) fn model(&self) -> Option<&Path> {
         self.model.as_deref().or(self.weights.as_deref())
     }
+}
+
+/// `GLOB=AXIS`.
+fn glob_and_axis(text: &str) -> Result<(String, usize), String> {
+    let parts = text.rsplit_once('=');
+    let found = parts.and_then(|(glob, axis)| Some((glob.to_owned(), axis.parse().ok()?)));
+    found.ok_or_else(|| "expected GLOB=AXIS, such as 'up.*.weight=1'".into())
 }
 
 /// `GLOB=FORMAT`.

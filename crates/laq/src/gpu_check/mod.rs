@@ -25,11 +25,11 @@ use laq_tensor::conformance;
 pub(crate) use self::concurrency::throughput_worker;
 use self::summary::{Compared, Findings};
 use self::workload::Workload;
+use laq_packed::thread_pool;
 use laq_runner::RunError;
 use laq_runner::device::{DeviceChoice, DeviceOptions, OpenDevice, Precision};
 use laq_runner::environment::Environment;
 use laq_runner::files::{FileError, write_atomically};
-use laq_runner::thread_pool;
 
 /// The arguments of the command.
 #[derive(Clone, Debug)]

@@ -143,3 +143,78 @@ fn invalid_evaluations() {
         &["text.txt", "differs from"],
     );
 }
+
+/// The weights of a checkpoint are quantized as those of its export, and the result is evaluated; moments stay out.
+#[test]
+fn checkpoints_are_quantized() {
+    let test_dir = TestDir::new();
+    test_dir.file("full", "");
+    run(&test_dir, &["train", "tiny.toml"]);
+    let quantize = |model: &str, out: &str| {
+        let arguments = [
+            "quantize",
+            model,
+            "--bits",
+            "3",
+            "--granularity",
+            "row",
+            "--out",
+            out,
+        ];
+        let output = laq(&test_dir, &arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        (
+            fs::read(test_dir.path(out)).expect("a file"),
+            stderr(&output),
+        )
+    };
+    let export = [
+        "export",
+        "runs/tiny",
+        "--to",
+        "safetensors-f32",
+        "--out",
+        "full.safetensors",
+    ];
+    run(&test_dir, &export);
+    let (expected, notes) = quantize("full.safetensors", "exported.safetensors");
+    assert_eq!(notes, "");
+    let before = fs::read_dir(test_dir.folder.path())
+        .expect("a folder")
+        .count();
+    for model in ["runs/tiny", "runs/tiny/best.safetensors"] {
+        let (found, notes) = quantize(model, "quantized.safetensors");
+        assert!(found == expected, "{model}");
+        assert!(
+            notes.contains("Adam's moments and the rest are left out"),
+            "{notes}"
+        );
+    }
+    let after = fs::read_dir(test_dir.folder.path())
+        .expect("a folder")
+        .count();
+    assert_eq!(after, before + 1);
+    let loss = |path: &str| {
+        let found = json(&test_dir, &["eval", path, "--json"]);
+        found["loss"].as_f64().expect("a number")
+    };
+    let (quantized, full) = (loss("quantized.safetensors"), loss("runs/tiny"));
+    assert!((quantized - full).abs() < 0.5, "{quantized} {full}");
+    assert_eq!(quantized, loss("exported.safetensors"));
+    // A damaged one is not taken for a model of others.
+    let path = test_dir.path("runs/tiny/best.safetensors");
+    let mut bytes = fs::read(&path).expect("a checkpoint");
+    let last = bytes.len() - 9;
+    bytes[last] ^= 1;
+    fs::write(&path, bytes).expect("written");
+    assert_fails(
+        &test_dir,
+        &[
+            "quantize",
+            "runs/tiny/best.safetensors",
+            "--out",
+            "damaged.safetensors",
+        ],
+        &["was altered or damaged", "best.safetensors"],
+    );
+}

@@ -25,6 +25,28 @@ fn invalid_command_lines_exit_with_2() {
     }
 }
 
+/// The variable has the limits of `--threads`, for every command.
+#[test]
+fn the_number_of_threads_is_limited() {
+    let test_dir = TestDir::new();
+    test_dir.file("lat-a", "");
+    for arguments in [&["methods"][..], &["train", "tiny.toml"], &["doctor"]] {
+        for (threads, code) in [("99999", 1), ("two", 1), ("2", 0), ("0", 0)] {
+            let mut command = Command::new(cargo_bin!("laq"));
+            command.current_dir(test_dir.folder.path()).args(arguments);
+            let output = command.env("RAYON_NUM_THREADS", threads).output();
+            let output = output.expect("laq runs");
+            let message = stderr(&output);
+            assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+            if code == 1 {
+                let expected = format!("RAYON_NUM_THREADS={threads}, expected 1 to 1024");
+                assert!(message.contains(&expected), "{message}");
+            }
+            let _ = fs::remove_dir_all(test_dir.path("runs"));
+        }
+    }
+}
+
 #[test]
 fn invalid_experiments_create_no_folder() {
     let test_dir = TestDir::new();

@@ -1,5 +1,8 @@
 //! Requests and files that are refused: the message, and the old file.
 
+use std::fs::File;
+use std::io::Write;
+
 use laq_packed::PackedFile;
 
 use super::*;
@@ -269,7 +272,18 @@ fn invalid_files_are_errors() {
         ),
         (
             with_header(&entry("[2, 2]", "[0, 16]").replace("F32", "F33"), 16),
-            &["header", "invalid", "F33"],
+            &["w in ", "the type \"F33\"", "F32"],
+        ),
+        (
+            with_header(
+                r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"w":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#,
+                16,
+            ),
+            &["header", "invalid", "w is there twice"],
+        ),
+        (
+            with_header(r#"{"__metadata__":{"a":"b"},"__metadata__":{"a":"c"}}"#, 0),
+            &["header", "__metadata__ is there twice"],
         ),
     ] {
         cli.folder.write("bad.safetensors", &bytes);
@@ -280,6 +294,87 @@ fn invalid_files_are_errors() {
         );
         cli.bad("--method lat-e --weights w.safetensors --curvature bad.safetensors --out q.safetensors", &expected);
     }
+}
+
+/// Opening a pipe waits for its writer, and a pipe has no places.
+#[test]
+#[cfg(target_os = "linux")]
+fn pipes_are_refused() {
+    let cli = Quantize::new();
+    let made = Command::new("mkfifo").arg(cli.folder.path("pipe")).status();
+    assert!(made.expect("mkfifo").success());
+    let arguments = "--method lat-e --out q.safetensors";
+    for (arguments, path) in [
+        (format!("pipe {arguments}"), "pipe"),
+        (format!("/dev/null {arguments}"), "/dev/null"),
+        (
+            format!("w.safetensors --curvature pipe {arguments}"),
+            "pipe",
+        ),
+    ] {
+        let expected = format!("cannot read {path}: it is a pipe or a device");
+        cli.bad(&arguments, &[&expected, "regular file"]);
+    }
+    for command in ["inspect", "eval"] {
+        let output = Command::new(cargo_bin!("laq"))
+            .current_dir(cli.folder.folder.path())
+            .args([command, "pipe"])
+            .output()
+            .expect("laq runs");
+        assert_eq!(output.status.code(), Some(1), "{command}");
+    }
+}
+
+/// What a file needs is compared with the memory before any work.
+#[test]
+#[cfg(target_os = "linux")]
+fn too_little_memory_is_an_error_and_keeps_the_old_file() {
+    let cli = Quantize::new();
+    let header = br#"{"w":{"dtype":"F16","shape":[30000,30000],"data_offsets":[0,1800000000]}}"#;
+    let file = File::create(cli.folder.path("w.safetensors")).expect("a file");
+    let mut writer = &file;
+    let length = (header.len() as u64).to_le_bytes();
+    writer
+        .write_all(&[&length[..], header].concat())
+        .expect("written");
+    file.set_len(8 + header.len() as u64 + 1_800_000_000)
+        .expect("a sparse file");
+    cli.folder.write("q.safetensors", b"old");
+    let script = "ulimit -v 4000000; exec \"$0\" quantize --bits 2 w.safetensors --threads 2 --out q.safetensors";
+    let output = Command::new("sh")
+        .current_dir(cli.folder.folder.path())
+        .args(["-c", script])
+        .arg(cargo_bin!("laq"))
+        .output()
+        .expect("a shell");
+    let message = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    for part in [
+        "w with 900000000 weights takes about",
+        "GiB of memory",
+        "ulimit -v",
+        "--exclude 'w'",
+    ] {
+        assert!(message.contains(part), "{part:?} in {message}");
+    }
+    assert_eq!(cli.folder.read("q.safetensors"), b"old");
+}
+
+/// Rows without weights have no scales: a file of 80 bytes asks for no memory.
+#[test]
+fn tensors_without_elements_are_copied() {
+    let cli = Quantize::new();
+    let nothing = f32s("nothing", &[200_000_000, 0], &[]);
+    let some = f32s("some", &[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    cli.folder
+        .write("w.safetensors", &file_bytes(&[nothing.clone(), some]));
+    let records = cli.records("--granularity row --bits 2 w.safetensors --out q.safetensors");
+    assert_eq!(records.len(), 1);
+    cli.folder.write("w.safetensors", &file_bytes(&[nothing]));
+    cli.bad(
+        "--bits 2 w.safetensors --out p.safetensors",
+        &["has no tensor to quantize"],
+    );
 }
 
 /// A limit of the file size simulates a full disk.

@@ -28,7 +28,7 @@ fn shards_are_quantized_to_shards() {
     assert_eq!(cli.folder.files_of("q"), [&SHARDS[..], &[INDEX]].concat());
     // One table, and the totals of one file.
     let of_file = cli.good("w.safetensors --method lat2-e --out q.safetensors");
-    assert_eq!(printed.lines().count(), 6, "{printed}");
+    assert_eq!(printed.lines().count(), 5, "{printed}");
     let last = |printed: &str| printed.lines().last().expect("totals").to_owned();
     assert_eq!(last(&printed), last(&of_file).replace("q.safetensors", "q"));
     let one = Written::read(&cli.folder.path("q.safetensors"));
