@@ -450,13 +450,13 @@ fn a_network_that_does_not_fit_is_an_error_with_the_largest_batch() {
         "--device",
         "cuda:0",
         "--set",
-        "model.hidden=100",
+        "model.hidden=150",
         "--set",
-        "data.batch=200",
+        "data.batch=25",
     ];
     machine.train("a", &bigger).bad(&[
-        "model.hidden = 100, data.length = 10 and data.batch = 200",
-        "MB of memory, and 2 MB are available",
+        "model.hidden = 150, data.length = 10 and data.batch = 25",
+        "MB of memory, and 2 MB are available (what is free on the GPU)",
         "data.batch to ",
     ]);
 }
