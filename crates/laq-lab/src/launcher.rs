@@ -47,6 +47,8 @@ pub enum Change {
     /// The job has ended. Its result is in the run folder; the message is used where the files
     /// there explain nothing.
     Ended(usize, Option<String>),
+    /// The job was not trained, because another process trains its run.
+    Locked(usize),
 }
 
 /// Trains jobs: in processes or threads of this machine ([`crate::local::Local`]), or elsewhere.

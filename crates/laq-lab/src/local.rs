@@ -3,16 +3,18 @@
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use laq_runner::RunError;
+use laq_runner::run_folder::trained_by;
 use laq_runner::train::{Options, train};
 
 use crate::LabError;
-use crate::launcher::{Change, Job, Launcher, Stop};
+use crate::launcher::{Change, Job, LOCKED, Launcher, Stop};
 
 /// How often a child process is checked.
 const POLL: Duration = Duration::from_millis(50);
@@ -35,7 +37,7 @@ pub struct Local {
 pub enum Workers {
     /// In threads of this process.
     Threads,
-    /// In child processes.
+    /// In child processes, which save and end with this one, however it ends.
     Processes {
         /// The `laq` program.
         program: PathBuf,
@@ -57,16 +59,24 @@ impl Launcher for Local {
             while !stop.is_set() {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(job) = jobs.get(index) else { break };
+                if trained_by(&job.folder).is_some() {
+                    notify(Change::Locked(index));
+                    continue;
+                }
                 notify(Change::Started(index));
-                let message = match &self.workers {
+                let ended = match &self.workers {
                     Workers::Threads => run_here(job, stop),
                     Workers::Processes { program, quiet } => {
                         let quiet = *quiet || self.jobs > 1;
                         run_child(job, program, quiet, stop)
-                            .unwrap_or_else(|error| Some(error.to_string()))
+                            .unwrap_or_else(|error| Err(Failure::Other(error.to_string())))
                     }
                 };
-                notify(Change::Ended(index, message));
+                notify(match ended {
+                    Ok(()) => Change::Ended(index, None),
+                    Err(Failure::Other(message)) => Change::Ended(index, Some(message)),
+                    Err(Failure::Locked) => Change::Locked(index),
+                });
             }
         };
         thread::scope(|scope| {
@@ -78,8 +88,15 @@ impl Launcher for Local {
     }
 }
 
+/// Why a job was not trained to its end.
+enum Failure {
+    /// Another process trains the run.
+    Locked,
+    Other(String),
+}
+
 /// Trains `job` in this thread.
-fn run_here(job: &Job, stop: &Stop) -> Option<String> {
+fn run_here(job: &Job, stop: &Stop) -> Result<(), Failure> {
     let options = Options {
         run_dir: job.folder.clone(),
         resume: true,
@@ -95,15 +112,24 @@ fn run_here(job: &Job, stop: &Stop) -> Option<String> {
         })
     };
     match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(_)) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some("the run panicked; its message is above".into()),
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(RunError::Locked { .. })) => Err(Failure::Locked),
+        Ok(Err(error)) => Err(Failure::Other(error.to_string())),
+        Err(_) => Err(Failure::Other(
+            "the run panicked; its message is above".into(),
+        )),
     }
 }
 
-/// Trains `job` with `laq train -`, which reads the configuration from its standard input.
-fn run_child(job: &Job, program: &PathBuf, quiet: bool, stop: &Stop) -> io::Result<Option<String>> {
-    let config = toml::to_string(&job.experiment).map_err(io::Error::other)?;
+/// Trains `job` with `laq train -`, which reads the configuration from its standard input, up to a zero byte. When the input
+/// ends after that, it saves and ends: because of `stop`, or because this process was killed.
+fn run_child(
+    job: &Job,
+    program: &PathBuf,
+    quiet: bool,
+    stop: &Stop,
+) -> io::Result<Result<(), Failure>> {
+    let config = toml::to_string(&job.experiment).map_err(io::Error::other)? + "\0";
     let mut command = Command::new(program);
     command.args(["train", "-", "--resume", "--run-dir"]);
     command.arg(&job.folder);
@@ -118,41 +144,30 @@ fn run_child(job: &Job, program: &PathBuf, quiet: bool, stop: &Stop) -> io::Resu
     let started = command.stdin(Stdio::piped()).spawn();
     let named = |error| io::Error::other(format!("cannot start {}: {error}", program.display()));
     let mut child = started.map_err(named)?;
-    let written = child
-        .stdin
-        .take()
-        .map_or(Ok(()), |mut stdin| stdin.write_all(config.as_bytes()));
-    let mut stopping = false;
+    let mut input = child.stdin.take();
+    let written = match &mut input {
+        Some(input) => input.write_all(config.as_bytes()),
+        None => Ok(()),
+    };
     let status = loop {
+        // `Child::wait` would close the input.
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if stop.is_set() && !stopping {
-            stopping = true;
-            terminate(&mut child);
+        if stop.is_set() {
+            drop(input.take());
         }
         thread::sleep(POLL);
     };
+    let failed = |message| Err(Failure::Other(message));
     Ok(match written {
-        _ if !status.success() => Some(format!(
+        _ if status.code() == Some(LOCKED.into()) => Err(Failure::Locked),
+        _ if !status.success() => failed(format!(
             "`laq train` ended with {status}; its message is above"
         )),
-        Err(error) => Some(format!(
+        Err(error) => failed(format!(
             "`laq train` did not read its configuration: {error}"
         )),
-        Ok(()) => None,
+        Ok(()) => Ok(()),
     })
-}
-
-/// Asks the child to save and end. After Ctrl-C in a terminal it has been asked already, and a
-/// second request of this kind changes nothing.
-fn terminate(child: &mut Child) {
-    #[cfg(unix)]
-    let _ = rustix::process::kill_process(
-        rustix::process::Pid::from_child(child),
-        rustix::process::Signal::TERM,
-    );
-    // Without signals the run resumes from its last checkpoint.
-    #[cfg(not(unix))]
-    let _ = child.kill();
 }

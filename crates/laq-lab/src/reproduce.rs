@@ -5,18 +5,22 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use laq_datasets::Progress;
 use laq_runner::config::Keep;
 use laq_runner::record::Status;
-use laq_runner::run_folder::last_checkpoint;
+use laq_runner::run_folder::{last_checkpoint, trained_by};
 
 use crate::LabError;
 use crate::data;
 use crate::launcher::{Change, Job, Launcher, Needs, Stop};
 use crate::plan::{Cell, Plan, State};
 use crate::status;
+
+/// How often a cell that another process trains is looked at.
+const POLL: Duration = Duration::from_secs(1);
 
 /// How cells are trained.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +51,10 @@ pub enum Event<'a> {
     Started(usize, usize, &'a Cell),
     /// A cell has failed.
     Failed(&'a Cell, &'a str),
+    /// Another process trains a cell: its name, if it is known. The cell's turn comes again after the others.
+    Elsewhere(&'a Cell, Option<&'a str>),
+    /// All that is left are so many cells, which other processes train.
+    Waiting(usize),
 }
 
 /// How a reproduction ended.
@@ -62,7 +70,8 @@ pub enum Outcome {
     OutOfTime,
 }
 
-/// Downloads missing data and trains every cell of `plan` that is not finished.
+/// Downloads missing data and trains every cell of `plan` that is not finished. Cells that other processes train are waited for at
+/// the end, and trained if those leave them unfinished.
 ///
 /// # Errors
 ///
@@ -83,39 +92,57 @@ pub fn reproduce(
     let trainable =
         |cell: &Cell| !problems.contains_key(&cell.experiment.data.name) && !is_done(cell, options);
     let cells = plan.cells.iter().enumerate();
-    let cells: Vec<(usize, &Cell)> = cells.filter(|(_, cell)| trainable(cell)).collect();
-    let jobs: Vec<Job> = cells.iter().map(|(_, cell)| job(cell, options)).collect();
-    let before: Vec<_> = cells
-        .iter()
-        .map(|(_, cell)| written(&cell.folder))
-        .collect();
-    launcher.launch(&jobs, stop, &mut |change| match change {
-        Change::Started(index) => {
-            let (number, cell) = cells[index];
-            observer(Event::Started(number + 1, all, cell));
-        }
-        Change::Ended(index, message) => {
-            let (_, cell) = cells[index];
-            let has_written = written(&cell.folder) != before[index];
-            let ending = match message {
-                Some(message) if is_finished(cell) && has_to_be_packed(cell, options) => {
-                    Ending::Failed(message)
+    let mut cells: Vec<(usize, &Cell)> = cells.filter(|(_, cell)| trainable(cell)).collect();
+    let mut first_time = true;
+    while !cells.is_empty() && !stop.is_set() {
+        let jobs: Vec<Job> = cells.iter().map(|(_, cell)| job(cell, options)).collect();
+        let mut before = vec![None; cells.len()];
+        let mut elsewhere = Vec::new();
+        launcher.launch(&jobs, stop, &mut |change| match change {
+            Change::Started(index) => {
+                let (number, cell) = cells[index];
+                before[index] = written(&cell.folder);
+                observer(Event::Started(number + 1, all, cell));
+            }
+            Change::Locked(index) => {
+                let (_, cell) = cells[index];
+                if first_time {
+                    observer(Event::Elsewhere(cell, trained_by(&cell.folder).as_deref()));
                 }
-                message => ending(cell, has_written, message),
-            };
-            match ending {
-                Ending::Finished => {}
-                // A signal that reached one run alone was meant for all.
-                Ending::Interrupted if !stop.is_set() => stop.interrupt(),
-                Ending::Interrupted => {}
-                Ending::Failed(_) if stop.is_set() => {}
-                Ending::Failed(reason) => {
-                    observer(Event::Failed(cell, &reason));
-                    problems.insert(cell.name(), reason);
+                elsewhere.push(cells[index]);
+            }
+            Change::Ended(index, message) => {
+                let (_, cell) = cells[index];
+                let has_written = written(&cell.folder) != before[index];
+                let ending = match message {
+                    Some(message) if is_finished(cell) && has_to_be_packed(cell, options) => {
+                        Ending::Failed(message)
+                    }
+                    message => ending(cell, has_written, message),
+                };
+                match ending {
+                    Ending::Finished => {}
+                    // A signal that reached one run alone was meant for all.
+                    Ending::Interrupted if !stop.is_set() => stop.interrupt(),
+                    Ending::Interrupted => {}
+                    Ending::Failed(_) if stop.is_set() => {}
+                    Ending::Failed(reason) => {
+                        observer(Event::Failed(cell, &reason));
+                        problems.insert(cell.name(), reason);
+                    }
                 }
             }
+        })?;
+        let is_left = |(_, cell): &(usize, &Cell)| !is_done(cell, options);
+        elsewhere.retain(is_left);
+        if first_time && !elsewhere.is_empty() && !stop.is_set() {
+            observer(Event::Waiting(elsewhere.len()));
         }
-    })?;
+        first_time = false;
+        wait_for_one(&elsewhere, stop);
+        elsewhere.retain(is_left);
+        cells = elsewhere;
+    }
     Ok(if stop.is_interrupted() {
         Outcome::Interrupted
     } else if stop.is_set() && plan.finished() < all {
@@ -125,6 +152,16 @@ pub fn reproduce(
     } else {
         Outcome::Incomplete(problems)
     })
+}
+
+/// Waits until one of the cells is trained by no other process any more.
+fn wait_for_one(cells: &[(usize, &Cell)], stop: &Stop) {
+    while !cells.is_empty() && !stop.is_set() {
+        thread::sleep(POLL);
+        if (cells.iter()).any(|(_, cell)| trained_by(&cell.folder).is_none()) {
+            return;
+        }
+    }
 }
 
 /// Writes the cells for [`status`] and downloads missing data. Returns the data sets that cannot be

@@ -188,6 +188,26 @@ fn check_foreign(folder: &Path) -> Result<(), RunError> {
     Ok(())
 }
 
+/// The process that trains the run in `folder`, in words; `None` if there is none.
+#[must_use]
+pub fn trained_by(folder: &Path) -> Option<String> {
+    let lock = File::open(folder.join(LOCK)).ok()?;
+    let running = read_running(folder).filter(|(running, age)| running.is_current(*age));
+    let running = running.map(|(running, _)| running);
+    match lock.try_lock_shared() {
+        Ok(()) => {
+            let _ = lock.unlock();
+            // Machines do not see each other's locks everywhere; one of this machine is free.
+            let elsewhere = running.filter(|running| !running.is_here());
+            elsewhere.map(|running| running.name())
+        }
+        Err(TryLockError::Error(_)) => running.map(|running| running.name()),
+        Err(TryLockError::WouldBlock) => {
+            Some(running.map_or("another process".into(), |running| running.name()))
+        }
+    }
+}
+
 /// The epochs of the run in `folder`. Lines that cannot be read are skipped: the last one may be
 /// incomplete.
 #[must_use]

@@ -80,7 +80,12 @@ impl Running {
     /// Whether the process still trains, as far as this machine can tell of a file of this age.
     #[must_use]
     pub fn is_current(&self, age: Duration) -> bool {
-        age < STALE && (self.host != host() || is_alive(self.pid))
+        age < STALE && (!self.is_here() || is_alive(self.pid))
+    }
+
+    /// Whether it is a process of this machine.
+    pub(crate) fn is_here(&self) -> bool {
+        self.host == host()
     }
 
     /// Such as `process 12 on node3 (job 1234_5)`.

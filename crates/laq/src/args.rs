@@ -73,7 +73,8 @@ impl Command {
 /// An experiment.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExperimentArgs {
-    /// The experiment's TOML file; `laq train -` reads it from the standard input.
+    /// The experiment's TOML file; `laq train -` reads it from the standard input, and if a zero byte ends it there, the run
+    /// stops at the end of the input.
     pub(crate) config: PathBuf,
     #[command(flatten)]
     pub(crate) over: OverArgs,

@@ -1,19 +1,22 @@
 //! One function for each command: calls the library and prints the result.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
 use laq_datasets::{DownloadOptions, Split, catalogue, download as fetch, find};
 use laq_lab::text::{duration, table};
-use laq_runner::TRAINING_VERSION;
 use laq_runner::config::{self, Experiment};
 use laq_runner::doctor::diagnose;
 use laq_runner::evaluate::{Source, evaluate};
 use laq_runner::record::Status;
 use laq_runner::train::{Options, train as run_training};
+use laq_runner::{RunError, TRAINING_VERSION};
 use laq_solvers::{families, formats};
 use serde_json::json;
 
@@ -23,7 +26,7 @@ use crate::args::{
     SummaryArgs, TrainArgs,
 };
 use crate::gpu_check;
-use crate::output::{INTERRUPTED, Output, log, print_json, shell_words, stop_flag};
+use crate::output::{INTERRUPTED, LOCKED, Output, log, print_json, shell_words, stop_flag};
 use crate::progress::{Progress, Transfer};
 
 /// Refuses a run folder whose `config.toml` is an input of the experiment: the run would overwrite
@@ -49,16 +52,31 @@ const STDIN: &str = "-";
 
 fn load(config: &Path, over: &OverArgs) -> Result<Experiment> {
     if config == Path::new(STDIN) {
-        if !over.overlay.is_empty() || !over.set.is_empty() {
-            bail!("a configuration from the standard input takes no --overlay and no --set");
-        }
-        let mut text = String::new();
-        io::stdin()
-            .read_to_string(&mut text)
-            .context("cannot read the standard input")?;
-        return Ok(config::parse(&text, "the standard input")?);
+        return Ok(read_stdin(over)?.0);
     }
     Ok(config::load(config, &over.overlay, &over.set)?)
+}
+
+/// The configuration on the standard input, and whether it ends with a zero byte instead of the input. Then the process
+/// that wrote it wants the run to stop when the input ends.
+fn read_stdin(over: &OverArgs) -> Result<(Experiment, bool)> {
+    if !over.overlay.is_empty() || !over.set.is_empty() {
+        bail!("a configuration from the standard input takes no --overlay and no --set");
+    }
+    let mut bytes = Vec::new();
+    let read = io::stdin().lock().read_until(0, &mut bytes);
+    read.context("cannot read the standard input")?;
+    let is_attended = bytes.pop_if(|byte| *byte == 0).is_some();
+    let text = String::from_utf8(bytes).context("cannot read the standard input")?;
+    Ok((config::parse(&text, "the standard input")?, is_attended))
+}
+
+/// Sets `stop` at the end of the standard input.
+fn stop_with_input(stop: Arc<AtomicBool>) {
+    thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        stop.store(true, Ordering::Relaxed);
+    });
 }
 
 pub(crate) fn experiment(args: &ExperimentArgs) -> Result<Experiment> {
@@ -66,8 +84,11 @@ pub(crate) fn experiment(args: &ExperimentArgs) -> Result<Experiment> {
 }
 
 pub(crate) fn train(args: &TrainArgs, quiet: bool) -> Result<ExitCode> {
-    let experiment = experiment(&args.experiment)?;
     let from_stdin = args.experiment.config == Path::new(STDIN);
+    let (experiment, is_attended) = match from_stdin {
+        true => read_stdin(&args.experiment.over)?,
+        false => (experiment(&args.experiment)?, false),
+    };
     let name = args.experiment.config.file_stem().unwrap_or_default();
     let run_dir = match &args.run_dir {
         Some(run_dir) => run_dir.clone(),
@@ -76,6 +97,9 @@ pub(crate) fn train(args: &TrainArgs, quiet: bool) -> Result<ExitCode> {
     };
     keep_inputs(&args.experiment, &run_dir)?;
     let stop = stop_flag()?;
+    if is_attended {
+        stop_with_input(stop.clone());
+    }
     let options = Options {
         run_dir,
         resume: args.resume,
@@ -92,6 +116,10 @@ pub(crate) fn train(args: &TrainArgs, quiet: bool) -> Result<ExitCode> {
         progress.show(event)
     });
     progress.end();
+    if is_attended && matches!(done, Err(RunError::Locked { .. })) {
+        // The process that started this one says so.
+        return Ok(ExitCode::from(LOCKED));
+    }
     let summary = done?;
     let folder = options.run_dir.display();
     if summary.status == Status::Interrupted {

@@ -122,6 +122,14 @@ pub(crate) fn show(event: &Event<'_>, transfer: &mut Transfer) {
         Event::Kept(finished, all) => log(&format!("{finished} of {all} cells are finished")),
         Event::Started(number, all, cell) => log(&format!("[{number}/{all}] {}", cell.name())),
         Event::Failed(cell, reason) => log_error(&format!("{} failed: {reason}", cell.name())),
+        Event::Elsewhere(cell, process) => log(&format!(
+            "{} is being trained by {}",
+            cell.name(),
+            process.unwrap_or("another process")
+        )),
+        Event::Waiting(cells) => log(&format!(
+            "waiting for other processes to finish {cells} of the cells; Ctrl-C ends that"
+        )),
         _ => {}
     }
 }

@@ -1,6 +1,9 @@
 //! `laq reproduce`, `report` and the other commands around runs, with the binary and a network that
 //! trains in a second.
 
+#[cfg(unix)]
+mod processes;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
