@@ -267,7 +267,7 @@ pub(crate) struct MethodsArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
     /// The folder of the data.
-    #[arg(long, value_name = "DIR", default_value = "data")]
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     pub(crate) data_dir: PathBuf,
     /// Print JSON.
     #[arg(long)]
@@ -546,6 +546,9 @@ pub(crate) struct MirrorArgs {
     pub(crate) mirror: Option<String>,
 }
 
+/// The default folder of the data.
+pub(crate) const DATA_DIR: &str = "data";
+
 /// Download and verify data sets; files that are already valid are kept.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DownloadArgs {
@@ -555,6 +558,6 @@ pub(crate) struct DownloadArgs {
     #[command(flatten)]
     pub(crate) mirror: MirrorArgs,
     /// The folder of the data.
-    #[arg(long, value_name = "DIR", default_value = "data")]
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     pub(crate) data_dir: PathBuf,
 }

@@ -21,7 +21,7 @@ use laq_solvers::{families, formats};
 use serde_json::json;
 
 use crate::args::{
-    Args, CompletionsArgs, ConfigArgs, DoctorArgs, DownloadArgs, EstimateArgs, EvalArgs,
+    Args, CompletionsArgs, ConfigArgs, DATA_DIR, DoctorArgs, DownloadArgs, EstimateArgs, EvalArgs,
     ExperimentArgs, GpuCheckArgs, ManArgs, MethodsArgs, OverArgs, ProgressStyle, SplitName,
     SummaryArgs, TrainArgs,
 };
@@ -354,11 +354,15 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
         }
     }
     if let Some(bad) = found.data.iter().find(|file| file.bad) {
+        let mut words = ["laq", "download", bad.dataset].map(String::from).to_vec();
+        if args.data_dir != Path::new(DATA_DIR) {
+            words.extend(["--data-dir".into(), args.data_dir.display().to_string()]);
+        }
         bail!(
-            "{} is {}: `laq download {}` fetches it again",
+            "{} is {}: `{}` fetches it again",
             bad.path.as_ref().unwrap_or(&PathBuf::new()).display(),
             bad.state,
-            bad.dataset
+            shell_words(&words)
         );
     }
     Ok(ExitCode::SUCCESS)

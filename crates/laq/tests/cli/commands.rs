@@ -198,7 +198,13 @@ fn doctor_inspects_data_and_machine() {
             "warpeace_input.txt",
             "12",
             "3258246",
-            "laq download war-and-peace",
+            ": `laq download war-and-peace` fetches it again",
         ],
+    );
+    fs::rename(test_dir.path("data"), test_dir.path("my data")).expect("moved");
+    assert_fails(
+        &test_dir,
+        &["doctor", "--data-dir", "my data"],
+        &["`laq download war-and-peace --data-dir 'my data'` fetches"],
     );
 }
