@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use laq_datasets::{Split, epoch_order};
 use laq_models::{CurvatureKind, CurvatureSums, StateData, StateTensor};
 use laq_packed::check_out;
+use laq_packed::thread_pool;
 use safetensors::serialize;
 use serde::Serialize;
 use serde_json::json;
@@ -20,7 +21,6 @@ use crate::evaluate::{load_data, load_network};
 use crate::examples::{BatchBuffer, Input};
 use crate::files::{FileError, write_atomically};
 use crate::start::Latent;
-use laq_packed::thread_pool;
 
 /// The metadata entry that describes a file of curvatures.
 pub const CURVATURE: &str = "laq.curvature";

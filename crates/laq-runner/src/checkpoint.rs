@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::config::{Experiment, key};
+use crate::config::{Experiment, agree};
 use crate::files::{FileError, write_atomically};
 use crate::record::LayerRecord;
 use crate::run_folder::{BEST, LAST};
@@ -66,8 +66,20 @@ pub struct RunState {
     /// The weights that the run started from, if they were not drawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
+    /// Earlier plans of the run, oldest first; `experiment` has the present one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_plans: Vec<EarlierPlan>,
     /// The progress of the run.
     pub progress: Progress,
+}
+
+/// A number of epochs that a run was planned with before it was resumed with another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlierPlan {
+    /// The epochs that were planned.
+    pub epochs: u32,
+    /// The epochs that were done when the plan changed.
+    pub epochs_done: u32,
 }
 
 /// The position of a run, and its running sums.
@@ -346,15 +358,21 @@ impl RunState {
         Header::read(&start, length, path)?.run(path)
     }
 
-    /// Whether both are states of runs of one experiment.
+    /// Whether both are states of one run, however many epochs it was planned with.
     pub(crate) fn is_as(&self, other: &Self) -> bool {
-        let same = || key(&self.experiment) == key(&other.experiment);
+        let epochs = self.epochs_done().min(other.epochs_done());
+        let same = || agree(&self.experiment, &other.experiment, epochs);
         self.training_version == other.training_version && (self.key == other.key || same())
     }
 
     /// Completed epochs.
     pub(crate) fn epochs_done(&self) -> u32 {
         self.progress.epoch.saturating_sub(1)
+    }
+
+    /// Epochs that have at least one step.
+    pub(crate) fn epochs_begun(&self) -> u32 {
+        self.epochs_done() + u32::from(self.progress.step > 0)
     }
 }
 

@@ -307,6 +307,19 @@ pub enum RunError {
         /// "name: value here, value there".
         differences: Vec<String>,
     },
+    /// The run is further than the experiment.
+    #[error(
+        "{checkpoint} has begun epoch {begun}, and train.epochs = {epochs}: set it to {begun} or more, or train from \
+         scratch in another --run-dir"
+    )]
+    FewerEpochs {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Epochs that the run has begun.
+        begun: u32,
+        /// Epochs of the experiment.
+        epochs: u32,
+    },
     /// The folder has no checkpoint.
     #[error(
         "{path} has no checkpoint, expected the folder of a trained run or one of its .safetensors files"

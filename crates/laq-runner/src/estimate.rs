@@ -5,9 +5,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use laq_models::ModelError;
-use serde::Serialize;
-
 use laq_packed::thread_pool;
+use serde::Serialize;
 
 use crate::RunError;
 use crate::checkpoint::StepTimes;

@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use laq_datasets::{Alphabet, Sequences, Split, TextError};
 use laq_models::StateTensor;
-use serde::Serialize;
-
 use laq_packed::thread_pool;
+use serde::Serialize;
 
 use crate::RunError;
 use crate::checkpoint::{Checkpoint, CheckpointError, RunState};

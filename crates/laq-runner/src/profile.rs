@@ -2,10 +2,9 @@
 //! do at most.
 
 use laq_models::Work;
+use laq_packed::thread_pool;
 use laq_tensor::CpuBackend;
 use serde::Serialize;
-
-use laq_packed::thread_pool;
 
 use crate::RunError;
 use crate::config::Experiment;

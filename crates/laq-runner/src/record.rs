@@ -9,7 +9,7 @@ use laq_models::{LayerComparison, LayerReport};
 use laq_solvers::Scale;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Best;
+use crate::checkpoint::{Best, EarlierPlan};
 use crate::config::Paper;
 
 /// The status of a run.
@@ -176,6 +176,9 @@ pub struct Summary {
     pub epochs: u32,
     /// Completed epochs.
     pub epochs_done: u32,
+    /// Earlier plans, where the run was resumed with another number of epochs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub earlier_plans: Vec<EarlierPlan>,
     /// The best epoch; null before the first evaluation.
     pub best_epoch: Option<u32>,
     /// Its training loss; nats per character for texts.

@@ -29,6 +29,7 @@ fn checkpoint() -> Checkpoint {
             data_sha256: "0".repeat(64),
             kernel: "portable".into(),
             start: None,
+            earlier_plans: Vec::new(),
             progress: Progress {
                 epoch: 3,
                 step: 17,

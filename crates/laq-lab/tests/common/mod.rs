@@ -284,6 +284,7 @@ fn checkpoint(job: &Job, summary: &Summary) -> Checkpoint {
         data_sha256: String::new(),
         kernel: summary.kernel.clone(),
         start: None,
+        earlier_plans: Vec::new(),
         progress,
     };
     Checkpoint {

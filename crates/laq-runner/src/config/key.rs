@@ -41,6 +41,21 @@ pub fn differences(here: &Experiment, there: &Experiment) -> Vec<String> {
         .collect()
 }
 
+/// Whether the first `epochs` epochs of both experiments have the same numbers: they differ at most in the number of epochs
+/// and in the learning rates after these.
+pub(crate) fn agree(here: &Experiment, there: &Experiment, epochs: u32) -> bool {
+    let others = |experiment: &Experiment| {
+        let mut keyed = keyed(experiment);
+        for name in ["epochs", "schedule"] {
+            keyed["train"][name].take();
+        }
+        keyed
+    };
+    let [here_rates, there_rates] = [here, there].map(|experiment| &experiment.train.schedule);
+    others(here) == others(there)
+        && (1..=epochs).all(|epoch| here_rates.factor(epoch) == there_rates.factor(epoch))
+}
+
 fn keyed(experiment: &Experiment) -> Value {
     let mut all = serde_json::to_value(experiment).expect("an experiment is representable as JSON");
     let mut keyed = json!({});

@@ -18,6 +18,7 @@ mod key;
 mod load;
 mod schema;
 
+pub(crate) use key::agree;
 pub use key::{differences, key};
 pub use load::{ConfigError, load, parse};
 pub use schema::{

@@ -14,13 +14,12 @@ use std::time::Instant;
 
 use laq_datasets::{Preprocessing, Split};
 use laq_packed::network::MEAN_IMAGE;
+use laq_packed::thread_pool;
 
 use self::dataset::Dataset;
 use self::run::{Pending, Run};
-use laq_packed::thread_pool;
-
-use crate::checkpoint::{Checkpoint, Progress, RunState};
-use crate::config::{Experiment, Keep, differences, key};
+use crate::checkpoint::{Checkpoint, EarlierPlan, Progress, RunState};
+use crate::config::{Experiment, Keep, agree, differences, key};
 use crate::device::{DeviceChoice, DeviceOptions, OpenDevice, was_on_cuda};
 use crate::environment::Environment;
 use crate::examples::{Examples, Input, load};
@@ -137,13 +136,13 @@ pub fn train(
     check_folder(experiment, options)?;
     let run_dir = folder.path().to_owned();
     let found = read_checkpoint(experiment, &run_dir)?;
-    if let Found::Checkpoint(_, found) = &found {
-        verify_best(&run_dir, &found.run, observer)?;
+    if let Found::Checkpoint(found) = &found {
+        verify_best(experiment, &run_dir, &found.checkpoint.run, observer)?;
     }
     let finished = finished_summary(experiment, &folder, &found, observer)?;
     let found = match found {
         Found::Nothing => None,
-        Found::Checkpoint(path, found) => Some((path, *found)),
+        Found::Checkpoint(found) => Some(*found),
         Found::Packed(_) if finished.is_some() => None,
         Found::Packed(_) => return Err(RunError::PackedWithoutSummary { folder: run_dir }),
     };
@@ -178,6 +177,7 @@ fn pack(experiment: &Experiment, run_dir: &Path) -> Result<(), RunError> {
         check_best(&packed, &found, &RunState::read(&last)?)?;
     }
     if best.is_file() {
+        plan_as(&best, &RunState::read(&last)?)?;
         let options = ExportOptions {
             threads: Some(rayon::current_num_threads()),
             ..ExportOptions::default()
@@ -202,12 +202,54 @@ fn pack(experiment: &Experiment, run_dir: &Path) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Writes the checkpoint `path` with the plan of `run`, which got another number of epochs since.
+fn plan_as(path: &Path, run: &RunState) -> Result<(), RunError> {
+    let mut checkpoint = Checkpoint::read(path)?;
+    if checkpoint.run.earlier_plans == run.earlier_plans {
+        return Ok(());
+    }
+    checkpoint.run.key.clone_from(&run.key);
+    checkpoint.run.experiment = run.experiment.clone();
+    checkpoint.run.earlier_plans.clone_from(&run.earlier_plans);
+    Ok(checkpoint.write(path)?)
+}
+
 /// What a folder has of a run.
 enum Found {
     Nothing,
-    Checkpoint(PathBuf, Box<Checkpoint>),
+    Checkpoint(Box<Resumed>),
     /// The packed network of a finished run.
     Packed(Box<RunState>),
+}
+
+/// A checkpoint to go on from.
+struct Resumed {
+    path: PathBuf,
+    checkpoint: Checkpoint,
+    /// Whether its file has another number of epochs or schedule.
+    is_replanned: bool,
+}
+
+impl Resumed {
+    /// The checkpoint `path` as one of `experiment`.
+    fn read(experiment: &Experiment, path: PathBuf) -> Result<Self, RunError> {
+        let mut checkpoint = Checkpoint::read(&path)?;
+        let run = &mut checkpoint.run;
+        let is_replanned = !is_of(experiment, &path, run)?;
+        if is_replanned {
+            run.earlier_plans.push(EarlierPlan {
+                epochs: run.experiment.train.epochs,
+                epochs_done: run.epochs_done(),
+            });
+            run.key = key(experiment);
+            run.experiment = experiment.clone();
+        }
+        Ok(Self {
+            path,
+            checkpoint,
+            is_replanned,
+        })
+    }
 }
 
 /// The checkpoint to go on from: the newest, or, where that was deleted, the best epoch's.
@@ -232,28 +274,34 @@ fn check_folder(experiment: &Experiment, options: &Options) -> Result<(), RunErr
 /// What there is to resume from; an error if it is of another experiment.
 fn read_checkpoint(experiment: &Experiment, run_dir: &Path) -> Result<Found, RunError> {
     if let Some(path) = checkpoint_to_resume(run_dir) {
-        let found = Checkpoint::read(&path)?;
-        is_of(experiment, &path, &found.run)?;
-        return Ok(Found::Checkpoint(path, Box::new(found)));
+        return Ok(Found::Checkpoint(Box::new(Resumed::read(
+            experiment, path,
+        )?)));
     }
     let packed = packed_network(run_dir);
     let Some(run) = packed_state(&packed)? else {
         return Ok(Found::Nothing);
     };
-    is_of(experiment, &packed, &run)?;
-    Ok(Found::Packed(Box::new(run)))
+    // There is nothing to go on from to more epochs.
+    match is_of(experiment, &packed, &run)? {
+        true => Ok(Found::Packed(Box::new(run))),
+        false => Err(other_experiment(experiment, &packed, &run)),
+    }
 }
 
-/// Verifies the checkpoint of the best epoch of `last`. One that is gone is written again if the last checkpoint is of that
-/// epoch; otherwise the run goes on without it, with a warning.
+/// Verifies the checkpoint of the best epoch of `last`, a state of `experiment`. One that is gone is written again if the last
+/// checkpoint is of that epoch; otherwise the run goes on without it, with a warning.
 fn verify_best(
+    experiment: &Experiment,
     run_dir: &Path,
     last: &RunState,
     observer: &mut Observer<'_>,
 ) -> Result<(), RunError> {
     let path = best_checkpoint(run_dir);
     if path.exists() {
-        return check_best(&path, &Checkpoint::read(&path)?.run, last);
+        let best = Checkpoint::read(&path)?.run;
+        check_best(&path, &best, last)?;
+        return is_of(experiment, &path, &best).map(drop);
     }
     let Some(best) = last.progress.best else {
         return Ok(());
@@ -287,10 +335,13 @@ fn finished_summary(
     let (key, best) = match found {
         Found::Nothing => (key(experiment), None),
         Found::Packed(run) => (run.key.clone(), Some(run.progress.best)),
-        Found::Checkpoint(_, found) => (found.run.key.clone(), Some(found.run.progress.best)),
+        Found::Checkpoint(found) => {
+            let run = &found.checkpoint.run;
+            (run.key.clone(), Some(run.progress.best))
+        }
     };
     let is_done = match found {
-        Found::Checkpoint(_, found) => found.run.progress.epoch > experiment.train.epochs,
+        Found::Checkpoint(found) => found.checkpoint.run.epochs_done() >= experiment.train.epochs,
         Found::Nothing | Found::Packed(_) => true,
     };
     let summary = read_summary(folder.path());
@@ -317,24 +368,41 @@ fn finished_summary(
     Ok(Some(summary))
 }
 
-/// An error if `file` is of another experiment.
-fn is_of(experiment: &Experiment, file: &Path, run: &RunState) -> Result<(), RunError> {
+/// Whether `run`, in `file`, is planned as `experiment`; false if another number of epochs or other learning rates were planned,
+/// and all that it has done are those of `experiment`. An error if it is of another experiment.
+fn is_of(experiment: &Experiment, file: &Path, run: &RunState) -> Result<bool, RunError> {
     let here = key(experiment);
-    let there = run.training_version;
-    if run.key == here || there == TRAINING_VERSION && key(&run.experiment) == here {
-        same_text(experiment, file, run)?;
-        return same_start(experiment, file, run);
+    let is_same_version = run.training_version == TRAINING_VERSION;
+    let is_planned = run.key == here || is_same_version && key(&run.experiment) == here;
+    let begun = run.epochs_begun();
+    let agrees = is_same_version && agree(experiment, &run.experiment, begun);
+    if !is_planned && !agrees {
+        return Err(other_experiment(experiment, file, run));
     }
+    if experiment.train.epochs < begun {
+        return Err(RunError::FewerEpochs {
+            checkpoint: file.into(),
+            begun,
+            epochs: experiment.train.epochs,
+        });
+    }
+    same_text(experiment, file, run)?;
+    same_start(experiment, file, run)?;
+    Ok(is_planned)
+}
+
+fn other_experiment(experiment: &Experiment, file: &Path, run: &RunState) -> RunError {
+    let there = run.training_version;
     let mut differences = differences(experiment, &run.experiment);
     if there != TRAINING_VERSION {
         differences.push(format!(
             "training version: {TRAINING_VERSION} here, {there} there"
         ));
     }
-    Err(RunError::OtherExperiment {
+    RunError::OtherExperiment {
         checkpoint: file.into(),
         differences,
-    })
+    }
 }
 
 /// An error if `run`, in `file`, has another text than the one that the experiment names. A finished run does not need it.
@@ -362,20 +430,22 @@ fn same_data(examples: &Examples, file: &Path, run: &RunState) -> Result<(), Run
 fn run(
     experiment: &Experiment,
     folder: &mut RunFolder,
-    found: Option<(PathBuf, Checkpoint)>,
+    found: Option<Resumed>,
     requested: DeviceOptions,
     stop: &AtomicBool,
     observer: &mut Observer<'_>,
 ) -> Result<Summary, RunError> {
-    let before = found.as_ref().map(|(_, found)| found.run.kernel.as_str());
+    let before = found.as_ref();
+    let before = before.map(|found| found.checkpoint.run.kernel.as_str());
     let (device, reason) = OpenDevice::open(requested, before)?;
     observer(Event::Device {
         name: &device.to_string(),
         reason: &reason,
     });
     let kernel = device.kernel();
-    if let Some((checkpoint, found)) = &found {
-        same_device(checkpoint, &found.run.kernel, &kernel, requested.choice)?;
+    if let Some(found) = &found {
+        let there = &found.checkpoint.run.kernel;
+        same_device(&found.path, there, &kernel, requested.choice)?;
     }
     let (report_interval, on_gpu) = (device.report_interval(), device.is_cuda());
     let examples = load(&experiment.data, &mut |what| {
@@ -387,18 +457,31 @@ fn run(
     let dataset = Dataset::new(&examples, experiment, on_gpu)?;
     let mut network = network(device, experiment, input, experiment.data.batch)?;
     let resumed = found.is_some();
-    let (progress, start) = match found {
+    let is_saved = found.as_ref().is_some_and(|found| !found.is_replanned);
+    let (progress, start, earlier_plans) = match found {
         None => {
             let path = experiment.train.start.as_deref();
             let started = path.map(|path| start(path, examples.alphabet(), &mut network));
-            (Progress::at_the_beginning(), started.transpose()?)
+            (
+                Progress::at_the_beginning(),
+                started.transpose()?,
+                Vec::new(),
+            )
         }
-        Some((checkpoint, found)) => {
-            same_data(&examples, &checkpoint, &found.run)?;
+        Some(Resumed {
+            path,
+            checkpoint:
+                Checkpoint {
+                    run,
+                    network: state,
+                },
+            ..
+        }) => {
+            same_data(&examples, &path, &run)?;
             network
-                .load(&found.network)
-                .map_err(|source| RunError::not_loaded(&checkpoint, source))?;
-            (found.run.progress, found.run.start)
+                .load(&state)
+                .map_err(|source| RunError::not_loaded(&path, source))?;
+            (run.progress, run.start, run.earlier_plans)
         }
     };
     let environment = Environment::detect(&kernel, rayon::current_num_threads());
@@ -409,6 +492,7 @@ fn run(
         alphabet: examples.alphabet(),
         data_sha256,
         start,
+        earlier_plans,
         folder,
         environment,
         exact: method(experiment)?
@@ -422,7 +506,7 @@ fn run(
         stop,
         observer,
     };
-    let outcome = run.begin(resumed).and_then(|()| run.epochs());
+    let outcome = run.begin(resumed, is_saved).and_then(|()| run.epochs());
     run.tick();
     if let Err(error @ RunError::Locked { .. }) = outcome {
         // The files belong to the process that took the folder.

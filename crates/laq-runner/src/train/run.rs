@@ -9,7 +9,7 @@ use laq_solvers::Method;
 
 use super::dataset::Dataset;
 use super::{Event, Observer};
-use crate::checkpoint::{Best, Checkpoint, Progress, RunState, StepTimes};
+use crate::checkpoint::{Best, Checkpoint, EarlierPlan, Progress, RunState, StepTimes};
 use crate::config::{Experiment, key};
 use crate::device::Network;
 use crate::environment::{Environment, peak_memory_bytes};
@@ -28,6 +28,7 @@ pub(super) struct Run<'a> {
     pub(super) alphabet: &'a [u8],
     pub(super) data_sha256: String,
     pub(super) start: Option<Start>,
+    pub(super) earlier_plans: Vec<EarlierPlan>,
     pub(super) folder: &'a mut RunFolder,
     pub(super) environment: Environment,
     pub(super) network: Network,
@@ -65,8 +66,8 @@ impl Pending {
 
 impl Run<'_> {
     /// Writes a complete folder before the first step, so that a full disk fails now and not after
-    /// an epoch.
-    pub(super) fn begin(&mut self, resumed: bool) -> Result<(), RunError> {
+    /// an epoch. `is_saved` says whether the last checkpoint is as it would be written now.
+    pub(super) fn begin(&mut self, resumed: bool, is_saved: bool) -> Result<(), RunError> {
         let (epochs, steps) = (self.progress.epoch - 1, self.network.steps_taken());
         // The configuration says whose the other files are.
         self.folder.write_config(self.experiment)?;
@@ -77,7 +78,7 @@ impl Run<'_> {
         self.folder.write_environment(&self.environment)?;
         let summary = self.summary(Status::Running, None);
         self.folder.write_summary(&summary)?;
-        if !resumed {
+        if !is_saved {
             self.save()?;
         }
         (self.observer)(Event::Started {
@@ -373,6 +374,7 @@ impl Run<'_> {
             data_sha256: self.data_sha256.clone(),
             kernel: self.environment.kernel.clone(),
             start: self.start.clone(),
+            earlier_plans: self.earlier_plans.clone(),
             progress: self.progress.clone(),
         };
         Ok(Checkpoint { run, network })
@@ -412,6 +414,7 @@ impl Run<'_> {
             stand_in: dataset.and_then(|dataset| dataset.stand_in).map(Into::into),
             epochs: experiment.train.epochs,
             epochs_done: progress.epoch - 1,
+            earlier_plans: self.earlier_plans.clone(),
             seconds: progress.seconds,
             seconds_per_step: progress.times.per_step(),
             quantize_share: progress.times.quantize_share(),
