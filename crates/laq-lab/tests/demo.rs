@@ -12,6 +12,7 @@ use laq_lab::report;
 use laq_lab::reproduce::{Event, Options, Outcome, reproduce};
 use laq_lab::table::TableId::Table2;
 use laq_runner::device::DeviceOptions;
+use laq_runner::run_folder::RunFolder;
 
 fn options() -> Options {
     let mut options = Options::default();
@@ -114,4 +115,41 @@ fn a_failing_run_is_reported() {
         ["full on demo (seed 1)"]
     );
     assert_eq!(plan.finished(), 1);
+}
+
+#[test]
+fn a_cell_that_another_process_trains_is_left_to_it() {
+    let dir = TestDir::tiny();
+    let plan = dir.plan(Table2, "demo", "", "");
+    let held = RunFolder::open(&plan.cells[0].folder).expect("a folder");
+    let (stop, mut events) = (Stop::default(), Vec::new());
+    let outcome = reproduce(
+        &plan,
+        &options(),
+        &local(2),
+        &stop,
+        &mut |event| match event {
+            Event::Elsewhere(cell, process) => {
+                let process = process.expect("a name");
+                assert!(
+                    process.contains(&std::process::id().to_string()),
+                    "{process}"
+                );
+                events.push(cell.name());
+            }
+            Event::Waiting(cells) => {
+                events.push(cells.to_string());
+                stop.interrupt();
+            }
+            Event::Failed(cell, reason) => panic!("{} failed: {reason}", cell.name()),
+            _ => {}
+        },
+    );
+    assert_eq!(outcome.expect("a reproduction"), Outcome::Interrupted);
+    assert_eq!(events, [plan.cells[0].name(), "1".into()]);
+    assert_eq!(plan.finished(), 2);
+    drop(held);
+    let stop = Stop::default();
+    let outcome = reproduce(&plan, &options(), &local(2), &stop, &mut |_| {});
+    assert_eq!(outcome.expect("a reproduction"), Outcome::Complete);
 }
