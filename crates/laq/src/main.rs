@@ -4,7 +4,8 @@
 //! `args` defines the command line; `calibrate`, `commands`, `inspect`, `packed`, `profile`, `quantize` and `reproduce` call
 //! the libraries and print; `progress` draws progress; `output` writes to the standard streams and handles signals.
 //!
-//! Exit codes: 0 success, 1 an error, 2 a wrong command line, 130 interrupted (and saved).
+//! Exit codes: 0 success, 1 an error, 2 a wrong command line, 75 a run that another process trains, 130 interrupted (and
+//! saved).
 
 #![forbid(unsafe_code)]
 
