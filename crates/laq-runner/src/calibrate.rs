@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use laq_datasets::{Split, epoch_order};
 use laq_models::{CurvatureKind, CurvatureSums, StateData, StateTensor};
-use laq_packed::check_out;
-use laq_packed::thread_pool;
+use laq_packed::{check_out, thread_pool};
 use safetensors::serialize;
 use serde::Serialize;
 use serde_json::json;
