@@ -32,7 +32,7 @@ use args::{Args, Command};
 use laq_lab::LabError;
 use laq_runner::RunError;
 
-use crate::output::LOCKED;
+use crate::output::{LOCKED, described};
 
 /// Checks the variables that no command checks itself.
 fn environment() -> anyhow::Result<()> {
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
     output::survive_size_limit();
     let prints_result = args.command.prints_result();
     if let Err(error) = environment() {
-        output::log_error(&format!("error: {error:#}"));
+        output::log_error(&format!("error: {}", described(&error)));
         return ExitCode::FAILURE;
     }
     let done = match args.command {
@@ -92,7 +92,7 @@ fn main() -> ExitCode {
             code
         }
         (Err(error), _) => {
-            output::log_error(&format!("error: {error:#}"));
+            output::log_error(&format!("error: {}", described(&error)));
             // A name that does not exist is a wrong command line.
             let wrong = matches!(error.downcast_ref(), Some(LabError::Unknown(_)));
             let locked = matches!(error.downcast_ref(), Some(RunError::Locked { .. }));

@@ -80,6 +80,18 @@ pub(crate) fn log_error(line: &str) {
     let _ = writeln!(stderr(), "{}", escaped(line));
 }
 
+/// An error with its causes; most have the text of their cause already.
+pub(crate) fn described(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text = text + colon + &cause;
+        }
+    }
+    text
+}
+
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     writeln!(Output, "{}", serde_json::to_string_pretty(value)?)?;
     Ok(())
@@ -102,4 +114,20 @@ pub(crate) fn shell_words(words: &[String]) -> String {
         .iter()
         .map(|word| shlex::try_quote(word).unwrap_or(word.into()));
     quoted.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = anyhow::anyhow!("no such file").context("cannot read x: no such file");
+        assert_eq!(described(&error), "cannot read x: no such file");
+        let error = error.context("in the folder y");
+        assert_eq!(
+            described(&error),
+            "in the folder y: cannot read x: no such file"
+        );
+    }
 }
