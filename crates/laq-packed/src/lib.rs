@@ -73,6 +73,8 @@ mod selection;
 #[cfg(feature = "std")]
 mod tensor_file;
 #[cfg(feature = "std")]
+mod tensor_header;
+#[cfg(feature = "std")]
 mod thread_pool;
 
 pub use laq_solvers::Granularity;

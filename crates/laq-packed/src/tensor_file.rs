@@ -1,29 +1,23 @@
 //! Reads and writes safetensors files one tensor at a time.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt::{self, Formatter};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde::de::value::{Error as ValueError, StrDeserializer};
-use serde::de::{Error as _, IntoDeserializer, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::files::{self, FileError};
 use crate::memory::{MemoryShortage, check_memory};
+use crate::tensor_header::{Header, HeaderDefect, HeaderItem, METADATA};
 
 /// Bytes read at a time; a multiple of every element size.
 pub(crate) const BLOCK: usize = 1 << 20;
 
 /// Maximum length of a header in the format.
 const MAX_HEADER: u64 = 100_000_000;
-
-/// The entry of a header that is no tensor.
-const METADATA: &str = "__metadata__";
 
 /// Bytes in memory for a byte of the header, with what is planned for its tensors.
 const PARSED_BYTES: u64 = 24;
@@ -191,7 +185,14 @@ impl TensorFile {
             .map_err(FileError::on("read", path))?;
         let header: Header =
             serde_json::from_slice(&bytes).map_err(|error| invalid(error.to_string()))?;
-        let header = header.checked(path)?;
+        let header = header.checked().map_err(|defect| match defect {
+            HeaderDefect::Invalid(detail) => invalid(detail),
+            HeaderDefect::Dtype { name, dtype } => TensorFileError::Dtype {
+                path: path.into(),
+                name,
+                dtype,
+            },
+        })?;
         let expected = data_start.saturating_add(header.data_len() as u64);
         if expected > found {
             return Err(truncated(expected));
@@ -274,84 +275,6 @@ impl TensorFile {
     }
 }
 
-/// A header as it stands in a file.
-struct Header {
-    metadata: Option<HashMap<String, String>>,
-    tensors: Vec<(String, HeaderEntry)>,
-}
-
-/// [`TensorInfo`] with a type that need not be known.
-#[derive(Deserialize)]
-struct HeaderEntry {
-    dtype: String,
-    shape: Vec<usize>,
-    data_offsets: (usize, usize),
-}
-
-impl Header {
-    /// Checks that every name is there once, and types and offsets.
-    fn checked(mut self, path: &Path) -> Result<Metadata, TensorFileError> {
-        let invalid = |detail| TensorFileError::Header {
-            path: path.into(),
-            detail,
-        };
-        let mut names = HashSet::with_capacity(self.tensors.len());
-        if let Some((name, _)) = self.tensors.iter().find(|(name, _)| !names.insert(name)) {
-            return Err(invalid(format!("{name} is there twice")));
-        }
-        self.tensors.sort_by_key(|(_, entry)| entry.data_offsets);
-        let mut tensors = Vec::with_capacity(self.tensors.len());
-        for (name, entry) in self.tensors {
-            let dtype: StrDeserializer<'_, ValueError> = entry.dtype.as_str().into_deserializer();
-            let Ok(dtype) = Dtype::deserialize(dtype) else {
-                return Err(TensorFileError::Dtype {
-                    path: path.into(),
-                    name,
-                    dtype: entry.dtype,
-                });
-            };
-            let info = TensorInfo {
-                dtype,
-                shape: entry.shape,
-                data_offsets: entry.data_offsets,
-            };
-            tensors.push((name, info));
-        }
-        Metadata::new(self.metadata, tensors).map_err(|error| invalid(error.to_string()))
-    }
-}
-
-impl<'de> Deserialize<'de> for Header {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(HeaderVisitor)
-    }
-}
-
-struct HeaderVisitor;
-
-impl<'de> Visitor<'de> for HeaderVisitor {
-    type Value = Header;
-
-    fn expecting(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a map from names to tensors")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-        let mut header = Header {
-            metadata: None,
-            tensors: Vec::new(),
-        };
-        while let Some(name) = map.next_key::<String>()? {
-            if name != METADATA {
-                header.tensors.push((name, map.next_value()?));
-            } else if header.metadata.replace(map.next_value()?).is_some() {
-                return Err(A::Error::custom(format!("{METADATA} is there twice")));
-            }
-        }
-        Ok(header)
-    }
-}
-
 /// The format of `torch.save` that begins with these bytes.
 fn pytorch_kind(start: &[u8]) -> Option<&'static str> {
     match start {
@@ -367,18 +290,6 @@ pub(crate) struct NewTensor {
     pub(crate) name: String,
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<usize>,
-}
-
-/// An entry of a header; its fields are in the order of their names.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum HeaderItem<'a> {
-    Metadata(&'a BTreeMap<String, String>),
-    Tensor {
-        data_offsets: (usize, usize),
-        dtype: Dtype,
-        shape: &'a [usize],
-    },
 }
 
 /// The header of an output file and the offset of each tensor.
