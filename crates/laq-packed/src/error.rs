@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::codes::PackError;
 use crate::files::FileError;
-use crate::memory::MemoryShortage;
+use crate::memory::TensorShortage;
 use crate::selection::only;
 use crate::{ModelIndexError, SelectionError, TensorFileError, ThreadsError};
 
@@ -166,18 +166,8 @@ pub enum QuantizeError {
         expected: &'static str,
     },
     /// Too little memory for a tensor.
-    #[error(
-        "{name} with {weights} weights {source}: quantize it on a machine with more, or copy it with {}",
-        only("--exclude", .name)
-    )]
-    Memory {
-        /// The tensor.
-        name: String,
-        /// Its weights.
-        weights: usize,
-        /// The memory.
-        source: MemoryShortage,
-    },
+    #[error(transparent)]
+    Memory(#[from] TensorShortage),
     /// The solver failed.
     #[error("{name} cannot be quantized: {source}")]
     Solve {

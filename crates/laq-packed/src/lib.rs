@@ -85,7 +85,7 @@ pub use {
     compressed_tensors::write_compressed_tensors,
     error::{OutError, QuantizeError},
     inspect::{FileSummary, InspectError, Level, Quantization, TensorSummary, inspect},
-    memory::{AvailableMemory, MemoryShortage, available_memory},
+    memory::{AvailableMemory, MemoryShortage, TensorShortage, available_memory},
     model_files::ModelIndexError,
     network::{Network, NetworkError},
     npz::to_npz,

@@ -6,6 +6,8 @@ use std::path::{Component, Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::selection::only;
+
 /// The memory that a process may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AvailableMemory {
@@ -68,6 +70,30 @@ pub struct MemoryShortage {
     pub needed: u64,
     /// What limits the memory.
     pub limit: String,
+}
+
+/// Too little memory to quantize a tensor.
+#[derive(Debug, Error)]
+#[error(
+    "{name} with {weights} weights {source}: quantize it on a machine with more, or copy it with {}",
+    only("--exclude", .name)
+)]
+pub struct TensorShortage {
+    /// The tensor.
+    pub name: String,
+    /// Its weights.
+    pub weights: usize,
+    /// The memory.
+    pub source: MemoryShortage,
+}
+
+/// Whether the bytes that it takes to quantize a tensor can be taken.
+pub(crate) fn check_tensor(name: &str, weights: usize, needed: u64) -> Result<(), TensorShortage> {
+    check_memory(needed).map_err(|source| TensorShortage {
+        name: name.into(),
+        weights,
+        source,
+    })
 }
 
 /// Whether so many bytes can be taken. The system is asked for them too, which limits them where it says nothing.

@@ -12,7 +12,7 @@ use crate::axis::front_shape;
 use crate::codes::Packing;
 use crate::float::Float;
 use crate::matrix::CodeTable;
-use crate::memory::check_memory;
+use crate::memory::check_tensor;
 use crate::model_files::{ModelFiles, ModelIndex};
 use crate::packed_format::{TensorEntry, packed_name, scale_name, with_entries};
 use crate::request::{Request, check_out, check_out_folder, quantizer};
@@ -344,11 +344,7 @@ fn check_need<'a>(
     let Some((bytes, weights, tensor)) = tensors.filter_map(need).max_by_key(|need| need.0) else {
         return Ok(());
     };
-    check_memory(bytes).map_err(|source| QuantizeError::Memory {
-        name: tensor.name.clone(),
-        weights,
-        source,
-    })
+    Ok(check_tensor(&tensor.name, weights, bytes)?)
 }
 
 /// The text of the index of the new shards.

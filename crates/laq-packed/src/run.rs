@@ -19,7 +19,7 @@ use crate::codes::{PackError, Packing};
 use crate::files::{FileError, OutFolder, Temporary, remove};
 use crate::float::Float;
 use crate::interrupt::until_stopped;
-use crate::memory::MemoryShortage;
+use crate::memory::{MemoryShortage, TensorShortage};
 use crate::packed_file::write_packed;
 use crate::plan::{Plan, Planned, Quantized, granularity, scale_float};
 use crate::record::{TensorRecord, Totals, printed, relative};
@@ -406,11 +406,12 @@ fn reserve<T>(name: &str, length: usize, buffer: &mut Vec<T>) -> Result<(), Quan
     buffer.clear();
     buffer
         .try_reserve_exact(length)
-        .map_err(|_| QuantizeError::Memory {
+        .map_err(|_| TensorShortage {
             name: name.into(),
             weights: length,
             source: MemoryShortage::of(length as u64 * size_of::<T>() as u64),
-        })
+        })?;
+    Ok(())
 }
 
 /// `name[3, 7]` for an index into the flat tensor, whose axis of the channels is in front.

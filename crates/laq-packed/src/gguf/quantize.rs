@@ -18,7 +18,7 @@ use super::{
 use crate::files::replace;
 use crate::float::Float;
 use crate::interrupt::until_stopped;
-use crate::memory::check_memory;
+use crate::memory::check_tensor;
 use crate::record::relative;
 use crate::request::check_out;
 use crate::selection::listed;
@@ -422,11 +422,7 @@ fn check_need(tensor: &GgufTensor, new: &GgufTensor) -> Result<(), GgufQuantizeE
     let weights = tensor.elements();
     let of_weights = 8_u64.saturating_mul(weights as u64);
     let needed = of_weights.saturating_add((tensor.bytes() + new.bytes()) as u64);
-    check_memory(needed).map_err(|source| GgufQuantizeError::Memory {
-        name: tensor.name.clone(),
-        weights,
-        source,
-    })
+    Ok(check_tensor(&tensor.name, weights, needed)?)
 }
 
 /// A tensor in another type.

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::{BlockTypeError, ElementType, GgufError, ImportanceError, TargetType};
 use crate::files::FileError;
-use crate::memory::MemoryShortage;
+use crate::memory::TensorShortage;
 use crate::selection::only;
 use crate::tensor_file::TensorFileError;
 use crate::{OutError, SelectionError, ThreadsError};
@@ -133,18 +133,8 @@ pub enum GgufQuantizeError {
         source: BlockTypeError,
     },
     /// Too little memory for a tensor.
-    #[error(
-        "{name} with {weights} weights {source}: quantize it on a machine with more, or copy it with {}",
-        only("--exclude", .name)
-    )]
-    Memory {
-        /// The tensor.
-        name: String,
-        /// Its weights.
-        weights: usize,
-        /// The memory.
-        source: MemoryShortage,
-    },
+    #[error(transparent)]
+    Memory(#[from] TensorShortage),
     /// The threads cannot be started.
     #[error(transparent)]
     Threads(#[from] ThreadsError),

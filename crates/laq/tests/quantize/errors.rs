@@ -341,14 +341,7 @@ fn too_little_memory_is_an_error_and_keeps_the_old_file() {
         .expect("a sparse file");
     cli.folder.write("q.safetensors", b"old");
     let script = "ulimit -v 4000000; exec \"$0\" quantize --bits 2 w.safetensors --threads 2 --out q.safetensors";
-    let output = Command::new("sh")
-        .current_dir(cli.folder.folder.path())
-        .args(["-c", script])
-        .arg(cargo_bin!("laq"))
-        .output()
-        .expect("a shell");
-    let message = String::from_utf8(output.stderr).expect("text");
-    assert_eq!(output.status.code(), Some(1), "{message}");
+    let message = cli.fails_in_shell(script);
     for part in [
         "w with 900000000 weights takes about",
         "GiB of memory",
@@ -390,14 +383,7 @@ fn a_full_disk_is_an_error_and_keeps_the_old_file() {
     let before = cli.folder.files();
     let script = "ulimit -f 16; exec \"$0\" quantize --method lat-e --weights w.safetensors --out \
                   q.safetensors";
-    let output = Command::new("sh")
-        .current_dir(cli.folder.folder.path())
-        .args(["-c", script])
-        .arg(cargo_bin!("laq"))
-        .output()
-        .expect("a shell");
-    let message = String::from_utf8(output.stderr).expect("text");
-    assert_eq!(output.status.code(), Some(1), "{message}");
+    let message = cli.fails_in_shell(script);
     assert!(
         message.starts_with("error: cannot write q.safetensors"),
         "{message}"

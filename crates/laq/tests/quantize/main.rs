@@ -52,6 +52,19 @@ impl Quantize {
             .collect()
     }
 
+    /// Runs a script, whose `$0` is the program, that must fail with exit code 1; returns the message.
+    fn fails_in_shell(&self, script: &str) -> String {
+        let output = Command::new("sh")
+            .current_dir(self.folder.folder.path())
+            .args(["-c", script])
+            .arg(cargo_bin!("laq"))
+            .output()
+            .expect("a shell");
+        let message = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        message
+    }
+
     /// Runs a command that must fail with exit code 1 and a message with all of `expected`, and
     /// leave no file.
     fn bad(&self, arguments: &str, expected: &[&str]) {
