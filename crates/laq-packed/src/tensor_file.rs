@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::files::{self, FileError};
 use crate::memory::{MemoryShortage, check_memory};
-use crate::tensor_header::{Header, HeaderDefect, HeaderItem, METADATA};
+use crate::tensor_header::{Header, HeaderDefect, NewEntry, NewHeader};
 
 /// Bytes read at a time; a multiple of every element size.
 pub(crate) const BLOCK: usize = 1 << 20;
@@ -312,10 +312,10 @@ impl Layout {
     ) -> Result<Self, TensorFileError> {
         let huge = || TensorFileError::Huge { path: path.into() };
         tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
-        let mut header = BTreeMap::new();
-        if !metadata.is_empty() {
-            header.insert(METADATA, HeaderItem::Metadata(metadata));
-        }
+        let mut header = NewHeader {
+            metadata,
+            tensors: Vec::with_capacity(tensors.len()),
+        };
         let mut starts = HashMap::with_capacity(tensors.len());
         let mut end = 0_usize;
         for NewTensor { name, dtype, shape } in &tensors {
@@ -325,12 +325,12 @@ impl Layout {
                 .and_then(|elements: usize| elements.checked_mul(dtype.bitsize()))
                 .and_then(|bits| start.checked_add(bits / 8))
                 .ok_or_else(huge)?;
-            let item = HeaderItem::Tensor {
-                data_offsets: (start, end),
+            let entry = NewEntry {
                 dtype: *dtype,
                 shape,
+                data_offsets: (start, end),
             };
-            header.insert(name, item);
+            header.tensors.push((name, entry));
             starts.insert(name.clone(), start as u64);
         }
         let mut text = serde_json::to_vec(&header).map_err(|error| TensorFileError::Header {

@@ -6,7 +6,8 @@ use std::fmt::{self, Formatter};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::de::{Error as _, IntoDeserializer, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The entry that is no tensor.
 pub(crate) const METADATA: &str = "__metadata__";
@@ -91,14 +92,29 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     }
 }
 
-/// An entry of a header; its fields are in the order of their names.
+/// The header of a new file, with its tensors in their order.
+pub(crate) struct NewHeader<'a> {
+    pub(crate) metadata: &'a BTreeMap<String, String>,
+    pub(crate) tensors: Vec<(&'a str, NewEntry<'a>)>,
+}
+
+/// [`TensorInfo`] that borrows its shape.
 #[derive(Serialize)]
-#[serde(untagged)]
-pub(crate) enum HeaderItem<'a> {
-    Metadata(&'a BTreeMap<String, String>),
-    Tensor {
-        data_offsets: (usize, usize),
-        dtype: Dtype,
-        shape: &'a [usize],
-    },
+pub(crate) struct NewEntry<'a> {
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: &'a [usize],
+    pub(crate) data_offsets: (usize, usize),
+}
+
+impl Serialize for NewHeader<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        if !self.metadata.is_empty() {
+            map.serialize_entry(METADATA, self.metadata)?;
+        }
+        for (name, entry) in &self.tensors {
+            map.serialize_entry(name, entry)?;
+        }
+        map.end()
+    }
 }
