@@ -365,6 +365,7 @@ fn finished_summary(
     if let Some(missing) = folder.missing_epochs(summary.epochs) {
         warn(&missing);
     }
+    folder.write_config(experiment)?;
     Ok(Some(summary))
 }
 

@@ -55,6 +55,21 @@ fn a_summary_has_the_figures_of_its_weights() {
     }
 }
 
+/// As a run that goes on does.
+#[test]
+fn a_finished_run_writes_its_configuration_again() {
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", "");
+    dir.train(&experiment, "run").expect("a run");
+    let config = dir.path("run/config.toml");
+    let before = fs::read_to_string(&config).expect("text");
+    for text in [before.replace("seed = 1", "seed = 2"), "damaged".into()] {
+        fs::write(&config, text).expect("written");
+        dir.train(&experiment, "run").expect("the run");
+        assert_eq!(fs::read_to_string(&config).expect("text"), before);
+    }
+}
+
 #[test]
 fn a_finished_run_without_weights_is_not_trained_again() {
     let dir = TestDir::new();
