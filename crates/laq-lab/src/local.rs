@@ -141,7 +141,12 @@ fn run_child(
     if quiet {
         command.args(["--progress", "none"]);
     }
-    let started = command.stdin(Stdio::piped()).spawn();
+    // The standard output is that of the table.
+    let output = match quiet {
+        true => Stdio::null(),
+        false => io::stderr().into(),
+    };
+    let started = command.stdin(Stdio::piped()).stdout(output).spawn();
     let named = |error| io::Error::other(format!("cannot start {}: {error}", program.display()));
     let mut child = started.map_err(named)?;
     let mut input = child.stdin.take();

@@ -113,6 +113,21 @@ fn cells_are_trained_in_processes_and_reused() {
     }
 }
 
+/// The runs say in their own words that they are finished, elsewhere.
+#[test]
+fn the_output_is_json_where_cells_are_trained() {
+    let dir = TestDir::new();
+    let done = dir.reproduce("--json");
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    let cells = json(&done.out);
+    assert_eq!(cells.as_array().map(Vec::len), Some(2), "{cells}");
+    assert!(
+        done.err.contains("full on demo, best epoch"),
+        "{}",
+        done.err
+    );
+}
+
 #[test]
 fn minutes_stop_and_the_same_command_continues() {
     let dir = TestDir::new();
