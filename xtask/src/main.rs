@@ -1,6 +1,6 @@
 //! The project's own commands, run as `cargo xtask …`.
 //!
-//! `bench`, `ci`, `gpu_kit` and `python` are modules of their own. The other commands build the release binary `laq` and
+//! `bench`, `ci`, `gpu_kit`, `python` and `torture` are modules of their own. The other commands build the release binary `laq` and
 //! run its command of the same name. xtask links none of the project's crates.
 
 #![forbid(unsafe_code)]
@@ -10,6 +10,8 @@ mod ci;
 mod gpu_kit;
 mod laq;
 mod python;
+#[cfg(unix)]
+mod torture;
 
 use std::env;
 use std::ffi::OsString;
@@ -50,6 +52,9 @@ enum Command {
     Wheel,
     /// Install the Python package into target/python-venv and run its tests
     TestPython,
+    /// Attack `laq`: kills, errors of the disk, damaged files, crowds, hostile servers
+    #[cfg(unix)]
+    Torture(torture::Options),
     /// Run every check of the project: format, lints, documentation, tests, benches, demo
     Ci,
 }
@@ -71,12 +76,21 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench::run(&bench),
         Command::Wheel => python::wheel(),
         Command::TestPython => python::test(),
+        #[cfg(unix)]
+        Command::Torture(options) => torture(&options),
         Command::Ci => ci::run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
+}
+
+#[cfg(unix)]
+fn torture(options: &torture::Options) -> Result<ExitCode> {
+    let outcomes = torture::run(options, || laq::build(&root(), &[]))?;
+    let is_found = outcomes.iter().any(|outcome| outcome.findings > 0);
+    Ok(ExitCode::from(u8::from(is_found)))
 }
 
 /// The root of the workspace. Cargo passes the manifest's folder at run time; a binary started by

@@ -4,7 +4,7 @@
 //! and fails instead where `LAQ_TEST_REQUIRE` lists the capability:
 //!
 //! ```text
-//! LAQ_TEST_REQUIRE=cxx,nvrtc,avx2,avx512,tensorboard,onnx,slurm,python,torch,onnxscript cargo test --workspace
+//! LAQ_TEST_REQUIRE=cxx,nvrtc,avx2,avx512,tensorboard,onnx,slurm,python,torch,onnxscript,strace,mount cargo test --workspace
 //! ```
 //!
 //! ```
@@ -43,11 +43,15 @@ pub enum Capability {
     Slurm,
     /// `python`: Python with packages from PyPI, for the step of `cargo xtask ci` that tests the Python package.
     Python,
+    /// `strace`: strace, and the right to trace, which let system calls fail.
+    Strace,
+    /// `mount`: the right to mount a small file system.
+    Mount,
 }
 
 impl Capability {
     /// All capabilities.
-    pub const ALL: [Capability; 8] = [
+    pub const ALL: [Capability; 10] = [
         Capability::Cxx,
         Capability::Nvrtc,
         Capability::Avx2,
@@ -56,6 +60,8 @@ impl Capability {
         Capability::Onnx,
         Capability::Slurm,
         Capability::Python,
+        Capability::Strace,
+        Capability::Mount,
     ];
 
     /// The name in `LAQ_TEST_REQUIRE`.
@@ -69,6 +75,8 @@ impl Capability {
             Capability::Onnx => "onnx",
             Capability::Slurm => "slurm",
             Capability::Python => "python",
+            Capability::Strace => "strace",
+            Capability::Mount => "mount",
         }
     }
 
