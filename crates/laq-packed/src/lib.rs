@@ -85,7 +85,10 @@ pub use {
     compressed_tensors::write_compressed_tensors,
     error::{OutError, QuantizeError},
     inspect::{FileSummary, InspectError, Level, Quantization, TensorSummary, inspect},
-    memory::{AvailableMemory, MemoryShortage, TensorShortage, available_memory},
+    memory::{
+        AvailableMemory, MemoryShortage, TensorShortage, available_memory, check_program_memory,
+        memory_for_data,
+    },
     model_files::ModelIndexError,
     network::{Network, NetworkError},
     npz::to_npz,

@@ -8,6 +8,12 @@ use thiserror::Error;
 
 use crate::selection::only;
 
+/// Bytes of the program with the buffers of files.
+const PROGRAM: u64 = 40 << 20;
+
+/// Bytes of address space that glibc sets aside for the memory of a thread.
+const THREAD: u64 = 64 << 20;
+
 /// The memory that a process may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AvailableMemory {
@@ -22,32 +28,45 @@ pub struct AvailableMemory {
 /// Linux only.
 #[must_use]
 pub fn available_memory() -> Option<AvailableMemory> {
-    available(Path::new("/"))
+    available(Path::new("/"), 0)
 }
 
-/// [`available_memory`] with the files of the system below `root`.
-fn available(root: &Path) -> Option<AvailableMemory> {
+/// [`available_memory`] without what the program itself takes, and, where address space is limited, what glibc sets
+/// aside of it for each of `threads` threads.
+#[must_use]
+pub fn memory_for_data(threads: usize) -> Option<AvailableMemory> {
+    let found = available(Path::new("/"), threads)?;
+    Some(AvailableMemory {
+        bytes: found.bytes.saturating_sub(PROGRAM),
+        limit: found.limit,
+    })
+}
+
+/// [`memory_for_data`] with the files of the system below `root`, and the program itself.
+fn available(root: &Path, threads: usize) -> Option<AvailableMemory> {
+    let of_threads = THREAD.saturating_mul(threads as u64);
     let own = [
         (
             "Max address space",
             "VmSize",
             "of address space (ulimit -v)",
+            of_threads,
         ),
-        ("Max data size", "VmData", "of data (ulimit -d)"),
+        ("Max data size", "VmData", "of data (ulimit -d)", 0),
     ];
     let machine = kibibytes(root, "proc/meminfo", "MemTotal").map(|bytes| AvailableMemory {
         bytes,
         limit: format!("the {} of this machine", Size(bytes)),
     });
-    let own = own.into_iter().filter_map(|(limit, used, of)| {
+    let own = own.into_iter().filter_map(|(limit, used, of, set_aside)| {
         let limit = own_limit(root, limit)?;
         let used = kibibytes(root, "proc/self/status", used)?;
         Some(AvailableMemory {
-            bytes: limit.saturating_sub(used),
+            bytes: limit.saturating_sub(used.saturating_add(set_aside)),
             limit: format!(
                 "the limit of {} {of}, {} of it in use",
                 Size(limit),
-                Size(used)
+                Size(used.saturating_add(set_aside))
             ),
         })
     });
@@ -87,9 +106,26 @@ pub struct TensorShortage {
     pub source: MemoryShortage,
 }
 
-/// Whether the bytes that it takes to quantize a tensor can be taken.
-pub(crate) fn check_tensor(name: &str, weights: usize, needed: u64) -> Result<(), TensorShortage> {
-    check_memory(needed).map_err(|source| TensorShortage {
+/// Checks that there is memory for the program itself, which cannot tell it later.
+///
+/// # Errors
+///
+/// [`MemoryShortage`].
+pub fn check_program_memory() -> Result<(), MemoryShortage> {
+    match memory_for_data(0) {
+        Some(found) if found.bytes == 0 => Err(MemoryShortage::of(PROGRAM, 0)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the bytes that it takes to quantize a tensor with so many threads can be taken.
+pub(crate) fn check_tensor(
+    name: &str,
+    weights: usize,
+    needed: u64,
+    threads: usize,
+) -> Result<(), TensorShortage> {
+    check_memory(needed, threads).map_err(|source| TensorShortage {
         name: name.into(),
         weights,
         source,
@@ -97,21 +133,21 @@ pub(crate) fn check_tensor(name: &str, weights: usize, needed: u64) -> Result<()
 }
 
 /// Whether so many bytes can be taken. The system is asked for them too, which limits them where it says nothing.
-pub(crate) fn check_memory(needed: u64) -> Result<(), MemoryShortage> {
-    let available = available_memory();
+pub(crate) fn check_memory(needed: u64, threads: usize) -> Result<(), MemoryShortage> {
+    let available = memory_for_data(threads);
     let is_there = available.as_ref().is_none_or(|found| needed <= found.bytes);
     let reserved = usize::try_from(needed)
         .is_ok_and(|needed| Vec::<u8>::new().try_reserve_exact(needed).is_ok());
     match is_there && reserved {
         true => Ok(()),
-        false => Err(MemoryShortage::of(needed)),
+        false => Err(MemoryShortage::of(needed, threads)),
     }
 }
 
 impl MemoryShortage {
     /// Of `needed` bytes.
-    pub(crate) fn of(needed: u64) -> Self {
-        let limit = available_memory().map(|found| found.limit);
+    pub(crate) fn of(needed: u64, threads: usize) -> Self {
+        let limit = memory_for_data(threads).map(|found| found.limit);
         Self {
             needed,
             limit: limit.unwrap_or_else(|| "less".into()),
@@ -240,7 +276,7 @@ mod tests {
             fs::create_dir_all(path.parent().expect("a parent")).expect("folders");
             fs::write(path, text).expect("a file");
         }
-        let found = available(root.path()).expect("a limit");
+        let found = available(root.path(), 0).expect("a limit");
         (found.bytes, found.limit)
     }
 

@@ -303,12 +303,17 @@ impl Output<'_> {
 const GROUP_BYTES: u64 = 64;
 
 /// Bytes of what does not depend on the tensor: blocks of files, sums and scratch of each thread.
-const FIXED_BYTES: u64 = 64 << 20;
+const FIXED_BYTES: u64 = 8 << 20;
 
 impl Quantized {
     /// About the bytes that it takes to quantize `weights` weights, as measured.
-    fn memory(&self, weights: usize, request: &Request, packing: Packing) -> Option<u64> {
-        let quantizer = request.method.quantizer()?;
+    fn memory(
+        &self,
+        weights: usize,
+        quantizer: &Quantizer,
+        packing: Packing,
+        threads: usize,
+    ) -> u64 {
         let alternates = matches!(quantizer.solver(), Solver::Alternating { .. });
         let of_weight = 5.0
             + packing.bits_per_code() / 8.0
@@ -322,11 +327,10 @@ impl Quantized {
             _ => 0.0,
         };
         let groups = self.groups.count();
-        let at_once = groups.min(request.threads.or_else(|| default_threads().ok())?);
-        let solved = at_once as f64 * self.groups.length().min(weights) as f64;
+        let solved = groups.min(threads) as f64 * self.groups.length().min(weights) as f64;
         let of_weights = of_weight * weights as f64 + of_solver * solved;
         let of_groups = GROUP_BYTES.saturating_mul(groups as u64);
-        Some((of_weights as u64).saturating_add(of_groups.saturating_add(FIXED_BYTES)))
+        (of_weights as u64).saturating_add(of_groups.saturating_add(FIXED_BYTES))
     }
 }
 
@@ -336,15 +340,18 @@ fn check_need<'a>(
     packing: Packing,
     tensors: impl Iterator<Item = &'a Planned>,
 ) -> Result<(), QuantizeError> {
+    let threads = request.threads.map_or_else(default_threads, Ok)?;
+    let quantizer = quantizer(&request.method)?;
     let need = |tensor: &'a Planned| {
         let weights = tensor.info.shape.iter().product();
-        let bytes = (tensor.quantized.as_ref()?).memory(weights, request, packing)?;
+        let how = tensor.quantized.as_ref()?;
+        let bytes = how.memory(weights, quantizer, packing, threads);
         Some((bytes, weights, tensor))
     };
     let Some((bytes, weights, tensor)) = tensors.filter_map(need).max_by_key(|need| need.0) else {
         return Ok(());
     };
-    Ok(check_tensor(&tensor.name, weights, bytes)?)
+    Ok(check_tensor(&tensor.name, weights, bytes, threads)?)
 }
 
 /// The text of the index of the new shards.

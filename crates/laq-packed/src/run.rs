@@ -409,7 +409,7 @@ fn reserve<T>(name: &str, length: usize, buffer: &mut Vec<T>) -> Result<(), Quan
         .map_err(|_| TensorShortage {
             name: name.into(),
             weights: length,
-            source: MemoryShortage::of(length as u64 * size_of::<T>() as u64),
+            source: MemoryShortage::of(length as u64 * size_of::<T>() as u64, 0),
         })?;
     Ok(())
 }

@@ -174,7 +174,7 @@ impl TensorFile {
         if data_start > found {
             return Err(truncated(data_start));
         }
-        check_memory(PARSED_BYTES * length).map_err(|source| TensorFileError::Memory {
+        check_memory(PARSED_BYTES * length, 0).map_err(|source| TensorFileError::Memory {
             path: path.into(),
             length,
             source,

@@ -1,7 +1,7 @@
 //! The network and the threads of training, evaluation and estimates.
 
 use laq_models::{AdamSettings, ModelError, TextShape, Training};
-use laq_packed::{AvailableMemory, available_memory};
+use laq_packed::{AvailableMemory, memory_for_data};
 use laq_solvers::{Method, ParseGranularityError};
 use laq_tensor::Backend;
 
@@ -36,7 +36,7 @@ pub(crate) fn network(
         seed: train.seed,
     };
     let available = match &device {
-        OpenDevice::Cpu(_) => available_memory(),
+        OpenDevice::Cpu(_) => memory_for_data(rayon::current_num_threads()),
         OpenDevice::Cuda(backend) => Some(AvailableMemory {
             bytes: backend.device().memory().map_err(RunError::Device)?.free,
             limit: "what is free on the GPU".into(),

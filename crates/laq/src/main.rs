@@ -26,6 +26,7 @@ mod slurm;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 
 use args::{Args, Command};
@@ -34,10 +35,11 @@ use laq_runner::RunError;
 
 use crate::output::{LOCKED, described};
 
-/// Checks the variables that no command checks itself.
+/// Checks the variables and limits that no command checks itself.
 fn environment() -> anyhow::Result<()> {
     laq_simd::Isa::from_environment()?;
     laq_packed::default_threads()?;
+    laq_packed::check_program_memory().context("laq")?;
     Ok(())
 }
 

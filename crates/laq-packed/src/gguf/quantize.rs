@@ -23,7 +23,7 @@ use crate::record::relative;
 use crate::request::check_out;
 use crate::selection::listed;
 use crate::tensor_file::{TensorFile, TensorFileError};
-use crate::thread_pool::thread_pool;
+use crate::thread_pool::{default_threads, thread_pool};
 
 /// A request to quantize a GGUF file.
 #[derive(Clone, Debug)]
@@ -150,7 +150,7 @@ impl GgufPlan {
                 name: tensor.name.clone(),
                 shape: tensor.shape.clone(),
             })?;
-            check_need(tensor, &new)?;
+            check_need(tensor, &new, request.threads)?;
             written.push(new);
         }
         let curvature = match &request.curvature {
@@ -418,11 +418,16 @@ impl GgufPlan {
 }
 
 /// Checks that there is memory to quantize `tensor` to `new`: for both, and for the weights and the curvature in f32.
-fn check_need(tensor: &GgufTensor, new: &GgufTensor) -> Result<(), GgufQuantizeError> {
+fn check_need(
+    tensor: &GgufTensor,
+    new: &GgufTensor,
+    threads: Option<usize>,
+) -> Result<(), GgufQuantizeError> {
+    let threads = threads.map_or_else(default_threads, Ok)?;
     let weights = tensor.elements();
     let of_weights = 8_u64.saturating_mul(weights as u64);
     let needed = of_weights.saturating_add((tensor.bytes() + new.bytes()) as u64);
-    Ok(check_tensor(&tensor.name, weights, needed)?)
+    Ok(check_tensor(&tensor.name, weights, needed, threads)?)
 }
 
 /// A tensor in another type.
