@@ -59,16 +59,16 @@ def optimum_of_signs(w, d):
 
 
 def alternating(w, d, values):
-    """Algorithm of the paper from a cold start."""
+    """Algorithm of the paper from a cold start, until it lowers the error no more."""
     values = np.asarray(values, np.float64)
-    scale = np.sum(d * np.abs(w)) / np.sum(d)
-    for _ in range(10):
+    scale, least = np.sum(d * np.abs(w)) / np.sum(d), np.inf
+    while True:
         b = values[nearest(w / scale, values)]
-        new = np.sum(d * b * w) / np.sum(d * b * b)
-        change, scale = abs(new - scale), new
-        if change <= 1e-6:
-            break
-    return error(w, d, scale * values[nearest(w / scale, values)])
+        scale = np.sum(d * b * w) / np.sum(d * b * b)
+        found = error(w, d, scale * values[nearest(w / scale, values)])
+        if found >= least:
+            return found
+        least = found
 
 
 def grid(name):

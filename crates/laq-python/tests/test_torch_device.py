@@ -74,15 +74,10 @@ def group_of(granularity, rows, columns):
 
 def by_rust(name, w, d, granularity):
     """Levels, steps of the groups and decoded weights, each flat."""
-    if granularity == "gate":
-        w, d = w.reshape(GATES, -1), None if d is None else d.reshape(GATES, -1)
-    axis = 0 if granularity in ("gate", "row") else None
-    if name in FORMATS:
-        result = laq.quantize(w, d, format=name)
-    else:
-        block = int(granularity[6:]) if granularity.startswith("block") else None
-        result = laq.quantize(w, d, name, axis=axis, block=block)
-    return result.levels.ravel(), result.scale.reshape(-1, 1 + result.two_scales), result.decoded.ravel()
+    quantizer = _laq.ParameterQuantizer("w", list(w.shape), quantizer_of(name), granularity, GATES)
+    decoded = np.empty(w.size, np.float32)
+    _laq.solve_parameters([(quantizer, w.ravel(), None if d is None else d.ravel(), decoded)], False, 1)
+    return quantizer.levels(), quantizer.steps(), decoded
 
 
 def step_of(quantizer, scales):
@@ -396,8 +391,9 @@ def test_matrices_without_columns():
     for name in METHODS:
         found = solver(name, (2, 0), "row")
         found.solve_with_curvature(torch.empty(2, 0), None, torch.empty(2, 0))
-        steps = by_rust(name, np.empty((2, 0), np.float32), None, "row")[1]
-        assert step_of(quantizer_of(name), found.scales.numpy()).tolist() == steps.tolist()
+        steps = step_of(quantizer_of(name), found.scales.numpy())
+        expected = laq.quantize(np.empty((2, 0), np.float32), None, name, axis=0).scale
+        assert steps.tolist() == expected.reshape(steps.shape).tolist()
         assert found.weighted_error.tolist() == [0, 0]
 
 

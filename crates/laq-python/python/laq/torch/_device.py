@@ -116,6 +116,7 @@ class DeviceQuantizer:
         divisor = np.array([quantizer.codebook.divisor], np.float32)
         values = multipliers / divisor
         self._is_symmetric = bool((values == -values[::-1]).all())
+        self._has_zero = bool((values == 0).any())
         # Values that are compared with weights, or with their magnitudes if they are symmetric.
         nearest = values[values >= 0] if self._is_symmetric else values
         # The levels of the lowest one, for weights from 0 on and for negative ones.
@@ -296,7 +297,7 @@ class DeviceQuantizer:
             case "largest-magnitude":
                 scale = x.amax(1)
             case "weighted-signs":
-                scale = _mean(x, _dropped_zero(d, ones))
+                scale = _mean(x, _dropped_zero(d, d, ones))
             case "threshold":
                 threshold, scale = _twn(x, ones)
                 return _ternary(w, threshold, threshold), scale
@@ -309,16 +310,16 @@ class DeviceQuantizer:
                 thresholds = floor_float32((largest[:, None] * self._middles).atanh())
                 return self._nearest(w, thresholds), torch.ones_like(largest, dtype=torch.float32)
             case "exact-on-grid":
-                d = _dropped_zero(d, ones)
+                d = self._counting(w, d, ones)
                 scale = optimum_on_grid(x if self._is_symmetric else w, d, self._passes, self._grid)
                 return self._nearest_on_grid(w, scale), scale.float()
             case _ if self._quantizer.two_scales:
                 return self._solved_by_sign(w, d, ones, levels)
             case "exact":
-                scale = optimum(x, _dropped_zero(d, ones), self._nearest_values, self._passes[0])
+                scale = optimum(x, self._counting(w, d, ones), self._nearest_values, self._passes[0])
             case "alternating":
                 start = None if levels is None else (w, self._values[levels.int() + 128])
-                scale = self._alternating(x, d, _dropped_zero(d, ones), start)
+                scale = self._alternating(x, d, self._counting(w, d, ones), start)
         scale = _to_float32(scale)
         return self._nearest(w, self._thresholds(scale.double())), scale
 
@@ -330,7 +331,8 @@ class DeviceQuantizer:
         for sign in (1, -1):
             x = (sign * w).clamp(min=0)
             is_side = x > 0
-            of_side = _dropped_zero(torch.where(is_side, d, 0.0), torch.where(is_side, ones, 0.0))
+            of_side = torch.where(is_side, d, 0.0)
+            of_side = _dropped_zero(of_side, of_side, torch.where(is_side, ones, 0.0))
             if self._algorithm == "exact":
                 scale = optimum(x, of_side, self._nearest_values, self._passes[0])
             else:
@@ -339,6 +341,10 @@ class DeviceQuantizer:
             scales.append(_to_float32(scale))
         above, below = (self._thresholds(scale.double()).squeeze(1) for scale in scales)
         return _ternary(w, above, below), torch.stack(scales, 1)
+
+    def _counting(self, w: Tensor, d: Tensor, ones: Tensor) -> Tensor:
+        """The curvature; 1 for groups where it is zero for all weights that can have an error."""
+        return _dropped_zero(d, torch.where(w != 0, d, 0.0) if self._has_zero else d, ones)
 
     def _alternating(
         self, x: Tensor, d: Tensor, dropped: Tensor, start: tuple[Tensor, Tensor] | None
@@ -406,9 +412,9 @@ def _sums(x: Tensor, b: Tensor | float, d: Tensor) -> tuple[Tensor, Tensor]:
     return (weighted * x).sum(1), (weighted * b).sum(1)
 
 
-def _dropped_zero(d: Tensor, ones: Tensor) -> Tensor:
-    """The curvature; 1 for groups where it is zero."""
-    return torch.where(d.sum(1, keepdim=True, dtype=torch.float64) > 0, d, ones)
+def _dropped_zero(d: Tensor, counted: Tensor, ones: Tensor) -> Tensor:
+    """The curvature; 1 for groups where what counts of it is zero."""
+    return torch.where(counted.sum(1, keepdim=True, dtype=torch.float64) > 0, d, ones)
 
 
 def _mean(x: Tensor, d: Tensor) -> Tensor:

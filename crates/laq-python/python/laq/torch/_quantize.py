@@ -56,6 +56,12 @@ def quantize_(
         raise ValueError(f"the curvature has {unknown[0]}, which is no parameter of the model")
     count = torch.get_num_threads() if threads is None else threads
     solve(states, lambda state: given.get(state.name), False, count)
+    # There is no next step in which an alternating method would go on from its levels.
+    unsettled = [state for state in states if state.definition.algorithm == "alternating"]
+    while unsettled:
+        before = [state.error() for state in unsettled]
+        solve(unsettled, lambda state: given.get(state.name), False, count)
+        unsettled = [state for state, error in zip(unsettled, before, strict=True) if state.error() < error]
     errors = {}
     for state in states:
         squares = state.latent.double() ** 2
