@@ -358,6 +358,20 @@ impl RunState {
         Header::read(&start, length, path)?.run(path)
     }
 
+    /// The state in the metadata of a file, or what is wrong with it.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let run: Self =
+            serde_json::from_str(text).map_err(|error| format!("its run entry: {error}"))?;
+        (run.experiment.clone().resolve())
+            .map_err(|(key, value, allowed)| format!("{key} = {value}: {allowed}"))?;
+        let (epoch, steps) = (run.progress.epoch, run.progress.times.steps);
+        let of_epoch = run.progress.epoch_times.steps;
+        if epoch == 0 || of_epoch > steps {
+            return Err(format!("epoch {epoch} has {of_epoch} of {steps} steps"));
+        }
+        Ok(run)
+    }
+
     /// Whether both are states of one run, however many epochs it was planned with.
     pub(crate) fn is_as(&self, other: &Self) -> bool {
         let epochs = self.epochs_done().min(other.epochs_done());
@@ -463,15 +477,10 @@ impl Header {
     }
 
     fn run(&self, path: &Path) -> Result<RunState, CheckpointError> {
-        let altered = |detail: String| CheckpointError::Altered {
+        RunState::parse(self.entry("run", path)?).map_err(|detail| CheckpointError::Altered {
             path: path.into(),
             detail,
-        };
-        let run: RunState = serde_json::from_str(self.entry("run", path)?)
-            .map_err(|error| altered(format!("its run entry: {error}")))?;
-        (run.experiment.clone().resolve())
-            .map_err(|(key, value, allowed)| altered(format!("{key} = {value}: {allowed}")))?;
-        Ok(run)
+        })
     }
 }
 

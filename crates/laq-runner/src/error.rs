@@ -177,6 +177,16 @@ pub enum RunError {
         /// The entry.
         entry: &'static str,
     },
+    /// The run that a file of packed weights comes from is invalid.
+    #[error(
+        "the run that {path} comes from is invalid ({detail}); write the file again with `laq export`"
+    )]
+    InvalidRun {
+        /// The file.
+        path: PathBuf,
+        /// The defect.
+        detail: String,
+    },
     /// The options do not fit the network.
     #[error("{0}")]
     Export(String),

@@ -35,10 +35,13 @@ pub(crate) fn run_of(path: &Path) -> Result<Option<RunState>, RunError> {
 /// The state of the run that a file of packed weights comes from.
 pub(crate) fn run_in(file: &PackedFile) -> Result<RunState, RunError> {
     let entry = file.metadata().find(|(key, _)| key == RUN);
-    let run = entry.and_then(|(_, run)| serde_json::from_str(&run).ok());
-    run.ok_or_else(|| RunError::NoRun {
+    let (_, run) = entry.ok_or_else(|| RunError::NoRun {
         path: file.path().into(),
         entry: RUN,
+    })?;
+    RunState::parse(&run).map_err(|detail| RunError::InvalidRun {
+        path: file.path().into(),
+        detail,
     })
 }
 

@@ -70,7 +70,7 @@ fn checkpoint() -> Checkpoint {
                 StateData::F32(vec![0.1, -0.0, f32::MIN_POSITIVE / 2.0, f32::MAX, 1.0, 2.0]),
             ),
             tensor("levels", &[3], StateData::I8(vec![-128, 0, 127])),
-            tensor("steps", &[1], StateData::U64(vec![u64::MAX - 1])),
+            tensor("17 of 16 steps", &[1], StateData::U64(vec![u64::MAX - 1])),
             tensor("none", &[0], StateData::F32(vec![])),
         ],
     }
@@ -146,6 +146,24 @@ fn every_altered_byte_is_an_error() {
     let mut longer = bytes;
     longer.push(0);
     error_of(&path, &longer);
+}
+
+/// With a checksum that fits, as after an edit by a program.
+#[test]
+fn progress_that_cannot_be_is_an_error() {
+    let (_folder, path, _) = written();
+    let check = |change: &dyn Fn(&mut Progress), expected: &str| {
+        let mut checkpoint = checkpoint();
+        change(&mut checkpoint.run.progress);
+        let error = error_of(&path, &checkpoint.to_bytes().expect("bytes"));
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(
+            matches!(error, CheckpointError::Altered { .. }),
+            "{error:?}"
+        );
+    };
+    check(&|progress| progress.epoch = 0, "epoch 0 has");
+    check(&|progress| progress.times.steps = 16, "17 of 16 steps");
 }
 
 #[test]

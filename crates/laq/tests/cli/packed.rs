@@ -312,6 +312,36 @@ fn files_and_options_that_do_not_fit_are_errors() {
         &["sample", "cut.safetensors"],
         &["cut.safetensors is truncated"],
     );
+    // Metadata of another length would move everything; a run can be wrong in the same number of bytes.
+    let text = String::from_utf8_lossy(&good);
+    for (right, wrong, expected) in [
+        ("\\\"length\\\":10,", "\\\"length\\\":00,", "run entry"),
+        (
+            "\\\"length\\\":10,",
+            "\\\"length\\\": 0,",
+            "data.length = 0",
+        ),
+        (
+            "\\\"epoch\\\":4,\\\"step\\\"",
+            "\\\"epoch\\\":0,\\\"step\\\"",
+            "epoch 0",
+        ),
+    ] {
+        assert_eq!(text.matches(right).count(), 1, "{right}");
+        let place = good
+            .windows(right.len())
+            .position(|part| part == right.as_bytes());
+        let place = place.expect("found above");
+        let mut altered = good.clone();
+        altered[place..place + right.len()].copy_from_slice(wrong.as_bytes());
+        fs::write(dir.path("run.safetensors"), altered).expect("write");
+        for arguments in [
+            &["eval", "run.safetensors"][..],
+            &["eval", "run.safetensors", "--text", "text.txt"],
+        ] {
+            assert_fails(&dir, arguments, &["run.safetensors", "invalid", expected]);
+        }
+    }
     let mut damaged = good.clone();
     let last = damaged.len() - 40;
     damaged[last..].fill(0xff);
