@@ -9,7 +9,7 @@ use laq_lab::text::{duration, table};
 use laq_runner::calibrate::{CalibrateOptions, calibrate as run};
 
 use crate::args::CalibrateArgs;
-use crate::output::{INTERRUPTED, Output, log, log_error, print_json, stop_flag};
+use crate::output::{INTERRUPTED, Output, log, log_error, print, print_json, stop_flag};
 use crate::packed::shape;
 
 /// Between two lines of progress.
@@ -51,7 +51,7 @@ pub(crate) fn calibrate(args: &CalibrateArgs) -> Result<ExitCode> {
             format!("{:.1} %", 100.0 * tensor.zeros),
         ]
     }));
-    write!(Output, "{}", table(rows, |column| column >= 2))?;
+    print(&table(rows, |column| column >= 2))?;
     writeln!(
         Output,
         "{}: {} of {} over {} batches of {}; pass it to `laq quantize --curvature`",

@@ -26,7 +26,7 @@ use crate::args::{
     SummaryArgs, TrainArgs,
 };
 use crate::gpu_check;
-use crate::output::{INTERRUPTED, LOCKED, Output, log, print_json, shell_words, stop_flag};
+use crate::output::{INTERRUPTED, LOCKED, Output, log, print, print_json, shell_words, stop_flag};
 use crate::progress::{Progress, Transfer};
 
 /// Refuses a run folder whose `config.toml` is an input of the experiment: the run would overwrite
@@ -237,12 +237,10 @@ pub(crate) fn summary(args: &SummaryArgs) -> Result<ExitCode> {
         print_json(&found)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut out = Output;
-    writeln!(
-        out,
-        "{} ({}, {} bits a quantized weight, a scale a {})",
+    print(&format!(
+        "{} ({}, {} bits a quantized weight, a scale a {})\n",
         found.title, found.method, found.bits, found.granularity
-    )?;
+    ))?;
     let header = [
         "layer",
         "output",
@@ -267,7 +265,7 @@ pub(crate) fn summary(args: &SummaryArgs) -> Result<ExitCode> {
             layer.kind.clone(),
         ]);
     }
-    write!(out, "{}", table(rows, |column| (2..7).contains(&column)))?;
+    print(&table(rows, |column| (2..7).contains(&column)))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -287,15 +285,14 @@ pub(crate) fn estimate(args: &EstimateArgs) -> Result<ExitCode> {
     if args.json {
         print_json(&found)?;
     } else {
-        writeln!(
-            Output,
-            "{}: about {} for {} steps of {:.3} s ({:.1} % of it quantizing) and the evaluations",
+        print(&format!(
+            "{}: about {} for {} steps of {:.3} s ({:.1} % of it quantizing) and the evaluations\n",
             experiment.title,
             duration(found.seconds),
             found.steps,
             found.seconds_per_step,
             100.0 * found.quantize_share,
-        )?;
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,7 +10,7 @@ use laq_packed::{FileSummary, Level, TensorSummary};
 
 use crate::args::InspectArgs;
 use crate::commands::bytes;
-use crate::output::{Output, print_json};
+use crate::output::{Output, print, print_json};
 use crate::packed::shape;
 
 /// The most levels that a row of the table has, and the most scales and zero points.
@@ -29,7 +29,7 @@ pub(crate) fn inspect(args: &InspectArgs) -> Result<ExitCode> {
 
 fn print_summary(summary: &FileSummary) -> Result<()> {
     if let Some(onnx) = &summary.onnx {
-        writeln!(Output, "{}", model(onnx))?;
+        print(&format!("{}\n", model(onnx)))?;
     }
     let header = [
         "tensor",
@@ -51,11 +51,7 @@ fn print_summary(summary: &FileSummary) -> Result<()> {
     let rows = rows
         .iter()
         .map(|row| used.iter().map(|column| &row[*column]));
-    write!(
-        Output,
-        "{}",
-        table(rows, |column| (3..6).contains(&used[column]))
-    )?;
+    print(&table(rows, |column| (3..6).contains(&used[column])))?;
     writeln!(
         Output,
         "{} ({})",

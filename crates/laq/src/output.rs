@@ -92,6 +92,11 @@ pub(crate) fn described(error: &anyhow::Error) -> String {
     text
 }
 
+/// Writes text to the standard output. What it has from files has no effect on a terminal.
+pub(crate) fn print(text: &str) -> io::Result<()> {
+    Output.write_all(escaped(text).as_bytes())
+}
+
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     writeln!(Output, "{}", serde_json::to_string_pretty(value)?)?;
     Ok(())

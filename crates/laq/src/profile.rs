@@ -1,6 +1,5 @@
 //! `laq train --profile`.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -10,7 +9,7 @@ use laq_runner::profile::{Profile, ProfilePart};
 
 use crate::args::TrainArgs;
 use crate::commands::experiment;
-use crate::output::{Output, print_json};
+use crate::output::{print, print_json};
 
 pub(crate) fn profile(args: &TrainArgs, steps: u64) -> Result<ExitCode> {
     if let choice @ DeviceChoice::Cuda(_) = args.device.options().choice {
@@ -23,7 +22,7 @@ pub(crate) fn profile(args: &TrainArgs, steps: u64) -> Result<ExitCode> {
     if args.json {
         print_json(&found)?;
     } else {
-        write!(Output, "{}", text(&experiment.title, &found))?;
+        print(&text(&experiment.title, &found))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -21,7 +21,7 @@ use laq_runner::environment::Environment;
 use laq_runner::files::write_atomically;
 
 use crate::args::{LauncherName, ReportArgs, ReproduceArgs, StatusArgs, TableName};
-use crate::output::{INTERRUPTED, Output, log, log_error, print_json, stop_flag};
+use crate::output::{INTERRUPTED, Output, log, log_error, print, print_json, stop_flag};
 use crate::progress::Transfer;
 
 pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
@@ -52,7 +52,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
         if args.json {
             print_json(&dry_run)?;
         } else {
-            write!(Output, "{}", dry_run.render())?;
+            print(&dry_run.render())?;
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -83,7 +83,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
         &mut |event| show(&event, &mut transfer),
     )?;
     let (finished, all) = (plan.finished(), plan.cells.len());
-    print(&report::write(plan)?, args.json)?;
+    print_report(&report::write(plan)?, args.json)?;
     let again = || format!("The same command continues:\n  {}", command_line());
     Ok(match outcome {
         Outcome::Complete => ExitCode::SUCCESS,
@@ -143,7 +143,7 @@ pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {
         }
         let selection = args.selection.selection(table);
         let plan = Plan::new(&args.selection.configs()?, &selection)?;
-        print(&report::write(plan)?, args.json)?;
+        print_report(&report::write(plan)?, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
     let folders: Vec<PathBuf> = args.subjects.iter().map(PathBuf::from).collect();
@@ -163,16 +163,16 @@ pub(crate) fn status(args: &StatusArgs) -> Result<ExitCode> {
     if args.json {
         print_json(&status)?;
     } else {
-        write!(Output, "{}", status.render())?;
+        print(&status.render())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(report: &Report, json: bool) -> Result<()> {
+fn print_report(report: &Report, json: bool) -> Result<()> {
     if json {
         return print_json(&report.json());
     }
-    writeln!(Output, "{}", report.render())?;
+    print(&format!("{}\n", report.render()))?;
     for path in report.files() {
         writeln!(Output, "{}", path.display())?;
     }

@@ -83,6 +83,35 @@ fn config_prints_the_resolved_experiment() {
     assert!(run(&test_dir, &["config"]).contains("learning_rate = 0.002"));
 }
 
+/// Texts from files have no effect on a terminal.
+#[test]
+fn control_characters_are_escaped() {
+    let test_dir = TestDir::new();
+    let (escape, name) = ("\u{1b}", r"\u001b]0;owned");
+    fs::write(
+        test_dir.path("summary.json"),
+        format!(r#"{{"status":"failed","reason":"{name}","title":"{name}","epochs":1}}"#),
+    )
+    .expect("a file");
+    // The producer of a model without tensors.
+    let model = b"\x08\x0a\x12\x05\x1b]0;x\x3a\x00";
+    fs::write(test_dir.path("m.onnx"), model).expect("a file");
+    let config = format!("title = \"{name}\"\ndata.name = \"demo\"\nquantize.method = \"lat-a\"");
+    fs::write(test_dir.path("c.toml"), config).expect("a file");
+    for arguments in [
+        ["status", "."],
+        ["inspect", "m.onnx"],
+        ["summary", "c.toml"],
+        ["config", "c.toml"],
+    ] {
+        let text = run(&test_dir, &arguments);
+        assert!(
+            !text.contains(escape) && text.contains("]0;"),
+            "{arguments:?}: {text:?}"
+        );
+    }
+}
+
 #[test]
 fn methods_lists_all_methods() {
     let test_dir = TestDir::new();
