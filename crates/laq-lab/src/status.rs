@@ -253,7 +253,7 @@ impl CellStatus {
             .and_then(|running| running.position.as_ref());
         let epoch = match position {
             Some(here) => {
-                let percent = 100 * here.step / here.steps.max(1);
+                let percent = here.step.saturating_mul(100) / here.steps.max(1);
                 format!("{} of {}, {percent} %", here.epoch, here.epochs)
             }
             None if self.state == CellState::Waiting => String::new(),

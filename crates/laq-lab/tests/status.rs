@@ -91,6 +91,18 @@ fn every_cell_of_a_table_has_a_state() {
 }
 
 #[test]
+fn steps_of_a_damaged_file_are_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = format!(
+        r#"{{"host":"h","position":{{"epoch":1,"step":{0},"steps":{0}}}}}"#,
+        usize::MAX
+    );
+    fs::write(folder.path().join("running.json"), text).expect("written");
+    let status = Status::of(folder.path()).expect("a status");
+    assert!(status.render().contains("1 of 0"), "{}", status.render());
+}
+
+#[test]
 fn runs_without_a_plan_have_the_name_of_their_folder() {
     let dir = TestDir::tiny();
     let runs = dir.folder.path().join("runs");

@@ -146,7 +146,9 @@ pub(super) fn style(run: &Run) -> Style {
 /// About five round values that enclose `low..=high`, with their labels, and the first and the last
 /// of them.
 pub(super) fn ticks_between(low: f64, high: f64) -> (Vec<(f64, String)>, f64, f64) {
-    let span = (high - low).max(0.004);
+    // Steps that do not vanish beside the values, so that their numbers are small.
+    let least = 1e-12 * low.abs().max(high.abs());
+    let span = (high - low).max(0.004).max(least).min(f64::MAX);
     let power = 10f64.powf((span / 4.0).log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0]
         .map(|m| m * power)
@@ -165,6 +167,23 @@ pub(super) fn ticks_between(low: f64, high: f64) -> (Vec<(f64, String)>, f64, f6
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A damaged file may have such values.
+    #[test]
+    fn ticks_of_huge_values_are_few() {
+        for (low, high) in [
+            (1e300, 1e300),
+            (-1e20, -1e20),
+            (f64::MIN, f64::MAX),
+            (f64::MAX, f64::MAX),
+            (0.0, f64::MAX),
+            (f64::MIN, f64::MIN),
+        ] {
+            let (ticks, first, last) = ticks_between(low, high);
+            assert!(first < last, "{low} {high}: {first} {last}");
+            assert!((2..=9).contains(&ticks.len()), "{low} {high}: {ticks:?}");
+        }
+    }
 
     #[test]
     fn ticks_are_round_and_enclose_the_data() {
