@@ -61,14 +61,15 @@ def safetensors(tensors, metadata=None):
 weights = struct.pack("<6f", 0.5, -0.25, 0.0, 1.0, -1.0, 0.125)
 for kind in range(8):
     content = safetensors({"w": ("F32", [2, 3], weights), "b": ("F16", [4], bytes(8)), "n": ("I64", [], bytes(8))})
-    put("safetensors", f"plain-{kind}", bytes([kind]) + content)
+    put("safetensors", f"plain-{kind}", bytes([kind, 9 * kind]) + content)
     index = {"metadata": {"total_size": 16}, "weight_map": {"w": "a.safetensors"}}
-    put("safetensors", f"index-{kind}", bytes([128 + kind]) + json.dumps(index).encode())
-    put("safetensors", f"half-{kind}", bytes([kind]) + safetensors({"w": ("BF16", [4, 2], bytes(range(16)))}, {"a": "b"}))
+    put("safetensors", f"index-{kind}", bytes([128 + kind, kind]) + json.dumps(index).encode())
+    half = safetensors({"w": ("BF16", [4, 2], bytes(range(16)))}, {"a": "b"})
+    put("safetensors", f"half-{kind}", bytes([kind, 64 + kind]) + half)
 for folder in sys.argv[1:]:
     for path in pathlib.Path(folder).glob("*.safetensors"):
         for kind in range(2):
-            put("safetensors", f"{path.stem}-{kind}", bytes([kind]) + path.read_bytes())
+            put("safetensors", f"{path.stem}-{kind}", bytes([kind, kind]) + path.read_bytes())
 
 
 def packed(packing, columns, row, values, scale, groups=1, two=False):
@@ -155,3 +156,71 @@ for number, size in {
     put("gguf", f"type{number}", gguf("model", "a.weight", [256, 1], 0, number, data))
 put("gguf", "importance", gguf("imatrix", "a.weight.in_sum2", [32], 32))
 put("gguf", "older", struct.pack("<iicii2f", 1, 1, b"a", 1, 2, 1.0, 2.0))
+
+
+def network(name, spec, tensors):
+    metadata = {"laq.format_version": "1", "laq.tensors": "{}", "laq.network": json.dumps(spec)}
+    shapes = {tensor: (shape, numel) for tensor, shape, numel in tensors}
+    content = safetensors(
+        {tensor: ("F32", shape, struct.pack(f"<{n}f", *range(n))) for tensor, (shape, n) in shapes.items()}, metadata
+    )
+    length = struct.unpack("<Q", content[:8])[0]
+    put("network", name, content[8:8 + length] + b"\0" + content[8 + length:])
+
+
+network("text", {"kind": "char-lstm", "alphabet": [97, 98, 99], "hidden": 2}, [
+    ("lstm.weight_ih", [8, 3], 24), ("lstm.weight_hh", [8, 2], 16), ("lstm.bias", [8], 8),
+    ("output.weight", [3, 2], 6), ("output.bias", [3], 3),
+])
+layers = [
+    {"kind": "convolution", "name": "c", "filters": 2, "bias": True},
+    {"kind": "max-pool"},
+    {"kind": "batch-norm", "name": "c", "epsilon": 1e-4, "relu": True},
+    {"kind": "dense", "name": "d", "units": 3, "bias": True},
+    {"kind": "relu"},
+]
+images = {"kind": "feedforward", "input": [4, 4, 1], "classes": 3, "loss": "cross-entropy", "preprocessing": "mean-image", "layers": layers}
+norm = [(f"c.norm.{part}", [2], 2) for part in ["scale", "shift", "mean", "variance"]]
+network("images", images, norm + [
+    ("c.weight", [2, 3, 3, 1], 18), ("c.bias", [2], 2), ("d.weight", [3, 8], 24), ("d.bias", [3], 3),
+    ("preprocessing.mean", [4, 4, 1], 16),
+])
+
+put("text", "abc", bytes([200, 25, 3, 2]) + b"abcabcabcabcabcabcabcabcabc" * 8)
+put("text", "bytes", bytes([128, 64, 1, 1]) + bytes(range(256)))
+
+put("cache", "sealed", b"\1" + struct.pack("<12f", *range(12)))
+put("cache", "whole", b"\0laq-whitened-v1\n" + bytes(32 + 48 + 32))
+
+for path in (HERE.parent / "configs").glob("*/presets/*.toml"):
+    put("config", f"{path.parts[-3]}-{path.stem}", path.read_bytes())
+for kind, data in [("char-lstm", "demo"), ("feedforward", "demo-digits")]:
+    defaults = HERE.parent / f"crates/laq-runner/src/config/defaults/{kind}.toml"
+    text = "\n".join(line for line in defaults.read_text().splitlines() if not line.startswith("#"))
+    text = text.replace("[data]", f"[data]\nname = '{data}'") + "\n[quantize]\nmethod = 'lat-a'\n"
+    put("config", kind, text.encode())
+base = b"[data]\nname = 'mnist'\n[model]\nkind = 'feedforward'\nfilters = [4, 8]\nunits = [16]\n"
+sets = [b"quantize.format=q2_0", b"train.schedule={ kind = 'every', epochs = 3, factor = 0.5 }", b"title=2024", b"train.seed=7"]
+put("config", "layers", b"\0".join([b"extends = 'base.toml'\n", base, b"[train]\nepochs = 3\n", *sets]))
+put("config", "file", b"data = { name = 'file', path = 'base.toml', train_fraction = 0.5 }\nquantize.method = 'ttq'\n\0text")
+
+layer = {"name": "lstm.weight_hh", "scale": [0.5, 0.25], "sparsity": 0.5, "weighted_error": 1.5, "iterations": 3}
+epoch = {
+    "epoch": 1, "train_loss": 1.5, "validation_loss": 1.25, "test_loss": 1.0, "validation_error": 3.5, "test_error": 4,
+    "learning_rate": 0.01, "seconds": 2.5, "seconds_per_step": 0.1, "quantize_share": 0.2, "layers": [layer],
+}
+summary = {
+    "status": "finished", "key": "k", "training_version": 4, "title": "t", "method": "lat-a", "data": "mnist", "epochs": 2,
+    "epochs_done": 2, "best_epoch": 2, "train_loss": 1, "validation_loss": 1, "test_loss": 1, "seconds": 10, "steps": 10,
+    "earlier_plans": [{"epochs": 1, "epochs_done": 1}], "paper": {"value": 1.5, "epochs": 3}, "threads": 2, "reason": "r",
+}
+position = {"epoch": 1, "epochs": 2, "step": 3, "steps": 10, "loss": 1.5, "seconds_per_step": 0.1, "seconds_left": 100}
+running = {"host": "h", "pid": 1, "job": "1_2", "since": 1, "position": position}
+comparison = {"step": 1, "weighted_error": 2, "exact_weighted_error": 1, "ratio": 2, "layers": []}
+cells = [{"row": "lat-a", "column": "mnist", "seed": 1, "epochs": 2, "folder": "."}]
+submission = {"job": 12, "report_job": 13, "tasks": [{"name": "n", "folder": "."}]}
+texts = ["\n".join(json.dumps({**epoch, "epoch": number}) for number in [1, 2])]
+texts += [json.dumps(part) for part in [summary, running, comparison, cells, submission]]
+for count in range(1, 7):
+    put("run_folder", f"files-{count}", "\0".join(texts[:count]).encode())
+put("run_folder", "interrupted", "\0".join([texts[0], json.dumps({**summary, "status": "interrupted"}), "", "", texts[4]]).encode())

@@ -1,5 +1,6 @@
 //! The readers of safetensors files: `laq quantize`, also of an index of shards, and checkpoints. The target corrects a
-//! checkpoint's checksum, which a fuzzer cannot find, unless the first byte is odd.
+//! checkpoint's checksum, which a fuzzer cannot find, unless the first byte is odd; this byte and the next select what is
+//! asked for.
 
 #![no_main]
 
@@ -8,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 
-use laq_packed::{Granularity, Plan, Request, method};
+use laq_packed::{Granularity, Packing, Plan, Request, method};
 use laq_runner::checkpoint::Checkpoint;
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
@@ -17,8 +18,19 @@ use tempfile::TempDir;
 static FOLDER: LazyLock<TempDir> =
     LazyLock::new(|| tempfile::tempdir().expect("a temporary folder"));
 
+const METHODS: [&str; 8] = [
+    "lat-a",
+    "lat-e",
+    "lat2-a",
+    "lab",
+    "laq-linear-4",
+    "laq-log-3",
+    "absmean",
+    "nvfp4",
+];
+
 fuzz_target!(|input: &[u8]| {
-    let Some((kind, content)) = input.split_first() else {
+    let Some((&[kind, method_kind], content)) = input.split_first_chunk() else {
         return;
     };
     let mut content = content.to_vec();
@@ -31,28 +43,31 @@ fuzz_target!(|input: &[u8]| {
         assert!(!error.to_string().is_empty());
     }
     // The index of the shard `a.safetensors`.
-    let is_index = *kind >= 128;
+    let is_index = kind >= 128;
     let input = path(if is_index { "in.json" } else { "in" });
     if is_index {
         fs::write(&input, &content).expect("the temporary folder is writable");
         fs::write(path("a.safetensors"), shard()).expect("the temporary folder is writable");
     }
+    let id = METHODS[usize::from(method_kind) % METHODS.len()];
+    let method = method(id, None).expect("a method that is there");
+    let granularity = match kind % 4 {
+        0 | 1 => Granularity::Tensor,
+        2 => Granularity::Row,
+        _ => Granularity::Block(7),
+    };
+    let channel_axis = usize::from(method_kind / 64);
     let plan = Plan::new(Request {
         weights: input.clone(),
         curvature: (kind % 8 >= 4).then_some(input),
         out: path(if is_index { "shards" } else { "out" }),
-        method: (method("lat-a", None).expect("a method that is there"))
-            .with_granularity(match kind % 4 {
-                0 | 1 => Granularity::Tensor,
-                2 => Granularity::Row,
-                _ => Granularity::Block(7),
-            })
-            .expect("not a format"),
-        packing: None,
+        // A format has its own.
+        method: (method.clone().with_granularity(granularity)).unwrap_or(method),
+        packing: (kind % 64 >= 32).then_some(Packing::Trits),
         dequantized: kind % 16 >= 8,
         include: Vec::new(),
         exclude: Vec::new(),
-        channel_axes: Vec::new(),
+        channel_axes: vec![("*".into(), channel_axis)],
         threads: Some(1),
     });
     match plan {
