@@ -139,7 +139,8 @@ impl Temporary {
     /// Makes an empty file for the content of `path`, with the mode of the file that it will replace.
     fn create(path: &Path) -> Result<Self, FileError> {
         let made = target(path).and_then(|target| {
-            remove_abandoned(&target);
+            let name = target.file_name().unwrap_or_default().as_encoded_bytes();
+            remove_abandoned_of(folder_of(&target), |found| found == name);
             let old = fs::metadata(&target).ok();
             let (temporary, file) = new_file(&target, old.is_some())?;
             let made = Self {
@@ -237,16 +238,17 @@ fn new_file(target: &Path, is_private: bool) -> io::Result<(PathBuf, File)> {
     }
 }
 
-/// Removes the temporary files of `target` that no process holds.
-fn remove_abandoned(target: &Path) {
-    let name = target.file_name().unwrap_or_default();
-    for entry in fs::read_dir(folder_of(target))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+/// Removes the temporary files in `folder` that no process holds, of whatever files they were to be.
+pub fn remove_abandoned(folder: &Path) {
+    remove_abandoned_of(folder, |_| true);
+}
+
+/// Removes the temporary files in `folder` that no process holds, if they were to be a file of a name that `is_it`.
+fn remove_abandoned_of(folder: &Path, is_it: impl Fn(&[u8]) -> bool) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let is_file = entry.file_type().is_ok_and(|found| found.is_file());
-        if !is_file || !is_temporary(&entry.file_name(), name) {
+        let found = entry.file_name();
+        if !is_file || !file_of(&found).is_some_and(&is_it) {
             continue;
         }
         // What cannot be locked or removed stays; it is in nobody's way.
@@ -257,20 +259,15 @@ fn remove_abandoned(target: &Path) {
     }
 }
 
-/// Whether `found` is the name of a temporary file of `name`.
-fn is_temporary(found: &OsStr, name: &OsStr) -> bool {
-    let numbers = (found.as_encoded_bytes())
-        .strip_prefix(name.as_encoded_bytes())
-        .and_then(|rest| rest.strip_prefix(b"."))
-        .and_then(|rest| rest.strip_suffix(TEMPORARY.as_bytes()));
-    numbers.is_some_and(|numbers| {
-        let mut parts = numbers.split(|byte| *byte == b'-');
-        let mut is_number = || {
-            (parts.next())
-                .is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))
-        };
-        is_number() && is_number() && parts.next().is_none()
-    })
+/// The name of the file that the temporary file `found` was to be; `None` for the name of another file.
+fn file_of(found: &OsStr) -> Option<&[u8]> {
+    let name = (found.as_encoded_bytes()).strip_suffix(TEMPORARY.as_bytes())?;
+    let dot = name.iter().rposition(|byte| *byte == b'.')?;
+    let mut parts = name[dot + 1..].split(|byte| *byte == b'-');
+    let mut is_number = || {
+        (parts.next()).is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))
+    };
+    (is_number() && is_number() && parts.next().is_none()).then_some(&name[..dot])
 }
 
 /// Gives `file` the mode of `old` and, where this process may, its owner.

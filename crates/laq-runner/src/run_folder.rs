@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use crate::checkpoint::RunState;
 use crate::config::{Data, Experiment, differences, parse};
 use crate::environment::Environment;
-use crate::files::{FileError, write_atomically};
+use crate::files::{FileError, remove_abandoned, write_atomically};
 use crate::packed::run_in;
 use crate::record::{ComparisonRecord, EpochRecord, Summary};
 use crate::running::{Holder, Position, RUNNING, has_no_locks, read_running};
@@ -301,9 +301,12 @@ impl RunFolder {
         fs::create_dir_all(path).map_err(FileError::on("make the run folder", path))?;
         check_foreign(path)?;
         let lock = Lock::take(path)?;
+        let holder = Holder::take(path, lock.is_some())?;
+        // Also of files that are not written again.
+        remove_abandoned(path);
         Ok(Self {
             path: path.into(),
-            holder: Holder::take(path, lock.is_some())?,
+            holder,
             _lock: lock,
         })
     }

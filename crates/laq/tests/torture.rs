@@ -76,7 +76,7 @@ fn faults_are_found() {
         (
             &["crowds"],
             2,
-            "if [ $1 = train ]; then mkdir -p run; : >run/last.1-1.laq.tmp; fi",
+            "if [ $1 = train ]; then mkdir -p run; : >run/last.laq.tmp; fi",
         ),
         (
             &["damage"],

@@ -330,3 +330,20 @@ fn a_finished_run_is_not_trained_again_to_be_compared() {
     );
     assert!(!test_dir.path("run/comparison.jsonl").exists());
 }
+
+/// A process that was killed leaves its temporary file, also of a file that a finished run does not write again.
+#[test]
+fn temporary_files_of_killed_processes_are_removed() {
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", "");
+    dir.train(&experiment, "run").expect("a run");
+    let path = |name: &str| dir.path("run").join(name);
+    let (left, other) = ("environment.json.12-0.laq.tmp", "notes.tmp");
+    for name in [left, other] {
+        fs::write(path(name), name).expect("written");
+    }
+    let bits = run_bits(&dir, "run");
+    dir.train(&experiment, "run").expect("the finished run");
+    assert!(!path(left).exists() && path(other).exists());
+    assert_eq!(run_bits(&dir, "run"), bits);
+}
