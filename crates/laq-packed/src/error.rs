@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::codes::PackError;
 use crate::files::FileError;
-use crate::memory::TensorShortage;
+use crate::memory::{MemoryShortage, check_memory};
 use crate::selection::only;
 use crate::{ModelIndexError, SelectionError, TensorFileError, ThreadsError};
 
@@ -42,6 +42,37 @@ pub enum OutError {
     /// Nothing is known of the path.
     #[error(transparent)]
     File(#[from] FileError),
+}
+
+/// Too little memory to quantize a tensor.
+#[derive(Debug, Error)]
+#[error(
+    "{name} with {weights} weights {source}: quantize it on a machine with more, or copy it with {}",
+    only("--exclude", .name)
+)]
+pub struct TensorShortage {
+    /// The tensor.
+    pub name: String,
+    /// Its weights.
+    pub weights: usize,
+    /// The memory.
+    pub source: MemoryShortage,
+}
+
+impl TensorShortage {
+    /// Checks that the bytes can be taken that it takes to quantize a tensor with so many threads.
+    pub(crate) fn check(
+        name: &str,
+        weights: usize,
+        needed: u64,
+        threads: usize,
+    ) -> Result<(), Self> {
+        check_memory(needed, threads).map_err(|source| Self {
+            name: name.into(),
+            weights,
+            source,
+        })
+    }
 }
 
 /// An error of quantizing a model. Each message is one paragraph: what was found, where, and the

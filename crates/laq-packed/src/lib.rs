@@ -83,11 +83,10 @@ pub use laq_solvers::Granularity;
 pub use {
     channels::LostChannels,
     compressed_tensors::write_compressed_tensors,
-    error::{OutError, QuantizeError},
+    error::{OutError, QuantizeError, TensorShortage},
     inspect::{FileSummary, InspectError, Level, Quantization, TensorSummary, inspect},
     memory::{
-        AvailableMemory, MemoryShortage, TensorShortage, available_memory, check_program_memory,
-        memory_for_data,
+        AvailableMemory, MemoryShortage, available_memory, check_program_memory, memory_for_data,
     },
     model_files::ModelIndexError,
     network::{Network, NetworkError},

@@ -6,8 +6,6 @@ use std::path::{Component, Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::selection::only;
-
 /// Bytes of the program with the buffers of files.
 const PROGRAM: u64 = 40 << 20;
 
@@ -91,21 +89,6 @@ pub struct MemoryShortage {
     pub limit: String,
 }
 
-/// Too little memory to quantize a tensor.
-#[derive(Debug, Error)]
-#[error(
-    "{name} with {weights} weights {source}: quantize it on a machine with more, or copy it with {}",
-    only("--exclude", .name)
-)]
-pub struct TensorShortage {
-    /// The tensor.
-    pub name: String,
-    /// Its weights.
-    pub weights: usize,
-    /// The memory.
-    pub source: MemoryShortage,
-}
-
 /// Checks that there is memory for the program itself, which cannot tell it later.
 ///
 /// # Errors
@@ -116,20 +99,6 @@ pub fn check_program_memory() -> Result<(), MemoryShortage> {
         Some(found) if found.bytes == 0 => Err(MemoryShortage::of(PROGRAM, 0)),
         _ => Ok(()),
     }
-}
-
-/// Whether the bytes that it takes to quantize a tensor with so many threads can be taken.
-pub(crate) fn check_tensor(
-    name: &str,
-    weights: usize,
-    needed: u64,
-    threads: usize,
-) -> Result<(), TensorShortage> {
-    check_memory(needed, threads).map_err(|source| TensorShortage {
-        name: name.into(),
-        weights,
-        source,
-    })
 }
 
 /// Whether so many bytes can be taken. The system is asked for them too, which limits them where it says nothing.

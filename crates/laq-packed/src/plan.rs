@@ -12,7 +12,6 @@ use crate::axis::front_shape;
 use crate::codes::Packing;
 use crate::float::Float;
 use crate::matrix::CodeTable;
-use crate::memory::check_tensor;
 use crate::model_files::{ModelFiles, ModelIndex};
 use crate::packed_format::{TensorEntry, packed_name, scale_name, with_entries};
 use crate::request::{Request, check_out, check_out_folder, quantizer};
@@ -20,7 +19,7 @@ use crate::selection::{patterns, select};
 use crate::tensor::matrix_shape;
 use crate::tensor_file::{Layout, NewTensor, TensorFile, TensorFileError};
 use crate::thread_pool::default_threads;
-use crate::{OutError, QuantizeError, SelectionError};
+use crate::{OutError, QuantizeError, SelectionError, TensorShortage};
 
 /// A request whose headers have been checked.
 #[derive(Debug)]
@@ -351,7 +350,12 @@ fn check_need<'a>(
     let Some((bytes, weights, tensor)) = tensors.filter_map(need).max_by_key(|need| need.0) else {
         return Ok(());
     };
-    Ok(check_tensor(&tensor.name, weights, bytes, threads)?)
+    Ok(TensorShortage::check(
+        &tensor.name,
+        weights,
+        bytes,
+        threads,
+    )?)
 }
 
 /// The text of the index of the new shards.

@@ -12,14 +12,13 @@ use laq_solvers::{
 };
 use safetensors::tensor::TensorInfo;
 
-use crate::QuantizeError;
 use crate::axis::{Axis, front_shape};
 use crate::channels::{Decoded, LostChannels, compare};
 use crate::codes::{PackError, Packing};
 use crate::files::{FileError, OutFolder, Temporary, remove};
 use crate::float::Float;
 use crate::interrupt::until_stopped;
-use crate::memory::{MemoryShortage, TensorShortage};
+use crate::memory::MemoryShortage;
 use crate::packed_file::write_packed;
 use crate::plan::{Plan, Planned, Quantized, granularity, scale_float};
 use crate::record::{TensorRecord, Totals, printed, relative};
@@ -27,6 +26,7 @@ use crate::request::quantizer;
 use crate::tensor::PackedTensor;
 use crate::tensor_file::{BLOCK, TensorFile, Writer};
 use crate::thread_pool::thread_pool;
+use crate::{QuantizeError, TensorShortage};
 
 impl Plan {
     /// Quantizes all tensors and writes the output atomically. Calls `report` after each tensor.

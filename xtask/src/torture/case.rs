@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::process::Laq;
 use super::random::Random;
 
 /// The characters of a finding that are printed.
@@ -82,11 +81,6 @@ pub(crate) struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// `laq` in the folder of the case.
-    pub(crate) fn laq(&self, arguments: &str) -> Laq<'_> {
-        Laq::new(self, &self.folder, arguments)
-    }
-
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }

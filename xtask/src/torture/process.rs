@@ -37,6 +37,13 @@ pub(crate) struct Laq<'a> {
     injected: Option<Signal>,
 }
 
+impl Case<'_> {
+    /// `laq` in the folder of the case.
+    pub(crate) fn laq(&self, arguments: &str) -> Laq<'_> {
+        Laq::new(self, &self.folder, arguments)
+    }
+}
+
 impl<'a> Laq<'a> {
     /// `laq` with `arguments`, separated by spaces, in `folder`.
     pub(crate) fn new(case: &'a Case<'a>, folder: &Path, arguments: &str) -> Self {

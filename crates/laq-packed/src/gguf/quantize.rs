@@ -15,10 +15,10 @@ use super::{
     BlockTypeError, ElementType, GgufError, GgufFile, GgufQuantizeError, GgufTensor, Importance,
     TargetType,
 };
+use crate::TensorShortage;
 use crate::files::replace;
 use crate::float::Float;
 use crate::interrupt::until_stopped;
-use crate::memory::check_tensor;
 use crate::record::relative;
 use crate::request::check_out;
 use crate::selection::listed;
@@ -427,7 +427,12 @@ fn check_need(
     let weights = tensor.elements();
     let of_weights = 8_u64.saturating_mul(weights as u64);
     let needed = of_weights.saturating_add((tensor.bytes() + new.bytes()) as u64);
-    Ok(check_tensor(&tensor.name, weights, needed, threads)?)
+    Ok(TensorShortage::check(
+        &tensor.name,
+        weights,
+        needed,
+        threads,
+    )?)
 }
 
 /// A tensor in another type.

@@ -6,10 +6,9 @@ use thiserror::Error;
 
 use super::{BlockTypeError, ElementType, GgufError, ImportanceError, TargetType};
 use crate::files::FileError;
-use crate::memory::TensorShortage;
 use crate::selection::only;
 use crate::tensor_file::TensorFileError;
-use crate::{OutError, SelectionError, ThreadsError};
+use crate::{OutError, SelectionError, TensorShortage, ThreadsError};
 
 /// The errors of quantizing a GGUF file.
 #[derive(Debug, Error)]
