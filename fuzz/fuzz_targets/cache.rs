@@ -103,8 +103,14 @@ fuzz_target!(|input: &[u8]| {
     };
     fs::write(IMAGES.path(), &file).expect("the temporary folder is writable");
     let set = IMAGES.load();
-    assert_eq!(set.is_some(), !sealed || file.len() == IMAGES.prepared.len());
-    for split in set.iter().flat_map(|set| Split::ALL.map(|split| set.split(split))) {
+    assert_eq!(
+        set.is_some(),
+        !sealed || file.len() == IMAGES.prepared.len()
+    );
+    for split in set
+        .iter()
+        .flat_map(|set| Split::ALL.map(|split| set.split(split)))
+    {
         split.fill(&[0], &mut [0.0; 4], &mut [0]);
     }
     if !sealed {

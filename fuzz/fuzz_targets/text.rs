@@ -32,7 +32,11 @@ fuzz_target!(|input: &[u8]| {
     };
     let mut whole = Vec::new();
     for split in Split::ALL {
-        whole.extend(text.alphabet.decode(text.split(split)).expect("its symbols"));
+        whole.extend(
+            text.alphabet
+                .decode(text.split(split))
+                .expect("its symbols"),
+        );
         let (length, batch) = (length.into(), batch.into());
         let Ok(sequences) = Sequences::new(text.split(split), length, batch) else {
             continue;
@@ -42,7 +46,12 @@ fuzz_target!(|input: &[u8]| {
         let mut targets = inputs.clone();
         for index in 0..sequences.batches() {
             sequences.fill(&order, index, &mut inputs, &mut targets);
-            assert!(inputs.iter().chain(&targets).all(|&symbol| usize::from(symbol) < text.alphabet.len()));
+            assert!(
+                inputs
+                    .iter()
+                    .chain(&targets)
+                    .all(|&symbol| usize::from(symbol) < text.alphabet.len())
+            );
         }
     }
     assert_eq!(whole, content);
