@@ -20,6 +20,9 @@
 #![forbid(unsafe_code)]
 
 use std::env;
+use std::io::{BufRead, BufReader, Read};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 
 /// The variable that lists the required capabilities, comma separated.
 pub const REQUIRE_VARIABLE: &str = "LAQ_TEST_REQUIRE";
@@ -140,6 +143,18 @@ impl Random {
     pub fn normal(&mut self) -> f64 {
         (0..6).map(|_| self.uniform() - 0.5).sum::<f64>() * 1.414
     }
+}
+
+/// The lines that a process writes, read by a thread so that its pipe does not fill up, until the receiver is dropped.
+pub fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        BufReader::new(output)
+            .lines()
+            .map_while(Result::ok)
+            .try_for_each(|line| sender.send(line))
+    });
+    lines
 }
 
 #[cfg(test)]

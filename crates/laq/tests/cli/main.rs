@@ -12,7 +12,7 @@ mod run_folder;
 mod signals;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::process::{Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -28,6 +28,7 @@ use laq_runner::run_folder::{RunFolder, read_summary};
 use laq_runner::train::Event;
 use laq_tensor::CpuBackend;
 use laq_tensor::cpu::Isa;
+use laq_test_support::lines_of;
 use serde_json::Value;
 
 fn laq(dir: &TestDir, arguments: &[&str]) -> Output {

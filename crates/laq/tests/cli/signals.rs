@@ -106,15 +106,7 @@ impl Session {
             .stderr(Stdio::piped())
             .spawn()
             .expect("laq runs");
-        // A thread reads the pipe, which must not fill up.
-        let errors = BufReader::new(child.stderr.take().expect("its errors"));
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            errors
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| sender.send(line))
-        });
+        let lines = lines_of(child.stderr.take().expect("its errors"));
         Self { child, lines }
     }
 

@@ -1,12 +1,12 @@
 //! Several processes: a reproduction and its children, and two reproductions in one folder.
 
-use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use laq_runner::run_folder::{RunFolder, trained_by};
+use laq_test_support::lines_of;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
@@ -40,14 +40,7 @@ impl Session {
             .stderr(Stdio::piped())
             .spawn()
             .expect("laq starts");
-        let errors = BufReader::new(child.stderr.take().expect("its errors"));
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            errors
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| sender.send(line))
-        });
+        let lines = lines_of(child.stderr.take().expect("its errors"));
         Self { child, lines }
     }
 
