@@ -178,40 +178,32 @@ fn method(args: &QuantizeArgs, model: &Path) -> Result<Method> {
         QuantizeError::Method(error) => anyhow!(with_suggestion(&error)),
         error => error.into(),
     };
-    match (&args.method, &args.format) {
-        (_, Some(format)) => {
-            if SuperBlockFormat::named(format).is_some() {
-                bail!(
-                    "{format} is a format of GGUF files, which {} is not",
-                    model.display()
-                );
-            }
-            if format_named(format).is_none() {
-                let near = nearest(format, format_ids());
-                let near = near.map(|id| format!(" (did you mean {id}?)"));
-                bail!(
-                    "unknown format {format:?}{}, expected one of {}",
-                    near.unwrap_or_default(),
-                    format_ids().collect::<Vec<_>>().join(", ")
-                );
-            }
-            laq_packed::method(format, None).map_err(suggested)
+    if let Some(format) = &args.format {
+        if SuperBlockFormat::named(format).is_some() {
+            bail!(
+                "{format} is a format of GGUF files, which {} is not",
+                model.display()
+            );
         }
-        (Some(method), None) => {
-            let method = laq_packed::method(method, args.bits).map_err(suggested)?;
-            Ok(match args.granularity {
-                Some(granularity) => method.with_granularity(granularity)?,
-                None => method,
-            })
+        if format_named(format).is_none() {
+            let near = nearest(format, format_ids());
+            let near = near.map(|id| format!(" (did you mean {id}?)"));
+            bail!(
+                "unknown format {format:?}{}, expected one of {}",
+                near.unwrap_or_default(),
+                format_ids().collect::<Vec<_>>().join(", ")
+            );
         }
-        (None, None) => {
-            let method = exact_method(args.bits.unwrap_or(DEFAULT_BITS))?;
-            Ok(match args.granularity {
-                Some(granularity) => method.with_granularity(granularity)?,
-                None => method,
-            })
-        }
+        return laq_packed::method(format, None).map_err(suggested);
     }
+    let method = match &args.method {
+        Some(method) => laq_packed::method(method, args.bits).map_err(suggested)?,
+        None => exact_method(args.bits.unwrap_or(DEFAULT_BITS))?,
+    };
+    Ok(match args.granularity {
+        Some(granularity) => method.with_granularity(granularity)?,
+        None => method,
+    })
 }
 
 /// The format of a GGUF file: a type that is solved for.
