@@ -160,8 +160,8 @@ impl Search {
         start: Option<f32>,
         mut put: impl FnMut(usize, u8),
     ) -> (f32, f64) {
-        // Then every solution has error zero.
         let (has_zero, magnitudes) = (self.signs[0].has_zero(), self.is_symmetric);
+        // Then every solution has error zero.
         let is_flat = curvature.is_some_and(|d| is_flat(weights, d, has_zero));
         let curvature = curvature.filter(|_| !is_flat);
         (self.block).set(self.isa, weights, curvature, magnitudes, has_zero);

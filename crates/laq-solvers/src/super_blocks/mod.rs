@@ -283,11 +283,11 @@ impl Solver {
         curvature: Option<&[f32]>,
         (codes, factors, integers): (&mut [u8], &mut [f32; 2], &mut [[i8; 2]]),
     ) -> f64 {
-        // Then every solution has error zero.
         let has_zero = match self {
             Self::Scales(solver) => solver.has_zero(),
             Self::Minima(_) => false,
         };
+        // Then every solution has error zero.
         let is_flat = curvature.is_some_and(|d| is_flat(weights, d, has_zero));
         let curvature = curvature.filter(|_| !is_flat);
         let error = match self {

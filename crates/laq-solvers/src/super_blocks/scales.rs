@@ -113,7 +113,7 @@ impl ScaleSolver {
 
     /// Takes the weights, and finds the best real scales of the blocks.
     fn set(&mut self, weights: &[f32], curvature: Option<&[f32]>) {
-        let has_zero = self.values.has_zero();
+        let has_zero = self.has_zero();
         self.count = weights.len().div_ceil(self.length);
         if self.blocks.len() < self.count {
             self.blocks.resize(self.count, OneBlock::default());
