@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 
 use laq_simd::Isa;
 
-use crate::codes::PackError;
 use crate::kernels::{PANEL_ROWS, multiply_dense};
 use crate::matrix::{DENSE_DEPTH, MAX_CODES, PackedMatrix, has_products};
+use crate::pack_error::PackError;
 use crate::packed_format::Tensor;
 
 /// A matrix of f32, whose products have the bits of the dense product of training.

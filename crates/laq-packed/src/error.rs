@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use laq_solvers::{ParseMethodError, SolveError};
 use thiserror::Error;
 
-use crate::codes::PackError;
 use crate::files::FileError;
 use crate::memory::{MemoryShortage, check_memory};
+use crate::pack_error::PackError;
 use crate::selection::only;
 use crate::{ModelIndexError, SelectionError, TensorFileError, ThreadsError};
 

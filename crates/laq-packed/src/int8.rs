@@ -5,10 +5,10 @@ use core::ops::Range;
 
 use laq_simd::{Isa, multiversion};
 
-use crate::codes::PackError;
 use crate::integers::Integers;
 use crate::kernels::{self, INT8_BLOCK, IntegerCodes, IntegerSums, PANEL_ROWS};
 use crate::matrix::{CodeTable, PackedMatrix, Run};
+use crate::pack_error::PackError;
 use crate::threads::with_scratch;
 
 /// Products up to which one thread is faster: waking another takes some microseconds.

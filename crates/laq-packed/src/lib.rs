@@ -21,15 +21,17 @@ mod integers;
 #[allow(unsafe_code)] // Intrinsics, and the product of matrixmultiply.
 mod kernels;
 mod matrix;
+mod pack_error;
 mod packed_bytes;
 mod packed_format;
 mod tensor;
 #[cfg_attr(not(feature = "std"), path = "one_thread.rs")]
 mod threads;
 
-pub use codes::{CodeBits, PackError, Packing};
+pub use codes::{CodeBits, Packing};
 pub use dense::{Activations, DenseMatrix, Matrix};
 pub use matrix::{CodeTable, DENSE_DEPTH, PackedMatrix};
+pub use pack_error::PackError;
 pub use packed_bytes::PackedBytes;
 pub use packed_format::{PACKED_FORMAT_KEY, PACKED_FORMAT_VERSION, PackedFormatError, Tensor};
 pub use tensor::{PackedTensor, Steps};

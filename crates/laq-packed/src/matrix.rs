@@ -9,9 +9,10 @@ use core::{iter, mem};
 use laq_simd::Isa;
 use laq_solvers::Codebook;
 
-use crate::codes::{BLOCK, PackError, Packing};
+use crate::codes::{BLOCK, Packing};
 use crate::int8::IntegerTable;
 use crate::kernels::{self, Lookup, MAX_BATCH, MAX_PANELS, PANEL_ROWS, Panels, Values, Word};
+use crate::pack_error::PackError;
 use crate::tensor::check_steps;
 use crate::threads::{for_each, with_scratch};
 

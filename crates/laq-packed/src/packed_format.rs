@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::axis::front_shape;
-use crate::codes::{PackError, Packing};
+use crate::codes::Packing;
 use crate::float::Float;
 use crate::matrix::{CodeTable, PackedMatrix};
+use crate::pack_error::PackError;
 use crate::tensor::{PackedTensor, Steps, columns_of};
 
 /// The newest version of the format that is read. Files are written as version 1, with blocks as version 2, and with

@@ -14,11 +14,12 @@ use safetensors::tensor::TensorInfo;
 
 use crate::axis::{Axis, front_shape};
 use crate::channels::{Decoded, LostChannels, compare};
-use crate::codes::{PackError, Packing};
+use crate::codes::Packing;
 use crate::files::{FileError, OutFolder, Temporary, remove};
 use crate::float::Float;
 use crate::interrupt::until_stopped;
 use crate::memory::MemoryShortage;
+use crate::pack_error::PackError;
 use crate::packed_file::write_packed;
 use crate::plan::{Plan, Planned, Quantized, granularity, scale_float};
 use crate::record::{TensorRecord, Totals, printed, relative};

@@ -7,8 +7,9 @@ use core::ops::Range;
 use laq_solvers::{Codebook, Groups, MAX_BLOCK, Scale};
 
 use crate::axis::Axis;
-use crate::codes::{BLOCK, PackError, Packing};
+use crate::codes::{BLOCK, Packing};
 use crate::matrix::{CodeTable, PackedMatrix};
+use crate::pack_error::PackError;
 
 /// A tensor of packed codes: a weight is `step · multiplier[code]`, rounded once to f32.
 ///

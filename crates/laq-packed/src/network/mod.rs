@@ -10,8 +10,8 @@ use laq_simd::Isa;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::codes::PackError;
 use crate::dense::{Activations, Matrix};
+use crate::pack_error::PackError;
 use crate::packed_file::{PackedFile, PackedFileError};
 use crate::packed_format::Tensor;
 
