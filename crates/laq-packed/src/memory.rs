@@ -96,7 +96,7 @@ pub struct MemoryShortage {
 /// [`MemoryShortage`].
 pub fn check_program_memory() -> Result<(), MemoryShortage> {
     match memory_for_data(0) {
-        Some(found) if found.bytes == 0 => Err(MemoryShortage::of(PROGRAM, 0)),
+        Some(found) if found.bytes == 0 => Err(MemoryShortage::of(PROGRAM, Some(found))),
         _ => Ok(()),
     }
 }
@@ -109,17 +109,16 @@ pub(crate) fn check_memory(needed: u64, threads: usize) -> Result<(), MemoryShor
         .is_ok_and(|needed| Vec::<u8>::new().try_reserve_exact(needed).is_ok());
     match is_there && reserved {
         true => Ok(()),
-        false => Err(MemoryShortage::of(needed, threads)),
+        false => Err(MemoryShortage::of(needed, available)),
     }
 }
 
 impl MemoryShortage {
-    /// Of `needed` bytes.
-    pub(crate) fn of(needed: u64, threads: usize) -> Self {
-        let limit = memory_for_data(threads).map(|found| found.limit);
+    /// Of `needed` bytes where so many are available.
+    pub(crate) fn of(needed: u64, available: Option<AvailableMemory>) -> Self {
         Self {
             needed,
-            limit: limit.unwrap_or_else(|| "less".into()),
+            limit: available.map_or_else(|| "less".into(), |found| found.limit),
         }
     }
 }

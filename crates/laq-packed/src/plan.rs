@@ -18,7 +18,7 @@ use crate::request::{Request, check_out, check_out_folder, quantizer};
 use crate::selection::{patterns, select};
 use crate::tensor::matrix_shape;
 use crate::tensor_file::{Layout, NewTensor, TensorFile, TensorFileError};
-use crate::thread_pool::default_threads;
+use crate::thread_pool::thread_count;
 use crate::{OutError, QuantizeError, SelectionError, TensorShortage};
 
 /// A request whose headers have been checked.
@@ -339,7 +339,7 @@ fn check_need<'a>(
     packing: Packing,
     tensors: impl Iterator<Item = &'a Planned>,
 ) -> Result<(), QuantizeError> {
-    let threads = request.threads.map_or_else(default_threads, Ok)?;
+    let threads = thread_count(request.threads)?;
     let quantizer = quantizer(&request.method)?;
     let need = |tensor: &'a Planned| {
         let weights = tensor.info.shape.iter().product();

@@ -18,13 +18,13 @@ use crate::codes::Packing;
 use crate::files::{FileError, OutFolder, Temporary, remove};
 use crate::float::Float;
 use crate::interrupt::until_stopped;
-use crate::memory::MemoryShortage;
+use crate::memory::{MemoryShortage, memory_for_data};
 use crate::pack_error::PackError;
 use crate::packed_file::write_packed;
 use crate::plan::{Plan, Planned, Quantized, granularity, scale_float};
 use crate::record::{TensorRecord, Totals, printed, relative};
 use crate::request::quantizer;
-use crate::tensor::PackedTensor;
+use crate::tensor::{PackedTensor, matrix_shape};
 use crate::tensor_file::{BLOCK, TensorFile, Writer};
 use crate::thread_pool::thread_pool;
 use crate::{QuantizeError, TensorShortage};
@@ -341,7 +341,8 @@ impl Work {
             groups,
             scales,
         };
-        let (energy, lost_channels) = compare(decoded, channels(&shape));
+        let (channels, _) = matrix_shape(&shape, 1);
+        let (energy, lost_channels) = compare(decoded, channels);
         let packed =
             PackedTensor::from_groups(&shape, levels, codebook, groups, scales, self.packing);
         Ok(Solved {
@@ -367,14 +368,6 @@ fn rounding_error(
     let mut levels = vec![0; problem.weights().len()];
     let rounded = solve_groups(&quantizer, problem, groups, &mut levels)?;
     Ok(rounded.iter().map(|group| group.weighted_error).sum())
-}
-
-/// The channels of a tensor with their axis first; a vector is one.
-fn channels(shape: &[usize]) -> usize {
-    match shape {
-        [channels, _, ..] => *channels,
-        _ => 1,
-    }
 }
 
 /// Moves the axis of the channels to the front of the elements.
@@ -410,7 +403,7 @@ fn reserve<T>(name: &str, length: usize, buffer: &mut Vec<T>) -> Result<(), Quan
         .map_err(|_| TensorShortage {
             name: name.into(),
             weights: length,
-            source: MemoryShortage::of(length as u64 * size_of::<T>() as u64, 0),
+            source: MemoryShortage::of(length as u64 * size_of::<T>() as u64, memory_for_data(0)),
         })?;
     Ok(())
 }

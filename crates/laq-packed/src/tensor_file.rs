@@ -174,11 +174,14 @@ impl TensorFile {
         if data_start > found {
             return Err(truncated(data_start));
         }
-        check_memory(PARSED_BYTES * length, 0).map_err(|source| TensorFileError::Memory {
-            path: path.into(),
-            length,
-            source,
-        })?;
+        // A smaller one is in what the program takes anyway.
+        if length > BLOCK as u64 {
+            check_memory(PARSED_BYTES * length, 0).map_err(|source| TensorFileError::Memory {
+                path: path.into(),
+                length,
+                source,
+            })?;
+        }
         let mut bytes = vec![0; length as usize];
         file.seek(SeekFrom::Start(LENGTH_BYTES))
             .and_then(|_| file.read_exact(&mut bytes))

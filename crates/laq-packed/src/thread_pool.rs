@@ -70,17 +70,22 @@ fn processors() -> usize {
         .min(MAX_THREADS)
 }
 
+/// `threads`, or [`default_threads`].
+pub(crate) fn thread_count(threads: Option<usize>) -> Result<usize, ThreadsError> {
+    match threads {
+        None => default_threads(),
+        Some(threads @ 1..=MAX_THREADS) => Ok(threads),
+        Some(found) => Err(ThreadsError::Number { found }),
+    }
+}
+
 /// A pool of `threads` threads, or of [`default_threads`].
 ///
 /// # Errors
 ///
 /// [`ThreadsError`].
 pub fn thread_pool(threads: Option<usize>) -> Result<ThreadPool, ThreadsError> {
-    let threads = match threads {
-        None => default_threads()?,
-        Some(threads @ 1..=MAX_THREADS) => threads,
-        Some(found) => return Err(ThreadsError::Number { found }),
-    };
+    let threads = thread_count(threads)?;
     let pool = ThreadPoolBuilder::new().num_threads(threads).build();
     pool.map_err(|source| ThreadsError::Start { threads, source })
 }

@@ -23,7 +23,7 @@ use crate::record::relative;
 use crate::request::check_out;
 use crate::selection::listed;
 use crate::tensor_file::{TensorFile, TensorFileError};
-use crate::thread_pool::{default_threads, thread_pool};
+use crate::thread_pool::{thread_count, thread_pool};
 
 /// A request to quantize a GGUF file.
 #[derive(Clone, Debug)]
@@ -146,13 +146,15 @@ impl GgufPlan {
                 return Err(GgufQuantizeError::Rows { name, of, columns });
             }
             let new = GgufTensor::new(&tensor.name, &tensor.shape, element);
-            let new = new.ok_or_else(|| GgufError::Tensor {
+            written.push(new.ok_or_else(|| GgufError::Tensor {
                 name: tensor.name.clone(),
                 shape: tensor.shape.clone(),
-            })?;
-            check_need(tensor, &new, request.threads)?;
-            written.push(new);
+            })?);
         }
+        let pairs = weights.tensors().iter().zip(&written);
+        let of_pairs = pairs.zip(&selected.types);
+        let quantized = of_pairs.filter(|(_, of)| of.is_some());
+        check_need(quantized.map(|(pair, _)| pair), request.threads)?;
         let curvature = match &request.curvature {
             Curvature::Squares => Source::Squares,
             Curvature::Importance(path) => {
@@ -417,20 +419,25 @@ impl GgufPlan {
     }
 }
 
-/// Checks that there is memory to quantize `tensor` to `new`: for both, and for the weights and the curvature in f32.
-fn check_need(
-    tensor: &GgufTensor,
-    new: &GgufTensor,
+/// Checks that there is memory for the tensor that takes most: for it before and after, and for its weights and curvature
+/// in f32.
+fn check_need<'a>(
+    quantized: impl Iterator<Item = (&'a GgufTensor, &'a GgufTensor)>,
     threads: Option<usize>,
 ) -> Result<(), GgufQuantizeError> {
-    let threads = threads.map_or_else(default_threads, Ok)?;
-    let weights = tensor.elements();
-    let of_weights = 8_u64.saturating_mul(weights as u64);
-    let needed = of_weights.saturating_add((tensor.bytes() + new.bytes()) as u64);
+    let need = |(tensor, new): (&'a GgufTensor, &'a GgufTensor)| {
+        let of_weights = 8_u64.saturating_mul(tensor.elements() as u64);
+        let of_both = (tensor.bytes() + new.bytes()) as u64;
+        (of_weights.saturating_add(of_both), tensor)
+    };
+    let Some((bytes, tensor)) = quantized.map(need).max_by_key(|need| need.0) else {
+        return Ok(());
+    };
+    let (threads, weights) = (thread_count(threads)?, tensor.elements());
     Ok(TensorShortage::check(
         &tensor.name,
         weights,
-        needed,
+        bytes,
         threads,
     )?)
 }
