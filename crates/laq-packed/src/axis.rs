@@ -1,4 +1,4 @@
-//! An axis of a tensor in front of the others, and back.
+//! An axis of a tensor in front of the others.
 
 use alloc::vec::Vec;
 
@@ -32,15 +32,6 @@ impl Axis {
         (0..values.len())
             .map(|front| values[self.place(front)])
             .collect()
-    }
-
-    /// The elements in the order of the tensor, from those with the axis in front.
-    pub(crate) fn moved_back<T: Copy + Default>(self, values: &[T]) -> Vec<T> {
-        let mut ordered = alloc::vec![T::default(); values.len()];
-        for (front, value) in values.iter().enumerate() {
-            ordered[self.place(front)] = *value;
-        }
-        ordered
     }
 }
 
@@ -83,7 +74,11 @@ mod tests {
                 );
                 assert_eq!(moved.place(place), *value);
             }
-            assert_eq!(moved.moved_back(&front), values);
+            let mut back = front.clone();
+            for (place, value) in front.iter().enumerate() {
+                back[moved.place(place)] = *value;
+            }
+            assert_eq!(back, values);
         }
         assert_eq!(Axis::of(&shape, 3), None);
         assert_eq!(front_shape(&shape, 2), [4, 2, 3]);

@@ -97,9 +97,7 @@ impl Matrix {
     pub fn of(tensor: &Tensor) -> Result<Self, PackError> {
         let weights = match tensor {
             Tensor::Packed(packed)
-                if packed.table().multipliers().len() <= MAX_CODES
-                    && packed.block().is_none()
-                    && packed.axis() == 0 =>
+                if packed.table().multipliers().len() <= MAX_CODES && packed.has_rows() =>
             {
                 return packed.matrix().map(Self::Packed);
             }

@@ -254,17 +254,20 @@ impl PackedTensor {
 
     /// The code of each weight, row-major.
     pub fn codes(&self) -> Vec<u8> {
-        let mut codes = vec![0; self.elements()];
-        self.for_each_code(|index, code| codes[index] = code);
-        self.ordered(codes)
+        let (mut codes, place) = (vec![0; self.elements()], self.place());
+        self.for_each_code(|index, code| codes[place(index)] = code);
+        codes
     }
 
-    /// The elements of the matrix in the order of the tensor.
-    fn ordered<T: Copy + Default>(&self, values: Vec<T>) -> Vec<T> {
-        match Axis::of(&self.shape, self.axis) {
-            Some(axis) if self.axis > 0 => axis.moved_back(&values),
-            _ => values,
-        }
+    /// The place in the tensor of an element of the matrix.
+    fn place(&self) -> impl Fn(usize) -> usize + use<> {
+        let axis = Axis::of(&self.shape, self.axis).filter(|_| self.axis > 0);
+        move |index| axis.map_or(index, |axis| axis.place(index))
+    }
+
+    /// Whether the rows of the matrix are those of the tensor, with a step or two each.
+    pub(crate) fn has_rows(&self) -> bool {
+        self.steps.block.is_none() && self.axis == 0
     }
 
     /// The group of an element of the matrix.
@@ -286,7 +289,7 @@ impl PackedTensor {
     pub fn decode(&self) -> Vec<f32> {
         let groups = self.steps.groups(self.rows, self.columns);
         let multipliers = self.table.multipliers();
-        let mut weights = vec![0.0; self.elements()];
+        let (mut weights, place) = (vec![0.0; self.elements()], self.place());
         let (mut range, mut steps) = (0..0, [0.0; 2]);
         self.for_each_code(|index, code| {
             if !range.contains(&index) {
@@ -294,9 +297,9 @@ impl PackedTensor {
                 (range, steps) = (groups.range(group), self.steps.of_group(group));
             }
             let multiplier = multipliers[usize::from(code)];
-            weights[index] = multiplier * steps[usize::from(multiplier < 0.0)];
+            weights[place(index)] = multiplier * steps[usize::from(multiplier < 0.0)];
         });
-        self.ordered(weights)
+        weights
     }
 
     /// The matrix of rows × columns, for products.
