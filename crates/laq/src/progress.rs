@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle as BarStyle};
 use laq_datasets::{Phase, Split};
+use laq_lab::reproduce;
 use laq_lab::text::duration;
 use laq_runner::record::EpochRecord;
 use laq_runner::train::Event;
 
 use crate::args::ProgressStyle;
-use crate::output::{is_quiet, log};
+use crate::output::{is_quiet, log, log_error};
 
 /// The time of a training step over that of an evaluated batch: a backward pass takes about two
 /// forward passes.
@@ -220,5 +221,34 @@ impl Transfer {
 
     pub(crate) fn end(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// Shows the events of the cells of a table.
+pub(crate) fn show_cells(event: &reproduce::Event<'_>, transfer: &mut Transfer) {
+    match event {
+        reproduce::Event::Download(progress) => transfer.show(*progress),
+        reproduce::Event::Downloaded => transfer.end(),
+        reproduce::Event::NoData(name, reason) => log_error(&format!(
+            "{name}: {reason}; its cells are skipped (--mirror DIR|URL downloads from a copy)"
+        )),
+        reproduce::Event::Kept(finished, all) => {
+            log(&format!("{finished} of {all} cells are finished"))
+        }
+        reproduce::Event::Started(number, all, cell) => {
+            log(&format!("[{number}/{all}] {}", cell.name()))
+        }
+        reproduce::Event::Failed(cell, reason) => {
+            log_error(&format!("{} failed: {reason}", cell.name()))
+        }
+        reproduce::Event::Elsewhere(cell, process) => log(&format!(
+            "{} is being trained by {}",
+            cell.name(),
+            process.unwrap_or("another process")
+        )),
+        reproduce::Event::Waiting(cells) => log(&format!(
+            "waiting for other processes to finish {cells} of the cells; Ctrl-C ends that"
+        )),
+        _ => {}
     }
 }

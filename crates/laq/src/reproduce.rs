@@ -14,7 +14,7 @@ use laq_lab::launcher::{Needs, Stop};
 use laq_lab::local::{Local, Workers};
 use laq_lab::plan::Plan;
 use laq_lab::report::{self, Report};
-use laq_lab::reproduce::{Event, Options, Outcome};
+use laq_lab::reproduce::{Options, Outcome};
 use laq_lab::status::Status;
 use laq_runner::device::DeviceChoice;
 use laq_runner::environment::Environment;
@@ -22,7 +22,7 @@ use laq_runner::files::write_atomically;
 
 use crate::args::{LauncherName, ReportArgs, ReproduceArgs, StatusArgs, TableName};
 use crate::output::{INTERRUPTED, Output, log, log_error, print, print_json, stop_flag};
-use crate::progress::Transfer;
+use crate::progress::{Transfer, show_cells};
 
 pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
     match args.launcher {
@@ -80,7 +80,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
         &options,
         &Local { jobs, workers },
         &stop,
-        &mut |event| show(&event, &mut transfer),
+        &mut |event| show_cells(&event, &mut transfer),
     )?;
     let (finished, all) = (plan.finished(), plan.cells.len());
     print_report(&report::write(plan)?, args.json)?;
@@ -110,28 +110,6 @@ pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
             ExitCode::FAILURE
         }
     })
-}
-
-pub(crate) fn show(event: &Event<'_>, transfer: &mut Transfer) {
-    match event {
-        Event::Download(progress) => transfer.show(*progress),
-        Event::Downloaded => transfer.end(),
-        Event::NoData(name, reason) => log_error(&format!(
-            "{name}: {reason}; its cells are skipped (--mirror DIR|URL downloads from a copy)"
-        )),
-        Event::Kept(finished, all) => log(&format!("{finished} of {all} cells are finished")),
-        Event::Started(number, all, cell) => log(&format!("[{number}/{all}] {}", cell.name())),
-        Event::Failed(cell, reason) => log_error(&format!("{} failed: {reason}", cell.name())),
-        Event::Elsewhere(cell, process) => log(&format!(
-            "{} is being trained by {}",
-            cell.name(),
-            process.unwrap_or("another process")
-        )),
-        Event::Waiting(cells) => log(&format!(
-            "waiting for other processes to finish {cells} of the cells; Ctrl-C ends that"
-        )),
-        _ => {}
-    }
 }
 
 pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {

@@ -9,13 +9,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use laq_lab::launcher::{Needs, Stop};
 use laq_lab::plan::Plan;
-use laq_lab::reproduce::Options;
+use laq_lab::reproduce::{Event, Options};
 use laq_lab::slurm::{self, Request, Settings, Submitted};
 
 use crate::args::ReproduceArgs;
 use crate::output::{INTERRUPTED, Output, log, log_error, stop_flag};
-use crate::progress::Transfer;
-use crate::reproduce::show;
+use crate::progress::{Transfer, show_cells};
 
 pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<ExitCode> {
     if args.jobs > 1 || args.minutes.is_some() || args.json {
@@ -52,7 +51,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<ExitCode> {
         deadline: None,
     };
     let mut transfer = Transfer::new();
-    let mut observer = |event: laq_lab::reproduce::Event<'_>| show(&event, &mut transfer);
+    let mut observer = |event: Event<'_>| show_cells(&event, &mut transfer);
     let submitted = slurm::submit(
         &plan,
         &options,
