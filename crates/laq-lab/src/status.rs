@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::LabError;
 use crate::plan::Plan;
-use crate::slurm::Submissions;
+use crate::slurm::submission::Submissions;
 use crate::text::{duration, table};
 
 /// The cells of a plan, in its folder.

@@ -7,6 +7,8 @@
 
 mod queue;
 mod script;
+mod settings;
+pub(crate) mod submission;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,120 +18,24 @@ use std::time::Duration;
 
 use laq_runner::files::{FileError, write_atomically};
 use laq_runner::memory_needed;
-use laq_runner::run_folder::write_json;
-use serde::{Deserialize, Serialize};
 
 use self::script::quoted;
+pub use self::settings::{Request, Settings};
+use self::submission::{
+    CANCELLED, log_pattern, new_folder, submissions, task_file, write_submission,
+};
+pub use self::submission::{Submission, Task};
 use crate::LabError;
-use crate::configs::Configs;
 use crate::launcher::{Job, Stop};
 use crate::plan::{Cell, Plan};
 use crate::reproduce::{Event, Options, is_done, job, prepare};
 
-/// The folder of submissions, in that of a plan.
-const FOLDER: &str = "slurm";
-const SUBMISSION: &str = "submission.json";
-/// The file of a cancelled submission: its tasks are not queued again.
-const CANCELLED: &str = "cancelled";
 /// Threads of a task whose network is worth several.
 const THREADS: usize = 4;
 /// A network that needs less memory trains on one thread.
 const SMALL_BYTES: u64 = 64 << 20;
 /// What the program and the data need beside the network.
 const OTHER_BYTES: u64 = 1 << 30;
-
-/// How jobs are submitted: `[launcher.slurm]` in `launcher.toml` of the configurations, and options of
-/// the command line, which win.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// `--partition` of sbatch.
-    pub partition: Option<String>,
-    /// `--account`.
-    pub account: Option<String>,
-    /// `--time`, such as `12:00:00`.
-    pub time: Option<String>,
-    /// `--gres`, such as `gpu:1`.
-    pub gres: Option<String>,
-    /// How many tasks run at a time, at most.
-    pub array_limit: Option<u32>,
-    /// Further arguments of sbatch.
-    pub sbatch_args: Vec<String>,
-}
-
-impl Settings {
-    /// The settings of `configs`; none without a `launcher.toml`.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read, or with other keys.
-    pub fn load(configs: &Configs) -> Result<Self, LabError> {
-        #[derive(Default, Deserialize)]
-        #[serde(default, deny_unknown_fields)]
-        struct File {
-            launcher: Launchers,
-        }
-        #[derive(Default, Deserialize)]
-        #[serde(default, deny_unknown_fields)]
-        struct Launchers {
-            slurm: Settings,
-        }
-        let path = configs.folder().join("launcher.toml");
-        if !path.exists() {
-            return Ok(Self::default());
-        }
-        let text = fs::read_to_string(&path).map_err(FileError::on("read", &path))?;
-        let file: File =
-            toml::from_str(&text).map_err(|error| LabError::configs(&path, error.message()))?;
-        Ok(file.launcher.slurm)
-    }
-
-    /// These settings, with those of `over` where it has any.
-    #[must_use]
-    pub fn with(self, over: Self) -> Self {
-        Self {
-            partition: over.partition.or(self.partition),
-            account: over.account.or(self.account),
-            time: over.time.or(self.time),
-            gres: over.gres.or(self.gres),
-            array_limit: over.array_limit.or(self.array_limit),
-            sbatch_args: [self.sbatch_args, over.sbatch_args].concat(),
-        }
-    }
-}
-
-/// What is submitted beside the cells.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// How.
-    pub settings: Settings,
-    /// The `laq` program, on a path that the nodes have too.
-    pub program: PathBuf,
-    /// The arguments of `laq` that report the table.
-    pub report: Vec<String>,
-}
-
-/// What a submission consists of.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Submission {
-    /// The number of the array; null if it is not submitted.
-    pub job: Option<u64>,
-    /// The number of the job that reports the table.
-    pub report_job: Option<u64>,
-    /// The cells, by the number of their task.
-    pub tasks: Vec<Task>,
-}
-
-/// A cell of a submission.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Task {
-    /// Such as `lat-a on mnist (seed 1)`.
-    pub name: String,
-    /// The run folder, relative to that of the plan.
-    pub folder: PathBuf,
-}
 
 /// What happened to the cells of a plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -204,7 +110,7 @@ pub fn submit(
             .collect(),
         ..Submission::default()
     };
-    let folder = new_folder(&out.join(FOLDER))?;
+    let folder = new_folder(&out)?;
     script::write(&folder, &out, &jobs, &submission, request, options)?;
     let array = array_command(&folder, &jobs, plan, &request.settings, options);
     let report = |job: &str| report_command(&folder, plan, &request.settings, job);
@@ -286,79 +192,6 @@ pub fn cancel(out: &Path) -> Result<Vec<u64>, LabError> {
     Ok(cancelled)
 }
 
-/// What the submissions of a plan's folder know of a run.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Submissions {
-    /// By the run folder: the newest task.
-    tasks: BTreeMap<PathBuf, KnownTask>,
-}
-
-#[derive(Clone, Debug)]
-struct KnownTask {
-    /// Such as `12_3`.
-    name: String,
-    log: PathBuf,
-    /// Whether it ended, and was not queued again, without a finished run.
-    has_failed: bool,
-}
-
-impl Submissions {
-    pub(crate) fn of(out: &Path) -> Self {
-        let mut tasks = BTreeMap::new();
-        for (folder, submission) in submissions(out) {
-            let Some(job) = submission.job else { continue };
-            for (index, task) in submission.tasks.iter().enumerate() {
-                let known = KnownTask {
-                    name: format!("{job}_{index}"),
-                    log: script::log(&folder, index),
-                    has_failed: script::failure(&folder, index).exists(),
-                };
-                tasks.insert(out.join(&task.folder), known);
-            }
-        }
-        Self { tasks }
-    }
-
-    /// The job of the run in `folder`, such as `12_3`.
-    pub(crate) fn job(&self, folder: &Path) -> Option<String> {
-        Some(self.tasks.get(folder)?.name.clone())
-    }
-
-    /// The last line of the log of a task that has failed.
-    pub(crate) fn failure(&self, folder: &Path) -> Option<String> {
-        let task = self.tasks.get(folder).filter(|task| task.has_failed)?;
-        let log = fs::read_to_string(&task.log).unwrap_or_default();
-        let last = log.lines().rev().find(|line| !line.trim().is_empty());
-        Some(last.unwrap_or("its log is empty").to_owned())
-    }
-}
-
-/// The submissions of a plan's folder, oldest first.
-fn submissions(out: &Path) -> Vec<(PathBuf, Submission)> {
-    let entries = fs::read_dir(out.join(FOLDER))
-        .into_iter()
-        .flatten()
-        .flatten();
-    let number = |path: &Path| -> Option<u32> { path.file_name()?.to_str()?.parse().ok() };
-    let mut folders: Vec<(u32, PathBuf)> = entries
-        .filter_map(|entry| Some((number(&entry.path())?, entry.path())))
-        .collect();
-    folders.sort();
-    let read =
-        |folder: &Path| serde_json::from_slice(&fs::read(folder.join(SUBMISSION)).ok()?).ok();
-    let folders = folders.into_iter();
-    folders
-        .filter_map(|(_, folder)| {
-            let submission = read(&folder)?;
-            Some((folder, submission))
-        })
-        .collect()
-}
-
-fn write_submission(folder: &Path, submission: &Submission) -> Result<(), LabError> {
-    Ok(write_json(&folder.join(SUBMISSION), submission)?)
-}
-
 /// The run folders whose tasks are in the queue and not cancelled, relative to `out`.
 fn queued_runs(out: &Path) -> Result<BTreeSet<PathBuf>, LabError> {
     let submissions = submissions(out);
@@ -377,20 +210,6 @@ fn queued_runs(out: &Path) -> Result<BTreeSet<PathBuf>, LabError> {
         runs.extend(found.map(|task| task.folder.clone()));
     }
     Ok(runs)
-}
-
-/// Makes the folder with the next number.
-fn new_folder(parent: &Path) -> Result<PathBuf, LabError> {
-    fs::create_dir_all(parent).map_err(FileError::on("make", parent))?;
-    let mut number = 1;
-    loop {
-        let folder = parent.join(number.to_string());
-        match fs::create_dir(&folder) {
-            Ok(()) => return Ok(folder),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
-            Err(error) => return Err(FileError::on("make", &folder)(error).into()),
-        }
-    }
 }
 
 /// The command of the array. Every task may use what the largest cell needs.
@@ -423,11 +242,11 @@ fn array_command(
         "--signal=B:TERM@120".into(),
         "--requeue".into(),
         "--open-mode=append".into(),
-        format!("--output={}", script::log_pattern(folder).display()),
+        format!("--output={}", log_pattern(folder).display()),
     ];
     words.extend(settings.gres.iter().map(|gres| format!("--gres={gres}")));
     words.extend(common(settings));
-    words.push(script::task(folder).display().to_string());
+    words.push(task_file(folder).display().to_string());
     words
 }
 

@@ -5,29 +5,11 @@ use std::path::{Path, PathBuf};
 
 use laq_runner::files::{FileError, write_atomically};
 
-use super::{CANCELLED, Request, Submission};
+use super::settings::Request;
+use super::submission::{CANCELLED, Submission};
 use crate::LabError;
 use crate::launcher::{Job, LOCKED, STOPPED};
 use crate::reproduce::Options;
-
-pub(super) fn task(folder: &Path) -> PathBuf {
-    folder.join("task.sh")
-}
-
-/// The log of a task.
-pub(super) fn log(folder: &Path, index: usize) -> PathBuf {
-    folder.join("logs").join(format!("{index}.log"))
-}
-
-/// [`log`] as sbatch takes it.
-pub(super) fn log_pattern(folder: &Path) -> PathBuf {
-    folder.join("logs").join("%a.log")
-}
-
-/// A file with the exit code of a task that has failed.
-pub(super) fn failure(folder: &Path, index: usize) -> PathBuf {
-    folder.join("failed").join(index.to_string())
-}
 
 /// Words for a shell.
 pub(super) fn quoted(words: &[String]) -> String {
