@@ -56,7 +56,7 @@ pub fn write_compressed_tensors(
             && packed
                 .block()
                 .is_none_or(|block| packed.shape()[1].is_multiple_of(block))
-            && let Some(integers) = Integers::of(packed)
+            && let Some(integers) = packed.integers()
         {
             let strategy = match (packed.block(), packed.groups()) {
                 (Some(_), _) => "group",
@@ -118,10 +118,10 @@ fn matrix(name: &str, packed: &PackedTensor, integers: &Integers) -> [Part; 3] {
     let (scales, shape) = match packed.block() {
         Some(block) => {
             let shape = vec![rows, columns.div_ceil(block)];
-            (integers.scales_of_blocks(packed), shape)
+            (packed.scales_of_blocks(integers), shape)
         }
         None => {
-            let scales = integers.scales(packed, 0, &|row| packed.group_of(row * columns));
+            let scales = packed.scales_of_rows(integers, 0, &|row| packed.group_of(row * columns));
             let shape = if scales.len() == 1 {
                 vec![1]
             } else {

@@ -13,10 +13,12 @@ extern crate alloc;
 extern crate std;
 
 mod axis;
+mod code_table;
 mod codes;
 mod dense;
 mod float;
 mod int8;
+mod integer_table;
 mod integers;
 #[allow(unsafe_code)] // Intrinsics, and the product of matrixmultiply.
 mod kernels;
@@ -24,17 +26,20 @@ mod matrix;
 mod pack_error;
 mod packed_bytes;
 mod packed_format;
+mod steps;
 mod tensor;
 #[cfg_attr(not(feature = "std"), path = "one_thread.rs")]
 mod threads;
 
+pub use code_table::CodeTable;
 pub use codes::{CodeBits, Packing};
 pub use dense::{Activations, DenseMatrix, Matrix};
-pub use matrix::{CodeTable, DENSE_DEPTH, PackedMatrix};
+pub use matrix::{DENSE_DEPTH, PackedMatrix};
 pub use pack_error::PackError;
 pub use packed_bytes::PackedBytes;
 pub use packed_format::{PACKED_FORMAT_KEY, PACKED_FORMAT_VERSION, PackedFormatError, Tensor};
-pub use tensor::{PackedTensor, Steps};
+pub use steps::Steps;
+pub use tensor::PackedTensor;
 
 #[cfg(feature = "std")]
 mod channels;

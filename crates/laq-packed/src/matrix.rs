@@ -7,13 +7,13 @@ use core::ops::Range;
 use core::{iter, mem};
 
 use laq_simd::Isa;
-use laq_solvers::Codebook;
 
+use crate::code_table::CodeTable;
 use crate::codes::{BLOCK, Packing};
-use crate::int8::IntegerTable;
+use crate::integer_table::IntegerTable;
 use crate::kernels::{self, Lookup, MAX_BATCH, MAX_PANELS, PANEL_ROWS, Panels, Values, Word};
 use crate::pack_error::PackError;
-use crate::tensor::check_steps;
+use crate::steps::check_steps;
 use crate::threads::{for_each, with_scratch};
 
 /// Depth of a slice of the dense product in training: sums of a slice are rounded together.
@@ -26,56 +26,6 @@ pub(crate) const MAX_CODES: usize = 16;
 const TASK: usize = 1 << 19;
 /// Products up to which one thread is faster: waking another takes some microseconds.
 const ONE_THREAD: usize = 1 << 22;
-
-/// The multipliers of the codes of a matrix: code c stands for the weight `step · multiplier[c]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CodeTable {
-    multipliers: Vec<f32>,
-}
-
-impl CodeTable {
-    /// A table of at most 256 finite multipliers in rising order.
-    ///
-    /// # Errors
-    /// [`PackError::Table`] otherwise.
-    pub fn new(multipliers: Vec<f32>) -> Result<Self, PackError> {
-        let rises = multipliers.windows(2).all(|pair| pair[0] < pair[1]);
-        let finite = multipliers.iter().all(|multiplier| multiplier.is_finite());
-        if (1..=256).contains(&multipliers.len()) && rises && finite {
-            Ok(Self { multipliers })
-        } else {
-            Err(PackError::Table { multipliers })
-        }
-    }
-
-    /// The multipliers of a codebook, by rising level.
-    ///
-    /// # Errors
-    /// None for the codebooks of [`laq_solvers`], which have at most 256 levels.
-    pub fn of(codebook: &Codebook) -> Result<Self, PackError> {
-        let levels = codebook.levels();
-        Self::new(levels.map(|level| codebook.multiplier(level)).collect())
-    }
-
-    /// The multipliers in rising order.
-    pub fn multipliers(&self) -> &[f32] {
-        &self.multipliers
-    }
-
-    /// The table of one pair of steps. The sign of the multiplier selects the step.
-    fn values(&self, steps: [f32; 2]) -> [f32; 16] {
-        let mut values = [0.0; 16];
-        for (value, &multiplier) in values.iter_mut().zip(&self.multipliers) {
-            *value = multiplier * steps[usize::from(multiplier < 0.0)];
-        }
-        values
-    }
-
-    /// The multipliers that are not negative, and the negative ones; zero elsewhere.
-    fn by_sign(&self) -> [[f32; 16]; 2] {
-        [self.values([1.0, 0.0]), self.values([0.0, 1.0])]
-    }
-}
 
 /// Consecutive panels of a task whose rows have the same steps.
 #[derive(Clone, Debug)]
@@ -157,7 +107,7 @@ impl PackedMatrix {
         let steps: Vec<[f32; 2]> = (steps.chunks_exact(per_group))
             .map(|steps| [steps[0], steps[per_group - 1]])
             .collect();
-        let count = table.multipliers.len();
+        let count = table.multipliers().len();
         if count > MAX_CODES {
             return Err(PackError::TooManyCodes { found: count });
         }

@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::axis::front_shape;
+use crate::code_table::CodeTable;
 use crate::codes::Packing;
 use crate::float::Float;
-use crate::matrix::{CodeTable, PackedMatrix};
+use crate::matrix::PackedMatrix;
 use crate::pack_error::PackError;
-use crate::tensor::{PackedTensor, Steps, columns_of};
+use crate::steps::Steps;
+use crate::tensor::{PackedTensor, columns_of};
 
 /// The newest version of the format that is read. Files are written as version 1, with blocks as version 2, and with
 /// channels on another axis than the first as version 3.

@@ -9,9 +9,9 @@ use laq_solvers::{Codebook, Granularity, Groups, Method, Quantizer, Solver};
 use safetensors::tensor::{Dtype, TensorInfo};
 
 use crate::axis::front_shape;
+use crate::code_table::CodeTable;
 use crate::codes::Packing;
 use crate::float::Float;
-use crate::matrix::CodeTable;
 use crate::model_files::{ModelFiles, ModelIndex};
 use crate::packed_format::{TensorEntry, packed_name, scale_name, with_entries};
 use crate::request::{Request, check_out, check_out_folder, quantizer};

@@ -4,12 +4,15 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use laq_solvers::{Codebook, Groups, MAX_BLOCK, Scale};
+use laq_solvers::{Codebook, Groups, Scale};
 
 use crate::axis::Axis;
+use crate::code_table::CodeTable;
 use crate::codes::{BLOCK, Packing};
-use crate::matrix::{CodeTable, PackedMatrix};
+use crate::integers::Integers;
+use crate::matrix::PackedMatrix;
 use crate::pack_error::PackError;
+use crate::steps::Steps;
 
 /// A tensor of packed codes: a weight is `step · multiplier[code]`, rounded once to f32.
 ///
@@ -26,58 +29,6 @@ pub struct PackedTensor {
     table: CodeTable,
     steps: Steps,
     axis: usize,
-}
-
-/// The steps of the groups of a matrix.
-///
-/// Without blocks row r belongs to group `r · groups / rows`. With blocks every row is cut into blocks of
-/// that many weights, of which the last may be shorter, and each is a group.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Steps {
-    /// One for each group, or two with `two`.
-    pub values: Vec<f32>,
-    /// Whether a group has one step for multipliers that are not negative and one for negative ones.
-    pub two: bool,
-    /// The weights of a block.
-    pub block: Option<usize>,
-}
-
-impl Steps {
-    fn per_group(&self) -> usize {
-        if self.two { 2 } else { 1 }
-    }
-
-    /// The steps of a group: of multipliers that are not negative, and of negative ones.
-    fn of_group(&self, group: usize) -> [f32; 2] {
-        let steps = &self.values[group * self.per_group()..][..self.per_group()];
-        [steps[0], steps[steps.len() - 1]]
-    }
-
-    /// The groups of a matrix with these steps.
-    fn groups(&self, rows: usize, columns: usize) -> Groups {
-        let count = self.values.len() / self.per_group();
-        match self.block {
-            Some(length) => Groups::blocks(rows, columns, length),
-            None => Groups::equal(rows * columns, count.max(1)),
-        }
-    }
-
-    /// Checks that the steps are finite, and those of groups of a matrix.
-    fn check(&self, rows: usize, columns: usize) -> Result<(), PackError> {
-        let Some(length) = self.block else {
-            return check_steps(&self.values, self.two, rows);
-        };
-        if !(1..=MAX_BLOCK).contains(&length) {
-            return Err(PackError::Block { length });
-        }
-        let groups = Groups::blocks(rows, columns, length).count();
-        let expected = groups.saturating_mul(self.per_group());
-        let found = self.values.len();
-        if found != expected {
-            return Err(PackError::BlockSteps { found, expected });
-        }
-        check_finite(&self.values)
-    }
 }
 
 impl PackedTensor {
@@ -275,6 +226,36 @@ impl PackedTensor {
         self.steps.groups(self.rows, self.columns).group_of(index)
     }
 
+    /// The multipliers as integers; `None` if they are none, or a group has two steps.
+    pub(crate) fn integers(&self) -> Option<Integers> {
+        if self.steps.two {
+            return None;
+        }
+        Integers::of(self.table.multipliers())
+    }
+
+    /// The scales of the integers of blocks.
+    pub(crate) fn scales_of_blocks(&self, integers: &Integers) -> Vec<f32> {
+        let steps = self.steps.values.iter();
+        steps.map(|step| step * integers.unit).collect()
+    }
+
+    /// The scales of the integers without blocks: one, or one for each row, whose group `group_of_row` is.
+    /// `side` selects the step of a group.
+    pub(crate) fn scales_of_rows(
+        &self,
+        integers: &Integers,
+        side: usize,
+        group_of_row: &dyn Fn(usize) -> usize,
+    ) -> Vec<f32> {
+        let per_group = self.steps.per_group();
+        let scale = |row| self.steps.values[group_of_row(row) * per_group + side] * integers.unit;
+        match self.groups() {
+            1 => vec![scale(0)],
+            _ => (0..self.rows).map(scale).collect(),
+        }
+    }
+
     /// The value of each code, group by group.
     pub(crate) fn values(&self) -> Vec<f32> {
         let of_group = |group: usize| {
@@ -387,33 +368,5 @@ pub(crate) fn matrix_shape(shape: &[usize], groups: usize) -> (usize, usize) {
         [] => (1, 1),
         [length] if groups <= 1 => (1, *length),
         [rows, others @ ..] => (*rows, others.iter().product()),
-    }
-}
-
-/// Checks that the steps are finite, and those of groups that divide `rows`.
-pub(crate) fn check_steps(steps: &[f32], two_steps: bool, rows: usize) -> Result<(), PackError> {
-    let per_group = if two_steps { 2 } else { 1 };
-    let groups = steps.len() / per_group;
-    if rows == 0 && steps.is_empty() {
-        return Ok(());
-    }
-    let whole = groups > 0 && steps.len() == groups * per_group && rows.is_multiple_of(groups);
-    if !whole {
-        return Err(PackError::Steps {
-            found: steps.len(),
-            per_group,
-            rows,
-        });
-    }
-    check_finite(steps)
-}
-
-fn check_finite(steps: &[f32]) -> Result<(), PackError> {
-    match steps.iter().position(|step| !step.is_finite()) {
-        Some(index) => Err(PackError::Step {
-            index,
-            value: steps[index],
-        }),
-        None => Ok(()),
     }
 }

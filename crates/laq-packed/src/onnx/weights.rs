@@ -54,12 +54,12 @@ impl Builder<'_> {
         let found: Vec<f32> = if self.qonnx {
             let weights = (&codes[..], &expected[..]);
             return self.quantized(name, dims, weights, &packed, &group);
-        } else if let Some(integers) = Integers::of(&packed) {
+        } else if let Some(integers) = packed.integers() {
             let values: Vec<i8> = codes
                 .iter()
                 .map(|c| integers.values[usize::from(*c)])
                 .collect();
-            let scales = integers.scales(&packed, 0, &group);
+            let scales = packed.scales_of_rows(&integers, 0, &group);
             let scale = |at: usize| scales[if scales.len() == 1 { 0 } else { at / row }];
             let decoded = values.iter().enumerate();
             let decoded = decoded
@@ -106,7 +106,7 @@ impl Builder<'_> {
             first.is_multiple_of(columns)
                 && (0..columns).all(|at| order(row * columns + at) == first + at)
         };
-        let (Some(block), Some(integers)) = (packed.block(), Integers::of(packed)) else {
+        let (Some(block), Some(integers)) = (packed.block(), packed.integers()) else {
             self.floats(name, dims, expected);
             return Ok(());
         };
@@ -116,7 +116,7 @@ impl Builder<'_> {
         }
         let codes = permuted(&packed.codes(), order);
         let values: Vec<i8> = (codes.iter().map(|c| integers.values[usize::from(*c)])).collect();
-        let (all, of_row) = (integers.scales_of_blocks(packed), columns.div_ceil(block));
+        let (all, of_row) = (packed.scales_of_blocks(&integers), columns.div_ceil(block));
         let scales: Vec<f32> = (0..rows)
             .flat_map(|row| &all[order(row * columns) / columns * of_row..][..of_row])
             .copied()
@@ -149,14 +149,14 @@ impl Builder<'_> {
         group_of_row: &dyn Fn(usize) -> usize,
     ) -> Result<(), OnnxError> {
         let multipliers = packed.table().multipliers();
-        let Some(integers) = Integers::of_multipliers(multipliers) else {
+        let Some(integers) = Integers::of(multipliers) else {
             self.floats(name, dims, weights);
             return Ok(());
         };
         let per_group = if packed.has_two_steps() { 2 } else { 1 };
         let parts = ["above", "below"].map(|part| format!("{name}.{part}"));
         for side in 0..per_group {
-            let scales = integers.scales(packed, side, group_of_row);
+            let scales = packed.scales_of_rows(&integers, side, group_of_row);
             // A trained scale may be negative: the multiplier has the sign.
             let of_side = |(code, weight): (&u8, &f32)| {
                 let below = multipliers[usize::from(*code)] < 0.0;
