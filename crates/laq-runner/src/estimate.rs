@@ -9,11 +9,11 @@ use laq_packed::thread_pool;
 use serde::Serialize;
 
 use crate::RunError;
-use crate::checkpoint::StepTimes;
 use crate::config::{Experiment, key};
 use crate::device::{DeviceOptions, OpenDevice};
 use crate::examples::{Input, sizes};
 use crate::random_batch::RandomBatch;
+use crate::run_state::StepTimes;
 use crate::session::network;
 
 /// The minimal and maximal number of timed steps; between them, timing ends after

@@ -9,7 +9,7 @@ use laq_packed::thread_pool;
 use serde::Serialize;
 
 use crate::RunError;
-use crate::checkpoint::{Checkpoint, CheckpointError, RunState};
+use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::config::{Data, Experiment, Model};
 use crate::device::{DeviceOptions, Network, OpenDevice};
 use crate::examples::{self, Batches, Examples, Input, score};
@@ -18,6 +18,7 @@ use crate::packed::{PackedEvaluator, run_of};
 use crate::run_folder::{
     best_checkpoint, check_best, last_checkpoint, packed_network, packed_state,
 };
+use crate::run_state::RunState;
 use crate::session::network;
 
 /// The data of an evaluation.

@@ -17,18 +17,16 @@ use laq_solvers::{Codebook, Method, Problem, Scale, solve_rows};
 use serde::Serialize;
 
 use crate::RunError;
-use crate::checkpoint::{Checkpoint, RunState, is_checkpoint};
+use crate::checkpoint::{Checkpoint, is_checkpoint};
 use crate::config::{Feedforward, Loss, Model};
 use crate::device::DeviceOptions;
 use crate::evaluate::{find_checkpoint, load_network};
 use crate::examples::{Examples, Input, load};
 use crate::files::{FileError, write_atomically};
-use crate::packed::{open_packed, run_in};
+use crate::packed::{RUN, open_packed, run_in};
 use crate::run_folder::{best_checkpoint, last_checkpoint};
+use crate::run_state::RunState;
 use crate::session::method;
-
-/// The metadata entry with the state of the run, [`RunState`] as JSON.
-pub(crate) const RUN: &str = "laq.run";
 
 /// Options of an export.
 #[derive(Clone, Copy, Debug, Default)]

@@ -18,6 +18,7 @@ pub mod profile;
 mod random_batch;
 pub mod record;
 pub mod run_folder;
+pub mod run_state;
 pub mod running;
 mod session;
 mod spec;
@@ -30,7 +31,6 @@ pub use error::RunError;
 pub use laq_models::CurvatureKind;
 pub use laq_packed::files;
 pub use memory::memory_needed;
-pub use start::Start;
 
 /// The version of the training numerics, incremented by every change of a run's numbers. It is part
 /// of the key of an experiment, so that results of different versions are not mixed and no run

@@ -11,9 +11,11 @@ use laq_packed::{Network, NetworkError, PACKED_FORMAT_KEY, PackedFile};
 use laq_tensor::{CpuBackend, Losses, Memory, Steps};
 
 use crate::RunError;
-use crate::checkpoint::RunState;
 use crate::device::Evaluator;
-use crate::export::RUN;
+use crate::run_state::RunState;
+
+/// The metadata entry with the state of the run, [`RunState`] as JSON.
+pub(crate) const RUN: &str = "laq.run";
 
 /// A file of packed weights; `None` if the file is another.
 pub(crate) fn open_packed(path: &Path) -> Result<Option<PackedFile>, RunError> {

@@ -9,7 +9,6 @@ use laq_models::{LayerComparison, LayerReport};
 use laq_solvers::Scale;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Best, EarlierPlan};
 use crate::config::Paper;
 
 /// The status of a run.
@@ -143,6 +142,34 @@ impl ComparisonRecord {
             layers: layers.collect(),
         }
     }
+}
+
+/// A number of epochs that a run was planned with before it was resumed with another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlierPlan {
+    /// The epochs that were planned.
+    pub epochs: u32,
+    /// The epochs that were done when the plan changed.
+    pub epochs_done: u32,
+}
+
+/// The results of the best epoch; see [`Summary`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The epoch.
+    pub epoch: u32,
+    /// Mean training loss over its steps.
+    pub train_loss: f64,
+    /// Validation loss after the epoch.
+    pub validation_loss: f64,
+    /// Test loss after the epoch.
+    pub test_loss: f64,
+    /// Validation error in percent, for images. Absent from older checkpoints.
+    #[serde(default)]
+    pub validation_error: Option<f64>,
+    /// Test error in percent, for images.
+    #[serde(default)]
+    pub test_error: Option<f64>,
 }
 
 /// `summary.json`. Losses and errors are those of the best epoch: the latest with the lowest

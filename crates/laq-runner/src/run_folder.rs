@@ -23,17 +23,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::checkpoint::RunState;
+use crate::checkpoint::{BEST, LAST};
 use crate::config::{Data, Experiment, differences, parse};
 use crate::environment::Environment;
 use crate::files::{FileError, remove_abandoned, write_atomically};
 use crate::packed::run_in;
 use crate::record::{ComparisonRecord, EpochRecord, Summary};
+use crate::run_state::RunState;
 use crate::running::{Holder, Position, RUNNING, has_no_locks, read_running};
 use crate::{RunError, TRAINING_VERSION, tensorboard};
 
-pub(crate) const BEST: &str = "best.safetensors";
-pub(crate) const LAST: &str = "last.safetensors";
 const LOCK: &str = "lock";
 const CONFIG: &str = "config.toml";
 const ENVIRONMENT: &str = "environment.json";

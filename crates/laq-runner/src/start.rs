@@ -3,29 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::RunError;
-use crate::checkpoint::{Checkpoint, RunState};
+use crate::checkpoint::Checkpoint;
 use crate::config::Experiment;
 use crate::device::Network;
 use crate::evaluate::find_checkpoint;
 use crate::files::FileError;
 use crate::packed::run_of;
-
-/// The checkpoint that a run started from, in its own checkpoints.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Start {
-    /// SHA-256 of the file, in hexadecimal.
-    pub sha256: String,
-    /// See [`crate::config::key`].
-    pub key: String,
-    /// The method's id.
-    pub method: String,
-    /// Completed epochs.
-    pub epochs_done: u32,
-}
+use crate::run_state::{RunState, Start};
 
 /// A checkpoint with latent weights.
 pub(crate) struct Latent {

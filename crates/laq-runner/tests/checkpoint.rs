@@ -4,9 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use laq_models::{StateData, StateTensor};
-use laq_runner::checkpoint::{Best, Checkpoint, CheckpointError, Progress, RunState, StepTimes};
+use laq_runner::checkpoint::{Checkpoint, CheckpointError};
 use laq_runner::config::{key, parse};
+use laq_runner::record::Best;
 use laq_runner::record::LayerRecord;
+use laq_runner::run_state::{Progress, RunState, StepTimes};
 use tempfile::TempDir;
 
 fn checkpoint() -> Checkpoint {

@@ -13,9 +13,10 @@ use laq_lab::launcher::{Change, Job, Launcher, Stop};
 use laq_lab::plan::Plan;
 use laq_lab::table::{Selection, TableId};
 use laq_runner::TRAINING_VERSION;
-use laq_runner::checkpoint::{Checkpoint, Progress, RunState};
+use laq_runner::checkpoint::Checkpoint;
 use laq_runner::config::{Model, key};
 use laq_runner::record::{ComparisonRecord, EpochRecord, LayerComparisonRecord, Status, Summary};
+use laq_runner::run_state::{Progress, RunState};
 use tempfile::TempDir;
 
 /// The folder of configurations of this repository.

@@ -18,18 +18,20 @@ use laq_packed::thread_pool;
 
 use self::dataset::Dataset;
 use self::run::{Pending, Run};
-use crate::checkpoint::{Checkpoint, EarlierPlan, Progress, RunState};
+use crate::checkpoint::Checkpoint;
 use crate::config::{Experiment, Keep, agree, differences, key};
 use crate::device::{DeviceChoice, DeviceOptions, OpenDevice, was_on_cuda};
 use crate::environment::Environment;
 use crate::examples::{Examples, Input, load};
 use crate::export::{ExportOptions, export_packed};
 use crate::files::{FileError, write_atomically};
+use crate::record::EarlierPlan;
 use crate::record::{EpochRecord, Status, Summary};
 use crate::run_folder::{
     RunFolder, best_checkpoint, check_best, check_new, last_checkpoint, packed_network,
     packed_state, read_summary,
 };
+use crate::run_state::{Progress, RunState};
 use crate::session::{method, network};
 use crate::start::{same_start, start};
 use crate::{RunError, TRAINING_VERSION};

@@ -9,16 +9,17 @@ use laq_solvers::Method;
 
 use super::dataset::Dataset;
 use super::{Event, Observer};
-use crate::checkpoint::{Best, Checkpoint, EarlierPlan, Progress, RunState, StepTimes};
+use crate::checkpoint::Checkpoint;
 use crate::config::{Experiment, key};
 use crate::device::Network;
 use crate::environment::{Environment, peak_memory_bytes};
 use crate::examples::{BatchBuffer, Score};
 use crate::files::write_atomically;
+use crate::record::{Best, EarlierPlan};
 use crate::record::{ComparisonRecord, EpochRecord, LayerRecord, Status, Summary};
 use crate::run_folder::{RunFolder, best_checkpoint, last_checkpoint};
+use crate::run_state::{Progress, RunState, Start, StepTimes};
 use crate::running::Position;
-use crate::start::Start;
 use crate::{RunError, TRAINING_VERSION};
 
 /// A run in progress.

@@ -1,6 +1,6 @@
 //! Runs that are resumed with another number of epochs than they were planned with.
 
-use laq_runner::checkpoint::EarlierPlan;
+use laq_runner::record::EarlierPlan;
 
 use super::*;
 
