@@ -83,8 +83,9 @@ extern "C" __global__ void solve_begin(const Group* groups, GroupWorkspace* work
             done = !(sum[2] > 0.0) || (codebook->solver == TTQ && state->solved);
         }
         if (codebook->solver == ALTERNATING) {
-            scale = sum[4] > 0.0 && sum[5] > 0.0 ? sum[4] / sum[5] : weighted_mean;
-            unweighted_side = unweighted && !(sum[4] > 0.0 && sum[5] > 0.0);
+            const bool has_start = sum[4] > 0.0 && sum[5] > 0.0 && sum[4] / sum[5] <= LARGEST_FLOAT;
+            scale = has_start ? sum[4] / sum[5] : weighted_mean;
+            unweighted_side = unweighted && !has_start;
             done = !(scale > 0.0);
         }
         if (codebook->solver == EXACT) done = !(weighted_mean > 0.0);

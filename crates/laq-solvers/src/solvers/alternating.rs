@@ -11,7 +11,7 @@ use super::assign;
 use crate::codebook::{Codebook, Magnitudes};
 use crate::error::SolveError;
 use crate::passes::lanes::Side;
-use crate::passes::sums::{self, Sums, drop_zero_curvature};
+use crate::passes::sums::{self, drop_zero_curvature};
 use crate::problem::{Problem, Solution};
 
 /// Largest absolute change of the scale at which the alternating solvers stop. Source: PAPER.md §2,
@@ -26,7 +26,7 @@ pub const MAX_ITERATIONS: u32 = 10;
 /// never exceeds that of the start.
 ///
 /// With `warm`, `levels` holds the previous solution, and the first scale is the best one for it.
-/// Without `warm`, or if those levels allow no positive scale, the start is the sign of each weight
+/// Without `warm`, or if the best scale for those levels is not positive or above the largest f32, the start is the sign of each weight
 /// at the top level, `α = Σ d |w| / Σ d`. The returned levels are the nearest ones for the returned
 /// scale.
 ///
@@ -73,7 +73,7 @@ fn fixed_point(
 ) -> (f64, u32) {
     let warm = start
         .map(|(codebook, levels)| sums::sums_of_levels(isa, problem, side, codebook, levels))
-        .filter(Sums::has_scale);
+        .filter(|sums| sums.has_scale() && sums.scale() <= f32::MAX.into());
     let Some((problem, sums)) = warm
         .map(|sums| (problem, sums))
         .or_else(|| drop_zero_curvature(isa, problem, side, magnitudes.has_zero()))

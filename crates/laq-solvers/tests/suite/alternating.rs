@@ -53,7 +53,7 @@ fn codebooks() -> impl Strategy<Value = Codebook> {
     ]
 }
 
-/// The best scale of some levels, and its error; `None` without a positive scale.
+/// The best scale of some levels, and its error; `None` without a positive scale that f32 has.
 fn best_for(
     weights: &[f32],
     curvature: Option<&[f32]>,
@@ -70,7 +70,8 @@ fn best_for(
         square += d * b * b;
     }
     let error = error_of_zeros(weights, curvature) - 0.5 * product * product / square;
-    (product > 0.0 && square > 0.0).then_some((product / square, error))
+    let scale = product / square;
+    (product > 0.0 && square > 0.0 && scale <= f64::from(f32::MAX)).then_some((scale, error))
 }
 
 /// The algorithm in plain f64 loops: the scale and the iterations.
@@ -155,6 +156,18 @@ proptest! {
             prop_assert_eq!(solution, expected);
         }
     }
+}
+
+/// The smallest magnitude of 8 logarithmic bits is 2⁻¹²⁶: the best scale for its level is 4.8e11 · 2¹²⁶.
+#[test]
+fn a_warm_start_whose_scale_is_above_the_largest_f32_is_ignored() {
+    let problem = Problem::new(&[-4.8e11], None).unwrap();
+    let codebook = Codebook::logarithmic(8).unwrap();
+    let (mut cold, mut warm) = ([0], [-1]);
+    let expected = alternating(problem, &codebook, false, &mut cold).unwrap();
+    let solution = alternating(problem, &codebook, true, &mut warm).unwrap();
+    assert_eq!((warm, solution), (cold, expected));
+    assert_eq!(solution.weighted_error, 0.0);
 }
 
 #[test]

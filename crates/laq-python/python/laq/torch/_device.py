@@ -25,6 +25,7 @@ _CURVATURE_FLOOR = 1e-8
 # The alternating solvers stop after so many iterations, or if the scale changes by no more.
 _MAX_ITERATIONS = 10
 _SCALE_TOLERANCE = 1e-6
+_LARGEST_FLOAT32 = torch.finfo(torch.float32).max
 
 # Thresholds relative to the mean magnitude (TWN) and to the largest (TTQ).
 _TWN_THRESHOLD = 0.7
@@ -356,7 +357,9 @@ class DeviceQuantizer:
         scale = _mean(x, dropped)
         if start is not None:
             product, square = _sums(*start, d)
-            scale = torch.where((product > 0) & (square > 0), product / square, scale)
+            of_levels = product / square
+            has_scale = (product > 0) & (square > 0) & (of_levels <= _LARGEST_FLOAT32)
+            scale = torch.where(has_scale, of_levels, scale)
         is_active = scale > 0
         for _ in range(_MAX_ITERATIONS):
             number = _count_below(self._thresholds(scale), x)
