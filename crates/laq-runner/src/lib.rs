@@ -32,7 +32,7 @@ pub use laq_models::CurvatureKind;
 pub use laq_packed::files;
 pub use memory::memory_needed;
 
-/// The version of the training numerics, incremented by every change of a run's numbers. It is part
-/// of the key of an experiment, so that results of different versions are not mixed and no run
-/// resumes across versions. A test pins the numbers.
+/// The version of the training numerics, incremented by every change of a run's numbers beyond rounding, in which
+/// instruction sets differ too. It is part of the key of an experiment, so that results of different versions are not
+/// mixed and no run resumes across versions. A test pins the numbers.
 pub const TRAINING_VERSION: u32 = 4;

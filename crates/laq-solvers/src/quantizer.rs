@@ -11,7 +11,9 @@ use crate::granularity::MAX_BLOCK;
 use crate::passes::check::with_roots;
 use crate::passes::curvature::CURVATURE_FLOOR;
 use crate::problem::{Problem, Solution};
-use crate::solvers::{Workspace, alternating, closed_form, exact, fast_alternating, threshold};
+use crate::solvers::{
+    Workspace, alternating, closed_form, exact, fast_alternating, gradients, threshold,
+};
 
 /// The iterations at which [`Quantizer::solve_once`] ends at the latest.
 const MOST_ITERATIONS: u32 = 10_000;
@@ -264,8 +266,8 @@ impl Quantizer {
         gradient: &mut [f32],
     ) {
         match self.solver {
-            Solver::Trained => threshold::trained_latent_gradient(scale, levels, gradient),
-            Solver::Tanh => threshold::tanh_latent_gradient(weights, gradient),
+            Solver::Trained => gradients::trained_latent_gradient(scale, levels, gradient),
+            Solver::Tanh => gradients::tanh_latent_gradient(weights, gradient),
             _ => {}
         }
     }
@@ -275,6 +277,6 @@ impl Quantizer {
     /// trained, that is, for all but TTQ.
     pub fn scale_gradient(&self, levels: &[i8], gradient: &[f32]) -> Option<[f64; 2]> {
         (self.solver == Solver::Trained)
-            .then(|| threshold::trained_scale_gradient(levels, gradient))
+            .then(|| gradients::trained_scale_gradient(levels, gradient))
     }
 }

@@ -5,6 +5,7 @@ mod assign;
 pub(crate) mod closed_form;
 pub(crate) mod exact;
 pub(crate) mod fast_alternating;
+pub(crate) mod gradients;
 pub(crate) mod sorting;
 mod sweep;
 pub(crate) mod threshold;

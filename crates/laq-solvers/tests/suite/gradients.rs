@@ -104,6 +104,48 @@ proptest! {
     }
 }
 
+/// Several parts and a remainder, against the formulas in plain f64 loops.
+#[test]
+fn gradients_of_many_weights_are_those_of_the_formulas() {
+    const MANY: usize = (2 << 18) + 77;
+    let weights = bell(MANY, 3);
+    let gradient = bell(MANY, 4);
+    let (wide, g): (Vec<f64>, Vec<f64>) = (weights.iter().zip(&gradient))
+        .map(|(&w, &g)| (f64::from(w), f64::from(g)))
+        .unzip();
+
+    let method: Method = "dorefa-3".parse().unwrap();
+    let mut latent = gradient.clone();
+    let quantizer = method.quantizer().unwrap();
+    quantizer.latent_gradient(&weights, Scale::One(1.0), &[], &mut latent);
+    let magnitude = |&m: &usize| weights[m].abs().to_bits();
+    let m = (0..MANY).rev().max_by_key(magnitude).unwrap();
+    let t: Vec<f64> = wide.iter().map(|w| w.tanh()).collect();
+    let all: f64 = g.iter().zip(&t).map(|(g, t)| g * t).sum();
+    for i in 0..MANY {
+        let others = if i == m { all / t[m] } else { 0.0 };
+        let expected = (1.0 - t[i] * t[i]) / t[m].abs() * (g[i] - others);
+        let found = f64::from(latent[i]);
+        assert!(
+            (found - expected).abs() <= 1e-7 * expected.abs() + 1e-30,
+            "{i}: {found} {expected}"
+        );
+    }
+
+    let (levels, _) = solve("ttq", &weights, None);
+    let method: Method = "ttq".parse().unwrap();
+    let found = method
+        .quantizer()
+        .unwrap()
+        .scale_gradient(&levels, &gradient)
+        .unwrap();
+    for (found, side) in found.into_iter().zip([1, -1]) {
+        let of_side = levels.iter().zip(&g).filter(|(level, _)| **level == side);
+        let expected = f64::from(side) * of_side.map(|(_, g)| g).sum::<f64>();
+        assert!((found - expected).abs() <= 1e-9, "{found} {expected}");
+    }
+}
+
 /// tanh w = ±½ at w = ±artanh ½.
 #[test]
 fn dorefa_differentiates_the_largest_magnitude() {

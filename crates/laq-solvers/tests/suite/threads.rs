@@ -38,7 +38,12 @@ fn one_two_and_eight_threads_give_the_same_bits() {
                 let error = problem
                     .weighted_error(quantizer.codebook(), scale, &levels)
                     .unwrap();
-                (scale, error.to_bits(), levels, quantized)
+                // Of ∂loss/∂ŵ = ŵ.
+                let scale_gradient = quantizer.scale_gradient(&levels, &quantized);
+                let mut gradient = quantized.clone();
+                quantizer.latent_gradient(&weights, scale, &levels, &mut gradient);
+                let solution = (scale, error.to_bits(), levels, quantized);
+                (solution, scale_gradient, gradient)
             })
         });
         assert!(
