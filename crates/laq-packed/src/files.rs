@@ -65,12 +65,13 @@ impl FileError {
 ///
 /// Any error of the system, and a path that is no file.
 pub fn open(path: &Path) -> Result<File, FileError> {
-    let opened = fs::metadata(path).and_then(|found| match found.is_file() || found.is_dir() {
-        true => File::open(path),
-        false => Err(io::Error::new(
-            ErrorKind::InvalidInput,
+    let refused = |why| Err(io::Error::new(ErrorKind::InvalidInput, why));
+    let opened = fs::metadata(path).and_then(|found| match found.file_type() {
+        kind if kind.is_file() => File::open(path),
+        kind if kind.is_dir() => refused("it is a folder, expected a file"),
+        _ => refused(
             "it is a pipe or a device, expected a regular file: write its content to one first",
-        )),
+        ),
     });
     opened.map_err(FileError::on("read", path))
 }

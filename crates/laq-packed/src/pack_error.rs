@@ -20,7 +20,10 @@ pub enum PackError {
         name: String,
     },
     /// The codebook has more levels than codes.
-    #[error("the codebook has {levels} levels, expected at most {codes} for this packing")]
+    #[error(
+        "the codebook has {levels} levels, expected at most {codes} for this packing: take whole bits (--packing bits) or a \
+         method with fewer levels"
+    )]
     Codebook {
         /// Levels of the codebook.
         levels: usize,

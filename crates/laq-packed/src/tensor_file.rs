@@ -24,6 +24,8 @@ const PARSED_BYTES: u64 = 24;
 
 /// Bytes of the header length, which precedes the header.
 const LENGTH_BYTES: u64 = 8;
+/// Bytes that tell which format a file has.
+const START_BYTES: u64 = 256;
 
 /// An error of a safetensors file.
 #[derive(Debug, Error)]
@@ -43,6 +45,14 @@ pub enum TensorFileError {
         path: PathBuf,
         /// The format of `torch.save`.
         kind: &'static str,
+    },
+    /// An archive of numpy.
+    #[error(
+        "{path} is an archive of numpy arrays (npz), expected safetensors: in Python, numpy.load reads it"
+    )]
+    Numpy {
+        /// The file.
+        path: PathBuf,
     },
     /// A file of another format.
     #[error("{path} is not a safetensors file: {detail}")]
@@ -135,7 +145,7 @@ impl TensorFile {
         let mut start = Vec::new();
         file.rewind().map_err(FileError::on("read", path))?;
         Read::by_ref(&mut file)
-            .take(LENGTH_BYTES + 1)
+            .take(START_BYTES)
             .read_to_end(&mut start)
             .map_err(FileError::on("read", path))?;
         let foreign = |detail: String| TensorFileError::Foreign {
@@ -148,7 +158,10 @@ impl TensorFile {
         };
         // Any eight bytes are a valid length, so other formats are recognised only where no header
         // follows.
-        let Some((length, b"{")) = start.split_first_chunk::<8>() else {
+        let Some((length, [b'{', ..])) = start.split_first_chunk::<8>() else {
+            if is_npz(&start) {
+                return Err(TensorFileError::Numpy { path: path.into() });
+            }
             if let Some(kind) = pytorch_kind(&start) {
                 return Err(TensorFileError::PyTorch {
                     path: path.into(),
@@ -276,6 +289,15 @@ impl TensorFile {
         }
         Ok(())
     }
+}
+
+/// Whether these bytes begin a zip archive whose first file is an array of numpy.
+fn is_npz(start: &[u8]) -> bool {
+    let name = |header: &[u8]| {
+        let length = u16::from_le_bytes([*header.get(26)?, *header.get(27)?]);
+        Some(header.get(30..30 + usize::from(length))?.ends_with(b".npy"))
+    };
+    start.starts_with(b"PK\x03\x04") && name(start) == Some(true)
 }
 
 /// The format of `torch.save` that begins with these bytes.

@@ -150,6 +150,12 @@ pub enum RunError {
     /// The file cannot be written.
     #[error(transparent)]
     Out(#[from] OutError),
+    /// The output would replace a file of a run.
+    #[error("{out} is a file of the run in its folder: give another path to write")]
+    OutIsOfRun {
+        /// The file.
+        out: PathBuf,
+    },
     /// The run began with other weights.
     #[error(
         "{checkpoint} started from other weights than those that {start}, which train.start names, has now: restore that \
@@ -316,6 +322,17 @@ pub enum RunError {
         checkpoint: PathBuf,
         /// "name: value here, value there".
         differences: Vec<String>,
+    },
+    /// The run has ended as it was planned, and its checkpoints are gone.
+    #[error(
+        "{packed} is what is left of a run that has ended after {epochs_done} epochs, because of checkpoint.keep = \"packed\": \
+         it cannot go on as this experiment plans; train from scratch in another --run-dir"
+    )]
+    OnlyPacked {
+        /// The packed network.
+        packed: PathBuf,
+        /// Completed epochs.
+        epochs_done: u32,
     },
     /// The run is further than the experiment.
     #[error(

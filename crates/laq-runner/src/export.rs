@@ -10,8 +10,8 @@ use laq_packed::gguf::{BlockType, NewValue, to_blocks, write_gguf};
 use laq_packed::network::{LayerSpec, LossSpec, MEAN_IMAGE, NETWORK, NetworkSpec};
 use laq_packed::onnx::{OnnxOptions, to_onnx};
 use laq_packed::{
-    Network, PackedFile, PackedFileError, PackedTensor, Packing, Tensor, thread_pool, to_npz,
-    write_compressed_tensors,
+    Network, PackedFile, PackedFileError, PackedTensor, Packing, Tensor, check_out, thread_pool,
+    to_npz, write_compressed_tensors,
 };
 use laq_solvers::{Codebook, Method, Problem, Scale, solve_rows};
 use serde::Serialize;
@@ -169,6 +169,9 @@ fn export(
     write: impl FnOnce(&mut Trained, BTreeMap<String, String>) -> Result<(), RunError>,
 ) -> Result<Exported, RunError> {
     let checkpoint = find_checkpoint(path)?;
+    if !out.is_dir() {
+        check_out(out, [&checkpoint].into_iter())?;
+    }
     let mut trained = read_trained(&checkpoint, &options)?;
     if let Some(bits) = options.output_bits {
         quantize_output(&mut trained.tensors, bits)?;

@@ -40,6 +40,40 @@ const SUMMARY: &str = "summary.json";
 const METRICS: &str = "metrics.jsonl";
 const COMPARISON: &str = "comparison.jsonl";
 
+/// The network of a run that has ended, instead of its checkpoints.
+const PACKED: &str = "packed.safetensors";
+
+/// Rejects an output that would replace a file of the run in its folder.
+///
+/// # Errors
+///
+/// [`RunError::OutIsOfRun`].
+pub fn check_out(out: &Path) -> Result<(), RunError> {
+    let own = [
+        BEST,
+        LAST,
+        PACKED,
+        LOCK,
+        CONFIG,
+        ENVIRONMENT,
+        SUMMARY,
+        METRICS,
+        COMPARISON,
+        RUNNING,
+    ];
+    let folder = out.parent().unwrap_or(Path::new(""));
+    let is_of_run = own
+        .iter()
+        .any(|name| out.file_name() == Some(name.as_ref()))
+        && [CONFIG, ENVIRONMENT]
+            .iter()
+            .all(|name| folder.join(name).is_file());
+    match is_of_run {
+        true => Err(RunError::OutIsOfRun { out: out.into() }),
+        false => Ok(()),
+    }
+}
+
 /// The newest checkpoint of the run in `folder`.
 #[must_use]
 pub fn last_checkpoint(folder: &Path) -> PathBuf {
@@ -55,7 +89,7 @@ pub fn best_checkpoint(folder: &Path) -> PathBuf {
 /// The packed network of the finished run in `folder`, instead of its checkpoints.
 #[must_use]
 pub fn packed_network(folder: &Path) -> PathBuf {
-    folder.join("packed.safetensors")
+    folder.join(PACKED)
 }
 
 /// The summary of the run in `folder`, if there is one that can be read.

@@ -15,7 +15,8 @@ use laq_runner::config::{KINDS, Keep};
 use laq_runner::device::{DeviceChoice, DeviceOptions, Precision};
 
 pub(crate) use self::weights::{
-    CalibrateArgs, ClassifyArgs, ExportArgs, ExportFormat, InspectArgs, QuantizeArgs, SampleArgs,
+    CalibrateArgs, ClassifyArgs, ExportArgs, ExportFormat, InspectArgs, PackingChoice,
+    QuantizeArgs, SampleArgs,
 };
 
 /// Trains neural networks with weights of one to eight bits.
@@ -73,8 +74,8 @@ impl Command {
 /// An experiment.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExperimentArgs {
-    /// The experiment's TOML file; `laq train -` reads it from the standard input, and if a zero byte ends it there, the run
-    /// stops at the end of the input.
+    /// The experiment's TOML file; - is the standard input, where a zero byte may end it: then `laq train` stops at the
+    /// end of the input.
     pub(crate) config: PathBuf,
     #[command(flatten)]
     pub(crate) over: OverArgs,
@@ -185,7 +186,8 @@ pub(crate) enum ProgressStyle {
 /// Evaluate a trained network, with quantized weights.
 #[derive(Debug, clap::Args)]
 pub(crate) struct EvalArgs {
-    /// A run folder (for its best epoch), a checkpoint, or a file of `laq export --to packed`.
+    /// A run folder (for its best epoch), a checkpoint, or a file of `laq export --to packed` or safetensors-f32,
+    /// also quantized by `laq quantize`.
     #[arg(value_name = "RUN_DIR|FILE")]
     pub(crate) path: PathBuf,
     /// A split of its own data.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use laq_lab::text::{duration, table};
 use laq_runner::calibrate::{CalibrateOptions, calibrate as run};
+use laq_runner::run_folder::check_out;
 
 use crate::args::CalibrateArgs;
 use crate::output::{INTERRUPTED, Output, log, log_error, print, print_json, stop_flag};
@@ -16,6 +17,7 @@ use crate::packed::shape;
 const INTERVAL: Duration = Duration::from_secs(10);
 
 pub(crate) fn calibrate(args: &CalibrateArgs) -> Result<ExitCode> {
+    check_out(&args.out)?;
     let options = CalibrateOptions {
         kind: args.kind.into(),
         batches: args.batches as usize,

@@ -1,6 +1,7 @@
 //! The standard streams, and the signals that stop a command.
 
 use std::io::{self, ErrorKind, Write, stderr, stdout};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -78,6 +79,23 @@ pub(crate) fn log(line: &str) {
 /// Writes a line to the standard error, `--quiet` or not. Names from files have no effect on a terminal.
 pub(crate) fn log_error(line: &str) {
     let _ = writeln!(stderr(), "{}", escaped(line));
+}
+
+/// Warns of a file whose name ends as those of another format than `suffix`.
+pub(crate) fn warn_of_suffix(out: &Path, suffix: &str) {
+    let known = ["safetensors", "gguf", "onnx", "npz"];
+    let found = out.extension().and_then(|found| found.to_str());
+    if let Some(found) = found.filter(|found| *found != suffix && known.contains(found)) {
+        let is = if suffix.is_empty() {
+            "a folder"
+        } else {
+            suffix
+        };
+        log(&format!(
+            "warning: {} is written as {is}, though its name ends in .{found}",
+            out.display()
+        ));
+    }
 }
 
 /// An error with its causes; most have the text of their cause already.

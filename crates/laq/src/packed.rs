@@ -17,11 +17,12 @@ use laq_runner::export::{
     ExportOptions, export_compressed_tensors, export_gguf, export_npz, export_onnx, export_packed,
     open_network,
 };
+use laq_runner::run_folder::check_out;
 use serde_json::{Value, json};
 
-use crate::args::{ClassifyArgs, ExportArgs, ExportFormat, SampleArgs};
+use crate::args::{ClassifyArgs, ExportArgs, ExportFormat, PackingChoice, SampleArgs};
 use crate::commands::bytes;
-use crate::output::{INTERRUPTED, Output, log_error, print_json, stop_flag};
+use crate::output::{INTERRUPTED, Output, log_error, print_json, stop_flag, warn_of_suffix};
 
 pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
     let is_onnx = matches!(
@@ -31,8 +32,16 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
     if args.step && !is_onnx {
         bail!("--step is for --to onnx: other formats have no graph");
     }
+    if args.opset.is_some() && !is_onnx {
+        bail!("--opset is for --to onnx, onnx-f32 and qonnx; omit it");
+    }
+    if args.packing.is_some() && !matches!(args.to, ExportFormat::Packed | ExportFormat::Npz) {
+        bail!("--packing is for --to packed and npz: other formats have their own; omit it");
+    }
+    check_out(&args.out)?;
+    warn_of_suffix(&args.out, args.to.suffix());
     let options = ExportOptions {
-        packing: args.packing.packing(),
+        packing: args.packing.and_then(PackingChoice::packing),
         output_bits: args.output_bits,
         decoded: matches!(
             args.to,
@@ -51,7 +60,10 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
         ExportFormat::Npz | ExportFormat::NpzF32 => export_npz(&args.path, &args.out, options)?,
         ExportFormat::Onnx | ExportFormat::OnnxF32 | ExportFormat::Qonnx => {
             let onnx = OnnxOptions {
-                opset: args.opset.parse().context("the opset is a number")?,
+                opset: match args.opset.as_deref() {
+                    Some("25") => 25,
+                    _ => 21,
+                },
                 step: args.step,
                 qonnx: args.to == ExportFormat::Qonnx,
             };

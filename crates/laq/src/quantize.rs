@@ -1,5 +1,6 @@
 //! `laq quantize`.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,12 +12,13 @@ use laq_packed::gguf::{Curvature, GgufFile, GgufPlan, GgufQuantizeError, GgufReq
 use laq_packed::{Plan, QuantizeError, Request, Scales, TensorRecord};
 use laq_runner::config::{nearest, with_suggestion};
 use laq_runner::export::trained_weights;
+use laq_runner::run_folder::check_out;
 use laq_solvers::super_blocks::SuperBlockFormat;
-use laq_solvers::{Method, format_ids, format_named};
+use laq_solvers::{Granularity, Method, format_ids, format_named};
 use serde::Serialize;
 
-use crate::args::QuantizeArgs;
-use crate::output::{INTERRUPTED, Output, log, log_error, stop_flag};
+use crate::args::{PackingChoice, QuantizeArgs};
+use crate::output::{INTERRUPTED, Output, log, log_error, stop_flag, warn_of_suffix};
 
 /// The bits of the method where neither it nor its bits are given.
 const DEFAULT_BITS: u8 = 4;
@@ -25,9 +27,13 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     let Some(model) = args.model() else {
         bail!("found no MODEL, expected the weights to quantize");
     };
+    fs::metadata(model).with_context(|| format!("cannot read {}", model.display()))?;
+    check_out(&args.out)?;
     if GgufFile::is_gguf(model) {
+        warn_of_suffix(&args.out, "gguf");
         return quantize_gguf(args, model);
     }
+    warn_of_suffix(&args.out, "safetensors");
     let only_gguf = [
         ("--imatrix", args.imatrix.is_some()),
         ("--type", !args.types.is_empty()),
@@ -57,7 +63,7 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
         curvature: args.curvature.clone(),
         out: args.out.clone(),
         method,
-        packing: args.packing.packing(),
+        packing: args.packing.and_then(PackingChoice::packing),
         dequantized: args.dequantized,
         include: args.include.clone(),
         exclude: args.exclude.clone(),
@@ -201,6 +207,9 @@ fn method(args: &QuantizeArgs, model: &Path) -> Result<Method> {
         None => exact_method(args.bits.unwrap_or(DEFAULT_BITS))?,
     };
     Ok(match args.granularity {
+        Some(Granularity::Gate) => bail!(
+            "found --granularity gate, expected tensor, row or block:N: a file does not say what the gates of a layer are"
+        ),
         Some(granularity) => method.with_granularity(granularity)?,
         None => method,
     })
@@ -234,7 +243,7 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
     };
     let only_safetensors = [
         ("--channel-axis", !args.channel_axis.is_empty()),
-        ("--packing", args.packing.packing().is_some()),
+        ("--packing", args.packing.is_some()),
         ("--dequantized", args.dequantized),
     ];
     if let Some((flag, _)) = only_safetensors.iter().find(|(_, is_there)| *is_there) {

@@ -19,6 +19,7 @@ use laq_lab::status::Status;
 use laq_runner::device::DeviceChoice;
 use laq_runner::environment::Environment;
 use laq_runner::files::write_atomically;
+use laq_runner::run_folder::check_out;
 
 use crate::args::{LauncherName, ReportArgs, ReproduceArgs, StatusArgs, TableName};
 use crate::output::{INTERRUPTED, Output, log, log_error, print, print_json, stop_flag};
@@ -125,12 +126,13 @@ pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let folders: Vec<PathBuf> = args.subjects.iter().map(PathBuf::from).collect();
-    let page = report::runs::page_of_runs(&folders)?;
     let path = match (&args.page, folders.as_slice()) {
         (Some(path), _) => path.clone(),
         (None, [folder]) => folder.join("report.html"),
         (None, _) => "report.html".into(),
     };
+    check_out(&path)?;
+    let page = report::runs::page_of_runs(&folders)?;
     write_atomically(&path, page.as_bytes())?;
     writeln!(Output, "{}", path.display())?;
     Ok(ExitCode::SUCCESS)

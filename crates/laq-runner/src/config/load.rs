@@ -10,7 +10,7 @@ use laq_solvers::{format_ids, format_named};
 use thiserror::Error;
 use toml::{Table, Value};
 
-use super::schema::{Experiment, nearest};
+use super::schema::{Experiment, MISSING, nearest};
 use super::{KINDS, defaults};
 
 /// Keys that have no default.
@@ -55,6 +55,13 @@ const MAX_PARTS: usize = 8;
 
 /// Keys of a [`super::Schedule`] of another kind than the default one.
 const OTHER_KINDS: [&str; 1] = ["train.schedule.epochs"];
+
+fn out_of_range(key: &str, value: &str, origin: &str, allowed: &str) -> String {
+    match value {
+        MISSING => format!("{key} is missing: {allowed}"),
+        _ => format!("{key} = {value} (set by {origin}) is not allowed: {allowed}"),
+    }
+}
 
 /// The errors of reading an experiment.
 #[derive(Debug, Error)]
@@ -122,7 +129,7 @@ pub enum ConfigError {
         message: String,
     },
     /// A value is out of range.
-    #[error("{key} = {value} (set by {origin}) is not allowed: {allowed}")]
+    #[error("{}", out_of_range(.key, .value, .origin, .allowed))]
     Range {
         /// The key, dotted.
         key: &'static str,
@@ -182,10 +189,27 @@ pub fn parse(text: &str, origin: &str) -> Result<Experiment, ConfigError> {
 
 /// The text of a file of at most [`MAX_BYTES`].
 fn read(path: &Path) -> io::Result<String> {
+    if path.is_dir() {
+        let message = format!(
+            "it is a folder, expected an experiment in TOML{}",
+            if path.join("config.toml").is_file() {
+                ", such as its config.toml"
+            } else {
+                ""
+            }
+        );
+        return Err(io::Error::other(message));
+    }
     let mut text = String::new();
-    File::open(path)?
+    let read = File::open(path)?
         .take(MAX_BYTES + 1)
-        .read_to_string(&mut text)?;
+        .read_to_string(&mut text);
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::InvalidData => {
+            io::Error::other("it is no text, expected an experiment in TOML")
+        }
+        _ => error,
+    })?;
     if text.len() as u64 > MAX_BYTES {
         let message = format!("it has more than {MAX_BYTES} bytes, expected an experiment in TOML");
         return Err(io::Error::other(message));

@@ -287,7 +287,10 @@ fn read_checkpoint(experiment: &Experiment, run_dir: &Path) -> Result<Found, Run
     // There is nothing to go on from to more epochs.
     match is_of(experiment, &packed, &run)? {
         true => Ok(Found::Packed(Box::new(run))),
-        false => Err(other_experiment(experiment, &packed, &run)),
+        false => Err(RunError::OnlyPacked {
+            packed,
+            epochs_done: run.epochs_done(),
+        }),
     }
 }
 

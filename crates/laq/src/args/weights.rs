@@ -24,13 +24,14 @@ pub(crate) struct ExportArgs {
     /// The file to write; an existing one is replaced when the new one is complete.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    /// How codes are packed: in the fewest whole bits, or ternary ones five to a byte.
-    #[arg(long, value_enum, default_value_t = PackingChoice::Bits)]
-    pub(crate) packing: PackingChoice,
-    /// With `--to onnx`: the operator set. 21 has INT4; 25 also has INT2, for weights of at most two
-    /// bits.
-    #[arg(long, value_name = "N", default_value = "21", value_parser = ["21", "25"])]
-    pub(crate) opset: String,
+    /// With `--to packed` or `npz`, how codes are packed: in the fewest whole bits, or ternary ones five to a byte
+    /// [default: bits].
+    #[arg(long, value_enum)]
+    pub(crate) packing: Option<PackingChoice>,
+    /// With `--to onnx`, `onnx-f32` or `qonnx`: the operator set. 21 has INT4; 25 also has INT2, for weights of at
+    /// most two bits [default: 21].
+    #[arg(long, value_name = "N", value_parser = ["21", "25"])]
+    pub(crate) opset: Option<String>,
     /// With `--to onnx`, for a language model: a graph of one step, with the states as inputs and
     /// outputs, to draw characters one at a time.
     #[arg(long)]
@@ -69,10 +70,23 @@ pub(crate) enum ExportFormat {
     SafetensorsF32,
 }
 
+impl ExportFormat {
+    /// What the name of such a file ends in; empty for a folder.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::Packed | Self::SafetensorsF32 => "safetensors",
+            Self::Onnx | Self::OnnxF32 | Self::Qonnx => "onnx",
+            Self::CompressedTensors => "",
+            Self::Gguf => "gguf",
+            Self::Npz | Self::NpzF32 => "npz",
+        }
+    }
+}
+
 /// Write text with a trained language model; characters appear as they are drawn.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SampleArgs {
-    /// A run folder (for its best epoch), a checkpoint, or a file of `laq export --to packed`.
+    /// A run folder (for its best epoch), a checkpoint, or a file of `laq export --to packed` or safetensors-f32.
     #[arg(value_name = "RUN_DIR|FILE")]
     pub(crate) path: PathBuf,
     /// The text to continue.
@@ -101,7 +115,7 @@ pub(crate) struct SampleArgs {
 /// that of the training.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ClassifyArgs {
-    /// A run folder (for its best epoch), a checkpoint, or a file of `laq export --to packed`.
+    /// A run folder (for its best epoch), a checkpoint, or a file of `laq export --to packed` or safetensors-f32.
     #[arg(value_name = "RUN_DIR|FILE")]
     pub(crate) path: PathBuf,
     /// PNG, PNM (PGM, PPM) or idx files.
@@ -209,8 +223,8 @@ impl From<CalibrationKind> for CurvatureKind {
 /// are read one by one, so files may be larger than the memory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
-    /// The weights w: a safetensors or GGUF file, the index of a model in shards (*.safetensors.index.json), or
-    /// a folder with model.safetensors or model.safetensors.index.json.
+    /// The weights w: a safetensors or GGUF file, the index of a model in shards (*.safetensors.index.json), a
+    /// folder with model.safetensors or model.safetensors.index.json, or a run folder or checkpoint of `laq train`.
     #[arg(required_unless_present = "weights", conflicts_with = "weights")]
     model: Option<PathBuf>,
     /// Another way to give the model.
@@ -253,9 +267,9 @@ pub(crate) struct QuantizeArgs {
     /// first that matches counts [default: 0].
     #[arg(long, value_name = "GLOB=AXIS", value_parser = glob_and_axis)]
     pub(crate) channel_axis: Vec<(String, usize)>,
-    /// How codes are packed: in the fewest whole bits, or ternary ones five to a byte.
-    #[arg(long, value_enum, default_value_t = PackingChoice::Bits)]
-    pub(crate) packing: PackingChoice,
+    /// How codes are packed: in the fewest whole bits, or ternary ones five to a byte [default: bits; not for GGUF].
+    #[arg(long, value_enum)]
+    pub(crate) packing: Option<PackingChoice>,
     /// Also write each quantized tensor under its name, as scale · level in its element type.
     #[arg(long)]
     pub(crate) dequantized: bool,

@@ -278,7 +278,7 @@ fn files_and_options_that_do_not_fit_are_errors() {
     assert_fails(
         &dir,
         &[&export[..], &["--packing", "trits"]].concat(),
-        &["lstm.weight_ih", "7 levels", "at most 3"],
+        &["lstm.weight_ih", "7 levels", "at most 3", "--packing bits"],
     );
     assert!(!dir.path("new.safetensors").exists());
     assert_fails(
@@ -350,6 +350,102 @@ fn files_and_options_that_do_not_fit_are_errors() {
         &dir,
         &["sample", "bad.safetensors", "--prompt", "t"],
         &["bad.safetensors", "code 7"],
+    );
+}
+
+/// The files of a run are replaced by nothing but the run.
+#[test]
+fn outputs_never_replace_files_of_a_run() {
+    let dir = language_model("lat-a");
+    let files = ["best", "last", "packed"].map(|name| format!("runs/tiny/{name}.safetensors"));
+    let others =
+        ["config.toml", "summary.json", "metrics.jsonl"].map(|name| format!("runs/tiny/{name}"));
+    let before = |path: &String| fs::read(dir.path(path)).ok();
+    for path in files.iter().chain(&others) {
+        let content = before(path);
+        for arguments in [
+            &["export", "runs/tiny", "--to", "packed", "--out", path][..],
+            &["export", "text.safetensors", "--to", "npz", "--out", path],
+            &["calibrate", "runs/tiny", "--batches", "1", "--out", path],
+            &["quantize", "text.safetensors", "--bits", "2", "--out", path],
+            &["report", "runs/tiny", "--page", path],
+        ] {
+            assert_fails(
+                &dir,
+                arguments,
+                &[path, "is a file of the run in its folder"],
+            );
+        }
+        assert_eq!(before(path), content, "{path}");
+    }
+    let onto_itself = [
+        "export",
+        "text.safetensors",
+        "--to",
+        "packed",
+        "--out",
+        "text.safetensors",
+    ];
+    assert_fails(&dir, &onto_itself, &["is an input file"]);
+    run(
+        &dir,
+        &[
+            "export",
+            "runs/tiny",
+            "--to",
+            "packed",
+            "--out",
+            "best.safetensors",
+        ],
+    );
+    run(&dir, &["eval", "runs/tiny"]);
+}
+
+#[test]
+fn options_of_other_formats_are_refused_and_other_suffixes_told() {
+    let dir = language_model("lat-a");
+    for (to, option, value, expected) in [
+        ("packed", "--opset", "25", "--opset is for --to onnx"),
+        ("gguf", "--packing", "trits", "--packing is for --to packed"),
+        ("onnx", "--packing", "bits", "--packing is for --to packed"),
+    ] {
+        let export = [
+            "export",
+            "runs/tiny",
+            "--to",
+            to,
+            option,
+            value,
+            "--out",
+            "new",
+        ];
+        assert_fails(&dir, &export, &[expected]);
+        assert!(!dir.path("new").exists());
+    }
+    let npz = ["export", "runs/tiny", "--to", "npz", "--out", "a.gguf"];
+    let output = laq(&dir, &npz);
+    let told = "warning: a.gguf is written as npz, though its name ends in .gguf";
+    assert!(
+        output.status.success() && stderr(&output).contains(told),
+        "{}",
+        stderr(&output)
+    );
+    assert_fails(
+        &dir,
+        &["inspect", "a.gguf"],
+        &["an archive of numpy arrays", "numpy.load"],
+    );
+    assert_fails(
+        &dir,
+        &["inspect", "runs/tiny"],
+        &["runs/tiny", "it is a folder, expected a file"],
+    );
+    let folder = ["it is a folder, expected an experiment in TOML, such as its config.toml"];
+    assert_fails(&dir, &["train", "runs/tiny"], &folder);
+    assert_fails(
+        &dir,
+        &["train", "a.gguf"],
+        &["it is no text, expected an experiment in TOML"],
     );
 }
 

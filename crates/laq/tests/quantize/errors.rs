@@ -25,6 +25,14 @@ fn invalid_requests_are_errors() {
             &["cannot read none.safetensors"],
         ),
         (
+            "--format q4_0 --requantize --weights none.gguf --out q.gguf",
+            &["cannot read none.gguf"],
+        ),
+        (
+            "--method lat-e --granularity gate --weights w.safetensors --out q.safetensors",
+            &["found --granularity gate, expected tensor, row or block:N"],
+        ),
+        (
             "--method lat-e --weights . --out q.safetensors",
             &[". has neither model.safetensors nor"],
         ),
