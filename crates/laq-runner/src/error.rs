@@ -325,14 +325,14 @@ pub enum RunError {
     },
     /// The run has ended as it was planned, and its checkpoints are gone.
     #[error(
-        "{packed} is what is left of a run that has ended after {epochs_done} epochs, because of checkpoint.keep = \"packed\": \
+        "{packed} is what is left of a run that has ended after {epochs} epochs, because of checkpoint.keep = \"packed\": \
          it cannot go on as this experiment plans; train from scratch in another --run-dir"
     )]
     OnlyPacked {
         /// The packed network.
         packed: PathBuf,
-        /// Completed epochs.
-        epochs_done: u32,
+        /// Its epochs.
+        epochs: u32,
     },
     /// The run is further than the experiment.
     #[error(

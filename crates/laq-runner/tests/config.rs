@@ -391,7 +391,7 @@ fn errors_of_files_have_place_and_reason() {
         ),
         (
             "data = { name = \"file\" }\nquantize.method = \"full\"",
-            vec!["data.path = missing"],
+            vec!["data.path is missing"],
         ),
         (
             "[train]\nepoch = 3",

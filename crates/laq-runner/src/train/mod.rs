@@ -269,7 +269,12 @@ fn check_folder(experiment: &Experiment, options: &Options) -> Result<(), RunErr
         Some(_) => Err(RunError::HasCheckpoint {
             folder: folder.into(),
         }),
-        None => check_new(folder, experiment, options.resume),
+        None => {
+            if options.resume {
+                read_packed(experiment, folder)?;
+            }
+            check_new(folder, experiment, options.resume)
+        }
     }
 }
 
@@ -280,16 +285,22 @@ fn read_checkpoint(experiment: &Experiment, run_dir: &Path) -> Result<Found, Run
             experiment, path,
         )?)));
     }
+    let run = read_packed(experiment, run_dir)?;
+    Ok(run.map_or(Found::Nothing, |run| Found::Packed(Box::new(run))))
+}
+
+/// The state of a finished run of `experiment` whose packed network is all that is left; `None` without one.
+fn read_packed(experiment: &Experiment, run_dir: &Path) -> Result<Option<RunState>, RunError> {
     let packed = packed_network(run_dir);
     let Some(run) = packed_state(&packed)? else {
-        return Ok(Found::Nothing);
+        return Ok(None);
     };
     // There is nothing to go on from to more epochs.
     match is_of(experiment, &packed, &run)? {
-        true => Ok(Found::Packed(Box::new(run))),
+        true => Ok(Some(run)),
         false => Err(RunError::OnlyPacked {
             packed,
-            epochs_done: run.epochs_done(),
+            epochs: run.experiment.train.epochs,
         }),
     }
 }
