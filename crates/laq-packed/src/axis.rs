@@ -11,12 +11,12 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    /// Axis number `axis` of a tensor; `None` if it has no such axis.
+    /// Axis number `axis` of a tensor; `None` if it has no such axis, or more elements than can be counted.
     pub(crate) fn of(shape: &[usize], axis: usize) -> Option<Self> {
         Some(Self {
-            before: shape.get(..axis)?.iter().product(),
+            before: product(shape.get(..axis)?)?,
             length: *shape.get(axis)?,
-            after: shape[axis + 1..].iter().product(),
+            after: product(&shape[axis + 1..])?,
         })
     }
 
@@ -33,6 +33,10 @@ impl Axis {
             .map(|front| values[self.place(front)])
             .collect()
     }
+}
+
+fn product(sizes: &[usize]) -> Option<usize> {
+    (sizes.iter()).try_fold(1usize, |product, size| product.checked_mul(*size))
 }
 
 /// The shape with an axis in front.

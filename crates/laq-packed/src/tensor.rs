@@ -226,12 +226,21 @@ impl PackedTensor {
         self.steps.groups(self.rows, self.columns).group_of(index)
     }
 
-    /// The multipliers as integers; `None` if they are none, or a group has two steps.
+    /// The multipliers as integers; `None` if they are none, a group has two steps, or a scale is so small that the
+    /// integers times it are other weights.
     pub(crate) fn integers(&self) -> Option<Integers> {
         if self.steps.two {
             return None;
         }
-        Integers::of(self.table.multipliers())
+        let multipliers = self.table.multipliers();
+        let integers = Integers::of(multipliers)?;
+        let is_exact = |step: &f32| {
+            let mut both = integers.values.iter().zip(multipliers);
+            both.all(|(value, multiplier)| {
+                f32::from(*value) * (step * integers.unit) == step * multiplier
+            })
+        };
+        self.steps.values.iter().all(is_exact).then_some(integers)
     }
 
     /// The scales of the integers of blocks.

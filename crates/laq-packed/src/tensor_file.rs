@@ -46,6 +46,14 @@ pub enum TensorFileError {
         /// The format of `torch.save`.
         kind: &'static str,
     },
+    /// Two tensors of the file to write have one name.
+    #[error("{path} would have two tensors {name:?}: rename one of them")]
+    Twice {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+    },
     /// An archive of numpy.
     #[error(
         "{path} is an archive of numpy arrays (npz), expected safetensors: in Python, numpy.load reads it"
@@ -356,7 +364,12 @@ impl Layout {
                 data_offsets: (start, end),
             };
             header.tensors.push((name, entry));
-            starts.insert(name.clone(), start as u64);
+            if starts.insert(name.clone(), start as u64).is_some() {
+                return Err(TensorFileError::Twice {
+                    path: path.into(),
+                    name: name.clone(),
+                });
+            }
         }
         let mut text = serde_json::to_vec(&header).map_err(|error| TensorFileError::Header {
             path: path.into(),
