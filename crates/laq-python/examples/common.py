@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -108,7 +109,9 @@ def options(description: str | None, steps: int) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=steps, help=f"of each training (default {steps})")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", default=".", help="where the file is written (default: here)")
-    return parser.parse_args()
+    options = parser.parse_args()
+    Path(options.folder).mkdir(parents=True, exist_ok=True)
+    return options
 
 
 def train(

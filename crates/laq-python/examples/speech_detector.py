@@ -229,6 +229,7 @@ def main() -> None:
         print(f"skipped: {reason}")
         return
 
+    Path(options.folder).mkdir(parents=True, exist_ok=True)
     torch.manual_seed(options.seed)
     started = time.time()
     full, script = original()

@@ -80,6 +80,8 @@ def export(
         The file cannot be written.
     """
     kind = _format(path, format)
+    # A compiled model has its module within.
+    model = getattr(model, "_orig_mod", model)
     if quantized is None:
         from . import torch as laq_torch
 
@@ -89,7 +91,8 @@ def export(
                 "no parameter of the model is quantized: export the model that laq.torch has quantized, not a copy of "
                 "it, or pass quantized="
             )
-    state = model.state_dict(keep_vars=True)
+    # A module's extra state may be of any type.
+    state = {name: v for name, v in model.state_dict(keep_vars=True).items() if hasattr(v, "detach")}
     first: dict[int, str] = {}
     aliases = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
     weights = {}

@@ -30,7 +30,10 @@ class Metrics(dict[str, NDArray[Any]]):
         ImportError
             pandas is not installed.
         """
-        import pandas
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas makes a pandas.DataFrame: pip install pandas") from error
 
         columns: dict[str, Any] = {}
         for name, column in self.items():

@@ -91,10 +91,10 @@ def input_second_moments(
     ValueError
         No batches, or an input that is not finite.
     """
-    moments = _Moments()
     names = {id(parameter): name for name, _, parameter in named_weights(model)}
+    moments = _Moments(names)
     modules = modules_of(model).modules()
-    handles = [module.register_forward_pre_hook(moments.hook) for module in modules]
+    handles = [module.register_forward_pre_hook(moments.hook, with_kwargs=True) for module in modules]
     count = 0
     try:
         for batch in batches:
@@ -115,17 +115,26 @@ def input_second_moments(
     return found
 
 
+# Inputs of torch's layers that may be given by name, in the order of their places.
+_INPUTS = ("input", "hx", "query", "key", "value")
+
+
 class _Moments:
     """Sums of x² by parameter, in shapes that expand to those of the parameters, and how many positions they are of."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: dict[int, str]) -> None:
+        self.names = names
         self.sums: dict[int, tuple[torch.Tensor, tuple[torch.Tensor, int]]] = {}
 
     def add(self, parameter: torch.Tensor, total: torch.Tensor, positions: int) -> None:
+        # A parametrized weight is computed at each access, and no parameter.
+        if id(parameter) not in self.names:
+            return
         _, (before, count) = self.sums.get(id(parameter), (parameter, (torch.zeros_like(total), 0)))
         self.sums[id(parameter)] = (parameter, (before + total, count + positions))
 
-    def hook(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+    def hook(self, module: torch.nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        inputs = (*inputs, *(keywords[name] for name in _INPUTS if name in keywords))
         if not inputs or not isinstance(inputs[0], torch.Tensor):
             return
         x = inputs[0].detach()

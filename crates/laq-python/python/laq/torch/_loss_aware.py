@@ -158,10 +158,12 @@ class LossAware(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._prepare_gradients()
         for state in self._states:
-            state.use_latent()
+            state.check()
+        self._prepare_gradients()
         try:
+            for state in self._states:
+                state.use_latent()
             self.optimizer.step()
             if self._clip is not None:
                 for state in self._states:
@@ -178,10 +180,12 @@ class LossAware(torch.optim.Optimizer):
 
         Weights that were changed are quantized at its end.
         """
-        before = [state.latent.clone() for state in self._states]
         for state in self._states:
-            state.use_latent()
+            state.check()
+        before = [state.latent.clone() for state in self._states]
         try:
+            for state in self._states:
+                state.use_latent()
             yield
         finally:
             changed = [
@@ -208,8 +212,8 @@ class LossAware(torch.optim.Optimizer):
         Raises
         ------
         ValueError
-            The state of other parameters, shapes or methods. Nothing is changed then, unless only shapes or methods are
-            others.
+            The state of other parameters, shapes, parameter groups or methods. Nothing is changed then, unless only
+            methods are others.
         """
         missing = {"optimizer", "parameters", "scales", "running"} - set(state_dict)
         if missing:
@@ -220,15 +224,36 @@ class LossAware(torch.optim.Optimizer):
             where = "saved" if different[0] in saved else "quantized here"
             raise ValueError(f"the state is of other parameters: only {where} is {different[0]}")
         for state in self._states:
-            state.load_state_dict(saved[state.name])
-            state.use_quantized()
+            state.check_shapes(saved[state.name])
+        for name, scales in self._scales.items():
+            found = state_dict["scales"].get(name)
+            if found is None or found.shape != scales.shape:
+                raise ValueError(
+                    f"the state has no trained scales of {name} in the shape {tuple(scales.shape)}"
+                )
+        for name, running in state_dict["running"].items():
+            if name not in self._by_name or running.shape != self._by_name[name].latent.shape:
+                raise ValueError(
+                    f"the state has squared gradients of {name} in the shape {tuple(running.shape)}"
+                )
         self.optimizer.load_state_dict(state_dict["optimizer"])
         self._share()
+        for state in self._states:
+            state.load_state_dict(saved[state.name])
+            state.use_quantized()
         with torch.no_grad():
             for name, scales in self._scales.items():
                 scales.copy_(state_dict["scales"][name])
         self._averaged = {} if self._curvature is not None else dict(self._by_name)
-        self._running = {name: running.clone() for name, running in state_dict["running"].items()}
+        self._running = {
+            name: running.to(self._by_name[name].latent, copy=True)
+            for name, running in state_dict["running"].items()
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            "LossAware shares weights with its model and cannot be copied or pickled: use state_dict()"
+        )
 
     def _share(self) -> None:
         self.defaults = self.optimizer.defaults
@@ -241,17 +266,22 @@ class LossAware(torch.optim.Optimizer):
             if state.trains_scales:
                 self._scales[state.name] = torch.nn.Parameter(state.scales())
         if self._scales:
-            group = {"params": list(self._scales.values())}
+            names = [f"{name}.scales" for name in self._scales]
+            named = "param_names" in self.param_groups[0]
+            group = {
+                "params": list(zip(names, self._scales.values())) if named else list(self._scales.values())
+            }
             if "weight_decay" in self.defaults:
                 group["weight_decay"] = 0.0  # type: ignore[assignment]
             self.optimizer.add_param_group(group)
 
     def _prepare_gradients(self) -> None:
         for state in self._transformed:
-            if state.parameter.grad is not None:
+            has_gradient = state.parameter.grad is not None
+            if has_gradient:
                 state.to_latent_gradient(self._thread_count())
-                if state.name in self._scales:
-                    self._scales[state.name].grad = state.scale_gradients()
+            if state.name in self._scales:
+                self._scales[state.name].grad = state.scale_gradients() if has_gradient else None
         for name, state in self._averaged.items():
             gradient = state.parameter.grad
             if gradient is not None:

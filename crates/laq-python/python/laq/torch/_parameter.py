@@ -62,6 +62,8 @@ class ParameterState:
         self._scale_gradient: torch.Tensor | None = None
         self._known: torch.Tensor | None = None
         self._job: Job | None = None
+        # Of a state that was loaded, until the next solve.
+        self._error: float | None = None
         self._pointer = self.quantized_weights.data_ptr()
         self._version = -1
 
@@ -78,8 +80,7 @@ class ParameterState:
         self._arrays, self._known, self._job = None, None, None
 
     def use_latent(self) -> None:
-        """Gives the parameter its latent weights."""
-        self.check()
+        """Gives the parameter its latent weights; :meth:`check` comes before."""
         self.parameter.data = self.latent
 
     def use_quantized(self) -> None:
@@ -104,11 +105,13 @@ class ParameterState:
 
     def job(self, curvature: torch.Tensor | None) -> Job:
         """What ``_laq.solve_parameters`` takes; :meth:`finish` comes after it."""
+        self._error = None
         if curvature is self._known and self._job is not None:
             return self._job
         d = None if curvature is None else self._flat(self._checked(curvature))
         if not self._is_direct:
-            self._copy = np.empty(self.latent.numel(), np.float32)
+            # An error may leave it as it is.
+            self._copy = self._flat(self.quantized_weights).copy()
             return (self.solver, self._flat(self.latent), d, self._copy)
         assert self._arrays is not None
         job = (self.solver, self._arrays[0], d, self._arrays[1])
@@ -127,6 +130,7 @@ class ParameterState:
     def solve_on_device(self, curvature: torch.Tensor | None, is_second_moment: bool) -> None:
         """Solves where the parameter is."""
         assert self.device is not None
+        self._error = None
         w, out = self._matrix(self.latent), self._matrix(self.quantized_weights)
         d = None if curvature is None else self._matrix(self._checked(curvature))
         try:
@@ -175,24 +179,31 @@ class ParameterState:
 
     def error(self) -> float:
         """½ Σ d (w − ŵ)² as of the last solve."""
+        if self._error is not None:
+            return self._error
         return self.solver.error() if self.device is None else float(self.device.weighted_error.sum())
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Latent weights, levels and scales."""
+        """Latent weights, levels, scales and the error."""
         on_host = torch.from_numpy(self.solver.levels())
         levels = on_host if self.device is None else self.device.levels.clone()
-        return {"latent": self.latent.clone(), "levels": levels, "scales": self.scales()}
+        error = torch.tensor(self.error(), dtype=torch.float64)
+        return {"latent": self.latent.clone(), "levels": levels, "scales": self.scales(), "error": error}
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restores :meth:`state_dict`; the parameter has its quantized weights afterwards."""
+    def check_shapes(self, state: dict[str, torch.Tensor]) -> None:
+        """An error if the weights of a :meth:`state_dict` have another shape."""
         if state["latent"].shape != self.latent.shape:
             raise ValueError(
                 f"the state of {self.name} has the shape {tuple(state['latent'].shape)}, expected "
                 f"{tuple(self.latent.shape)}"
             )
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restores :meth:`state_dict`; the parameter has its quantized weights afterwards."""
         decoded = self._load(state["levels"], state["scales"])
         if self.device is not None:
             self.device.load(state["levels"], state["scales"])
+        self._error = float(state.get("error", torch.nan))
         self.latent.copy_(state["latent"])
         self.quantized_weights.copy_(self._unmatrix(decoded))
 
@@ -268,6 +279,8 @@ def solve(
         else:
             state.solve_on_device(curvature_of(state), is_second_moment)
     if jobs:
-        _laq.solve_parameters(jobs, is_second_moment, threads)
-    for state in states:
-        state.finish()
+        try:
+            _laq.solve_parameters(jobs, is_second_moment, threads)
+        finally:
+            for state in states:
+                state.finish()

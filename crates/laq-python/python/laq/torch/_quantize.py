@@ -8,7 +8,7 @@ import torch
 
 from .._codebook import Codebook
 from ._parameter import solve
-from ._selection import Rules, Selection, choose, remember
+from ._selection import Rules, Selection, choose, modules_of, remember
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def quantize_(
     chosen = choose(model, method, bits, format, codebook, granularity, include, exclude, rules)
     states = [found.state() for found in chosen]
     given = {} if curvature is None else curvature
-    unknown = sorted(set(given) - {name for name, _ in model.named_parameters()})
+    unknown = sorted(set(given) - {name for name, _ in modules_of(model).named_parameters()})
     if unknown:
         raise ValueError(f"the curvature has {unknown[0]}, which is no parameter of the model")
     count = torch.get_num_threads() if threads is None else threads

@@ -58,11 +58,11 @@ def modules_of(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def named_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, torch.nn.Parameter]]:
-    """The parameters with two or more dimensions, each once, and the modules that have them."""
+    """The parameters with elements in two or more dimensions, each once, and the modules that have them."""
     seen: set[int] = set()
     for prefix, module in modules_of(model).named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.dim() >= 2 and id(parameter) not in seen:
+            if parameter.dim() >= 2 and parameter.numel() > 0 and id(parameter) not in seen:
                 seen.add(id(parameter))
                 yield f"{prefix}.{name}" if prefix else name, module, parameter
 
