@@ -58,8 +58,8 @@ impl FileError {
     }
 }
 
-/// Opens a file to read. A pipe or a device, which cannot be read from any place, is refused: opening a pipe waits
-/// for its writer.
+/// Opens a file to read. A folder is refused, and a pipe or a device, which cannot be read from any place: opening a pipe
+/// waits for its writer.
 ///
 /// # Errors
 ///

@@ -43,7 +43,7 @@ const COMPARISON: &str = "comparison.jsonl";
 /// The network of a run that has ended, instead of its checkpoints.
 const PACKED: &str = "packed.safetensors";
 
-/// Rejects an output that would replace a file of the run in its folder.
+/// Rejects an output that would replace a file of the run in its folder, also through a link.
 ///
 /// # Errors
 ///
@@ -61,10 +61,11 @@ pub fn check_out(out: &Path) -> Result<(), RunError> {
         COMPARISON,
         RUNNING,
     ];
-    let folder = out.parent().unwrap_or(Path::new(""));
+    let target = out.canonicalize().unwrap_or(out.into());
+    let folder = target.parent().unwrap_or(Path::new(""));
     let is_of_run = own
         .iter()
-        .any(|name| out.file_name() == Some(name.as_ref()))
+        .any(|name| target.file_name() == Some(name.as_ref()))
         && [CONFIG, ENVIRONMENT]
             .iter()
             .all(|name| folder.join(name).is_file());

@@ -378,6 +378,12 @@ fn outputs_never_replace_files_of_a_run() {
         }
         assert_eq!(before(path), content, "{path}");
     }
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("runs/tiny/best.safetensors", dir.path("link")).expect("a link");
+        let through_link = ["export", "runs/tiny", "--to", "packed", "--out", "link"];
+        assert_fails(&dir, &through_link, &["link is a file of the run"]);
+    }
     let onto_itself = [
         "export",
         "text.safetensors",
