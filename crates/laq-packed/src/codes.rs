@@ -11,7 +11,6 @@
 //! The bit order is that of ONNX and compressed-tensors, and of
 //! `numpy.unpackbits(bitorder="little")`.
 
-use alloc::borrow::ToOwned;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -47,14 +46,10 @@ impl FromStr for Packing {
     type Err = PackError;
 
     fn from_str(name: &str) -> Result<Self, PackError> {
-        let unknown = || PackError::Name {
-            name: name.to_owned(),
-        };
-        match name.strip_prefix("bits") {
-            Some(bits) => Packing::bits(bits.parse().map_err(|_| unknown())?),
-            None if name == "trits5" => Ok(Packing::Trits),
-            None => Err(unknown()),
-        }
+        let bits = (1..=8).filter_map(|bits| Packing::bits(bits).ok());
+        let mut all = bits.chain([Packing::Trits]);
+        all.find(|packing| packing.to_string() == name)
+            .ok_or_else(|| PackError::Name { name: name.into() })
     }
 }
 

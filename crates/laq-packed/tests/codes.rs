@@ -31,6 +31,19 @@ fn packings(codebook: &Codebook) -> Vec<Packing> {
         .collect()
 }
 
+#[test]
+fn names_are_those_that_are_written() {
+    for packing in packings(&Codebook::Ternary) {
+        assert_eq!(packing.to_string().parse(), Ok(packing));
+    }
+    for name in [
+        "bits", "bits0", "bits9", "bits04", "bits+4", "bits 4", "trits", "trits05", "",
+    ] {
+        let error = PackError::Name { name: name.into() };
+        assert_eq!(name.parse::<Packing>(), Err(error));
+    }
+}
+
 /// The bytes of a row by the definition: bit or digit i of the row, one at a time.
 fn reference(packing: Packing, codes: &[u8]) -> Vec<u8> {
     match packing {
