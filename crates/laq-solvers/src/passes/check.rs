@@ -81,7 +81,7 @@ pub(crate) fn with_roots<'a>(
 
 /// The bit patterns of the smallest and largest magnitude other than zero. If an element is not
 /// finite, the largest exceeds that of [`f32::MAX`].
-pub(super) fn span(isa: Isa, values: &[f32]) -> Span {
+pub(crate) fn span(isa: Isa, values: &[f32]) -> Span {
     let parts = Parts::of(values.len());
     parallel::reduce(
         values,

@@ -4,6 +4,7 @@ use laq_simd::math::tanh_f64;
 use laq_simd::{Isa, multiversion};
 
 use crate::codebook::{Scale, to_f32};
+use crate::passes::check::span;
 use crate::passes::lanes::{LANES, padded, sum};
 use crate::passes::parallel::{self, Parts};
 
@@ -69,7 +70,7 @@ pub(crate) fn tanh_latent_gradient(weights: &[f32], gradient: &mut [f32]) {
     let length = weights.len().min(gradient.len());
     let (weights, gradient) = (&weights[..length], &mut gradient[..length]);
     let (isa, parts) = (Isa::selected(), Parts::of(length));
-    let largest = parallel::reduce(weights, parts, &|w: &[f32]| largest_bits(isa, w), &u32::max);
+    let largest = span(isa, weights).largest;
     let of_largest = weights.iter().position(|w| w.abs().to_bits() == largest);
     let (Some(index), true) = (of_largest, largest > 0) else {
         // All weights are zero, where the derivative is unbounded. The gradient stays unchanged.
@@ -82,13 +83,6 @@ pub(crate) fn tanh_latent_gradient(weights: &[f32], gradient: &mut [f32]) {
     // The weight of largest magnitude is at ±1 for every value; it only changes the others.
     let others = product - f64::from(at_largest) * t;
     gradient[index] = to_f32(-(1.0 - t * t) / magnitude * others / t);
-}
-
-multiversion! {
-    /// The bits of the largest magnitude, which are ordered as the magnitudes.
-    fn largest_bits(weights: &[f32]) -> u32 {
-        weights.iter().fold(0, |largest, w| w.abs().to_bits().max(largest))
-    }
 }
 
 multiversion! {
