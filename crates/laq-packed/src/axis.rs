@@ -14,9 +14,9 @@ impl Axis {
     /// Axis number `axis` of a tensor; `None` if it has no such axis, or more elements than can be counted.
     pub(crate) fn of(shape: &[usize], axis: usize) -> Option<Self> {
         Some(Self {
-            before: product(shape.get(..axis)?)?,
+            before: elements(shape.get(..axis)?)?,
             length: *shape.get(axis)?,
-            after: product(&shape[axis + 1..])?,
+            after: elements(&shape[axis + 1..])?,
         })
     }
 
@@ -35,8 +35,9 @@ impl Axis {
     }
 }
 
-fn product(sizes: &[usize]) -> Option<usize> {
-    (sizes.iter()).try_fold(1usize, |product, size| product.checked_mul(*size))
+/// The elements of a shape; `None` if there are more than can be counted.
+pub(crate) fn elements(shape: &[usize]) -> Option<usize> {
+    (shape.iter()).try_fold(1usize, |product, size| product.checked_mul(*size))
 }
 
 /// The shape with an axis in front.

@@ -6,7 +6,7 @@ use core::ops::Range;
 
 use laq_solvers::{Codebook, Groups, Scale};
 
-use crate::axis::Axis;
+use crate::axis::{Axis, elements};
 use crate::code_table::CodeTable;
 use crate::codes::{BLOCK, Packing};
 use crate::integers::Integers;
@@ -355,13 +355,12 @@ impl PackedTensor {
 /// The columns of a tensor in `rows` rows, which are those of [`matrix_shape`]; an error for others, and
 /// if the number of elements overflows.
 pub(crate) fn columns_of(shape: &[usize], rows: usize) -> Result<usize, PackError> {
-    let elements = (shape.iter()).try_fold(1usize, |n, size| n.checked_mul(*size));
     let fits = match shape {
         [] => rows == 1,
         [length] => rows == 1 || rows == *length,
         [first, ..] => rows == *first,
     };
-    match elements {
+    match elements(shape) {
         Some(elements) if fits => Ok(elements.checked_div(rows).unwrap_or(0)),
         _ => Err(PackError::Shape {
             shape: shape.to_vec(),

@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use thiserror::Error;
 
+use crate::axis::elements;
 use crate::files::{self, FileError};
 use crate::memory::{MemoryShortage, check_memory};
 use crate::tensor_header::{Header, HeaderDefect, NewEntry, NewHeader};
@@ -353,9 +354,8 @@ impl Layout {
         let mut end = 0_usize;
         for NewTensor { name, dtype, shape } in &tensors {
             let start = end;
-            let elements = shape.iter().copied().try_fold(1, usize::checked_mul);
-            end = elements
-                .and_then(|elements: usize| elements.checked_mul(dtype.bitsize()))
+            end = elements(shape)
+                .and_then(|elements| elements.checked_mul(dtype.bitsize()))
                 .and_then(|bits| start.checked_add(bits / 8))
                 .ok_or_else(huge)?;
             let entry = NewEntry {

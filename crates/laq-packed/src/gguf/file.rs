@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::ElementType;
+use crate::axis::elements;
 use crate::files::{self, FileError};
 
 /// The first bytes of a file.
@@ -149,9 +150,7 @@ impl GgufTensor {
 /// The bytes of a tensor.
 fn bytes_of(shape: &[usize], element: ElementType) -> Option<usize> {
     let (columns, rows) = shape.split_last().unwrap_or((&1, &[]));
-    let rows = rows
-        .iter()
-        .try_fold(1usize, |n, size| n.checked_mul(*size))?;
+    let rows = elements(rows)?;
     rows.checked_mul(*columns)?;
     element.row_bytes(*columns)?.checked_mul(rows)
 }

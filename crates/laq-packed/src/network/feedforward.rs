@@ -4,6 +4,7 @@ use laq_simd::{Isa, multiversion};
 use rayon::prelude::*;
 
 use super::{LayerSpec, LossSpec, NetworkError, Tensors};
+use crate::axis::elements;
 use crate::dense::{Activations, Matrix};
 use crate::matrix::DENSE_DEPTH;
 
@@ -65,10 +66,7 @@ impl Feedforward {
         specs: &[LayerSpec],
     ) -> Result<Self, NetworkError> {
         let elements = |shape: [usize; 3]| {
-            let product = shape
-                .iter()
-                .try_fold(1usize, |n, size| n.checked_mul(*size));
-            product.ok_or_else(|| tensors.invalid(format!("an input of shape {shape:?}")))
+            elements(&shape).ok_or_else(|| tensors.invalid(format!("an input of shape {shape:?}")))
         };
         let mut shape = input;
         let mut layers = Vec::with_capacity(specs.len());

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 use prost::bytes::Bytes;
 
 use super::proto::{EXTERNAL, TensorProto};
+use crate::axis::elements;
 
 /// A tensor that does not have what it should have.
 #[derive(Debug)]
@@ -74,10 +75,7 @@ impl<'a> Constant<'a> {
         };
         let sizes = tensor.dims.iter().map(|size| usize::try_from(*size).ok());
         let shape: Option<Vec<usize>> = sizes.collect();
-        let product = |sizes: &Vec<usize>| {
-            (sizes.iter()).try_fold(1usize, |product, size| product.checked_mul(*size))
-        };
-        let elements = shape.as_ref().and_then(product);
+        let elements = shape.as_deref().and_then(elements);
         let total_bits = elements.and_then(|elements| elements.checked_mul(bits as usize));
         let (Some(shape), Some(elements), Some(total_bits)) = (shape, elements, total_bits) else {
             let found = format!("the shape {:?}", tensor.dims);
