@@ -10,7 +10,7 @@ use laq_solvers::{format_ids, format_named};
 use thiserror::Error;
 use toml::{Table, Value};
 
-use super::schema::{Experiment, MISSING, nearest};
+use super::schema::{Experiment, FILE, nearest};
 use super::{KINDS, defaults};
 
 /// Keys that have no default.
@@ -55,13 +55,6 @@ const MAX_PARTS: usize = 8;
 
 /// Keys of a [`super::Schedule`] of another kind than the default one.
 const OTHER_KINDS: [&str; 1] = ["train.schedule.epochs"];
-
-fn out_of_range(key: &str, value: &str, origin: &str, allowed: &str) -> String {
-    match value {
-        MISSING => format!("{key} is missing: {allowed}"),
-        _ => format!("{key} = {value} (set by {origin}) is not allowed: {allowed}"),
-    }
-}
 
 /// The errors of reading an experiment.
 #[derive(Debug, Error)]
@@ -129,7 +122,7 @@ pub enum ConfigError {
         message: String,
     },
     /// A value is out of range.
-    #[error("{}", out_of_range(.key, .value, .origin, .allowed))]
+    #[error("{key} = {value} (set by {origin}) is not allowed: {allowed}")]
     Range {
         /// The key, dotted.
         key: &'static str,
@@ -454,6 +447,15 @@ impl Layers {
                 }
                 Some(_) => {}
             }
+        }
+        if let Some(Value::Table(data)) = merged.get("data")
+            && data.get("name").and_then(Value::as_str) == Some(FILE)
+            && !data.contains_key("path")
+        {
+            return Err(ConfigError::Missing {
+                key: "data.path",
+                hint: "it must be the path of a text file, because data.name = \"file\"",
+            });
         }
         let origins = self.origins;
         let origin_of = |key: &str| {

@@ -8,9 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::KINDS;
 
-/// The value of a key that an experiment needs and does not have.
-pub(super) const MISSING: &str = "missing";
-
 /// The value of [`Data::name`] for a text file, [`Data::path`].
 pub const FILE: &str = "file";
 
@@ -511,7 +508,7 @@ impl Experiment {
         if data.path.is_none() {
             let allowed =
                 format!("it must be the path of a text file, because data.name = {FILE:?}");
-            return Err(("data.path", MISSING.into(), allowed));
+            return Err(("data.path", "missing".into(), allowed));
         }
         Ok(())
     }
