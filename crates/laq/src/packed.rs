@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use laq_datasets::{ImageError, Images, Preprocessing, RawImages, idx};
 use laq_lab::text::{shown, table};
 use laq_packed::network::{Feedforward, Prediction};
-use laq_packed::onnx::OnnxOptions;
+use laq_packed::onnx::{OPSETS, OnnxOptions};
 use laq_packed::{Activations, Network, thread_pool};
 use laq_runner::export::{
     ExportOptions, export_compressed_tensors, export_gguf, export_npz, export_onnx, export_packed,
@@ -60,10 +60,9 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
         ExportFormat::Npz | ExportFormat::NpzF32 => export_npz(&args.path, &args.out, options)?,
         ExportFormat::Onnx | ExportFormat::OnnxF32 | ExportFormat::Qonnx => {
             let onnx = OnnxOptions {
-                opset: match args.opset.as_deref() {
-                    Some("25") => 25,
-                    _ => 21,
-                },
+                opset: (args.opset.as_deref())
+                    .map_or(Ok(OPSETS[0]), str::parse)
+                    .context("the opset is a number")?,
                 step: args.step,
                 qonnx: args.to == ExportFormat::Qonnx,
             };

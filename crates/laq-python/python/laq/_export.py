@@ -80,8 +80,9 @@ def export(
         The file cannot be written.
     """
     kind = _format(path, format)
-    # A compiled model has its module within.
-    model = getattr(model, "_orig_mod", model)
+    from .torch._selection import modules_of
+
+    model = modules_of(model)
     if quantized is None:
         from . import torch as laq_torch
 
