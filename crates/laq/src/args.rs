@@ -5,7 +5,8 @@ mod weights;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use laq_lab::LabError;
 use laq_lab::configs::Configs;
 use laq_lab::slurm::Settings;
@@ -28,6 +29,29 @@ pub(crate) struct Args {
     /// Show no progress and no notes on the standard error; errors are still shown.
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
+}
+
+impl Args {
+    /// The program's own command line; the process ends where it is wrong, or asks for help.
+    pub(crate) fn from_command_line() -> Self {
+        Self::try_parse().unwrap_or_else(|mut error| {
+            let command = Self::command();
+            let takes_keys = std::env::args_os()
+                .find_map(|name| command.find_subcommand(name))
+                .is_some_and(|command| command.get_arguments().any(|arg| arg.get_id() == "set"));
+            if takes_keys
+                && error.kind() == ErrorKind::UnknownArgument
+                && error.get(ContextKind::SuggestedArg).is_none()
+            {
+                let tip = "the keys that `laq config` prints are set by '--set', such as '--set train.epochs=10'";
+                error.insert(
+                    ContextKind::Suggested,
+                    ContextValue::StyledStrs(vec![tip.into()]),
+                );
+            }
+            error.exit()
+        })
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -27,7 +27,6 @@ mod slurm;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 
 use args::{Args, Command};
 use laq_lab::LabError;
@@ -44,7 +43,7 @@ fn environment() -> anyhow::Result<()> {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::from_command_line();
     let quiet = args.quiet;
     output::set_quiet(quiet);
     output::survive_size_limit();

@@ -25,6 +25,28 @@ fn invalid_command_lines_exit_with_2() {
     }
 }
 
+/// As PyTorch's programs take them.
+#[test]
+fn keys_of_an_experiment_as_options() {
+    let test_dir = TestDir::new();
+    for (command, option, has_tip) in [
+        ("train", "--epochs", true),
+        ("estimate", "--batch-size", true),
+        ("train", "--overly", false),
+        ("export", "--epochs", false),
+    ] {
+        let output = laq(&test_dir, &[command, "tiny.toml", option, "3"]);
+        assert_eq!(output.status.code(), Some(2), "{command} {option}");
+        let message = stderr(&output);
+        assert!(message.contains(option), "{message}");
+        assert_eq!(
+            message.contains("such as '--set train.epochs=10'"),
+            has_tip,
+            "{command}: {message}"
+        );
+    }
+}
+
 /// The variable has the limits of `--threads`, for every command.
 #[test]
 fn the_number_of_threads_is_limited() {
