@@ -44,7 +44,7 @@ extern "C" __global__ void update_scales(const StepLog* log, GroupState* states,
         GroupState* state = states + i / 2;
         const unsigned side = unsigned(i % 2);
         if (!state->trained || !state->solved) return;
-        const float g = float(state->scale_gradient[side]);
+        const float g = fmaxf(-LARGEST_GRADIENT, fminf(LARGEST_GRADIENT, float(state->scale_gradient[side])));
         const float m = beta1 * state->first_moment[side] + one_minus_beta1 * g;
         const float v = beta2 * state->second_moment[side] + one_minus_beta2 * (g * g);
         state->first_moment[side] = m;

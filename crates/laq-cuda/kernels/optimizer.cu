@@ -23,9 +23,9 @@ __device__ void for_piece(const Update& update, const Each& each) {
 extern "C" __global__ void check_gradients(const Update* updates, const unsigned* update_of_block, StepLog* log) {
     const unsigned parameter = update_of_block[blockIdx.x];
     const Update& update = updates[parameter];
-    bool finite = true;
-    for_piece(update, [&](Count i) { finite = finite && is_finite(update.gradient[i]); });
-    if (!finite) stop(log, STOP_GRADIENT, parameter, 0);
+    bool bounded = true;
+    for_piece(update, [&](Count i) { bounded = bounded && fabsf(update.gradient[i]) < LARGEST_GRADIENT; });
+    if (!bounded) stop(log, STOP_GRADIENT, parameter, 0);
 }
 
 // The host rounds the rates. No effect if the log is stopped.

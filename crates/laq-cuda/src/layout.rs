@@ -65,6 +65,8 @@ constants! {
     STOP_SOLVE: usize = 0;
     STOP_LOSS: usize = 1;
     STOP_GRADIENT: usize = 2;
+    /// The magnitude from which a gradient stops the log.
+    LARGEST_GRADIENT: f32 = laq_tensor::LARGEST_GRADIENT;
     /// Elements of a block of Adam.
     UPDATE_BLOCK: usize = 4096;
     /// Hidden units of a block of the recurrence in one kernel.

@@ -41,9 +41,9 @@ pub enum ModelError {
         /// The accepted range.
         expected: &'static str,
     },
-    /// NaN or infinity appeared; the weights are those of the last completed step.
+    /// NaN, infinity, or a gradient of [`laq_tensor::LARGEST_GRADIENT`] appeared; the weights are those of the last completed step.
     #[error(
-        "{what} of layer {layer} became NaN or infinite at training step {step}; \
+        "{what} of layer {layer} became NaN, infinite or too large at training step {step}; \
          the weights are still those of the step before: lower the learning rate, or inspect that layer"
     )]
     NotFinite {

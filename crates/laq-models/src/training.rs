@@ -314,13 +314,6 @@ impl<B: Backend + 'static> Training<B> {
             network.backward(backend, profiler)?;
             let weights = weights_of(network.as_ref(), |_| true);
             let start = profiler.start();
-            let mut jobs = network
-                .parameters_mut()
-                .iter_mut()
-                .map(Parameter::update_job);
-            backend.check_gradients(&mut jobs, update_workspace, log)?;
-            profiler.stop(start, "all", UPDATE, floats(weights, 7));
-            let start = profiler.start();
             if network
                 .parameters()
                 .iter()
@@ -335,6 +328,11 @@ impl<B: Backend + 'static> Training<B> {
                 profiler.stop(start, "all", "gradients of the latent weights", work);
             }
             let start = profiler.start();
+            let mut jobs = network
+                .parameters_mut()
+                .iter_mut()
+                .map(Parameter::update_job);
+            backend.check_gradients(&mut jobs, update_workspace, log)?;
             let mut jobs = network
                 .parameters_mut()
                 .iter_mut()

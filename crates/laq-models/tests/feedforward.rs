@@ -236,6 +236,24 @@ fn numbers_that_are_not_finite_change_nothing() {
     assert!(matches!(error, ModelError::NotFinite { .. }), "{error}");
 }
 
+/// Its loss is finite, and so is the gradient itself.
+#[test]
+fn a_gradient_whose_square_is_infinite_changes_nothing() {
+    for id in ["full", "lat-a", "ttq"] {
+        let (mut pixels, labels) = images(0, BATCH);
+        let mut training = build(&plain(), id, 4);
+        steps(&mut training, 0, 2);
+        training.evaluate(Batch::images(&pixels, &labels)).unwrap();
+        let before = training.save().unwrap();
+        pixels.iter_mut().for_each(|pixel| *pixel *= 1e22);
+        let error = training
+            .step(Batch::images(&pixels, &labels), 0.01)
+            .unwrap_err();
+        assert!(error.to_string().contains("the gradient"), "{id}: {error}");
+        assert_eq!(training.save().unwrap(), before, "{id}");
+    }
+}
+
 #[test]
 fn batches_of_another_kind_or_size_are_refused() {
     let (pixels, mut labels) = images(0, BATCH);

@@ -38,7 +38,7 @@ pub use losses::{Loss, Losses};
 pub use lstm::{GateBlock, Lstm, LstmGradients, LstmParameters, LstmShape};
 pub use memory::{Element, Index, Memory, Tensor, check_indices};
 pub use norm::{Norm, NormShape};
-pub use optimizer::{AdamSettings, Optimizer, UpdateJob};
+pub use optimizer::{AdamSettings, LARGEST_GRADIENT, Optimizer, UpdateJob};
 pub use pool::{Pool, PoolShape};
 pub use quantize::{GroupReport, Quantize, QuantizeJob, QuantizerSnapshot};
 pub use steps::{STEP_LOG_CAPACITY, StepStatus, Steps, Stop};

@@ -2,6 +2,9 @@
 
 use crate::{BackendError, Steps};
 
+/// The magnitude from which a gradient stops the training, 1e18: with less, g² and the second moment are finite.
+pub const LARGEST_GRADIENT: f32 = 1e18;
+
 /// Adam's constants (PAPER.md §3, step 3).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamSettings {
@@ -52,7 +55,7 @@ pub trait Optimizer: Steps {
     type UpdateWorkspace: Default + Send;
 
     /// Stops the log with [`Stop::Gradient`](crate::Stop::Gradient) and the index of the first job
-    /// whose gradient contains NaN or infinity.
+    /// whose gradient has an element that is NaN, or not below [`LARGEST_GRADIENT`] in magnitude.
     ///
     /// # Errors
     /// [`BackendError::Device`] when the device fails.

@@ -119,7 +119,7 @@ pub trait Quantize: Steps {
         gradient: &mut Self::Buffer<f32>,
     ) -> Result<(), BackendError>;
 
-    /// One step of Adam on trained scales. No effect for other methods, or if the log is stopped.
+    /// One step of Adam on trained scales, by their gradients within ±[`LARGEST_GRADIENT`](crate::LARGEST_GRADIENT). No effect for other methods, or if the log is stopped.
     ///
     /// # Errors
     /// [`BackendError::Device`] when the device fails.

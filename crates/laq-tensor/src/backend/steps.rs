@@ -10,7 +10,7 @@ pub const STEP_LOG_CAPACITY: usize = 256;
 pub enum Stop {
     /// The loss of a batch is NaN or infinite.
     Loss,
-    /// A gradient contains NaN or infinity.
+    /// A gradient has an element that is NaN, or not below [`LARGEST_GRADIENT`](crate::LARGEST_GRADIENT).
     Gradient {
         /// Index of the parameter among those checked.
         parameter: usize,

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::CpuBackend;
-use super::gemm::{Matrix, finite_gemm, gemm};
+use super::gemm::{Matrix, bounded_gemm, gemm};
 use super::memory::{Buffer, CHUNK};
 use crate::{BackendError, Dense, DenseShape};
 
@@ -55,8 +55,8 @@ impl Dense for CpuBackend {
         }
         let input = Matrix::new(input.as_slice(), rows, inputs);
         let target = weight_gradient.as_mut_slice();
-        let finite = finite_gemm(self.isa, gradient.transposed(), input, target);
-        weight_gradient.set_known_finite(finite);
+        let bounded = bounded_gemm(self.isa, gradient.transposed(), input, target);
+        weight_gradient.set_known_bounded(bounded);
         if let Some(bias_gradient) = bias_gradient {
             column_sums(output_gradient.as_slice(), bias_gradient.as_mut_slice());
         }

@@ -3,7 +3,7 @@
 use ndarray::{ArrayD, IxDyn};
 
 use super::CpuBackend;
-use crate::{BackendError, Element, Index, Memory, check_indices};
+use crate::{BackendError, Element, Index, LARGEST_GRADIENT, Memory, check_indices};
 use laq_simd::{AlignedBuffer, Isa, multiversion};
 use rayon::prelude::*;
 
@@ -14,8 +14,8 @@ pub struct Buffer<E> {
     shape: Vec<usize>,
     /// The exclusive bound of indices; of no meaning for `f32`.
     bound: usize,
-    /// All elements are known to be finite.
-    finite: bool,
+    /// All magnitudes are known to be below [`LARGEST_GRADIENT`].
+    bounded: bool,
 }
 
 impl<E: Element> Buffer<E> {
@@ -26,7 +26,7 @@ impl<E: Element> Buffer<E> {
             data,
             shape: shape.to_vec(),
             bound,
-            finite: false,
+            bounded: false,
         }
     }
 
@@ -36,7 +36,7 @@ impl<E: Element> Buffer<E> {
     }
 
     pub(super) fn as_mut_slice(&mut self) -> &mut [E] {
-        self.finite = false;
+        self.bounded = false;
         let length = self.len();
         &mut self.data.as_mut_slice()[..length]
     }
@@ -45,14 +45,14 @@ impl<E: Element> Buffer<E> {
         self.shape.iter().product()
     }
 
-    /// Whether all elements are known to be finite, since they were last changed.
-    pub(super) fn is_known_finite(&self) -> bool {
-        self.finite
+    /// Whether all magnitudes are known to be below [`LARGEST_GRADIENT`], since they were last changed.
+    pub(super) fn is_known_bounded(&self) -> bool {
+        self.bounded
     }
 
     /// Keeps what the last change of the elements found. `false` is always right.
-    pub(super) fn set_known_finite(&mut self, finite: bool) {
-        self.finite = finite;
+    pub(super) fn set_known_bounded(&mut self, bounded: bool) {
+        self.bounded = bounded;
     }
 
     pub(super) fn bound(&self) -> usize {
@@ -121,10 +121,10 @@ impl Memory for CpuBackend {
 pub(super) const CHUNK: usize = 1 << 15;
 
 /// The index of the first NaN or infinity.
-pub(super) fn first_not_finite(isa: Isa, values: &[f32]) -> Option<usize> {
+fn first_not_finite(isa: Isa, values: &[f32]) -> Option<usize> {
     let chunk = values
         .par_chunks(CHUNK)
-        .position_first(|values| !all_finite(isa, values))?;
+        .position_first(|values| !all_below(isa, values, f32::INFINITY))?;
     let start = chunk * CHUNK;
     let offset = values[start..]
         .iter()
@@ -132,11 +132,18 @@ pub(super) fn first_not_finite(isa: Isa, values: &[f32]) -> Option<usize> {
     Some(start + offset)
 }
 
+/// Whether all magnitudes are below [`LARGEST_GRADIENT`].
+pub(super) fn is_bounded(isa: Isa, values: &[f32]) -> bool {
+    values
+        .par_chunks(CHUNK)
+        .all(|values| all_below(isa, values, LARGEST_GRADIENT))
+}
+
 multiversion! {
-    /// Whether all exponents are below that of NaN and infinity.
-    fn all_finite(values: &[f32]) -> bool {
+    /// Whether all magnitudes are below `limit`; NaN is above.
+    fn all_below(values: &[f32], limit: f32) -> bool {
         let largest = values.iter().fold(0, |largest, value| largest.max(value.to_bits() & 0x7fff_ffff));
-        largest < f32::INFINITY.to_bits()
+        largest < limit.to_bits()
     }
 }
 
@@ -145,12 +152,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_of_the_elements_forgets_that_they_are_finite() {
+    fn a_change_of_the_elements_forgets_that_they_are_bounded() {
         let backend = CpuBackend::with_isa(Isa::PORTABLE);
         let mut buffer = backend.zeros(&[3]).unwrap();
-        buffer.set_known_finite(true);
-        assert!(buffer.is_known_finite());
+        buffer.set_known_bounded(true);
+        assert!(buffer.is_known_bounded());
         backend.write_at(&[f32::NAN], 1, &mut buffer).unwrap();
-        assert!(!buffer.is_known_finite());
+        assert!(!buffer.is_known_bounded());
     }
 }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::CpuBackend;
-use super::memory::{CHUNK, first_not_finite};
+use super::memory::{CHUNK, is_bounded};
 use super::steps::StepLog;
 use crate::{AdamSettings, BackendError, Optimizer, Stop, UpdateJob};
 use laq_simd::{Isa, multiversion};
@@ -19,9 +19,7 @@ impl Optimizer for CpuBackend {
     ) -> Result<(), BackendError> {
         for (parameter, job) in jobs.enumerate() {
             let gradient = job.gradient;
-            if !gradient.is_known_finite()
-                && first_not_finite(self.isa, gradient.as_slice()).is_some()
-            {
+            if !gradient.is_known_bounded() && !is_bounded(self.isa, gradient.as_slice()) {
                 log.stop(Stop::Gradient { parameter });
             }
         }

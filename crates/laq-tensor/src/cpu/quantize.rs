@@ -6,7 +6,10 @@ use super::CpuBackend;
 use super::memory::Buffer;
 use super::optimizer::adam;
 use super::steps::StepLog;
-use crate::{AdamSettings, BackendError, GroupReport, Quantize, QuantizeJob, QuantizerSnapshot};
+use crate::{
+    AdamSettings, BackendError, GroupReport, LARGEST_GRADIENT, Quantize, QuantizeJob,
+    QuantizerSnapshot,
+};
 
 /// The state of one parameter's quantizer.
 #[derive(Debug)]
@@ -103,7 +106,7 @@ impl Quantize for CpuBackend {
                 settings,
                 log.step_size,
                 None,
-                &gradient.map(|value| value as f32),
+                &gradient.map(|value| (value as f32).clamp(-LARGEST_GRADIENT, LARGEST_GRADIENT)),
                 &mut values,
                 &mut moments.first,
                 &mut moments.second,

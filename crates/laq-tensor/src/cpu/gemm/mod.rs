@@ -84,15 +84,15 @@ pub(crate) fn gemm(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, c: 
     product(isa, a, b.transposed(), accumulate, c);
 }
 
-/// C ← A·B. Returns `true` only if all elements of C are finite, which costs little while they are in
-/// registers; `false` says nothing where the tile does not look.
-pub(crate) fn finite_gemm(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) -> bool {
-    let finite = AtomicBool::new(true);
+/// C ← A·B. Returns `true` only if all magnitudes in C are below [`crate::LARGEST_GRADIENT`], which costs little while
+/// they are in registers; `false` says nothing where the tile does not look.
+pub(crate) fn bounded_gemm(isa: Isa, a: Matrix<'_>, b: Matrix<'_>, c: &mut [f32]) -> bool {
+    let bounded = AtomicBool::new(true);
     if let Some(product) = Product::new(isa, a, b.transposed(), false, c) {
-        let finite = Some(&finite);
-        Product { finite, ..product }.run();
+        let bounded = Some(&bounded);
+        Product { bounded, ..product }.run();
     }
-    finite.into_inner()
+    bounded.into_inner()
 }
 
 /// [`gemm`] of any operands; the second is passed transposed.
@@ -146,7 +146,7 @@ pub(crate) fn multiply_packed(
         columns: panels.columns,
         accumulate: false,
         c: Shared::new(c),
-        finite: None,
+        bounded: None,
     };
     for slice in product.slices() {
         product.with_a(0..rows, slice.clone(), &mut |block| {
@@ -226,8 +226,8 @@ struct Product<'c, A, B> {
     columns: usize,
     accumulate: bool,
     c: Shared<'c, f32>,
-    /// Becomes `false` if an element of C may not be finite; `None` if nobody asks.
-    finite: Option<&'c AtomicBool>,
+    /// Becomes `false` if a magnitude in C may not be below [`crate::LARGEST_GRADIENT`]; `None` if nobody asks.
+    bounded: Option<&'c AtomicBool>,
 }
 
 impl<A: Operand, B: Copy + Sync> Product<'_, A, B> {
@@ -291,7 +291,7 @@ impl<A: Operand, B: Copy + Sync> Product<'_, A, B> {
         let target = self.c.address(rows.start * columns + first_column);
         let add = self.accumulate || slice.start > 0;
         // SAFETY: these elements of C belong to the calling task only.
-        let all_finite = unsafe {
+        let all_bounded = unsafe {
             multiply_rows(
                 self.isa,
                 slice.len(),
@@ -305,11 +305,11 @@ impl<A: Operand, B: Copy + Sync> Product<'_, A, B> {
             )
         };
         let (_, depth) = self.a.size();
-        if let Some(finite) = self.finite
+        if let Some(bounded) = self.bounded
             && slice.end == depth
-            && !all_finite
+            && !all_bounded
         {
-            finite.store(false, Ordering::Relaxed);
+            bounded.store(false, Ordering::Relaxed);
         }
     }
 }
@@ -335,7 +335,7 @@ impl<'c, A: Operand, B: Operand> Product<'c, A, B> {
             columns,
             accumulate,
             c: Shared::new(c),
-            finite: None,
+            bounded: None,
         })
     }
 

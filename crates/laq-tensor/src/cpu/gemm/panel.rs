@@ -9,6 +9,7 @@ use super::tile::{
     self, Ahead, LARGEST_TILE, RUN_ROWS, Run, UnpackedPanel, tile_columns, tile_rows,
 };
 use super::{DEPTH, MAX_RUNS, ZEROS};
+use crate::LARGEST_GRADIENT;
 
 /// Whether the rows of A are read where they are.
 pub(super) fn reads_in_place(isa: Isa, a: &impl Operand) -> bool {
@@ -104,7 +105,7 @@ pub(crate) unsafe fn multiply_panel(
 }
 
 /// [`multiply_panel`] for rows that are packed or in place, and for `columns` of several panels. Returns
-/// `true` only if all elements are finite.
+/// `true` only if all magnitudes are below [`LARGEST_GRADIENT`].
 ///
 /// # Safety
 /// As [`multiply_panel`]; runs come from [`find_runs`] for an operand that is still borrowed, and
@@ -144,7 +145,7 @@ pub(super) unsafe fn multiply_rows(
         assert!(packed.len() >= rows.div_ceil(mr) * mr * steps);
     }
     let mut edge = [0.0f32; LARGEST_TILE];
-    let mut finite = true;
+    let mut bounded = true;
     let mut ahead = Ahead::NOTHING;
     let fetching_tiles = (rows.div_ceil(mr) - 1).max(1);
     for (number, first) in (0..rows).step_by(mr).enumerate() {
@@ -168,7 +169,7 @@ pub(super) unsafe fn multiply_rows(
                     true => (c, stride, accumulate),
                     false => (edge.as_mut_ptr(), nr, false),
                 };
-                let tile_is_finite = match a {
+                let tile_is_bounded = match a {
                     BlockOfA::Packed(packed) => {
                         let a = packed[first * steps..].as_ptr();
                         match unpacked.take() {
@@ -201,18 +202,18 @@ pub(super) unsafe fn multiply_rows(
                     }
                 };
                 if in_place {
-                    finite &= tile_is_finite;
+                    bounded &= tile_is_bounded;
                 } else {
                     for r in 0..size[0] {
                         for j in 0..size[1] {
                             let element = c.add(r * stride + j);
                             *element = if accumulate { *element } else { 0.0 } + edge[r * nr + j];
-                            finite &= (*element).is_finite();
+                            bounded &= (*element).abs() < LARGEST_GRADIENT;
                         }
                     }
                 }
             }
         }
     }
-    finite
+    bounded
 }

@@ -53,8 +53,8 @@ pub(crate) fn writes_in_place(isa: Isa, rows: usize, columns: usize) -> bool {
 }
 
 /// C ← A·B, or C ← C + A·B with `accumulate`, for one tile of `size` rows and columns, which a
-/// register tile ignores. Returns `true` only if all elements of the tile are finite; the portable one
-/// does not look. The portable tile ignores `ahead`.
+/// register tile ignores. Returns `true` only if all magnitudes in the tile are below
+/// [`crate::LARGEST_GRADIENT`]; the portable one does not look. The portable tile ignores `ahead`.
 ///
 /// # Safety
 /// `a` and `b` are readable for `depth`·MR and `depth`·NR elements; `c` is readable and writable at

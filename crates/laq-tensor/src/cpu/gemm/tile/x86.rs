@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{Ahead, FETCH_STEPS, UnpackedPanel};
+use crate::LARGEST_GRADIENT;
 use crate::cpu::gemm::transpose::x86 as transpose;
 
 pub(super) const AVX2_ROWS: usize = 6;
@@ -138,8 +139,8 @@ unsafe fn store256(
                 largest = _mm256_max_epu32(largest, bits);
             }
         }
-        let infinity = _mm256_set1_epi32(f32::INFINITY.to_bits().cast_signed());
-        _mm256_movemask_epi8(_mm256_cmpgt_epi32(infinity, largest)) == -1
+        let limit = _mm256_set1_epi32(LARGEST_GRADIENT.to_bits().cast_signed());
+        _mm256_movemask_epi8(_mm256_cmpgt_epi32(limit, largest)) == -1
     }
 }
 
@@ -365,7 +366,7 @@ unsafe fn store512(
                 largest = _mm512_max_epu32(largest, bits);
             }
         }
-        let infinity = _mm512_set1_epi32(f32::INFINITY.to_bits().cast_signed());
-        _mm512_cmplt_epu32_mask(largest, infinity) == u16::MAX
+        let limit = _mm512_set1_epi32(LARGEST_GRADIENT.to_bits().cast_signed());
+        _mm512_cmplt_epu32_mask(largest, limit) == u16::MAX
     }
 }
