@@ -37,8 +37,8 @@ extern "C" __global__ void squared_hinge(const unsigned char* targets, float* ou
         for (unsigned c = lane; c < classes; c += 32) {
             const double t = c == targets[row] ? 1.0 : -1.0;
             double margin_violation = 1.0 - t * double(y[c]);
-            // Unlike max, this keeps a NaN.
-            margin_violation = margin_violation < 0.0 ? 0.0 : margin_violation;
+            // Unlike max, this keeps what is not finite.
+            margin_violation = margin_violation < 0.0 && is_finite(y[c]) ? 0.0 : margin_violation;
             sum += margin_violation * margin_violation;
             y[c] = float(-2.0 * t * margin_violation / count);
         }
@@ -74,8 +74,8 @@ extern "C" __global__ void evaluate_outputs(const unsigned char* targets, const 
         for (unsigned c = lane; c < classes; c += 32) {
             if (hinge) {
                 const double margin_violation = 1.0 - (c == target ? 1.0 : -1.0) * double(y[c]);
-                // Unlike max, this keeps a NaN.
-                sum += margin_violation < 0.0 ? 0.0 : margin_violation * margin_violation;
+                // Unlike max, this keeps what is not finite.
+                sum += margin_violation < 0.0 && is_finite(y[c]) ? 0.0 : margin_violation * margin_violation;
             } else {
                 sum += exp(double(y[c]) - double(largest));
             }

@@ -76,11 +76,18 @@ fn classes(targets: &Buffer<u8>, outputs: &Buffer<f32>) -> usize {
     outputs.len() / rows
 }
 
-/// t and max(0, 1 − t·y); NaN propagates, unlike with `f64::max`.
+/// t and max(0, 1 − t·y), and what is not finite for such a y.
 fn margin(y: f32, is_target: bool) -> (f64, f64) {
     let t = if is_target { 1.0 } else { -1.0 };
     let margin = 1.0 - t * f64::from(y);
-    (t, if margin < 0.0 { 0.0 } else { margin })
+    (
+        t,
+        if margin < 0.0 && margin.is_finite() {
+            0.0
+        } else {
+            margin
+        },
+    )
 }
 
 /// One thread, in order: there are a few thousand outputs.
