@@ -14,6 +14,8 @@
 
 typedef unsigned long long Count;
 
+constexpr double LARGEST_FLOAT = 3.4028234663852886e38;
+
 // A grid-stride loop over the indices below `count`. Indices have 32 bits where they fit: 64-bit division is several times
 // slower.
 template <class Body>

@@ -208,6 +208,6 @@ extern "C" __global__ void update_running_stats(const StepLog* log, const double
     const double unbiased = double(rows) / double(rows > 1 ? rows - 1 : 1);
     for_each(channels, [&](auto c) {
         mean[c] = float(old * double(mean[c]) + by * batch_mean[c]);
-        variance[c] = float(old * double(variance[c]) + by * unbiased * batch_variance[c]);
+        variance[c] = float(fmin(old * double(variance[c]) + by * unbiased * batch_variance[c], LARGEST_FLOAT));
     });
 }

@@ -2,8 +2,6 @@
 #pragma once
 #include "common.cuh"
 
-constexpr double LARGEST_FLOAT = 3.4028234663852886e38;
-
 // A codebook by increasing magnitude, and its solver.
 struct Codebook {
     double midpoint[MAX_MAGNITUDES];

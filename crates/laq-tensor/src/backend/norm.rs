@@ -65,7 +65,7 @@ pub trait Norm: Steps {
     /// Updates the running statistics with those of the last [`Norm::batch_norm_forward`]:
     /// `mean` ← (1 − momentum)·mean + momentum·μ,
     /// `variance` ← (1 − momentum)·variance + momentum·σ²·R/(R − 1), the unbiased variance (σ²
-    /// itself for one row). No effect if the log is stopped.
+    /// itself for one row), at most the largest f32. No effect if the log is stopped.
     ///
     /// # Errors
     /// [`BackendError::Device`] when the device fails.

@@ -93,6 +93,30 @@ impl<B: Backend> Suite<'_, B> {
             1e-6,
         )?;
 
+        if rows > 1 {
+            let huge: Vec<f64> = input.iter().map(|x| x * 1e30).collect();
+            let mut other = (self.tensor(&running_mean)?, self.tensor(&running_variance)?);
+            backend.batch_norm_forward(
+                shape,
+                &self.tensor(&huge)?,
+                &device_scale,
+                &device_shift,
+                &mut workspace,
+                &mut found,
+            )?;
+            backend.update_running_stats(
+                shape,
+                0.125,
+                &workspace,
+                &log,
+                &mut other.0,
+                &mut other.1,
+            )?;
+            let largest = vec![f64::from(f32::MAX); channels];
+            let name = name("running variance beyond f32");
+            self.compare(name, &other.1, &largest, 0.0)?;
+        }
+
         let statistics = [&running_mean[..], &running_variance];
         let expected = reference::batch_norm_forward(shape, &input, &scale, &shift, statistics);
         backend.batch_norm_inference(

@@ -163,7 +163,8 @@ impl Norm for CpuBackend {
         for c in 0..shape.channels {
             mean[c] = (old * f64::from(mean[c]) + new * workspace.mean[c]) as f32;
             let newest = new * unbiased * workspace.variance[c];
-            variance[c] = (old * f64::from(variance[c]) + newest) as f32;
+            let moved = old * f64::from(variance[c]) + newest;
+            variance[c] = moved.min(f64::from(f32::MAX)) as f32;
         }
         Ok(())
     }
