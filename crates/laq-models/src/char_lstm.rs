@@ -48,11 +48,11 @@ impl CharLstmSpec {
 
     pub(crate) fn check(&self) -> Result<(), ModelError> {
         let number = |name, value: f32, positive: bool| {
-            let ok = value.is_finite() && (value > 0.0 || !positive && value == 0.0);
+            let ok = value <= 1e38 && (value > 0.0 || !positive && value == 0.0);
             let expected = if positive {
-                "a number above 0"
+                "above 0, and at most 1e38"
             } else {
-                "a number, 0 or above"
+                "0 to 1e38"
             };
             setting(ok, name, value, expected)
         };

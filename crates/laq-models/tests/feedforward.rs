@@ -289,6 +289,30 @@ fn batches_of_another_kind_or_size_are_refused() {
     refused(none, &["0 labels", "or fewer, but not none"]);
 }
 
+/// Behind a dense layer the normalization of one image is constant; it can be evaluated all the same.
+#[test]
+fn a_batch_of_one_image_is_refused_where_it_is_normalized() {
+    let (pixels, labels) = images(0, 1);
+    let batch = Batch::images(&pixels, &labels);
+    let train = |spec: &FeedforwardSpec| {
+        let method = Method::try_from("lat-a").unwrap();
+        let adam = AdamSettings::default();
+        let backend = CpuBackend::new().unwrap();
+        let mut training = Training::feedforward(backend, spec, 1, &method, adam, 1).unwrap();
+        training.evaluate(batch).unwrap();
+        training
+            .step(batch, 0.01)
+            .err()
+            .map(|error| error.to_string())
+    };
+    assert!(
+        train(&vgg())
+            .unwrap()
+            .contains("batch is 1, expected at least 2")
+    );
+    assert_eq!(train(&plain()), None);
+}
+
 #[test]
 fn settings_out_of_their_range_are_refused() {
     let method = Method::try_from("full").unwrap();

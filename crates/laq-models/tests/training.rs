@@ -404,9 +404,10 @@ fn settings_and_batches_out_of_range_are_refused() {
     );
     assert_eq!(
         refused(|s| s.gate_clip = 0.0).unwrap(),
-        "gate_clip is 0, expected a number above 0"
+        "gate_clip is 0, expected above 0, and at most 1e38"
     );
     assert!(refused(|s| s.init_range = f32::NAN).is_some());
+    assert!(refused(|s| s.init_range = 2e38).is_some());
     assert!(refused(|s| s.output_std = -1.0).is_some());
     assert!(refused(|s| s.forget_bias = f32::INFINITY).is_some());
 

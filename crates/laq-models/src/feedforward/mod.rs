@@ -38,6 +38,8 @@ pub(crate) struct Feedforward<B: Backend> {
     batch: usize,
     classes: usize,
     momentum: f32,
+    /// In training, a batch normalization has one value per channel, so that its output does not depend on its input.
+    is_constant: bool,
     loss: Loss,
     targets: B::Buffer<u8>,
     /// Images in the loaded batch; fewer than `batch` only in an evaluation.
@@ -116,11 +118,21 @@ impl<B: Backend> Feedforward<B> {
             batch,
             classes: spec.classes,
             momentum: spec.norm_momentum,
+            is_constant: batch == 1 && specs.iter().any(LayerSpec::normalizes_one_value),
             loss: spec.loss,
             targets: backend.indices(batch, spec.classes)?,
             batch_rows: 0,
             padded: Padded::default(),
         })
+    }
+
+    fn check_training(&self, is_training: bool) -> Result<(), ModelError> {
+        setting(
+            !is_training || !self.is_constant,
+            "batch",
+            self.batch,
+            "at least 2: batch normalization of one value per channel is constant",
+        )
     }
 
     fn run(
@@ -170,6 +182,7 @@ impl<B: Backend> Network<B> for Feedforward<B> {
                 self.batch,
             )));
         }
+        self.check_training(whole)?;
         self.index_range().check(labels, "")?;
         self.batch_rows = count;
         if count == self.batch {
@@ -207,6 +220,7 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         let DeviceExamples::Images { pixels, labels } = &dataset.set else {
             return Err(wrong_kind("images of its size"));
         };
+        self.check_training(whole)?;
         let chosen = dataset.batch(index, self.batch, whole)?;
         self.batch_rows = chosen.len();
         let (images, targets) = (&mut self.buffers[PIXELS], &mut self.targets);

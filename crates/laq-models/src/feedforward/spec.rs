@@ -253,6 +253,12 @@ impl LayerSpec {
         }
     }
 
+    /// Whether it is a batch normalization of one value per image and channel.
+    pub(super) fn normalizes_one_value(&self) -> bool {
+        let ImageShape { height, width, .. } = self.input;
+        matches!(self.kind, LayerKind::BatchNorm { .. }) && height * width == 1
+    }
+
     /// The shape of the weight of a convolution or dense layer.
     fn weight_shape(&self) -> Option<Vec<usize>> {
         match self.kind {
