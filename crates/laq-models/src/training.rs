@@ -505,7 +505,16 @@ impl<B: Backend + 'static> Training<B> {
         Ok(state)
     }
 
-    /// Restores a saved state.
+    /// Waits for the submitted steps, and drops their losses and errors.
+    fn forget_steps(&mut self) -> Result<(), ModelError> {
+        self.backend.read_log(&mut self.log, &mut self.losses)?;
+        self.losses.clear();
+        (self.reported, self.unread) = (0, 0);
+        Ok(())
+    }
+
+    /// Restores a saved state. Steps that were submitted before, and what [`Training::report`] would have said of
+    /// them, are forgotten.
     ///
     /// # Errors
     /// [`ModelError::State`] or [`ModelError::Backend`] when the state is of another network, or of
@@ -514,6 +523,7 @@ impl<B: Backend + 'static> Training<B> {
     pub fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
         let by_name = by_name(state);
         let [steps, current, before] = counters(&by_name)?;
+        self.forget_steps()?;
         for parameter in self.network.parameters_mut() {
             parameter.load(&self.backend, &by_name)?;
         }
