@@ -345,12 +345,12 @@ impl RunFolder {
         })
     }
 
-    /// Says every few seconds how far the run is.
+    /// Says every few seconds how far the run is; `None` before its data are loaded.
     ///
     /// # Errors
     ///
     /// [`RunError::Locked`] if another process has taken the folder meanwhile.
-    pub(crate) fn beat(&mut self, position: Position) -> Result<(), RunError> {
+    pub(crate) fn beat(&mut self, position: Option<Position>) -> Result<(), RunError> {
         self.holder.beat(position)
     }
 

@@ -154,13 +154,14 @@ impl Holder {
         Ok(holder)
     }
 
-    /// Writes the position if it is the first, or the last attempt is some seconds ago. An error of
-    /// the file system is one only when others may soon take the folder.
-    pub(crate) fn beat(&mut self, position: Position) -> Result<(), RunError> {
-        if self.running.position.is_some() && self.tried.elapsed() < BEAT {
+    /// Writes the position, which is `None` before the data are loaded, if it is the first, or the last attempt is some
+    /// seconds ago. An error of the file system is one only when others may soon take the folder.
+    pub(crate) fn beat(&mut self, position: Option<Position>) -> Result<(), RunError> {
+        let is_first = position.is_some() && self.running.position.is_none();
+        if !is_first && self.tried.elapsed() < BEAT {
             return Ok(());
         }
-        self.running.position = Some(position);
+        self.running.position = position;
         self.tried = Instant::now();
         self.check()?;
         match self.write() {
@@ -318,13 +319,15 @@ mod tests {
     fn a_holder_notices_that_another_took_the_folder() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut holder = Holder::take(folder.path(), true).expect("free");
-        holder.beat(Position::default()).expect("ours");
+        holder.beat(Some(Position::default())).expect("ours");
         let (found, _) = read_running(folder.path()).expect("ours");
         assert_eq!(found.position, Some(Position::default()));
         write(folder.path(), &elsewhere(), Duration::ZERO);
-        holder.beat(Position::default()).expect("too early to look");
+        holder
+            .beat(Some(Position::default()))
+            .expect("too early to look");
         holder.tried = Instant::now().checked_sub(2 * BEAT).expect("a time");
-        assert!(holder.beat(Position::default()).is_err());
+        assert!(holder.beat(Some(Position::default())).is_err());
         drop(holder);
         assert!(read_running(folder.path()).is_some(), "the other's file");
     }

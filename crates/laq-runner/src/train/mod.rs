@@ -465,9 +465,12 @@ fn run(
         same_device(&found.path, there, &kernel, requested.choice)?;
     }
     let (report_interval, on_gpu) = (device.report_interval(), device.is_cuda());
+    let mut held = Ok(());
     let examples = load(&experiment.data, &mut |what| {
-        observer(Event::Preparing { what })
+        observer(Event::Preparing { what });
+        held = folder.beat(None);
     })?;
+    held?;
     let data_sha256 = examples.fingerprint();
     let input = Input::of(&examples);
     // Splits that are too short for a batch are an error of their own, whatever memory there is.

@@ -69,6 +69,8 @@ impl Run<'_> {
     /// Writes a complete folder before the first step, so that a full disk fails now and not after
     /// an epoch. `is_saved` says whether the last checkpoint is as it would be written now.
     pub(super) fn begin(&mut self, resumed: bool, is_saved: bool) -> Result<(), RunError> {
+        // Loading may have taken so long that another machine goes on with the run.
+        self.beat()?;
         let (epochs, steps) = (self.progress.epoch - 1, self.network.steps_taken());
         // The configuration says whose the other files are.
         self.folder.write_config(self.experiment)?;
@@ -208,8 +210,13 @@ impl Run<'_> {
             step: progress.step,
             loss: progress.loss_sum / progress.step as f64,
         });
+        self.beat()
+    }
+
+    /// Keeps the folder. [`RunError::Locked`] where another process has taken it.
+    fn beat(&mut self) -> Result<(), RunError> {
         let position = self.position();
-        self.folder.beat(position)
+        self.folder.beat(Some(position))
     }
 
     /// The error of a step, with the number of finished steps.
@@ -286,7 +293,7 @@ impl Run<'_> {
         let mut held = Ok(());
         let found = self.dataset.score(&mut self.network, split, &mut |batch| {
             observer(Event::Evaluating { split, batch });
-            held = folder.beat(position);
+            held = folder.beat(Some(position));
             held.is_ok() && !stop.load(Ordering::Relaxed)
         });
         held?;

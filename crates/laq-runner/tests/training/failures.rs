@@ -114,6 +114,41 @@ fn a_full_disk_stops_the_run_and_loses_nothing() {
     assert_eq!(run_bits(&dir, "whole"), run_bits(&dir, "run"));
 }
 
+/// As after a suspension, or a preparation of minutes.
+#[test]
+fn a_folder_that_another_machine_took_while_loading_is_left_alone() {
+    let dir = TestDir::new();
+    let experiment = dir.experiment("lat-a", "");
+    let stops = |event: &Event<'_>| {
+        matches!(
+            event,
+            Event::Step {
+                epoch: 1,
+                step: 2,
+                ..
+            }
+        )
+    };
+    dir.train_until(&experiment, "run", None, &mut |event| stops(event))
+        .expect("a part of a run");
+    let files = ["last.safetensors", "summary.json", "metrics.jsonl"]
+        .map(|name| dir.path("run").join(name));
+    let read = || files.each_ref().map(|file| fs::read(file).ok());
+    let before = read();
+    let running = dir.path("run/running.json");
+    let take = &mut |event: &Event<'_>| {
+        if let Event::Device { .. } = event {
+            fs::write(&running, r#"{ "host": "another", "pid": 7 }"#).expect("written");
+        }
+        false
+    };
+    let error = dir.train_until(&experiment, "run", None, take);
+    let error = error.expect_err("a folder that was taken");
+    assert!(matches!(error, RunError::Locked { .. }), "{error:?}");
+    assert!(read() == before);
+    assert!(running.exists());
+}
+
 #[test]
 fn a_locked_folder_is_an_error_with_the_process() {
     let dir = TestDir::new();
