@@ -14,7 +14,7 @@ use crate::config::{Data, Experiment, Model};
 use crate::device::{DeviceOptions, Network, OpenDevice};
 use crate::examples::{self, Batches, Examples, Input, score};
 use crate::files::FileError;
-use crate::packed::{PackedEvaluator, run_of};
+use crate::packed::{METHOD, PackedEvaluator, entry, open_packed, run_in};
 use crate::run_folder::{
     best_checkpoint, check_best, last_checkpoint, packed_network, packed_state,
 };
@@ -42,7 +42,7 @@ pub struct Evaluation {
     pub checkpoint: PathBuf,
     /// Its completed epochs.
     pub epochs_done: u32,
-    /// The method's id.
+    /// The id of the method that quantized the weights.
     pub method: String,
     /// The name of the split, or the path of the text.
     pub source: String,
@@ -152,11 +152,11 @@ pub fn evaluate(
     progress: &mut (dyn FnMut(usize, usize) + Send),
 ) -> Result<Evaluation, RunError> {
     let checkpoint = find_checkpoint(path)?;
-    let (run, state) = match run_of(&checkpoint)? {
-        Some(run) => (run, None),
+    let (run, method, state) = match open_packed(&checkpoint)? {
+        Some(file) => (run_in(&file)?, entry(&file, METHOD), None),
         None => {
             let found = Checkpoint::read(&checkpoint)?;
-            (found.run, Some(found.network))
+            (found.run, None, Some(found.network))
         }
     };
     let experiment = &run.experiment;
@@ -238,7 +238,7 @@ pub fn evaluate(
     let score = score.expect("the callback never stops the evaluation");
     Ok(Evaluation {
         epochs_done: run.progress.epoch - 1,
-        method: experiment.quantize.method.clone(),
+        method: method.unwrap_or_else(|| experiment.quantize.method.clone()),
         source: name,
         loss: score.loss,
         error: score.error,

@@ -23,7 +23,7 @@ use crate::device::DeviceOptions;
 use crate::evaluate::{find_checkpoint, load_network};
 use crate::examples::{Examples, Input, load};
 use crate::files::{FileError, write_atomically};
-use crate::packed::{RUN, open_packed, run_in};
+use crate::packed::{GRANULARITY, METHOD, RUN, entry, open_packed, run_in};
 use crate::run_folder::{best_checkpoint, last_checkpoint};
 use crate::run_state::RunState;
 use crate::session::method;
@@ -61,7 +61,7 @@ pub struct ExportedTensor {
 pub struct Exported {
     /// The checkpoint.
     pub checkpoint: PathBuf,
-    /// The method's id.
+    /// The id of the method that quantized the weights.
     pub method: String,
     /// The tensors.
     pub tensors: Vec<ExportedTensor>,
@@ -141,7 +141,7 @@ pub fn export_npz(path: &Path, out: &Path, options: ExportOptions) -> Result<Exp
 /// See [`RunError`].
 pub fn export_gguf(path: &Path, out: &Path, options: ExportOptions) -> Result<Exported, RunError> {
     export(path, out, options, |trained, metadata| {
-        let of: Option<BlockType> = trained.run.experiment.quantize.method.parse().ok();
+        let of: Option<BlockType> = trained.method.parse().ok();
         for tensor in trained.tensors.values_mut() {
             let has_blocks = match (&*tensor, of) {
                 (Tensor::Packed(packed), Some(of)) => to_blocks(of, packed).is_some(),
@@ -202,7 +202,7 @@ fn export(
     let file_bytes = std::fs::metadata(file).map_err(FileError::on("read", file))?;
     Ok(Exported {
         tensors: exported.collect(),
-        method: trained.run.experiment.quantize.method.clone(),
+        method: trained.method,
         file_bytes: file_bytes.len(),
         checkpoint,
     })
@@ -211,6 +211,9 @@ fn export(
 /// A trained network, as tensors of a file.
 struct Trained {
     run: RunState,
+    /// The id of the method that quantized the weights.
+    method: String,
+    granularity: String,
     spec: NetworkSpec,
     tensors: BTreeMap<String, Tensor>,
 }
@@ -228,19 +231,14 @@ impl Trained {
 
     fn metadata(&self) -> Result<BTreeMap<String, String>, RunError> {
         let Self { run, spec, .. } = self;
+        let (method, granularity) = (self.method.clone(), self.granularity.clone());
         Ok(BTreeMap::from([
             (
                 "laq.version".to_owned(),
                 env!("CARGO_PKG_VERSION").to_owned(),
             ),
-            (
-                "laq.method".to_owned(),
-                run.experiment.quantize.method.clone(),
-            ),
-            (
-                "laq.granularity".to_owned(),
-                method(&run.experiment)?.granularity().to_string(),
-            ),
+            (METHOD.to_owned(), method),
+            (GRANULARITY.to_owned(), granularity),
             ("laq.config_key".to_owned(), run.key.clone()),
             (NETWORK.to_owned(), json(spec)?),
             (RUN.to_owned(), json(run)?),
@@ -305,6 +303,8 @@ fn read_trained(checkpoint: &Path, options: &ExportOptions) -> Result<Trained, R
         tensors.insert(MEAN_IMAGE.to_owned(), mean);
     }
     Ok(Trained {
+        method: run.experiment.quantize.method.clone(),
+        granularity: granularity(&run)?,
         spec: network_spec(&run, input),
         run,
         tensors,
@@ -329,7 +329,18 @@ fn read_packed(
         };
         tensors.insert(name, tensor);
     }
-    Ok(Trained { run, spec, tensors })
+    Ok(Trained {
+        method: entry(file, METHOD).unwrap_or_else(|| run.experiment.quantize.method.clone()),
+        granularity: entry(file, GRANULARITY).map_or_else(|| granularity(&run), Ok)?,
+        run,
+        spec,
+        tensors,
+    })
+}
+
+/// The weights that shared a scale in training.
+fn granularity(run: &RunState) -> Result<String, RunError> {
+    Ok(method(&run.experiment)?.granularity().to_string())
 }
 
 /// The mean image of the training split, where the preprocessing subtracts it and the data of the run

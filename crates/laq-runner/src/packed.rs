@@ -16,6 +16,10 @@ use crate::run_state::RunState;
 
 /// The metadata entry with the state of the run, [`RunState`] as JSON.
 pub(crate) const RUN: &str = "laq.run";
+/// That with the id of the method that quantized the weights: in training, or by `laq quantize` later.
+pub(crate) const METHOD: &str = "laq.method";
+/// That with the weights that share a scale.
+pub(crate) const GRANULARITY: &str = "laq.granularity";
 
 /// A file of packed weights; `None` if the file is another.
 pub(crate) fn open_packed(path: &Path) -> Result<Option<PackedFile>, RunError> {
@@ -36,8 +40,7 @@ pub(crate) fn run_of(path: &Path) -> Result<Option<RunState>, RunError> {
 
 /// The state of the run that a file of packed weights comes from.
 pub(crate) fn run_in(file: &PackedFile) -> Result<RunState, RunError> {
-    let entry = file.metadata().find(|(key, _)| key == RUN);
-    let (_, run) = entry.ok_or_else(|| RunError::NoRun {
+    let run = entry(file, RUN).ok_or_else(|| RunError::NoRun {
         path: file.path().into(),
         entry: RUN,
     })?;
@@ -45,6 +48,14 @@ pub(crate) fn run_in(file: &PackedFile) -> Result<RunState, RunError> {
         path: file.path().into(),
         detail,
     })
+}
+
+/// An entry of the metadata.
+pub(crate) fn entry(file: &PackedFile, key: &str) -> Option<String> {
+    let mut entries = file.metadata();
+    entries
+        .find(|(found, _)| found == key)
+        .map(|(_, text)| text)
 }
 
 /// Whether the first bytes of a file are those of packed weights.

@@ -100,10 +100,13 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
     }
     writeln!(
         Output,
-        "{} ({}), {:.1} times smaller than f32; every weight is that of training",
+        "{} ({}), {:.1} times smaller than f32; every weight{} is that of {}",
         args.out.display(),
         bytes(exported.file_bytes as usize),
         f32_bytes as f64 / exported.file_bytes as f64,
+        args.output_bits
+            .map_or("", |_| " but those of the output layer"),
+        exported.checkpoint.display(),
     )?;
     if args.to == ExportFormat::Onnx {
         writeln!(

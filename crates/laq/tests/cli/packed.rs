@@ -503,7 +503,9 @@ fn a_calibrated_network_is_quantized_and_evaluated() {
         run(&dir, &quantize);
         files.push(fs::read(dir.path("int4.safetensors")).expect("a file"));
         let of_run = json(&dir, &["eval", "runs/tiny", "--json"])["loss"].as_f64();
-        let of_file = json(&dir, &["eval", "int4.safetensors", "--json"])["loss"].as_f64();
+        let evaluation = json(&dir, &["eval", "int4.safetensors", "--json"]);
+        assert_eq!(evaluation["method"], "int4-g32");
+        let of_file = evaluation["loss"].as_f64();
         let (of_run, of_file) = (of_run.expect("a loss"), of_file.expect("a loss"));
         assert!(
             of_run != of_file && (of_run - of_file).abs() < 0.1,
@@ -511,4 +513,19 @@ fn a_calibrated_network_is_quantized_and_evaluated() {
         );
     }
     assert!(files[0] != files[1], "the curvature is read");
+    let export = [
+        "export",
+        "int4.safetensors",
+        "--to",
+        "packed",
+        "--out",
+        "again.safetensors",
+    ];
+    let printed = run(&dir, &export);
+    assert!(
+        printed.contains("every weight is that of int4.safetensors"),
+        "{printed}"
+    );
+    let evaluation = json(&dir, &["eval", "again.safetensors", "--json"]);
+    assert_eq!(evaluation["method"], "int4-g32");
 }
