@@ -83,7 +83,7 @@ impl Plan {
     /// # Errors
     ///
     /// Names that the table does not have, and invalid configurations.
-    pub fn new(configs: &Configs, selection: &Selection) -> Result<Self, LabError> {
+    pub fn new(configs: Configs, selection: &Selection) -> Result<Self, LabError> {
         let table = Table::load(configs, selection.table)?;
         let (rows, columns, preset) = table.choose(selection)?;
         let default = || Path::new("runs").join(table.id.name()).join(&preset);

@@ -67,6 +67,8 @@ impl TableId {
 pub struct Table {
     /// Which table.
     pub id: TableId,
+    /// Where it was read from; embedded files exist while this does.
+    pub configs: Configs,
     /// What its figures are.
     pub measure: &'static Measure,
     /// The paper's caption: what is measured, in which unit.
@@ -81,7 +83,6 @@ pub struct Table {
     paper_columns: Vec<String>,
     /// `[paper row][paper column]`
     figures: Vec<Vec<f64>>,
-    folder: PathBuf,
 }
 
 const PRESETS: &str = "presets";
@@ -106,7 +107,7 @@ impl Table {
     /// # Errors
     ///
     /// Files that cannot be read, and presets of columns that do not exist.
-    pub fn load(configs: &Configs, id: TableId) -> Result<Self, LabError> {
+    pub fn load(configs: Configs, id: TableId) -> Result<Self, LabError> {
         let path = configs.folder().join("paper_tables.toml");
         let text = fs::read_to_string(&path).map_err(|error| LabError::configs(&path, error))?;
         let PaperTables { status, mut tables } =
@@ -174,7 +175,7 @@ impl Table {
             presets,
             paper_columns: paper.columns,
             figures,
-            folder,
+            configs,
         })
     }
 
@@ -198,14 +199,18 @@ impl Table {
         self.paper_columns.iter().any(|c| c == column)
     }
 
+    fn folder(&self) -> PathBuf {
+        self.configs.folder().join(self.id.name())
+    }
+
     /// The configuration file of a cell.
     pub(crate) fn config(&self, row: &str, column: &str) -> PathBuf {
-        self.folder.join(column).join(format!("{row}.toml"))
+        self.folder().join(column).join(format!("{row}.toml"))
     }
 
     /// The overlays of a preset in a column, the lowest first.
     pub(crate) fn preset(&self, preset: &str, column: &str) -> Vec<PathBuf> {
-        let presets = self.folder.join(PRESETS);
+        let presets = self.folder().join(PRESETS);
         let own = presets.join(preset).join(format!("{column}.toml"));
         let mut overlays = vec![presets.join(format!("{preset}.toml"))];
         overlays.extend(Some(own).filter(|path| path.exists()));
@@ -324,7 +329,7 @@ mod tests {
         write("table1/a/full.toml", "");
         write("table1/presets/short.toml", "");
         write("table1/presets/short/a.toml", "");
-        let load = |id| Table::load(&Configs::at(root.path()), id);
+        let load = |id| Table::load(Configs::at(root.path()), id);
         let table = load(TableId::Table1).expect("a table");
         let presets = root.path().join("table1/presets");
         let paths = |names: &[&str]| {

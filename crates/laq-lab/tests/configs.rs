@@ -36,11 +36,7 @@ fn plan(table: TableId, preset: &str) -> Plan {
         seeds: 1,
         out: None,
     };
-    Plan::new(
-        &Configs::embedded().expect("the configurations"),
-        &selection,
-    )
-    .expect("a plan")
+    Plan::new(Configs::embedded().expect("the configurations"), &selection).expect("a plan")
 }
 
 #[test]

@@ -479,7 +479,7 @@ fn unknown_names_are_refused() {
             seeds: 1,
             out: None,
         };
-        match Plan::new(&TestDir::new().configs(), &selection) {
+        match Plan::new(TestDir::new().configs(), &selection) {
             Err(LabError::Unknown(Unknown { kind, name, .. })) => format!("{kind} {name}"),
             other => panic!("{other:?}"),
         }

@@ -34,7 +34,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
         LauncherName::Local => {}
     }
     let plan = Plan::new(
-        &args.selection.configs()?,
+        args.selection.configs()?,
         &args.selection.selection(args.table),
     )?;
     let device = args.device.options();
@@ -121,7 +121,7 @@ pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {
             bail!("--page is the page of single runs; the report of a table is in --out");
         }
         let selection = args.selection.selection(table);
-        let plan = Plan::new(&args.selection.configs()?, &selection)?;
+        let plan = Plan::new(args.selection.configs()?, &selection)?;
         print_report(&report::write(plan)?, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -22,8 +22,10 @@ pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<ExitCode> {
             "--jobs, --minutes and --json are for cells of this machine; --array-limit and --time limit those of --launcher slurm"
         );
     }
-    let configs = args.selection.configs()?;
-    let plan = Plan::new(&configs, &args.selection.selection(args.table))?;
+    let plan = Plan::new(
+        args.selection.configs()?,
+        &args.selection.selection(args.table),
+    )?;
     if args.slurm.cancel {
         let jobs = slurm::cancel(&plan.out)?;
         match jobs.as_slice() {
@@ -42,7 +44,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<ExitCode> {
         keep: args.keep.map(Into::into),
     };
     let request = Request {
-        settings: Settings::load(&configs)?.with(args.slurm.settings()),
+        settings: Settings::load(&plan.table.configs)?.with(args.slurm.settings()),
         program: env::current_exe().context("cannot find this program")?,
         report: report(args, &plan)?,
     };

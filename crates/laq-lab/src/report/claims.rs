@@ -280,7 +280,7 @@ mod tests {
             ),
         ] {
             let configs = Configs::embedded().expect("the configurations");
-            let table = Table::load(&configs, table).expect("the table");
+            let table = Table::load(configs, table).expect("the table");
             let columns: Vec<String> = table
                 .columns
                 .iter()

@@ -97,7 +97,7 @@ impl TestDir {
             seeds,
             out: Some(self.out()),
         };
-        Plan::new(&self.configs(), &selection).expect("a plan")
+        Plan::new(self.configs(), &selection).expect("a plan")
     }
 
     pub(crate) fn file(&self, extension: &str) -> String {

@@ -252,6 +252,15 @@ fn embedded_configurations_are_planned() {
     }
 }
 
+/// The report looks at all of a folder, also with the configurations of the program.
+#[test]
+fn other_cells_than_the_selected_ones_have_embedded_configurations() {
+    let dir = TestDir::new();
+    fs::create_dir_all(dir.folder.path().join("part/demo/twn-seed1-0")).expect("a folder");
+    let report = dir.laq("report table2 --out part --rows full");
+    assert_eq!(report.code, Some(0), "{}", report.err);
+}
+
 #[test]
 fn quiet_shows_errors_alone() {
     let dir = TestDir::new();
