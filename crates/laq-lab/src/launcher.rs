@@ -44,8 +44,8 @@ pub struct Needs {
 pub enum Change {
     /// The job has started.
     Started(usize),
-    /// The job has ended. Its result is in the run folder; the message is used where the files
-    /// there explain nothing.
+    /// The job has ended. Its result is in the run folder; the message, which a job that was stopped
+    /// does not have, is used where the files there explain nothing.
     Ended(usize, Option<String>),
     /// The job was not trained, because another process trains its run.
     Locked(usize),

@@ -6,6 +6,7 @@ mod data;
 mod differences;
 pub mod dry_run;
 mod error;
+pub mod failure;
 pub mod launcher;
 pub mod local;
 pub mod measure;

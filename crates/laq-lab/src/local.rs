@@ -13,8 +13,8 @@ use laq_runner::RunError;
 use laq_runner::run_folder::trained_by;
 use laq_runner::train::{Options, train};
 
-use crate::LabError;
-use crate::launcher::{Change, Job, LOCKED, Launcher, Stop};
+use crate::launcher::{Change, Job, LOCKED, Launcher, STOPPED, Stop};
+use crate::{LabError, failure};
 
 /// How often a child process is checked.
 const POLL: Duration = Duration::from_millis(50);
@@ -114,7 +114,10 @@ fn run_here(job: &Job, stop: &Stop) -> Result<(), Failure> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(RunError::Locked { .. })) => Err(Failure::Locked),
-        Ok(Err(error)) => Err(Failure::Other(error.to_string())),
+        Ok(Err(error)) => {
+            let _ = failure::record(&job.folder, &error.to_string());
+            Err(Failure::Other(error.to_string()))
+        }
         Err(_) => Err(Failure::Other(
             "the run panicked; its message is above".into(),
         )),
@@ -131,7 +134,7 @@ fn run_child(
 ) -> io::Result<Result<(), Failure>> {
     let config = toml::to_string(&job.experiment).map_err(io::Error::other)? + "\0";
     let mut command = Command::new(program);
-    command.args(["train", "-", "--resume", "--run-dir"]);
+    command.args(["train", "-", "--record-failure", "--resume", "--run-dir"]);
     command.arg(&job.folder);
     command.args(["--device", &job.needs.device.choice.to_string()]);
     command.args(["--precision", &job.needs.device.precision.to_string()]);
@@ -167,9 +170,13 @@ fn run_child(
     let failed = |message| Err(Failure::Other(message));
     Ok(match written {
         _ if status.code() == Some(LOCKED.into()) => Err(Failure::Locked),
-        _ if !status.success() => failed(format!(
-            "`laq train` ended with {status}; its message is above"
-        )),
+        _ if status.code() == Some(STOPPED.into()) => Ok(()),
+        // The signal came before it could listen.
+        _ if status.code().is_none() && stop.is_set() => Ok(()),
+        _ if !status.success() => failed(
+            failure::reason(&job.folder)
+                .unwrap_or_else(|| format!("`laq train` ended with {status}")),
+        ),
         Err(error) => failed(format!(
             "`laq train` did not read its configuration: {error}"
         )),

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::LabError;
 use crate::configs::Configs;
 use crate::differences::differences;
+use crate::failure;
 use crate::measure::Measure;
 use crate::table::{Selection, Table};
 
@@ -242,8 +243,14 @@ impl Cell {
                 })
             }
             Some(summary) if summary.status == Status::Failed => State::Failed(summary),
-            summary if begun => State::Begun(summary.unwrap_or_default()),
-            _ => State::ToDo,
+            summary => match failure::reason(&self.folder) {
+                Some(reason) => State::Failed(Summary {
+                    reason: Some(reason),
+                    ..summary.unwrap_or_default()
+                }),
+                None if begun => State::Begun(summary.unwrap_or_default()),
+                None => State::ToDo,
+            },
         }
     }
 }

@@ -13,11 +13,9 @@ use laq_runner::config::Keep;
 use laq_runner::record::Status;
 use laq_runner::run_folder::{last_checkpoint, trained_by};
 
-use crate::LabError;
-use crate::data;
 use crate::launcher::{Change, Job, Launcher, Needs, Stop};
 use crate::plan::{Cell, Plan, State};
-use crate::status;
+use crate::{LabError, data, failure, status};
 
 /// How often a cell that another process trains is looked at.
 const POLL: Duration = Duration::from_secs(1);
@@ -102,6 +100,7 @@ pub fn reproduce(
             Change::Started(index) => {
                 let (number, cell) = cells[index];
                 before[index] = written(&cell.folder);
+                failure::forget(&cell.folder);
                 observer(Event::Started(number + 1, all, cell));
             }
             Change::Locked(index) => {
@@ -118,15 +117,15 @@ pub fn reproduce(
                     Some(message) if is_finished(cell) && has_to_be_packed(cell, options) => {
                         Ending::Failed(message)
                     }
-                    message => ending(cell, has_written, message),
+                    message => ending(cell, has_written, message, stop),
                 };
                 match ending {
                     Ending::Finished => {}
                     // A signal that reached one run alone was meant for all.
                     Ending::Interrupted if !stop.is_set() => stop.interrupt(),
                     Ending::Interrupted => {}
-                    Ending::Failed(_) if stop.is_set() => {}
                     Ending::Failed(reason) => {
+                        record(cell, &reason);
                         observer(Event::Failed(cell, &reason));
                         problems.insert(cell.name(), reason);
                     }
@@ -145,12 +144,12 @@ pub fn reproduce(
     }
     Ok(if stop.is_interrupted() {
         Outcome::Interrupted
+    } else if !problems.is_empty() {
+        Outcome::Incomplete(problems)
     } else if stop.is_set() && plan.finished() < all {
         Outcome::OutOfTime
-    } else if problems.is_empty() {
-        Outcome::Complete
     } else {
-        Outcome::Incomplete(problems)
+        Outcome::Complete
     })
 }
 
@@ -182,6 +181,9 @@ pub(crate) fn prepare(
     observer(Event::Downloaded);
     for (name, reason) in &problems {
         observer(Event::NoData(name, reason));
+        for cell in (plan.cells.iter()).filter(|cell| cell.experiment.data.name == *name) {
+            record(cell, reason);
+        }
     }
     Ok(problems)
 }
@@ -219,6 +221,13 @@ fn has_to_be_packed(cell: &Cell, options: &Options) -> bool {
     keep(cell, options) == Keep::Packed && last_checkpoint(&cell.folder).is_file()
 }
 
+/// Records why a cell without a run has none. A run that has begun has its own files.
+fn record(cell: &Cell, reason: &str) {
+    if matches!(cell.state(), State::ToDo) {
+        let _ = failure::record(&cell.folder, reason);
+    }
+}
+
 /// When the summary of a run was written.
 fn written(folder: &Path) -> Option<SystemTime> {
     fs::metadata(folder.join("summary.json"))
@@ -235,7 +244,7 @@ enum Ending {
 
 /// How a run ended, from its folder. A summary that this run has not written describes an earlier
 /// one.
-fn ending(cell: &Cell, has_written: bool, message: Option<String>) -> Ending {
+fn ending(cell: &Cell, has_written: bool, message: Option<String>, stop: &Stop) -> Ending {
     match cell.state() {
         State::Finished(_) => Ending::Finished,
         State::Failed(summary) if has_written => Ending::Failed(
@@ -247,6 +256,7 @@ fn ending(cell: &Cell, has_written: bool, message: Option<String>) -> Ending {
         State::Begun(summary) if has_written && summary.status == Status::Interrupted => {
             Ending::Interrupted
         }
+        _ if message.is_none() && stop.is_set() => Ending::Interrupted,
         _ => Ending::Failed(message.unwrap_or_else(|| {
             let path = cell.folder.join("summary.json");
             format!(

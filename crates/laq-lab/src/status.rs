@@ -10,10 +10,10 @@ use laq_runner::run_folder::{check_summary, last_checkpoint, read_summary, write
 use laq_runner::running::{Running, read_running};
 use serde::{Deserialize, Serialize};
 
-use crate::LabError;
 use crate::plan::Plan;
 use crate::slurm::submission::Submissions;
 use crate::text::{duration, table};
+use crate::{LabError, failure};
 
 /// The cells of a plan, in its folder.
 const CELLS: &str = "cells.json";
@@ -219,7 +219,7 @@ impl CellStatus {
             reason,
             ..
         } = summary.unwrap_or_default();
-        Self {
+        let status = Self {
             name,
             folder,
             state,
@@ -229,19 +229,24 @@ impl CellStatus {
             running,
             job: None,
             reason: reason.filter(|_| state == CellState::Failed),
-        }
+        };
+        let failure = failure::reason(&status.folder);
+        status.with_failure(failure)
     }
 
-    /// Adds what a queue knows: a task that failed before it began or resumed has a log alone.
+    /// Adds what a queue knows: a task that failed before it began or resumed may have a log alone.
     fn with(mut self, submissions: &Submissions) -> Self {
         self.job = submissions.job(&self.folder);
-        if matches!(
-            self.state,
-            CellState::Waiting | CellState::Killed | CellState::Interrupted
-        ) && let Some(line) = submissions.failure(&self.folder)
-        {
+        let failure = submissions.failure(&self.folder);
+        self.with_failure(failure)
+    }
+
+    /// Adds why the last try failed, where the files of the run do not have that.
+    fn with_failure(mut self, reason: Option<String>) -> Self {
+        use CellState::{Interrupted, Killed, Waiting};
+        if reason.is_some() && matches!(self.state, Waiting | Killed | Interrupted) {
             self.state = CellState::Failed;
-            self.reason = Some(line);
+            self.reason = reason;
         }
         self
     }

@@ -4,6 +4,8 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use common::{Fake, TestDir};
 use expect_test::expect_file;
@@ -188,6 +190,46 @@ fn a_failing_cell_does_not_stop_the_others() {
         ["lat-e"],
         "only the failed cell is trained again"
     );
+}
+
+/// The reason is also where `status` and the report find it.
+#[test]
+fn a_cell_that_fails_before_the_time_is_over_is_told() {
+    let dir = TestDir::new();
+    let plan = dir.plan(Table2, "demo", "full twn", "");
+    let fake = Fake {
+        crashes: "full",
+        ..Fake::default()
+    };
+    let deadline = Some(Instant::now() + Duration::from_secs(1));
+    let stop = Stop {
+        deadline,
+        ..Stop::default()
+    };
+    let mut wait = |event: Event<'_>| {
+        while matches!(event, Event::Started(..)) && !stop.is_set() {
+            sleep(Duration::from_millis(10));
+        }
+    };
+    let outcome = reproduce(&plan, &Options::default(), &fake, &stop, &mut wait);
+    let reason = "the process ended with signal 9";
+    let problems = [("full on demo (seed 1)".into(), reason.into())];
+    let problems = Outcome::Incomplete(BTreeMap::from(problems));
+    assert_eq!(outcome.expect("a reproduction"), problems);
+    assert_eq!(fake.rows(), ["full"]);
+
+    let states = || {
+        let cells = Status::of(&dir.out()).expect("a status").cells;
+        cells.into_iter().map(|cell| (cell.state, cell.reason))
+    };
+    let failed = (CellState::Failed, Some(reason.to_owned()));
+    let waiting = (CellState::Waiting, None);
+    assert!(states().eq([failed, waiting]));
+    let report = report::write(dir.plan(Table2, "demo", "full twn", "")).expect("a report");
+    let text = report.render();
+    assert!(text.contains(&format!("a  failed: {reason}")), "{text}");
+    assert_eq!(run(&plan, &Fake::default()), Outcome::Complete);
+    assert!(states().all(|(state, reason)| (state, reason) == (CellState::Finished, None)));
 }
 
 #[test]

@@ -91,6 +91,35 @@ fn every_cell_of_a_table_has_a_state() {
 }
 
 #[test]
+fn a_failed_task_of_slurm_counts_until_the_cell_is_trained_elsewhere() {
+    let dir = TestDir::tiny();
+    let plan = dir.plan(Table2, "demo", "full", "text");
+    laq_lab::status::write_cells(&plan).expect("written");
+    let folder = plan.relative_folder(&plan.cells[0]).display();
+    let submission = dir.out().join("slurm/1");
+    let text = format!(r#"{{"job":7,"tasks":[{{"folder":"{folder}"}}]}}"#);
+    common::write(&submission.join("submission.json"), &text);
+    common::write(&submission.join("failed/0"), "1");
+    common::write(&submission.join("logs/0.log"), "the reason\n");
+    let cell = || Status::of(&dir.out()).expect("a status").cells.remove(0);
+    assert_eq!(cell().reason.as_deref(), Some("the reason"));
+
+    let long_ago = SystemTime::now() - Duration::from_secs(60);
+    let file = fs::File::options()
+        .write(true)
+        .open(submission.join("failed/0"));
+    let set = file.and_then(|file| file.set_modified(long_ago));
+    set.expect("a time");
+    let fake = Fake {
+        is_interrupted: "full",
+        ..Fake::default()
+    };
+    let stop = Stop::default();
+    reproduce(&plan, &Options::default(), &fake, &stop, &mut |_| {}).expect("a reproduction");
+    assert_eq!(cell().state, CellState::Interrupted);
+}
+
+#[test]
 fn steps_of_a_damaged_file_are_shown() {
     let folder = tempfile::tempdir().expect("a folder");
     let text = format!(

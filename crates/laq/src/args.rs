@@ -186,6 +186,9 @@ pub(crate) struct TrainArgs {
     /// Progress on the standard error.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) progress: ProgressStyle,
+    // Hidden: `reproduce` has a cell leave the reason of a failure in its folder.
+    #[arg(long, requires = "run_dir", hide = true)]
+    pub(crate) record_failure: bool,
     /// Instead of training, time some steps on random input on the CPU and print where the time goes.
     #[arg(long, value_name = "STEPS", num_args = 0..=1, require_equals = true, default_missing_value = "20", value_parser = clap::value_parser!(u64).range(1..=100_000), conflicts_with_all = ["run_dir", "resume"])]
     pub(crate) profile: Option<u64>,

@@ -48,6 +48,10 @@ fn main() -> ExitCode {
     output::set_quiet(quiet);
     output::survive_size_limit();
     let prints_result = args.command.prints_result();
+    let record_failure = match &args.command {
+        Command::Train(args) if args.record_failure => args.run_dir.clone(),
+        _ => None,
+    };
     if let Err(error) = environment() {
         output::log_error(&format!("error: {}", described(&error)));
         return ExitCode::FAILURE;
@@ -94,6 +98,9 @@ fn main() -> ExitCode {
         }
         (Err(error), _) => {
             output::log_error(&format!("error: {}", described(&error)));
+            if let Some(folder) = record_failure {
+                let _ = laq_lab::failure::record(&folder, &described(&error));
+            }
             // A name that does not exist is a wrong command line.
             let wrong = matches!(error.downcast_ref(), Some(LabError::Unknown(_)));
             let locked = matches!(error.downcast_ref(), Some(RunError::Locked { .. }));

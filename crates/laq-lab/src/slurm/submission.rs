@@ -10,6 +10,7 @@ use laq_runner::run_folder::write_json;
 use serde::{Deserialize, Serialize};
 
 use crate::LabError;
+use crate::failure::is_news;
 
 /// The folder of submissions, in that of a plan.
 const FOLDER: &str = "slurm";
@@ -86,7 +87,7 @@ struct KnownTask {
     /// Such as `12_3`.
     name: String,
     log: PathBuf,
-    /// Whether it ended, and was not queued again, without a finished run.
+    /// Whether it ended, and was not queued again, without a finished run, and nobody trained that since.
     has_failed: bool,
 }
 
@@ -96,12 +97,13 @@ impl Submissions {
         for (folder, submission) in submissions(out) {
             let Some(job) = submission.job else { continue };
             for (index, task) in submission.tasks.iter().enumerate() {
+                let run = out.join(&task.folder);
                 let known = KnownTask {
                     name: format!("{job}_{index}"),
                     log: log(&folder, index),
-                    has_failed: failure(&folder, index).exists(),
+                    has_failed: is_news(&failure(&folder, index), &run),
                 };
-                tasks.insert(out.join(&task.folder), known);
+                tasks.insert(run, known);
             }
         }
         Self { tasks }

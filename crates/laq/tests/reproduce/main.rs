@@ -189,6 +189,24 @@ fn a_failing_cell_is_reported() {
     );
 }
 
+/// Such a cell has no summary.
+#[test]
+fn the_reason_of_a_cell_that_cannot_begin_is_kept() {
+    let dir = TestDir::new();
+    let path = dir.folder.path().join("configs/table2/demo/full.toml");
+    let text = fs::read_to_string(&path).expect("text");
+    fs::write(&path, text + "\ntrain.start = \"nowhere\"").expect("written");
+    for words in ["--jobs 2", ""] {
+        assert_eq!(dir.reproduce(words).code, Some(1), "{words}");
+        let status = dir.laq("status out");
+        let report = dir.laq("report table2 --configs configs --out out");
+        for text in [status.out, report.out] {
+            let told = text.lines().any(|line| line.contains("nowhere"));
+            assert!(told && text.contains("failed"), "{text}");
+        }
+    }
+}
+
 /// A digit of a summary that was changed, and a figure that is gone, come back from the checkpoint.
 #[test]
 fn a_changed_summary_is_written_again_from_its_checkpoint() {
