@@ -427,8 +427,8 @@ pub(crate) struct SlurmArgs {
     /// Wait until every task has ended; Ctrl-C cancels them.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// Cancel the tasks in the queue; running ones save.
-    #[arg(long, conflicts_with_all = ["dry_run", "wait"])]
+    /// Cancel all tasks of the table and preset in the queue; running ones save.
+    #[arg(long, conflicts_with_all = ["dry_run", "wait", "rows", "columns", "seeds"])]
     pub(crate) cancel: bool,
 }
 

@@ -1,19 +1,18 @@
 //! `laq reproduce --launcher slurm`.
 
 use std::env;
-use std::fs;
 use std::io::Write;
 use std::path::{Path, absolute};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use laq_lab::launcher::{Needs, Stop};
 use laq_lab::plan::Plan;
 use laq_lab::reproduce::{Event, Options};
 use laq_lab::slurm::{self, Request, Settings, Submitted};
 
 use crate::args::ReproduceArgs;
-use crate::output::{INTERRUPTED, Output, log, log_error, stop_flag};
+use crate::output::{INTERRUPTED, Output, log, log_error, shell_words, stop_flag};
 use crate::progress::{Transfer, show_cells};
 
 pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<ExitCode> {
@@ -63,7 +62,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<ExitCode> {
         &mut observer,
     )?;
     print(args, &plan, &submitted)?;
-    if stop.is_set() && submitted.folder.is_none() {
+    if stop.is_set() && submitted.commands.is_empty() {
         log("stopped before anything was submitted");
         return Ok(ExitCode::from(INTERRUPTED));
     }
@@ -89,7 +88,8 @@ fn report(args: &ReproduceArgs, plan: &Plan) -> Result<Vec<String>> {
     words.extend(["--seeds".into(), plan.seeds.to_string()]);
     let path = |path: &Path| -> Result<String> {
         let found = absolute(path).with_context(|| format!("cannot find {}", path.display()))?;
-        Ok(found.display().to_string())
+        let found = found.into_os_string().into_string();
+        found.map_err(|path| anyhow!("the path {path:?} is not UTF-8, which the scripts of Slurm have to be: use another folder"))
     };
     words.extend(["--out".into(), path(&plan.out)?]);
     if let Some(configs) = args.selection.configs_folder() {
@@ -100,21 +100,22 @@ fn report(args: &ReproduceArgs, plan: &Plan) -> Result<Vec<String>> {
 
 fn print(args: &ReproduceArgs, plan: &Plan, submitted: &Submitted) -> Result<()> {
     let Submitted {
-        folder,
         submission,
         queued,
         finished,
         ..
     } = submitted;
-    let all = plan.cells.len();
+    let (all, tasks) = (plan.cells.len(), submission.tasks.len());
+    let queued = queued.map_or("the queue is unknown".into(), |queued| {
+        format!("{queued} in the queue")
+    });
     writeln!(
         Output,
-        "{all} cells: {finished} finished, {queued} in the queue, {} to submit",
-        submission.tasks.len()
+        "{all} cells: {finished} finished, {queued}, {tasks} to submit"
     )?;
-    let Some(folder) = folder else {
+    if submitted.commands.is_empty() {
         return Ok(());
-    };
+    }
     for (index, task) in submission.tasks.iter().enumerate() {
         writeln!(Output, "  task {index}: {}", task.name)?;
     }
@@ -122,17 +123,8 @@ fn print(args: &ReproduceArgs, plan: &Plan, submitted: &Submitted) -> Result<()>
         writeln!(Output, "sbatch {command}")?;
     }
     if args.dry_run {
-        for name in ["task.sh", "report.sh"] {
-            let path = folder.join(name);
-            let text = fs::read_to_string(&path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
+        for (path, text) in &submitted.scripts {
             writeln!(Output, "\n{}:\n{text}", path.display())?;
-        }
-        fs::remove_dir_all(folder)
-            .with_context(|| format!("cannot remove {}", folder.display()))?;
-        // Parents that were made for it.
-        for parent in folder.ancestors().skip(1).take(2) {
-            let _ = fs::remove_dir(parent);
         }
         return Ok(());
     }
@@ -146,11 +138,8 @@ fn print(args: &ReproduceArgs, plan: &Plan, submitted: &Submitted) -> Result<()>
             "the report is not submitted: {error}; `laq report` writes it at any time"
         ));
     }
-    writeln!(
-        Output,
-        "`laq status {}` shows how far they are",
-        plan.out.display()
-    )?;
+    let status = ["laq", "status", &plan.out.to_string_lossy()].map(String::from);
+    writeln!(Output, "`{}` shows how far they are", shell_words(&status))?;
     Ok(())
 }
 

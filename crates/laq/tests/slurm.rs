@@ -48,13 +48,45 @@ fn cluster(epochs: u32) -> Option<Cluster> {
         "{}",
         String::from_utf8_lossy(&started.stderr)
     );
-    cluster.configure(epochs);
+    configure(cluster.folder.path(), epochs);
     Some(cluster)
 }
 
 fn is_installed(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths).any(|path| path.join(program).exists())
+}
+
+/// Writes configurations of cells that take `epochs` epochs.
+fn configure(folder: &Path, epochs: u32) {
+    let file = |name: &str, text: &str| {
+        let path = folder.join("configs").join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        fs::write(path, text).expect("a file");
+    };
+    file(
+        "paper_tables.toml",
+        "status = \"invented\"\n[table2]\ncaption = \"Test cross-entropy\"\ncolumns = [\"demo\"]\n\
+         rows = { full = [1.0], lat-a = [2.0], twn = [2.0] }",
+    );
+    file(
+        "table2/base.toml",
+        &format!(
+            "model = {{ kind = \"char-lstm\", hidden = 4 }}\n\
+             data = {{ name = \"demo\", length = 50, batch = 20 }}\n\
+             train = {{ epochs = {epochs}, max_batches = 4, learning_rate = 0.02 }}"
+        ),
+    );
+    for row in ["full", "lat-a"] {
+        let text = format!("extends = \"../base.toml\"\nquantize.method = \"{row}\"");
+        file(&format!("table2/demo/{row}.toml"), &text);
+    }
+    let missing = "extends = \"../base.toml\"\nquantize.method = \"twn\"\n\
+                   data.name = \"file\"\ndata.path = \"missing.txt\"";
+    file("table2/demo/twn.toml", missing);
+    file("table2/presets/demo.toml", "");
+    file("table2/presets/paper.toml", "[train]\nepochs = 200");
+    file("launcher.toml", "[launcher.slurm]\npartition = \"test\"");
 }
 
 impl Cluster {
@@ -67,37 +99,6 @@ impl Cluster {
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
-    }
-
-    fn configure(&self, epochs: u32) {
-        let file = |name: &str, text: &str| {
-            let path = self.path("configs").join(name);
-            fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
-            fs::write(path, text).expect("a file");
-        };
-        file(
-            "paper_tables.toml",
-            "status = \"invented\"\n[table2]\ncaption = \"Test cross-entropy\"\ncolumns = [\"demo\"]\n\
-             rows = { full = [1.0], lat-a = [2.0], twn = [2.0] }",
-        );
-        file(
-            "table2/base.toml",
-            &format!(
-                "model = {{ kind = \"char-lstm\", hidden = 4 }}\n\
-                 data = {{ name = \"demo\", length = 50, batch = 20 }}\n\
-                 train = {{ epochs = {epochs}, max_batches = 4, learning_rate = 0.02 }}"
-            ),
-        );
-        for row in ["full", "lat-a"] {
-            let text = format!("extends = \"../base.toml\"\nquantize.method = \"{row}\"");
-            file(&format!("table2/demo/{row}.toml"), &text);
-        }
-        let missing = "extends = \"../base.toml\"\nquantize.method = \"twn\"\n\
-                       data.name = \"file\"\ndata.path = \"missing.txt\"";
-        file("table2/demo/twn.toml", missing);
-        file("table2/presets/demo.toml", "");
-        file("table2/presets/paper.toml", "[train]\nepochs = 200");
-        file("launcher.toml", "[launcher.slurm]\npartition = \"test\"");
     }
 
     /// Runs a program with this Slurm. Returns the exit code and both streams.
@@ -308,7 +309,7 @@ fn cancelled_tasks_are_saved_and_do_not_come_back() {
     let (code, text) = cluster.reproduce("--rows full,lat-a");
     assert_eq!(code, Some(0), "{text}");
     cluster.wait_for_training("lat-a");
-    let (code, text) = cluster.reproduce("--rows full,lat-a --cancel");
+    let (code, text) = cluster.reproduce("--cancel");
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("cancelled: job 1, job 2"), "{text}");
     for row in ["full", "lat-a"] {
@@ -323,8 +324,146 @@ fn cancelled_tasks_are_saved_and_do_not_come_back() {
         );
         sleep(Duration::from_millis(100));
     }
-    let (_, text) = cluster.reproduce("--rows full,lat-a --cancel");
+    let (_, text) = cluster.reproduce("--cancel");
     assert!(text.contains("nothing of out is in the queue"), "{text}");
+}
+
+/// Scripts in place of Slurm's commands, and configurations.
+#[cfg(unix)]
+struct Scripts {
+    folder: TempDir,
+}
+
+#[cfg(unix)]
+impl Scripts {
+    /// Jobs are numbered; the files `jobs`, `tasks` and `code` are what squeue prints, and how scancel ends.
+    fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+
+        let scripts = Self {
+            folder: TempDir::new().expect("a folder"),
+        };
+        configure(scripts.folder.path(), 2);
+        for (name, text) in [
+            ("sbatch", "echo \"$*\" >> words; wc -l < words"),
+            (
+                "squeue",
+                "case \"$*\" in *--array*) cat tasks ;; *) cat jobs ;; esac",
+            ),
+            ("scancel", "exit $(cat code)"),
+        ] {
+            let path = format!("bin/{name}");
+            scripts.write(&path, &format!("#!/bin/sh\n{text}\n"));
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(scripts.path(&path), mode).expect("a mode");
+        }
+        scripts
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        fs::write(path, text).expect("written");
+    }
+
+    fn reproduce(&self, out: impl AsRef<std::ffi::OsStr>, words: &str) -> (Option<i32>, String) {
+        let paths = std::env::var("PATH").expect("programs");
+        let output = Command::new(cargo_bin!("laq"))
+            .current_dir(self.folder.path())
+            .env("PATH", format!("{}:{paths}", self.path("bin").display()))
+            .args("reproduce table2 --configs configs --device cpu --launcher slurm".split(' '))
+            .args(words.split_whitespace())
+            .arg("--out")
+            .arg(out)
+            .output()
+            .expect("laq starts");
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        (output.status.code(), text)
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_in_the_queue_is_counted_waited_for_and_cancelled() {
+    let scripts = Scripts::new();
+    let (code, text) = scripts.reproduce("out", "--rows full");
+    assert_eq!(code, Some(0), "{text}");
+    let both = "--rows full,lat-a";
+    let dry = format!("{both} --dry-run");
+    let (_, text) = scripts.reproduce("out", &dry);
+    assert!(text.contains("the queue is unknown, 2 to submit"), "{text}");
+    scripts.write("tasks", "1 0\n");
+    let (code, text) = scripts.reproduce("out", &dry);
+    assert_eq!(code, Some(0), "{text}");
+    for expected in [
+        "1 in the queue, 1 to submit",
+        "--dependency=afterany:1:JOB",
+        "out/slurm/2/task.sh:",
+    ] {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+    assert!(!scripts.path("out/slurm/2").exists());
+    let (code, text) = scripts.reproduce("out", both);
+    assert_eq!(code, Some(0), "{text}");
+    let words = fs::read_to_string(scripts.path("words")).expect("the words of sbatch");
+    assert!(words.contains("--dependency=afterany:1:3 "), "{words}");
+
+    scripts.write("tasks", "1 0\n3 0\n");
+    scripts.write("jobs", "1\n2\n3\n4\n");
+    scripts.write("code", "1");
+    let (code, text) = scripts.reproduce("out", "--cancel");
+    assert_eq!(code, Some(1), "{text}");
+    let (_, text) = scripts.reproduce("out", both);
+    assert!(text.contains("2 in the queue, 0 to submit"), "{text}");
+    let (code, text) = scripts.reproduce("out", "--cancel --rows full");
+    assert_eq!(code, Some(2), "{text}");
+    scripts.write("code", "0");
+    let (_, text) = scripts.reproduce("out", "--cancel");
+    assert!(
+        text.contains("cancelled: job 1, job 2, job 3, job 4"),
+        "{text}"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn paths_reach_slurm_as_they_are_or_are_refused() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let scripts = Scripts::new();
+    let (code, text) = scripts.reproduce("a $b's 50%j", "--rows full");
+    assert_eq!(code, Some(0), "{text}");
+    let words = fs::read_to_string(scripts.path("words")).expect("the words of sbatch");
+    let output = format!(
+        "--output={}/a $b's 50%%j/slurm/1/",
+        scripts.folder.path().display()
+    );
+    for name in ["logs/%a.log", "report.log"] {
+        assert!(words.contains(&format!("{output}{name}")), "{words}");
+    }
+    let status = text.split('`').nth(1).expect("a command");
+    let status = shlex::split(status).expect("words of a shell");
+    assert_eq!(status, ["laq", "status", "a $b's 50%j"]);
+
+    for bad in [&b"new\nline"[..], b"back\\slash", b"byte\xff"] {
+        let out = OsStr::from_bytes(bad);
+        for words in ["--dry-run", ""] {
+            let (code, text) = scripts.reproduce(out, words);
+            assert_eq!(code, Some(1), "{text}");
+            assert!(text.contains("use another folder"), "{text}");
+            assert!(!scripts.folder.path().join(out).exists(), "{out:?}");
+        }
+    }
+    fs::create_dir(scripts.path("empty")).expect("a folder");
+    let (code, text) = scripts.reproduce("empty", "--dry-run");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(scripts.path("empty").exists());
 }
 
 #[test]

@@ -19,16 +19,16 @@ use std::time::Duration;
 use laq_runner::files::{FileError, write_atomically};
 use laq_runner::memory_needed;
 
-use self::script::quoted;
+use self::script::{check_path, quoted, report_file, scripts, task_file};
 pub use self::settings::{Request, Settings};
 use self::submission::{
-    CANCELLED, log_pattern, new_folder, submissions, task_file, write_submission,
+    CANCELLED, discard, new_folder, next_folder, submissions, write_submission,
 };
 pub use self::submission::{Submission, Task};
-use crate::LabError;
 use crate::launcher::{Job, Stop};
 use crate::plan::{Cell, Plan};
 use crate::reproduce::{Event, Options, is_done, job, prepare};
+use crate::{LabError, failure};
 
 /// Threads of a task whose network is worth several.
 const THREADS: usize = 4;
@@ -40,25 +40,25 @@ const OTHER_BYTES: u64 = 1 << 30;
 /// What happened to the cells of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Submitted {
-    /// The folder of the submission; none if there was nothing to submit.
-    pub folder: Option<PathBuf>,
     /// What was submitted.
     pub submission: Submission,
-    /// Cells that are in the queue already.
-    pub queued: usize,
+    /// Cells that are in the queue already; none if Slurm does not answer a dry run.
+    pub queued: Option<usize>,
     /// Cells that are finished.
     pub finished: usize,
     /// Data sets that cannot be downloaded, with the reason.
     pub problems: BTreeMap<String, String>,
     /// Why the report is not submitted.
     pub report_error: Option<String>,
-    /// The commands of sbatch.
+    /// The commands of sbatch; none if there was nothing to submit.
     pub commands: Vec<String>,
+    /// The scripts, and their files.
+    pub scripts: Vec<(PathBuf, String)>,
 }
 
 /// Downloads missing data, and submits every cell of `plan` that is neither finished nor in the queue:
-/// an array with a task for each, and a job that reports the table when all have ended. With `dry_run`
-/// it writes the folder of the submission and submits nothing.
+/// an array with a task for each, and a job that reports the table when these and those in the queue have ended.
+/// With `dry_run` it writes and submits nothing.
 ///
 /// # Errors
 ///
@@ -71,30 +71,37 @@ pub fn submit(
     stop: &Stop,
     observer: &mut (dyn FnMut(Event<'_>) + Send),
 ) -> Result<Submitted, LabError> {
-    let (problems, queued) = match dry_run {
-        true => Default::default(),
+    let out = absolute(&plan.out).map_err(FileError::on("find", &plan.out))?;
+    check_path(&out)?;
+    check_path(&request.program)?;
+    for cell in &plan.cells {
+        check_path(&cell.folder)?;
+    }
+    let (problems, queue) = match dry_run {
+        true => (BTreeMap::new(), Queued::of(&out).ok()),
         false => (
             prepare(plan, options, stop, observer)?,
-            queued_runs(&plan.out)?,
+            Some(Queued::of(&out)?),
         ),
     };
-    let out = absolute(&plan.out).map_err(FileError::on("find", &plan.out))?;
+    let is_known = queue.is_some();
+    let queue = queue.unwrap_or_default();
     let (finished, open): (Vec<&Cell>, Vec<&Cell>) =
         plan.cells.iter().partition(|cell| is_done(cell, options));
     let (in_queue, open): (Vec<&Cell>, Vec<&Cell>) = open
         .into_iter()
-        .partition(|cell| queued.contains(plan.relative_folder(cell)));
+        .partition(|cell| queue.runs.contains(plan.relative_folder(cell)));
     let cells: Vec<&Cell> = (open.into_iter())
         .filter(|cell| !problems.contains_key(&cell.experiment.data.name))
         .collect();
     let mut submitted = Submitted {
-        folder: None,
         submission: Submission::default(),
-        queued: in_queue.len(),
+        queued: is_known.then_some(in_queue.len()),
         finished: finished.len(),
         problems,
         report_error: None,
         commands: Vec::new(),
+        scripts: Vec::new(),
     };
     if cells.is_empty() || stop.is_set() {
         return Ok(submitted);
@@ -110,17 +117,26 @@ pub fn submit(
             .collect(),
         ..Submission::default()
     };
-    let folder = new_folder(&out)?;
-    script::write(&folder, &out, &jobs, &submission, request, options)?;
+    let folder = match dry_run {
+        true => next_folder(&out),
+        false => new_folder(&out)?,
+    };
+    let scripts = scripts(&folder, request, options);
     let array = array_command(&folder, &jobs, plan, &request.settings, options);
-    let report = |job: &str| report_command(&folder, plan, &request.settings, job);
+    let report = |job: &str| {
+        let jobs = queue.arrays.iter().map(u64::to_string);
+        let jobs: Vec<String> = jobs.chain([job.to_owned()]).collect();
+        report_command(&folder, plan, &request.settings, &jobs.join(":"))
+    };
     if dry_run {
         submitted.commands = [array, report("JOB")].map(|words| quoted(&words)).into();
     } else {
-        let answer = queue::sbatch(&array).inspect_err(|_| {
-            // Nothing was submitted.
-            let _ = fs::remove_dir_all(&folder);
-        })?;
+        let answer = script::write(&folder, &out, &jobs, &submission, &scripts)
+            .and_then(|()| queue::sbatch(&array))
+            .inspect_err(|_| discard(&folder))?;
+        for cell in &cells {
+            failure::forget(&cell.folder);
+        }
         let job = queue::number(&answer)?;
         submission.job = Some(job);
         // What is in the queue must be on record, whatever happens next.
@@ -133,7 +149,7 @@ pub fn submit(
         write_submission(&folder, &submission)?;
         submitted.commands = [array, report].map(|words| quoted(&words)).into();
     }
-    submitted.folder = Some(folder);
+    submitted.scripts = scripts.into();
     submitted.submission = submission;
     Ok(submitted)
 }
@@ -150,13 +166,13 @@ pub fn wait(plan: &Plan, stop: &Stop) -> Result<bool, LabError> {
     const MAX_FAILURES: u32 = 30;
     let mut failures = 0;
     loop {
-        let queued = queued_runs(&plan.out);
+        let queued = Queued::of(&plan.out);
         if stop.is_set() {
             cancel(&plan.out)?;
             return Ok(false);
         }
         match queued {
-            Ok(queued) if queued.is_empty() => return Ok(true),
+            Ok(queued) if queued.runs.is_empty() => return Ok(true),
             Ok(_) => failures = 0,
             Err(error) if failures == MAX_FAILURES => return Err(error),
             Err(_) => failures += 1,
@@ -184,32 +200,53 @@ pub fn cancel(out: &Path) -> Result<Vec<u64>, LabError> {
         if jobs.is_empty() {
             continue;
         }
+        // Before the jobs are told to end, so that they are not queued again.
         let path = folder.join(CANCELLED);
+        let is_new = !path.exists();
         write_atomically(&path, b"")?;
-        queue::scancel(&jobs)?;
+        queue::scancel(&jobs).inspect_err(|_| {
+            if is_new {
+                let _ = fs::remove_file(&path);
+            }
+        })?;
         cancelled.extend(jobs);
     }
     Ok(cancelled)
 }
 
-/// The run folders whose tasks are in the queue and not cancelled, relative to `out`.
-fn queued_runs(out: &Path) -> Result<BTreeSet<PathBuf>, LabError> {
-    let submissions = submissions(out);
-    if submissions.is_empty() {
-        return Ok(BTreeSet::new());
-    }
-    let tasks = queue::tasks()?;
-    let mut runs = BTreeSet::new();
-    for (folder, submission) in submissions {
-        let Some(job) = submission.job else { continue };
-        if folder.join(CANCELLED).exists() {
-            continue;
+/// The tasks of a plan that are in the queue and not cancelled.
+#[derive(Default)]
+struct Queued {
+    /// The run folders, relative to that of the plan.
+    runs: BTreeSet<PathBuf>,
+    /// The numbers of the arrays.
+    arrays: BTreeSet<u64>,
+}
+
+impl Queued {
+    /// Those of the plan whose folder is `out`.
+    fn of(out: &Path) -> Result<Self, LabError> {
+        let submissions = submissions(out);
+        let mut queued = Self::default();
+        if submissions.is_empty() {
+            return Ok(queued);
         }
-        let of_array = tasks.iter().filter(|(array, _)| *array == job);
-        let found = of_array.filter_map(|(_, index)| submission.tasks.get(*index));
-        runs.extend(found.map(|task| task.folder.clone()));
+        let tasks = queue::tasks()?;
+        for (folder, submission) in submissions {
+            if folder.join(CANCELLED).exists() {
+                continue;
+            }
+            for (array, index) in &tasks {
+                if let Some(task) = submission.tasks.get(*index)
+                    && submission.job == Some(*array)
+                {
+                    queued.runs.insert(task.folder.clone());
+                    queued.arrays.insert(*array);
+                }
+            }
+        }
+        Ok(queued)
     }
-    Ok(runs)
 }
 
 /// The command of the array. Every task may use what the largest cell needs.
@@ -242,7 +279,7 @@ fn array_command(
         "--signal=B:TERM@120".into(),
         "--requeue".into(),
         "--open-mode=append".into(),
-        format!("--output={}", log_pattern(folder).display()),
+        output(folder, "logs/%a.log"),
     ];
     words.extend(settings.gres.iter().map(|gres| format!("--gres={gres}")));
     words.extend(common(settings));
@@ -256,11 +293,17 @@ fn report_command(folder: &Path, plan: &Plan, settings: &Settings, job: &str) ->
         format!("--job-name=laq-{}-report", plan.table.id.name()),
         format!("--dependency=afterany:{job}"),
         "--mem=1024M".into(),
-        format!("--output={}", folder.join("report.log").display()),
+        output(folder, "report.log"),
     ];
     words.extend(common(settings));
-    words.push(folder.join("report.sh").display().to_string());
+    words.push(report_file(folder).display().to_string());
     words
+}
+
+/// The option for a file in `folder`. In its name sbatch replaces % with a letter.
+fn output(folder: &Path, name: &str) -> String {
+    let folder = folder.display().to_string().replace('%', "%%");
+    format!("--output={folder}/{name}")
 }
 
 fn common(settings: &Settings) -> Vec<String> {

@@ -24,6 +24,41 @@ fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "/._-=%:,+@".contains(c)
 }
 
+/// The script of every task.
+pub(super) fn task_file(folder: &Path) -> PathBuf {
+    folder.join("task.sh")
+}
+
+/// The script of the report.
+pub(super) fn report_file(folder: &Path) -> PathBuf {
+    folder.join("report.sh")
+}
+
+/// An error for a path that a manifest, a script or an option of sbatch cannot have.
+pub(super) fn check_path(path: &Path) -> Result<(), LabError> {
+    let is_bad = |text: &str| text.contains(['\t', '\n', '\\']);
+    match path.to_str() {
+        Some(text) if !is_bad(text) => Ok(()),
+        _ => Err(LabError::Launch(format!(
+            "the path {path:?} has a tab, a new line, a backslash or bytes that are not UTF-8, which the scripts of \
+             Slurm cannot have: use another folder"
+        ))),
+    }
+}
+
+/// The scripts of a submission, and their files.
+pub(super) fn scripts(
+    folder: &Path,
+    request: &Request,
+    options: &Options,
+) -> [(PathBuf, String); 2] {
+    let program = request.program.display().to_string();
+    let report = [vec![program], request.report.clone()].concat();
+    let report = format!("#!/bin/sh\nexec {}\n", quoted(&report));
+    let task = task_script(folder, request, options);
+    [(task_file(folder), task), (report_file(folder), report)]
+}
+
 /// Writes the files of a submission: the manifest with configuration, run folder and name of each task,
 /// the configurations, and the scripts.
 pub(super) fn write(
@@ -31,8 +66,7 @@ pub(super) fn write(
     out: &Path,
     jobs: &[Job],
     submission: &Submission,
-    request: &Request,
-    options: &Options,
+    scripts: &[(PathBuf, String)],
 ) -> Result<(), LabError> {
     for name in ["logs", "failed", "configs"] {
         let path = folder.join(name);
@@ -45,29 +79,13 @@ pub(super) fn write(
             toml::to_string(&job.experiment).map_err(|error| LabError::configs(&config, error))?;
         write_atomically(&config, text.as_bytes())?;
         let run = out.join(&task.folder);
-        let [config, run] = [&config, &run].map(|path| path.display().to_string());
-        if [&config, &run]
-            .iter()
-            .any(|path| path.contains(['\t', '\n']))
-        {
-            return Err(LabError::Launch(format!(
-                "the path {run:?} has a tab or a new line, which a line of the manifest cannot have"
-            )));
-        }
+        let [config, run] = [&config, &run].map(|path| path.display());
         manifest += &format!("{config}\t{run}\t{}\n", task.name);
     }
-    let write = |name: &str, text: &str| write_atomically(&folder.join(name), text.as_bytes());
-    write("manifest.tsv", &manifest)?;
-    write("task.sh", &task_script(folder, request, options))?;
-    let report = [
-        vec![request.program.display().to_string()],
-        request.report.clone(),
-    ]
-    .concat();
-    write(
-        "report.sh",
-        &format!("#!/bin/sh\nexec {}\n", quoted(&report)),
-    )?;
+    write_atomically(&folder.join("manifest.tsv"), manifest.as_bytes())?;
+    for (path, text) in scripts {
+        write_atomically(path, text.as_bytes())?;
+    }
     Ok(())
 }
 
@@ -111,6 +129,10 @@ for attempt in 1 2 3 4 5 6 7; do
         wait "$child"
         code=$?
     }}
+    # The signal came before laq could listen; at -1 the shell has lost the exit code.
+    case $stopping/$code in
+        1/143 | 1/-1) code={STOPPED} ;;
+    esac
     # Another node held the run; if it failed, its sign of life expires.
     [ "$code" = {LOCKED} ] && [ -z "$stopping" ] || break
     sleep 60 &
@@ -149,6 +171,46 @@ exit "$code"
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Without a handler the program ends by the signal that the script passes on.
+    #[cfg(unix)]
+    #[test]
+    fn a_task_that_is_stopped_before_its_program_listens_is_queued_again() {
+        use std::os::unix::fs::PermissionsExt;
+        use std::process::Command;
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let folder = folder.path();
+        let program = |name: &str, text: &str| {
+            let path = folder.join(name);
+            fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+            path
+        };
+        program(
+            "scontrol",
+            "echo \"$*\" >> $0.log; echo ' JobState=RUNNING '",
+        );
+        let request = Request {
+            settings: Default::default(),
+            program: program("laq", "kill -TERM $PPID; kill -TERM $$"),
+            report: Vec::new(),
+        };
+        fs::create_dir(folder.join("failed")).expect("a folder");
+        let task = program("task", "");
+        let script = task_script(folder, &request, &Options::default());
+        fs::write(&task, script).expect("written");
+        let paths = std::env::var("PATH").expect("programs");
+        let status = Command::new(task)
+            .env("PATH", format!("{}:{paths}", folder.display()))
+            .envs([("SLURM_ARRAY_TASK_ID", "0"), ("SLURM_ARRAY_JOB_ID", "7")])
+            .status();
+        let code = status.expect("bash starts").code();
+        assert_eq!(code, Some(STOPPED.into()));
+        let asked = fs::read_to_string(folder.join("scontrol.log")).expect("its words");
+        assert!(asked.contains("requeue 7_0"), "{asked}");
+        assert!(!folder.join("failed/0").exists());
+    }
 
     #[test]
     fn words_survive_a_shell() {

@@ -40,34 +40,37 @@ pub struct Task {
     pub folder: PathBuf,
 }
 
-/// Makes a folder for the next submission of the plan whose folder is `out`.
+/// The folder of the next submission of the plan whose folder is `out`.
+pub(super) fn next_folder(out: &Path) -> PathBuf {
+    let folders = (1..).map(|number: u32| out.join(FOLDER).join(number.to_string()));
+    let mut free = folders.skip_while(|folder| folder.symlink_metadata().is_ok());
+    free.next().expect("there are fewer submissions")
+}
+
+/// Makes [`next_folder`].
 pub(super) fn new_folder(out: &Path) -> Result<PathBuf, LabError> {
     let parent = out.join(FOLDER);
     fs::create_dir_all(&parent).map_err(FileError::on("make", &parent))?;
-    let mut number = 1;
     loop {
-        let folder = parent.join(number.to_string());
+        let folder = next_folder(out);
         match fs::create_dir(&folder) {
             Ok(()) => return Ok(folder),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(FileError::on("make", &folder)(error).into()),
         }
     }
 }
 
-/// The script of every task.
-pub(super) fn task_file(folder: &Path) -> PathBuf {
-    folder.join("task.sh")
+/// Removes a folder of which nothing was submitted.
+pub(super) fn discard(folder: &Path) {
+    let _ = fs::remove_dir_all(folder);
+    // That of all submissions, if it is empty.
+    let _ = folder.parent().map(fs::remove_dir);
 }
 
 /// The log of a task.
 pub(super) fn log(folder: &Path, index: usize) -> PathBuf {
     folder.join("logs").join(format!("{index}.log"))
-}
-
-/// [`log`] as sbatch takes it.
-pub(super) fn log_pattern(folder: &Path) -> PathBuf {
-    folder.join("logs").join("%a.log")
 }
 
 /// A file with the exit code of a task that has failed.
