@@ -67,7 +67,8 @@ impl DryRun {
     pub fn new(plan: &Plan, machine: &Environment, on_gpu: bool) -> Result<Self, LabError> {
         let finished = finished_runs(plan, machine, on_gpu);
         let cells = plan.cells.iter().map(|cell| {
-            let (state, share) = match cell.state() {
+            let state = cell.state();
+            let (text, share) = match &state {
                 State::Finished(_) => ("finished".into(), 0.0),
                 State::Failed(_) => ("failed".into(), 1.0),
                 State::ToDo => ("to do".into(), 1.0),
@@ -77,16 +78,17 @@ impl DryRun {
                     (format!("{done} of {all} epochs"), left)
                 }
             };
+            let is_finished = matches!(state, State::Finished(_));
             let whole = seconds(cell, &finished);
             PlannedCell {
                 row: cell.row.clone(),
                 column: cell.column.clone(),
                 seed: cell.seed,
-                finished: share == 0.0,
+                finished: is_finished,
                 seconds_left: whole
                     .map(|seconds| share * seconds)
                     .or((share == 0.0).then_some(0.0)),
-                state,
+                state: text,
             }
         });
         let cells = cells.collect();

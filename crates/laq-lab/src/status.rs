@@ -1,6 +1,6 @@
 //! The state of all cells below a folder, from files alone: also while other machines train them.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +41,11 @@ struct KnownCell {
 pub fn write_cells(plan: &Plan) -> Result<(), LabError> {
     fs::create_dir_all(&plan.out).map_err(FileError::on("make", &plan.out))?;
     let path = plan.out.join(CELLS);
+    // Until the end of this function; a file system without locks has none.
+    let lock = path.with_extension("lock");
+    let file = File::options().append(true).create(true).open(&lock);
+    let lock = file.map_err(FileError::on("write", &lock))?;
+    let _ = lock.lock();
     let mut cells = match fs::read(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(FileError::on("read", &path)(error).into()),

@@ -509,6 +509,20 @@ fn a_dry_run_estimates_from_finished_cells() {
     );
 }
 
+/// Its last evaluation may be missing.
+#[test]
+fn a_cell_that_was_killed_after_its_last_epoch_is_not_finished() {
+    let dir = TestDir::new();
+    let plan = dir.plan(Table2, "demo", "full", "");
+    run(&plan, &Fake::default());
+    let path = plan.cells[0].folder.join("summary.json");
+    let text = fs::read_to_string(&path).expect("a summary");
+    fs::write(&path, text.replace("\"finished\"", "\"running\"")).expect("written");
+    let dry_run = DryRun::new(&plan, &Environment::detect("", 2), false).expect("a dry run");
+    assert_eq!(dry_run.cells[0].state, "8 of 8 epochs");
+    assert!(!dry_run.cells[0].finished);
+}
+
 #[test]
 fn unknown_names_are_refused() {
     let refused = |table, preset: &str, row: &str, column: &str| {

@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use common::{Fake, TestDir};
@@ -117,6 +118,25 @@ fn a_failed_task_of_slurm_counts_until_the_cell_is_trained_elsewhere() {
     let stop = Stop::default();
     reproduce(&plan, &Options::default(), &fake, &stop, &mut |_| {}).expect("a reproduction");
     assert_eq!(cell().state, CellState::Interrupted);
+}
+
+#[test]
+fn plans_that_are_written_at_the_same_time_are_all_known() {
+    let dir = TestDir::new();
+    let rows = [
+        "full", "bwn", "lab", "twn", "lat-e", "lat-a", "ttq", "dorefa-3",
+    ];
+    let plans = rows.map(|row| dir.plan(Table2, "demo", row, ""));
+    for _ in 0..10 {
+        thread::scope(|scope| {
+            for plan in &plans {
+                scope.spawn(|| laq_lab::status::write_cells(plan).expect("written"));
+            }
+        });
+        let cells = Status::of(&dir.out()).expect("a status").cells;
+        assert_eq!(cells.len(), rows.len(), "{cells:?}");
+        fs::remove_file(dir.out().join("cells.json")).expect("removed");
+    }
 }
 
 #[test]

@@ -186,9 +186,8 @@ pub(super) fn charts(report: &Report, column: &str) -> Vec<Markup> {
 
 /// The step, and the decimal logarithm of the excess in percent.
 fn excess(comparison: &ComparisonRecord) -> Option<(f64, f64)> {
-    let ratio = comparison.ratio.filter(|ratio| ratio.is_finite())?;
-    let percent = (100.0 * (ratio - 1.0)).max(LEAST);
-    Some((comparison.step as f64, percent.log10()))
+    let power = (100.0 * (comparison.ratio? - 1.0)).max(LEAST).log10();
+    power.is_finite().then_some((comparison.step as f64, power))
 }
 
 fn chart(column: &str, bits: u32, runs: &[&(&Run, Vec<(f64, f64)>)]) -> Markup {
@@ -278,7 +277,9 @@ mod tests {
         assert!(step == 20.0 && (power - 1.0).abs() < 1e-9);
         // By rounding the exact solver may be slightly worse.
         assert_eq!(of(Some(1.0 - 1e-9)), Some((20.0, -4.0)));
-        assert_eq!(of(None), None);
+        for none in [None, Some(1.7e308), Some(f64::INFINITY)] {
+            assert_eq!(of(none), None);
+        }
     }
 
     #[test]
