@@ -54,6 +54,15 @@ impl Args {
     }
 }
 
+/// The error of a wrong command line, where clap cannot tell.
+pub(crate) fn wrong_arguments(subcommand: &str, message: &str) -> anyhow::Error {
+    let mut command = Args::command();
+    command.build();
+    let command = command.find_subcommand_mut(subcommand);
+    let command = command.expect("a name of a subcommand");
+    command.error(ErrorKind::ArgumentConflict, message).into()
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Train(TrainArgs),
@@ -186,7 +195,7 @@ pub(crate) struct TrainArgs {
     /// Progress on the standard error.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) progress: ProgressStyle,
-    // Hidden: `reproduce` has a cell leave the reason of a failure in its folder.
+    // Hidden: `reproduce` has cells leave the reason of a failure in their folders.
     #[arg(long, requires = "run_dir", hide = true)]
     pub(crate) record_failure: bool,
     /// Instead of training, time some steps on random input on the CPU and print where the time goes.
@@ -351,7 +360,8 @@ pub(crate) struct ReproduceArgs {
     /// overlap.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: u16,
-    /// Threads of each run [default: all processors, divided by --jobs].
+    /// Threads of each run [default: RAYON_NUM_THREADS, and one for each processor where that is not set;
+    /// divided by --jobs].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
     /// Save and stop after this many minutes; the same command continues.
@@ -485,12 +495,15 @@ pub(crate) struct ReportArgs {
     pub(crate) json: bool,
 }
 
+/// The default preset.
+const PRESET: &str = "demo";
+
 /// Which cells of a table, at which size, and where their runs are.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SelectionArgs {
     /// Size of the runs: demo (embedded data, minutes), short (the paper's networks, few epochs), medium
     /// (table2: a tenth of the epochs), paper (to the letter).
-    #[arg(long, default_value = "demo")]
+    #[arg(long, default_value = PRESET)]
     preset: String,
     /// Rows, separated by commas [default: all].
     #[arg(long, value_delimiter = ',', value_name = "ROW,…")]
@@ -530,6 +543,21 @@ impl SelectionArgs {
             seeds: self.seeds,
             out: self.out.clone(),
         }
+    }
+
+    /// Whether no option says anything else than its default.
+    pub(crate) fn is_default(&self) -> bool {
+        let Self {
+            preset,
+            rows,
+            columns,
+            seeds,
+            out,
+            configs,
+        } = self;
+        let lists = [rows, columns].iter().all(|list| list.is_empty());
+        let folders = [out, configs].iter().all(|folder| folder.is_none());
+        preset == PRESET && *seeds == 1 && lists && folders
     }
 
     /// The folder of --configs.

@@ -97,13 +97,16 @@ fn main() -> ExitCode {
             code
         }
         (Err(error), _) => {
-            output::log_error(&format!("error: {}", described(&error)));
-            if let Some(folder) = record_failure {
-                let _ = laq_lab::failure::record(&folder, &described(&error));
+            if let Some(error) = error.downcast_ref::<clap::Error>() {
+                error.exit();
             }
+            output::log_error(&format!("error: {}", described(&error)));
             // A name that does not exist is a wrong command line.
             let wrong = matches!(error.downcast_ref(), Some(LabError::Unknown(_)));
             let locked = matches!(error.downcast_ref(), Some(RunError::Locked { .. }));
+            if let Some(folder) = record_failure.filter(|_| !locked) {
+                let _ = laq_lab::failure::record(&folder, &described(&error));
+            }
             ExitCode::from(match (wrong, locked) {
                 (true, _) => 2,
                 (_, true) => LOCKED,

@@ -4,10 +4,9 @@ use std::env;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use laq_lab::dry_run::DryRun;
 use laq_lab::launcher::{Needs, Stop};
@@ -16,12 +15,15 @@ use laq_lab::plan::Plan;
 use laq_lab::report::{self, Report};
 use laq_lab::reproduce::{Options, Outcome};
 use laq_lab::status::Status;
+use laq_packed::default_threads;
 use laq_runner::device::DeviceChoice;
 use laq_runner::environment::Environment;
 use laq_runner::files::write_atomically;
 use laq_runner::run_folder::check_out;
 
-use crate::args::{LauncherName, ReportArgs, ReproduceArgs, StatusArgs, TableName};
+use crate::args::{
+    LauncherName, ReportArgs, ReproduceArgs, StatusArgs, TableName, wrong_arguments,
+};
 use crate::output::{INTERRUPTED, Output, log, log_error, print, print_json, stop_flag};
 use crate::progress::{Transfer, show_cells};
 
@@ -29,7 +31,8 @@ pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
     match args.launcher {
         LauncherName::Slurm => return crate::slurm::reproduce(args),
         LauncherName::Local if !args.slurm.is_empty() => {
-            bail!("options of sbatch, --wait and --cancel are for --launcher slurm")
+            let message = "options of sbatch, --wait and --cancel are for --launcher slurm";
+            return Err(wrong_arguments("reproduce", message));
         }
         LauncherName::Local => {}
     }
@@ -44,11 +47,11 @@ pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
         DeviceChoice::Cuda(_) => true,
     };
     let jobs = usize::from(args.jobs);
-    let processors = available_parallelism().map_or(1, usize::from);
-    let shared = (jobs > 1).then(|| (processors / jobs).max(1));
+    let all_threads = default_threads()?;
+    let shared = (jobs > 1).then(|| (all_threads / jobs).max(1));
     let threads = args.threads.map(usize::from).or(shared);
     if args.dry_run {
-        let machine = Environment::detect("", threads.unwrap_or(processors));
+        let machine = Environment::detect("", threads.unwrap_or(all_threads));
         let dry_run = DryRun::new(&plan, &machine, on_gpu)?;
         if args.json {
             print_json(&dry_run)?;
@@ -118,12 +121,18 @@ pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {
         && let Ok(table) = TableName::from_str(subject, false)
     {
         if args.page.is_some() {
-            bail!("--page is the page of single runs; the report of a table is in --out");
+            let message = "--page is the page of single runs; the report of a table is in --out";
+            return Err(wrong_arguments("report", message));
         }
         let selection = args.selection.selection(table);
         let plan = Plan::new(args.selection.configs()?, &selection)?;
         print_report(&report::write(plan)?, args.json)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if args.json || !args.selection.is_default() {
+        let message = "--preset, --rows, --columns, --seeds, --out, --configs and --json are for the report of a table, \
+                       not for run folders";
+        return Err(wrong_arguments("report", message));
     }
     let folders: Vec<PathBuf> = args.subjects.iter().map(PathBuf::from).collect();
     let path = match (&args.page, folders.as_slice()) {
@@ -161,6 +170,6 @@ fn print_report(report: &Report, json: bool) -> Result<()> {
 
 /// This command, ready for a shell.
 fn command_line() -> String {
-    let words: Vec<String> = env::args().collect();
-    crate::output::shell_words(&words)
+    let words = env::args_os().map(|word| word.to_string_lossy().into_owned());
+    crate::output::shell_words(&words.collect::<Vec<_>>())
 }

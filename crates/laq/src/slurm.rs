@@ -5,21 +5,21 @@ use std::io::Write;
 use std::path::{Path, absolute};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use laq_lab::launcher::{Needs, Stop};
 use laq_lab::plan::Plan;
 use laq_lab::reproduce::{Event, Options};
 use laq_lab::slurm::{self, Request, Settings, Submitted};
 
-use crate::args::ReproduceArgs;
+use crate::args::{ReproduceArgs, wrong_arguments};
 use crate::output::{INTERRUPTED, Output, log, log_error, shell_words, stop_flag};
 use crate::progress::{Transfer, show_cells};
 
 pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<ExitCode> {
     if args.jobs > 1 || args.minutes.is_some() || args.json {
-        bail!(
-            "--jobs, --minutes and --json are for cells of this machine; --array-limit and --time limit those of --launcher slurm"
-        );
+        let message = "--jobs, --minutes and --json are for cells of this machine; --array-limit and --time limit those of \
+                       --launcher slurm";
+        return Err(wrong_arguments("reproduce", message));
     }
     let plan = Plan::new(
         args.selection.configs()?,

@@ -299,6 +299,10 @@ fn a_cell_that_fails_leaves_the_others_alone() {
     assert_eq!(failed["state"], "failed", "{}", cluster.logs());
     let reason = failed["reason"].as_str().expect("a reason");
     assert!(reason.contains("missing.txt"), "{reason}");
+    let words = "report table2 --configs configs --out out";
+    let (_, report) = cluster.run(cargo_bin!("laq"), words);
+    let mut notes = report.lines().filter(|line| line.contains("failed: "));
+    assert!(notes.any(|note| note.contains("missing.txt")), "{report}");
 }
 
 #[test]

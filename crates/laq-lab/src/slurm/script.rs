@@ -114,7 +114,7 @@ for attempt in 1 2 3 4 5 6 7; do
         code={STOPPED}
         break
     fi
-    {program} train "$config" --resume --run-dir "$run" --threads "${{SLURM_CPUS_PER_TASK:-1}}" \
+    {program} train "$config" --resume --record-failure --run-dir "$run" --threads "${{SLURM_CPUS_PER_TASK:-1}}" \
         --device {device} --precision {precision} --progress plain &
     child=$!
     # A signal before this line did not reach it.
@@ -201,11 +201,11 @@ mod tests {
         let script = task_script(folder, &request, &Options::default());
         fs::write(&task, script).expect("written");
         let paths = std::env::var("PATH").expect("programs");
-        let status = Command::new(task)
+        let ended = Command::new(task)
             .env("PATH", format!("{}:{paths}", folder.display()))
             .envs([("SLURM_ARRAY_TASK_ID", "0"), ("SLURM_ARRAY_JOB_ID", "7")])
-            .status();
-        let code = status.expect("bash starts").code();
+            .output();
+        let code = ended.expect("bash starts").status.code();
         assert_eq!(code, Some(STOPPED.into()));
         let asked = fs::read_to_string(folder.join("scontrol.log")).expect("its words");
         assert!(asked.contains("requeue 7_0"), "{asked}");

@@ -53,12 +53,17 @@ impl TestDir {
     }
 
     fn laq(&self, words: &str) -> Output {
-        let output = Command::new(cargo_bin!("laq"))
+        self.laq_with(words, |_| {})
+    }
+
+    fn laq_with(&self, words: &str, change: impl Fn(&mut Command)) -> Output {
+        let mut command = Command::new(cargo_bin!("laq"));
+        command
             .current_dir(self.folder.path())
             .env("CUDA_VISIBLE_DEVICES", "")
-            .args(words.split_whitespace())
-            .output()
-            .expect("laq starts");
+            .args(words.split_whitespace());
+        change(&mut command);
+        let output = command.output().expect("laq starts");
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Output {
             code: output.status.code(),
@@ -254,6 +259,63 @@ fn wrong_names_are_a_wrong_command_line() {
             .contains("did you mean \"lat-a\"?")
     );
     assert_eq!(dir.laq("reproduce table9").code, Some(2));
+}
+
+/// So is what only one of the kinds of a command takes.
+#[test]
+fn options_without_effect_are_a_wrong_command_line() {
+    let dir = TestDir::new();
+    fs::create_dir(dir.folder.path().join("run")).expect("a folder");
+    for words in [
+        "reproduce table2 --wait",
+        "reproduce table2 --launcher slurm --jobs 2",
+        "report table2 --page x",
+        "report run --json",
+        "report run --out elsewhere",
+        "report run --seeds 5",
+        "report run --preset short",
+        "report run --rows full",
+        "report run --columns demo",
+        "report run --configs configs",
+    ] {
+        let found = dir.laq(words);
+        assert_eq!(found.code, Some(2), "{words}: {}", found.err);
+        let command = words.split_once(' ').map(|(command, _)| command);
+        let usage = format!("Usage: laq {} ", command.unwrap_or_default());
+        assert!(found.err.contains(&usage), "{words}: {}", found.err);
+    }
+}
+
+/// The dry run knows times for the threads that the training has.
+#[test]
+fn the_variable_of_threads_holds_for_the_dry_run() {
+    let dir = TestDir::new();
+    let words = "reproduce table2 --configs configs --out out --device cpu --rows full";
+    let one_thread = |words: &str| {
+        let done = dir.laq_with(words, |command| {
+            command.env("RAYON_NUM_THREADS", "1");
+        });
+        assert_eq!(done.code, Some(0), "{}", done.err);
+        done.out
+    };
+    one_thread(words);
+    let plan = json(&one_thread(&format!("{words} --seeds 2 --dry-run --json")));
+    assert!(plan["cells"][1]["seconds_left"].is_f64(), "{plan}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_argument_that_is_no_text_is_taken() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let dir = TestDir::new();
+    let words = "reproduce table2 --configs configs --device cpu --minutes 0";
+    let stopped = dir.laq_with(words, |command| {
+        let out = std::ffi::OsStr::from_bytes(b"bad\xff");
+        command.arg("--out").arg(out);
+    });
+    assert_eq!(stopped.code, Some(0), "{}", stopped.err);
+    assert!(stopped.err.contains("continues:"), "{}", stopped.err);
 }
 
 /// The configurations are part of the program.
