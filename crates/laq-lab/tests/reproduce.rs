@@ -12,7 +12,7 @@ use expect_test::expect_file;
 use laq_lab::LabError;
 use laq_lab::dry_run::DryRun;
 use laq_lab::launcher::Stop;
-use laq_lab::plan::{Plan, State};
+use laq_lab::plan::{Cell, Plan, State};
 use laq_lab::report::{self, Report};
 use laq_lab::reproduce::{Event, Options, Outcome, reproduce};
 use laq_lab::status::{CellState, Status};
@@ -269,6 +269,10 @@ fn missing_data_stop_only_their_cells() {
         panic!("there are no data");
     };
     assert_eq!(problems.keys().collect::<Vec<_>>(), ["linux-kernel"]);
+    let failed = |cell: &&Cell| matches!(cell.state(), State::Failed(_));
+    let failed = plan.cells.iter().filter(failed);
+    let columns: Vec<&str> = failed.map(|cell| cell.column.as_str()).collect();
+    assert_eq!(columns, ["linux-kernel"; 2]);
     assert_eq!(fake.rows().len(), 2);
 }
 
