@@ -131,12 +131,12 @@ pub fn submit(
     if dry_run {
         submitted.commands = [array, report("JOB")].map(|words| quoted(&words)).into();
     } else {
-        let answer = script::write(&folder, &out, &jobs, &submission, &scripts)
-            .and_then(|()| queue::sbatch(&array))
-            .inspect_err(|_| discard(&folder))?;
         for cell in &cells {
             failure::forget(&cell.folder);
         }
+        let answer = script::write(&folder, &out, &jobs, &submission, &scripts)
+            .and_then(|()| queue::sbatch(&array))
+            .inspect_err(|_| discard(&folder))?;
         let job = queue::number(&answer)?;
         submission.job = Some(job);
         // What is in the queue must be on record, whatever happens next.
