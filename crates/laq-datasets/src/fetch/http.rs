@@ -171,6 +171,12 @@ fn attempt(
     let from = match status {
         StatusCode::OK => 0,
         StatusCode::PARTIAL_CONTENT if range_start(&response) == Some(have) => have,
+        // Nothing is left to send where an earlier run received all of it.
+        StatusCode::RANGE_NOT_SATISFIABLE
+            if have > 0 && matches!(size, Size::Compressed { .. }) =>
+        {
+            return Ok(());
+        }
         StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
             part.set_len(0).map_err(disk)?;
             return Err(AttemptError::Transient(
@@ -210,11 +216,18 @@ fn attempt(
         return Err(AttemptError::Permanent(Failure::Invalid(reason)));
     }
 
-    // A server that ignores the range sends the file from its start.
-    if from != have {
-        part.set_len(from).map_err(disk)?;
+    if let Some(whole) = whole
+        && whole < have
+    {
+        let reason = format!(
+            "found {whole} bytes, fewer than the {have} of {}; remove that file if it is of another download",
+            path.display()
+        );
+        return Err(AttemptError::Permanent(Failure::Invalid(reason)));
     }
-    part.seek(SeekFrom::Start(from)).map_err(disk)?;
+
+    // A server that ignores the range sends the file from its start: what `part` has is skipped.
+    part.seek(SeekFrom::Start(have)).map_err(disk)?;
     let total = whole.unwrap_or(match size {
         Size::Exactly(bytes) | Size::Compressed { content: bytes } => bytes,
     });
@@ -245,22 +258,25 @@ fn attempt(
                 )));
             }
         };
+        let skipped = have.saturating_sub(done).min(read as u64) as usize;
         done += read as u64;
         if done > size.limit() {
-            part.set_len(0).map_err(disk)?;
+            part.set_len(have).map_err(disk)?;
             let reason = format!("found more than {} bytes", size.limit());
             return Err(AttemptError::Permanent(Failure::Invalid(reason)));
         }
-        part.write_all(&buffer[..read]).map_err(disk)?;
+        part.write_all(&buffer[skipped..read]).map_err(disk)?;
         report(Phase::Fetch(url), done, total);
     }
-    match (whole, size) {
-        (Some(whole), _) | (None, Size::Exactly(whole)) if done < whole => {
-            Err(AttemptError::Transient(format!(
-                "the transfer stopped after {done} of {whole} bytes"
-            )))
-        }
-        _ => Ok(()),
+    let whole = match size {
+        Size::Exactly(bytes) => bytes,
+        Size::Compressed { .. } => whole.unwrap_or(have),
+    };
+    match done < whole {
+        true => Err(AttemptError::Transient(format!(
+            "the transfer stopped after {done} of {whole} bytes"
+        ))),
+        false => Ok(()),
     }
 }
 

@@ -176,10 +176,9 @@ fn a_server_without_ranges_starts_over() {
     fixture.assert_complete(&content);
 }
 
-/// What an earlier run left is gone as soon as a server starts over, so that it cannot end up
-/// behind new bytes.
+/// A server that ignores the range sends nothing new before the bytes that are here.
 #[test]
-fn starting_over_truncates_the_partial_file() {
+fn an_interrupted_start_keeps_the_partial_file() {
     let content = random_content(10_000);
     let served = content.clone();
     let server = Server::start(move |number, _| match number {
@@ -188,15 +187,70 @@ fn starting_over_truncates_the_partial_file() {
             headers: "Content-Length: 10000\r\n".into(),
             body: served[..3000].to_vec(),
         },
+        1 => Reply::Raw {
+            status: "200 OK",
+            headers: "Content-Length: 10000\r\n".into(),
+            body: served[..8000].to_vec(),
+        },
         _ => Reply::whole(&served),
     });
     let fixture = Fixture::new();
-    fixture.put(".part", &[7; 6000]);
+    fixture.put(".part", &content[..6000]);
     fixture
         .download(&dataset(&content, &[server.url("sub.txt")]))
         .unwrap();
-    assert_eq!(server.ranges(), [Some(6000), Some(3000)]);
+    assert_eq!(server.ranges(), [Some(6000), Some(6000), Some(8000)]);
     fixture.assert_complete(&content);
+}
+
+/// The page of a captive portal, with and without its length, in place of either file; and one without end.
+#[test]
+fn another_page_keeps_the_partial_file() {
+    let content = random_content(10_000);
+    let packed = gzip(&content);
+    for (url, suffix, kept) in [
+        ("sub.txt", ".part", &content[..6000]),
+        ("sub.txt.gz", ".gz.part", &packed[..6000]),
+    ] {
+        for (headers, page) in [
+            ("Content-Length: 26\r\n", vec![b'x'; 26]),
+            ("", vec![b'x'; 26]),
+            ("", vec![b'x'; 2_000_000]),
+        ] {
+            let server = Server::start(move |_, _| Reply::Raw {
+                status: "200 OK",
+                headers: headers.into(),
+                body: page.clone(),
+            });
+            let fixture = Fixture::new();
+            fixture.put(suffix, kept);
+            let error = fixture.error(&dataset(&content, &[server.url(url)]));
+            assert_has(&error, &["the 6000 bytes in"]);
+            assert!(fixture.read(suffix).unwrap() == kept, "{error}");
+        }
+    }
+}
+
+/// The process ended between the last byte and the new name.
+#[test]
+fn a_complete_compressed_partial_file_is_used() {
+    let content = random_content(10_000);
+    let packed = gzip(&content);
+    let length = packed.len();
+    for whole in [
+        Reply::whole as fn(&[u8]) -> Reply,
+        Reply::ignoring_range as fn(&[u8]) -> Reply,
+    ] {
+        let served = packed.clone();
+        let server = Server::start(move |_, _| whole(&served));
+        let fixture = Fixture::new();
+        fixture.put(".gz.part", &packed);
+        fixture
+            .download(&dataset(&content, &[server.url("sub.txt.gz")]))
+            .unwrap();
+        assert_eq!(server.ranges(), [Some(length)]);
+        fixture.assert_complete(&content);
+    }
 }
 
 /// Without a length in the answer, the end of the connection may be the end of the file or not.
