@@ -84,14 +84,18 @@ impl DataFile {
     ///
     /// # Errors
     ///
-    /// Any error of opening and reading the file except `NotFound`, which is
+    /// A folder in its place, and any error of opening and reading the file except `NotFound`, which is
     /// [`FileState::Missing`].
     pub fn inspect(&self, path: &Path) -> io::Result<FileState> {
         match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(FileState::Missing),
             Err(error) => Err(error),
             Ok(file) => {
-                let found = file.metadata()?.len();
+                let metadata = file.metadata()?;
+                if metadata.is_dir() {
+                    return Err(io::ErrorKind::IsADirectory.into());
+                }
+                let found = metadata.len();
                 match found == self.bytes {
                     true => self.examine(file, &mut |_| {}),
                     false => Ok(FileState::WrongSize {
@@ -101,12 +105,6 @@ impl DataFile {
                 }
             }
         }
-    }
-
-    /// Compares content in memory with the catalogue.
-    pub fn inspect_bytes(&self, content: &[u8]) -> FileState {
-        self.examine(content, &mut |_| {})
-            .expect("a slice can be read")
     }
 
     /// Reads `content` to its end and compares it. Calls `progress` with the number of bytes read

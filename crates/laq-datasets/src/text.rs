@@ -154,22 +154,19 @@ impl Text {
         let mut contents = Vec::new();
         for file in dataset.files {
             let path = dataset.path(file, data_dir);
-            let (state, content) = match fs::read(&path) {
-                Ok(content) => (file.inspect_bytes(&content), content),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    (FileState::Missing, Vec::new())
+            match file.inspect(&path) {
+                Ok(FileState::Valid) => {}
+                Ok(state) => {
+                    return Err(TextError::Data {
+                        dataset: dataset.name,
+                        path,
+                        state,
+                        advice: advice(dataset, data_dir),
+                    });
                 }
                 Err(source) => return Err(TextError::Io { path, source }),
-            };
-            if state != FileState::Valid {
-                let advice = advice(dataset, data_dir);
-                return Err(TextError::Data {
-                    dataset: dataset.name,
-                    path,
-                    state,
-                    advice,
-                });
             }
+            let content = fs::read(&path).map_err(|source| TextError::Io { path, source })?;
             contents.push(content);
         }
         match split {

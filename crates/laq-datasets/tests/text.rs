@@ -235,6 +235,10 @@ fn errors_of_invalid_files_contain_the_download_command() {
     assert_eq!(check(Some(&synthetic(1000, 87))), wrong_size(1000));
     let long = synthetic(3_258_247, 87);
     assert_eq!(check(Some(&long)), wrong_size(3_258_247));
+    // A file of the wrong size is not read: no memory holds this one.
+    let file = dir.path().join("war-and-peace/warpeace_input.txt");
+    fs::File::create(file).unwrap().set_len(1 << 42).unwrap();
+    assert_eq!(check(None), wrong_size(1 << 42));
     let altered = check(Some(&synthetic(3_258_246, 87)));
     assert!(matches!(altered, FileState::Altered { .. }), "{altered}");
     let (_, _, advice) = invalid_file("linux-6.1-kernel", dir.path());
