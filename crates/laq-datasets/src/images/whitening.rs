@@ -39,7 +39,7 @@ pub struct Whitening {
 impl Whitening {
     /// Fits the map to `images`, none of which is constant.
     ///
-    /// Takes about 10n³ operations and 24n² bytes for images of n elements: half a minute and 230
+    /// Takes about 10n³ operations and 32n² bytes for images of n elements: half a minute and 300
     /// MB for 32 × 32 × 3.
     ///
     /// # Errors
