@@ -195,6 +195,46 @@ fn a_table_of_another_kind_replaces_the_one_below() {
 }
 
 #[test]
+fn a_kind_that_changes_has_its_defaults() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let images = "quantize.method = \"lat-a\"\n[data]\nname = \"demo-digits\"\n[model]\nkind = \"feedforward\"\nunits = [3]\n";
+    write(&folder, "images.toml", images);
+    let text = "extends = \"images.toml\"\n[data]\nname = \"demo\"\n[model]\nkind = \"char-lstm\"\nhidden = 8\n";
+    let text = write(&folder, "text.toml", text);
+    let Model::CharLstm(model) = load(&text, &[], &[]).expect("a text").model else {
+        panic!("a char-lstm");
+    };
+    assert_eq!((model.hidden, model.forget_bias), (8, 1.0));
+    // All of --set is one layer.
+    let every = "train.schedule.kind=every";
+    let (epochs, factor) = ("train.schedule.epochs=3", "train.schedule.factor=0.5");
+    for order in [
+        [epochs, every, factor],
+        [factor, epochs, every],
+        [every, epochs, factor],
+    ] {
+        let schedule = load(&text, &[], &sets(&order))
+            .expect("a schedule")
+            .train
+            .schedule;
+        assert_eq!(
+            schedule,
+            Schedule::Every {
+                epochs: 3,
+                factor: 0.5
+            }
+        );
+    }
+    let message = load(&text, &[], &sets(&[factor, every]))
+        .expect_err("no epochs")
+        .to_string();
+    assert!(
+        message.contains(every) && message.contains("missing field `epochs`"),
+        "{message}"
+    );
+}
+
+#[test]
 fn what_is_printed_reads_back_as_the_same() {
     let experiment = small(
         "title = \"a\"\npaper = { value = 1.25, status = \"s\", epochs = 200 }\ntrain.max_batches = 3\n\
@@ -474,6 +514,19 @@ fn cycles_are_errors() {
         message.contains("extends itself") && message.contains("two.toml"),
         "{message}"
     );
+    let chain: Vec<PathBuf> = (0..101)
+        .map(|index| {
+            let extends = format!("extends = \"{}.toml\"", index + 1);
+            write(&folder, &format!("{index}.toml"), &extends)
+        })
+        .collect();
+    let message = load(&chain[0], &[], &[]).expect_err("a chain").to_string();
+    assert!(
+        message.contains("100.toml: more than 100 files extend each other"),
+        "{message}"
+    );
+    write(&folder, "101.toml", SMALL);
+    load(&chain[2], &[], &[]).expect("100 files");
 }
 
 #[test]

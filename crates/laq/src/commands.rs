@@ -35,7 +35,7 @@ fn keep_inputs(args: &ExperimentArgs, run_dir: &Path) -> Result<()> {
     let Ok(replaced) = run_dir.join("config.toml").canonicalize() else {
         return Ok(());
     };
-    for input in [&args.config].into_iter().chain(&args.over.overlay) {
+    for input in config::inputs(&args.config, &args.over.overlay)? {
         if input.canonicalize().is_ok_and(|input| input == replaced) {
             bail!(
                 "the run folder {} contains the input {}, which the run would overwrite: use another --run-dir",
@@ -95,7 +95,9 @@ pub(crate) fn train(args: &TrainArgs, quiet: bool) -> Result<ExitCode> {
         None if from_stdin => bail!("a configuration from the standard input needs --run-dir"),
         None => Path::new("runs").join(name),
     };
-    keep_inputs(&args.experiment, &run_dir)?;
+    if !from_stdin {
+        keep_inputs(&args.experiment, &run_dir)?;
+    }
     let stop = stop_flag()?;
     if is_attended {
         stop_with_input(stop.clone());

@@ -50,6 +50,9 @@ const STRINGS: [&str; 11] = [
 /// The most bytes of a configuration.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// The most files that extend each other.
+const MAX_CHAIN: usize = 100;
+
 /// The most parts of a key, above those of every known one.
 const MAX_PARTS: usize = 8;
 
@@ -151,22 +154,34 @@ fn suggested(suggestion: &Option<String>) -> String {
 /// Reads the experiment `path` over the files that it extends, then applies `overlays` and `sets`
 /// in order (`key=value`; a value that is not TOML is a string). Later layers take precedence.
 ///
-/// Tables are merged key by key, except that a table of another `kind` replaces the lower one.
+/// Tables are merged key by key, except that a table of another `kind` replaces the lower one. All `sets` are one layer: their
+/// order matters only where they set the same key.
 ///
 /// # Errors
 ///
 /// Files that cannot be read or parsed, unknown keys, and values of the wrong type or out of range;
 /// the error contains the layer.
 pub fn load(path: &Path, overlays: &[PathBuf], sets: &[String]) -> Result<Experiment, ConfigError> {
-    let mut layers = Layers::new();
-    layers.add_file(path, &mut Vec::new())?;
-    for overlay in overlays {
-        layers.add_file(overlay, &mut Vec::new())?;
-    }
+    let mut layers = Layers::of_files(path, overlays)?;
+    let files = layers.layers.len();
     for set in sets {
         layers.add_set(set)?;
     }
+    let mut set = Table::new();
+    for table in layers.layers.split_off(files) {
+        merge(&mut set, table);
+    }
+    layers.layers.push(set);
     layers.experiment()
+}
+
+/// The files that [`load`] reads: `path`, `overlays` and all that they extend.
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn inputs(path: &Path, overlays: &[PathBuf]) -> Result<Vec<PathBuf>, ConfigError> {
+    Ok(Layers::of_files(path, overlays)?.files)
 }
 
 /// Parses the experiment `text` as [`load`], without `extends`; `origin` is its name in errors.
@@ -236,6 +251,8 @@ struct Layers {
     /// Lowest first. The defaults are not included, since they depend on the kind of the merged
     /// layers.
     layers: Vec<Table>,
+    /// The files among them.
+    files: Vec<PathBuf>,
     /// For every dotted key, the last layer that sets it.
     origins: BTreeMap<String, String>,
     known: Vec<String>,
@@ -259,9 +276,21 @@ impl Layers {
         );
         Self {
             layers: Vec::new(),
+            files: Vec::new(),
             origins: BTreeMap::new(),
             known,
         }
+    }
+
+    fn of_files(path: &Path, overlays: &[PathBuf]) -> Result<Self, ConfigError> {
+        let mut layers = Self::new();
+        for path in [path]
+            .into_iter()
+            .chain(overlays.iter().map(PathBuf::as_path))
+        {
+            layers.add_file(path, &mut Vec::new())?;
+        }
+        Ok(layers)
     }
 
     /// All layers over the defaults of the kind of network. The schema rejects an unknown kind.
@@ -271,11 +300,14 @@ impl Layers {
             Some(kind)
         });
         let kind = kind.filter(|kind| KINDS.contains(kind)).unwrap_or(KINDS[0]);
-        let mut merged = default_table(kind);
+        let mut all = default_table(kind);
+        let mut merged = all.clone();
         for layer in &self.layers {
             merge(&mut merged, layer.clone());
         }
-        merged
+        // Once more, for a table whose kind changed and changed back.
+        merge(&mut all, merged);
+        all
     }
 
     fn add_file(&mut self, path: &Path, above: &mut Vec<PathBuf>) -> Result<(), ConfigError> {
@@ -284,6 +316,10 @@ impl Layers {
             from: above.last().cloned(),
             source,
         };
+        if above.len() == MAX_CHAIN {
+            let message = format!("more than {MAX_CHAIN} files extend each other");
+            return Err(error(io::Error::other(message)));
+        }
         let text = read(path).map_err(error)?;
         let origin = path.display().to_string();
         let mut table = parse_table(&text, &origin)?;
@@ -307,6 +343,7 @@ impl Layers {
             self.add_file(&base, above)?;
             above.pop();
         }
+        self.files.push(path.into());
         self.add(table, &origin)
     }
 
@@ -460,10 +497,13 @@ impl Layers {
         let origins = self.origins;
         let origin_of = |key: &str| {
             let section = format!("{key}.");
-            origins
-                .iter()
-                .find(|(name, _)| *name == key || name.starts_with(&section))
-                .map_or_else(|| "the defaults".to_string(), |(_, origin)| origin.clone())
+            let first = || origins.iter().find(|(name, _)| name.starts_with(&section));
+            // What is missing in a table depends on its kind.
+            [key, &format!("{key}.kind")]
+                .into_iter()
+                .find_map(|name| origins.get(name))
+                .or_else(|| Some(first()?.1))
+                .map_or_else(|| "the defaults".to_string(), Clone::clone)
         };
         let experiment: Experiment = merged.try_into().map_err(|error: toml::de::Error| {
             let message = one_line(&error.to_string());
@@ -524,10 +564,8 @@ fn merge(below: &mut Table, above: Table) {
     for (name, value) in above {
         match (below.get_mut(&name), value) {
             (Some(Value::Table(below)), Value::Table(above)) => {
-                let other_kind = above
-                    .get("kind")
-                    .is_some_and(|kind| below.get("kind") != Some(kind));
-                if other_kind {
+                let kinds = below.get("kind").zip(above.get("kind"));
+                if kinds.is_some_and(|(below, above)| below != above) {
                     *below = above;
                 } else {
                     merge(below, above);

@@ -20,7 +20,7 @@ mod schema;
 
 pub(crate) use key::agree;
 pub use key::{differences, key};
-pub use load::{ConfigError, load, parse};
+pub use load::{ConfigError, inputs, load, parse};
 pub use schema::{
     CharLstm, Checkpoints, Comparison, Data, Experiment, FILE, Feedforward, Keep, Log, Loss, Model,
     Paper, Quantize, Schedule, Train, nearest, with_suggestion,

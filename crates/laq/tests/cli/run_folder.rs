@@ -67,9 +67,17 @@ fn a_run_does_not_replace_its_configuration() {
     let config = test_dir.path("config.toml");
     fs::rename(path, &config).expect("renamed");
     let before = fs::read(&config).expect("read");
+    for (name, base) in [("mine", "config"), ("child", "mine")] {
+        let text = format!("extends = \"{base}.toml\"");
+        fs::write(test_dir.path(&format!("{name}.toml")), text).expect("a file");
+    }
     for (command, expected) in [
         (
-            &["train", "config.toml", "--run-dir", "."][..],
+            &["train", "child.toml", "--run-dir", ".", "--resume"][..],
+            "contains the input config.toml",
+        ),
+        (
+            &["train", "config.toml", "--run-dir", "."],
             "contains the input config.toml",
         ),
         (
