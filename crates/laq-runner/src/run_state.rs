@@ -42,6 +42,18 @@ impl RunState {
         if epoch == 0 || of_epoch > steps {
             return Err(format!("epoch {epoch} has {of_epoch} of {steps} steps"));
         }
+        let epochs = run.experiment.train.epochs;
+        if epoch > epochs + 1 {
+            return Err(format!("it is in epoch {epoch} of {epochs}"));
+        }
+        // Far more than any data have; sums of them do not overflow.
+        let most = u64::from(u32::MAX);
+        let step = run.progress.step;
+        if step as u64 > most || steps > most * u64::from(epoch) {
+            return Err(format!(
+                "epoch {epoch} has {step} steps of {steps} in all, expected at most {most} an epoch"
+            ));
+        }
         Ok(run)
     }
 

@@ -51,7 +51,7 @@ fn checkpoint() -> Checkpoint {
                 },
                 seconds: 12_345.678,
                 times: StepTimes {
-                    steps: u64::MAX,
+                    steps: 3 * u64::from(u32::MAX),
                     seconds: 1e300,
                     quantize_seconds: 0.1,
                 },
@@ -166,6 +166,9 @@ fn progress_that_cannot_be_is_an_error() {
     };
     check(&|progress| progress.epoch = 0, "epoch 0 has");
     check(&|progress| progress.times.steps = 16, "17 of 16 steps");
+    check(&|progress| progress.times.steps = u64::MAX, "at most");
+    check(&|progress| progress.step = 1 << 63, "at most");
+    check(&|progress| progress.epoch = u32::MAX, "epoch 4294967295 of");
 }
 
 #[test]
