@@ -14,7 +14,7 @@ use crate::device::{DeviceOptions, OpenDevice};
 use crate::examples::{Input, sizes};
 use crate::random_batch::RandomBatch;
 use crate::run_state::StepTimes;
-use crate::session::network;
+use crate::session::{method, network};
 
 /// The minimal and maximal number of timed steps; between them, timing ends after
 /// [`TIMED_SECONDS`].
@@ -32,11 +32,15 @@ pub struct Estimate {
     pub quantize_share: f64,
     /// Mean wall-clock seconds of the evaluation of a batch.
     pub seconds_per_evaluation: f64,
+    /// Mean wall-clock seconds of a comparison with the exact solver; 0 without comparisons.
+    pub seconds_per_comparison: f64,
     /// Training steps of the run.
     pub steps: u64,
-    /// Wall-clock seconds of the run, including evaluation of the test split after every epoch: an
-    /// upper bound.
+    /// Wall-clock seconds of the run without what is left out, including evaluation of the test split after every
+    /// epoch: an upper bound.
     pub seconds: f64,
+    /// What the run does besides.
+    pub left_out: [&'static str; 2],
     /// Batches per epoch.
     pub batches: Batches,
     /// Threads used.
@@ -78,36 +82,44 @@ pub fn estimate(
     let pool = thread_pool(threads)?;
     let (device, _) = OpenDevice::open(device, None)?;
     let name = device.to_string();
-    let (times, evaluations) = pool.install(|| time(device, experiment, input))?;
+    let [times, evaluations, comparisons] = pool.install(|| time(device, experiment, input))?;
     let epochs = experiment.train.epochs;
     let steps = u64::from(epochs) * batches.train as u64;
     let evaluated = f64::from(epochs) * (batches.validation + batches.test) as f64;
+    let compared = steps.checked_div(experiment.comparison.every).unwrap_or(0);
     Ok(Estimate {
         key: key(experiment),
         seconds_per_step: times.per_step(),
         quantize_share: times.quantize_share(),
         seconds_per_evaluation: evaluations.per_step(),
+        seconds_per_comparison: comparisons.per_step(),
         steps,
-        seconds: steps as f64 * times.per_step() + evaluated * evaluations.per_step(),
+        seconds: steps as f64 * times.per_step()
+            + evaluated * evaluations.per_step()
+            + compared as f64 * comparisons.per_step(),
+        left_out: ["reading the data", "writing checkpoints"],
         batches,
         threads: pool.current_num_threads(),
         device: name,
     })
 }
 
-/// The times of training steps and of evaluations.
+/// The times of training steps, of evaluations and of comparisons.
 fn time(
     device: OpenDevice,
     experiment: &Experiment,
     input: Input,
-) -> Result<(StepTimes, StepTimes), RunError> {
+) -> Result<[StepTimes; 3], RunError> {
+    let exact = method(experiment)?
+        .exact_counterpart()
+        .filter(|_| experiment.comparison.every > 0);
     let batch = experiment.data.batch;
     let mut network = network(device, experiment, input, batch)?;
     let random = RandomBatch::new(experiment, input);
     let batch = random.batch();
     let rate = experiment.train.learning_rate;
     let mut run = || -> Result<_, ModelError> {
-        let (mut steps, mut evaluations) = (StepTimes::default(), StepTimes::default());
+        let [mut steps, mut evaluations, mut comparisons] = [StepTimes::default(); 3];
         network.step(batch, rate)?;
         while steps.steps < TIMED_STEPS.0
             || (steps.steps < TIMED_STEPS.1 && steps.seconds < TIMED_SECONDS)
@@ -120,7 +132,14 @@ fn time(
             black_box(network.evaluate(batch)?);
             evaluations.add(1, begin.elapsed().as_secs_f64(), 0.0);
         }
-        Ok((steps, evaluations))
+        while let Some(exact) = &exact
+            && comparisons.steps < TIMED_STEPS.0
+        {
+            let begin = Instant::now();
+            black_box(network.compare(exact)?);
+            comparisons.add(1, begin.elapsed().as_secs_f64(), 0.0);
+        }
+        Ok([steps, evaluations, comparisons])
     };
     run().map_err(|source| RunError::Estimate {
         learning_rate: rate,

@@ -288,12 +288,13 @@ pub(crate) fn estimate(args: &EstimateArgs) -> Result<ExitCode> {
         print_json(&found)?;
     } else {
         print(&format!(
-            "{}: about {} for {} steps of {:.3} s ({:.1} % of it quantizing) and the evaluations\n",
+            "{}: about {} for {} steps of {:.3} s ({:.1} % of it quantizing) and the evaluations, without {}\n",
             experiment.title,
             duration(found.seconds),
             found.steps,
             found.seconds_per_step,
             100.0 * found.quantize_share,
+            found.left_out.join(" and "),
         ))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -162,7 +162,31 @@ fn estimate_as_json() {
         (&15.into(), &5.into())
     );
     assert!(found["seconds"].as_f64() > Some(0.0) && found["quantize_share"].is_f64());
-    assert!(run(&test_dir, &["estimate", "tiny.toml"]).contains("15 steps"));
+    let text = run(&test_dir, &["estimate", "tiny.toml"]);
+    let left_out = "without reading the data and writing checkpoints";
+    assert!(
+        text.contains("15 steps") && text.contains(left_out),
+        "{text}"
+    );
+    assert_eq!(found["left_out"][1], "writing checkpoints");
+    // Comparisons belong to the seconds.
+    assert_eq!(found["seconds_per_comparison"].as_f64(), Some(0.0));
+    let compared = [
+        "estimate",
+        "tiny.toml",
+        "--json",
+        "--set",
+        "comparison.every=2",
+    ];
+    let found = json(&test_dir, &compared);
+    let seconds = |name: &str| found[name].as_f64().expect("a number");
+    let batches = |name: &str| found["batches"][name].as_f64().expect("a number");
+    let evaluations = 3.0 * (batches("validation") + batches("test"));
+    let sum = 15.0 * seconds("seconds_per_step")
+        + evaluations * seconds("seconds_per_evaluation")
+        + 7.0 * seconds("seconds_per_comparison");
+    assert!(seconds("seconds_per_comparison") > 0.0);
+    assert!((seconds("seconds") / sum - 1.0).abs() < 1e-9, "{found}");
 }
 
 #[test]
