@@ -128,6 +128,18 @@ pub enum RunError {
         /// Those of the checkpoint.
         there: usize,
     },
+    /// The weights to start from are of another kind of data.
+    #[error(
+        "train.start = {checkpoint} was trained on {there}, and this run is on {here}: start from a run on {here}"
+    )]
+    StartData {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// The kind of the experiment's data.
+        here: &'static str,
+        /// That of the checkpoint.
+        there: &'static str,
+    },
     /// Latent weights are needed, and the file has quantized ones.
     #[error(
         "{checkpoint} has quantized weights alone, expected a checkpoint with latent weights, which a run keeps with \
@@ -383,7 +395,7 @@ pub enum RunError {
         folder: PathBuf,
     },
     /// The text that a network was trained on is not where it was.
-    #[error("{0}; if the file lies elsewhere now, pass its folder by --data-dir")]
+    #[error("{0}; --data-dir must be the folder that has the file now")]
     NoTextFile(TextError),
     /// The backend cannot be created.
     #[error(transparent)]

@@ -52,6 +52,17 @@ pub(crate) fn start(
         sha256,
     } = Latent::read(path)?;
     let run = checkpoint.run;
+    let [here, there] = [alphabet, &run.alphabet].map(|alphabet| match alphabet {
+        [] => "images",
+        _ => "a text",
+    });
+    if here != there {
+        return Err(RunError::StartData {
+            checkpoint: path,
+            here,
+            there,
+        });
+    }
     if run.alphabet != alphabet {
         return Err(RunError::StartAlphabet {
             checkpoint: path,

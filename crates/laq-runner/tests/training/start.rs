@@ -123,6 +123,16 @@ fn a_start_that_does_not_fit_is_an_error_of_one_line() {
     let no_best = format!("train.start = '{}'", dir.path("no-best").display());
     let error = fails(&dir.experiment("lat-e", &no_best), "from-no-best");
     assert!(error.contains("best.safetensors is missing"), "{error}");
+    let images = "data = { name = 'demo-digits' }\nmodel = { kind = 'feedforward', units = [2] }";
+    let images = parse(
+        &format!("quantize.method = 'lat-e'\n{images}\n{start}"),
+        "test",
+    );
+    let error = fails(&images.expect("an experiment"), "images");
+    assert!(
+        error.contains("was trained on a text, and this run is on images"),
+        "{error}"
+    );
     let text = fs::read_to_string(dir.path("text.txt")).expect("the text");
     fs::write(dir.path("text.txt"), text.replace("fog", "FOG")).expect("another text");
     let error = fails(&dir.experiment("lat-e", &start), "other-text");
