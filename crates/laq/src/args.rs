@@ -322,7 +322,7 @@ pub(crate) struct GpuCheckArgs {
     pub(crate) device: DeviceArgs,
     /// The time limit in minutes. Each section has its share of it: what does not begin within it is
     /// left out.
-    #[arg(long, value_name = "N", default_value_t = 30.0)]
+    #[arg(long, value_name = "N", default_value_t = 30.0, value_parser = minutes)]
     pub(crate) minutes: f64,
     /// The output folder.
     #[arg(long, value_name = "DIR", default_value = "gpu-check")]

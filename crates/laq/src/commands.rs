@@ -1,5 +1,6 @@
 //! One function for each command: calls the library and prints the result.
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
+use clap::error::ErrorKind;
 use laq_datasets::{DownloadOptions, Split, catalogue, download as fetch, find};
 use laq_lab::text::{duration, table};
 use laq_runner::config::{self, Experiment};
@@ -47,6 +49,13 @@ fn keep_inputs(args: &ExperimentArgs, run_dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Ends the process because its options do not go together.
+fn wrong(message: &str) -> ! {
+    (Args::command())
+        .error(ErrorKind::ArgumentConflict, message)
+        .exit()
+}
+
 /// The path of the standard input.
 const STDIN: &str = "-";
 
@@ -61,7 +70,7 @@ fn load(config: &Path, over: &OverArgs) -> Result<Experiment> {
 /// that wrote it wants the run to stop when the input ends.
 fn read_stdin(over: &OverArgs) -> Result<(Experiment, bool)> {
     if !over.overlay.is_empty() || !over.set.is_empty() {
-        bail!("a configuration from the standard input takes no --overlay and no --set");
+        wrong("a configuration from the standard input takes no --overlay and no --set");
     }
     let mut bytes = Vec::new();
     let read = io::stdin().lock().read_until(0, &mut bytes);
@@ -85,15 +94,15 @@ pub(crate) fn experiment(args: &ExperimentArgs) -> Result<Experiment> {
 
 pub(crate) fn train(args: &TrainArgs, quiet: bool) -> Result<ExitCode> {
     let from_stdin = args.experiment.config == Path::new(STDIN);
-    let (experiment, is_attended) = match from_stdin {
-        true => read_stdin(&args.experiment.over)?,
-        false => (experiment(&args.experiment)?, false),
-    };
     let name = args.experiment.config.file_stem().unwrap_or_default();
     let run_dir = match &args.run_dir {
         Some(run_dir) => run_dir.clone(),
-        None if from_stdin => bail!("a configuration from the standard input needs --run-dir"),
+        None if from_stdin => wrong("a configuration from the standard input needs --run-dir"),
         None => Path::new("runs").join(name),
+    };
+    let (experiment, is_attended) = match from_stdin {
+        true => read_stdin(&args.experiment.over)?,
+        false => (experiment(&args.experiment)?, false),
     };
     if !from_stdin {
         keep_inputs(&args.experiment, &run_dir)?;
@@ -128,7 +137,7 @@ pub(crate) fn train(args: &TrainArgs, quiet: bool) -> Result<ExitCode> {
         let command = if from_stdin {
             String::new()
         } else {
-            format!("; resume with: {}", command_to_resume())
+            format!("; resume with: {}", command_to_resume(std::env::args_os()))
         };
         writeln!(
             Output,
@@ -155,14 +164,18 @@ pub(crate) fn train(args: &TrainArgs, quiet: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// This command with `--resume`, ready for a shell.
-fn command_to_resume() -> String {
-    let arguments = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
-    let mut arguments: Vec<String> = arguments.collect();
-    if !arguments.iter().any(|argument| argument == "--resume") {
-        arguments.push("--resume".into());
+/// The command of `words` with `--resume`, ready for a shell.
+fn command_to_resume(words: impl Iterator<Item = OsString>) -> String {
+    let mut words: Vec<String> = words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let train = words.iter().skip(1).position(|word| word == "train");
+    if let Some(train) = train
+        && !words.iter().any(|word| word == "--resume")
+    {
+        words.insert(train + 2, "--resume".into());
     }
-    shell_words(&arguments)
+    shell_words(&words)
 }
 
 pub(crate) fn eval(args: &EvalArgs) -> Result<ExitCode> {
@@ -490,4 +503,20 @@ pub(crate) fn man(args: &ManArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resume_is_an_option_of_train() {
+        let command = |words: &str| command_to_resume(words.split(' ').map(OsString::from));
+        assert_eq!(
+            command("laq -q train --run-dir train -- d.toml"),
+            "laq -q train --resume --run-dir train -- d.toml"
+        );
+        let resumed = "laq train d.toml --resume";
+        assert_eq!(command(resumed), resumed);
+    }
 }

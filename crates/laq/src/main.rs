@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 
 use args::{Args, Command};
+use laq_datasets::UnknownDataset;
 use laq_lab::LabError;
 use laq_runner::RunError;
 
@@ -102,7 +103,8 @@ fn main() -> ExitCode {
             }
             output::log_error(&format!("error: {}", described(&error)));
             // A name that does not exist is a wrong command line.
-            let wrong = matches!(error.downcast_ref(), Some(LabError::Unknown(_)));
+            let wrong = matches!(error.downcast_ref(), Some(LabError::Unknown(_)))
+                || error.is::<UnknownDataset>();
             let locked = matches!(error.downcast_ref(), Some(RunError::Locked { .. }));
             if let Some(folder) = record_failure.filter(|_| !locked) {
                 let _ = laq_lab::failure::record(&folder, &described(&error));

@@ -16,6 +16,10 @@ fn invalid_command_lines_exit_with_2() {
         &["eval", "runs/tiny", "--split", "tests"],
         &["eval", "runs/tiny", "--text", "a", "--split", "test"],
         &["config", "--json"],
+        &["train", "-", "--run-dir", "x", "--set", "train.epochs=2"],
+        &["train", "-"],
+        &["gpu-check", "--minutes", "nan"],
+        &["gpu-check", "--minutes=-5"],
     ] {
         assert_eq!(
             laq(&test_dir, arguments).status.code(),
@@ -373,7 +377,8 @@ fn a_loss_that_is_not_finite() {
 #[test]
 fn invalid_downloads() {
     let test_dir = TestDir::new();
-    assert_fails(
+    assert_fails_with(
+        2,
         &test_dir,
         &["download", "war-and-peas"],
         &["war-and-peas", "war-and-peace"],

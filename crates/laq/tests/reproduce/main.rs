@@ -385,10 +385,10 @@ fn a_configuration_comes_from_the_standard_input() {
     };
     assert_eq!(train(&["--run-dir", "run"]), Some(0));
     assert!(dir.folder.path().join("run/summary.json").exists());
-    assert_eq!(train(&[]), Some(1), "there is no name for a run folder");
+    assert_eq!(train(&[]), Some(2), "there is no name for a run folder");
     assert_eq!(
         train(&["--run-dir", "other", "--set", "train.epochs=2"]),
-        Some(1)
+        Some(2)
     );
 }
 
