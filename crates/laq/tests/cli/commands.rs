@@ -210,6 +210,11 @@ fn eval_prints_losses() {
     assert_eq!(found["loss"].as_f64(), summary.validation_loss);
     let text = run(&test_dir, &["eval", "runs/tiny", "--text", "text.txt"]);
     assert!(text.contains("nats per character on text.txt"), "{text}");
+    assert_fails(
+        &test_dir,
+        &["eval", "runs/tiny", "--data-dir", "nowhere"],
+        &["nowhere/text.txt", "--data-dir must be the folder that has"],
+    );
 }
 
 #[test]
