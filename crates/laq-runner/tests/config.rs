@@ -235,6 +235,26 @@ fn a_kind_that_changes_has_its_defaults() {
 }
 
 #[test]
+fn a_batch_of_one_image_has_no_variance() {
+    let images = |more: &str| {
+        let text = format!(
+            "quantize.method = \"lat-a\"\n[data]\nname = \"demo-digits\"\nbatch = 1\n[model]\nkind = \"feedforward\"\n{more}"
+        );
+        parse(&text, "test").err().map(|error| error.to_string())
+    };
+    let found = images("").expect("batch normalization");
+    assert!(
+        found.contains("data.batch = 1") && found.contains("at least 2"),
+        "{found}"
+    );
+    assert_eq!(
+        images("batch_norm = false\noutput_batch_norm = false"),
+        None
+    );
+    assert_eq!(images("units = []\noutput_batch_norm = false"), None);
+}
+
+#[test]
 fn what_is_printed_reads_back_as_the_same() {
     let experiment = small(
         "title = \"a\"\npaper = { value = 1.25, status = \"s\", epochs = 200 }\ntrain.max_batches = 3\n\

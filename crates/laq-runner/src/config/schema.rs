@@ -426,6 +426,12 @@ impl Experiment {
                 sizes("model.units", &model.units, 64)?;
                 above_zero("model.norm_epsilon", model.norm_epsilon, 1.0)?;
                 above_zero("model.norm_factor", model.norm_factor, 1.0)?;
+                let normalizes_dense =
+                    model.output_batch_norm || model.batch_norm && !model.units.is_empty();
+                if normalizes_dense && self.data.batch == 1 {
+                    let allowed = "it must be at least 2, because batch normalization of a single value is constant";
+                    return Err(("data.batch", "1".into(), allowed.into()));
+                }
             }
         }
         whole("data.batch", self.data.batch, 1, 1_000_000)?;
