@@ -35,10 +35,8 @@ impl Args {
     /// The program's own command line; the process ends where it is wrong, or asks for help.
     pub(crate) fn from_command_line() -> Self {
         Self::try_parse().unwrap_or_else(|mut error| {
-            let command = Self::command();
-            let takes_keys = std::env::args_os()
-                .find_map(|name| command.find_subcommand(name))
-                .is_some_and(|command| command.get_arguments().any(|arg| arg.get_id() == "set"));
+            let command = current_command();
+            let takes_keys = command.get_arguments().any(|arg| arg.get_id() == "set");
             if takes_keys
                 && error.kind() == ErrorKind::UnknownArgument
                 && error.get(ContextKind::SuggestedArg).is_none()
@@ -54,12 +52,18 @@ impl Args {
     }
 }
 
-/// The error of a wrong command line, where clap cannot tell.
-pub(crate) fn wrong_arguments(subcommand: &str, message: &str) -> anyhow::Error {
+/// The subcommand of the program's own command line.
+fn current_command() -> clap::Command {
     let mut command = Args::command();
     command.build();
-    let command = command.find_subcommand_mut(subcommand);
-    let command = command.expect("a name of a subcommand");
+    let named = std::env::args_os().skip(1);
+    let mut found = named.filter_map(|name| command.find_subcommand(name));
+    found.next().unwrap_or(&command).clone()
+}
+
+/// The error of a wrong command line, where clap cannot tell.
+pub(crate) fn wrong_arguments(message: &str) -> anyhow::Error {
+    let mut command = current_command();
     command.error(ErrorKind::ArgumentConflict, message).into()
 }
 

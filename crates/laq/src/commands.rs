@@ -10,7 +10,6 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 use clap::CommandFactory;
-use clap::error::ErrorKind;
 use laq_datasets::{DownloadOptions, Split, catalogue, download as fetch, find};
 use laq_lab::text::{duration, table};
 use laq_runner::config::{self, Experiment};
@@ -25,7 +24,7 @@ use serde_json::json;
 use crate::args::{
     Args, CompletionsArgs, ConfigArgs, DATA_DIR, DoctorArgs, DownloadArgs, EstimateArgs, EvalArgs,
     ExperimentArgs, GpuCheckArgs, ManArgs, MethodsArgs, OverArgs, ProgressStyle, SplitName,
-    SummaryArgs, TrainArgs,
+    SummaryArgs, TrainArgs, wrong_arguments,
 };
 use crate::gpu_check;
 use crate::output::{INTERRUPTED, LOCKED, Output, log, print, print_json, shell_words, stop_flag};
@@ -49,13 +48,6 @@ fn keep_inputs(args: &ExperimentArgs, run_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Ends the process because its options do not go together.
-fn wrong(message: &str) -> ! {
-    (Args::command())
-        .error(ErrorKind::ArgumentConflict, message)
-        .exit()
-}
-
 /// The path of the standard input.
 const STDIN: &str = "-";
 
@@ -70,7 +62,8 @@ fn load(config: &Path, over: &OverArgs) -> Result<Experiment> {
 /// that wrote it wants the run to stop when the input ends.
 fn read_stdin(over: &OverArgs) -> Result<(Experiment, bool)> {
     if !over.overlay.is_empty() || !over.set.is_empty() {
-        wrong("a configuration from the standard input takes no --overlay and no --set");
+        let message = "a configuration from the standard input takes no --overlay and no --set";
+        return Err(wrong_arguments(message));
     }
     let mut bytes = Vec::new();
     let read = io::stdin().lock().read_until(0, &mut bytes);
@@ -97,7 +90,10 @@ pub(crate) fn train(args: &TrainArgs, quiet: bool) -> Result<ExitCode> {
     let name = args.experiment.config.file_stem().unwrap_or_default();
     let run_dir = match &args.run_dir {
         Some(run_dir) => run_dir.clone(),
-        None if from_stdin => wrong("a configuration from the standard input needs --run-dir"),
+        None if from_stdin => {
+            let message = "a configuration from the standard input needs --run-dir";
+            return Err(wrong_arguments(message));
+        }
         None => Path::new("runs").join(name),
     };
     let (experiment, is_attended) = match from_stdin {

@@ -32,7 +32,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs, quiet: bool) -> Result<ExitCode> {
         LauncherName::Slurm => return crate::slurm::reproduce(args),
         LauncherName::Local if !args.slurm.is_empty() => {
             let message = "options of sbatch, --wait and --cancel are for --launcher slurm";
-            return Err(wrong_arguments("reproduce", message));
+            return Err(wrong_arguments(message));
         }
         LauncherName::Local => {}
     }
@@ -122,7 +122,7 @@ pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {
     {
         if args.page.is_some() {
             let message = "--page is the page of single runs; the report of a table is in --out";
-            return Err(wrong_arguments("report", message));
+            return Err(wrong_arguments(message));
         }
         let selection = args.selection.selection(table);
         let plan = Plan::new(args.selection.configs()?, &selection)?;
@@ -132,7 +132,7 @@ pub(crate) fn report(args: &ReportArgs) -> Result<ExitCode> {
     if args.json || !args.selection.is_default() {
         let message = "--preset, --rows, --columns, --seeds, --out, --configs and --json are for the report of a table, \
                        not for run folders";
-        return Err(wrong_arguments("report", message));
+        return Err(wrong_arguments(message));
     }
     let folders: Vec<PathBuf> = args.subjects.iter().map(PathBuf::from).collect();
     let path = match (&args.page, folders.as_slice()) {

@@ -19,7 +19,7 @@ pub(crate) fn reproduce(args: &ReproduceArgs) -> Result<ExitCode> {
     if args.jobs > 1 || args.minutes.is_some() || args.json {
         let message = "--jobs, --minutes and --json are for cells of this machine; --array-limit and --time limit those of \
                        --launcher slurm";
-        return Err(wrong_arguments("reproduce", message));
+        return Err(wrong_arguments(message));
     }
     let plan = Plan::new(
         args.selection.configs()?,

@@ -360,7 +360,7 @@ fn a_loss_that_is_not_finite() {
         &test_dir,
         &arguments,
         &[
-            "NaN or infinite",
+            "NaN, infinite or too large",
             "layer",
             "last.safetensors",
             "last checkpoint",
