@@ -44,6 +44,11 @@ impl Builder<'_> {
             self.floats(name, dims, &expected);
             return Ok(());
         };
+        if packed.axis() > 0 {
+            // Its codes are not in the order of its elements.
+            self.floats(name, dims, &expected);
+            return Ok(());
+        }
         let packed = packed.clone();
         if packed.block().is_some() {
             return self.blocks(name, dims, order, &packed, &expected);
@@ -167,6 +172,14 @@ impl Builder<'_> {
                 }
             };
             let values: Vec<f32> = codes.iter().zip(weights).map(of_side).collect();
+            let row = values.len().checked_div(dims[0]).unwrap_or(0).max(1);
+            let is_multiple = |(at, value): (usize, &f32)| {
+                let scale = scales[if scales.len() == 1 { 0 } else { at / row }];
+                *value == 0.0 || (value / scale).round() * scale == *value
+            };
+            if !values.iter().enumerate().all(is_multiple) {
+                return Err(OnnxError::Differs { name: name.into() });
+            }
             let output = if per_group == 1 { name } else { &parts[side] };
             self.int_quant(output, dims, &values, &scales, multipliers, &integers);
         }
