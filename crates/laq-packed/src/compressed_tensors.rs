@@ -21,6 +21,7 @@ use crate::files::{FileError, replace, write_atomically};
 use crate::integers::Integers;
 use crate::packed_file::PackedFileError;
 use crate::packed_format::Tensor;
+use crate::stored::{StoredTensor, StoredTensors};
 use crate::tensor::PackedTensor;
 use crate::tensor_file::{Layout, NewTensor, Writer};
 
@@ -35,7 +36,7 @@ struct Part {
 /// Bits, strategy, and weights of a block.
 type Group = (u32, &'static str, Option<usize>);
 
-/// Writes the folder `out`; the description of the network is in the metadata of its safetensors file.
+/// Writes the folder `out`, and returns what it has of each tensor; the description of the network is in the metadata of its safetensors file.
 ///
 /// # Errors
 /// [`PackedFileError::TensorFile`] if the folder or a file cannot be written.
@@ -43,8 +44,9 @@ pub fn write_compressed_tensors(
     out: &Path,
     tensors: &BTreeMap<String, Tensor>,
     metadata: &BTreeMap<String, String>,
-) -> Result<(), PackedFileError> {
+) -> Result<StoredTensors, PackedFileError> {
     let mut parts = Vec::new();
+    let mut stored = StoredTensors::new();
     // By bits, strategy and weights of a block, the layers: names without `.weight`.
     let mut groups: BTreeMap<Group, Vec<String>> = BTreeMap::new();
     let mut ignored = Vec::new();
@@ -58,22 +60,30 @@ pub fn write_compressed_tensors(
                 .is_none_or(|block| packed.shape()[1].is_multiple_of(block))
             && let Some(integers) = packed.integers()
         {
+            let bits = integers.fewest_bits();
             let strategy = match (packed.block(), packed.groups()) {
                 (Some(_), _) => "group",
                 (None, 1) => "tensor",
                 (None, _) => "channel",
             };
             groups
-                .entry((integers.fewest_bits(), strategy, packed.block()))
+                .entry((bits, strategy, packed.block()))
                 .or_default()
                 .push(layer);
-            parts.extend(matrix(name, packed, &integers));
+            let matrix = matrix(name, packed, &integers);
+            let bytes = matrix.iter().map(|part| part.bytes.len()).sum();
+            let bits = bits.into();
+            stored.insert(name.clone(), StoredTensor { bits, bytes });
+            parts.extend(matrix);
             continue;
         }
         if tensor.shape().len() > 1 {
             ignored.push(layer);
         }
-        parts.push(f32s(name, tensor.shape(), &tensor.to_f32()));
+        let f32s = f32s(name, tensor.shape(), &tensor.to_f32());
+        let bytes = f32s.bytes.len();
+        stored.insert(name.clone(), StoredTensor { bits: 32.0, bytes });
+        parts.push(f32s);
     }
     let config = config(&groups, &ignored);
     let new = parts.iter().map(|part| NewTensor {
@@ -94,7 +104,7 @@ pub fn write_compressed_tensors(
     })?;
     let text = format!("{config:#}\n");
     write_atomically(&out.join("config.json"), text.as_bytes())?;
-    Ok(())
+    Ok(stored)
 }
 
 /// The tensors of a matrix.

@@ -78,6 +78,8 @@ mod run;
 #[cfg(feature = "std")]
 mod selection;
 #[cfg(feature = "std")]
+mod stored;
+#[cfg(feature = "std")]
 mod tensor_file;
 #[cfg(feature = "std")]
 mod tensor_header;
@@ -103,6 +105,7 @@ pub use {
     record::{Scales, TensorRecord, Totals},
     request::{Request, check_out, method},
     selection::SelectionError,
+    stored::{StoredTensor, StoredTensors},
     tensor_file::TensorFileError,
     thread_pool::{MAX_THREADS, ThreadsError, default_threads, thread_pool},
 };

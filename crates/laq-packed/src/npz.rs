@@ -14,11 +14,12 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::packed_format::{Tensor, TensorEntry, packed_name, scale_name};
+use crate::stored::{StoredTensor, StoredTensors};
 
 /// The array with the description of the tensors, as the bytes of JSON.
 const DESCRIPTION: &str = "laq.json";
 
-/// The arrays of the tensors, as the bytes of an npz file.
+/// The arrays of the tensors, as the bytes of an npz file, and what it has of each.
 ///
 /// A packed tensor NAME is `NAME.packed` (uint8, rows × bytes) and `NAME.scale`.
 ///
@@ -27,10 +28,12 @@ const DESCRIPTION: &str = "laq.json";
 pub fn to_npz(
     tensors: &BTreeMap<String, Tensor>,
     metadata: &BTreeMap<String, String>,
-) -> Result<Vec<u8>, ZipError> {
+) -> Result<(Vec<u8>, StoredTensors), ZipError> {
+    let mut stored = StoredTensors::new();
     let mut archive = Archive(ZipWriter::new(Cursor::new(Vec::new())));
     let mut entries = BTreeMap::new();
     for (name, tensor) in tensors {
+        let mut bytes = tensor.bytes();
         match tensor {
             Tensor::Packed(packed) => {
                 let row_bytes = packed
@@ -46,14 +49,20 @@ pub fn to_npz(
                 };
                 archive.floats(&scale_name(name), steps, packed.steps())?;
                 entries.insert(name.clone(), TensorEntry::of(packed));
+                bytes = packed.packed().len() + 4 * packed.steps().len();
             }
             Tensor::F32 { shape, values } => archive.floats(name, shape, values)?,
         }
+        let of_tensor = StoredTensor {
+            bytes,
+            ..StoredTensor::packed(tensor)
+        };
+        stored.insert(name.clone(), of_tensor);
     }
     let description = json!({"tensors": entries, "metadata": metadata}).to_string();
     let description = description.as_bytes();
     archive.add(DESCRIPTION, "|u1", &[description.len()], description)?;
-    Ok(archive.0.finish()?.into_inner())
+    Ok((archive.0.finish()?.into_inner(), stored))
 }
 
 struct Archive(ZipWriter<Cursor<Vec<u8>>>);

@@ -55,7 +55,8 @@ fn model(tensors: &BTreeMap<String, Tensor>, opset: u32, qonnx: bool) -> Vec<u8>
         qonnx,
     };
     let metadata = BTreeMap::from([("laq.method".to_owned(), "lat-a".to_owned())]);
-    to_onnx(&spec, tensors, options, &metadata).expect("a model")
+    let (model, _) = to_onnx(&spec, tensors, options, &metadata).expect("a model");
+    model
 }
 
 fn quantization<'a>(summary: &'a FileSummary, name: &str) -> &'a Quantization {

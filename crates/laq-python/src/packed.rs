@@ -238,7 +238,8 @@ pub(crate) fn write_compressed_tensors(
 ) -> PyResult<()> {
     let tensors = tensors.into_map()?;
     py.detach(|| laq_packed::write_compressed_tensors(&path, &tensors, &metadata))
-        .map_err(errors::file)
+        .map_err(errors::file)?;
+    Ok(())
 }
 
 /// A value of the metadata of a GGUF file.
@@ -272,7 +273,8 @@ pub(crate) fn write_gguf(
     let metadata = metadata.collect();
     let of = |name: &str| formats.get(name)?.parse().ok();
     py.detach(|| gguf::write_gguf(&path, of, &tensors, metadata))
-        .map_err(errors::gguf)
+        .map_err(errors::gguf)?;
+    Ok(())
 }
 
 /// Writes a file atomically.

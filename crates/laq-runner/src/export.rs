@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use laq_datasets::{Kind, Preprocessing, Split};
 use laq_models::{LayerWeights, WeightData};
-use laq_packed::gguf::{BlockType, NewValue, to_blocks, write_gguf};
+use laq_packed::gguf::{BlockType, NewValue, write_gguf};
 use laq_packed::network::{LayerSpec, LossSpec, MEAN_IMAGE, NETWORK, NetworkSpec};
 use laq_packed::onnx::{OnnxOptions, to_onnx};
 use laq_packed::{
-    Network, PackedFile, PackedFileError, PackedTensor, Packing, Tensor, check_out, thread_pool,
-    to_npz, write_compressed_tensors,
+    Network, PackedFile, PackedFileError, PackedTensor, Packing, StoredTensor, StoredTensors,
+    Tensor, check_out, thread_pool, to_npz, write_compressed_tensors,
 };
 use laq_solvers::{Codebook, Method, Problem, Scale, solve_rows};
 use serde::Serialize;
@@ -50,7 +50,7 @@ pub struct ExportedTensor {
     pub shape: Vec<usize>,
     /// Bits of a weight: 32 in full precision.
     pub bits: f64,
-    /// Bytes of weights and scales in the file.
+    /// Bytes of weights and scales in the file, and of what else it has of the tensor.
     pub bytes: usize,
     /// Bytes in f32.
     pub f32_bytes: usize,
@@ -82,7 +82,11 @@ pub fn export_packed(
 ) -> Result<Exported, RunError> {
     export(path, out, options, |trained, metadata| {
         PackedFile::write(out, &trained.tensors, metadata)?;
-        verify(out, &trained.tensors)
+        verify(out, &trained.tensors)?;
+        let tensors = trained.tensors.iter();
+        Ok(tensors
+            .map(|(name, tensor)| (name.clone(), StoredTensor::packed(tensor)))
+            .collect())
     })
 }
 
@@ -99,9 +103,10 @@ pub fn export_onnx(
     onnx: OnnxOptions,
 ) -> Result<Exported, RunError> {
     export(path, out, options, |trained, metadata| {
-        let model = to_onnx(&trained.spec, &trained.tensors, onnx, &metadata)
+        let (model, stored) = to_onnx(&trained.spec, &trained.tensors, onnx, &metadata)
             .map_err(|error| RunError::Export(error.to_string()))?;
-        Ok(write_atomically(out, &model)?)
+        write_atomically(out, &model)?;
+        Ok(stored)
     })
 }
 
@@ -127,9 +132,10 @@ pub fn export_compressed_tensors(
 /// See [`RunError`].
 pub fn export_npz(path: &Path, out: &Path, options: ExportOptions) -> Result<Exported, RunError> {
     export(path, out, options, |trained, metadata| {
-        let archive = to_npz(&trained.tensors, &metadata)
+        let (archive, stored) = to_npz(&trained.tensors, &metadata)
             .map_err(|error| RunError::Export(error.to_string()))?;
-        Ok(write_atomically(out, &archive)?)
+        write_atomically(out, &archive)?;
+        Ok(stored)
     })
 }
 
@@ -142,18 +148,6 @@ pub fn export_npz(path: &Path, out: &Path, options: ExportOptions) -> Result<Exp
 pub fn export_gguf(path: &Path, out: &Path, options: ExportOptions) -> Result<Exported, RunError> {
     export(path, out, options, |trained, metadata| {
         let of: Option<BlockType> = trained.method.parse().ok();
-        for tensor in trained.tensors.values_mut() {
-            let has_blocks = match (&*tensor, of) {
-                (Tensor::Packed(packed), Some(of)) => to_blocks(of, packed).is_some(),
-                _ => false,
-            };
-            if !has_blocks {
-                *tensor = Tensor::F32 {
-                    shape: tensor.shape().to_vec(),
-                    values: tensor.to_f32(),
-                };
-            }
-        }
         let metadata = (metadata.into_iter())
             .map(|(key, text)| (key, NewValue::Text(text)))
             .collect();
@@ -166,7 +160,7 @@ fn export(
     path: &Path,
     out: &Path,
     options: ExportOptions,
-    write: impl FnOnce(&mut Trained, BTreeMap<String, String>) -> Result<(), RunError>,
+    write: impl FnOnce(&Trained, BTreeMap<String, String>) -> Result<StoredTensors, RunError>,
 ) -> Result<Exported, RunError> {
     let checkpoint = find_checkpoint(path)?;
     if !out.is_dir() {
@@ -180,19 +174,17 @@ fn export(
         trained.decode();
     }
     let metadata = trained.metadata()?;
-    write(&mut trained, metadata)?;
-    let exported = trained.tensors.iter().map(|(name, tensor)| {
+    let stored = write(&trained, metadata)?;
+    let exported = trained.tensors.iter().filter_map(|(name, tensor)| {
         let elements: usize = tensor.shape().iter().product();
-        ExportedTensor {
+        let StoredTensor { bits, bytes } = *stored.get(name)?;
+        Some(ExportedTensor {
             name: name.clone(),
             shape: tensor.shape().to_vec(),
-            bits: match tensor {
-                Tensor::Packed(tensor) => tensor.packing().bits_per_code(),
-                Tensor::F32 { .. } => 32.0,
-            },
-            bytes: tensor.bytes(),
+            bits,
+            bytes,
             f32_bytes: 4 * elements,
-        }
+        })
     });
     let file = if out.is_dir() {
         &out.join("model.safetensors")

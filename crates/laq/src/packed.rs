@@ -94,10 +94,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
         bytes(f32_bytes),
     ];
     rows.push(total);
-    // The layouts of ONNX differ from those of the packed file.
-    if !is_onnx {
-        write!(Output, "{}", table(rows, |column| column >= 2))?;
-    }
+    write!(Output, "{}", table(rows, |column| column >= 2))?;
     writeln!(
         Output,
         "{} ({}), {:.1} times smaller than f32; every weight{} is that of {}",
@@ -108,7 +105,8 @@ pub(crate) fn export(args: &ExportArgs) -> Result<ExitCode> {
             .map_or("", |_| " but those of the output layer"),
         exported.checkpoint.display(),
     )?;
-    if args.to == ExportFormat::Onnx {
+    let has_integers = exported.tensors.iter().any(|tensor| tensor.bits < 32.0);
+    if args.to == ExportFormat::Onnx && has_integers {
         writeln!(
             Output,
             "onnxruntime may round activations to 8 bits where it fuses DequantizeLinear and MatMul: set its session \

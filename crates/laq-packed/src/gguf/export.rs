@@ -7,6 +7,7 @@ use super::file::GgufWriter;
 use super::{BlockType, ElementType, GgufError, GgufTensor, NewValue};
 use crate::files::replace;
 use crate::packed_format::Tensor;
+use crate::stored::{StoredTensor, StoredTensors};
 use crate::tensor::PackedTensor;
 
 /// The bytes of a tensor that was trained in a block type; `None` if it was not, or if its rows are not whole
@@ -34,7 +35,7 @@ pub fn to_blocks(of: BlockType, packed: &PackedTensor) -> Option<Vec<u8>> {
     of.decode(&bytes).is_ok_and(is_same).then_some(bytes)
 }
 
-/// Writes tensors as a GGUF file: a packed one as the blocks that it was trained in, the type `of` its name, if
+/// Writes tensors as a GGUF file, and returns what it has of each: a packed one as the blocks that it was trained in, the type `of` its name, if
 /// [`to_blocks`] has them, all others in F32. The architecture is `laq` unless the metadata have another.
 ///
 /// # Errors
@@ -44,7 +45,8 @@ pub fn write_gguf(
     of: impl Fn(&str) -> Option<BlockType>,
     tensors: &BTreeMap<String, Tensor>,
     metadata: BTreeMap<String, NewValue>,
-) -> Result<(), GgufError> {
+) -> Result<StoredTensors, GgufError> {
+    let mut stored = StoredTensors::new();
     let mut entries = metadata;
     entries
         .entry("general.architecture".to_owned())
@@ -69,6 +71,12 @@ pub fn write_gguf(
             name: name.clone(),
             shape: tensor.shape().to_vec(),
         })?);
+        let elements: usize = tensor.shape().iter().product();
+        let of_tensor = StoredTensor {
+            bits: 8.0 * bytes.len() as f64 / elements.max(1) as f64,
+            bytes: bytes.len(),
+        };
+        stored.insert(name.clone(), of_tensor);
         all_bytes.push(bytes);
     }
     replace(out, |file| {
@@ -77,5 +85,6 @@ pub fn write_gguf(
             writer.write(bytes)?;
         }
         writer.end()
-    })
+    })?;
+    Ok(stored)
 }

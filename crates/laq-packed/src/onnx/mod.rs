@@ -28,6 +28,7 @@ pub use self::read::{OnnxHeader, OnnxReadError};
 use self::weights::{QONNX, permuted};
 use crate::network::{LayerSpec, NetworkSpec};
 use crate::packed_format::Tensor;
+use crate::stored::{StoredTensor, StoredTensors};
 
 /// The operator set that has INT4, and the one that also has INT2.
 pub const OPSETS: [u32; 2] = [21, 25];
@@ -81,7 +82,8 @@ struct Builder<'a> {
     graph: Graph,
 }
 
-/// The model of a network as the bytes of an ONNX file; every weight is decoded again and compared.
+/// The model of a network as the bytes of an ONNX file, and what it has of each tensor; every weight is decoded again
+/// and compared.
 ///
 /// # Errors
 /// [`OnnxError`] if an option does not fit the network or a tensor is missing.
@@ -90,7 +92,7 @@ pub fn to_onnx(
     tensors: &BTreeMap<String, Tensor>,
     options: OnnxOptions,
     metadata: &BTreeMap<String, String>,
-) -> Result<Vec<u8>, OnnxError> {
+) -> Result<(Vec<u8>, StoredTensors), OnnxError> {
     let Some(version) = OPSETS.iter().position(|opset| *opset == options.opset) else {
         return Err(OnnxError::Opset {
             found: options.opset,
@@ -117,6 +119,9 @@ pub fn to_onnx(
             ..
         } => builder.feedforward(*input, *classes, layers)?,
     }
+    let stored = tensors.keys();
+    let stored = stored.map(|name| (name.clone(), builder.stored(name)));
+    let stored = stored.collect();
     let model = Model {
         ir_version: IR_VERSIONS[version],
         producer_name: "laq".into(),
@@ -137,13 +142,30 @@ pub fn to_onnx(
             })
             .collect(),
     };
-    Ok(model.encode_to_vec())
+    Ok((model.encode_to_vec(), stored))
 }
 
 impl Builder<'_> {
     fn tensor(&self, name: &str) -> Result<&Tensor, OnnxError> {
         let missing = || OnnxError::Missing { name: name.into() };
         self.tensors.get(name).ok_or_else(missing)
+    }
+
+    /// What the initializers have of a tensor: its name is theirs, or with a dot the beginning of theirs.
+    fn stored(&self, name: &str) -> StoredTensor {
+        let is_part = |found: &str| {
+            let rest = found.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let parts = self.graph.initializer.iter();
+        let parts: Vec<_> = parts.filter(|part| is_part(&part.name)).collect();
+        let weights = parts
+            .iter()
+            .max_by_key(|part| part.dims.iter().product::<i64>());
+        StoredTensor {
+            bits: weights.map_or(0.0, |part| data_type::bits(part.data_type)),
+            bytes: parts.iter().map(|part| part.raw_data.len()).sum(),
+        }
     }
 
     fn node(

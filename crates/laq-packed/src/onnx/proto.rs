@@ -13,6 +13,17 @@ pub(super) mod data_type {
     pub(crate) const INT4: i32 = 22;
     pub(crate) const UINT2: i32 = 25;
     pub(crate) const INT2: i32 = 26;
+
+    /// Bits of an element of one of the types above.
+    pub(crate) fn bits(kind: i32) -> f64 {
+        match kind {
+            UINT2 | INT2 => 2.0,
+            UINT4 | INT4 => 4.0,
+            INT8 => 8.0,
+            INT64 => 64.0,
+            _ => 32.0,
+        }
+    }
 }
 
 /// The `data_location` of a tensor whose elements are in another file.

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin;
 use common::{TestDir, run_bits};
+use laq_packed::PackedFile;
 use laq_runner::checkpoint::Checkpoint;
 use laq_runner::config::{key, load};
 use laq_runner::record::Status;

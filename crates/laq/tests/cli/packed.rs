@@ -153,6 +153,87 @@ fn inspect_prints_the_levels_of_onnx_models() {
     );
 }
 
+/// What the table of an export says is what the file has, also of tensors that the format has only in f32.
+#[test]
+fn the_sizes_of_an_export_are_those_of_its_file() {
+    for (method, expected) in [("lat-a", 2.0), ("lat2-e", 32.0)] {
+        let dir = language_model(method);
+        fs::create_dir(dir.path("folder")).expect("a folder");
+        for (format, out, overhead) in [
+            ("packed", "x.safetensors", 4096),
+            ("compressed-tensors", "folder", 4096),
+            ("npz", "x.npz", 8192),
+            ("gguf", "x.gguf", 4096),
+            ("onnx", "x.onnx", 8192),
+            ("qonnx", "x.onnx", 8192),
+        ] {
+            let export = [
+                "export",
+                "runs/tiny",
+                "--to",
+                format,
+                "--out",
+                out,
+                "--json",
+            ];
+            let printed = json(&dir, &export);
+            let tensors = printed["tensors"].as_array().expect("a list");
+            let bytes = tensors.iter().map(|tensor| tensor["bytes"].as_u64());
+            let bytes: u64 = bytes.map(|bytes| bytes.expect("a number")).sum();
+            let file = printed["file_bytes"].as_u64().expect("a number");
+            let range = bytes..bytes + overhead;
+            assert!(
+                range.contains(&file),
+                "{method} {format}: {file} in {range:?}"
+            );
+            let of = |name: &str| {
+                let found = tensors.iter().find(|tensor| tensor["name"] == name);
+                found.expect("the tensor")["bits"].as_f64()
+            };
+            assert_eq!(of("lstm.bias"), Some(32.0), "{format}");
+            if format == "compressed-tensors" {
+                assert_eq!(of("lstm.weight_hh"), Some(expected));
+            }
+        }
+    }
+}
+
+/// Rows along another axis are those of no format of ONNX: such weights are in f32.
+#[test]
+fn weights_with_scales_along_another_axis_are_exported() {
+    let dir = language_model("full");
+    let export = |from: &str, to: &str, out: &str| {
+        json(&dir, &["export", from, "--to", to, "--out", out, "--json"])
+    };
+    export("runs/tiny", "safetensors-f32", "f32.safetensors");
+    for options in [["--granularity", "row"], ["--format", "int4-g32"]] {
+        let quantize = [
+            "quantize",
+            "f32.safetensors",
+            "--channel-axis",
+            "*=1",
+            "--out",
+            "q.safetensors",
+        ];
+        run(&dir, &[&quantize[..], &options].concat());
+        export("q.safetensors", "safetensors-f32", "q32.safetensors");
+        let values = PackedFile::open(&dir.path("q32.safetensors")).expect("a file");
+        let values = values.tensor("output.weight").expect("a tensor").to_f32();
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        for format in ["onnx", "qonnx"] {
+            let exported = export("q.safetensors", format, "q.onnx");
+            assert_eq!(exported["tensors"][4]["name"], "output.weight");
+            assert_eq!(exported["tensors"][4]["bits"], 32.0, "{format} {options:?}");
+            let model = fs::read(dir.path("q.onnx")).expect("a model");
+            let has_weights = model.windows(bytes.len()).any(|part| part == bytes);
+            assert!(has_weights, "{format} {options:?}");
+        }
+    }
+}
+
 /// An idx file of images.
 fn idx(dimensions: &[u32], pixels: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0, 0, 8, dimensions.len() as u8];
