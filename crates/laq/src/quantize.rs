@@ -11,8 +11,9 @@ use laq_lab::text::{duration, shown};
 use laq_packed::gguf::{Curvature, GgufFile, GgufPlan, GgufQuantizeError, GgufRequest, TargetType};
 use laq_packed::{Plan, QuantizeError, Request, Scales, TensorRecord};
 use laq_runner::config::{nearest, with_suggestion};
+use laq_runner::evaluate::find_checkpoint;
 use laq_runner::export::trained_weights;
-use laq_runner::run_folder::check_out;
+use laq_runner::run_folder::{check_out, packed_network};
 use laq_solvers::super_blocks::SuperBlockFormat;
 use laq_solvers::{Granularity, Method, format_ids, format_named};
 use serde::Serialize;
@@ -29,6 +30,12 @@ pub(crate) fn quantize(args: &QuantizeArgs) -> Result<ExitCode> {
     };
     fs::metadata(model).with_context(|| format!("cannot read {}", model.display()))?;
     check_out(&args.out)?;
+    // A run that keeps its packed network alone.
+    let packed = packed_network(model);
+    let model = match find_checkpoint(model) {
+        Ok(found) if found == packed => &packed,
+        _ => model,
+    };
     if GgufFile::is_gguf(model) {
         warn_of_suffix(&args.out, "gguf");
         return quantize_gguf(args, model);

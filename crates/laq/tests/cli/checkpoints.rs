@@ -201,6 +201,19 @@ fn checkpoints_are_quantized() {
     let (quantized, full) = (loss("quantized.safetensors"), loss("runs/tiny"));
     assert!((quantized - full).abs() < 0.5, "{quantized} {full}");
     assert_eq!(quantized, loss("exported.safetensors"));
+    // Of a run that keeps its packed network alone.
+    let keep = [
+        "train",
+        "tiny.toml",
+        "--set",
+        "checkpoint.keep=packed",
+        "--run-dir",
+        "runs/packed",
+    ];
+    run(&test_dir, &keep);
+    let (_, notes) = quantize("runs/packed", "packed.safetensors");
+    assert_eq!(notes, "");
+    assert_eq!(quantized, loss("packed.safetensors"));
     // A damaged one is not taken for a model of others.
     let path = test_dir.path("runs/tiny/best.safetensors");
     let mut bytes = fs::read(&path).expect("a checkpoint");
