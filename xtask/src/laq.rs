@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 /// The options whose values are paths.
-const PATHS: [&str; 4] = ["--out", "--configs", "--data-dir", "--mirror"];
+const PATHS: [&str; 5] = ["--out", "--configs", "--data-dir", "--mirror", "--page"];
 
 /// Runs `laq COMMAND ARGUMENTS…` in the root of the workspace, where `data/` and `runs/` are.
 pub(crate) fn run(command: &str, arguments: &[OsString]) -> Result<ExitCode> {
@@ -36,8 +36,8 @@ fn replace_by(mut command: Command) -> Result<ExitCode> {
     ))
 }
 
-/// Makes the paths among the arguments absolute: they were typed in the folder `here`. An address
-/// is left as it is.
+/// Makes the paths among the arguments absolute, those of options and of folders: they were typed in the folder `here`.
+/// An address is left as it is.
 fn from_here(arguments: &[OsString], here: &Path) -> Vec<OsString> {
     let absolute = |path: &str| match path.contains("://") {
         true => path.into(),
@@ -52,6 +52,10 @@ fn from_here(arguments: &[OsString], here: &Path) -> Vec<OsString> {
             (Some(path), _) if PATHS.iter().any(|name| before == *name) => absolute(path).into(),
             (_, Some((name, path))) if PATHS.contains(&name) => {
                 format!("{name}={}", absolute(path)).into()
+            }
+            // A run folder; the tables have no separator.
+            (Some(path), _) if path.contains('/') && here.join(path).is_dir() => {
+                absolute(path).into()
             }
             _ => argument.clone(),
         });

@@ -38,7 +38,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let (root, out) = (crate::root(), from_here(&options.out)?);
     check_out(&out)?;
     // The earlier kit stays until this one is complete.
-    let kit = out.with_extension("new");
+    let name = out.file_name().unwrap_or_default();
+    let kit = out.with_file_name([name, OsStr::new(".new")].join(OsStr::new("")));
+    check_out(&kit)?;
     remove(&kit)?;
     let laq = laq::build(&root, &["-C", "strip=symbols"])?;
     copy(&laq, &kit.join("laq"))?;
