@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use laq_runner::config::{Experiment, parse};
 use laq_runner::environment::Environment;
 use laq_runner::record::{Status, Summary};
-use laq_runner::run_folder::read_summary;
+use laq_runner::run_folder::{last_checkpoint, read_summary};
 use serde::Serialize;
 
 use crate::LabError;
@@ -70,12 +70,18 @@ impl DryRun {
             let state = cell.state();
             let (text, share) = match &state {
                 State::Finished(_) => ("finished".into(), 0.0),
-                State::Failed(_) => ("failed".into(), 1.0),
                 State::ToDo => ("to do".into(), 1.0),
-                State::Begun(summary) => {
+                State::Failed(_) if !last_checkpoint(&cell.folder).is_file() => {
+                    ("failed".into(), 1.0)
+                }
+                State::Failed(summary) | State::Begun(summary) => {
                     let (done, all) = (summary.epochs_done, cell.epochs());
                     let left = 1.0 - f64::from(done) / f64::from(all.max(1));
-                    (format!("{done} of {all} epochs"), left)
+                    let text = match state {
+                        State::Failed(_) => "failed".into(),
+                        _ => format!("{done} of {all} epochs"),
+                    };
+                    (text, left)
                 }
             };
             let is_finished = matches!(state, State::Finished(_));

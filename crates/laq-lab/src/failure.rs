@@ -1,11 +1,15 @@
 //! Why a run failed where its summary does not say: a file of its folder.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use laq_runner::files::{FileError, write_atomically};
 use laq_runner::run_folder::last_checkpoint;
+
+/// The most that is read of a reason.
+const MAX_BYTES: u64 = 4096;
 
 fn file(folder: &Path) -> PathBuf {
     folder.join("failure.txt")
@@ -26,11 +30,17 @@ pub(crate) fn forget(folder: &Path) {
     let _ = fs::remove_file(file(folder));
 }
 
-/// Why the last try of the run in `folder` failed, if that was recorded.
+/// Why the last try of the run in `folder` failed, if that was recorded, on one line.
 pub(crate) fn reason(folder: &Path) -> Option<String> {
     let path = file(folder);
-    let reason = fs::read_to_string(&path).ok()?;
-    is_news(&path, folder).then(|| reason.trim_end().to_owned())
+    let mut reason = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut reason));
+    if read.is_err() || !is_news(&path, folder) {
+        return None;
+    }
+    let reason = String::from_utf8_lossy(&reason);
+    let one_line = reason.trim_end().replace(char::is_control, " ");
+    Some(one_line)
 }
 
 /// Whether `path` exists, and the run in `folder` has saved nothing since it was written.

@@ -119,7 +119,7 @@ fn run_here(job: &Job, stop: &Stop) -> Result<(), Failure> {
             Err(Failure::Other(error.to_string()))
         }
         Err(_) => Err(Failure::Other(
-            "the run panicked; its message is above".into(),
+            "the run panicked: please report its message as a bug".into(),
         )),
     }
 }

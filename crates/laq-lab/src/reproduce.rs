@@ -221,9 +221,10 @@ fn has_to_be_packed(cell: &Cell, options: &Options) -> bool {
     keep(cell, options) == Keep::Packed && last_checkpoint(&cell.folder).is_file()
 }
 
-/// Records why a cell without a run has none. A run that has begun has its own files.
+/// Records why a cell without a run has none, in place of an earlier reason. A run that has begun has its own files.
 fn record(cell: &Cell, reason: &str) {
-    if matches!(cell.state(), State::ToDo) {
+    let has_reason = failure::reason(&cell.folder).is_some();
+    if has_reason || matches!(cell.state(), State::ToDo) {
         let _ = failure::record(&cell.folder, reason);
     }
 }

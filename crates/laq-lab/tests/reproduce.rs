@@ -11,6 +11,7 @@ use common::{Fake, TestDir};
 use expect_test::expect_file;
 use laq_lab::LabError;
 use laq_lab::dry_run::DryRun;
+use laq_lab::failure;
 use laq_lab::launcher::Stop;
 use laq_lab::plan::{Cell, Plan, State};
 use laq_lab::report::{self, Report};
@@ -201,7 +202,7 @@ fn a_cell_that_fails_before_the_time_is_over_is_told() {
         crashes: "full",
         ..Fake::default()
     };
-    let deadline = Some(Instant::now() + Duration::from_secs(1));
+    let deadline = Some(Instant::now() + Duration::from_secs(3));
     let stop = Stop {
         deadline,
         ..Stop::default()
@@ -274,6 +275,20 @@ fn missing_data_stop_only_their_cells() {
     let columns: Vec<&str> = failed.map(|cell| cell.column.as_str()).collect();
     assert_eq!(columns, ["linux-kernel"; 2]);
     assert_eq!(fake.rows().len(), 2);
+    // A newer reason takes the place of an older one, which is one line whatever its file has.
+    let failed = |cell: &&Cell| matches!(cell.state(), State::Failed(_));
+    let cell = plan.cells.iter().find(failed).expect("a failed cell");
+    let reason = || match cell.state() {
+        State::Failed(summary) => summary.reason.expect("a reason"),
+        state => panic!("{state:?}"),
+    };
+    failure::record(&cell.folder, "an older\u{1b} one\nin two lines").expect("written");
+    assert_eq!(reason(), "an older  one in two lines");
+    let huge = "x".repeat(1 << 20);
+    failure::record(&cell.folder, &huge).expect("written");
+    assert!(reason().len() < 10_000);
+    run_with(&plan, &fake, &options);
+    assert_eq!(reason(), problems["linux-kernel"]);
 }
 
 #[test]
@@ -525,6 +540,10 @@ fn a_cell_that_was_killed_after_its_last_epoch_is_not_finished() {
     let dry_run = DryRun::new(&plan, &Environment::detect("", 2), false).expect("a dry run");
     assert_eq!(dry_run.cells[0].state, "8 of 8 epochs");
     assert!(!dry_run.cells[0].finished);
+    failure::record(&plan.cells[0].folder, "no memory").expect("written");
+    let failed = DryRun::new(&plan, &Environment::detect("", 2), false).expect("a dry run");
+    assert_eq!(failed.cells[0].state, "failed");
+    assert_eq!(failed.cells[0].seconds_left, dry_run.cells[0].seconds_left);
 }
 
 #[test]

@@ -53,8 +53,18 @@ fn main() -> ExitCode {
         Command::Train(args) if args.record_failure => args.run_dir.clone(),
         _ => None,
     };
+    // Whether it is another process's lock, which is no failure of the run.
+    let fail = |error: &anyhow::Error| {
+        let reason = described(error);
+        output::log_error(&format!("error: {reason}"));
+        let locked = matches!(error.downcast_ref(), Some(RunError::Locked { .. }));
+        if let Some(folder) = record_failure.as_ref().filter(|_| !locked) {
+            let _ = laq_lab::failure::record(folder, &reason);
+        }
+        locked
+    };
     if let Err(error) = environment() {
-        output::log_error(&format!("error: {}", described(&error)));
+        fail(&error);
         return ExitCode::FAILURE;
     }
     let done = match args.command {
@@ -101,15 +111,10 @@ fn main() -> ExitCode {
             if let Some(error) = error.downcast_ref::<clap::Error>() {
                 error.exit();
             }
-            output::log_error(&format!("error: {}", described(&error)));
             // A name that does not exist is a wrong command line.
             let wrong = matches!(error.downcast_ref(), Some(LabError::Unknown(_)))
                 || error.is::<UnknownDataset>();
-            let locked = matches!(error.downcast_ref(), Some(RunError::Locked { .. }));
-            if let Some(folder) = record_failure.filter(|_| !locked) {
-                let _ = laq_lab::failure::record(&folder, &described(&error));
-            }
-            ExitCode::from(match (wrong, locked) {
+            ExitCode::from(match (wrong, fail(&error)) {
                 (true, _) => 2,
                 (_, true) => LOCKED,
                 _ => 1,

@@ -131,12 +131,20 @@ pub fn submit(
     if dry_run {
         submitted.commands = [array, report("JOB")].map(|words| quoted(&words)).into();
     } else {
+        let reasons = cells.iter().map(|cell| failure::reason(&cell.folder));
+        let reasons: Vec<_> = reasons.collect();
         for cell in &cells {
             failure::forget(&cell.folder);
         }
         let answer = script::write(&folder, &out, &jobs, &submission, &scripts)
             .and_then(|()| queue::sbatch(&array))
-            .inspect_err(|_| discard(&folder))?;
+            .inspect_err(|_| {
+                discard(&folder);
+                for (cell, reason) in cells.iter().zip(&reasons) {
+                    let reason = reason.as_ref();
+                    let _ = reason.map(|reason| failure::record(&cell.folder, reason));
+                }
+            })?;
         let job = queue::number(&answer)?;
         submission.job = Some(job);
         // What is in the queue must be on record, whatever happens next.
