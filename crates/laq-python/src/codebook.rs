@@ -49,7 +49,9 @@ impl Codebook {
         }
         let reversed = values.iter().rev().map(|value| -value);
         let is_symmetric = values.iter().copied().eq(reversed);
-        if is_symmetric && values.last().is_some_and(|last| *last <= 1.0) {
+        // Smaller ones are refused as a table.
+        let is_in_range = |last: &f32| (1.0 / 65536.0..=1.0).contains(last);
+        if is_symmetric && values.last().is_some_and(is_in_range) {
             let magnitudes = values.into_iter().filter(|value| *value >= 0.0);
             // A zero of either sign is one.
             let magnitudes: Vec<f32> = magnitudes.map(f32::abs).collect();
@@ -80,6 +82,19 @@ impl Codebook {
         self.inner.storage_bits().max(1)
     }
 
+    /// The function that makes it.
+    #[getter]
+    fn maker(&self) -> &'static str {
+        match &self.inner {
+            Levels::Binary => "binary",
+            Levels::Ternary => "ternary",
+            Levels::Linear { .. } => "linear",
+            Levels::Logarithmic { .. } => "logarithmic",
+            Levels::Uniform { .. } => "uniform",
+            _ => "custom",
+        }
+    }
+
     fn __hash__(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         self.inner.hash(&mut hasher);
@@ -87,13 +102,13 @@ impl Codebook {
     }
 
     fn __repr__(&self) -> String {
+        let maker = self.maker();
         match &self.inner {
-            Levels::Binary => "Codebook.binary()".into(),
-            Levels::Ternary => "Codebook.ternary()".into(),
-            Levels::Linear { bits } => format!("Codebook.linear({})", bits.get()),
-            Levels::Logarithmic { bits } => format!("Codebook.logarithmic({})", bits.get()),
-            Levels::Uniform { bits } => format!("Codebook.uniform({})", bits.get()),
-            _ => format!("Codebook.custom({:?})", self.inner.values()),
+            Levels::Binary | Levels::Ternary => format!("Codebook.{maker}()"),
+            Levels::Linear { bits } | Levels::Logarithmic { bits } | Levels::Uniform { bits } => {
+                format!("Codebook.{maker}({})", bits.get())
+            }
+            _ => format!("Codebook.{maker}({:?})", self.inner.values()),
         }
     }
 }

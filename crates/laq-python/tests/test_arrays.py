@@ -1,7 +1,9 @@
 """What ``quantize`` takes and returns: memory, types, threads and errors."""
 
+import copy
 import inspect
 import os
+import pickle
 import re
 import threading
 
@@ -92,7 +94,7 @@ class Array:
 def test_arrays_of_others(problem):
     w, d = problem(6, 8)
     expected = laq.quantize(w, d)
-    for wrap in (Tensor, Dlpack, Array, lambda array: array.tolist()):
+    for wrap in (Tensor, Dlpack, Array, lambda array: array.tolist(), lambda array: array.view(np.matrix)):
         result = laq.quantize(wrap(w), wrap(d))
         assert (result.levels == expected.levels).all() and result.scale == expected.scale
     result = laq.quantize(Tensor(w), out=Tensor(w))
@@ -198,6 +200,8 @@ def spoiled(value, index=(1, 2)):
         ({"block": 65537}, ["block=65537"]),
         ({"threads": 0}, ["threads=0"]),
         ({"threads": -1}, ["threads=-1"]),
+        ({"threads": 2**70}, ["threads=1180591620717411303424"]),
+        ({"method": "laq-linear", "bits": 2**70}, ["bits=1180591620717411303424"]),
         ({"out": np.empty((4, 3), np.float32)}, ["out has the shape (4, 3)"]),
         ({"out": np.empty((4, 3), np.float32).T}, ["out is not contiguous"]),
         ({"out": np.broadcast_to(np.float32(0), (3, 4))}, ["out is not contiguous"]),
@@ -261,6 +265,7 @@ def test_wrong_types_are_type_errors(options):
         ([-1, 1, 1], "followed by"),
         ([0, np.nan], "NaN"),
         ([0, 1e30], "largest magnitude"),
+        ([-1e-6, 0, 1e-6], "largest magnitude"),
         (np.arange(129), "129 others"),
     ],
 )
@@ -285,6 +290,23 @@ def test_other_values_quantize_at_most_a_block():
     for bits in (1, 9, -1, 10**6):
         with pytest.raises(ValueError):
             laq.Codebook.uniform(bits)
+
+
+def test_codebooks_and_results_are_copied_and_pickled(problem):
+    w, d = problem(2, 64)
+    results = [
+        laq.quantize(w, d, **{kind: method.id})
+        for kind, listed in (("method", laq.methods()), ("format", laq.formats()))
+        for method in listed
+        if method.id != "full"
+    ]
+    own = [laq.Codebook.custom(values) for values in ([-1, -0.25, 0.25, 1], [-1, 0.5, 3], [0, 1])]
+    for codebook in (*own, *(result.codebook for result in results)):
+        for copied in (copy.deepcopy(codebook), pickle.loads(pickle.dumps(codebook))):
+            assert copied == codebook and repr(copied) == repr(codebook)
+            assert (copied.values == codebook.values).all() and (copied.levels == codebook.levels).all()
+    copied = pickle.loads(pickle.dumps(results[-1]))
+    assert (copied.decoded == results[-1].decoded).all() and copied.codebook == results[-1].codebook
 
 
 def test_every_function_has_a_docstring_and_types():

@@ -1,7 +1,9 @@
 """Packed weights, their files and products."""
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 
 import laq
@@ -37,7 +39,7 @@ def test_packing_and_files_keep_every_bit(options, shape, problem, tmp_path):
     loaded = laq.load(str(path))
     assert sorted(loaded) == ["a", "b", "c"] and loaded.metadata == {"made by": "a test"}
     assert (loaded["c"] == w).all() and loaded["c"].dtype == np.float32
-    for found in (packed, loaded["a"], loaded["b"]):
+    for found in (packed, loaded["a"], loaded["b"], pickle.loads(pickle.dumps(packed))):
         assert found.shape == w.shape
         assert (found.decoded() == result.decoded).all()
         assert (found.levels == result.levels).all() and found.levels.dtype == np.int8
@@ -65,6 +67,10 @@ def test_levels_are_packed_with_their_scale():
     trits = laq.pack(levels, scale=0.5, codebook=ternary, packing="trits5")
     assert trits.bits == 1.6 and trits.packing == "trits5"
     assert (trits.decoded() == packed.decoded()).all()
+    assert copy.copy(trits).packing == "trits5"
+    single = laq.pack(np.int8(1), scale=0.5, codebook=ternary)
+    assert single.shape == () and single.decoded() == 0.5
+    assert laq.pack(levels.T, scale=0.5, codebook=ternary).decoded().tolist() == packed.decoded().T.tolist()
 
 
 @pytest.mark.parametrize("options", CASES, ids=str)
@@ -116,7 +122,8 @@ def test_errors_of_packing_and_products(problem, tmp_path):
         (lambda: laq.pack(result, packing="bits1"), "3 levels"),
         (lambda: laq.pack(result, packing="zip"), "trits5"),
         (lambda: packed @ np.ones(5, np.float32), "(6,)"),
-        (lambda: packed @ np.ones((5, 2), np.float32), "6"),
+        (lambda: packed @ np.ones((5, 2), np.float32), "(5, 2), expected (6,) or (6, n)"),
+        (lambda: laq.save(tmp_path / "x", {"a": packed, "b": np.array([1e300])}), "b has values beyond"),
         (lambda: packed @ np.ones((1, 2, 6), np.float32), "matvec"),
         (lambda: laq.matvec(packed, np.ones((6, 2), np.float32)), "(..., 6)"),
         (lambda: laq.matvec(packed, np.ones((2, 6), np.float32).T), "ascontiguousarray"),

@@ -13,7 +13,8 @@ _FLOATS = (np.float16, np.float32, np.float64)
 def to_numpy(array: Any, name: str) -> NDArray[Any]:
     """The array as numpy sees it: without a copy where it is in the memory of the processor."""
     if isinstance(array, np.ndarray):
-        return array
+        # Also np.matrix, whose rows have two axes.
+        return np.asarray(array)
     if hasattr(array, "detach") and hasattr(array, "numpy"):
         # A tensor of PyTorch, which need not be installed.
         device = getattr(getattr(array, "device", None), "type", "cpu")
@@ -67,8 +68,11 @@ def to_output(array: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float
 
 
 def whole_number(value: Any, name: str) -> int:
-    """An integer of Python or numpy."""
+    """An integer of Python or numpy that has 64 bits."""
     try:
-        return int(value.__index__())
+        found = int(value.__index__())
     except AttributeError:
         raise TypeError(f"{name} is {value!r}, expected an integer") from None
+    if not -(2**63) <= found < 2**63:
+        raise ValueError(f"found {name}={found}, expected an integer of 64 bits")
+    return found

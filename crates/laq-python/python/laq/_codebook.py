@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,11 @@ class Codebook:
     def bits(self) -> int:
         """Bits of a packed level."""
         return self._core.bits
+
+    def __reduce__(self) -> tuple[Callable[..., Codebook], tuple[Any, ...]]:
+        name = self._core.maker
+        given: dict[str, tuple[Any, ...]] = {"binary": (), "ternary": (), "custom": (self.values,)}
+        return getattr(Codebook, name), given.get(name, (self.bits,))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Codebook) and self._core == other._core

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,9 @@ class Packed:
 
     @property
     def scale(self) -> NDArray[np.float32]:
-        """The factors of the values, as in :class:`Quantized`; shape ``()`` if there is one."""
+        """The factors of the values, in the shape of ``Quantized.scale``, but ``(rows,)`` for rows of one block each, and
+        ``()`` if there is one.
+        """
         steps = self._core.steps()
         signs = (2,) if self.two_scales else ()
         groups = steps.size // (2 if self.two_scales else 1)
@@ -97,9 +100,16 @@ class Packed:
         vectors = to_numpy(x, "x")
         if vectors.ndim > 2:
             raise ValueError(f"x has {vectors.ndim} axes, expected 1 or 2; laq.matvec takes batches")
+        columns = math.prod(self.shape[1:])
+        if vectors.ndim > 0 and len(self.shape) > 1 and len(vectors) != columns:
+            raise ValueError(f"x has the shape {vectors.shape}, expected ({columns},) or ({columns}, n)")
         if vectors.ndim < 2:
             return matvec(self, x)
         return np.ascontiguousarray(matvec(self, np.ascontiguousarray(vectors.T)).T)
+
+    def __reduce__(self) -> tuple[Callable[..., Packed], tuple[Any, ...]]:
+        codebook = Codebook.custom(self.values)
+        return pack, (self.levels, self.scale, codebook, self.block, self.two_scales, self.packing)
 
     def __repr__(self) -> str:
         return f"Packed(shape={self.shape}, bits={self.bits:g}, nbytes={self.nbytes})"
@@ -166,7 +176,7 @@ def _levels(weights: Any) -> NDArray[np.int8]:
         raise TypeError(f"levels have elements of {found.dtype}, expected integers; see laq.quantize")
     if found.size and not (-128 <= found.min() and found.max() <= 127):
         raise ValueError("a level is not within -128 to 127")
-    return np.ascontiguousarray(found, np.int8)
+    return np.asarray(found, np.int8, order="C")
 
 
 def unpack(packed: Packed) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -234,7 +244,7 @@ def save(
     Raises
     ------
     ValueError
-        Names that clash, or a result that :func:`pack` refuses.
+        Names that clash, a result that :func:`pack` refuses, or values beyond the range of float32.
     OSError
         The file cannot be written.
     """
@@ -277,7 +287,10 @@ def contents(tensors: Mapping[str, Any]) -> _laq.NewTensors:
         array = to_numpy(tensor, name)
         if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             raise TypeError(f"{name} has elements of {array.dtype}, expected floats or packed weights")
-        values = np.ascontiguousarray(array, np.float32)
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(array, np.float32)
+        if array.dtype.itemsize > 4 and np.any(np.isinf(values.reshape(array.shape)) & np.isfinite(array)):
+            raise ValueError(f"{name} has values beyond the range of float32: scale or clip them")
         floats.append((name, array.shape, values.reshape(-1)))
     return packed, floats
 
