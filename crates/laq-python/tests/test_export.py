@@ -297,7 +297,7 @@ def test_gguf_file(mixed, tmp_path):
         else:
             floats[name] = tensor.data.reshape(model.state_dict()[name].shape)
     check_floats(model, quantized, floats)
-    laq.export(model, path, quantized={})
+    laq.export(model, path, quantized=quantized)
     assert gguf.GGUFReader(path).fields["general.architecture"].contents() == "laq"
 
 
@@ -367,6 +367,7 @@ def test_errors_of_exports(mixed, tmp_path):
     for options, word in [
         ({"path": tmp_path / "model.bin"}, "`.bin`"),
         ({"format": "zip"}, "compressed-tensors"),
+        ({"quantized": {}}, "no parameter of the model is quantized"),
         ({"quantized": {"none": rows}}, "none"),
         ({"quantized": {"0.weight": rows}}, "(64, 12)"),
         ({"quantized": {"1.weight": rows}}, "1.weight: the scales are those of axis 1"),
@@ -380,11 +381,18 @@ def test_errors_of_exports(mixed, tmp_path):
         with pytest.raises(ValueError) as caught:
             laq.export(model, **{"path": file, "quantized": quantized, **options})
         assert word in str(caught.value) and "\n" not in str(caught.value), caught.value
-    for options in [{"metadata": {"a": 3}}, {"format": "gguf", "metadata": {"a": [3]}}]:
+    for options in [
+        {"metadata": {"a": 3}},
+        {"format": "gguf", "metadata": {"a": [3]}},
+        {"quantized": {"0.weight": model[0].weight}},
+    ]:
         with pytest.raises(TypeError):
             laq.export(model, file, quantized=quantized, **options)
     model.register_buffer("count", torch.tensor(2**24 + 1))
     with pytest.raises(ValueError, match="count"):
+        laq.export(model, file, quantized=quantized)
+    model.count = torch.tensor([1.0, -1e300], dtype=torch.float64)
+    with pytest.raises(ValueError, match="count has values beyond the range of float32"):
         laq.export(model, file, quantized=quantized)
     del model.count
     assert not os.listdir(tmp_path)

@@ -46,7 +46,7 @@ def export(
 
     Decoded weights are those of ``quantized`` bit for bit, whatever the parameters of the model are now. A
     parameter with several names (tied weights) is written once, with the first. All other parameters and
-    buffers are written in float32. The file is replaced when it is complete.
+    the buffers of ``state_dict`` are written in float32. The file is replaced when it is complete.
 
     Parameters
     ----------
@@ -73,7 +73,8 @@ def export(
     ------
     ValueError
         Nothing is quantized, an unknown suffix or format, a name or shape that is not that of a parameter, scales along another
-        axis than 0 (which ONNX alone has), or a quantized weight that the graph of ONNX does not have.
+        axis than 0 (which ONNX alone has), values beyond the range of float32, or a quantized weight that the graph of
+        ONNX does not have.
     ImportError
         ONNX needs the packages torch, onnx and onnxscript.
     OSError
@@ -87,17 +88,19 @@ def export(
         from . import torch as laq_torch
 
         quantized = laq_torch.quantized(model)
-        if not quantized:
-            raise ValueError(
-                "no parameter of the model is quantized: export the model that laq.torch has quantized, not a copy of "
-                "it, or pass quantized="
-            )
+    if not quantized:
+        raise ValueError(
+            "no parameter of the model is quantized: export the model that laq.torch has quantized, not a copy of "
+            "it, or pass quantized="
+        )
     # A module's extra state may be of any type.
     state = {name: v for name, v in model.state_dict(keep_vars=True).items() if hasattr(v, "detach")}
     first: dict[int, str] = {}
     aliases = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
     weights = {}
     for name, weight in quantized.items():
+        if not isinstance(weight, Quantized):
+            raise TypeError(f"{name} is a {type(weight).__name__}, expected the result of laq.quantize")
         if name not in aliases:
             raise ValueError(f"{name} is quantized, but the model has no parameter of this name")
         if weight.levels.shape != tuple(state[name].shape):
