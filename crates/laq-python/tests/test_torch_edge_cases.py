@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 import laq.torch
+from torch.nn.utils import prune
 
 nn = torch.nn
 
@@ -216,3 +217,150 @@ def test_extra_state_is_left_out(tmp_path):
     laq.torch.quantize_(model, include="0.weight")
     laq.export(model, tmp_path / "m.safetensors")
     assert sorted(laq.load(tmp_path / "m.safetensors")) == ["0.bias", "0.weight"]
+
+
+def aware(model, **options):
+    return laq.torch.LossAware(torch.optim.Adam(model.parameters(), 0.01), model, **options)
+
+
+@pytest.mark.parametrize(
+    ("saved", "here"),
+    [
+        ({"method": "lat-e"}, {"method": "laq-linear-4"}),
+        ({"method": "laq-linear-3"}, {"method": "laq-log-3"}),
+        ({"method": "lat-e"}, {"method": "lat2-e"}),
+        ({"granularity": "block:4"}, {"granularity": "block:5"}),
+    ],
+)
+def test_a_state_of_other_levels_or_groups_changes_nothing(saved, here):
+    model, other = linears(), linears()
+    optimizer, source = aware(model, **here), aware(other, **saved)
+    step(other, source)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(
+        ValueError, match=r"the state of 0\.weight is of another method or granularity: found"
+    ):
+        optimizer.load_state_dict(source.state_dict())
+    assert all(torch.equal(found, before[name]) for name, found in model.state_dict().items())
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_state_of_the_same_levels_is_loaded(is_old):
+    model, other = linears(), linears()
+    optimizer, source = aware(model, method="lat-a", granularity="tensor"), aware(other, method="lat-e")
+    step(other, source)
+    state = source.state_dict()
+    if is_old:
+        for parameter in state["parameters"].values():
+            for key in ("method", "granularity", "values", "two_scales", "groups"):
+                del parameter[key]
+    optimizer.load_state_dict(state)
+    for index in (0, 2):
+        assert torch.equal(model[index].weight, other[index].weight)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_biases_and_parts_of_weights_keep_full_precision():
+    model = nn.ModuleDict(
+        {
+            "attention": nn.MultiheadAttention(8, 2, add_bias_kv=True),
+            "projections": nn.MultiheadAttention(8, 2, kdim=6, vdim=4),
+            "normalized": nn.utils.weight_norm(nn.Linear(6, 5)),
+            "normalized_lstm": nn.utils.weight_norm(nn.LSTM(4, 6), "weight_hh_l0"),
+            "pruned": prune.l1_unstructured(nn.Linear(6, 5), "weight", 0.5),
+            "lstm": nn.LSTM(4, 6, 2, proj_size=3, bidirectional=True),
+            "cell": nn.GRUCell(4, 6),
+            "bilinear": nn.Bilinear(3, 4, 5),
+            "up": nn.ConvTranspose1d(3, 4, 5),
+        }
+    )
+    others = ("bias_k", "bias_v", "weight_g", "weight_v", "weight_hh_l0_g", "weight_hh_l0_v")
+    expected = [name for name, p in model.named_parameters() if p.dim() > 1 and not name.endswith(others)]
+    assert aware(model).names == expected
+    assert {"projections.q_proj_weight", "pruned.weight_orig", "lstm.weight_hr_l1_reverse"} <= set(expected)
+    assert "attention.bias_k" in aware(model, include="*").names
+
+
+@pytest.mark.parametrize("order", [("embedding", "head"), ("head", "embedding")])
+def test_a_head_tied_to_an_embedding_keeps_full_precision(order):
+    parts = {"embedding": nn.Embedding(7, 4), "head": nn.Linear(4, 7)}
+    parts["head"].weight = parts["embedding"].weight
+    model = nn.ModuleDict({**{name: parts[name] for name in order}, "hidden": nn.Linear(4, 4)})
+    assert aware(model).names == ["hidden.weight"]
+    assert aware(model, include="*").names == [f"{order[0]}.weight", "hidden.weight"]
+
+
+def test_frozen_parameters_are_quantized_if_named():
+    model = linears()
+    model[0].weight.requires_grad_(False)
+    assert aware(model).names == ["2.weight"]
+    assert aware(model, include="*.weight").names == ["0.weight", "2.weight"]
+    assert set(laq.torch.quantize_(model)) == {"0.weight", "2.weight"}
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"0\.weight is not among .*, or frozen"):
+        aware(model)
+
+
+def test_trained_scales_have_the_options_of_their_group():
+    model = linears()
+    groups = [
+        {"params": model[0].parameters()},
+        {"params": model[2].parameters(), "lr": 0.001, "momentum": 0.5},
+    ]
+    inner = torch.optim.SGD(groups, 0.1, weight_decay=0.1)
+    laq.torch.LossAware(inner, model, "ttq", include="2.weight")
+    found = inner.param_groups[-1]
+    assert (found["lr"], found["momentum"], found["weight_decay"]) == (0.001, 0.5, 0)
+
+
+def test_latent_ends_after_weights_that_are_not_finite_and_errors_of_others():
+    model = linears()
+    optimizer = aware(model)
+    step(model, optimizer)
+    model[0].weight.grad[0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"0\.weight"):
+        optimizer.step()
+    with optimizer.latent():
+        assert model[0].weight.isnan().any()
+    assert levels_of(model[0].weight) <= 3
+    with pytest.raises(KeyError), optimizer.latent(), torch.no_grad():
+        model[2].weight.fill_(math.nan)
+        raise KeyError
+    assert levels_of(model[2].weight) <= 3
+
+
+def test_weights_that_are_changed_after_quantize_are_told():
+    model = linears()
+    laq.torch.quantize_(model)
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    with pytest.raises(RuntimeError, match="quantize the model again"):
+        laq.torch.quantized(model)
+
+
+def test_moments_are_those_of_evaluation_and_leave_the_model_as_it_is():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 2))
+    model[0].eval()
+    modes, before = [m.training for m in model.modules()], copy.deepcopy(model.state_dict())
+    x = torch.randn(9, 6)
+    found = laq.torch.input_second_moments(model, [x])["3.weight"]
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    expected = copy.deepcopy(model).eval()[:3](x).square().mean(0)
+    torch.testing.assert_close(found, expected.expand(2, 5))
+    # Its fast path in evaluation mode would pass by the linear layers.
+    layer = nn.TransformerEncoderLayer(8, 2, 16)
+    assert {"linear1.weight", "linear2.weight"} <= set(
+        laq.torch.input_second_moments(layer, [torch.randn(3, 1, 8)])
+    )
+
+
+@pytest.mark.parametrize("place", ["LossAware", "quantize_"])
+def test_numbers_beyond_64_bits_are_value_errors(place):
+    model = linears()
+    call = aware if place == "LossAware" else laq.torch.quantize_
+    for options in ({"threads": 2**70}, {"method": "laq-linear", "bits": 2**70}):
+        with pytest.raises(ValueError, match="64 bits"):
+            call(model, **options)

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ._quantize import Quantized, layout
+from .torch._selection import evaluation
 
 _SIGNED = {2: TensorProto.INT2, 4: TensorProto.INT4, 8: TensorProto.INT8}
 _UNSIGNED = {2: TensorProto.UINT2, 4: TensorProto.UINT4, 8: TensorProto.UINT8}
@@ -35,9 +36,7 @@ def quantized_model(
 
     ``aliases`` has the first name of each name of a parameter.
     """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    with evaluation(model):
         program = torch.onnx.export(
             model,
             arguments,
@@ -47,9 +46,6 @@ def quantized_model(
             opset_version=opset,
             dynamic_shapes=dynamic_shapes,
         )
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     assert program is not None
     # The weights are inputs while the graph is optimized: no constants, which would be folded into others.
     graph = program.model.graph

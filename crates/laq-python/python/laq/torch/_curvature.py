@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ._selection import modules_of, named_weights
+from ._selection import evaluation, modules_of, named_weights
 
 
 def fisher(
@@ -69,8 +69,8 @@ def input_second_moments(
     """The mean x² of the inputs that each weight is multiplied by: the curvature of the squared error of a layer's outputs.
 
     It is that of linear layers, convolutions (also transposed ones), embeddings (the frequency of each row), and of LSTM,
-    GRU and RNN layers, whose hidden states are computed again; and of the inputs of attention. Layers with packed sequences are
-    left out.
+    GRU and RNN layers, whose hidden states are computed again; and of ``in_proj_weight`` of attention, but not of its
+    ``out_proj``. Layers with packed sequences are left out. The model runs in evaluation mode, and has its modes afterwards.
 
     Parameters
     ----------
@@ -97,9 +97,10 @@ def input_second_moments(
     handles = [module.register_forward_pre_hook(moments.hook, with_kwargs=True) for module in modules]
     count = 0
     try:
-        for batch in batches:
-            model(batch) if forward is None else forward(model, batch)
-            count += 1
+        with evaluation(model):
+            for batch in batches:
+                model(batch) if forward is None else forward(model, batch)
+                count += 1
     finally:
         for handle in handles:
             handle.remove()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, TypeAlias
 
 import torch
 
+from .._arrays import whole_number
 from .._codebook import Codebook
 from ._parameter import ParameterState, solve
 from ._selection import Rules, Selection, choose, remember
@@ -47,7 +49,7 @@ class LossAware(torch.optim.Optimizer):
     include, exclude : str, list of str, or predicate, optional
         Globs of parameter names (``"encoder.*.weight"``), or ``predicate(name, parameter)``. Without ``include``: the
         weights with two or more dimensions of linear, convolutional, recurrent and attention modules that the optimizer
-        trains.
+        trains, without those that are frozen, and tied weights that another module has too, such as an embedding.
     rules : dict, optional
         Instead of all of these: globs with a method, a dict of ``method``, ``bits``, ``format``, ``codebook`` and
         ``granularity``, or None for full precision. The first that matches holds, for any parameter with two or more
@@ -100,10 +102,14 @@ class LossAware(torch.optim.Optimizer):
         if not 0 <= beta2 < 1:
             raise ValueError(f"found beta2={beta2!r}, expected 0 to below 1")
         chosen = choose(model, method, bits, format, codebook, granularity, include, exclude, rules)
-        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        is_explicit = include is not None or rules is not None
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        trained = {id(p) for p in parameters if is_explicit or p.requires_grad}
         untrained = [found.name for found in chosen if id(found.parameter) not in trained]
-        if untrained and (include is not None or rules is not None or len(untrained) == len(chosen)):
-            raise ValueError(f"{untrained[0]} is not among the parameters of the optimizer: exclude it")
+        if untrained and (is_explicit or len(untrained) == len(chosen)):
+            raise ValueError(
+                f"{untrained[0]} is not among the parameters of the optimizer, or frozen: exclude it"
+            )
         chosen = [found for found in chosen if id(found.parameter) in trained]
 
         # For the hooks and the profiler of the base class; groups and state are those of the wrapped optimizer.
@@ -113,7 +119,7 @@ class LossAware(torch.optim.Optimizer):
         self._clip = clip
         self._curvature = curvature
         self._beta2 = beta2
-        self._threads = threads
+        self._threads = None if threads is None else whole_number(threads, "threads")
         self._running: dict[str, torch.Tensor] = {}
         self._states = [found.state() for found in chosen]
         self._by_name = {state.name: state for state in self._states}
@@ -131,7 +137,8 @@ class LossAware(torch.optim.Optimizer):
     def scales(self) -> dict[str, torch.nn.Parameter]:
         """The trained scales of TTQ by the name of their parameter, shape (groups, 2): of positive and negative levels.
 
-        They are in a parameter group of their own, the last.
+        They are in a parameter group of their own, the last, with the options of the group of the first such parameter,
+        but no weight decay.
         """
         return dict(self._scales)
 
@@ -178,7 +185,7 @@ class LossAware(torch.optim.Optimizer):
     def latent(self) -> Iterator[None]:
         """Within it the model has its latent weights, in full precision, to look at or to load others.
 
-        Weights that were changed are quantized at its end.
+        Weights that were changed are quantized at its end, unless it ends with an exception.
         """
         for state in self._states:
             state.check()
@@ -187,15 +194,15 @@ class LossAware(torch.optim.Optimizer):
             for state in self._states:
                 state.use_latent()
             yield
-        finally:
             changed = [
-                s for s, old in zip(self._states, before, strict=True) if not torch.equal(s.latent, old)
+                state
+                for state, old in zip(self._states, before, strict=True)
+                if not torch.equal(state.latent.view(torch.int32), old.view(torch.int32))
             ]
-            try:
-                self._solve(changed)
-            finally:
-                for state in self._states:
-                    state.use_quantized()
+            self._solve(changed)
+        finally:
+            for state in self._states:
+                state.use_quantized()
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the optimizer, latent weights, levels and scales: training that goes on from it has the same bits."""
@@ -212,8 +219,7 @@ class LossAware(torch.optim.Optimizer):
         Raises
         ------
         ValueError
-            The state of other parameters, shapes, parameter groups or methods. Nothing is changed then, unless only
-            methods are others.
+            The state of other parameters, shapes, parameter groups, levels or granularities. Nothing is changed then.
         """
         missing = {"optimizer", "parameters", "scales", "running"} - set(state_dict)
         if missing:
@@ -224,7 +230,7 @@ class LossAware(torch.optim.Optimizer):
             where = "saved" if different[0] in saved else "quantized here"
             raise ValueError(f"the state is of other parameters: only {where} is {different[0]}")
         for state in self._states:
-            state.check_shapes(saved[state.name])
+            state.check_state(saved[state.name])
         for name, scales in self._scales.items():
             found = state_dict["scales"].get(name)
             if found is None or found.shape != scales.shape:
@@ -266,13 +272,14 @@ class LossAware(torch.optim.Optimizer):
             if state.trains_scales:
                 self._scales[state.name] = torch.nn.Parameter(state.scales())
         if self._scales:
-            names = [f"{name}.scales" for name in self._scales]
-            named = "param_names" in self.param_groups[0]
-            group = {
-                "params": list(zip(names, self._scales.values())) if named else list(self._scales.values())
-            }
-            if "weight_decay" in self.defaults:
-                group["weight_decay"] = 0.0  # type: ignore[assignment]
+            first = self._by_name[next(iter(self._scales))].parameter
+            own = next(g for g in self.param_groups if any(p is first for p in g["params"]))
+            group = deepcopy({key: v for key, v in own.items() if key not in ("params", "param_names")})
+            group["params"] = list(self._scales.values())
+            if "param_names" in own:
+                group["params"] = [(f"{name}.scales", scales) for name, scales in self._scales.items()]
+            if "weight_decay" in group:
+                group["weight_decay"] = 0.0
             self.optimizer.add_param_group(group)
 
     def _prepare_gradients(self) -> None:

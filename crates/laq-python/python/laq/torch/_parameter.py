@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,13 @@ class ParameterState:
         self.quantized_weights = torch.empty_like(self.latent)
         matrix = self._matrix(self.latent)
         self.solver = _laq.ParameterQuantizer(name, list(matrix.shape), quantizer, granularity, gates)
+        codebook = quantizer.codebook
+        # What a state has in common with this one if its levels and scales mean the same weights.
+        self._kind = {
+            "values": [value / codebook.divisor for value in codebook.multipliers()],
+            "two_scales": quantizer.two_scales,
+            "groups": list(_laq.groups(granularity, len(matrix), matrix[0].numel(), gates)),
+        }
         self.device: DeviceQuantizer | None = None
         self._is_direct = matrix.data_ptr() == self.latent.data_ptr()
         self._arrays: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
@@ -99,8 +107,8 @@ class ParameterState:
             )
         if self.parameter._version != self._version:
             raise RuntimeError(
-                f"the quantized weights of {self.name} were written to: change weights, or load them, within "
-                f"`with optimizer.latent():`"
+                f"the quantized weights of {self.name} were written to: quantize the model again, or in training "
+                f"with LossAware change weights, or load them, within `with optimizer.latent():`"
             )
 
     def job(self, curvature: torch.Tensor | None) -> Job:
@@ -183,22 +191,28 @@ class ParameterState:
             return self._error
         return self.solver.error() if self.device is None else float(self.device.weighted_error.sum())
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """Latent weights, levels, scales and the error."""
+    def state_dict(self) -> dict[str, Any]:
+        """Latent weights, levels, scales and the error, with what they are of."""
         on_host = torch.from_numpy(self.solver.levels())
         levels = on_host if self.device is None else self.device.levels.clone()
         error = torch.tensor(self.error(), dtype=torch.float64)
-        return {"latent": self.latent.clone(), "levels": levels, "scales": self.scales(), "error": error}
+        tensors = {"latent": self.latent.clone(), "levels": levels, "scales": self.scales(), "error": error}
+        return {**tensors, "method": self.definition.id, "granularity": self.granularity, **self._kind}
 
-    def check_shapes(self, state: dict[str, torch.Tensor]) -> None:
-        """An error if the weights of a :meth:`state_dict` have another shape."""
+    def check_state(self, state: dict[str, Any]) -> None:
+        """An error if a :meth:`state_dict` has weights of another shape, or other levels, scales or groups."""
         if state["latent"].shape != self.latent.shape:
             raise ValueError(
                 f"the state of {self.name} has the shape {tuple(state['latent'].shape)}, expected "
                 f"{tuple(self.latent.shape)}"
             )
+        if any(state.get(key, own) != own for key, own in self._kind.items()):
+            raise ValueError(
+                f"the state of {self.name} is of another method or granularity: found `{state['method']}` with "
+                f"`{state['granularity']}`, expected `{self.definition.id}` with `{self.granularity}`"
+            )
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores :meth:`state_dict`; the parameter has its quantized weights afterwards."""
         decoded = self._load(state["levels"], state["scales"])
         if self.device is not None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from .._arrays import whole_number
 from .._codebook import Codebook
 from ._parameter import solve
 from ._selection import Rules, Selection, choose, modules_of, remember
@@ -54,7 +55,7 @@ def quantize_(
     unknown = sorted(set(given) - {name for name, _ in modules_of(model).named_parameters()})
     if unknown:
         raise ValueError(f"the curvature has {unknown[0]}, which is no parameter of the model")
-    count = torch.get_num_threads() if threads is None else threads
+    count = torch.get_num_threads() if threads is None else whole_number(threads, "threads")
     solve(states, lambda state: given.get(state.name), False, count)
     # There is no next step in which an alternating method would go on from its levels.
     unsettled = [state for state in states if state.definition.algorithm == "alternating"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
@@ -23,6 +25,11 @@ _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 _TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 _GATES = {torch.nn.LSTM: 4, torch.nn.LSTMCell: 4, torch.nn.GRU: 3, torch.nn.GRUCell: 3}
 _RECURRENT = (torch.nn.RNNBase, torch.nn.RNNCellBase)
+
+_WEIGHTS = re.compile(
+    r"(weight|weight_(ih|hh|hr)(_l\d+(_reverse)?)?|in_proj_weight|[qkv]_proj_weight)(_orig)?"
+)
+"""The weights of these modules, also with ``_orig`` as torch.nn.utils.prune names them, but no bias_k or weight_g."""
 
 _OPTIONS = ("method", "bits", "format", "codebook", "granularity")
 
@@ -67,6 +74,18 @@ def named_weights(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module
                 yield f"{prefix}.{name}" if prefix else name, module, parameter
 
 
+@contextmanager
+def evaluation(model: torch.nn.Module) -> Iterator[None]:
+    """Within it all modules are in evaluation mode."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def choose(
     model: torch.nn.Module,
     method: str | None,
@@ -101,9 +120,10 @@ def choose(
         return found
     included = None if include is None else _matcher(include, names, "include")
     excluded = _matcher(exclude, names, "exclude")
+    others = _others(modules_of(model)) if included is None else set()
     found = []
     for name, module, parameter in weights:
-        is_included = _is_matrix_of(module) if included is None else included(name, parameter)
+        is_included = id(parameter) not in others if included is None else included(name, parameter)
         if is_included and not excluded(name, parameter):
             found.append(_chosen(name, module, parameter, **options))
     if not found:
@@ -134,10 +154,17 @@ def quantized(model: torch.nn.Module) -> dict[str, Quantized]:
     return found
 
 
-def _is_matrix_of(module: torch.nn.Module) -> bool:
-    """Whether weights of this module are quantized if nothing else is said."""
+def _others(model: torch.nn.Module) -> set[int]:
+    """The parameters that keep full precision if nothing else is said: those that are not in all of their modules a
+    weight of a layer."""
     dense = (torch.nn.Linear, torch.nn.Bilinear, torch.nn.MultiheadAttention)
-    return isinstance(module, (*dense, *_CONVOLUTIONS, *_TRANSPOSED, *_RECURRENT))
+    layers = (*dense, *_CONVOLUTIONS, *_TRANSPOSED, *_RECURRENT)
+    return {
+        id(parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if not (isinstance(module, layers) and _WEIGHTS.fullmatch(name))
+    }
 
 
 def _chosen(
