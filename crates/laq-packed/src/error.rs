@@ -9,7 +9,7 @@ use crate::files::FileError;
 use crate::memory::{MemoryShortage, check_memory};
 use crate::pack_error::PackError;
 use crate::selection::only;
-use crate::{ModelIndexError, SelectionError, TensorFileError, ThreadsError};
+use crate::{ModelIndexError, PackedFileError, SelectionError, TensorFileError, ThreadsError};
 
 /// An output that cannot be written.
 #[derive(Debug, Error)]
@@ -113,6 +113,9 @@ pub enum QuantizeError {
     /// A file is not a valid safetensors file.
     #[error(transparent)]
     TensorFile(#[from] TensorFileError),
+    /// The tensors of a file that are packed already do not match their descriptions.
+    #[error(transparent)]
+    Packed(#[from] PackedFileError),
     /// A folder has no model, or an index and its shards differ.
     #[error(transparent)]
     ModelIndex(#[from] ModelIndexError),

@@ -37,7 +37,7 @@ pub enum PackedFileError {
 
 impl PackedFileError {
     /// For `map_err`: a defect of `path`.
-    fn of(path: &Path) -> impl Fn(PackedFormatError) -> Self {
+    pub(crate) fn of(path: &Path) -> impl Fn(PackedFormatError) -> Self {
         move |source| Self::Format {
             path: path.into(),
             source,

@@ -196,6 +196,12 @@ impl Header {
         Ok(header)
     }
 
+    /// The descriptions of the packed tensors.
+    #[cfg(feature = "std")]
+    pub(crate) fn into_entries(self) -> BTreeMap<String, TensorEntry> {
+        self.entries
+    }
+
     /// The entries of the metadata that do not describe tensors.
     pub(crate) fn metadata(&self) -> impl Iterator<Item = (String, String)> {
         let own = |key: &str| key == PACKED_FORMAT_KEY || key == TENSORS;

@@ -13,7 +13,10 @@ use crate::code_table::CodeTable;
 use crate::codes::Packing;
 use crate::float::Float;
 use crate::model_files::{ModelFiles, ModelIndex};
-use crate::packed_format::{TensorEntry, packed_name, scale_name, with_entries};
+use crate::packed_file::PackedFileError;
+use crate::packed_format::{
+    Header, PackedFormatError, TensorEntry, packed_name, scale_name, with_entries,
+};
 use crate::request::{Request, check_out, check_out_folder, quantizer};
 use crate::selection::{patterns, select};
 use crate::tensor::matrix_shape;
@@ -94,7 +97,9 @@ impl Plan {
             let of_curvature = curvature.iter().flat_map(ModelFiles::paths);
             check_out(out, weights.paths().chain(of_curvature))?;
         }
-        let mut tensors = planned(&request, &weights)?;
+        let packed: Vec<_> =
+            (weights.files.iter().map(packed_entries)).collect::<Result<_, _>>()?;
+        let mut tensors = planned(&request, &weights, &packed)?;
         if let Some(curvature) = &curvature {
             find_curvature(curvature, tensors.iter_mut().flatten())?;
         }
@@ -114,9 +119,9 @@ impl Plan {
             two_scales: quantizer.has_two_scales(),
             taken: names.collect(),
         };
-        let of_files = weights.files.iter().zip(&tensors).zip(&outs);
+        let of_files = weights.files.iter().zip(&tensors).zip(packed).zip(&outs);
         let layouts: Vec<Layout> = of_files
-            .map(|((file, tensors), out)| output.layout(file, tensors, out))
+            .map(|(((file, tensors), packed), out)| output.layout(file, tensors, packed, out))
             .collect::<Result<_, _>>()?;
         let index = weights.index.as_ref().zip(index_out);
         let index = index.map(|(index, out)| (out, new_index(index, &outs, &layouts)));
@@ -163,11 +168,32 @@ fn outs(out: &Path, weights: &ModelFiles) -> Result<(Vec<PathBuf>, Option<PathBu
     Ok((files.collect(), Some(in_folder(&weights.path))))
 }
 
-/// The tensors of each file, selected among those of all.
-fn planned(request: &Request, weights: &ModelFiles) -> Result<Vec<Vec<Planned>>, QuantizeError> {
+/// The descriptions of the tensors of a file that are packed already.
+fn packed_entries(file: &TensorFile) -> Result<BTreeMap<String, TensorEntry>, PackedFileError> {
+    match Header::new(file.header().clone()) {
+        Ok(header) => Ok(header.into_entries()),
+        Err(PackedFormatError::NotPacked { .. }) => Ok(BTreeMap::new()),
+        Err(error) => Err(PackedFileError::of(file.path())(error)),
+    }
+}
+
+/// The tensors of each file, selected among those of all; `packed` describes those that are packed already.
+fn planned(
+    request: &Request,
+    weights: &ModelFiles,
+    packed: &[BTreeMap<String, TensorEntry>],
+) -> Result<Vec<Vec<Planned>>, QuantizeError> {
     let files: Vec<_> = weights.files.iter().map(TensorFile::tensors).collect();
     let all = files.concat();
-    let selected = select(&weights.path, &all, &request.include, &request.exclude)?;
+    let packed = packed.iter().flat_map(BTreeMap::keys);
+    let parts = packed.flat_map(|name| [packed_name(name), scale_name(name)]);
+    let selected = select(
+        &weights.path,
+        &all,
+        &request.include,
+        &request.exclude,
+        &parts.collect(),
+    )?;
     let axis_of = channel_axes(request, weights, &all)?;
     let mut selected = selected.into_iter();
     let mut planned = Vec::with_capacity(files.len());
@@ -228,15 +254,15 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
-    /// The layout of the file `out`, for the tensors of one of the input.
+    /// The layout of the file `out`, for the tensors of one of the input, which has those of `entries` packed already.
     fn layout(
         &self,
         file: &TensorFile,
         tensors: &[Planned],
+        mut entries: BTreeMap<String, TensorEntry>,
         out: &Path,
     ) -> Result<Layout, QuantizeError> {
         let mut new = Vec::new();
-        let mut entries = BTreeMap::new();
         for tensor in tensors {
             let copied = NewTensor {
                 name: tensor.name.clone(),

@@ -1,5 +1,6 @@
 //! Selects the tensors to quantize.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use glob::Pattern;
@@ -80,13 +81,14 @@ pub enum SelectionError {
 /// For each of `tensors`, the tensors of the file `path`, whether it is quantized.
 ///
 /// Without `include` these are the floating-point tensors with at least two dimensions except [`MEAN_IMAGE`], which is
-/// no weight; with it the tensors that match one of its globs, of any shape. Tensors that match a glob of `exclude`, or
-/// have no elements, are not quantized.
+/// no weight; with it the tensors that match one of its globs, of any shape. Tensors that match a glob of `exclude`,
+/// have no elements, or are `parts` of packed tensors, are not quantized.
 pub(crate) fn select(
     path: &Path,
     tensors: &[(String, &TensorInfo)],
     include: &[String],
     exclude: &[String],
+    parts: &HashSet<String>,
 ) -> Result<Vec<bool>, SelectionError> {
     let path = path.display();
     let names: Vec<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
@@ -113,7 +115,8 @@ pub(crate) fn select(
             any(&included, name)
         };
         let has_elements = !info.shape.contains(&0);
-        let taken = wanted && has_elements && is_floating(info.dtype) && !any(&excluded, name);
+        let is_weight = has_elements && is_floating(info.dtype) && !parts.contains(name);
+        let taken = wanted && is_weight && !any(&excluded, name);
         if taken && Float::of(info.dtype).is_none() {
             return Err(SelectionError::Dtype {
                 name: name.clone(),

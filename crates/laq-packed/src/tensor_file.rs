@@ -244,6 +244,10 @@ impl TensorFile {
         self.data_start as usize
     }
 
+    pub(crate) fn header(&self) -> &Metadata {
+        &self.header
+    }
+
     pub(crate) fn into_header(self) -> Metadata {
         self.header
     }

@@ -295,6 +295,60 @@ fn names_are_globs_of_themselves() {
     assert!(error.contains("has no tensor to quantize"), "{error}");
 }
 
+/// Also one whose scales are floats of two dimensions, as weights are.
+#[test]
+fn tensors_that_are_packed_already_stay_packed() {
+    let folder = TestDir::new();
+    let quantized = |weights: &str, method: &str, include: &[&str], out: &str| {
+        let method: Method = method.parse().expect("a method");
+        let request = Request {
+            weights: folder.path(weights),
+            out: folder.path(out),
+            dequantized: false,
+            include: include.iter().map(ToString::to_string).collect(),
+            ..folder.request(
+                method
+                    .with_granularity(Granularity::Block(3))
+                    .expect("blocks"),
+            )
+        };
+        let never = AtomicBool::new(false);
+        Plan::new(request)?.run(&never, &mut |_| {})?;
+        Ok::<_, QuantizeError>(Written::read(&folder.path(out)))
+    };
+    let first = quantized("w.safetensors", "lab", &["linear.weight"], "1").expect("packed");
+    let version = |written: &Written| written.metadata["laq.format_version"].clone();
+    for include in [&[][..], &["conv*", "linear*"]] {
+        let second = quantized("1", "lat-e", include, "2").expect("packed");
+        assert_eq!(version(&second), "2");
+        assert_eq!(
+            second.decode("linear.weight"),
+            first.decode("linear.weight")
+        );
+        let file = PackedFile::open(&folder.path("2")).expect("a packed file");
+        assert!(file.is_packed("linear.weight") && file.is_packed("conv.weight"));
+        assert_eq!(file.is_packed("embedding.weight"), include.is_empty());
+        assert_eq!(file.is_packed("linear.bias"), !include.is_empty());
+        for name in file.names().iter().filter(|name| file.is_packed(name)) {
+            file.tensor(name).expect(name);
+        }
+    }
+    let written = folder.read("1");
+    let at = written
+        .windows(5)
+        .position(|found| found == b"bits1")
+        .expect("a packing");
+    let damaged = [&written[..at], b"bits9", &written[at + 5..]].concat();
+    folder.write("1", &damaged);
+    let error = quantized("1", "lat-e", &["conv*"], "2")
+        .err()
+        .expect("a packing");
+    assert!(
+        error.to_string().contains("laq.tensors is invalid"),
+        "{error}"
+    );
+}
+
 #[test]
 fn a_stop_after_any_tensor_keeps_the_old_file() {
     let folder = TestDir::new();
