@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::ElementType;
 use crate::axis::elements;
 use crate::files::{self, FileError};
+use crate::tensor_file::BLOCK;
 
 /// The first bytes of a file.
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -292,6 +293,7 @@ impl GgufFile {
 
     fn read_at(&self, start: u64, length: usize, bytes: &mut Vec<u8>) -> Result<(), GgufError> {
         bytes.clear();
+        bytes.reserve_exact(length);
         bytes.resize(length, 0);
         let mut file = &self.file;
         let read = file
@@ -557,14 +559,40 @@ impl<'a> GgufWriter<'a> {
 
     /// Writes the bytes of the next tensor.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), GgufError> {
+        self.next(bytes.len());
+        self.put(bytes)?;
+        self.pad(bytes.len())
+    }
+
+    /// Copies the next tensor from another file. Calls `go_on` before each block of it.
+    pub(super) fn copy<E: From<GgufError>>(
+        &mut self,
+        from: &GgufFile,
+        tensor: &GgufTensor,
+        go_on: impl Fn() -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.next(tensor.bytes);
+        let mut block = Vec::new();
+        for at in (0..tensor.bytes).step_by(BLOCK) {
+            go_on()?;
+            let start = from.data_start + tensor.offset + at as u64;
+            from.read_at(start, BLOCK.min(tensor.bytes - at), &mut block)?;
+            self.put(&block)?;
+        }
+        Ok(self.pad(tensor.bytes)?)
+    }
+
+    fn next(&mut self, bytes: usize) {
         let tensor = self.tensors.next();
         assert_eq!(
             tensor.map(|tensor| tensor.bytes),
-            Some(bytes.len()),
+            Some(bytes),
             "the planned size"
         );
-        self.put(bytes)?;
-        let padding = bytes.len().next_multiple_of(ALIGNMENT as usize) - bytes.len();
+    }
+
+    fn pad(&mut self, bytes: usize) -> Result<(), GgufError> {
+        let padding = bytes.next_multiple_of(ALIGNMENT as usize) - bytes;
         self.put(&[0; ALIGNMENT as usize][..padding])
     }
 

@@ -283,6 +283,10 @@ impl GgufPlan {
         let pool = thread_pool(self.request.threads)?;
         let out = &self.request.out;
         let interrupted = || GgufQuantizeError::Interrupted { out: out.clone() };
+        let go_on = || match stop.load(Ordering::Relaxed) {
+            true => Err(interrupted()),
+            false => Ok(()),
+        };
         let mut entries = NewEntries::from([(
             "general.quantization_version".to_owned(),
             NewValue::Number(2),
@@ -298,17 +302,15 @@ impl GgufPlan {
             let mut buffers = Buffers::default();
             let all = self.weights.tensors().iter().zip(&self.selected.types);
             for (tensor, of) in all {
-                if stop.load(Ordering::Relaxed) {
-                    return Err(interrupted());
-                }
-                self.weights.read(tensor, &mut buffers.bytes)?;
+                go_on()?;
                 totals.bytes[0] += tensor.bytes();
                 let Some(of) = *of else {
                     totals.bytes[1] += tensor.bytes();
                     totals.copied += 1;
-                    writer.write(&buffers.bytes)?;
+                    writer.copy(&self.weights, tensor, go_on)?;
                     continue;
                 };
+                self.weights.read(tensor, &mut buffers.bytes)?;
                 let of_curvature = self.read(tensor, of, &mut buffers)?;
                 let (taken, columns) = (mem::take(&mut buffers), tensor.columns());
                 let solved = until_stopped(&pool, stop, move || solve(taken, of, columns));
@@ -328,10 +330,7 @@ impl GgufPlan {
                 report(&record);
             }
             writer.end()?;
-            match stop.load(Ordering::Relaxed) {
-                true => Err(interrupted()),
-                false => Ok(()),
-            }
+            go_on()
         })?;
         Ok(totals)
     }
@@ -351,6 +350,7 @@ impl GgufPlan {
         let decoded = tensor.element.decode_to(bytes, weights);
         decoded.expect("a type that is read, in whole blocks");
         curvature.clear();
+        curvature.reserve_exact(weights.len());
         let (columns, weights) = (tensor.columns(), &weights[..]);
         let importance = match &self.curvature {
             Source::Importance(importance, path) => {

@@ -16,6 +16,9 @@ const BLOCKS: usize = BlockType::ALL.len();
 /// The number of types that are solved for.
 const SOLVED: usize = BLOCKS + SuperBlockType::ALL.len();
 
+/// The weights that are decoded at a time; whole blocks of every type.
+const DECODED: usize = 1 << 12;
+
 /// An error of a [`TargetType`].
 #[derive(Clone, Debug, PartialEq, Error)]
 #[non_exhaustive]
@@ -140,18 +143,8 @@ impl TargetType {
             Some(float) => float.encode(weights, &mut bytes),
             None => encode_q8_0(weights, &mut bytes),
         }
-        let decoded = element.decode(&bytes).expect("whole blocks");
-        let errors = weights
-            .iter()
-            .zip(&decoded)
-            .enumerate()
-            .map(|(index, (w, v))| {
-                let d = problem
-                    .curvature()
-                    .map_or(1.0, |curvature| curvature[index]);
-                f64::from(d) * (f64::from(*w) - f64::from(*v)).powi(2)
-            });
-        Ok((bytes, 0.5 * errors.sum::<f64>()))
+        let error = sum_of_errors(problem, element, &bytes);
+        Ok((bytes, 0.5 * error))
     }
 }
 
@@ -181,6 +174,24 @@ impl FromStr for TargetType {
         let found = Self::ALL.into_iter().find(named);
         found.ok_or_else(|| TargetTypeError::Unknown { found: name.into() })
     }
+}
+
+/// `Σ d (w − ŵ)²` of the weights stored in `bytes`.
+fn sum_of_errors(problem: Problem<'_>, element: ElementType, bytes: &[u8]) -> f64 {
+    let (mut sum, mut decoded) = (0.0, Vec::new());
+    let mut weights = problem.weights().iter().enumerate();
+    for bytes in bytes.chunks(DECODED / element.weights * element.bytes) {
+        decoded.clear();
+        let done = element.decode_to(bytes, &mut decoded);
+        done.expect("whole blocks");
+        for (v, (index, w)) in decoded.iter().zip(weights.by_ref()) {
+            let d = problem
+                .curvature()
+                .map_or(1.0, |curvature| curvature[index]);
+            sum += f64::from(d) * (f64::from(*w) - f64::from(*v)).powi(2);
+        }
+    }
+    sum
 }
 
 /// Appends blocks of 32 weights: the scale, then integers.

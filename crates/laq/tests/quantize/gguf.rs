@@ -1,5 +1,11 @@
 //! Files of llama.cpp.
 
+use std::fs::File;
+use std::io::Write;
+use std::process::Command;
+
+use assert_cmd::cargo::cargo_bin;
+
 use super::Quantize;
 
 /// A file of llama.cpp with one matrix of `columns` columns in F32.
@@ -10,20 +16,60 @@ fn gguf(columns: u64) -> Vec<u8> {
 
 /// A file with one matrix of two rows in the type with this number.
 fn file(columns: u64, kind: u32, data: Vec<u8>) -> Vec<u8> {
+    let mut bytes = header(&[("a.weight", [columns, 2], kind, 0)]);
+    bytes.extend(data);
+    bytes
+}
+
+/// The header of matrices: name, columns and rows, number of the type, place of the data.
+fn header(matrices: &[(&str, [u64; 2], u32, u64)]) -> Vec<u8> {
     let text = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
     let mut bytes = [
         &b"GGUF"[..],
         &3u32.to_le_bytes(),
-        &1u64.to_le_bytes(),
+        &(matrices.len() as u64).to_le_bytes(),
         &0u64.to_le_bytes(),
     ]
     .concat();
-    bytes.extend([&text("a.weight")[..], &2u32.to_le_bytes()].concat());
-    bytes.extend([columns, 2].iter().flat_map(|size| size.to_le_bytes()));
-    bytes.extend([&kind.to_le_bytes()[..], &0u64.to_le_bytes()].concat());
+    for (name, sizes, kind, place) in matrices {
+        bytes.extend([&text(name)[..], &2u32.to_le_bytes()].concat());
+        bytes.extend(sizes.iter().flat_map(|size| size.to_le_bytes()));
+        bytes.extend([&kind.to_le_bytes()[..], &place.to_le_bytes()].concat());
+    }
     bytes.resize(bytes.len().next_multiple_of(32), 0);
-    bytes.extend(data);
     bytes
+}
+
+/// With less memory than a tensor has bytes it is copied, and with less than it takes to round it this is told.
+#[test]
+#[cfg(target_os = "linux")]
+fn no_limit_of_memory_aborts_the_program() {
+    let cli = Quantize::new();
+    let header = header(&[
+        ("a.weight", [32, 2], 0, 0),
+        ("big.weight", [4096, 8192], 0, 256),
+    ]);
+    let mut file = File::create(cli.folder.path("m.gguf")).expect("a file");
+    file.write_all(&header).expect("written");
+    let length = header.len() as u64 + 256 + 4 * 4096 * 8192;
+    file.set_len(length).expect("a sparse file");
+    let code_within = |kibibytes: u32, option: &str| {
+        let script = format!(
+            "ulimit -v {kibibytes}; exec \"$0\" quantize m.gguf --format q4_0 {option} --threads 1 --out q.gguf"
+        );
+        let output = Command::new("sh")
+            .current_dir(cli.folder.folder.path())
+            .args(["-c", &script])
+            .arg(cargo_bin!("laq"))
+            .output();
+        output.expect("a shell").status.code()
+    };
+    assert_eq!(code_within(180_000, "--exclude big.weight"), Some(0));
+    for kibibytes in [500_000, 560_000, 600_000] {
+        let code = code_within(kibibytes, "--type big.weight=q8_0");
+        assert!(matches!(code, Some(0 | 1)), "{kibibytes}: {code:?}");
+    }
+    assert_eq!(code_within(640_000, "--type big.weight=q8_0"), Some(0));
 }
 
 #[test]

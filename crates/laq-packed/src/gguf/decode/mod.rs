@@ -120,7 +120,7 @@ impl ElementType {
             return Err(DecodeError::Bytes { of: self, found });
         }
         let blocks = bytes.chunks_exact(self.bytes);
-        weights.reserve(blocks.len() * self.weights);
+        weights.reserve_exact(blocks.len() * self.weights);
         match decoder {
             Decoder::Float(float) => float.decode(bytes, weights),
             Decoder::Blocks(of) => of.decode_to(blocks, weights),
