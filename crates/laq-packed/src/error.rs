@@ -21,8 +21,10 @@ pub enum OutError {
         /// The file.
         out: PathBuf,
     },
-    /// The output path exists and is not a file.
-    #[error("--out {out} exists and is not a regular file: give the path of a file")]
+    /// The output path exists and is not a file, or ends as that of a folder.
+    #[error(
+        "--out {out} is not a regular file, or ends as the path of a folder: give the path of a file"
+    )]
     IsNoFile {
         /// The path.
         out: PathBuf,

@@ -7,7 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, is_separator};
 use std::process;
 use std::time::SystemTime;
 
@@ -176,10 +176,16 @@ impl Drop for Temporary {
     }
 }
 
-/// The file that is replaced when `path` is written: itself, or what it links to. An error if that is no plain file.
+/// The file that is replaced when `path` is written: itself, or what it links to. An error if that is no plain file, or
+/// ends with a separator as a folder does.
 fn target(path: &Path) -> io::Result<PathBuf> {
     let mut target = path.to_path_buf();
     for _ in 0..MAX_LINKS {
+        let last = target.as_os_str().as_encoded_bytes().last();
+        if last.is_some_and(|last| is_separator(char::from(*last))) {
+            let detail = "it ends as the path of a folder; give the path of a file";
+            return Err(io::Error::new(ErrorKind::InvalidInput, detail));
+        }
         let found = match fs::symlink_metadata(&target) {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(target),
@@ -476,7 +482,10 @@ mod tests {
         let open = File::create(path("open")).expect("a file");
         let number = std::os::fd::AsRawFd::as_raw_fd(&open);
         symlink(format!("/proc/self/fd/{number}"), path("output")).expect("a link");
-        let mut refused = vec!["folder", "socket", "null", "circle"];
+        symlink("new/", path("link")).expect("a link");
+        let mut refused = vec![
+            "folder", "socket", "null", "circle", "new/", "open/", "link",
+        ];
         if cfg!(target_os = "linux") {
             refused.push("output");
         }

@@ -73,7 +73,7 @@ pub(crate) fn quantizer(method: &Method) -> Result<&Quantizer, QuantizeError> {
         })
 }
 
-/// Rejects an output path that is one of the inputs, or exists and is not a file.
+/// Rejects an output path that is one of the inputs, exists and is not a file, or ends as that of a folder.
 ///
 /// # Errors
 ///

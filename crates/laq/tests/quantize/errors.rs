@@ -438,7 +438,7 @@ fn outputs_that_are_no_plain_files_are_refused() {
     let cli = Quantize::new();
     symlink("/dev/null", cli.folder.path("null")).expect("a link");
     std::fs::create_dir(cli.folder.path("folder")).expect("a folder");
-    let mut outputs = vec!["null", "folder", "/dev/null"];
+    let mut outputs = vec!["null", "folder", "/dev/null", "new/"];
     if cfg!(target_os = "linux") {
         outputs.extend(["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"]);
     }
