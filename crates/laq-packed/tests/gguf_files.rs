@@ -96,6 +96,8 @@ fn quantized_tensors_are_those_of_the_solver() {
             if with_importance {
                 request.curvature = Curvature::Importance(sums.clone());
             }
+            let plan = GgufPlan::new(request.clone()).expect("a plan");
+            assert_eq!(plan.unused_types(), ["norm*"]);
             quantize(request).expect("a file");
             let old = GgufFile::open(&folder.path("in.gguf")).expect("a file");
             let new = GgufFile::open(&folder.path("out.gguf")).expect("a file");

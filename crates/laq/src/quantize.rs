@@ -290,7 +290,13 @@ fn quantize_gguf(args: &QuantizeArgs, model: &Path) -> Result<ExitCode> {
             "quantized already and copied: {names}; --requantize quantizes them again"
         ));
     }
-    if is_unweighted {
+    for glob in plan.unused_types() {
+        log(&format!(
+            "--type {glob} applies to no tensor: what it matches is copied, or matches an earlier --type; --include selects \
+             tensors in any type and of any shape"
+        ));
+    }
+    if is_unweighted && plan.solved().next().is_some() {
         log(
             "no --imatrix and no --curvature: errors are weighted by w², as llama.cpp does without an importance matrix; \
              one of llama-imatrix gives better models",

@@ -184,6 +184,11 @@ impl GgufPlan {
         &self.selected.kept
     }
 
+    /// The globs of types that no tensor takes its type from: those that match are not selected, or match an earlier one.
+    pub fn unused_types(&self) -> &[String] {
+        &self.selected.unused
+    }
+
     /// The tensors to quantize that are quantized already.
     pub fn requantized(&self) -> impl Iterator<Item = &GgufTensor> {
         self.quantized()
@@ -202,7 +207,7 @@ impl GgufPlan {
     }
 
     /// The tensors that are solved for, which have a curvature.
-    fn solved(&self) -> impl Iterator<Item = &GgufTensor> {
+    pub fn solved(&self) -> impl Iterator<Item = &GgufTensor> {
         let solved = self.with_types().filter(|(_, of)| of.is_solved());
         solved.map(|(tensor, _)| tensor)
     }

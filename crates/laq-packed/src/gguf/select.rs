@@ -10,6 +10,8 @@ pub(super) struct Selected {
     pub(super) types: Vec<Option<TargetType>>,
     /// The matrices that are copied only because they are quantized already.
     pub(super) kept: Vec<String>,
+    /// The globs of types that no tensor takes its type from.
+    pub(super) unused: Vec<String>,
 }
 
 /// Selects tensors. One that has its new type already is copied: quantizing it again could only lose.
@@ -29,6 +31,7 @@ pub(super) fn select(
     let typed = patterns("--type", &globs, &path, &names)?;
     let any = |globs: &[NameGlob], name: &str| globs.iter().any(|glob| glob.matches(name));
     let (mut types, mut kept) = (Vec::new(), Vec::new());
+    let mut is_used = vec![false; typed.len()];
     let (mut is_nothing_selected, mut have_type) = (true, false);
     for tensor in file.tensors() {
         let (name, element) = (&tensor.name, tensor.element);
@@ -44,7 +47,10 @@ pub(super) fn select(
                 element,
             });
         }
-        let of = position.map_or(request.of, |at| request.types[at].1);
+        let of = position.map_or(request.of, |at| {
+            is_used[at] = true;
+            request.types[at].1
+        });
         let has_type = of.element() == element;
         if by_default && element.is_quantized() && !request.requantize && position.is_none() {
             types.push(None);
@@ -57,8 +63,13 @@ pub(super) fn select(
         is_nothing_selected = false;
         types.push((!has_type).then_some(of));
     }
+    let unused = globs.into_iter().zip(is_used).filter(|(_, used)| !used);
     match kept.first() {
-        _ if !is_nothing_selected => Ok(Selected { types, kept }),
+        _ if !is_nothing_selected => Ok(Selected {
+            types,
+            kept,
+            unused: unused.map(|(glob, _)| glob).collect(),
+        }),
         Some(name) => Err(GgufQuantizeError::Quantized {
             path: request.weights.clone(),
             name: name.clone(),

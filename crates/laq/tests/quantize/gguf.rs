@@ -94,6 +94,19 @@ fn a_model_of_llama_cpp_is_quantized_to_another() {
     );
     let printed = cli.good("--weights m.gguf --format q4_0 --type a*=bf16 --out q.gguf");
     assert!(printed.contains("F32     bf16"), "{printed}");
+    for (types, is_unused, is_solved) in [
+        ("--type a*=bf16", false, false),
+        ("--type *=iq4_nl --type a*=bf16", true, true),
+    ] {
+        let output = cli.laq(&format!("m.gguf --format q4_0 {types} --out q.gguf"));
+        let told = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(
+            told.contains("--type a* applies to no tensor"),
+            is_unused,
+            "{told}"
+        );
+        assert_eq!(told.contains("weighted by w²"), is_solved, "{told}");
+    }
     cli.folder.write("k.gguf", &gguf(256));
     for format in ["q2_k", "q3_k", "q4_k", "iq4_xs"] {
         let record = &cli.records(&format!("--weights k.gguf --format {format} --out q.gguf"))[0];
