@@ -219,8 +219,9 @@ impl From<CalibrationKind> for CurvatureKind {
 /// Solves `min ½ Σ d (w − ŵ)²` for each floating-point tensor (F32, F16, BF16) with two or more
 /// dimensions. In the new file each quantized NAME is NAME.packed (U8, codes of 1 to 8 bits) and
 /// NAME.scale (one, one for each sign, or those of each row or block), which decode to the exact
-/// f32 weights; the metadata entry laq.tensors describes them. All other tensors are copied. Tensors
-/// are read one by one, so files may be larger than the memory.
+/// f32 weights; the metadata entry laq.tensors describes them. All other tensors are copied; one in
+/// F64 or F8 has to be converted or to match --exclude. Tensors are read one by one, so files may be
+/// larger than the memory.
 #[derive(Debug, clap::Args)]
 pub(crate) struct QuantizeArgs {
     /// The weights w: a safetensors or GGUF file, the index of a model in shards (*.safetensors.index.json), a
