@@ -174,8 +174,7 @@ fn find(folder: &Path) -> Result<PathBuf, ModelIndexError> {
 /// The index of a model in shards.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct ModelIndex {
-    #[serde(default)]
-    metadata: Map<String, Value>,
+    metadata: Option<Map<String, Value>>,
     /// The shard of each tensor.
     weight_map: BTreeMap<String, String>,
     #[serde(flatten)]
@@ -274,6 +273,7 @@ impl ModelIndex {
         };
         index
             .metadata
+            .get_or_insert_default()
             .insert("total_size".into(), total_size.into());
         let text = serde_json::to_string_pretty(&index).expect("plain numbers and strings");
         format!("{text}\n")

@@ -166,6 +166,22 @@ fn a_folder_is_its_index_or_its_file() {
     .expect("shards");
     assert_eq!(contents(), by_folder);
 
+    let mut index = json_of(&folder.path(&format!("m/{INDEX}")));
+    for metadata in [Some(Value::Null), None] {
+        match metadata {
+            Some(metadata) => index["metadata"] = metadata,
+            None => drop(index.as_object_mut().expect("a map").remove("metadata")),
+        }
+        folder.write(&format!("m/{INDEX}"), index.to_string().as_bytes());
+        run(request(&folder)).expect("shards");
+        let written = json_of(&folder.path(&format!("q/{INDEX}")));
+        let size = written["metadata"]["total_size"].clone();
+        assert!(size.is_number());
+        assert_eq!(written["metadata"], json!({"total_size": size}));
+    }
+    folder.write_shards("m", &shards());
+    run(request(&folder)).expect("shards");
+
     fs::create_dir(folder.path("one")).expect("a folder");
     fs::rename(
         folder.path("w.safetensors"),
