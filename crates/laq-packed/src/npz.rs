@@ -13,6 +13,7 @@ use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
+use crate::packed_file::steps_shape;
 use crate::packed_format::{Tensor, TensorEntry, packed_name, scale_name};
 use crate::stored::{StoredTensor, StoredTensors};
 
@@ -43,11 +44,7 @@ pub fn to_npz(
                     .unwrap_or(0);
                 let shape = [packed.rows(), row_bytes];
                 archive.add(&packed_name(name), "|u1", &shape, packed.packed())?;
-                let steps: &[usize] = match (packed.groups(), packed.has_two_steps()) {
-                    (groups, true) => &[groups, 2],
-                    (groups, false) => &[groups],
-                };
-                archive.floats(&scale_name(name), steps, packed.steps())?;
+                archive.floats(&scale_name(name), &steps_shape(packed), packed.steps())?;
                 entries.insert(name.clone(), TensorEntry::of(packed));
                 bytes = packed.packed().len() + 4 * packed.steps().len();
             }
@@ -103,5 +100,48 @@ impl Archive {
         self.0.write_all(header.as_bytes())?;
         self.0.write_all(bytes)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use laq_solvers::{Codebook, Granularity, Scale};
+    use zip::ZipArchive;
+
+    use super::*;
+    use crate::codes::Packing;
+    use crate::tensor::PackedTensor;
+
+    /// One scale for each of three blocks in two rows, one for each sign, and one for each row.
+    #[test]
+    fn scales_have_the_shapes_of_packed_files() {
+        let two = Scale::Two {
+            positive: 0.5,
+            negative: 0.25,
+        };
+        for (granularity, scales, expected) in [
+            (Granularity::Block(2), vec![Scale::One(0.5); 6], "(2, 3, )"),
+            (Granularity::Block(2), vec![two; 6], "(2, 3, 2, )"),
+            (Granularity::Tensor, vec![two], "(2, )"),
+            (Granularity::Row, vec![two; 2], "(2, 2, )"),
+            (Granularity::Row, vec![Scale::One(0.5); 2], "(2, )"),
+        ] {
+            let groups = granularity.groups(2, 5, 1);
+            let (levels, codebook) = ([1; 10], Codebook::Ternary);
+            let packing = Packing::of(&codebook).expect("a packing");
+            let packed =
+                PackedTensor::from_groups(&[2, 5], &levels, &codebook, groups, &scales, packing);
+            let tensor = Tensor::Packed(packed.expect("a tensor"));
+            let tensors = BTreeMap::from([("w".to_owned(), tensor)]);
+            let bytes = to_npz(&tensors, &BTreeMap::new()).expect("an archive");
+            let mut archive = ZipArchive::new(Cursor::new(bytes)).expect("an archive");
+            let mut array = Vec::new();
+            let mut file = archive.by_name("w.scale.npy").expect("the scales");
+            file.read_to_end(&mut array).expect("read");
+            let header = String::from_utf8_lossy(&array).into_owned();
+            assert!(header.contains(&format!("'shape': {expected}")), "{header}");
+        }
     }
 }

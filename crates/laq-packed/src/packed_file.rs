@@ -197,10 +197,9 @@ impl PackedFile {
     }
 }
 
-/// The tensors of the codes and of the steps.
-fn new_tensors(name: &str, tensor: &PackedTensor) -> [NewTensor; 2] {
-    let row_bytes = tensor.packed().len().checked_div(tensor.rows());
-    let steps = match (tensor.groups(), tensor.has_two_steps(), tensor.block()) {
+/// The sizes of the tensor of the steps.
+pub(crate) fn steps_shape(tensor: &PackedTensor) -> Vec<usize> {
+    match (tensor.groups(), tensor.has_two_steps(), tensor.block()) {
         (groups, two, Some(_)) => {
             let rows = tensor.rows();
             let mut shape = vec![rows, groups.checked_div(rows).unwrap_or(0)];
@@ -210,7 +209,12 @@ fn new_tensors(name: &str, tensor: &PackedTensor) -> [NewTensor; 2] {
         (1, true, None) => vec![2],
         (groups, true, None) => vec![groups, 2],
         (groups, false, None) => vec![groups],
-    };
+    }
+}
+
+/// The tensors of the codes and of the steps.
+fn new_tensors(name: &str, tensor: &PackedTensor) -> [NewTensor; 2] {
+    let row_bytes = tensor.packed().len().checked_div(tensor.rows());
     [
         NewTensor {
             name: packed_name(name),
@@ -220,7 +224,7 @@ fn new_tensors(name: &str, tensor: &PackedTensor) -> [NewTensor; 2] {
         NewTensor {
             name: scale_name(name),
             dtype: float_of_steps(tensor).dtype(),
-            shape: steps,
+            shape: steps_shape(tensor),
         },
     ]
 }
