@@ -135,7 +135,7 @@ mod tests {
                 PackedTensor::from_groups(&[2, 5], &levels, &codebook, groups, &scales, packing);
             let tensor = Tensor::Packed(packed.expect("a tensor"));
             let tensors = BTreeMap::from([("w".to_owned(), tensor)]);
-            let bytes = to_npz(&tensors, &BTreeMap::new()).expect("an archive");
+            let (bytes, _) = to_npz(&tensors, &BTreeMap::new()).expect("an archive");
             let mut archive = ZipArchive::new(Cursor::new(bytes)).expect("an archive");
             let mut array = Vec::new();
             let mut file = archive.by_name("w.scale.npy").expect("the scales");
