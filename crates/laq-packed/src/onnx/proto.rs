@@ -120,6 +120,8 @@ pub(super) struct Attribute {
     pub(super) s: Option<Vec<u8>>,
     #[prost(message, optional, boxed, tag = "5")]
     pub(super) t: Option<Box<TensorProto>>,
+    #[prost(float, repeated, packed = "false", tag = "7")]
+    pub(super) floats: Vec<f32>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub(super) ints: Vec<i64>,
     #[prost(int32, tag = "20")]

@@ -22,13 +22,13 @@ pub(super) fn quantizations(
     let mut found = BTreeMap::new();
     for node in nodes {
         let (weight, decode): (_, Decode) = match node.op_type.as_str() {
-            "DequantizeLinear" => (0, dequantize_linear),
-            "IntQuant" | "Quant" => (0, int_quant),
-            "BipolarQuant" => (0, bipolar_quant),
-            "Gather" => (1, gather),
+            "DequantizeLinear" => (constants.index(node, 0), dequantize_linear),
+            "IntQuant" | "Quant" => (constants.index(node, 0), int_quant),
+            "BipolarQuant" => (constants.index(node, 0), bipolar_quant),
+            "Gather" => (constants.cast_index(node, 1), gather),
             _ => continue,
         };
-        let Some(index) = constants.index(node, weight) else {
+        let Some(index) = weight else {
             continue;
         };
         let weight = &constants.all[index];
@@ -46,34 +46,46 @@ type Decode = fn(&Node, &Constant<'_>, &Constants<'_>) -> Result<Option<Quantize
 struct Constants<'a> {
     all: &'a [Constant<'a>],
     by_name: BTreeMap<&'a str, usize>,
+    /// The same, and the outputs of nodes `Cast`.
+    with_casts: BTreeMap<&'a str, usize>,
 }
 
 impl<'a> Constants<'a> {
     fn new(nodes: &'a [Node], all: &'a [Constant<'a>]) -> Self {
         let names = all.iter().enumerate();
-        let mut by_name: BTreeMap<_, _> = names.map(|(at, constant)| (constant.name, at)).collect();
+        let by_name: BTreeMap<_, _> = names.map(|(at, constant)| (constant.name, at)).collect();
+        let mut with_casts = by_name.clone();
         for node in nodes.iter().filter(|node| node.op_type == "Cast") {
-            // Integers of few bits are cast before they are indices.
             if let (Some(input), Some(output)) = (node.input.first(), node.output.first())
-                && let Some(&at) = by_name.get(input.as_str())
+                && let Some(&at) = with_casts.get(input.as_str())
             {
-                by_name.entry(output).or_insert(at);
+                with_casts.entry(output).or_insert(at);
             }
         }
-        Self { all, by_name }
+        Self {
+            all,
+            by_name,
+            with_casts,
+        }
     }
 
     fn index(&self, node: &Node, input: usize) -> Option<usize> {
         self.by_name.get(node.input.get(input)?.as_str()).copied()
     }
 
-    fn of(&self, node: &Node, input: usize) -> Option<&Constant<'a>> {
-        self.index(node, input).map(|index| &self.all[index])
+    /// An input whose type does not matter: integers of few bits are cast before they are indices.
+    fn cast_index(&self, node: &Node, input: usize) -> Option<usize> {
+        (self.with_casts.get(node.input.get(input)?.as_str())).copied()
+    }
+
+    /// An input of floats.
+    fn floats(&self, node: &Node, input: usize) -> Option<&Constant<'a>> {
+        self.cast_index(node, input).map(|index| &self.all[index])
     }
 
     /// An input of one element.
     fn scalar(&self, node: &Node, input: usize) -> Option<f32> {
-        let constant = self.of(node, input)?;
+        let constant = self.floats(node, input)?;
         (constant.elements == 1)
             .then(|| constant.floats())?
             .map(|values| values[0])
@@ -87,7 +99,7 @@ fn dequantize_linear(
     weight: &Constant<'_>,
     constants: &Constants<'_>,
 ) -> Result<Option<Quantized>, Defect> {
-    let Some(scale) = constants.of(node, 1) else {
+    let Some(scale) = constants.floats(node, 1) else {
         return Ok(None);
     };
     let groups = Groups::of_scale(node, weight, scale)?;
@@ -100,9 +112,10 @@ fn dequantize_linear(
     };
     let mut zero_points = Vec::new();
     if node.input.get(2).is_some_and(|name| !name.is_empty()) {
-        let Some(zero) = constants.of(node, 2) else {
+        let Some(zero) = constants.index(node, 2) else {
             return Ok(None);
         };
+        let zero = &constants.all[zero];
         if (zero.dtype, zero.elements) != (weight.dtype, scale.elements) {
             return Err(Defect {
                 name: weight.name.into(),
@@ -183,7 +196,7 @@ fn rounded(
     constants: &Constants<'_>,
     level: &dyn Fn(f32, f32) -> f32,
 ) -> Option<Quantization> {
-    let scale = constants.of(node, 1)?;
+    let scale = constants.floats(node, 1)?;
     let groups = Groups::of_broadcast(weight, scale)?;
     let (weights, scales) = (weight.floats()?, scale.floats()?);
     let mut histogram = Histogram([0; 511]);
@@ -203,7 +216,7 @@ fn gather(
     codes: &Constant<'_>,
     constants: &Constants<'_>,
 ) -> Result<Option<Quantized>, Defect> {
-    let Some(table) = constants.of(node, 0) else {
+    let Some(table) = constants.floats(node, 0) else {
         return Ok(None);
     };
     if table.shape.len() != 1 || table.elements > 1 << MAX_BITS {

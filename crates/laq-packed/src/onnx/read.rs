@@ -11,7 +11,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::constant::{Constant, Defect};
-use super::proto::{Graph, Model};
+use super::proto::{Attribute, Graph, Model, TensorProto, data_type};
 use super::quantized::quantizations;
 use crate::files::{self, FileError};
 use crate::inspect::TensorSummary;
@@ -92,7 +92,13 @@ pub struct OnnxHeader {
 /// [`OnnxReadError`] if the file is no ONNX model, or a tensor does not have the elements of its shape
 /// or not as many scales as its quantization needs.
 pub(crate) fn read_onnx(path: &Path) -> Result<(OnnxHeader, Vec<TensorSummary>), OnnxReadError> {
-    let (header, graph) = decode(path, read_file(path)?)?;
+    let (header, mut graph) = decode(path, read_file(path)?)?;
+    let nodes = graph.node.iter_mut();
+    for node in nodes.filter(|node| node.op_type == "Constant") {
+        for attribute in &mut node.attribute {
+            numbers_to_tensor(attribute);
+        }
+    }
     let defect = |defect: Defect| OnnxReadError::Tensor {
         path: path.into(),
         name: defect.name,
@@ -159,6 +165,32 @@ fn decode(path: &Path, content: Vec<u8>) -> Result<(OnnxHeader, Graph), OnnxRead
             .collect(),
     };
     Ok((header, graph))
+}
+
+/// Makes a number or a list of a node `Constant` the tensor `value`.
+fn numbers_to_tensor(attribute: &mut Attribute) {
+    let list = |count: usize| vec![count as i64];
+    let (data_type, dims) = match attribute.name.as_str() {
+        "value_float" => (data_type::FLOAT, vec![]),
+        "value_floats" => (data_type::FLOAT, list(attribute.floats.len())),
+        "value_int" => (data_type::INT64, vec![]),
+        "value_ints" => (data_type::INT64, list(attribute.ints.len())),
+        _ => return,
+    };
+    let (mut floats, mut integers) = (attribute.floats.clone(), attribute.ints.clone());
+    floats.extend(attribute.f);
+    integers.extend(attribute.i);
+    *attribute = Attribute {
+        name: "value".into(),
+        t: Some(Box::new(TensorProto {
+            data_type,
+            dims,
+            float_data: floats,
+            int64_data: integers,
+            ..TensorProto::default()
+        })),
+        ..Attribute::default()
+    };
 }
 
 /// The constants of a graph.

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::proto::{
     Attribute, EXTERNAL, Entry, Graph, Model, Node, TensorProto, attribute_type, data_type,
 };
-use super::{OnnxReadError, int, read_onnx};
+use super::{OnnxReadError, float, int, ints, read_onnx};
 use crate::inspect::TensorSummary;
 
 const FLOAT: i32 = data_type::FLOAT;
@@ -239,6 +239,97 @@ fn scales_and_zero_points_that_do_not_fit_are_errors() {
         defect(scale(&[]), zero(data_type::INT8, &[], &[0]), &[]),
         "1 zero points of INT8, expected 1 of INT4"
     );
+}
+
+fn named(output: &str, node: Node) -> Node {
+    Node {
+        output: vec![output.into()],
+        ..node
+    }
+}
+
+#[test]
+fn numbers_of_nodes_are_constants() {
+    let constant =
+        |name: &str, attribute: Attribute| named(name, node("Constant", &[], vec![attribute]));
+    let scales = Attribute {
+        name: "value_floats".into(),
+        floats: vec![0.5, 2.0],
+        ..Attribute::default()
+    };
+    let nodes = vec![
+        constant("scale", float("value_float", 0.25)),
+        constant("scales", scales),
+        constant("axis", int("value_int", 1)),
+        constant("axes", ints("value_ints", &[1, 2, 3])),
+        node("DequantizeLinear", &["w", "scale"], vec![]),
+        node("DequantizeLinear", &["v", "scales"], vec![int("axis", 0)]),
+    ];
+    let weight = |name: &str| raw(name, INT4, &[2, 1], &[0x21]);
+    let found = read(vec![weight("w"), weight("v")], nodes).expect("tensors");
+    for (tensor, scales) in found.iter().zip([&[0.25][..], &[0.5, 2.0]]) {
+        let quantization = tensor.quantization.as_ref().expect("a quantized tensor");
+        assert_eq!(quantization.scales, scales);
+        assert_eq!(levels(tensor), [(1.0, 0.5), (2.0, 0.5)]);
+    }
+    let others = found[2..].iter();
+    let others = others.map(|tensor| (&tensor.name[..], &tensor.dtype[..], &tensor.shape[..]));
+    let expected: [(_, _, &[usize]); 4] = [
+        ("scale", "FLOAT", &[]),
+        ("scales", "FLOAT", &[2]),
+        ("axis", "INT64", &[]),
+        ("axes", "INT64", &[3]),
+    ];
+    assert_eq!(others.collect::<Vec<_>>(), expected);
+}
+
+/// Which integers a `Cast` gives depends on its types.
+#[test]
+fn levels_that_are_cast_are_not_counted() {
+    let cast = |input: &str, output: &str, to: i32| {
+        named(output, node("Cast", &[input], vec![int("to", to.into())]))
+    };
+    let scale = || floats("scale", &[], &[0.5]);
+    let tensors = |weight: i32, zero: i32| {
+        vec![
+            raw(
+                "w",
+                weight,
+                &[2],
+                &[0x21, 0xff][..if weight == INT4 { 1 } else { 2 }],
+            ),
+            raw("zero", zero, &[], &[1]),
+            scale(),
+        ]
+    };
+    let uint8 = 2;
+    for (weight, zero, inputs) in [
+        (INT4, data_type::INT8, ["w.cast", "scale", "zero"]),
+        (uint8, data_type::INT8, ["w.cast", "scale", "zero"]),
+        (data_type::INT8, INT4, ["w", "scale", "zero.cast"]),
+    ] {
+        let nodes = vec![
+            cast("w", "w.cast", data_type::INT8),
+            cast("zero", "zero.cast", data_type::INT8),
+            node("DequantizeLinear", &inputs, vec![]),
+        ];
+        let found = read(tensors(weight, zero), nodes).expect("tensors");
+        assert_eq!(found[0].quantization, None);
+    }
+    // A scale, and indices.
+    let nodes = vec![
+        cast("scale", "scale.cast", data_type::FLOAT),
+        node("DequantizeLinear", &["w", "scale.cast"], vec![]),
+    ];
+    let found = read(tensors(INT4, INT4), nodes).expect("tensors");
+    assert_eq!(levels(&found[0]), [(1.0, 0.5), (2.0, 0.5)]);
+    let table = floats("table", &[3], &[0.5, 0.0, -0.25]);
+    let nodes = vec![
+        cast("w", "w.cast", data_type::INT32),
+        node("Gather", &["table", "w.cast"], vec![]),
+    ];
+    let found = read([tensors(INT4, INT4), vec![table]].concat(), nodes).expect("tensors");
+    assert_eq!(levels(&found[0]), [(-0.25, 0.5), (0.0, 0.5), (0.5, 0.0)]);
 }
 
 #[test]
