@@ -126,7 +126,8 @@ def _moved(
             continue
         feeds = {value: numpy_helper.to_array(constants[value]) for value in node.input if value in constants}
         feeds.update({value: places[value] for value in sources})
-        places[node.output[0]] = np.asarray(ReferenceEvaluator(node).run(None, feeds)[0])
+        results: Any = ReferenceEvaluator(node).run(None, feeds)
+        places[node.output[0]] = np.asarray(results[0])
     read = {*_read(others), *(output.name for output in graph.output)}.intersection(places)
     if len(read) == 1 and name not in read:
         (moved,) = read
