@@ -243,10 +243,14 @@ impl Search {
         // most thrice this, and rounding changes them by less than a part that grows with their number.
         let [least, most] = values.magnitudes;
         let margin = f64::from(f32::EPSILON) * (8 + CHUNK) as f64;
+        // Terms below the smallest normal f32 are rounded as if they were as large.
+        let (.., [of_weights, of_curvature]) = self.block.rescaled();
+        let larger = most.max(1.0);
+        let tiny = f64::from(f32::MIN_POSITIVE) * self.block.length as f64 * larger / of_curvature;
         let bounds = Bounds {
             margin,
-            products: most * (above + below),
-            curvatures: most * least * curvatures,
+            products: most * (above + below) + tiny / of_weights,
+            curvatures: most * least * curvatures + tiny * larger,
         };
         // From `top` on every weight has the value nearest to zero.
         let above_zero = values.middles.iter().find(|middle| **middle > 0.0);

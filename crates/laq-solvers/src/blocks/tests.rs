@@ -223,6 +223,31 @@ fn blocks_are_solved_as_by_comparing_all_assignments() {
     compare(2000, 24, &GRIDS, by_assignments);
 }
 
+/// Beside a tiny weight of huge curvature the terms of all other weights are subnormal in f32.
+#[test]
+fn sums_that_underflow_exclude_no_scale() {
+    for (index, codebook) in codebooks().into_iter().enumerate() {
+        for case in 0..100 {
+            let mut random = Random(100 * index as u64 + case);
+            let grid = [ScaleGrid::F32, ScaleGrid::Bf16][case as usize % 2];
+            let mut weights = vec![1e-20];
+            let mut curvature = vec![1e20];
+            for _ in 0..8 {
+                weights.push((1e25 * random.normal()) as f32);
+                curvature.push((1e-25 * (0.1 + random.uniform())) as f32);
+            }
+            let format = BlockFormat::new(codebook.clone(), grid, 9).expect("a format");
+            let (_, scale, error) = solve(&format, &weights, Some(&curvature));
+            let d: Vec<f64> = curvature.iter().map(|d| f64::from(*d)).collect();
+            let least = by_assignments(&format, &weights, &d);
+            assert!(
+                error <= least * (1.0 + 1e-9),
+                "{codebook:?} {grid:?}, case {case}: scale {scale}, error {error}, least {least}"
+            );
+        }
+    }
+}
+
 #[test]
 fn blocks_are_solved_as_by_comparing_all_scales() {
     let all = |format: &BlockFormat, weights: &[f32], curvature: &[f64]| {
