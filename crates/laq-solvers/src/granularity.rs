@@ -25,12 +25,15 @@ pub enum Granularity {
 
 impl Granularity {
     /// The groups of a row-major matrix whose rows form `gates` blocks of equal size.
+    ///
+    /// # Panics
+    /// If `gates` is zero or does not divide the number of weights, or a block has no weights.
     pub fn groups(self, rows: usize, columns: usize, gates: usize) -> Groups {
         let weights = rows * columns;
         match self {
             Self::Tensor => Groups::equal(weights, 1),
             Self::Gate => Groups::equal(weights, gates),
-            Self::Row => Groups::equal(weights, rows),
+            Self::Row => Groups::blocks(rows, columns, columns.max(1)),
             Self::Block(length) => Groups::blocks(rows, columns, length),
         }
     }
@@ -222,7 +225,14 @@ mod tests {
 
     #[test]
     fn every_weight_is_in_one_group_of_its_row() {
-        for (rows, columns, gates) in [(8, 75, 4), (4, 64, 4), (3, 5, 1), (2, 0, 1), (1, 1, 1)] {
+        for (rows, columns, gates) in [
+            (8, 75, 4),
+            (4, 64, 4),
+            (3, 5, 1),
+            (2, 0, 1),
+            (0, 5, 1),
+            (1, 1, 1),
+        ] {
             for granularity in ["tensor", "gate", "row", "block:1", "block:32", "block:100"] {
                 let granularity: Granularity = granularity.parse().unwrap();
                 let groups = granularity.groups(rows, columns, gates);
