@@ -38,6 +38,7 @@ pub fn solve_rows(
     rows: usize,
     levels: &mut [i8],
 ) -> Result<Vec<Solution>, SolveError> {
+    problem.check_length(levels)?;
     let weights = problem.weights().len();
     match other_size(weights, rows) {
         Some(_) if rows > 0 => {

@@ -118,4 +118,12 @@ fn rows_have_equal_length() {
     }
     assert_eq!(solve(&[], 0), Ok(vec![]));
     assert_eq!(solve(&[], 5).unwrap().len(), 5);
+    let problem = Problem::new(&[], None).unwrap();
+    for rows in [0, 5] {
+        let (weights, levels) = (0, 3);
+        assert_eq!(
+            solve_rows(&quantizer, problem, rows, &mut [0; 3]),
+            Err(SolveError::LevelsLength { weights, levels })
+        );
+    }
 }
