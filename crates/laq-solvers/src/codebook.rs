@@ -300,8 +300,8 @@ impl Codebook {
 
     /// The step of a scale, `scale / divisor()` in f32: what integer formats store as their scale.
     ///
-    /// The step of a finite scale times the largest multiplier is finite: where rounding up would
-    /// overflow, the step is the next f32 towards zero.
+    /// The step of a finite scale times the largest multiplier is finite, except in `Table`: where
+    /// rounding up would overflow, the step is the next f32 towards zero.
     pub fn step(&self, scale: f32) -> f32 {
         step(scale, self.divisor())
     }

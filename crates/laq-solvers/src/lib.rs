@@ -102,9 +102,9 @@
 //! # Features
 //!
 //! - `rayon` (default): passes over long slices, and [`solve_rows`], use the threads of the current
-//!   rayon pool. Results have the same bits without it.
+//!   rayon pool. Results have the same bits without it. [`ParameterQuantizer`] and [`Curvature`] need it.
 //! - `std` (default): the solvers. Without it the crate needs `core` and `alloc` alone, and has
-//!   [`Codebook`], [`Scale`] and [`SolveError`].
+//!   [`Codebook`], [`Scale`], [`Granularity`] and [`SolveError`].
 
 #![cfg_attr(not(feature = "std"), no_std)]
 // Parts of the codebooks serve the solvers alone; the build with `std` finds dead code.

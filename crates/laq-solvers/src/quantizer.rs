@@ -129,11 +129,14 @@ impl Quantizer {
     /// Quantizes the weights of `problem`: writes `levels` and returns their scale.
     ///
     /// `previous` is the scale of the previous training step, and `levels` then holds its levels.
-    /// The alternating solvers start from these levels, TTQ takes the trained scales, and the
-    /// others use neither. `None` is a cold start that ignores `levels`.
+    /// The alternating solvers start from these levels, TTQ takes the trained scales, formats
+    /// search from the scale, which decides between equal optima, and the others use neither.
+    /// `None` is a cold start that ignores `levels`.
     ///
     /// # Errors
-    /// `levels` and the weights differ in length; for TTQ, a trained scale is NaN or infinite.
+    /// `levels` and the weights differ in length; for TTQ, a trained scale is NaN or infinite; for
+    /// formats, there are more than [`MAX_BLOCK`] weights; for [`rounding`](Self::rounding), the codebook
+    /// is a table.
     pub fn solve(
         &self,
         problem: Problem<'_>,

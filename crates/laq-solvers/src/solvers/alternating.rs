@@ -33,7 +33,7 @@ pub const MAX_ITERATIONS: u32 = 10;
 /// `levels` has the length of the weights and is overwritten. Source: PAPER.md §2, *alternating*.
 ///
 /// # Errors
-/// `levels` and the weights differ in length.
+/// `levels` and the weights differ in length; [`SolveError::Table`] for a [`Codebook::table`].
 pub fn alternating(
     problem: Problem<'_>,
     codebook: &Codebook,

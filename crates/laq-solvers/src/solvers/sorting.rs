@@ -40,7 +40,7 @@ use crate::problem::{Problem, Solution};
 /// every codebook) and §2, *exact* (the paper's proposition for ternary levels with one scale).
 ///
 /// # Errors
-/// `levels` and the weights differ in length.
+/// `levels` and the weights differ in length; [`SolveError::Table`] for a [`Codebook::table`].
 pub fn exact_by_sorting(
     problem: Problem<'_>,
     codebook: &Codebook,

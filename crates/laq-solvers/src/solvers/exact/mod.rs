@@ -83,7 +83,7 @@ use crate::problem::{Problem, Solution};
 /// "Beyond the paper".
 ///
 /// # Errors
-/// `levels` and the weights differ in length.
+/// `levels` and the weights differ in length; [`SolveError::Table`] for a [`Codebook::table`].
 pub fn exact(
     problem: Problem<'_>,
     codebook: &Codebook,
