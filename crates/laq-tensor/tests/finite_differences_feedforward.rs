@@ -88,7 +88,7 @@ fn batch_statistics_by_hand() {
 }
 
 #[test]
-fn max_pool_selects_the_first_of_equal_pixels() {
+fn max_pool_selects_the_first_of_equal_pixels_and_the_first_nan() {
     let shape = PoolShape {
         batch: 1,
         height: 2,
@@ -97,6 +97,8 @@ fn max_pool_selects_the_first_of_equal_pixels() {
     };
     let (output, argmax) = reference::max_pool_forward(shape, &[1.0, 7.0, 7.0, 7.0]);
     assert_eq!((output, argmax), (vec![7.0], vec![1]));
+    let (output, argmax) = reference::max_pool_forward(shape, &[1.0, f64::NAN, 7.0, f64::NAN]);
+    assert!(output[0].is_nan() && argmax == [1]);
 }
 
 /// One row, the target beyond the margin and the other class not: (1 + 0.5)² / 2.

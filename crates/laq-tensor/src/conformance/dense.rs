@@ -59,6 +59,9 @@ impl<B: Backend> Suite<'_, B> {
         let mut input = self.uniform(count, 1.0);
         // The gradient at zero is zero.
         input[count / 2] = 0.0;
+        if count > 3 {
+            input[count / 3] = f64::NAN;
+        }
         let output_gradient = self.uniform(count, 1.0);
         let output = reference::relu(&input);
         let gradient = reference::relu_backward(&output, &output_gradient);

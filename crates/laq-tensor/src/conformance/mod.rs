@@ -230,6 +230,7 @@ impl<B: Backend> Suite<'_, B> {
         Ok(indices)
     }
 
+    /// Checks the largest difference, over the largest expected magnitude; NaN equals NaN alone.
     fn compare(
         &mut self,
         name: String,
@@ -245,7 +246,12 @@ impl<B: Backend> Suite<'_, B> {
         let error = found
             .iter()
             .zip(expected)
-            .map(|(&found, expected)| (f64::from(found) - expected).abs())
+            .map(
+                |(&found, expected)| match found.is_nan() && expected.is_nan() {
+                    true => 0.0,
+                    false => (f64::from(found) - expected).abs(),
+                },
+            )
             // `f64::max` would drop NaN.
             .fold(0.0f64, |worst, error| {
                 if error > worst || error.is_nan() {

@@ -12,9 +12,12 @@ impl<B: Backend> Suite<'_, B> {
             channels,
         } = shape;
         let inputs = batch * height * width * channels;
-        // Five distinct values, so that many windows have several maxima.
-        let input: Vec<f64> = (self.uniform(inputs, 2.5).iter())
-            .map(|x| x.round())
+        // Five distinct values and NaN, so that many windows have several maxima.
+        let input: Vec<f64> = (self.uniform(inputs, 2.5).iter().enumerate())
+            .map(|(at, x)| match at % 7 {
+                5 => f64::NAN,
+                _ => x.round(),
+            })
             .collect();
         let output_gradient = self.uniform(shape.outputs(), 1.0);
         let (expected, expected_argmax) = reference::max_pool_forward(shape, &input);

@@ -47,9 +47,14 @@ pub fn dense_backward(
     [of_input, of_weight, of_bias]
 }
 
+/// max(0, x), and NaN of NaN, which [`f64::max`] would drop.
+pub(super) fn positive_part(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
 /// [`Dense::relu`](crate::Dense::relu).
 pub fn relu(values: &[f64]) -> Vec<f64> {
-    values.iter().map(|x| x.max(0.0)).collect()
+    values.iter().map(|&x| positive_part(x)).collect()
 }
 
 /// [`Dense::relu_backward`](crate::Dense::relu_backward).

@@ -1,5 +1,6 @@
 //! Losses.
 
+use super::dense::positive_part;
 use crate::Loss;
 
 /// [`Losses::loss_and_gradient`](crate::Losses::loss_and_gradient).
@@ -41,7 +42,7 @@ fn squared_hinge(targets: &[u8], outputs: &[f64]) -> (f64, Vec<f64>) {
     for (at, y) in outputs.iter().enumerate() {
         let is_target = usize::from(targets[at / classes]) == at % classes;
         let t = if is_target { 1.0 } else { -1.0 };
-        let margin = (1.0 - t * y).max(0.0);
+        let margin = positive_part(1.0 - t * y);
         loss += margin * margin / count;
         gradient.push(-2.0 * t * margin / count);
     }

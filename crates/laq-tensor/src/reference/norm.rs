@@ -1,5 +1,6 @@
 //! Batch normalization.
 
+use super::dense::positive_part;
 use crate::NormShape;
 
 /// μ and σ² of each channel.
@@ -30,7 +31,7 @@ pub fn batch_norm_forward(
         for (c, x) in row.iter().enumerate() {
             let deviation = (variance[c] + f64::from(shape.epsilon)).sqrt();
             let y = scale[c] * (x - mean[c]) / deviation + shift[c];
-            output.push(if shape.relu { y.max(0.0) } else { y });
+            output.push(if shape.relu { positive_part(y) } else { y });
         }
     }
     output

@@ -19,7 +19,8 @@ pub fn max_pool_forward(shape: PoolShape, input: &[f64]) -> (Vec<f64>, Vec<usize
                     let at = |p, q| ((n * height + 2 * i + p) * width + 2 * j + q) * channels + c;
                     let mut largest = at(0, 0);
                     for other in [at(0, 1), at(1, 0), at(1, 1)] {
-                        if input[other] > input[largest] {
+                        let (x, most) = (input[other], input[largest]);
+                        if x > most || x.is_nan() && !most.is_nan() {
                             largest = other;
                         }
                     }
