@@ -12,7 +12,9 @@ use crate::ModelError;
 use crate::batch::{Batch, TextShape};
 use crate::dataset::{DeviceDataset, DeviceExamples, Examples, IndexRange};
 use crate::init::Init;
-use crate::network::{Network, locate_non_finite_weights, mean_squares, setting, wrong_kind};
+use crate::network::{
+    Network, SIZES, locate_non_finite_weights, mean_squares, setting, wrong_kind,
+};
 use crate::parameter::{Parameter, ParameterSpec, StateTensor, numbers};
 use crate::profile::{Profiler, Work, floats};
 
@@ -21,7 +23,7 @@ use crate::profile::{Profiler, Work, floats};
 pub struct CharLstmSpec {
     /// V, vocabulary size; at most 256.
     pub symbols: usize,
-    /// H, hidden units. Default 512.
+    /// H, hidden units; at most 65536. Default 512.
     pub hidden: usize,
     /// Initial bias of the forget gates. Default 1.
     pub forget_bias: f32,
@@ -62,7 +64,12 @@ impl CharLstmSpec {
             self.symbols,
             "1 to 256",
         )?;
-        setting(self.hidden > 0, "hidden", self.hidden, "at least 1")?;
+        setting(
+            SIZES.contains(&self.hidden),
+            "hidden",
+            self.hidden,
+            "1 to 65536",
+        )?;
         setting(
             self.forget_bias.is_finite(),
             "forget_bias",
@@ -375,7 +382,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         Ok(())
     }
 
-    fn locate_non_finite(&self, backend: &B) -> Result<(&'static str, String), ModelError> {
+    fn locate_non_finite(&self, backend: &B) -> Result<String, ModelError> {
         if let Some(found) = locate_non_finite_weights(backend, &self.parameters)? {
             return Ok(found);
         }
@@ -384,7 +391,7 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         } else {
             "output"
         };
-        Ok(("the output", layer.to_owned()))
+        Ok(format!("the output of layer {layer}"))
     }
 
     fn save(&self, _backend: &B) -> Result<Vec<StateTensor>, BackendError> {

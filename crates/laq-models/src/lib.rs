@@ -43,16 +43,22 @@ pub enum ModelError {
     },
     /// NaN, infinity, or a gradient of [`laq_tensor::LARGEST_GRADIENT`] appeared; the weights are those of the last completed step.
     #[error(
-        "{what} of layer {layer} became NaN, infinite or too large at training step {step}; \
+        "{what} became NaN, infinite or too large at training step {step}; \
          the weights are still those of the step before: lower the learning rate, or inspect that layer"
     )]
     NotFinite {
-        /// "the weights", "the gradient", "the output".
-        what: &'static str,
-        /// Name of the parameter or layer.
-        layer: String,
+        /// "the weights of layer conv1", "the gradient of …", "the output of …", "the loss".
+        what: String,
         /// The failed step, counted from 1.
         step: u64,
+    },
+    /// The same for a batch that is evaluated.
+    #[error(
+        "{what} became NaN, infinite or too large in an evaluation: inspect that layer, and the examples"
+    )]
+    NotFiniteEvaluation {
+        /// As in [`ModelError::NotFinite`], or "the inputs of …".
+        what: String,
     },
     /// A solver rejected the weights of a layer.
     #[error("layer {layer} cannot be quantized at training step {step}: {source}")]

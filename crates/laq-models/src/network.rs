@@ -1,6 +1,7 @@
 //! The interface between a network and the training step.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use laq_tensor::{Backend, BackendError};
 
@@ -66,8 +67,8 @@ pub(crate) trait Network<B: Backend>: Send {
         Vec::new()
     }
 
-    /// The first layer with NaN or infinity, after a loss that is not finite.
-    fn locate_non_finite(&self, backend: &B) -> Result<(&'static str, String), ModelError>;
+    /// What is NaN or infinite first, after a loss that is not finite: "the output of layer conv1".
+    fn locate_non_finite(&self, backend: &B) -> Result<String, ModelError>;
 
     /// State other than the parameters'.
     fn save(&self, backend: &B) -> Result<Vec<StateTensor>, BackendError>;
@@ -77,14 +78,20 @@ pub(crate) trait Network<B: Backend>: Send {
     -> Result<(), ModelError>;
 }
 
+/// What a layer may have of units or filters, so that no product of sizes overflows.
+pub(crate) const SIZES: RangeInclusive<usize> = 1..=65_536;
+
 /// The first parameter whose weights are not finite, of [`Network::locate_non_finite`].
 pub(crate) fn locate_non_finite_weights<B: Backend>(
     backend: &B,
     parameters: &[Parameter<B>],
-) -> Result<Option<(&'static str, String)>, BackendError> {
+) -> Result<Option<String>, BackendError> {
     for parameter in parameters {
         if backend.first_not_finite(parameter.value())?.is_some() {
-            return Ok(Some(("the weights", parameter.spec.name.clone())));
+            return Ok(Some(format!(
+                "the weights of layer {}",
+                parameter.spec.name
+            )));
         }
     }
     Ok(None)

@@ -15,7 +15,7 @@ use crate::char_lstm::{CharLstm, CharLstmSpec};
 use crate::comparison::LayerComparison;
 use crate::dataset::{DatasetHandle, DeviceDataset, Examples};
 use crate::feedforward::{Feedforward, FeedforwardSpec};
-use crate::network::{Network, setting};
+use crate::network::{Network, locate_non_finite_weights, setting};
 use crate::parameter::{LayerReport, LayerWeights, Parameter, StateData, StateTensor, WeightData};
 use crate::profile::{Profile, Profiler, Work, floats};
 
@@ -101,6 +101,8 @@ pub struct Training<B: Backend> {
 
 /// Name of the state tensor of [`counters`].
 const COUNTERS: &str = "training.counters";
+/// Beyond it Adam's power of the number of steps would not count any more.
+const MOST_STEPS: u64 = 1 << 53;
 /// The part of a profile with Adam. The CPU backend looks at most gradients when it writes them, so the
 /// check is no part of its own.
 const UPDATE: &str = "Adam";
@@ -291,6 +293,13 @@ impl<B: Backend + 'static> Training<B> {
         }
         let step = self.steps_before + self.steps + 1;
         let size = self.adam.step_size(learning_rate, step);
+        // In f32, infinity times a moment of zero is NaN.
+        setting(
+            (size as f32).is_finite(),
+            "learning_rate",
+            learning_rate,
+            "one with a step of Adam within f32",
+        )?;
         let solve = !self.quantized_is_current;
         let Training {
             backend,
@@ -415,14 +424,20 @@ impl<B: Backend + 'static> Training<B> {
         self.quantized_is_current = !matches!(stop, Stop::Solve { .. });
         let step = self.steps + 1;
         match stop {
+            Stop::Loss if begun == finished + 1 => {
+                let what = self.network.locate_non_finite(&self.backend)?;
+                Err(ModelError::NotFinite { what, step })
+            }
+            // Later steps have overwritten the activations of the failed one.
             Stop::Loss => {
-                let (what, layer) = self.network.locate_non_finite(&self.backend)?;
-                Err(ModelError::NotFinite { what, layer, step })
+                let weights = locate_non_finite_weights(&self.backend, self.network.parameters())?;
+                let what = weights.unwrap_or_else(|| "the loss".into());
+                Err(ModelError::NotFinite { what, step })
             }
             Stop::Gradient { parameter } => {
-                let layer = self.network.parameters()[parameter].spec.name.clone();
-                let what = "the gradient";
-                Err(ModelError::NotFinite { what, layer, step })
+                let name = &self.network.parameters()[parameter].spec.name;
+                let what = format!("the gradient of layer {name}");
+                Err(ModelError::NotFinite { what, step })
             }
             Stop::Solve { parameter, group } => {
                 let quantized = |parameter: &&mut Parameter<B>| parameter.is_quantized();
@@ -560,7 +575,7 @@ impl<B: Backend + 'static> Training<B> {
         }
         self.network.load(&self.backend, &by_name)?;
         self.steps_before = match keeps_moments {
-            true => before.saturating_add(steps),
+            true => before + steps,
             false => 0,
         };
         self.quantized_is_current = false;
@@ -620,17 +635,25 @@ fn by_name(state: &[StateTensor]) -> BTreeMap<&str, &StateTensor> {
 /// Steps, whether ŵ is current, and steps before the first one, which are absent from older states.
 fn counters(state: &BTreeMap<&str, &StateTensor>) -> Result<[u64; 3], ModelError> {
     let tensor = state.get(COUNTERS).map(|tensor| &tensor.data);
-    match tensor {
-        Some(StateData::U64(counters)) => match counters[..] {
-            [steps, current] => Ok([steps, current, 0]),
-            [steps, current, before] => Ok([steps, current, before]),
-            _ => Err(ModelError::State(format!(
+    let Some(StateData::U64(counters)) = tensor else {
+        return Err(ModelError::State(format!("tensor {COUNTERS} is missing")));
+    };
+    let [steps, current, before] = match counters[..] {
+        [steps, current] => [steps, current, 0],
+        [steps, current, before] => [steps, current, before],
+        _ => {
+            return Err(ModelError::State(format!(
                 "tensor {COUNTERS} has {} numbers, expected 3",
                 counters.len()
-            ))),
-        },
-        _ => Err(ModelError::State(format!("tensor {COUNTERS} is missing"))),
+            )));
+        }
+    };
+    if steps.saturating_add(before) > MOST_STEPS {
+        return Err(ModelError::State(format!(
+            "tensor {COUNTERS} has {steps} steps after {before}, expected at most {MOST_STEPS}"
+        )));
     }
+    Ok([steps, current, before])
 }
 
 fn unknown_dataset() -> ModelError {

@@ -2,7 +2,7 @@
 
 use laq_models::{
     AdamSettings, Batch, CharLstmSpec, CurvatureKind, CurvatureSums, FeedforwardSpec, ImageShape,
-    StateData, StateTensor, TextShape, Training,
+    Loss, ModelError, StateData, StateTensor, TextShape, Training,
 };
 use laq_solvers::Method;
 use laq_tensor::CpuBackend;
@@ -30,17 +30,24 @@ fn lstm(method: &str) -> Training<CpuBackend> {
     Training::char_lstm(backend, &spec, TEXT, &method, AdamSettings::default(), 1).unwrap()
 }
 
-fn feedforward(method: &str) -> Training<CpuBackend> {
-    let spec = FeedforwardSpec {
+fn small() -> FeedforwardSpec {
+    FeedforwardSpec {
         input: IMAGE,
         classes: 5,
         filters: vec![4],
         units: vec![9],
         ..FeedforwardSpec::cifar10()
-    };
+    }
+}
+
+fn build(spec: &FeedforwardSpec, method: &str) -> Training<CpuBackend> {
     let method = Method::try_from(method).unwrap();
     let backend = CpuBackend::new().unwrap();
-    Training::feedforward(backend, &spec, BATCH, &method, AdamSettings::default(), 1).unwrap()
+    Training::feedforward(backend, spec, BATCH, &method, AdamSettings::default(), 1).unwrap()
+}
+
+fn feedforward(method: &str) -> Training<CpuBackend> {
+    build(&small(), method)
 }
 
 fn text(number: usize) -> Vec<u8> {
@@ -70,6 +77,31 @@ fn curvature(
     }
     assert_eq!(sums.batches(), batches.len() as u64);
     training.curvature(&sums)
+}
+
+/// Its gradients, their squares and those of the inputs.
+#[test]
+fn curvature_beyond_f32_is_an_error() {
+    let (pixels, labels) = images(0);
+    let spec = FeedforwardSpec {
+        batch_norm: false,
+        output_batch_norm: false,
+        loss: Loss::CrossEntropy,
+        ..small()
+    };
+    for kind in [CurvatureKind::Fisher, CurvatureKind::Inputs] {
+        let large: Vec<f32> = pixels.iter().map(|pixel| pixel * 1e22).collect();
+        let error = build(&spec, "full")
+            .add_curvature(
+                Batch::images(&large, &labels),
+                &mut CurvatureSums::new(kind),
+            )
+            .unwrap_err();
+        assert!(
+            matches!(error, ModelError::NotFiniteEvaluation { .. }),
+            "{kind:?}: {error}"
+        );
+    }
 }
 
 fn values<'a>(state: &'a [StateTensor], name: &str) -> &'a [f32] {

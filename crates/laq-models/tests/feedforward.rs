@@ -236,7 +236,28 @@ fn numbers_that_are_not_finite_change_nothing() {
     let error = training
         .evaluate(Batch::images(&pixels, &labels))
         .unwrap_err();
-    assert!(matches!(error, ModelError::NotFinite { .. }), "{error}");
+    assert!(
+        matches!(&error, ModelError::NotFiniteEvaluation { what } if what.contains("conv1")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_later_batch_does_not_move_the_blame() {
+    let mut training = build(&vgg(), "lat-a", 4);
+    let (pixels, labels) = images(0, BATCH);
+    let mut bad = pixels.clone();
+    bad[40] = f32::NAN;
+    for pixels in [&bad, &pixels] {
+        training
+            .begin_step(Batch::images(pixels, &labels), 0.01)
+            .unwrap();
+    }
+    let error = training.report().unwrap_err();
+    assert!(
+        matches!(&error, ModelError::NotFinite { what, step: 1 } if what == "the loss"),
+        "{error}"
+    );
 }
 
 /// Its loss is finite, and so is the gradient itself.

@@ -345,6 +345,35 @@ fn values_that_are_not_finite_are_errors_and_change_nothing() {
     }
 }
 
+/// Infinity times a moment of zero would be NaN.
+#[test]
+fn a_learning_rate_beyond_f32_changes_nothing() {
+    let mut training = training("full", 1);
+    let before = training.save().unwrap();
+    let (inputs, targets) = batch(0);
+    let error = training
+        .step(Batch::text(&inputs, &targets), 1e40)
+        .unwrap_err();
+    assert!(error.to_string().contains("learning_rate"), "{error}");
+    assert_eq!(training.save().unwrap(), before);
+}
+
+#[test]
+fn counters_beyond_every_training_are_refused() {
+    let mut state = training("full", 1).save().unwrap();
+    for tensor in &mut state {
+        if let StateData::U64(counters) = &mut tensor.data {
+            counters[0] = u64::MAX;
+        }
+    }
+    for error in [
+        training("full", 1).load(&state).unwrap_err(),
+        training("full", 1).start_from(&state).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("steps"), "{error}");
+    }
+}
+
 #[test]
 fn states_of_another_network_are_refused() {
     let mut ternary = training("lat-a", 1);
@@ -376,6 +405,17 @@ fn states_of_another_network_are_refused() {
         message.contains("level 0, which bwn does not have"),
         "{message}"
     );
+    // Adam would move its scales by the moments.
+    let mut trained = training("ttq", 1);
+    steps(&mut trained, 0, 2);
+    let message = ternary
+        .load(&trained.save().unwrap())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("8 scales, expected 0 or 4, those of lat-a"),
+        "{message}"
+    );
     let message = ternary
         .load(&training("full", 1).save().unwrap())
         .unwrap_err()
@@ -400,8 +440,9 @@ fn settings_and_batches_out_of_range_are_refused() {
     );
     assert_eq!(
         refused(|s| s.hidden = 0).unwrap(),
-        "hidden is 0, expected at least 1"
+        "hidden is 0, expected 1 to 65536"
     );
+    assert!(refused(|s| s.hidden = usize::MAX).is_some());
     assert_eq!(
         refused(|s| s.gate_clip = 0.0).unwrap(),
         "gate_clip is 0, expected above 0, and at most 1e38"

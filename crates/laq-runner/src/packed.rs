@@ -155,10 +155,8 @@ impl Evaluator for PackedEvaluator {
                 loss,
                 errors: (!is_text).then_some(status.errors as usize),
             }),
-            _ => Err(ModelError::NotFinite {
-                what: "the output",
-                layer: "loss".into(),
-                step: 0,
+            _ => Err(ModelError::NotFiniteEvaluation {
+                what: "the loss".into(),
             }),
         }
     }

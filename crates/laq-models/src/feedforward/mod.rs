@@ -311,17 +311,17 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         self.layers.iter().filter_map(algorithm).collect()
     }
 
-    fn locate_non_finite(&self, backend: &B) -> Result<(&'static str, String), ModelError> {
+    fn locate_non_finite(&self, backend: &B) -> Result<String, ModelError> {
         if let Some(found) = locate_non_finite_weights(backend, &self.parameters)? {
             return Ok(found);
         }
         for layer in &self.layers {
             let output = &self.buffers[layer.slots.output];
             if backend.first_not_finite(output)?.is_some() {
-                return Ok(("the output", layer.name.clone()));
+                return Ok(format!("the output of layer {}", layer.name));
             }
         }
-        Ok(("the output", "loss".into()))
+        Ok("the loss".into())
     }
 
     fn save(&self, backend: &B) -> Result<Vec<StateTensor>, BackendError> {

@@ -5,7 +5,7 @@ use laq_tensor::Loss;
 use crate::ModelError;
 use crate::batch::ImageShape;
 use crate::init::Init;
-use crate::network::setting;
+use crate::network::{SIZES, setting};
 use crate::parameter::{ParameterSpec, WHOLE};
 
 /// The settings of a feedforward network.
@@ -101,10 +101,12 @@ impl FeedforwardSpec {
             channels,
         } = self.input;
         setting(
-            height > 0 && width > 0 && channels > 0,
+            [height, width, channels]
+                .iter()
+                .all(|size| (1..=4096).contains(size)),
             "input",
             format!("{height} × {width} × {channels}"),
-            "at least one pixel and one channel",
+            "1 to 4096 each",
         )?;
         setting(
             (2..=256).contains(&self.classes),
@@ -114,10 +116,10 @@ impl FeedforwardSpec {
         )?;
         let list = |sizes: &[usize]| format!("{sizes:?}");
         setting(
-            !self.filters.contains(&0),
+            self.filters.iter().all(|size| SIZES.contains(size)),
             "filters",
             list(&self.filters),
-            "at least 1 each",
+            "1 to 65536 each",
         )?;
         let halvings = u32::try_from(self.filters.len()).unwrap_or(u32::MAX);
         let smaller = height.min(width);
@@ -128,16 +130,16 @@ impl FeedforwardSpec {
             "fewer stages: each halves the image, and nothing would be left of it",
         )?;
         setting(
-            self.convolutions > 0,
+            (1..=16).contains(&self.convolutions),
             "convolutions",
             self.convolutions,
-            "at least 1",
+            "1 to 16",
         )?;
         setting(
-            !self.units.contains(&0),
+            self.units.iter().all(|size| SIZES.contains(size)),
             "units",
             list(&self.units),
-            "at least 1 each",
+            "1 to 65536 each",
         )?;
         setting(
             self.norm_epsilon > 0.0 && self.norm_epsilon.is_finite(),

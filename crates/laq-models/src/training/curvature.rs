@@ -1,6 +1,6 @@
 //! The curvature of a trained network, by which it is quantized after training.
 
-use laq_tensor::Backend;
+use laq_tensor::{Backend, LARGEST_GRADIENT};
 
 use super::Training;
 use crate::ModelError;
@@ -59,7 +59,8 @@ impl<B: Backend + 'static> Training<B> {
     /// Adds the squares of a whole batch to `sums`. Changes nothing that training depends on.
     ///
     /// # Errors
-    /// As [`Training::step`](crate::Training::step).
+    /// As [`Training::evaluate`]; of [`CurvatureKind::Fisher`], also for gradients as [`Training::step`]. `sums` may
+    /// then have some parameters' squares of the batch.
     pub fn add_curvature(
         &mut self,
         batch: Batch<'_>,
@@ -89,12 +90,9 @@ impl<B: Backend + 'static> Training<B> {
             CurvatureKind::Fisher => {
                 for (index, parameter) in self.network.parameters().iter().enumerate() {
                     let gradient = parameter.gradient(&self.backend)?;
-                    if !gradient.iter().all(|value| value.is_finite()) {
-                        return Err(ModelError::NotFinite {
-                            what: "the gradient",
-                            layer: parameter.spec.name.clone(),
-                            step: self.steps_taken(),
-                        });
+                    if !gradient.iter().all(|value| value.abs() < LARGEST_GRADIENT) {
+                        let what = format!("the gradient of layer {}", parameter.spec.name);
+                        return Err(ModelError::NotFiniteEvaluation { what });
                     }
                     let squares = gradient.iter().map(|&value| f64::from(value).powi(2));
                     sums.add(index, squares);
@@ -102,6 +100,11 @@ impl<B: Backend + 'static> Training<B> {
             }
             CurvatureKind::Inputs => {
                 for (index, means) in self.network.squared_inputs(&self.backend, batch)? {
+                    if !means.iter().all(|mean| *mean <= f64::from(f32::MAX)) {
+                        let name = &self.network.parameters()[index].spec.name;
+                        let what = format!("the square of the inputs of layer {name}");
+                        return Err(ModelError::NotFiniteEvaluation { what });
+                    }
                     sums.add(index, means.into_iter());
                 }
             }

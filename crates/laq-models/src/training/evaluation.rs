@@ -79,8 +79,7 @@ impl<B: Backend + 'static> Training<B> {
 
     /// The error for the loaded batch, whose loss is not finite.
     pub(super) fn locate_non_finite(&self) -> Result<ModelError, ModelError> {
-        let (what, layer) = self.network.locate_non_finite(&self.backend)?;
-        let step = self.steps;
-        Ok(ModelError::NotFinite { what, layer, step })
+        let what = self.network.locate_non_finite(&self.backend)?;
+        Ok(ModelError::NotFiniteEvaluation { what })
     }
 }

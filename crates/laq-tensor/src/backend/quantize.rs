@@ -57,12 +57,21 @@ impl QuantizerSnapshot {
         if self.levels.len() != weights {
             return mismatch("levels", self.levels.len(), weights.to_string());
         }
-        if ![0, groups, 2 * groups].contains(&self.scales.len()) {
-            let expected = format!("0, {groups} or {}", 2 * groups);
+        let scales = match method.quantizer() {
+            Some(quantizer) if quantizer.has_two_scales() => 2 * groups,
+            Some(_) => groups,
+            None => 0,
+        };
+        if ![0, scales].contains(&self.scales.len()) {
+            let expected = format!("0 or {scales}, those of {method}");
             return mismatch("scales", self.scales.len(), expected);
         }
-        if ![0, 4 * groups].contains(&self.moments.len()) {
-            let expected = format!("0 or {}", 4 * groups);
+        let moments = match method.has_trained_scales() {
+            true => 4 * groups,
+            false => 0,
+        };
+        if ![0, moments].contains(&self.moments.len()) {
+            let expected = format!("0 or {moments}, those of {method}");
             return mismatch("moments of scales", self.moments.len(), expected);
         }
         let quantizer = method.quantizer().filter(|_| !self.scales.is_empty());
