@@ -223,7 +223,7 @@ impl Quantizer {
 
     /// [`solve`](Self::solve) within training, with the curvature `√v +` [`CURVATURE_FLOOR`] of
     /// Adam's second moment v (PAPER.md §1). Returns the same solution up to the order of sums,
-    /// and writes the decoded levels to `quantized`.
+    /// and writes the decoded levels to `quantized`, which is as long as the weights: of a shorter one, as many as it has.
     ///
     /// # Errors
     /// As [`Problem::new`] and [`solve`](Self::solve).

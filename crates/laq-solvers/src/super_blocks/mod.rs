@@ -19,7 +19,8 @@
 //!   numbers that span two octaves, and every one by the largest integer, which gives values of `d`. For each of them the
 //!   blocks are independent, and compare integers around their best scale of each sign. From the two best
 //!   values, `d` is fitted to codes and integers by least squares, and these to `d`, as long as this helps; then `d` moves
-//!   to neighbours in f16. For the last `d` every block compares all integers: given `d`, the rest is optimal.
+//!   to neighbours in f16. For the last `d` every block compares all integers: given `d`, the rest
+//!   is optimal up to rounding in f32.
 //! - *With minima.* Every block is fitted by a real scale and minimum, alternating between nearest codes
 //!   and least squares from sixteen starts, which are ranges of its weights. The largest of both give values of `d`,
 //!   and of `m` for the best `d`. For each pair the blocks compare four integers around their best scale, and
