@@ -12,9 +12,7 @@ use crate::ModelError;
 use crate::batch::{Batch, TextShape};
 use crate::dataset::{DeviceDataset, DeviceExamples, Examples, IndexRange};
 use crate::init::Init;
-use crate::network::{
-    Network, SIZES, locate_non_finite_weights, mean_squares, setting, wrong_kind,
-};
+use crate::network::{LARGEST_LAYER, Network, mean_squares, setting, wrong_kind};
 use crate::parameter::{Parameter, ParameterSpec, StateTensor, numbers};
 use crate::profile::{Profiler, Work, floats};
 
@@ -65,7 +63,7 @@ impl CharLstmSpec {
             "1 to 256",
         )?;
         setting(
-            SIZES.contains(&self.hidden),
+            (1..=LARGEST_LAYER).contains(&self.hidden),
             "hidden",
             self.hidden,
             "1 to 65536",
@@ -382,16 +380,13 @@ impl<B: Backend> Network<B> for CharLstm<B> {
         Ok(())
     }
 
-    fn locate_non_finite(&self, backend: &B) -> Result<String, ModelError> {
-        if let Some(found) = locate_non_finite_weights(backend, &self.parameters)? {
-            return Ok(found);
-        }
+    fn locate_non_finite_output(&self, backend: &B) -> Result<Option<String>, BackendError> {
         let layer = if backend.first_not_finite(&self.hidden)?.is_some() {
             "lstm"
         } else {
             "output"
         };
-        Ok(format!("the output of layer {layer}"))
+        Ok(Some(layer.to_owned()))
     }
 
     fn save(&self, _backend: &B) -> Result<Vec<StateTensor>, BackendError> {

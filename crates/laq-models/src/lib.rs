@@ -22,6 +22,7 @@ pub use comparison::LayerComparison;
 pub use dataset::{DatasetHandle, Examples};
 pub use feedforward::FeedforwardSpec;
 pub use laq_tensor::{AdamSettings, Loss};
+pub use network::LARGEST_LAYER;
 pub use parameter::{LayerReport, LayerWeights, StateData, StateTensor, WeightData};
 pub use profile::{Part, Profile, Work};
 pub use summary::LayerSummary;
@@ -57,7 +58,7 @@ pub enum ModelError {
         "{what} became NaN, infinite or too large in an evaluation: inspect that layer, and the examples"
     )]
     NotFiniteEvaluation {
-        /// As in [`ModelError::NotFinite`], or "the inputs of …".
+        /// As in [`ModelError::NotFinite`], or "the square of the inputs of layer …".
         what: String,
     },
     /// A solver rejected the weights of a layer.

@@ -1,7 +1,6 @@
 //! The interface between a network and the training step.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 
 use laq_tensor::{Backend, BackendError};
 
@@ -67,8 +66,8 @@ pub(crate) trait Network<B: Backend>: Send {
         Vec::new()
     }
 
-    /// What is NaN or infinite first, after a loss that is not finite: "the output of layer conv1".
-    fn locate_non_finite(&self, backend: &B) -> Result<String, ModelError>;
+    /// The first layer whose output for the last batch has NaN or infinity.
+    fn locate_non_finite_output(&self, backend: &B) -> Result<Option<String>, BackendError>;
 
     /// State other than the parameters'.
     fn save(&self, backend: &B) -> Result<Vec<StateTensor>, BackendError>;
@@ -78,24 +77,8 @@ pub(crate) trait Network<B: Backend>: Send {
     -> Result<(), ModelError>;
 }
 
-/// What a layer may have of units or filters, so that no product of sizes overflows.
-pub(crate) const SIZES: RangeInclusive<usize> = 1..=65_536;
-
-/// The first parameter whose weights are not finite, of [`Network::locate_non_finite`].
-pub(crate) fn locate_non_finite_weights<B: Backend>(
-    backend: &B,
-    parameters: &[Parameter<B>],
-) -> Result<Option<String>, BackendError> {
-    for parameter in parameters {
-        if backend.first_not_finite(parameter.value())?.is_some() {
-            return Ok(Some(format!(
-                "the weights of layer {}",
-                parameter.spec.name
-            )));
-        }
-    }
-    Ok(None)
-}
+/// The most units or filters of a layer, so that no product of sizes overflows.
+pub const LARGEST_LAYER: usize = 65_536;
 
 /// The mean of the squares of each column of a matrix with `rows` rows, of which `values` may have fewer: those that are
 /// missing are zero.

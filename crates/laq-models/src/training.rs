@@ -2,8 +2,8 @@
 
 mod curvature;
 mod evaluation;
+mod state;
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use laq_solvers::Method;
@@ -15,7 +15,7 @@ use crate::char_lstm::{CharLstm, CharLstmSpec};
 use crate::comparison::LayerComparison;
 use crate::dataset::{DatasetHandle, DeviceDataset, Examples};
 use crate::feedforward::{Feedforward, FeedforwardSpec};
-use crate::network::{Network, locate_non_finite_weights, setting};
+use crate::network::{Network, setting};
 use crate::parameter::{LayerReport, LayerWeights, Parameter, StateData, StateTensor, WeightData};
 use crate::profile::{Profile, Profiler, Work, floats};
 
@@ -99,10 +99,6 @@ pub struct Training<B: Backend> {
     backend: B,
 }
 
-/// Name of the state tensor of [`counters`].
-const COUNTERS: &str = "training.counters";
-/// Beyond it Adam's power of the number of steps would not count any more.
-const MOST_STEPS: u64 = 1 << 53;
 /// The part of a profile with Adam. The CPU backend looks at most gradients when it writes them, so the
 /// check is no part of its own.
 const UPDATE: &str = "Adam";
@@ -282,24 +278,18 @@ impl<B: Backend + 'static> Training<B> {
 
     /// A step on the loaded batch.
     fn advance(&mut self, start: Instant, learning_rate: f64) -> Result<(), ModelError> {
+        let step = self.steps_before + self.steps + 1;
+        let size = self.adam.step_size(learning_rate, step);
+        // Adam computes in f32, where infinity times a moment of zero is NaN.
         setting(
-            learning_rate >= 0.0 && learning_rate.is_finite(),
+            learning_rate >= 0.0 && (size as f32).is_finite(),
             "learning_rate",
             learning_rate,
-            "a finite number, 0 or above",
+            "0 or above, with a step of Adam that is finite in f32",
         )?;
         if self.unread == STEP_LOG_CAPACITY as u64 {
             self.read_log()?;
         }
-        let step = self.steps_before + self.steps + 1;
-        let size = self.adam.step_size(learning_rate, step);
-        // In f32, infinity times a moment of zero is NaN.
-        setting(
-            (size as f32).is_finite(),
-            "learning_rate",
-            learning_rate,
-            "one with a step of Adam within f32",
-        )?;
         let solve = !self.quantized_is_current;
         let Training {
             backend,
@@ -424,14 +414,9 @@ impl<B: Backend + 'static> Training<B> {
         self.quantized_is_current = !matches!(stop, Stop::Solve { .. });
         let step = self.steps + 1;
         match stop {
-            Stop::Loss if begun == finished + 1 => {
-                let what = self.network.locate_non_finite(&self.backend)?;
-                Err(ModelError::NotFinite { what, step })
-            }
-            // Later steps have overwritten the activations of the failed one.
             Stop::Loss => {
-                let weights = locate_non_finite_weights(&self.backend, self.network.parameters())?;
-                let what = weights.unwrap_or_else(|| "the loss".into());
+                // Later steps have overwritten the activations of the failed one.
+                let what = self.locate_non_finite(begun == finished + 1)?;
                 Err(ModelError::NotFinite { what, step })
             }
             Stop::Gradient { parameter } => {
@@ -448,6 +433,23 @@ impl<B: Backend + 'static> Training<B> {
                 Err(parameter.why_unsolved(&self.backend, group, step)?)
             }
         }
+    }
+
+    /// What is NaN or infinite first, after a loss that is not finite: "the weights of layer …", "the output of layer …"
+    /// if its batch is the last one, or "the loss".
+    fn locate_non_finite(&self, is_last_batch: bool) -> Result<String, ModelError> {
+        for parameter in self.network.parameters() {
+            if self.backend.first_not_finite(parameter.value())?.is_some() {
+                return Ok(format!("the weights of layer {}", parameter.spec.name));
+            }
+        }
+        let layer = match is_last_batch {
+            true => self.network.locate_non_finite_output(&self.backend)?,
+            false => None,
+        };
+        Ok(layer.map_or("the loss".into(), |layer| {
+            format!("the output of layer {layer}")
+        }))
     }
 
     /// What quantization does to each matrix at the current weights; empty for `full`, and for a
@@ -498,90 +500,6 @@ impl<B: Backend + 'static> Training<B> {
         Ok(weights)
     }
 
-    /// The complete state for bit-exact resumption: weights, moments, levels, scales and counters.
-    ///
-    /// # Errors
-    /// When the device fails, and as [`Training::report`].
-    pub fn save(&mut self) -> Result<Vec<StateTensor>, ModelError> {
-        self.read_log()?;
-        let mut counters = vec![self.steps, u64::from(self.quantized_is_current)];
-        if self.steps_before > 0 {
-            counters.push(self.steps_before);
-        }
-        let mut state = vec![StateTensor {
-            name: COUNTERS.to_owned(),
-            shape: vec![counters.len()],
-            data: StateData::U64(counters),
-        }];
-        for parameter in self.network.parameters() {
-            state.extend(parameter.save(&self.backend)?);
-        }
-        state.extend(self.network.save(&self.backend)?);
-        Ok(state)
-    }
-
-    /// Waits for the submitted steps, and drops their losses and errors.
-    fn forget_steps(&mut self) -> Result<(), ModelError> {
-        self.backend.read_log(&mut self.log, &mut self.losses)?;
-        self.losses.clear();
-        (self.reported, self.unread) = (0, 0);
-        Ok(())
-    }
-
-    /// Restores a saved state. Steps that were submitted before, and what [`Training::report`] would have said of
-    /// them, are forgotten.
-    ///
-    /// # Errors
-    /// [`ModelError::State`] or [`ModelError::Backend`] when the state is of another network, or of
-    /// a method with other levels. The training is then in an unspecified state until a `load`
-    /// succeeds.
-    pub fn load(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
-        let by_name = by_name(state);
-        let [steps, current, before] = counters(&by_name)?;
-        self.forget_steps()?;
-        for parameter in self.network.parameters_mut() {
-            parameter.load(&self.backend, &by_name)?;
-        }
-        self.network.load(&self.backend, &by_name)?;
-        self.steps = steps;
-        self.steps_before = before;
-        self.quantized_is_current = current != 0;
-        self.seconds = 0.0;
-        self.quantize_seconds = 0.0;
-        Ok(())
-    }
-
-    /// Starts from the saved state of a network with the same parameters, quantized or not: its latent weights, running
-    /// averages, and Adam's moments with the number of their steps, so that the first step is loss-aware. Levels and
-    /// scales are found anew. With trained scales, which have no moments yet, all of Adam starts anew.
-    ///
-    /// # Errors
-    /// As [`Training::load`]; [`ModelError::State`] after the first step.
-    pub fn start_from(&mut self, state: &[StateTensor]) -> Result<(), ModelError> {
-        if self.steps > 0 || self.unread > 0 {
-            let steps = self.steps + self.unread;
-            let error = format!("a training starts before its first step, and {steps} were taken");
-            return Err(ModelError::State(error));
-        }
-        let by_name = by_name(state);
-        let [steps, _, before] = counters(&by_name)?;
-        let parameters = self.network.parameters_mut();
-        let keeps_moments = !parameters.iter().any(Parameter::has_trained_scales);
-        for parameter in parameters {
-            parameter.load_latent(&self.backend, &by_name)?;
-            if !keeps_moments {
-                parameter.clear_moments(&self.backend)?;
-            }
-        }
-        self.network.load(&self.backend, &by_name)?;
-        self.steps_before = match keeps_moments {
-            true => before + steps,
-            false => 0,
-        };
-        self.quantized_is_current = false;
-        Ok(())
-    }
-
     /// Solves at most once for each state of the latent weights, so that evaluations and reports
     /// between two steps do not change the warm start of the next solve.
     fn ensure_quantized(&mut self) -> Result<(), ModelError> {
@@ -625,35 +543,6 @@ impl<B: Backend + 'static> Training<B> {
             }),
         }
     }
-}
-
-fn by_name(state: &[StateTensor]) -> BTreeMap<&str, &StateTensor> {
-    let named = state.iter().map(|tensor| (tensor.name.as_str(), tensor));
-    named.collect()
-}
-
-/// Steps, whether ŵ is current, and steps before the first one, which are absent from older states.
-fn counters(state: &BTreeMap<&str, &StateTensor>) -> Result<[u64; 3], ModelError> {
-    let tensor = state.get(COUNTERS).map(|tensor| &tensor.data);
-    let Some(StateData::U64(counters)) = tensor else {
-        return Err(ModelError::State(format!("tensor {COUNTERS} is missing")));
-    };
-    let [steps, current, before] = match counters[..] {
-        [steps, current] => [steps, current, 0],
-        [steps, current, before] => [steps, current, before],
-        _ => {
-            return Err(ModelError::State(format!(
-                "tensor {COUNTERS} has {} numbers, expected 3",
-                counters.len()
-            )));
-        }
-    };
-    if steps.saturating_add(before) > MOST_STEPS {
-        return Err(ModelError::State(format!(
-            "tensor {COUNTERS} has {steps} steps after {before}, expected at most {MOST_STEPS}"
-        )));
-    }
-    Ok([steps, current, before])
 }
 
 fn unknown_dataset() -> ModelError {

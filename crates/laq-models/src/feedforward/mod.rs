@@ -18,7 +18,7 @@ pub(crate) use self::spec::{LayerKind, LayerSpec};
 use crate::ModelError;
 use crate::batch::{Batch, ImageShape};
 use crate::dataset::{DeviceDataset, DeviceExamples, Examples, IndexRange};
-use crate::network::{Network, locate_non_finite_weights, mean_squares, setting, wrong_kind};
+use crate::network::{Network, mean_squares, setting, wrong_kind};
 use crate::parameter::{Parameter, StateTensor, f32s, find, numbers, values};
 use crate::profile::{Profiler, floats};
 
@@ -311,17 +311,14 @@ impl<B: Backend> Network<B> for Feedforward<B> {
         self.layers.iter().filter_map(algorithm).collect()
     }
 
-    fn locate_non_finite(&self, backend: &B) -> Result<String, ModelError> {
-        if let Some(found) = locate_non_finite_weights(backend, &self.parameters)? {
-            return Ok(found);
-        }
+    fn locate_non_finite_output(&self, backend: &B) -> Result<Option<String>, BackendError> {
         for layer in &self.layers {
             let output = &self.buffers[layer.slots.output];
             if backend.first_not_finite(output)?.is_some() {
-                return Ok(format!("the output of layer {}", layer.name));
+                return Ok(Some(layer.name.clone()));
             }
         }
-        Ok("the loss".into())
+        Ok(None)
     }
 
     fn save(&self, backend: &B) -> Result<Vec<StateTensor>, BackendError> {

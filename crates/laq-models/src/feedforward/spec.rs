@@ -5,7 +5,7 @@ use laq_tensor::Loss;
 use crate::ModelError;
 use crate::batch::ImageShape;
 use crate::init::Init;
-use crate::network::{SIZES, setting};
+use crate::network::{LARGEST_LAYER, setting};
 use crate::parameter::{ParameterSpec, WHOLE};
 
 /// The settings of a feedforward network.
@@ -19,15 +19,15 @@ use crate::parameter::{ParameterSpec, WHOLE};
 /// | `loss` | squared hinge | squared hinge | cross-entropy | squared hinge |
 #[derive(Clone, Debug, PartialEq)]
 pub struct FeedforwardSpec {
-    /// Shape of an image.
+    /// Shape of an image; 1 to 4096 each.
     pub input: ImageShape,
     /// Number of classes and of outputs; 2 to 256.
     pub classes: usize,
-    /// Filters of the convolutions in each stage. A stage ends with 2 × 2 max pooling.
+    /// Filters of the convolutions in each stage, at most 65536. A stage ends with 2 × 2 max pooling.
     pub filters: Vec<usize>,
-    /// Convolutions in each stage. Default 2.
+    /// Convolutions in each stage; at most 16. Default 2.
     pub convolutions: usize,
-    /// Units of each hidden dense layer.
+    /// Units of each hidden dense layer; at most 65536.
     pub units: Vec<usize>,
     /// Batch normalization of the hidden layers; without it, they have a bias. Default true.
     pub batch_norm: bool,
@@ -115,8 +115,10 @@ impl FeedforwardSpec {
             "2 to 256",
         )?;
         let list = |sizes: &[usize]| format!("{sizes:?}");
+        let in_range =
+            |sizes: &[usize]| sizes.iter().all(|size| (1..=LARGEST_LAYER).contains(size));
         setting(
-            self.filters.iter().all(|size| SIZES.contains(size)),
+            in_range(&self.filters),
             "filters",
             list(&self.filters),
             "1 to 65536 each",
@@ -136,7 +138,7 @@ impl FeedforwardSpec {
             "1 to 16",
         )?;
         setting(
-            self.units.iter().all(|size| SIZES.contains(size)),
+            in_range(&self.units),
             "units",
             list(&self.units),
             "1 to 65536 each",

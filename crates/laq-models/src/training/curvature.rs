@@ -84,7 +84,7 @@ impl<B: Backend + 'static> Training<B> {
         let mut losses = Vec::with_capacity(1);
         self.read_evaluations(&mut losses)?;
         if losses.is_empty() {
-            return Err(self.locate_non_finite()?);
+            return Err(self.evaluation_error()?);
         }
         match sums.kind {
             CurvatureKind::Fisher => {

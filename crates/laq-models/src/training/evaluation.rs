@@ -21,7 +21,7 @@ impl<B: Backend + 'static> Training<B> {
         let mut losses = Vec::with_capacity(1);
         let errors = self.read_evaluations(&mut losses)?;
         let [loss] = losses[..] else {
-            return Err(self.locate_non_finite()?);
+            return Err(self.evaluation_error()?);
         };
         Ok(Evaluation { loss, errors })
     }
@@ -51,7 +51,7 @@ impl<B: Backend + 'static> Training<B> {
                 // Later batches have overwritten the activations of the failed one.
                 self.evaluate_batch(set, batches.start + losses.len())?;
                 self.read_evaluations(&mut losses)?;
-                return Err(self.locate_non_finite()?);
+                return Err(self.evaluation_error()?);
             }
         }
         Ok(Evaluations { losses, errors })
@@ -78,8 +78,8 @@ impl<B: Backend + 'static> Training<B> {
     }
 
     /// The error for the loaded batch, whose loss is not finite.
-    pub(super) fn locate_non_finite(&self) -> Result<ModelError, ModelError> {
-        let what = self.network.locate_non_finite(&self.backend)?;
+    pub(super) fn evaluation_error(&self) -> Result<ModelError, ModelError> {
+        let what = self.locate_non_finite(true)?;
         Ok(ModelError::NotFiniteEvaluation { what })
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use laq_datasets::{Kind, UnknownPreprocessing, catalogue};
+use laq_models::LARGEST_LAYER;
 use laq_solvers::{Granularity, Method, ParseGranularityError, ParseMethodError};
 use serde::{Deserialize, Serialize};
 
@@ -414,7 +415,7 @@ impl Experiment {
         // of sizes.
         match &self.model {
             Model::CharLstm(model) => {
-                whole("model.hidden", model.hidden, 1, 65_536)?;
+                whole("model.hidden", model.hidden, 1, LARGEST_LAYER)?;
                 within("model.forget_bias", model.forget_bias, -100.0, 100.0)?;
                 within("model.init_range", model.init_range, 0.0, 1.0)?;
                 within("model.output_std", model.output_std, 0.0, 1.0)?;
@@ -541,10 +542,15 @@ impl Experiment {
 
 /// Checks a list of at most `limit` sizes.
 fn sizes(name: &'static str, values: &[usize], limit: usize) -> Result<(), OutOfRange> {
-    if values.len() <= limit && values.iter().all(|value| (1..=65_536).contains(value)) {
+    if values.len() <= limit
+        && values
+            .iter()
+            .all(|value| (1..=LARGEST_LAYER).contains(value))
+    {
         return Ok(());
     }
-    let allowed = format!("it must be a list of at most {limit} integers from 1 to 65536");
+    let allowed =
+        format!("it must be a list of at most {limit} integers from 1 to {LARGEST_LAYER}");
     Err((name, format!("{values:?}"), allowed))
 }
 
