@@ -46,6 +46,10 @@ pub enum Capability {
     Slurm,
     /// `python`: Python with packages from PyPI, for the step of `cargo xtask ci` that tests the Python package.
     Python,
+    /// `torch`: PyTorch, for the tests of the Python package.
+    Torch,
+    /// `onnxscript`: the package onnxscript, for the tests of the Python package.
+    OnnxScript,
     /// `strace`: strace, and the right to trace, which let system calls fail.
     Strace,
     /// `mount`: the right to mount a small file system.
@@ -54,7 +58,7 @@ pub enum Capability {
 
 impl Capability {
     /// All capabilities.
-    pub const ALL: [Capability; 10] = [
+    pub const ALL: [Capability; 12] = [
         Capability::Cxx,
         Capability::Nvrtc,
         Capability::Avx2,
@@ -63,6 +67,8 @@ impl Capability {
         Capability::Onnx,
         Capability::Slurm,
         Capability::Python,
+        Capability::Torch,
+        Capability::OnnxScript,
         Capability::Strace,
         Capability::Mount,
     ];
@@ -78,6 +84,8 @@ impl Capability {
             Capability::Onnx => "onnx",
             Capability::Slurm => "slurm",
             Capability::Python => "python",
+            Capability::Torch => "torch",
+            Capability::OnnxScript => "onnxscript",
             Capability::Strace => "strace",
             Capability::Mount => "mount",
         }
@@ -168,6 +176,18 @@ mod tests {
             required("avx512, cxx,"),
             [Capability::Avx512, Capability::Cxx]
         );
+    }
+
+    #[test]
+    fn every_name_that_the_check_of_the_project_lists_is_known() {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.ci/run");
+        let script = std::fs::read_to_string(script).expect("the script");
+        let lists: Vec<&str> = script.split("require+=(").skip(1).collect();
+        assert!(!lists.is_empty());
+        for list in lists {
+            let (names, _) = list.split_once(')').expect("the end of a list");
+            required(&names.replace(' ', ","));
+        }
     }
 
     /// Tests that loop over the available instruction sets would skip a missing one in silence.
