@@ -119,7 +119,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     if left.exists() {
         fs::remove_dir_all(&left).with_context(|| format!("cannot remove {}", left.display()))?;
     }
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let cargo = crate::program_of_cargo();
     let here = vec![cargo.clone()];
     let mut steps: Vec<(Vec<OsString>, &str, Variables)> = Vec::new();
     steps.extend(
@@ -160,7 +160,9 @@ pub(crate) fn run() -> Result<ExitCode> {
         };
         eprintln!("\n[{}/{}] {shown}{name} {step}", index + 1, steps.len());
         let start = Instant::now();
-        let status = Command::new(&program[0])
+        let mut command = Command::new(&program[0]);
+        crate::without_package(&mut command);
+        let status = command
             .args(&program[1..])
             .args(step.split(' '))
             .envs(variables.iter().copied())

@@ -67,8 +67,7 @@ fn from_here(arguments: &[OsString], here: &Path) -> Vec<OsString> {
 /// Builds the release binary, with more options of rustc than the profile has; returns its path.
 pub(crate) fn build(root: &Path, options: &[&str]) -> Result<PathBuf> {
     let arguments = ["rustc", "--release", "--package", "laq", "--bin", "laq"];
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let output = crate::cargo()
         .args(arguments)
         .arg("--message-format=json-render-diagnostics")
         .arg("--")

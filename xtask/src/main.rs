@@ -16,7 +16,7 @@ mod torture;
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -101,6 +101,29 @@ fn root() -> PathBuf {
     manifest
         .parent()
         .map_or_else(|| manifest.clone(), Path::to_path_buf)
+}
+
+/// Cargo, in the root of the workspace.
+fn cargo() -> process::Command {
+    let mut command = process::Command::new(program_of_cargo());
+    command.current_dir(root());
+    without_package(&mut command);
+    command
+}
+
+fn program_of_cargo() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Leaves out the variables by which cargo tells this program its package. Build scripts that
+/// watch them (of `ring`, under downloads) would run again whenever `cargo` follows `cargo xtask`.
+fn without_package(command: &mut process::Command) {
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
 }
 
 /// `path`, relative to the current folder, as an absolute path: programs are started in the root.

@@ -11,7 +11,6 @@ mod peers;
 mod solvers;
 mod steps;
 
-use std::env;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -372,7 +371,7 @@ fn publish<T: Serialize>(name: &str, text: &str, rows: &[T], out: Option<&Path>)
 
 /// Builds a program, with cargo's messages on the terminal.
 fn build(program: &[&str]) -> Result<()> {
-    let status = cargo()
+    let status = crate::cargo()
         .args(["build", "--release"])
         .args(program)
         .status()
@@ -389,17 +388,11 @@ fn build(program: &[&str]) -> Result<()> {
 /// Runs a program that is built, with the arguments that follow and the input and output of this
 /// command.
 fn cargo_run(program: &[&str]) -> Command {
-    let mut command = cargo();
+    let mut command = crate::cargo();
     command
         .args(["run", "--quiet", "--release"])
         .args(program)
         .arg("--");
-    command
-}
-
-fn cargo() -> Command {
-    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(crate::root());
     command
 }
 
